@@ -1,0 +1,69 @@
+/* Configuration: one table of keys (keys.def), read from defaults, then an INI file (inih), then
+ * RUNSINK_* variables, then
+ * --set NAME=VALUE. Read once on the main thread before lanes start; then const for everybody. */
+#ifndef RUNSINK_CONFIG_H
+#define RUNSINK_CONFIG_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include "sinks/egress.h"
+#include "worker/buf.h"
+
+struct list {
+    char **v;
+    size_t n;
+};
+
+enum { CONFIG_START_EARLIEST, CONFIG_START_LATEST };
+enum { CONFIG_ARCHIVE_OBJECT, CONFIG_ARCHIVE_BATCH };
+enum { CONFIG_COMPRESSION_GZIP, CONFIG_COMPRESSION_ZSTD, CONFIG_COMPRESSION_NONE };
+enum { CONFIG_CHECKSUM_NONE, CONFIG_CHECKSUM_SHA256, CONFIG_CHECKSUM_CRC32 };
+enum { CONFIG_SSE_NONE, CONFIG_SSE_AES256, CONFIG_SSE_KMS };
+enum { CONFIG_LOCK_NONE, CONFIG_LOCK_GOVERNANCE, CONFIG_LOCK_COMPLIANCE };
+enum { CONFIG_PERMANENT_RETRY, CONFIG_PERMANENT_DEAD };
+
+/* C types of the key types: STR char * (never NULL), BOOL bool, INT and MS and BYTES int64_t, ENUM
+ * int (place of the choice in its help's first word, as in the enums above), LIST struct list. */
+#define CONFIG_TYPE_STR char *
+#define CONFIG_TYPE_BOOL bool
+#define CONFIG_TYPE_INT int64_t
+#define CONFIG_TYPE_MS int64_t
+#define CONFIG_TYPE_BYTES int64_t
+#define CONFIG_TYPE_ENUM int
+#define CONFIG_TYPE_LIST struct list
+
+struct config {
+#define KEY(field, name, type, default_, min, max, flags, help) CONFIG_TYPE_##type field;
+#include "config/keys.def"
+#undef KEY
+    /* [kafka]: any librdkafka property, names unchanged; RUNSINK_KAFKA_BOOTSTRAP_SERVERS sets
+     * bootstrap.servers. */
+    struct list kafka_names;
+    struct list kafka_values;
+    /* Derived, filled by config_finish(). */
+    struct egress egress;     /* from the egress.* keys */
+    int64_t *retry_delays_ms; /* as many as retry_delays.n */
+    char *override_dir;       /* of sink.override, or NULL */
+};
+
+/* Defaults only. */
+struct config *config_new(void);
+void config_free(struct config *);
+/* Each returns false with a message for the operator in err: what, where (file:line, variable),
+ * what to do. Secrets are never quoted. */
+bool config_read_file(struct config *, const char *path, struct buf *err);
+bool config_read_env(struct config *, char *const *environ_, struct buf *err);
+bool config_set(struct config *, const char *name, const char *value, const char *origin,
+                struct buf *err);
+/* Cross-checks and derived values. Must be called once, last. */
+bool config_finish(struct config *, struct buf *err);
+/* name = value, origin in a comment, secrets as ***. */
+void config_print(const struct config *, FILE *);
+/* The README's reference as a Markdown table. */
+void config_print_reference(FILE *);
+/* Parses "10s", "500ms", "5m", "1h", "7d" (a bare number is refused). */
+bool config_parse_ms(const char *text, int64_t *ret);
+const char *config_kafka(const struct config *, const char *name); /* NULL when not set */
+
+#endif

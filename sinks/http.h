@@ -1,0 +1,56 @@
+/* The HTTP client of a lane: one curl multi handle, a bounded pool of reused handles and
+ * connections, the egress guard on each socket. Lane's thread only. Outcomes of transport errors
+ * are decided here, so every sink tells them alike. */
+#ifndef RUNSINK_HTTP_H
+#define RUNSINK_HTTP_H
+
+#include "worker/buf.h"
+#include "worker/outcome.h"
+
+struct config;
+struct http;
+struct http_request;
+struct curl_slist;
+
+/* Called once, from http_run(), never from inside http_submit() or http_cancel(). transport is
+ * VERDICT_OK when an answer with a status came (any status); otherwise it is the finished outcome
+ * (timeout, refused, dns, tls, egress-denied, cancelled, ...). */
+typedef void http_done_fn(struct http_request *, const struct outcome *transport);
+
+/* Owned by the caller, unchanged until done, then read by it and freed by it. Zero-initialise. */
+struct http_request {
+    const char *method; /* "PUT", "POST", "GET" */
+    const char *url;    /* absolute; path and query already percent-encoded: sent as they stand */
+    struct curl_slist *headers; /* "Name: value", the caller's; may hold secrets */
+    const char *body;           /* borrowed; NULL: none */
+    size_t body_len;
+    bool mtls;                   /* offer the client certificate of http.client_cert */
+    const char *want_headers[4]; /* names (lower case) of answer headers to keep, NULL-terminated */
+    http_done_fn *done;
+    void *owner;
+    /* The answer. */
+    int status;
+    struct buf
+        answer; /* at most http.response_max bytes; the rest was dropped and the transfer ended */
+    bool answer_cut;
+    char kept[4][256];       /* values of want_headers, empty when absent, cut to fit */
+    uint32_t retry_after_ms; /* Retry-After, seconds or date form, at most 1 h; 0 absent */
+    void *transfer;          /* http.c's */
+};
+
+/* Global library set-up; call once on the main thread before any lane. */
+void http_global_init(void);
+struct http *http_new(const struct config *);
+void http_free(
+    struct http *); /* every unfinished request gets its done() with why "cancelled" first */
+void http_submit(struct http *, struct http_request *);
+void http_cancel(struct http *, struct http_request *);
+/* Waits for network activity or for extra_fd (readable; -1: none), at most timeout_ms. */
+void http_wait(struct http *, int extra_fd, int timeout_ms);
+/* Moves transfers and calls done() for the finished. */
+void http_run(struct http *);
+size_t http_in_flight(const struct http *);
+/* Frees what a request's answer holds, wipes and frees its headers. */
+void http_request_clear(struct http_request *);
+
+#endif

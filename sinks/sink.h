@@ -1,0 +1,114 @@
+/* The contract between the worker and a kind of sink. A new sink is one file that defines a struct
+ * sink_type, and one line in registry.c. Everything here runs on the lane's thread; lanes share
+ * nothing. */
+#ifndef RUNSINK_SINK_H
+#define RUNSINK_SINK_H
+
+#include <cjson/cJSON.h>
+
+#include "worker/buf.h"
+#include "worker/hash.h"
+#include "worker/outcome.h"
+
+struct config;
+struct http;
+struct sink_type;
+
+#define LABEL_MAX 192
+#define KEY_MAX 1024 /* S3's own limit on an object key, bytes */
+
+/* What a sink object in an event comes down to: type, place and credentials. Made by parse(), kept
+ * in the lane's table of destinations, freed through free_config when it was idle for long. */
+struct destination {
+    const struct sink_type *type;
+    /* Redacted, printable ASCII, for operators: "s3://bucket/prefix @ endpoint-host",
+     * "webhook://host/path". */
+    char label[LABEL_MAX];
+    /* Two destinations with equal identity are one: SHA-256 over type, place and credentials in a
+     * form of the type's choosing (length-prefixed fields, so that none can imitate another). Never
+     * leaves the process. */
+    uint8_t identity[SHA256_LEN];
+    /* s3, file: prepended to every key; empty otherwise. Owned. */
+    char *prefix;
+    /* Names what the key is unique in (s3: the bucket; file: "file"; otherwise NULL): two groups of
+     * one window that would write the same key in the same space are told apart by a suffix. Owned.
+     */
+    char *key_space;
+    void *config; /* the type's own, freed by type->free_config; holds the credentials */
+};
+
+/* How the members of a batch become bytes. */
+enum sink_shape {
+    SHAPE_OBJECT, /* a key per event, or one NDJSON object per window in batch mode */
+    SHAPE_POST,   /* one request per event always, no key */
+};
+
+struct batch;
+typedef void batch_done_fn(struct batch *, const struct outcome *);
+
+/* Deliveries that travel as one object or one request. The worker owns it and keeps it unchanged
+ * until done(). */
+struct batch {
+    struct destination *dest;
+    const char
+        *key; /* SHAPE_OBJECT: whole key, prefix included, NUL-terminated UTF-8; NULL otherwise */
+    const char *body;
+    size_t body_len;
+    const char *content_type;   /* "application/json", "application/x-ndjson", "application/gzip",
+                                   "application/zstd" */
+    const char *topic;          /* origin */
+    int32_t partition;          /* origin */
+    int64_t first, last;        /* offsets of the first and last member, origin */
+    uint32_t count;             /* members */
+    uint8_t sha256[SHA256_LEN]; /* of the uncompressed bytes */
+    uint8_t body_sha256[SHA256_LEN]; /* of body */
+    /* SHAPE_POST: what the request carries beside the sink's own headers. Empty where unknown. */
+    struct str event_id; /* webhook-id */
+    struct str traceparent, tracestate;
+    batch_done_fn *done; /* called exactly once for each submit, never from inside submit or cancel,
+                            on the same thread */
+    void *owner;         /* the worker's */
+    void *sink_state;    /* the sink's, while it has the batch; NULL before submit and after done */
+};
+
+/* What a sink may use; one per lane. */
+struct sink_env {
+    const struct config *cfg;
+    struct http *http;
+    void *state[8]; /* a slot for each type, by its place in sink_types[] */
+};
+
+struct sink_type {
+    const char *name; /* the value of sink.type */
+    enum sink_shape shape;
+    bool internal; /* never taken from an event: scripted, null */
+    /* The sink object -> a destination. On true fills ret (config, label, identity, prefix,
+     * key_space; type is set by the caller). On false fills reterr (VERDICT_PERMANENT; FAULT_DATA
+     * for a missing or mistyped field, FAULT_TENANT for a value that policy refuses), naming the
+     * field and quoting no value. Registers each secret with secret_add(). Spellings: see
+     * sink_field(). */
+    bool (*parse)(const struct config *, const cJSON *sink, struct destination *ret,
+                  struct outcome *reterr);
+    /* Drops the secrets registered, wipes and frees config. */
+    void (*free_config)(void *config);
+    /* Takes the batch; done() comes later. Never blocks. */
+    void (*submit)(struct sink_env *, struct batch *);
+    /* Optional: gives a submitted batch up soon; done() still comes (RETRY "cancelled", or the real
+     * outcome if that was faster). */
+    void (*cancel)(struct sink_env *, struct batch *);
+    /* Optional: periodic work and the completion of what doesn't run through http; called each turn
+     * of the lane. Returns the longest the lane may wait before the next call, ms (-1: no wish). */
+    int (*tick)(struct sink_env *, int64_t now_ms);
+    void (*close)(struct sink_env *); /* optional; what is still submitted gets its done() first */
+};
+
+extern const struct sink_type *const sink_types[];         /* NULL-terminated */
+const struct sink_type *sink_type_named(const char *name); /* NULL when there is none */
+size_t sink_type_index(const struct sink_type *);
+
+/* Reads a field of the sink object in either spelling (camelCase given; snake_case derived),
+ * case-sensitively. NULL when absent or JSON null. *reterr is filled and *retbad set when both
+ * spellings are present and differ, or one spelling stands twice with different values. */
+const cJSON *sink_field(const cJSON *sink, const char *camel, bool *retbad, struct outcome *reterr);
+
+#endif

@@ -1,0 +1,69 @@
+/* Decoding: from a Kafka record's bytes to the event that runsink acts on. Pure: no I/O, no
+ * globals; any thread. Everything in a struct jobrun borrows from the record's bytes or from the
+ * arena that was passed in. Source of the rules: the event model in the README. */
+#ifndef RUNSINK_JOBRUN_H
+#define RUNSINK_JOBRUN_H
+
+#include "worker/arena.h"
+#include "worker/outcome.h"
+
+/* One record header. Kafka allows a null value: p is NULL then. */
+struct header {
+    struct str name;
+    struct str value;
+};
+
+/* A record as it came: value.p NULL is a tombstone. */
+struct record {
+    struct str value;
+    const struct header *headers;
+    size_t n_headers;
+};
+
+/* What the record's framing turned out to be. */
+enum framing {
+    FRAMING_BARE,
+    FRAMING_WRAPPED,
+    FRAMING_CE_BINARY,
+    FRAMING_CE_STRUCTURED,
+    FRAMING_CONFLUENT,
+    FRAMING_OUTBOX
+};
+
+/* A span of payload (byte offsets into it) that is replaced by `[REDACTED]` when the payload is
+ * delivered. Spans are ascending, never overlap and lie inside JSON strings, quotes excluded. */
+struct edit {
+    size_t at;
+    size_t n;
+};
+
+struct jobrun {
+    enum framing framing;
+    struct str payload; /* the JSON document to deliver: what is left when the framing is off (a
+                           wrapper object stays) */
+    struct str
+        event_id; /* ce_id, structured "id", or the outbox header "id"; empty when there is none */
+    /* Field values with JSON escapes resolved. Required by the model, so never empty after
+     * jobrun_decode. */
+    struct str id, workspace_id, project_id, job_id, created_at, updated_at, start_time, type,
+        status;
+    struct str api_name; /* apiInfo.name; empty when the event names no API */
+    struct str sink;     /* the sink object's raw JSON, braces included; p NULL: absent or null */
+    bool unknown_enum;   /* status, type, error.code or reason.type has a value the model does not
+                            list yet */
+    const struct edit *edits;
+    size_t n_edits;
+};
+
+/* JSON nesting beyond this is refused ("too-deep"). */
+#define JSON_DEPTH_MAX 128
+
+/* Takes the framing off, validates strictly (RFC 8259, UTF-8, types, required fields, both
+ * spellings, duplicate keys) and finds the fields and the secrets, in one pass over the bytes. On
+ * true ret is filled. On false reterr says why (VERDICT_PERMANENT, FAULT_DATA, detail names the
+ * field and quotes no value) or, for a tombstone, VERDICT_OK with why "tombstone": the record is
+ * skipped. */
+bool jobrun_decode(const struct record *, struct arena *, struct jobrun *ret,
+                   struct outcome *reterr);
+
+#endif

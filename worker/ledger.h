@@ -1,0 +1,58 @@
+/* The ledger (promise P9): one entry per settled window, hash-chained per partition and signed. The
+ * README specifies the form to the byte. Building is pure; lane's thread. Keys are read once at
+ * start. */
+#ifndef RUNSINK_LEDGER_H
+#define RUNSINK_LEDGER_H
+
+#include "worker/hash.h"
+#include "worker/outcome.h"
+#include "worker/requeue.h"
+
+enum ledger_kind { LEDGER_DELIVERED, LEDGER_SKIPPED, LEDGER_PARKED, LEDGER_DEAD, LEDGER_REDRIVEN };
+
+/* One object, one request, or one reason: the records that share an outcome. Borrowed for the call.
+ */
+struct ledger_item {
+    enum ledger_kind kind;
+    const char *dest;       /* redacted label; NULL: none (skipped, undecodable) */
+    const char *key;        /* delivered objects; NULL: none */
+    int status;             /* delivered: HTTP status; 0 none */
+    const uint8_t *sha256;  /* delivered: of the bytes as sent */
+    uint64_t size;          /* delivered: how many */
+    const char *why;        /* skipped, parked, dead */
+    enum fault fault;       /* dead */
+    const char *tier;       /* parked: "10s" */
+    const int64_t *offsets; /* in the window's partition, ascending */
+    size_t n;
+    const struct origin *origins; /* one per offset when the partition is a retry or dead topic's;
+                                     NULL for a source topic */
+};
+
+struct ledger_window {
+    const char *topic;
+    int32_t partition;
+    int64_t first, next;
+    uint64_t seq;                  /* 0 for the chain's first entry */
+    uint8_t prev[SHA256_LEN];      /* zeros for the chain's first entry */
+    int64_t opened_ms, settled_ms; /* wall clock */
+    bool lost; /* the whole window is records that retention took before they were read */
+    const struct ledger_item *items; /* adjacent or not, items without key that share kind, dest,
+                                        why, fault, tier, status are merged */
+    size_t n_items;
+};
+
+struct ledger_signer; /* NULL: unsigned */
+struct ledger_signer *ledger_signer_load(const char *pem_path, struct buf *err);
+void ledger_signer_free(struct ledger_signer *);
+
+/* Appends the entry's bytes (the Kafka record's value) to out and returns its hash, the next
+ * entry's prev. False past out's ceiling. */
+bool ledger_encode(const struct ledger_window *, const struct ledger_signer *, struct buf *out,
+                   uint8_t ret_hash[SHA256_LEN]);
+/* An upper bound of what an item adds to an entry, bytes: windows are sealed before an entry
+ * outgrows a Kafka message. */
+size_t ledger_item_size(const struct ledger_item *);
+/* Key of the Kafka record: "topic/partition". */
+void ledger_record_key(char *ret, size_t size, const char *topic, int32_t partition);
+
+#endif

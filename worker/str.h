@@ -1,0 +1,34 @@
+/* A borrowed run of bytes. Never NUL-terminated by contract, never owned; it lives as long as the
+ * memory it points into (a Kafka message, an arena). Any thread. */
+#ifndef RUNSINK_STR_H
+#define RUNSINK_STR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+
+struct str {
+    const char *p;
+    size_t n;
+};
+
+#define STR(literal) ((struct str){"" literal, sizeof(literal) - 1})
+
+static inline struct str str_c(const char *s) {
+    return (struct str){s, s ? strlen(s) : 0};
+}
+
+static inline bool str_eq(struct str a, struct str b) {
+    return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+}
+
+static inline bool str_is(struct str a, const char *b) {
+    return str_eq(a, str_c(b));
+}
+
+static inline bool str_starts(struct str a, const char *prefix) {
+    size_t n = strlen(prefix);
+    return a.n >= n && memcmp(a.p, prefix, n) == 0;
+}
+
+#endif

@@ -1,0 +1,83 @@
+/* The windows of one partition: which records were taken, which have their outcome, what may be
+ * settled, and which window ends
+ * ("boundaries") are durable. Pure bookkeeping, no I/O, no clock; property-tested against a naive
+ * model. Lane's thread.
+ *
+ * A window is a contiguous run [first, next) of offsets; first is the previous window's next.
+ * Offsets inside that no record has (transaction markers, compaction) are legal. A window is open
+ * (the last one only), then sealed (its end is fixed), then, in batch mode, declared (its end is
+ * durable in the committed offset's metadata), complete (sealed and each taken record has its
+ * outcome), and settled (popped). Windows are settled in order. After a restart the ends that were
+ * declared but not settled are replayed: windows get exactly those ends again. */
+#ifndef RUNSINK_WINDOW_H
+#define RUNSINK_WINDOW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define WINDOW_ENDS_MAX                                                                            \
+    200 /* boundaries in flight of one partition; what fits the 4096 bytes of metadata */
+
+struct window {
+    int64_t first;
+    int64_t next; /* the end once sealed, or the end to come of a replayed window; -1 while neither
+                     is known */
+    int64_t last_taken; /* highest offset taken; first - 1 when none */
+    uint32_t taken;
+    uint32_t done;
+    bool sealed;
+    bool declared;
+    bool replayed; /* next was fixed by an earlier owner */
+    bool lost;     /* stands for records that retention removed before they were read: no member */
+    void *user;    /* the lane's data for this window */
+    struct window *newer;
+};
+
+struct windows {
+    struct window *oldest, *newest;
+    size_t count;
+    int64_t next;                  /* first of the next window to open */
+    int64_t ends[WINDOW_ENDS_MAX]; /* replayed ends whose windows are not open yet, ascending */
+    size_t n_ends;
+};
+
+/* Starts at the committed offset with the replayed ends (ascending, each > offset; copied). False
+ * when they are not so or too many. */
+bool windows_init(struct windows *, int64_t offset, const int64_t *ends, size_t n_ends);
+/* Frees all windows, calling free_user (may be NULL) for each. */
+void windows_clear(struct windows *, void (*free_user)(struct window *));
+
+/* The window that the record at this offset belongs to: opens one when none is open. A replayed
+ * window whose end is <= offset is sealed first (the records between are gone), as often as needed.
+ * Returns NULL and changes nothing for an offset below windows.next or already taken (a
+ * redelivery). fresh tells whether the window was opened by this call. */
+struct window *windows_take(struct windows *, int64_t offset, bool *ret_fresh);
+/* Whether windows_take(offset) would need a new window to be opened. */
+bool windows_would_open(const struct windows *, int64_t offset);
+/* A taken record has its outcome. Asserts on one more than were taken. */
+void window_done(struct window *);
+bool window_complete(const struct window *); /* sealed, and all taken are done */
+/* The open window, or NULL. */
+struct window *windows_open(const struct windows *);
+/* Seals the open window behind its last taken record (next = last_taken + 1), or at the replayed
+ * end. A replayed window may only be sealed by the reader having passed its end: otherwise false.
+ * An open window without a record is sealed only if replayed. */
+bool windows_seal(struct windows *);
+/* The reader has passed every offset below position (end of partition, a later record): seals the
+ * replayed windows that end there. */
+void windows_passed(struct windows *, int64_t position);
+/* Retention removed [windows.next .. available): seals a lost window for them (clipping or dropping
+ * replayed ends below available). Only while no window is open. */
+struct window *windows_lost(struct windows *, int64_t available);
+/* How many of the oldest windows can be settled now. */
+size_t windows_settleable(const struct windows *);
+/* Pops the oldest; the caller frees it with window_free(). */
+struct window *windows_pop(struct windows *);
+void window_free(struct window *);
+/* Every end that must be durable now: sealed and unsettled from the skip-th oldest window on, then
+ * the end of a replayed window that is still filling, then the replayed ends not yet opened; in
+ * order. Returns how many. ret has room for WINDOW_ENDS_MAX. */
+size_t windows_ends(const struct windows *, size_t skip, int64_t ret[WINDOW_ENDS_MAX]);
+
+#endif
