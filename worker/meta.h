@@ -18,7 +18,8 @@ struct meta {
     size_t n_ends;
 };
 
-/* Writes a NUL-terminated text; false when it would not fit. */
+/* Writes a NUL-terminated text; false (ret untouched) when the ends are not ascending and above 0
+ * or more than WINDOW_ENDS_MAX. Any WINDOW_ENDS_MAX of them fit. */
 bool meta_encode(const struct meta *, char ret[META_MAX + 1]);
 /* Parses; false (ret untouched) when it is not ours, damaged or not ascending. The text may be
  * empty or foreign: an operator may have reset the offset by other tools. */

@@ -16,8 +16,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WINDOW_ENDS_MAX                                                                            \
-    200 /* boundaries in flight of one partition; what fits the 4096 bytes of metadata */
+/* Boundaries in flight of one partition, what always fits the 4096 bytes of metadata: 200 that a
+ * reader seals, and one kept free for a lost window. */
+#define WINDOW_ENDS_MAX 201
 
 struct window {
     int64_t first;
@@ -37,7 +38,7 @@ struct window {
 struct windows {
     struct window *oldest, *newest;
     size_t count;
-    int64_t next;                  /* first of the next window to open */
+    int64_t next; /* first of the next window to open; while one is open, that one's first */
     int64_t ends[WINDOW_ENDS_MAX]; /* replayed ends whose windows are not open yet, ascending */
     size_t n_ends;
 };
@@ -61,18 +62,21 @@ bool window_complete(const struct window *); /* sealed, and all taken are done *
 /* The open window, or NULL. */
 struct window *windows_open(const struct windows *);
 /* Seals the open window behind its last taken record (next = last_taken + 1), or at the replayed
- * end. A replayed window may only be sealed by the reader having passed its end: otherwise false.
- * An open window without a record is sealed only if replayed. */
+ * end. False when none is open, when it is replayed and the reader hasn't passed its end (its last
+ * record was not taken), or when WINDOW_ENDS_MAX - 1 sealed windows wait for settlement: the open
+ * one then stays open until the oldest is popped. */
 bool windows_seal(struct windows *);
 /* The reader has passed every offset below position (end of partition, a later record): seals the
- * replayed windows that end there. */
+ * replayed windows that end there or before, opening the ones that had no record. */
 void windows_passed(struct windows *, int64_t position);
 /* Retention removed [windows.next .. available): seals a lost window for them (clipping or dropping
- * replayed ends below available). Only while no window is open. */
+ * replayed ends up to available). NULL when nothing is lost, or when WINDOW_ENDS_MAX windows are
+ * unsettled or to be replayed already. Only while no window is open (asserted). */
 struct window *windows_lost(struct windows *, int64_t available);
 /* How many of the oldest windows can be settled now. */
 size_t windows_settleable(const struct windows *);
-/* Pops the oldest; the caller frees it with window_free(). */
+/* Pops the oldest, NULL when there is none; the caller frees it with window_free(), its user data
+ * before. */
 struct window *windows_pop(struct windows *);
 void window_free(struct window *);
 /* Every end that must be durable now: sealed and unsettled from the skip-th oldest window on, then
