@@ -39,7 +39,7 @@ static bool skip_number(struct str *rest, uint64_t max, uint64_t *ret) {
     size_t n = 0;
     for (; n < rest->n && rest->p[n] >= '0' && rest->p[n] <= '9'; n++) {
         uint64_t digit = (uint64_t)(rest->p[n] - '0');
-        if (value > (max - digit) / 10) return false;
+        if (digit > max || value > (max - digit) / 10) return false;
         value = value * 10 + digit;
     }
     if (n == 0 || (n > 1 && rest->p[0] == '0')) return false;
