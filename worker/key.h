@@ -28,18 +28,19 @@ struct key_values {
 };
 
 /* A template parsed once. Opaque, freed by key_template_free (NULL is fine). allowed is a bit set
- * of 1u << enum key_field. NULL with a message for the operator in err (names the unknown field or
- * stray brace) when invalid. */
+ * of 1u << enum key_field. NULL with a message for the operator in err when invalid: empty, an
+ * unknown field, a stray brace, a control character, or a folder named "." or "..". */
 struct buf;
 struct key_template;
 struct key_template *key_template_new(const char *text, unsigned allowed, struct buf *err);
 void key_template_free(struct key_template *);
 bool key_template_uses(const struct key_template *, enum key_field);
-/* Appends the key. False when it would pass limit bytes in all, or a value holds NUL or invalid
- * UTF-8 in the prefix. */
+/* Appends the key. False (out as it was) when the key would be longer than limit bytes or pass
+ * out's ceiling, a value holds NUL, or the prefix is no UTF-8. */
 bool key_make(const struct key_template *, const struct key_values *, size_t limit,
               struct buf *out);
-/* yyyy-mm-dd (UTC) of a Kafka timestamp in ms. */
+/* yyyy-mm-dd (UTC) of a Kafka timestamp in ms. A producer chooses it freely: what lies outside 1970
+ * to 9999 becomes the nearest day inside. */
 void key_date(int64_t ms, char ret[11]);
 
 #endif
