@@ -1,0 +1,39 @@
+# shellcheck shell=bash
+# What the scripts share. Sourced, never run.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${RUNSINK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/runsink}
+export root cache
+
+# Versions of what tests need beyond Debian's packages.
+export kafka_version=4.3.1
+export log4j_version=2.25.3
+export s3proxy_version=2.6.0
+export versitygw_version=v1.8.0
+export minio_version=v0.0.0-20260212201848-7aac2a2c5b7c
+export python_packages="botocore==1.44.5 standardwebhooks==1.1.0 confluent-kafka==2.16.1"
+
+export venv=$cache/venv
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+die() {
+    say "$*"
+    exit 1
+}
+
+# ports_free COUNT: that many ports on which nothing listens.
+ports_free() {
+    python3 - "$1" <<'PY'
+import random, socket, sys
+held = []
+while len(held) < int(sys.argv[1]):
+    s = socket.socket()
+    try:
+        # Below the range of ephemeral ports, so that no outgoing connection takes it before the server does.
+        s.bind(("127.0.0.1", random.randrange(12000, 32000)))
+        held.append(s)
+    except OSError:
+        s.close()
+print(*(s.getsockname()[1] for s in held))
+PY
+}
