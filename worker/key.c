@@ -115,17 +115,12 @@ struct key_template *key_template_new(const char *text, unsigned allowed, struct
     return t;
 }
 
-static bool is_plain(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '_' || c == '-';
-}
-
 static bool add_encoded(struct buf *out, struct str value) {
     bool dots = str_is(value, ".") || str_is(value, "..");
     size_t i = 0;
     while (i < value.n) {
         size_t run = i;
-        while (run < value.n && is_plain(value.p[run]) && !dots) run++;
+        while (run < value.n && char_is_plain(value.p[run]) && !dots) run++;
         if (!buf_add(out, value.p + i, run - i)) return false;
         i = run;
         if (i < value.n && !buf_printf(out, "%%%02X", (unsigned char)value.p[i++])) return false;

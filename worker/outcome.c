@@ -9,12 +9,7 @@ struct outcome outcome_ok(int status) {
 
 void outcome_token(char *ret, size_t size, struct str text) {
     size_t n = text.n < size - 1 ? text.n : size - 1;
-    for (size_t i = 0; i < n; i++) {
-        char c = text.p[i];
-        bool ok = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                  c == '.' || c == '_' || c == '-';
-        ret[i] = ok ? c : '-';
-    }
+    for (size_t i = 0; i < n; i++) ret[i] = char_is_plain(text.p[i]) ? text.p[i] : '-';
     ret[n] = '\0';
 }
 

@@ -1,11 +1,12 @@
 /* What parked records and dead letters carry in their headers, and when the next attempt is due.
  * Pure; any thread. Original headers stay as they were, except that names starting with "runsink-"
- * are never taken from a source topic (a producer could forge them). Ours: retry:  runsink-origin
- * (topic/partition/offset), runsink-first-failure, runsink-due, runsink-not-before (ms since the
- * epoch), runsink-attempts, runsink-why, runsink-batch-key, runsink-batch-count,
- * runsink-batch-index dead:   runsink-origin, runsink-fault, runsink-reason, runsink-detail,
- * runsink-status, runsink-attempts, runsink-first-failure, runsink-destination (redacted label),
- * runsink-time */
+ * are never taken from a source topic (a producer could forge them). Ours:
+ *   retry: runsink-origin (topic/partition/offset), runsink-first-failure, runsink-due,
+ *          runsink-not-before (ms since the epoch; left out when 0), runsink-attempts, runsink-why,
+ *          and for a batch's member runsink-batch-key, runsink-batch-count, runsink-batch-index
+ *   dead:  runsink-origin, runsink-fault, runsink-reason, runsink-detail, runsink-status,
+ *          runsink-attempts, runsink-first-failure, runsink-destination (redacted label; left out
+ *          when there is none), runsink-time */
 #ifndef RUNSINK_REQUEUE_H
 #define RUNSINK_REQUEUE_H
 
@@ -30,23 +31,24 @@ struct requeue {
     uint32_t batch_count, batch_index;
 };
 
-/* Headers of a record read from a retry or dead topic. False with a phrase in *reterr when one is
- * missing or malformed. */
+/* Headers of a record read from a retry or dead topic. False with a phrase (static) in *reterr when
+ * one is missing, malformed or stands twice. A record with runsink-reason is a dead letter: its
+ * reason is put into why, and due_ms is 0. Names of ours that are not known are left alone. */
 bool requeue_parse(const struct header *, size_t n, struct requeue *ret, const char **reterr);
 bool header_is_ours(struct str name); /* starts with "runsink-" */
 
-/* The header list of a record to produce: originals (ours left out), then ours. Memory from the
- * arena. */
+/* The header list of a record to produce: originals (ours left out), then ours. The list and our
+ * values are the arena's; the originals are borrowed as they are. */
 struct header *requeue_headers(const struct requeue *, const struct header *originals, size_t n,
                                struct arena *, size_t *ret_n);
 struct header *dead_headers(const struct requeue *, const struct outcome *, const char *dest_label,
                             int64_t now_ms, const struct header *originals, size_t n,
                             struct arena *, size_t *ret_n);
 
-/* The retry schedule: delays[0..n) ms, the last one repeating; instants counted from the first
- * failure: 0 (the first attempt), delays[0], delays[0] + delays[1], ... An attempt whose instant
- * lies beyond window_ms is not made. With the defaults (10 20 40 80 120 s) and one hour that makes
- * 33 attempts, the last at 58:30; with ten minutes 8, the last at 8:30. */
+/* The retry schedule: delays[0..n) ms (n > 0, each > 0), the last one repeating; instants counted
+ * from the first failure: 0 (the first attempt), delays[0], delays[0] + delays[1], ... An attempt
+ * whose instant lies beyond window_ms is not made. With the defaults (10 20 40 80 120 s) and one
+ * hour that makes 33 attempts, the last at 58:30; with ten minutes 8, the last at 8:30. */
 struct schedule {
     const int64_t *delays;
     size_t n;
@@ -55,12 +57,15 @@ struct schedule {
 enum next { NEXT_RETRY, NEXT_EXPIRED };
 /* Updates r after a failed attempt or, when outcome->uncounted, a delivery that was not attempted,
  * at now_ms: sets first_failure_ms when it is 0, counts the attempt, sets why, not_before_ms (from
- * retry_after_ms) and due_ms, and *ret_tier (index into delays of the topic to park in). Counted:
- * due is the schedule's next instant after first_failure, but no sooner than half the delay from
- * now (a worker that was away catches up without firing twice in a row). Uncounted: due one current
- * delay from now; expired once now + delay lies beyond the window. When not_before is later than
- * due, due becomes not_before, capped at the longest delay from now (the record is then re-parked
- * uncounted until it has passed). tier: the shortest delay >= due - now, else the last. */
+ * retry_after_ms) and due_ms, and *ret_tier (index into delays of the topic to park in).
+ * Counted: due is the schedule's next instant after first_failure, but no sooner than half the
+ * delay from now (a worker that was away catches up without firing twice in a row, and makes every
+ * attempt however late it is). When not_before is later, due is not_before instead.
+ * Uncounted: due is not_before while that is ahead, else one current delay from now; expired once
+ * now + delay lies beyond the window.
+ * due is never later than the longest delay from now (a longer not_before is waited for by parking
+ * the record again, uncounted; a clock that was set back holds nothing for longer).
+ * tier: the shortest delay >= due - now, else the last. Expired: *ret_tier and due_ms are left. */
 enum next requeue_next(struct requeue *r, const struct outcome *, const struct schedule *,
                        int64_t window_ms, int64_t now_ms, size_t *ret_tier);
 

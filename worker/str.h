@@ -26,6 +26,12 @@ static inline bool str_is(struct str a, const char *b) {
     return str_eq(a, str_c(b));
 }
 
+/* [A-Za-z0-9._-]: what stands for itself in tokens, topic names and keys. */
+static inline bool char_is_plain(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
+}
+
 static inline bool str_starts(struct str a, const char *prefix) {
     size_t n = strlen(prefix);
     return a.n >= n && memcmp(a.p, prefix, n) == 0;
