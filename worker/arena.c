@@ -1,6 +1,7 @@
 #include "worker/arena.h"
 
 #include <stdalign.h>
+#include <stdint.h>
 #include <stdlib.h>
 
 #include "worker/buf.h"
@@ -16,6 +17,7 @@ struct arena_block {
 
 void *arena_alloc(struct arena *a, size_t n) {
     size_t align = alignof(max_align_t);
+    if (n > SIZE_MAX / 2) out_of_memory();
     n = (n + align - 1) / align * align;
     struct arena_block *b = a->head;
     if (!b || b->size - b->used < n) {

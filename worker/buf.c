@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static _Noreturn void out_of_memory(void) {
+_Noreturn void out_of_memory(void) {
     fputs("runsink: out of memory\n", stderr);
     abort();
 }
@@ -45,7 +45,8 @@ void wipe(void *p, size_t n) {
 }
 
 void buf_init(struct buf *b, size_t max) {
-    *b = (struct buf){.max = max};
+    /* Half the address space is no ceiling either, and sums of sizes below it can't wrap. */
+    *b = (struct buf){.max = max < SIZE_MAX / 4 ? max : SIZE_MAX / 4};
 }
 
 void buf_free(struct buf *b) {
@@ -113,8 +114,9 @@ bool buf_printf(struct buf *b, const char *fmt, ...) {
     return to != NULL;
 }
 
-/* Length of the UTF-8 sequence at p, 0 when it is none (overlong forms and surrogates are none). */
-static size_t utf8_len(const unsigned char *p, size_t n) {
+size_t utf8_sequence(const char *s, size_t n) {
+    const unsigned char *p = (const unsigned char *)s;
+    if (n == 0) return 0;
     unsigned char c = p[0];
     size_t len = c < 0x80                ? 1
                  : c >= 0xc2 && c < 0xe0 ? 2
@@ -155,7 +157,7 @@ bool buf_json(struct buf *b, struct str s) {
         size_t run = i;
         size_t len = 0;
         while (run < s.n && p[run] >= 0x20 && p[run] != '"' && p[run] != '\\' &&
-               (len = utf8_len(p + run, s.n - run)) > 0)
+               (len = utf8_sequence(s.p + run, s.n - run)) > 0)
             run += len;
         ok = buf_add(b, p + i, run - i);
         i = run;

@@ -14,8 +14,10 @@ struct buf {
 };
 
 void buf_init(struct buf *, size_t max);
-void buf_free(struct buf *);  /* NULL and a zeroed buf are fine; may be used again after buf_init */
-void buf_wipe(struct buf *);  /* overwrites the content, then frees: for what held a secret */
+void buf_free(struct buf *); /* NULL and a zeroed buf are fine; may be used again after buf_init */
+/* Overwrites the content, then frees: for what held a secret. Growing moves the content and leaves
+ * a copy behind, so reserve a secret's room first. */
+void buf_wipe(struct buf *);
 void buf_clear(struct buf *); /* keeps the memory */
 /* Room for n more bytes after the content, to be claimed by adding to n; NULL past the ceiling. */
 char *buf_reserve(struct buf *, size_t n);
@@ -30,7 +32,12 @@ bool buf_json(struct buf *, struct str);
 /* The content with a NUL behind it (not counted); valid until the next change. */
 const char *buf_cstr(struct buf *);
 
+/* Length of the UTF-8 sequence that n bytes begin with, 0 when it is none: overlong forms,
+ * surrogates and what lies beyond U+10FFFF are none (RFC 3629). */
+size_t utf8_sequence(const char *, size_t n);
+
 /* Allocation that can't fail: aborts with a message instead. */
+_Noreturn void out_of_memory(void);
 void *xmalloc(size_t);
 void *xcalloc(size_t, size_t);
 void *xrealloc(void *, size_t);

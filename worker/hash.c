@@ -16,20 +16,29 @@ static void must(int ok, const char *what) {
 
 /* Fetched once: OpenSSL 3 looks an algorithm up by name at each use otherwise. */
 static EVP_MD *sha256_md;
-static uint64_t siphash_key[2];
+static uint64_t process_key[2];
+static pthread_key_t thread_ctx; /* a thread's digest context, freed when the thread ends */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void free_ctx(void *ctx) {
+    EVP_MD_CTX_free(ctx);
+}
 
 static void setup(void) {
     sha256_md = EVP_MD_fetch(NULL, "SHA256", NULL);
     must(sha256_md != NULL, "fetching SHA-256");
-    must(RAND_bytes((unsigned char *)siphash_key, sizeof siphash_key), "drawing a random key");
+    must(RAND_bytes((unsigned char *)process_key, sizeof process_key), "drawing a random key");
+    must(pthread_key_create(&thread_ctx, free_ctx) == 0, "making a thread key");
 }
 
 void sha256(const void *data, size_t n, uint8_t ret[SHA256_LEN]) {
     static _Thread_local EVP_MD_CTX *ctx;
     pthread_once(&once, setup);
-    if (!ctx) ctx = EVP_MD_CTX_new();
-    must(ctx && EVP_DigestInit_ex2(ctx, sha256_md, NULL), "SHA-256");
+    if (!ctx) {
+        ctx = EVP_MD_CTX_new();
+        must(ctx && pthread_setspecific(thread_ctx, ctx) == 0, "SHA-256");
+    }
+    must(EVP_DigestInit_ex2(ctx, sha256_md, NULL), "SHA-256");
     must(EVP_DigestUpdate(ctx, data, n), "SHA-256");
     must(EVP_DigestFinal_ex(ctx, ret, NULL), "SHA-256");
 }
@@ -139,11 +148,10 @@ static inline void sip_round(uint64_t v[4]) {
     v[2] += v[1], v[1] = ROTL(v[1], 17), v[1] ^= v[2], v[2] = ROTL(v[2], 32);
 }
 
-uint64_t keyed_hash(const void *data, size_t n) {
-    pthread_once(&once, setup);
+uint64_t siphash13(const uint64_t key[2], const void *data, size_t n) {
     const unsigned char *p = data;
-    uint64_t v[4] = {siphash_key[0] ^ 0x736f6d6570736575, siphash_key[1] ^ 0x646f72616e646f6d,
-                     siphash_key[0] ^ 0x6c7967656e657261, siphash_key[1] ^ 0x7465646279746573};
+    uint64_t v[4] = {key[0] ^ 0x736f6d6570736575, key[1] ^ 0x646f72616e646f6d,
+                     key[0] ^ 0x6c7967656e657261, key[1] ^ 0x7465646279746573};
     size_t whole = n / 8 * 8;
     for (size_t i = 0; i < whole; i += 8) {
         uint64_t m;
@@ -162,4 +170,9 @@ uint64_t keyed_hash(const void *data, size_t n) {
     sip_round(v);
     sip_round(v);
     return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+uint64_t keyed_hash(const void *data, size_t n) {
+    pthread_once(&once, setup);
+    return siphash13(process_key, data, n);
 }

@@ -26,7 +26,9 @@ bool unhex(struct str, uint8_t *ret, size_t n); /* exactly 2n digits, either cas
 bool base64_add(struct buf *, const void *, size_t); /* RFC 4648 with padding, appended */
 bool unbase64_add(struct buf *, struct str); /* strict; false (nothing appended) when invalid */
 
-/* SipHash-1-3 under a key drawn at process start: for tables that an attacker fills. */
+/* SipHash-1-3 (Aumasson and Bernstein, 2012); little-endian machines. */
+uint64_t siphash13(const uint64_t key[2], const void *, size_t);
+/* The same under a key drawn at process start: for tables that an attacker fills. */
 uint64_t keyed_hash(const void *, size_t);
 
 #endif

@@ -5,6 +5,7 @@
 #define RUNSINK_JOBRUN_H
 
 #include "worker/arena.h"
+#include "worker/json.h"
 #include "worker/outcome.h"
 
 /* One record header. Kafka allows a null value: p is NULL then. */
@@ -41,8 +42,9 @@ struct jobrun {
     enum framing framing;
     struct str payload; /* the JSON document to deliver: what is left when the framing is off (a
                            wrapper object stays) */
-    struct str
-        event_id; /* ce_id, structured "id", or the outbox header "id"; empty when there is none */
+    /* ce_id, structured "id", or the outbox header "id"; empty when there is none, or none that
+     * can serve as an id: over 1024 bytes, not UTF-8, control characters. */
+    struct str event_id;
     /* Field values with JSON escapes resolved. Required by the model, so never empty after
      * jobrun_decode. */
     struct str id, workspace_id, project_id, job_id, created_at, updated_at, start_time, type,
@@ -54,9 +56,6 @@ struct jobrun {
     const struct edit *edits;
     size_t n_edits;
 };
-
-/* JSON nesting beyond this is refused ("too-deep"). */
-#define JSON_DEPTH_MAX 128
 
 /* Takes the framing off, validates strictly (RFC 8259, UTF-8, types, required fields, both
  * spellings, duplicate keys) and finds the fields and the secrets, in one pass over the bytes. On
