@@ -1,7 +1,7 @@
 /* Structured logging to stderr, one line an event, as text (logfmt) or JSON. Any thread; a line is
- * one write(). Every line, whoever caused it, passes the scrubber, which replaces each registered
- * secret (and its JSON-escaped, percent-encoded and base64 forms) by [REDACTED]. Only logging
- * functions log. */
+ * one write(), at most 16 KiB, cut visibly beyond that. Every value, whoever caused it, passes the
+ * scrubber, which replaces each registered secret (and its JSON-escaped, percent-encoded and base64
+ * forms) by [REDACTED]. Only logging functions log. */
 #ifndef RUNSINK_LOG_H
 #define RUNSINK_LOG_H
 
@@ -15,8 +15,10 @@ void log_setup(enum log_level, bool json);
 void log_set_level(enum log_level);
 bool log_on(enum log_level);
 
-/* event is a short fixed phrase; what follows are up to LOG_FIELDS name/value pairs:
- *     log_warn("delivery parked", LOG_S("topic", t), LOG_I("partition", p), LOG_S("why", o.why));
+/* event is a short fixed phrase, a string literal: it alone is not scrubbed, or a tenant could
+ * blank it for everybody by choosing its words as a secret. What follows are up to LOG_FIELDS
+ * pairs: log_warn("delivery parked", LOG_S("topic", t), LOG_I("partition", p), LOG_S("why",
+ * o.why));
  */
 #define LOG_FIELDS 14
 struct log_field {
@@ -40,7 +42,7 @@ struct log_line {
 void log_write(enum log_level, const struct log_line *);
 #define log_at(level, ...)                                                                         \
     do {                                                                                           \
-        if (log_on(level)) log_write((level), &(const struct log_line){__VA_ARGS__});              \
+        if (log_on(level)) log_write((level), &(const struct log_line){"" __VA_ARGS__});           \
     } while (0)
 #define log_trace(...) log_at(LOG_TRACE, __VA_ARGS__)
 #define log_debug(...) log_at(LOG_DEBUG, __VA_ARGS__)

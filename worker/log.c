@@ -1,0 +1,200 @@
+#include "worker/log.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "worker/scrub.h"
+
+#define LINE_MAX_BYTES 16384
+/* What ends a line whose fields did not all fit; there is always room for it. */
+#define CUT_MARK "[cut]"
+#define TAIL_ROOM 64
+
+static atomic_int least = LOG_INFO;
+static atomic_bool as_json;
+static atomic_ulong lost; /* lines that stderr did not take */
+static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
+
+void log_setup(enum log_level level, bool json) {
+    /* A closed stderr must cost lines, not the process. */
+    signal(SIGPIPE, SIG_IGN);
+    atomic_store(&as_json, json);
+    log_set_level(level);
+}
+
+void log_set_level(enum log_level level) {
+    atomic_store(&least, (int)level);
+}
+
+bool log_on(enum log_level level) {
+    return (int)level >= atomic_load_explicit(&least, memory_order_relaxed);
+}
+
+static const char *level_name(enum log_level level) {
+    switch (level) {
+    case LOG_TRACE:
+        return "trace";
+    case LOG_DEBUG:
+        return "debug";
+    case LOG_INFO:
+        return "info";
+    case LOG_WARN:
+        return "warn";
+    case LOG_ERROR:
+        return "error";
+    }
+    return "?";
+}
+
+/* Milliseconds, UTC, RFC 3339. */
+static void now_text(char ret[64]) {
+    struct timespec ts;
+    struct tm tm;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    gmtime_r(&ts.tv_sec, &tm);
+    size_t n = strftime(ret, 32, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(ret + n, 64 - n, ".%03dZ", (int)(ts.tv_nsec / 1000000));
+}
+
+/* How much of escaped JSON text fits into max bytes without cutting an escape or a character. */
+static size_t whole_prefix(const char *p, size_t n, size_t max) {
+    size_t i = 0;
+    while (i < n) {
+        size_t unit = 1;
+        if (p[i] == '\\')
+            unit = p[i + 1] == 'u' ? 6 : 2;
+        else
+            while (i + unit < n && ((unsigned char)p[i + unit] & 0xc0) == 0x80) unit++;
+        if (i + unit > max) break;
+        i += unit;
+    }
+    return i;
+}
+
+/* Whether logfmt may leave the value unquoted. */
+static bool is_plain(struct str s) {
+    if (s.n == 0) return false;
+    for (size_t i = 0; i < s.n; i++) {
+        unsigned char c = (unsigned char)s.p[i];
+        if (c <= ' ' || c == '"' || c == '=' || c == '\\' || c >= 0x7f) return false;
+    }
+    return true;
+}
+
+/* Text, quoted as needed, and cut, visibly, to what the line has left. */
+static void add_clean(struct buf *line, struct str s, bool json, bool cut) {
+    size_t room = line->max - line->n;
+    room = room > TAIL_ROOM ? room - TAIL_ROOM : 0;
+    if (!json && !cut && is_plain(s) && s.n <= room) {
+        buf_str(line, s);
+        return;
+    }
+    struct buf escaped;
+    buf_init(&escaped, 6 * s.n + 1);
+    buf_json(&escaped, s);
+    size_t n = whole_prefix(escaped.p, escaped.n, room);
+    buf_putc(line, '"');
+    buf_add(line, escaped.p, n);
+    if (n < escaped.n || cut) buf_puts(line, CUT_MARK);
+    buf_putc(line, '"');
+    buf_wipe(&escaped);
+}
+
+static void add_text(struct buf *line, struct str raw, bool json) {
+    struct buf clean;
+    /* More can't reach the line; the scrubber knows a secret that this cuts. */
+    struct str head = {raw.p, raw.n < LINE_MAX_BYTES ? raw.n : LINE_MAX_BYTES};
+    buf_init(&clean, 4 * LINE_MAX_BYTES); /* four bytes at least become ten */
+    scrub_add(&clean, head);
+    add_clean(line, (struct str){clean.p, clean.n}, json, head.n < raw.n);
+    buf_wipe(&clean);
+}
+
+static void add_double(struct buf *line, double v, bool json) {
+    if (json && !isfinite(v))
+        buf_puts(line, "null");
+    else
+        buf_printf(line, "%.6g", v);
+}
+
+/* False when the line has no room for the field. */
+static bool add_field(struct buf *line, const struct log_field *f, bool json) {
+    if (line->n + strlen(f->name) + 2 * TAIL_ROOM > line->max) return false;
+    buf_printf(line, json ? ",\"%s\":" : " %s=", f->name);
+    switch (f->kind) {
+    case 's':
+        add_text(line, str_c(f->v.s), json);
+        break;
+    case 'n':
+        add_text(line, f->v.n, json);
+        break;
+    case 'i':
+        buf_printf(line, "%" PRId64, f->v.i);
+        break;
+    default:
+        add_double(line, f->v.f, json);
+    }
+    return true;
+}
+
+static void make_line(struct buf *line, enum log_level level, const struct log_line *l, bool json) {
+    char time[64];
+    now_text(time);
+    buf_printf(
+        line, json ? "{\"ts\":\"%s\",\"level\":\"%s\",\"event\":" : "time=%s level=%s event=", time,
+        level_name(level));
+    add_clean(line, str_c(l->event), json, false);
+    bool cut = false;
+    for (const struct log_field *f = l->fields; f->kind && !cut; f++)
+        cut = !add_field(line, f, json);
+    if (cut) buf_puts(line, json ? ",\"cut\":true" : " cut=true");
+    buf_puts(line, json ? "}\n" : "\n");
+}
+
+/* One write() for a line, unless stderr takes it in pieces. A reader that is gone or stuck costs
+ * the line, and is told of it by the next one that gets through. */
+static bool put(const char *p, size_t n) {
+    while (n) {
+        ssize_t k = write(STDERR_FILENO, p, n);
+        if (k >= 0) {
+            p += k;
+            n -= (size_t)k;
+        } else if (errno == EAGAIN) {
+            if (poll(&(struct pollfd){.fd = STDERR_FILENO, .events = POLLOUT}, 1, 100) <= 0)
+                return false;
+        } else if (errno != EINTR) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void put_line(const struct buf *line, unsigned long stands_for) {
+    pthread_mutex_lock(&writing);
+    if (!put(line->p, line->n)) atomic_fetch_add(&lost, stands_for);
+    pthread_mutex_unlock(&writing);
+}
+
+void log_write(enum log_level level, const struct log_line *l) {
+    bool json = atomic_load_explicit(&as_json, memory_order_relaxed);
+    struct buf line;
+    buf_init(&line, LINE_MAX_BYTES);
+    unsigned long missing = atomic_exchange(&lost, 0);
+    if (missing) {
+        make_line(&line, LOG_WARN,
+                  &(const struct log_line){"log lines lost", LOG_I("lines", missing)}, json);
+        put_line(&line, missing);
+        buf_clear(&line);
+    }
+    make_line(&line, level, l, json);
+    put_line(&line, 1);
+    buf_wipe(&line);
+}
