@@ -182,6 +182,9 @@ static void test_retry_after(void **state) {
     assert_int_equal(r.attempts, 2);
     assert_int_equal(r.not_before_ms, 0);
     assert_int_equal(r.due_ms, START + 260 * SECOND); /* half of 20 s: it is late */
+    r = (struct requeue){.first_failure_ms = START, .not_before_ms = START + 500 * SECOND};
+    requeue_next(&r, &o, &by_default, 3600 * SECOND, START + SECOND, &tier);
+    assert_int_equal(r.not_before_ms, 0);
     /* Longer than the window: dead in the end, without an attempt that was not allowed. */
     r = (struct requeue){0};
     o = retry_after(UINT32_MAX);
