@@ -1,0 +1,29 @@
+#include <stdlib.h>
+
+#include "sinks/sink.h"
+
+extern const struct sink_type s3_sink, webhook_sink, file_sink, null_sink, scripted_sink;
+
+const struct sink_type *const sink_types[] = {
+    &s3_sink, &webhook_sink, &file_sink, &null_sink, &scripted_sink, NULL,
+};
+
+/* Internal types are for tests, never for events from outside: only RUNSINK_TEST_SINKS=1 in the
+ * environment lets an event name one. */
+static bool may_be_named(const struct sink_type *type) {
+    const char *tests = getenv("RUNSINK_TEST_SINKS");
+    return !type->internal || (tests && strcmp(tests, "1") == 0);
+}
+
+const struct sink_type *sink_type_named(const char *name) {
+    for (size_t i = 0; sink_types[i]; i++)
+        if (strcmp(sink_types[i]->name, name) == 0)
+            return may_be_named(sink_types[i]) ? sink_types[i] : NULL;
+    return NULL;
+}
+
+size_t sink_type_index(const struct sink_type *type) {
+    for (size_t i = 0; sink_types[i]; i++)
+        if (sink_types[i] == type) return i;
+    abort(); /* a type that nobody registered */
+}

@@ -1,0 +1,29 @@
+/* What an S3 store says when it refuses: a small scanner for its error document, and what each
+ * answer means for a delivery. Pure; any thread.
+ * Source: Amazon S3 API reference, "Error responses". */
+#ifndef RUNSINK_S3_ERROR_H
+#define RUNSINK_S3_ERROR_H
+
+#include "sinks/sigv4.h"
+#include "worker/outcome.h"
+
+struct s3_error {
+    char code[48];                     /* a token; empty: none found */
+    char message[512];                 /* printable ASCII, from the store: scrub before showing */
+    char region[SIGV4_REGION_MAX + 1]; /* [a-z0-9-]; empty: none found */
+    char endpoint[256];                /* a host name; empty: none found */
+};
+
+/* Reads Code, Message, Region and Endpoint from the children of a root element Error. Not an XML
+ * parser: no DTD, no entities but the five predefined, no attributes of interest. At anything
+ * unusual it stops and keeps what it has. False (ret all empty) when the document is no Error. */
+bool s3_error_parse(struct str body, struct s3_error *ret);
+
+/* The outcome of an answer with this status (not a success). retry_after_ms as asked for by the
+ * store. A registered secret that the store echoes is scrubbed. */
+struct outcome s3_outcome(int status, const struct s3_error *, uint32_t retry_after_ms);
+
+/* 1 to SIGV4_REGION_MAX characters of [a-z0-9-]. */
+bool s3_region_valid(struct str);
+
+#endif
