@@ -1,6 +1,10 @@
 /* Configuration: one table of keys (keys.def), read from defaults, then an INI file (inih), then
- * RUNSINK_* variables, then
- * --set NAME=VALUE. Read once on the main thread before lanes start; then const for everybody. */
+ * RUNSINK_* variables, then --set NAME=VALUE; the last one wins. Read once on the main thread
+ * before lanes start; then const for everybody.
+ *
+ * A secret (a key marked so in the table, or a [kafka] property such as sasl.password) may stand in
+ * a file of its own: its value is then "@/path", or the variable is RUNSINK_..._FILE=/path. One
+ * newline at the end of the file is not part of it. */
 #ifndef RUNSINK_CONFIG_H
 #define RUNSINK_CONFIG_H
 
@@ -45,25 +49,38 @@ struct config {
     struct egress egress;     /* from the egress.* keys */
     int64_t *retry_delays_ms; /* as many as retry_delays.n */
     char *override_dir;       /* of sink.override, or NULL */
+    /* Of no use outside config/. */
+    struct list kafka_origins;
+    struct setting *settings; /* one per key of the table */
+    bool secrets_added;       /* to the log's scrubber */
 };
 
 /* Defaults only. */
 struct config *config_new(void);
 void config_free(struct config *);
-/* Each returns false with a message for the operator in err: what, where (file:line, variable),
- * what to do. Secrets are never quoted. */
+/* Each returns false with messages for the operator appended to err, a line each: where (file:line,
+ * variable), what, what to do. Secrets are never quoted. */
 bool config_read_file(struct config *, const char *path, struct buf *err);
+/* The same from memory; name stands for the path in messages and origins. */
+bool config_read_text(struct config *, const char *name, struct str text, struct buf *err);
 bool config_read_env(struct config *, char *const *environ_, struct buf *err);
+/* name is a key of the table or "kafka." and a property. */
 bool config_set(struct config *, const char *name, const char *value, const char *origin,
                 struct buf *err);
-/* Cross-checks and derived values. Must be called once, last. */
+/* Cross-checks and derived values; registers secrets with the log's scrubber. Must be called once,
+ * last. err may hold several messages, a line each. */
 bool config_finish(struct config *, struct buf *err);
+/* What a consumer needs beyond that: topics and a broker. After config_finish(). */
+bool config_check_run(const struct config *, struct buf *err);
 /* name = value, origin in a comment, secrets as ***. */
 void config_print(const struct config *, FILE *);
 /* The README's reference as a Markdown table. */
 void config_print_reference(FILE *);
+/* The reference runsink.ini: every key with its help, commented out at its default. */
+void config_print_ini(FILE *);
 /* Parses "10s", "500ms", "5m", "1h", "7d" (a bare number is refused). */
 bool config_parse_ms(const char *text, int64_t *ret);
 const char *config_kafka(const struct config *, const char *name); /* NULL when not set */
+bool config_kafka_secret(const char *name); /* whether a [kafka] property holds a secret */
 
 #endif

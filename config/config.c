@@ -1,0 +1,222 @@
+#include "config/config.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "config/table.h"
+#include "worker/log.h"
+
+const struct key config_keys[] = {
+#define KEY(field, name_, type_, default_, min_, max_, flags_, help_)                              \
+    {.name = (name_),                                                                              \
+     .type = TYPE_##type_,                                                                         \
+     .def = (default_),                                                                            \
+     .min = (min_),                                                                                \
+     .max = (max_),                                                                                \
+     .flags = (flags_),                                                                            \
+     .help = (help_),                                                                              \
+     .offset = offsetof(struct config, field)},
+#include "config/keys.def"
+#undef KEY
+};
+const size_t config_n_keys = sizeof config_keys / sizeof *config_keys;
+
+#define KAFKA_PROPERTIES_MAX 200
+#define SECRET_MAX 65536
+
+const struct key *key_find(const char *name) {
+    for (size_t i = 0; i < config_n_keys; i++)
+        if (strcmp(config_keys[i].name, name) == 0) return &config_keys[i];
+    return NULL;
+}
+
+size_t key_section(const struct key *k) {
+    const char *dot = strchr(k->name, '.');
+    return dot ? (size_t)(dot - k->name) : 0;
+}
+
+const char *key_help(const struct key *k) {
+    return k->type == TYPE_ENUM ? k->help + strcspn(k->help, " ") + 1 : k->help;
+}
+
+void key_env(const char *name, char ret[KEY_NAME_MAX]) {
+    int n = snprintf(ret, KEY_NAME_MAX, "RUNSINK_%s", name);
+    for (int i = 0; i < n && ret[i]; i++)
+        ret[i] = ret[i] == '.' ? '_' : (char)toupper((unsigned char)ret[i]);
+}
+
+bool config_section_known(struct str name) {
+    if (str_is(name, "kafka")) return true;
+    for (size_t i = 0; i < config_n_keys; i++) {
+        const char *key = config_keys[i].name;
+        if (strncmp(key, name.p, name.n) == 0 && key[name.n] == '.') return true;
+    }
+    return false;
+}
+
+static void *field_of(struct config *c, const struct key *k) {
+    return (char *)c + k->offset;
+}
+
+static struct setting *setting_of(const struct config *c, const struct key *k) {
+    return &c->settings[k - config_keys];
+}
+
+struct config *config_new(void) {
+    struct config *c = xcalloc(1, sizeof *c);
+    c->settings = xcalloc(config_n_keys, sizeof *c->settings);
+    for (size_t i = 0; i < config_n_keys; i++) {
+        struct buf err;
+        buf_init(&err, 1024);
+        bool ok =
+            value_set(&config_keys[i], config_keys[i].def, field_of(c, &config_keys[i]), &err);
+        /* A default that breaks its own key's rules is a bug, found by the first start. */
+        if (!ok) fprintf(stderr, "keys.def: %s: %s\n", config_keys[i].name, buf_cstr(&err));
+        if (!ok) abort();
+        buf_free(&err);
+    }
+    return c;
+}
+
+/* The egress tables are const for everybody else. */
+static void free_const(const void *p) {
+    free((void *)(uintptr_t)p);
+}
+
+void config_free(struct config *c) {
+    if (!c) return;
+    if (c->secrets_added) config_secrets(c, secret_drop);
+    for (size_t i = 0; i < config_n_keys; i++) {
+        value_free(&config_keys[i], field_of(c, &config_keys[i]));
+        free(c->settings[i].text);
+        free(c->settings[i].origin);
+    }
+    free(c->settings);
+    list_free(&c->kafka_names);
+    list_wipe(&c->kafka_values);
+    list_free(&c->kafka_origins);
+    free_const(c->egress.allow);
+    free_const(c->egress.deny);
+    free_const(c->egress.ports);
+    free(c->retry_delays_ms);
+    free(c->override_dir);
+    free(c);
+}
+
+/* Edits that make a into b (Levenshtein); names here are shorter than 64 bytes, longer ones are not
+ * worth a guess. */
+static size_t distance(const char *a, const char *b) {
+    size_t n = strlen(b), row[64];
+    if (n >= 64) return n;
+    for (size_t j = 0; j <= n; j++) row[j] = j;
+    for (size_t i = 1; a[i - 1]; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= n; j++) {
+            size_t change = diagonal + (a[i - 1] != b[j - 1]);
+            size_t least = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
+            diagonal = row[j];
+            row[j] = change < least ? change : least;
+        }
+    }
+    return row[n];
+}
+
+static bool unknown_key(const char *name, struct buf *err) {
+    const char *nearest = NULL;
+    size_t best = 4;
+    for (size_t i = 0; i < config_n_keys; i++) {
+        const char *key = config_keys[i].name;
+        const char *last = strrchr(key, '.');
+        size_t d = last && strcmp(last + 1, name) == 0 ? 0 : distance(name, key);
+        if (d < best && d < strlen(name)) best = d, nearest = key;
+    }
+    char q[QUOTE_MAX];
+    buf_printf(err, "unknown key %s", quote(name, q));
+    if (nearest) buf_printf(err, "; did you mean %s?", nearest);
+    return false;
+}
+
+bool config_kafka_secret(const char *name) {
+    return strstr(name, "password") || strstr(name, "passphrase") || strstr(name, "secret") ||
+           strcmp(name, "ssl.key.pem") == 0 || strcmp(name, "ssl_key") == 0 ||
+           strstr(name, "private.key.pem") || strcmp(name, "sasl.oauthbearer.config") == 0;
+}
+
+static size_t kafka_index(const struct config *c, const char *name) {
+    size_t i = 0;
+    while (i < c->kafka_names.n && strcmp(c->kafka_names.v[i], name) != 0) i++;
+    return i;
+}
+
+const char *config_kafka(const struct config *c, const char *name) {
+    size_t i = kafka_index(c, name);
+    return i < c->kafka_names.n ? c->kafka_values.v[i] : NULL;
+}
+
+static bool kafka_set(struct config *c, const char *name, const char *value, const char *origin,
+                      struct buf *err) {
+    if (*name == '\0' || name[strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789._-")]) {
+        char q[QUOTE_MAX];
+        buf_printf(err, "\"%s\" is no librdkafka property", quote(name, q));
+        return false;
+    }
+    size_t i = kafka_index(c, name);
+    if (i == KAFKA_PROPERTIES_MAX) {
+        buf_printf(err, "more than %d kafka properties", KAFKA_PROPERTIES_MAX);
+        return false;
+    }
+    if (i == c->kafka_names.n) {
+        list_add(&c->kafka_names, str_c(name));
+        list_add(&c->kafka_values, str_c(value));
+        list_add(&c->kafka_origins, str_c(origin));
+        return true;
+    }
+    wipe(c->kafka_values.v[i], strlen(c->kafka_values.v[i]));
+    free(c->kafka_values.v[i]);
+    free(c->kafka_origins.v[i]);
+    c->kafka_values.v[i] = xstrdup(value);
+    c->kafka_origins.v[i] = xstrdup(origin);
+    return true;
+}
+
+/* Sets one value, secrets' files not looked at; err gets the bare reason. */
+static bool set_text(struct config *c, const char *name, const struct key *k, const char *text,
+                     const char *origin, struct buf *err) {
+    if (!k) return kafka_set(c, name, text, origin, err);
+    if (!value_set(k, text, field_of(c, k), err)) return false;
+    struct setting *s = setting_of(c, k);
+    free(s->text);
+    free(s->origin);
+    s->text = k->flags & SECRET ? NULL : xstrdup(text);
+    s->origin = xstrdup(origin);
+    return true;
+}
+
+bool config_set(struct config *c, const char *name, const char *value, const char *origin,
+                struct buf *err) {
+    bool kafka = strncmp(name, "kafka.", 6) == 0;
+    const char *property = kafka ? name + 6 : name;
+    const struct key *k = kafka ? NULL : key_find(name);
+    struct buf why, text;
+    buf_init(&why, 1024);
+    buf_init(&text, SECRET_MAX);
+    bool ok;
+    if (!kafka && !k) {
+        ok = unknown_key(name, &why);
+    } else if (kafka ? config_kafka_secret(property) : (k->flags & SECRET) != 0) {
+        ok = secret_resolve(value, k && k->type == TYPE_LIST, &text, &why) &&
+             set_text(c, property, k, buf_cstr(&text), origin, &why);
+    } else {
+        ok = set_text(c, property, k, value, origin, &why);
+    }
+    if (!ok) {
+        buf_printf(err, "%s: ", origin);
+        if (kafka || k) buf_printf(err, "%s: ", name);
+        buf_printf(err, "%s\n", buf_cstr(&why));
+    }
+    buf_free(&why);
+    buf_wipe(&text);
+    return ok;
+}

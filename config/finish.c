@@ -1,0 +1,268 @@
+#include <errno.h>
+#include <regex.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "config/table.h"
+#include "worker/hash.h"
+#include "worker/key.h"
+#include "worker/log.h"
+
+struct check {
+    struct config *c;
+    struct buf *err;
+    bool ok;
+};
+
+/* A message about a key, starting with where its value comes from. */
+static void __attribute__((format(printf, 3, 4)))
+fail(struct check *k, const char *name, const char *fmt, ...) {
+    const char *origin = k->c->settings[key_find(name) - config_keys].origin;
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    buf_printf(k->err, "%s: %s: %s\n", origin ? origin : "default", name, text);
+    k->ok = false;
+}
+
+static bool only(const char *text, const char *allowed) {
+    return text[strspn(text, allowed)] == '\0';
+}
+
+#define ALNUM "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+static void check_topics(struct check *k) {
+    char q[QUOTE_MAX];
+    for (size_t i = 0; i < k->c->topics.n; i++) {
+        const char *t = k->c->topics.v[i];
+        if (t[0] != '^') {
+            if (strlen(t) > 200 || !only(t, ALNUM "._-"))
+                fail(k, "topics", "\"%s\" is no topic name of at most 200 characters", quote(t, q));
+            continue;
+        }
+        regex_t re;
+        char why[128];
+        int rc = regcomp(&re, t, REG_EXTENDED | REG_NOSUB);
+        if (rc) {
+            regerror(rc, &re, why, sizeof why);
+            fail(k, "topics", "\"%s\": %s (a comma ends an entry)", quote(t, q), why);
+        } else {
+            regfree(&re);
+        }
+    }
+    if (!only(k->c->slot, ALNUM "._-")) fail(k, "slot", "use letters, digits, '.', '_' and '-'");
+}
+
+static struct cidr *cidrs(struct check *k, const char *name, const struct list *l) {
+    struct cidr *ret = xcalloc(l->n, sizeof *ret);
+    char q[QUOTE_MAX];
+    for (size_t i = 0; i < l->n; i++)
+        if (!cidr_parse(str_c(l->v[i]), &ret[i]))
+            fail(k, name, "\"%s\" is neither an address nor a CIDR such as 10.0.0.0/8",
+                 quote(l->v[i], q));
+    return ret;
+}
+
+static bool parse_port(const char **text, uint16_t *ret) {
+    char *end;
+    if (**text < '0' || **text > '9') return false;
+    unsigned long v = strtoul(*text, &end, 10);
+    if (v > 65535) return false;
+    *text = end;
+    *ret = (uint16_t)v;
+    return true;
+}
+
+static void derive_egress(struct check *k) {
+    struct config *c = k->c;
+    const struct list *l = &c->egress_ports;
+    uint16_t(*ports)[2] = xcalloc(l->n, sizeof *ports);
+    for (size_t i = 0; i < l->n; i++) {
+        const char *p = l->v[i];
+        char q[QUOTE_MAX];
+        bool ok = parse_port(&p, &ports[i][0]);
+        ports[i][1] = ports[i][0];
+        if (ok && *p == '-') ok = (p++, parse_port(&p, &ports[i][1]));
+        if (!ok || *p || ports[i][0] == 0 || ports[i][0] > ports[i][1])
+            fail(k, "egress.ports", "\"%s\" is neither a port nor a range such as 1024-65535",
+                 quote(l->v[i], q));
+    }
+    c->egress = (struct egress){
+        .allow = cidrs(k, "egress.allow", &c->egress_allow),
+        .n_allow = c->egress_allow.n,
+        .deny = cidrs(k, "egress.deny", &c->egress_deny),
+        .n_deny = c->egress_deny.n,
+        .http = c->egress_http,
+        .ports = (const uint16_t(*)[2])ports,
+        .n_ports = l->n,
+    };
+    if (*c->egress_proxy && strncmp(c->egress_proxy, "http://", 7) != 0)
+        fail(k, "egress.proxy", "must start with http://");
+}
+
+static void derive_retries(struct check *k) {
+    const struct list *l = &k->c->retry_delays;
+    int64_t *d = k->c->retry_delays_ms = xcalloc(l->n, sizeof *d);
+    char q[QUOTE_MAX];
+    for (size_t i = 0; i < l->n; i++) {
+        /* A delay names a topic, so one text must stand for one delay and be short. */
+        if (!config_parse_ms(l->v[i], &d[i]) || d[i] < 1 || d[i] > 7 * INT64_C(86400000) ||
+            strlen(l->v[i]) > 12)
+            fail(k, "retry.delays", "\"%s\" is not a time from 1ms to 7d", quote(l->v[i], q));
+        else if (i && d[i] <= d[i - 1])
+            fail(k, "retry.delays", "\"%s\" is not longer than the delay before it",
+                 quote(l->v[i], q));
+    }
+    if (l->n > 32) fail(k, "retry.delays", "more than 32 delays, each needs a topic");
+}
+
+static void check_template(struct check *k, const char *name, const char *text, unsigned allowed,
+                           unsigned needed, const char *needed_text) {
+    struct buf why;
+    buf_init(&why, 512);
+    struct key_template *t = key_template_new(text, allowed, &why);
+    if (!t) fail(k, name, "%s", buf_cstr(&why));
+    for (unsigned f = 0; t && f < KEY_FIELDS; f++)
+        if (needed & 1u << f && !key_template_uses(t, (enum key_field)f)) {
+            fail(k, name, "must use %s, or one object could replace another", needed_text);
+            break;
+        }
+    key_template_free(t);
+    buf_free(&why);
+}
+
+static void check_archive(struct check *k) {
+    const struct config *c = k->c;
+    unsigned window = 1u << KEY_FIRST | 1u << KEY_NEXT;
+    unsigned place = 1u << KEY_TOPIC | 1u << KEY_PARTITION;
+    check_template(k, "key.object", c->key_object, ((1u << KEY_FIELDS) - 1) & ~window,
+                   1u << KEY_PARTITION | 1u << KEY_OFFSET, "{partition} and {offset}");
+    check_template(k, "key.batch", c->key_batch, 1u << KEY_PREFIX | 1u << KEY_DATE | place | window,
+                   place | window, "{topic}, {partition}, {first} and {next}");
+    if (c->batch_compression == CONFIG_COMPRESSION_GZIP && c->batch_level > 12)
+        fail(k, "batch.level", "gzip knows 1 to 12");
+    if (c->batch_bytes > c->memory_budget / 2)
+        fail(k, "batch.bytes", "is more than half of memory.budget");
+}
+
+static void check_s3(struct check *k) {
+    const struct config *c = k->c;
+    if (*c->s3_sse_kms_key_id && c->s3_sse != CONFIG_SSE_KMS)
+        fail(k, "s3.sse_kms_key_id", "needs s3.sse = aws:kms");
+    if (c->s3_lock_days > 0 && c->s3_lock_mode == CONFIG_LOCK_NONE)
+        fail(k, "s3.lock_days", "needs s3.lock_mode GOVERNANCE or COMPLIANCE");
+    if (c->s3_lock_days == 0 && c->s3_lock_mode != CONFIG_LOCK_NONE)
+        fail(k, "s3.lock_mode", "needs s3.lock_days of 1 or more");
+    for (size_t i = 0; i < c->s3_sigv2_endpoints.n; i++) {
+        const char *e = c->s3_sigv2_endpoints.v[i];
+        char q[QUOTE_MAX];
+        if (strncmp(e, "https://", 8) == 0)
+            fail(k, "s3.sigv2_endpoints",
+                 "https is refused: libs3 verifies no certificate. Reach the store through a "
+                 "tunnel that does, and name its http:// address here");
+        else if (strncmp(e, "http://", 7) != 0 || !only(e + 7, ALNUM "._-:[]") || !e[7])
+            fail(k, "s3.sigv2_endpoints", "\"%s\" is not http://host or http://host:port",
+                 quote(e, q));
+    }
+#ifndef RUNSINK_LIBS3
+    if (c->s3_sigv2_endpoints.n) fail(k, "s3.sigv2_endpoints", "this build is without libs3");
+#endif
+}
+
+/* Standard Webhooks: "whsec_" and base64 of 24 to 64 bytes. */
+static void check_webhook(struct check *k) {
+    const struct list *l = &k->c->webhook_secrets;
+    for (size_t i = 0; i < l->n; i++) {
+        struct buf bytes;
+        buf_init(&bytes, 4096);
+        const char *s = l->v[i];
+        bool ok = strncmp(s, "whsec_", 6) == 0 && unbase64_add(&bytes, str_c(s + 6)) &&
+                  bytes.n >= 24 && bytes.n <= 64;
+        if (!ok)
+            fail(k, "webhook.signing_secrets",
+                 "entry %zu is not whsec_ and base64 of 24 to 64 bytes", i + 1);
+        buf_wipe(&bytes);
+    }
+}
+
+static void check_readable(struct check *k, const char *name, const char *path) {
+    char q[QUOTE_MAX];
+    if (*path && access(path, R_OK) != 0)
+        fail(k, name, "can't read %s: %s", quote(path, q), strerror(errno));
+}
+
+static void check_files(struct check *k) {
+    struct config *c = k->c;
+    check_readable(k, "http.ca_bundle", c->http_ca_bundle);
+    check_readable(k, "http.client_cert", c->http_client_cert);
+    check_readable(k, "http.client_key", c->http_client_key);
+    check_readable(k, "ledger.key", c->ledger_key);
+    if (!*c->http_client_cert != !*c->http_client_key)
+        fail(k, *c->http_client_cert ? "http.client_cert" : "http.client_key",
+             "http.client_cert and http.client_key go together");
+    if (*c->ledger_key && !c->ledger) fail(k, "ledger.key", "needs ledger = true");
+    if (*c->file_root && c->file_root[0] != '/') fail(k, "file.root", "must be an absolute path");
+    if (strncmp(c->sink_override, "file:/", 6) == 0)
+        c->override_dir = xstrdup(c->sink_override + 5);
+    else if (*c->sink_override)
+        fail(k, "sink.override", "must be file: and an absolute path");
+}
+
+static void check_admin(struct check *k) {
+    const char *text = k->c->admin_listen;
+    const char *colon = strrchr(text, ':');
+    uint16_t port;
+    if (!*text) return;
+    if (colon) colon++;
+    if (!colon || !parse_port(&colon, &port) || *colon)
+        fail(k, "admin.listen", "is not address:port");
+}
+
+/* user:password of the proxy's URL; the rest of the URL is no secret. */
+static struct str proxy_login(const struct config *c) {
+    const char *p = strstr(c->egress_proxy, "://");
+    const char *at = p ? strrchr(p, '@') : NULL;
+    return at ? (struct str){p + 3, (size_t)(at - p) - 3} : (struct str){0};
+}
+
+void config_secrets(const struct config *c, void (*each)(struct str)) {
+    for (size_t i = 0; i < c->webhook_secrets.n; i++) each(str_c(c->webhook_secrets.v[i]));
+    for (size_t i = 0; i < c->kafka_names.n; i++)
+        if (config_kafka_secret(c->kafka_names.v[i])) each(str_c(c->kafka_values.v[i]));
+    struct str login = proxy_login(c);
+    const char *colon = login.n ? memchr(login.p, ':', login.n) : NULL;
+    if (login.n) each(login);
+    if (colon) each((struct str){colon + 1, (size_t)(login.p + login.n - colon) - 1});
+}
+
+bool config_finish(struct config *c, struct buf *err) {
+    struct check k = {c, err, true};
+    check_topics(&k);
+    derive_egress(&k);
+    derive_retries(&k);
+    check_archive(&k);
+    check_s3(&k);
+    check_webhook(&k);
+    check_files(&k);
+    check_admin(&k);
+    config_secrets(c, secret_add);
+    c->secrets_added = true;
+    return k.ok;
+}
+
+bool config_check_run(const struct config *c, struct buf *err) {
+    bool ok = true;
+    if (c->topics.n == 0) {
+        buf_puts(err, "topics: name at least one topic to consume\n");
+        ok = false;
+    }
+    if (!config_kafka(c, "bootstrap.servers")) {
+        buf_puts(err, "kafka.bootstrap.servers: name at least one broker, host:port\n");
+        ok = false;
+    }
+    return ok;
+}

@@ -1,0 +1,150 @@
+#include <stdio.h>
+
+#include "config/table.h"
+
+#define WIDTH 100
+
+static void print_setting(FILE *f, const char *name, const char *value, const char *origin) {
+    int n = fprintf(f, "%s = %s", name, value);
+    fprintf(f, "%*s# %s\n", n < 48 ? 48 - n : 1, "", origin ? origin : "default");
+}
+
+void config_print(const struct config *c, FILE *f) {
+    for (size_t i = 0; i < config_n_keys; i++) {
+        const struct key *k = &config_keys[i];
+        const struct setting *s = &c->settings[i];
+        const char *value = s->text ? s->text : k->def;
+        if (k->flags & SECRET && s->origin) value = "***";
+        print_setting(f, k->name, value, s->origin);
+    }
+    for (size_t i = 0; i < c->kafka_names.n; i++) {
+        char name[256];
+        snprintf(name, sizeof name, "kafka.%s", c->kafka_names.v[i]);
+        bool secret = config_kafka_secret(c->kafka_names.v[i]);
+        print_setting(f, name, secret ? "***" : c->kafka_values.v[i], c->kafka_origins.v[i]);
+    }
+}
+
+/* What a key takes, for people. */
+static void print_type(FILE *f, const struct key *k) {
+    char min[32], max[32];
+    value_print(k, k->min, min, sizeof min);
+    value_print(k, k->max, max, sizeof max);
+    switch (k->type) {
+    case TYPE_STR:
+        fputs("text", f);
+        break;
+    case TYPE_BOOL:
+        fputs("true, false", f);
+        break;
+    case TYPE_INT:
+    case TYPE_MS:
+    case TYPE_BYTES:
+        fprintf(f, "%s to %s", min, max);
+        break;
+    case TYPE_ENUM:
+        for (const char *p = k->help; *p != ' '; p++)
+            if (*p == '|')
+                fputs(", ", f);
+            else
+                fputc(*p, f);
+        break;
+    case TYPE_LIST:
+        fputs("list", f);
+        break;
+    }
+}
+
+/* '|' would end the cell. */
+static void print_cell(FILE *f, const char *text) {
+    for (; *text; text++) {
+        if (*text == '|') fputc('\\', f);
+        fputc(*text, f);
+    }
+}
+
+void config_print_reference(FILE *f) {
+    fputs("| Key | Default | Takes | Meaning |\n|---|---|---|---|\n", f);
+    for (size_t i = 0; i < config_n_keys; i++) {
+        const struct key *k = &config_keys[i];
+        fprintf(f, "| `%s` | ", k->name);
+        if (*k->def) fprintf(f, "`%s`", k->def);
+        fputs(" | ", f);
+        print_type(f, k);
+        fputs(" | ", f);
+        print_cell(f, key_help(k));
+        if (k->flags & SECRET) fputs(" Secret.", f);
+        if (k->flags & RELOAD) fputs(" SIGHUP rereads it.", f);
+        fputs(" |\n", f);
+    }
+}
+
+/* Text as comment lines, broken between words. */
+static void print_comment(FILE *f, const char *text) {
+    size_t column = 0;
+    while (*text) {
+        size_t n = strcspn(text, " ");
+        if (column && column + 1 + n > WIDTH) {
+            fputc('\n', f);
+            column = 0;
+        }
+        column += (size_t)fprintf(f, "%s%.*s", column ? " " : "# ", (int)n, text);
+        text += n;
+        while (*text == ' ') text++;
+    }
+    fputc('\n', f);
+}
+
+static void print_ini_key(FILE *f, const struct key *k) {
+    size_t section = key_section(k);
+    fputc('\n', f);
+    print_comment(f, key_help(k));
+    fputs("# Takes: ", f);
+    print_type(f, k);
+    fputs(k->flags & SECRET ? "; or @/path of a file that holds it" : "", f);
+    fputs(k->flags & RELOAD ? ". SIGHUP rereads it.\n" : ".\n", f);
+    fprintf(f, "#%s =%s%s\n", k->name + section + (section > 0), *k->def ? " " : "", k->def);
+}
+
+static bool same_section(const struct key *a, const struct key *b) {
+    size_t n = key_section(a);
+    return n == key_section(b) && strncmp(a->name, b->name, n) == 0;
+}
+
+/* A section's keys, wherever they stand in the table, when k is the first of them. */
+static void print_ini_section(FILE *f, const struct key *k) {
+    for (const struct key *before = config_keys; before < k; before++)
+        if (same_section(before, k)) return;
+    if (key_section(k)) fprintf(f, "\n[%.*s]\n", (int)key_section(k), k->name);
+    for (size_t i = 0; i < config_n_keys; i++)
+        if (same_section(&config_keys[i], k)) print_ini_key(f, &config_keys[i]);
+}
+
+static const char intro[] =
+    "# runsink.ini: every key at its default, as `runsink check --reference-ini` prints it.\n"
+    "#\n"
+    "# name = value, one a line; comments on lines of their own. Later wins: this file, then\n"
+    "# variables (window.age is RUNSINK_WINDOW_AGE, a [kafka] property sasl.password is\n"
+    "# RUNSINK_KAFKA_SASL_PASSWORD), then --set window.age=5s. A secret is best kept in a file of\n"
+    "# its own: write @/path here, or set RUNSINK_..._FILE=/path.\n";
+
+static const char kafka[] = "\n[kafka]\n"
+                            "\n"
+                            "# Any librdkafka property under its own name. Those that runsink's "
+                            "promises rest on are fixed,\n"
+                            "# and refused here.\n"
+                            "#bootstrap.servers = localhost:9092\n"
+                            "#security.protocol = SASL_SSL\n"
+                            "#sasl.mechanism = SCRAM-SHA-512\n"
+                            "#sasl.username = runsink\n"
+                            "#sasl.password = @/run/secrets/kafka-password\n";
+
+void config_print_ini(FILE *f) {
+    fputs(intro, f);
+    /* Keys without a section must come before the first one. */
+    for (size_t i = 0; i < config_n_keys; i++)
+        if (key_section(&config_keys[i]) == 0) print_ini_section(f, &config_keys[i]);
+    fputs(kafka, f);
+    for (size_t i = 0; i < config_n_keys; i++)
+        if (key_section(&config_keys[i]) > 0) print_ini_section(f, &config_keys[i]);
+}

@@ -1,0 +1,274 @@
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "config/table.h"
+#include "worker/outcome.h"
+
+struct unit {
+    const char *name;
+    int64_t factor;
+};
+static const struct unit time_units[] = {{"d", 86400000}, {"h", 3600000}, {"m", 60000},
+                                         {"s", 1000},     {"ms", 1},      {NULL, 0}};
+static const struct unit byte_units[] = {
+    {"TiB", INT64_C(1) << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20},
+    {"KiB", 1 << 10},          {"", 1},          {NULL, 0}};
+static const struct unit no_units[] = {{"", 1}, {NULL, 0}};
+
+struct str str_trim(struct str s) {
+    while (s.n && (s.p[0] == ' ' || s.p[0] == '\t')) s.p++, s.n--;
+    while (s.n && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t')) s.n--;
+    return s;
+}
+
+const char *quote(const char *text, char ret[QUOTE_MAX]) {
+    outcome_text(ret, QUOTE_MAX, str_c(text));
+    if (strlen(text) >= QUOTE_MAX) strcpy(ret + QUOTE_MAX - 4, "...");
+    return ret;
+}
+
+void list_add(struct list *l, struct str s) {
+    l->v = xrealloc(l->v, (l->n + 1) * sizeof *l->v);
+    l->v[l->n++] = xstrndup(s.p, s.n);
+}
+
+void list_free(struct list *l) {
+    for (size_t i = 0; i < l->n; i++) free(l->v[i]);
+    free(l->v);
+    *l = (struct list){0};
+}
+
+void list_wipe(struct list *l) {
+    for (size_t i = 0; i < l->n; i++) wipe(l->v[i], strlen(l->v[i]));
+    list_free(l);
+}
+
+bool list_split(struct str text, struct list *ret) {
+    struct list l = {0};
+    text = str_trim(text);
+    while (text.n) {
+        const char *comma = memchr(text.p, ',', text.n);
+        size_t n = comma ? (size_t)(comma - text.p) : text.n;
+        struct str entry = str_trim((struct str){text.p, n});
+        if (entry.n == 0 || (comma && n + 1 == text.n)) {
+            list_wipe(&l);
+            return false;
+        }
+        list_add(&l, entry);
+        n += comma != NULL;
+        text = (struct str){text.p + n, text.n - n};
+    }
+    *ret = l;
+    return true;
+}
+
+/* A whole number and one of the units; false for anything else, overflow included. */
+static bool parse_number(const char *text, const struct unit *units, int64_t *ret) {
+    const char *digits = *text == '-' ? text + 1 : text;
+    if (*digits < '0' || *digits > '9') return false;
+    char *end;
+    errno = 0;
+    long long v = strtoll(text, &end, 10);
+    if (errno) return false;
+    for (; units->name; units++) {
+        if (strcmp(end, units->name) != 0) continue;
+        if (v > INT64_MAX / units->factor || v < INT64_MIN / units->factor) return false;
+        *ret = v * units->factor;
+        return true;
+    }
+    return false;
+}
+
+bool config_parse_ms(const char *text, int64_t *ret) {
+    return *text != '-' && parse_number(text, time_units, ret);
+}
+
+static const struct unit *units_of(enum key_type type) {
+    switch (type) {
+    case TYPE_MS:
+        return time_units;
+    case TYPE_BYTES:
+        return byte_units;
+    case TYPE_STR:
+    case TYPE_BOOL:
+    case TYPE_INT:
+    case TYPE_ENUM:
+    case TYPE_LIST:
+        break;
+    }
+    return no_units;
+}
+
+void value_print(const struct key *k, int64_t value, char *ret, size_t size) {
+    const struct unit *u = units_of(k->type);
+    while (u->factor > 1 && (value == 0 || value % u->factor != 0)) u++;
+    snprintf(ret, size, "%lld%s", (long long)(value / u->factor), u->name);
+}
+
+static bool set_number(const struct key *k, const char *text, int64_t *field, struct buf *err) {
+    static const char *const what[] = {
+        [TYPE_INT] = "a whole number",
+        [TYPE_MS] = "a time such as 500ms, 10s, 5m, 1h or 7d",
+        [TYPE_BYTES] = "a size such as 4096, 64KiB, 8MiB or 1GiB",
+    };
+    char q[QUOTE_MAX];
+    int64_t v;
+    if (!parse_number(text, units_of(k->type), &v)) {
+        buf_printf(err, "\"%s\" is not %s", quote(text, q), what[k->type]);
+        return false;
+    }
+    if (v < k->min || v > k->max) {
+        char min[32], max[32];
+        value_print(k, k->min, min, sizeof min);
+        value_print(k, k->max, max, sizeof max);
+        buf_printf(err, "\"%s\" is out of bounds; use %s to %s", quote(text, q), min, max);
+        return false;
+    }
+    *field = v;
+    return true;
+}
+
+static bool set_bool(const char *text, bool *field, struct buf *err) {
+    char q[QUOTE_MAX];
+    bool yes = strcmp(text, "true") == 0;
+    if (!yes && strcmp(text, "false") != 0) {
+        buf_printf(err, "\"%s\" is neither true nor false", quote(text, q));
+        return false;
+    }
+    *field = yes;
+    return true;
+}
+
+static bool set_enum(const struct key *k, const char *text, int *field, struct buf *err) {
+    size_t all = strcspn(k->help, " ");
+    size_t len = strlen(text);
+    int place = 0;
+    for (size_t at = 0; at < all; place++) {
+        size_t n = strcspn(k->help + at, "| ");
+        if (n == len && memcmp(k->help + at, text, n) == 0) {
+            *field = place;
+            return true;
+        }
+        at += n + 1;
+    }
+    char q[QUOTE_MAX];
+    buf_printf(err, "\"%s\" is not one of %.*s", quote(text, q), (int)all, k->help);
+    return false;
+}
+
+static bool length_fits(const struct key *k, const char *text, struct buf *err) {
+    size_t n = strlen(text);
+    if (n >= (size_t)k->min && n <= (size_t)k->max) return true;
+    if (n == 0)
+        buf_puts(err, "must not be empty");
+    else
+        buf_printf(err, "has %zu characters; use %lld to %lld", n, (long long)k->min,
+                   (long long)k->max);
+    return false;
+}
+
+static bool set_list(const struct key *k, const char *text, struct list *field, struct buf *err) {
+    struct list l = {0};
+    if (!length_fits(k, text, err)) return false;
+    if (!list_split(str_c(text), &l)) {
+        buf_puts(err, "has an empty entry; write a, b, c");
+        return false;
+    }
+    value_free(k, field);
+    *field = l;
+    return true;
+}
+
+static bool set_str(const struct key *k, const char *text, char **field, struct buf *err) {
+    if (!length_fits(k, text, err)) return false;
+    value_free(k, field);
+    *field = xstrdup(text);
+    return true;
+}
+
+bool value_set(const struct key *k, const char *text, void *field, struct buf *err) {
+    switch (k->type) {
+    case TYPE_STR:
+        return set_str(k, text, field, err);
+    case TYPE_BOOL:
+        return set_bool(text, field, err);
+    case TYPE_INT:
+    case TYPE_MS:
+    case TYPE_BYTES:
+        return set_number(k, text, field, err);
+    case TYPE_ENUM:
+        return set_enum(k, text, field, err);
+    case TYPE_LIST:
+        return set_list(k, text, field, err);
+    }
+    return false;
+}
+
+void value_free(const struct key *k, void *field) {
+    if (k->type == TYPE_LIST) {
+        if (k->flags & SECRET)
+            list_wipe(field);
+        else
+            list_free(field);
+    } else if (k->type == TYPE_STR) {
+        char **s = field;
+        if (*s && k->flags & SECRET) wipe(*s, strlen(*s));
+        free(*s);
+        *s = NULL;
+    }
+}
+
+/* A secret's file: at most 64 KiB, one newline at its end dropped. */
+static bool read_secret(const char *path, struct buf *out, struct buf *err) {
+    char text[65536];
+    FILE *f = fopen(path, "re");
+    size_t n = f ? fread(text, 1, sizeof text, f) : 0;
+    int bad = !f || ferror(f) ? errno : 0;
+    if (f) fclose(f);
+    char q[QUOTE_MAX];
+    const char *wrong = NULL;
+    if (n && text[n - 1] == '\n') n--;
+    if (n && text[n - 1] == '\r') n--;
+    if (bad)
+        buf_printf(err, "can't read the secret's file %s: %s", quote(path, q), strerror(bad));
+    else if (n == 0)
+        wrong = "is empty";
+    else if (n >= sizeof text - 1)
+        wrong = "is larger than 64 KiB";
+    else if (memchr(text, '\0', n))
+        wrong = "holds a NUL byte";
+    else if (!buf_add(out, text, n))
+        wrong = "is too large";
+    if (wrong) buf_printf(err, "the secret's file %s %s", quote(path, q), wrong);
+    wipe(text, sizeof text);
+    return !bad && !wrong;
+}
+
+bool secret_resolve(const char *text, bool is_list, struct buf *out, struct buf *err) {
+    if (!is_list)
+        return text[0] == '@' && text[1] == '/' ? read_secret(text + 1, out, err)
+                                                : buf_puts(out, text);
+    while (*text) {
+        size_t n = strcspn(text, ",");
+        struct str entry = str_trim((struct str){text, n});
+        size_t start = out->n;
+        if (str_starts(entry, "@/")) {
+            char *path = xstrndup(entry.p + 1, entry.n - 1);
+            bool ok = read_secret(path, out, err);
+            free(path);
+            if (!ok) return false;
+        } else {
+            buf_str(out, entry);
+        }
+        for (size_t i = start; i < out->n; i++)
+            if (out->p[i] == '\n') out->p[i] = ',';
+        text += n;
+        if (*text == ',') {
+            buf_putc(out, ',');
+            text++;
+        }
+    }
+    return true;
+}
