@@ -1,0 +1,434 @@
+"""What the end-to-end tests share: real services, the worker as a process, and independent judges (kcat for Kafka, botocore
+for S3, the standardwebhooks package for signatures).
+
+Environment: RUNSINK (the binary), SCRIPTS (the scripts' folder), SERVICES (folder of services that already run; without it
+they are started for this process alone), RUNSINK_CACHE.
+"""
+import atexit
+import contextlib
+import hashlib
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import socket
+import string
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import botocore.config
+import botocore.exceptions
+import botocore.session
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+SCRIPTS = Path(os.environ.get("SCRIPTS", Path(__file__).parents[2] / "scripts"))
+RUNSINK = Path(os.environ.get("RUNSINK", Path(__file__).parents[2] / "build/release/runsink")).resolve()
+CACHE = Path(os.environ["RUNSINK_CACHE"])
+ALL_SERVICES = ("kafka", "s3proxy", "versitygw", "minio")
+
+
+def say(*what):
+    print("  ", *what, flush=True)
+
+
+def unique(stem):
+    return stem + "-" + "".join(random.choices(string.ascii_lowercase + string.digits, k=6))
+
+
+def await_(what, seconds, probe, worker=None):
+    """Asks probe() until it answers something true, and returns that. A worker that ends meanwhile ends the wait."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = probe()
+        if answer:
+            return answer
+        if worker is not None and worker.exited() is not None:
+            raise AssertionError(f"the worker ended with {worker.exited()} while waiting for: {what}\n{worker.tail()}")
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s: {what}" + (f"\n{worker.tail()}" if worker else ""))
+        time.sleep(0.1)
+
+
+def free_port():
+    with socket.socket() as s:
+        while True:
+            with contextlib.suppress(OSError):
+                s.bind(("127.0.0.1", random.randrange(12000, 32000)))
+                return s.getsockname()[1]
+
+
+# ---- services ---------------------------------------------------------------------------------------------------------
+
+
+class Services:
+    """A folder in which scripts/services runs things."""
+
+    def __init__(self, dir, names=(), brokers=1):
+        self.dir = Path(dir)
+        if names:
+            atexit.register(self.stop)
+            self.verb("start", "--brokers", str(brokers), *names)
+        self.env = {}
+        for line in (self.dir / "env").read_text().splitlines():
+            name, _, value = line.partition("=")
+            self.env[name] = "".join(shlex.split(value))
+
+    def verb(self, verb, *names):
+        subprocess.run([SCRIPTS / "services", verb, "--dir", self.dir, *names], check=True, stdin=subprocess.DEVNULL)
+
+    def stop(self):
+        self.verb("stop")
+
+    def kafka(self):
+        return Broker(self.env["KAFKA"])
+
+    def store(self, name):
+        """The S3 server of that name, or None when it isn't installed."""
+        url = self.env.get(name.upper(), "")
+        if not url:
+            return None
+        key = name.upper()
+        return Store(name, url, self.env[key + "_ACCESS_KEY"], self.env[key + "_SECRET_KEY"])
+
+
+_shared = None
+
+
+def services():
+    global _shared
+    if _shared is None:
+        if "SERVICES" in os.environ:
+            _shared = Services(os.environ["SERVICES"])
+        else:
+            dir = Path(tempfile.mkdtemp(prefix="runsink-services-"))
+            atexit.register(shutil.rmtree, dir, ignore_errors=True)
+            _shared = Services(dir, ALL_SERVICES)
+    return _shared
+
+
+# ---- Kafka ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Record:
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes
+    headers: dict = field(default_factory=dict)
+
+
+class Broker:
+    # Neither byte sequence stands in any record that the tests make.
+    RECORD_END, KEY_END = "\\x1e\\x1e", "\\x1f\\x1f"
+
+    def __init__(self, bootstrap):
+        self.bootstrap = bootstrap
+        self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
+
+    def create(self, topic, partitions=1, **config):
+        config = {k.replace("_", "."): str(v) for k, v in config.items()}
+        for done in self.admin.create_topics([NewTopic(topic, partitions, config=config)]).values():
+            done.result()
+        return topic
+
+    def topics(self):
+        return self.admin.list_topics(timeout=10).topics
+
+    def produce(self, topic, records, partition=0, headers=()):
+        """(key, value) pairs into one partition by kcat; value None makes a tombstone. All of them get these headers."""
+        data = b"\x1e\x1e".join(key + b"\x1f\x1f" + (b"" if value is None else value) for key, value in records)
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            command = ["kcat", "-q", "-P", "-b", self.bootstrap, "-t", topic, "-p", str(partition)]
+            command += ["-D", self.RECORD_END, "-K", self.KEY_END, "-Z", "-l"]
+            for name, value in headers:
+                command += ["-H", f"{name}={value}"]
+            subprocess.run(command + [file.name], check=True, timeout=120, stdin=subprocess.DEVNULL)
+
+    def consume(self, topic):
+        """Every committed record of the topic, by kcat; [] when there is no such topic."""
+        if topic not in self.topics():
+            return []
+        base = ["kcat", "-q", "-C", "-e", "-b", self.bootstrap, "-t", topic, "-o", "beginning"]
+        raw = subprocess.run(base + ["-f", "%p %o %T %K %S\\n%k%s\\n"], check=True, timeout=120, stdout=subprocess.PIPE,
+                             stdin=subprocess.DEVNULL).stdout
+        records, at = [], 0
+        while at < len(raw):
+            line_end = raw.index(b"\n", at)
+            partition, offset, stamp, key_n, value_n = map(int, raw[at:line_end].split())
+            at = line_end + 1
+            key = raw[at:at + key_n] if key_n >= 0 else None
+            at += max(key_n, 0)
+            value = raw[at:at + value_n] if value_n >= 0 else None
+            at += max(value_n, 0) + 1
+            records.append(Record(partition, offset, stamp, key, value))
+        if records:
+            # kcat's text form of headers is ambiguous, its JSON form of binary values isn't JSON: so each for its part.
+            text = subprocess.run(base + ["-J"], check=True, timeout=120, stdout=subprocess.PIPE,
+                                  stdin=subprocess.DEVNULL).stdout
+            headers = {}
+            for line in text.splitlines():
+                one = json.loads(re.sub(rb',"key":.*$', b"}", line, flags=re.S).decode("utf-8", "replace"))
+                names = one.get("headers", [])
+                headers[one["partition"], one["offset"]] = dict(zip(names[::2], names[1::2]))
+            for record in records:
+                record.headers = headers.get((record.partition, record.offset), {})
+        return records
+
+    def ends(self, topic, isolation=1):
+        partitions = self.topics()[topic].partitions
+        found = self.admin.list_offsets({TopicPartition(topic, p): OffsetSpec.latest() for p in partitions})
+        return {tp.partition: done.result().offset for tp, done in found.items()}
+
+    def committed(self, group, topic):
+        """Committed offsets by partition; a partition without one is absent."""
+        partitions = [TopicPartition(topic, p) for p in self.topics()[topic].partitions]
+        found = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, partitions)])
+        try:
+            answer = next(iter(found.values())).result().topic_partitions
+        except KafkaException:
+            return {}
+        return {tp.partition: tp.offset for tp in answer if tp.offset >= 0}
+
+    def settled(self, group, topic):
+        """Whether the group's offsets stand at the topic's ends."""
+        ends = {p: end for p, end in self.ends(topic).items() if end > 0}
+        committed = self.committed(group, topic)
+        return all(committed.get(p, -1) >= end for p, end in ends.items())
+
+    def members(self, group):
+        found = self.admin.describe_consumer_groups([group])
+        try:
+            return len(found[group].result().members)
+        except KafkaException:
+            return 0
+
+    def delete_before(self, topic, offsets):
+        found = self.admin.delete_records([TopicPartition(topic, p, o) for p, o in offsets.items()])
+        for done in found.values():
+            done.result()
+
+
+# ---- S3 ---------------------------------------------------------------------------------------------------------------
+
+
+class Store:
+    def __init__(self, name, url, access_key, secret_key):
+        self.name, self.url, self.access_key, self.secret_key = name, url, access_key, secret_key
+        self.root = self.client(access_key, secret_key)
+
+    def client(self, access_key, secret_key, service="s3", region="us-east-1", token=None):
+        session = botocore.session.Session()
+        return session.create_client(
+            service, region_name=region, endpoint_url=self.url, aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key, aws_session_token=token,
+            config=botocore.config.Config(signature_version="s3v4" if service == "s3" else None,
+                                          s3={"addressing_style": "path"}, retries={"max_attempts": 2},
+                                          request_checksum_calculation="when_required",
+                                          response_checksum_validation="when_required"))
+
+    def bucket(self, name, owner=None, **more):
+        self.root.create_bucket(Bucket=name, **more)
+        if owner:
+            self.admin("change-bucket-owner", "--bucket", name, "--owner", owner)
+        return name
+
+    def tenant(self, access_key, secret_key):
+        """A user of versitygw's own."""
+        self.admin("create-user", "--access", access_key, "--secret", secret_key, "--role", "user")
+
+    def admin(self, *arguments):
+        subprocess.run([CACHE / "bin/versitygw", "admin", "--access", self.access_key, "--secret", self.secret_key,
+                        "--endpoint-url", self.url, *arguments], check=True, stdout=subprocess.DEVNULL,
+                       stdin=subprocess.DEVNULL)
+
+    def sink(self, bucket, access_key=None, secret_key=None, **more):
+        return {"type": "s3", "bucket": bucket, "accessKeyId": access_key or self.access_key,
+                "secretAccessKey": secret_key or self.secret_key, "region": "us-east-1", "endpoint": self.url,
+                "forcePathStyle": True, **more}
+
+    def keys(self, bucket, client=None):
+        pages = (client or self.root).get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        return [one["Key"] for page in pages for one in page.get("Contents", [])]
+
+    def get(self, bucket, key, client=None):
+        return (client or self.root).get_object(Bucket=bucket, Key=key)["Body"].read()
+
+    def objects(self, bucket, client=None):
+        return {key: self.get(bucket, key, client) for key in self.keys(bucket, client)}
+
+    def head(self, bucket, key):
+        return self.root.head_object(Bucket=bucket, Key=key)
+
+
+# ---- the worker -------------------------------------------------------------------------------------------------------
+
+
+def config_text(settings):
+    """{"window.age": "1s", "topics": ..., "kafka": {...}} as an INI file."""
+    plain, sections = [], {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            sections.setdefault(name, {}).update(value)
+        elif "." in name:
+            section, _, rest = name.partition(".")
+            sections.setdefault(section, {})[rest] = value
+        else:
+            plain.append(f"{name} = {value}")
+    for section, entries in sections.items():
+        plain += ["", f"[{section}]"] + [f"{name} = {value}" for name, value in entries.items()]
+    return "\n".join(plain) + "\n"
+
+
+class Worker:
+    """One runsink process with a configuration file, logs and a folder of its own."""
+
+    count = 0
+
+    def __init__(self, dir, settings, *arguments, env=None, command="run"):
+        Worker.count += 1
+        self.name = f"worker-{Worker.count}"
+        self.dir = Path(dir)
+        self.admin_port = free_port()
+        self.config = self.dir / f"{self.name}.ini"
+        self.log = self.dir / f"{self.name}.log"
+        self.out = self.dir / f"{self.name}.out"
+        self.config.write_text(config_text({"admin.listen": f"127.0.0.1:{self.admin_port}", **settings}))
+        self.config.chmod(0o600)
+        with open(self.log, "wb") as log, open(self.out, "wb") as out:
+            self.process = subprocess.Popen([RUNSINK, command, "--config", self.config, *arguments], stdin=subprocess.DEVNULL,
+                                            stdout=out, stderr=log, env={**os.environ, **(env or {})})
+        atexit.register(self.kill)
+
+    def exited(self):
+        return self.process.poll()
+
+    def wait(self, seconds=60):
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait()
+            raise AssertionError(f"the worker did not end within {seconds} s\n{self.tail()}") from None
+
+    def stop(self, seconds=60):
+        """SIGTERM, and its exit code."""
+        if self.exited() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def kill(self):
+        if self.exited() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def text(self):
+        return self.log.read_text(errors="replace") + self.out.read_text(errors="replace")
+
+    def tail(self, lines=30):
+        return f"--- end of {self.log}\n" + "\n".join(self.text().splitlines()[-lines:])
+
+    def says(self, phrase):
+        return phrase in self.text()
+
+    def http(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=10) as answer:
+            return answer.read().decode()
+
+    def metric(self, name, **labels):
+        """Sum of the samples of that name with (at least) those labels; None when there is none."""
+        found = None
+        for line in self.http("/metrics").splitlines():
+            match = re.match(r"([A-Za-z0-9_:]+)(?:\{(.*)\})? (\S+)", line)
+            if not match or match[1] != name:
+                continue
+            have = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match[2] or ""))
+            if all(have.get(k) == v for k, v in labels.items()):
+                found = (found or 0) + float(match[3])
+        return found
+
+
+def runsink(*arguments, input=b"", seconds=60, env=None):
+    return subprocess.run([RUNSINK, *arguments], input=input, capture_output=True, timeout=seconds,
+                          env={**os.environ, **(env or {})})
+
+
+# ---- the test case ----------------------------------------------------------------------------------------------------
+
+
+class Case(unittest.TestCase):
+    """Each test has its folder, topic and group; what a failed one leaves is kept and named."""
+
+    maxDiff = 4000
+
+    def setUp(self):
+        print(f"{self.id().partition('.')[2]}: {(self._testMethodDoc or '').strip()}", flush=True)
+        self.dir = Path(tempfile.mkdtemp(prefix=f"runsink-{self._testMethodName}-"))
+        self.workers = []
+        self.kafka = services().kafka()
+        self.topic = unique("runs")
+        self.group = unique("group")
+        self.addCleanup(self._clean_up)
+
+    def _clean_up(self):
+        for worker in self.workers:
+            worker.kill()
+        outcome = self._outcome
+        failed = not outcome.success
+        if failed:
+            print(f"   FAILED: configuration and logs are kept in {self.dir}", flush=True)
+        else:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def settings(self, **more):
+        """Configuration for one topic on loopback, quick to react."""
+        base = {
+            "topics": self.topic, "group": self.group,
+            "window.age": "200ms", "window.grace": "1s",
+            "retry.delays": "200ms,400ms,800ms", "retry.window.s3": "4s", "retry.window.webhook": "4s",
+            "breaker.failures": "100000",
+            "egress.allow": "127.0.0.0/8", "egress.http": "true", "drain.timeout": "5s",
+            "kafka": {"bootstrap.servers": self.kafka.bootstrap, "session.timeout.ms": 6000, "heartbeat.interval.ms": 500},
+        }
+        for name, value in more.items():
+            base[name.replace("__", ".")] = value
+        return base
+
+    def worker(self, settings=None, *arguments, **options):
+        worker = Worker(self.dir, settings or self.settings(), *arguments, **options)
+        self.workers.append(worker)
+        return worker
+
+    def until_settled(self, worker, seconds=60, topic=None):
+        topic = topic or self.topic
+        await_(f"group {self.group} settled all of {topic}", seconds, lambda: self.kafka.settled(self.group, topic), worker)
+
+    def dead(self, fault, topic=None):
+        return self.kafka.consume(f"{topic or self.topic}.dead.{fault}")
+
+    def assertExit(self, code, worker, seconds=60):
+        got = worker.wait(seconds)
+        self.assertEqual(code, got, f"exit code\n{worker.tail()}")
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def main():
+    if not RUNSINK.exists():
+        sys.exit(f"{RUNSINK} isn't built: run scripts/build")
+    unittest.main(module="__main__", verbosity=0)

@@ -1,0 +1,137 @@
+"""Which topics are read, which are made, where reading starts, and what is said when records are gone."""
+import json
+
+import events
+import model
+import rig
+from receiver import Receiver
+
+
+class Topics(rig.Case):
+    def setUp(self):
+        super().setUp()
+        self.receiver = Receiver()
+        self.addCleanup(self.receiver.close)
+
+    def text(self, name):
+        return events.dump(events.run({"type": "webhook", "url": self.receiver.url + "/hook"}, id=name))
+
+    def got(self):
+        return sorted(json.loads(r.body)["id"] for r in self.receiver.requests)
+
+    def test_lists_and_expressions(self):
+        """names and regular expressions; a topic made later is found; runsink's own topics never match"""
+        stem = self.topic
+        named, early, late, other = (self.kafka.create(stem + suffix, 2) for suffix in ("", "-x-early", "-x-l", "-other"))
+        self.kafka.produce(named, [(b"k", self.text("named"))])
+        self.kafka.produce(early, [(b"k", self.text("early")), (b"k", b"broken")], 1)
+        self.kafka.produce(other, [(b"k", self.text("other"))])
+        worker = self.worker(self.settings(topics=f"{named},^{stem}-x-.*", topics__refresh="500ms"))
+        rig.await_("two events", 30, lambda: self.got() == ["early", "named"], worker)
+        new = self.kafka.create(stem + "-x-new", 1)
+        self.kafka.produce(new, [(b"k", self.text("new"))])
+        rig.await_("the new topic's event", 30, lambda: "new" in self.got(), worker)
+        for topic in (named, early, late, new):
+            self.until_settled(worker, topic=topic)
+        rig.await_("the dead letter", 30, lambda: self.dead("data", early), worker)
+        # Its dead letter and ledger match the expression too; had they been read, there would be topics of theirs.
+        self.kafka.produce(new, [(b"k", self.text("newer"))])
+        rig.await_("another event", 30, lambda: "newer" in self.got(), worker)
+        self.until_settled(worker, topic=new)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertEqual(["early", "named", "new", "newer"], self.got())
+        kinds = ("retry", "dead", "ledger")
+        for topic in self.kafka.topics():
+            if topic.startswith(stem):
+                self.assertLessEqual(sum(part in kinds for part in topic.split(".")), 1, topic)
+        self.assertEqual([], [t for t in self.kafka.topics() if t.startswith(other + ".")])
+
+    def test_creation(self):
+        """missing topics are made, with as many partitions as the source"""
+        self.kafka.create(self.topic, 3)
+        self.kafka.produce(self.topic, [(b"k", self.text("one"))])
+        self.assertExit(0, self.worker(self.settings(), "--until-end"))
+        topics = self.kafka.topics()
+        wanted = [f"{self.topic}.{kind}" for kind in ("retry.200ms", "retry.400ms", "retry.800ms", "dead.tenant",
+                                                      "dead.data", "dead.system", "ledger")]
+        for name in wanted:
+            self.assertIn(name, topics)
+            self.assertEqual(3, len(topics[name].partitions), name)
+        self.assertEqual(sorted(wanted + [self.topic]), sorted(t for t in topics if t.startswith(self.topic)))
+
+    def test_no_creation(self):
+        """topics.create = false: a start without them ends with 78 and names what is missing"""
+        self.kafka.create(self.topic, 1)
+        worker = self.worker(self.settings(topics__create="false"))
+        self.assertExit(78, worker)
+        self.assertTrue(worker.says(f"{self.topic}.retry.200ms") or worker.says(f"{self.topic}.dead"), worker.tail())
+
+    def test_missing_source(self):
+        """a named topic that does not exist: 78, and the message names it"""
+        worker = self.worker(self.settings())
+        self.assertExit(78, worker)
+        self.assertTrue(worker.says(self.topic), worker.tail())
+
+    def test_start_latest(self):
+        """start = latest: a new group begins behind what is there"""
+        self.kafka.create(self.topic, 1)
+        self.kafka.produce(self.topic, [(b"k", self.text("old"))])
+        worker = self.worker(self.settings(start="latest"))
+        rig.await_("a member", 30, lambda: self.kafka.members(self.group) == 1, worker)
+        # Membership comes before the assignment is in use: events until one arrives.
+        def next_one():
+            self.kafka.produce(self.topic, [(b"k", self.text("new"))])
+            return self.got()
+        rig.await_("a new event", 30, next_one, worker)
+        self.until_settled(worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertEqual({"new"}, set(self.got()))
+
+    def test_retention_loss(self):
+        """records that retention took before they were read are reported: log, metric and ledger"""
+        self.kafka.create(self.topic, 1)
+        self.kafka.produce(self.topic, [(b"k", self.text(f"run-{i}")) for i in range(100)])
+        self.assertExit(0, self.worker(self.settings(), "--until-end"))
+        self.assertEqual(100, len(self.got()))
+        self.kafka.produce(self.topic, [(b"k", self.text(f"run-{i}")) for i in range(100, 200)])
+        self.kafka.delete_before(self.topic, {0: 150})
+        worker = self.worker(self.settings())
+        self.until_settled(worker)
+        rig.await_("the rest", 30, lambda: len(self.got()) == 150, worker)
+        lost = [line for line in worker.text().splitlines() if "lost" in line or "retention" in line]
+        self.assertTrue(lost, worker.tail())
+        rig.say(lost[0])
+        self.assertIn("100", lost[0])
+        self.assertIn("150", lost[0])
+        metrics = worker.http("/metrics")
+        self.assertTrue([l for l in metrics.splitlines() if "lost" in l and l.endswith(" 50")], metrics)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        ledger = [record.value for record in self.kafka.consume(self.topic + ".ledger")]
+        self.assertTrue([entry for entry in ledger if b'"lost"' in entry], ledger[-3:])
+
+    def test_first_start_after_retention(self):
+        """a new group on a topic whose beginning is gone: no loss, it starts at what there is"""
+        self.kafka.create(self.topic, 1)
+        self.kafka.produce(self.topic, [(b"k", self.text(f"run-{i}")) for i in range(10)])
+        self.kafka.delete_before(self.topic, {0: 5})
+        self.assertExit(0, self.worker(self.settings(), "--until-end"))
+        self.assertEqual([f"run-{i}" for i in range(5, 10)], self.got())
+
+    def test_sasl_and_tls(self):
+        """SASL PLAIN and TLS listeners; the password in a file of its own"""
+        env = rig.services().env
+        password = self.dir / "password"
+        password.write_text("runsink\n")
+        password.chmod(0o600)
+        self.kafka.create(self.topic, 1)
+        for number, kafka in enumerate((
+                {"bootstrap.servers": env["KAFKA_SASL"], "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN",
+                 "sasl.username": "runsink", "sasl.password": f"@{password}"},
+                {"bootstrap.servers": env["KAFKA_TLS"], "security.protocol": "SSL", "ssl.ca.location": env["KAFKA_CA"]})):
+            self.kafka.produce(self.topic, [(b"k", self.text(f"run-{number}"))])
+            self.assertExit(0, self.worker(self.settings(kafka=kafka), "--until-end"))
+            self.assertEqual(number + 1, len(self.got()))
+
+
+if __name__ == "__main__":
+    rig.main()
