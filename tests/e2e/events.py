@@ -5,7 +5,7 @@ import uuid
 
 import model
 
-FRAMINGS = ("bare", "wrapped", "ce-binary", "ce-structured", "confluent", "outbox")
+FRAMINGS = ("bare", "wrapped", "wrapped-snake", "ce-binary", "ce-structured", "confluent", "outbox")
 
 
 def run(sink="absent", status="SUCCESS", **more):
@@ -49,19 +49,21 @@ def dump(value, style=0):
 
 
 def frame(framing, payload, event_id):
-    """(value, headers, payload as delivered) of a run's JSON text; headers with None stand for the event id."""
+    """(value, headers, payload as delivered, secrets still in it) of a run's JSON text."""
     if framing == "bare":
         return payload, (), payload
-    if framing == "wrapped":
-        wrapped = b'{"jobRun": ' + payload + b' ,"results":{"format":"json","size":123}}'
+    if framing.startswith("wrapped"):
+        name = b'{"job_run": ' if framing == "wrapped-snake" else b'{"jobRun": '
+        results = b' ,"results":{"signed_url":"https://u@r.example.com/1?X-Amz-Signature=deadbeef&b","size":123}}'
+        wrapped = name + payload + results
         return wrapped, (), wrapped
     if framing == "ce-binary":
         return payload, (("ce_specversion", "1.0"), ("ce_id", event_id), ("ce_type", "jobrun"), ("ce_source", "/api"),
                          ("content-type", "application/json")), payload
     if framing == "ce-structured":
         head = json.dumps({"specversion": "1.0", "id": event_id, "source": "/api", "type": "jobrun"})
-        return (head[:-1].encode() + b', "data" : ' + payload + b"}",
-                (("content-type", "application/cloudevents+json; charset=UTF-8"),), payload)
+        envelope = head[:-1].encode() + b', "data" : ' + payload + b"}"
+        return envelope, (("content-type", "application/cloudevents+json; charset=UTF-8"),), envelope
     if framing == "confluent":
         return b"\x00\x00\x00\x01\x02" + payload, (), payload
     if framing == "outbox":

@@ -65,6 +65,8 @@ def whole(text):
 
 def secret_spans(path, text):
     """Which parts of the string value at this path (below the document's root) are secret."""
+    if path[:1] == ("data",):  # a structured CloudEvent
+        path = path[1:]
     if path[:1] == ("jobRun",):
         path = path[1:]
     if path == ("results", "signedUrl"):

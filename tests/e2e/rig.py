@@ -1,8 +1,8 @@
 """What the end-to-end tests share: real services, the worker as a process, and independent judges (kcat for Kafka, botocore
 for S3, the standardwebhooks package for signatures).
 
-Environment: RUNSINK (the binary), SCRIPTS (the scripts' folder), SERVICES (folder of services that already run; without it
-they are started for this process alone), RUNSINK_CACHE.
+Environment: RUNSINK (the binary), SCRIPTS (the scripts' folder), SERVICES (folder of services that already run; without
+them they are started for this process alone), RUNSINK_CACHE.
 """
 import atexit
 import contextlib
@@ -107,7 +107,7 @@ _shared = None
 def services():
     global _shared
     if _shared is None:
-        if "SERVICES" in os.environ:
+        if Path(os.environ.get("SERVICES", "none"), "env").exists():
             _shared = Services(os.environ["SERVICES"])
         else:
             dir = Path(tempfile.mkdtemp(prefix="runsink-services-"))
