@@ -12,9 +12,9 @@ struct http;
 struct http_request;
 struct curl_slist;
 
-/* Called once, from http_run(), never from inside http_submit() or http_cancel(). transport is
- * VERDICT_OK when an answer with a status came (any status); otherwise it is the finished outcome
- * (timeout, refused, dns, tls, egress-denied, cancelled, ...). */
+/* Called once, from http_run() or http_free(), never from inside http_submit() or http_cancel().
+ * transport is VERDICT_OK when an answer with a status came (any status); otherwise it is the
+ * finished outcome (timeout, refused, dns, tls, egress-denied, cancelled, ...). */
 typedef void http_done_fn(struct http_request *, const struct outcome *transport);
 
 /* Owned by the caller, unchanged until done, then read by it and freed by it. Zero-initialise. */
@@ -40,10 +40,17 @@ struct http_request {
 
 /* Global library set-up; call once on the main thread before any lane. */
 void http_global_init(void);
-struct http *http_new(const struct config *);
+struct http *http_new(const struct config *); /* the configuration outlives it */
+/* Another configuration holds from now on: requests under way end under the old one, pooled
+ * connections made before are used no more once they have become idle, and each use of one is
+ * checked by the new egress rules. (http.max_connections stays.) */
+void http_reconfigure(struct http *, const struct config *);
 void http_free(
     struct http *); /* every unfinished request gets its done() with why "cancelled" first */
+/* Beyond http.max_connections requests wait here for their turn; their timeouts start then. */
 void http_submit(struct http *, struct http_request *);
+/* done() comes soon, from http_run(): "cancelled", uncounted when nothing can have been sent yet.
+ */
 void http_cancel(struct http *, struct http_request *);
 /* Waits for network activity or for extra_fd (readable; -1: none), at most timeout_ms. */
 void http_wait(struct http *, int extra_fd, int timeout_ms);

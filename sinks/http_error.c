@@ -1,0 +1,161 @@
+#include "sinks/http_error.h"
+
+#include <errno.h>
+#include <openssl/x509.h>
+#include <stdio.h>
+
+#include "worker/log.h"
+
+#define RETRY_AFTER_MAX_S 3600
+
+/* Codes that mean one thing whatever else happened. text: libcurl's words add something. */
+static const struct meaning {
+    CURLcode code;
+    enum verdict verdict;
+    enum fault fault;
+    const char *why;
+    const char *detail;
+    bool text;
+} meanings[] = {
+    {CURLE_URL_MALFORMAT, VERDICT_PERMANENT, FAULT_TENANT, "invalid-url", "the URL is malformed"},
+    {CURLE_LOGIN_DENIED, VERDICT_PERMANENT, FAULT_TENANT, "invalid-url",
+     "the URL holds a user name"},
+    {CURLE_COULDNT_RESOLVE_HOST, VERDICT_RETRY, FAULT_TENANT, "dns",
+     "the host name could not be resolved"},
+    {CURLE_COULDNT_RESOLVE_PROXY, VERDICT_RETRY, FAULT_SYSTEM, "proxy-dns",
+     "the egress proxy's name could not be resolved"},
+    {CURLE_PROXY, VERDICT_RETRY, FAULT_SYSTEM, "proxy", "the handshake with the proxy failed"},
+    {CURLE_SSL_CONNECT_ERROR, VERDICT_RETRY, FAULT_TENANT, "tls-handshake",
+     "the TLS handshake failed", true},
+    {CURLE_SSL_CERTPROBLEM, VERDICT_RETRY, FAULT_SYSTEM, "client-certificate",
+     "http.client_cert or http.client_key cannot be used"},
+    {CURLE_SSL_CACERT_BADFILE, VERDICT_RETRY, FAULT_SYSTEM, "ca-bundle",
+     "the CA bundle (http.ca_bundle) cannot be read"},
+    {CURLE_GOT_NOTHING, VERDICT_RETRY, FAULT_TENANT, "no-answer",
+     "the connection was closed without an answer"},
+    {CURLE_SEND_ERROR, VERDICT_RETRY, FAULT_TENANT, "reset", "the connection broke", true},
+    {CURLE_RECV_ERROR, VERDICT_RETRY, FAULT_TENANT, "reset", "the connection broke", true},
+    {CURLE_PARTIAL_FILE, VERDICT_RETRY, FAULT_TENANT, "truncated",
+     "the answer ended before its announced end"},
+    {CURLE_WEIRD_SERVER_REPLY, VERDICT_RETRY, FAULT_TENANT, "http-malformed",
+     "the answer is not valid HTTP"},
+    {CURLE_UNSUPPORTED_PROTOCOL, VERDICT_RETRY, FAULT_TENANT, "http-malformed",
+     "the answer is not HTTP/1.0 or later"},
+    {CURLE_HTTP2, VERDICT_RETRY, FAULT_TENANT, "http2", "the HTTP/2 connection failed"},
+    {CURLE_HTTP2_STREAM, VERDICT_RETRY, FAULT_TENANT, "http2", "the HTTP/2 stream was ended"},
+    {CURLE_OUT_OF_MEMORY, VERDICT_RETRY, FAULT_SYSTEM, "out-of-memory",
+     "libcurl could not get memory"},
+};
+
+static struct outcome with_text(enum verdict verdict, enum fault fault, const char *why,
+                                const char *detail, const char *text) {
+    struct outcome o = outcome_fail(verdict, fault, why, text[0] ? "%s: %s" : "%s", detail, text);
+    secret_scrub(o.detail, strlen(o.detail));
+    return o;
+}
+
+/* No socket came to be connected. */
+static struct outcome connect_failure(const struct http_failure *f) {
+    if (f->socket_errno && !f->opened)
+        return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "no-socket",
+                            "no socket could be opened: %s", strerror(f->socket_errno));
+    if (f->os_errno == EADDRNOTAVAIL)
+        return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "no-port",
+                            "no local port was free for the connection");
+    if (f->proxied)
+        return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "proxy-connect",
+                            "no connection to the egress proxy");
+    switch (f->os_errno) {
+    case ECONNREFUSED:
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "refused", "the connection was refused");
+    case ETIMEDOUT:
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "timeout-connect",
+                            "no connection before the system gave up");
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "unreachable", "no route to the address");
+    default:
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "connect", "no connection: %s",
+                            f->os_errno ? strerror((int)f->os_errno) : "no usable address");
+    }
+}
+
+static struct outcome timed_out(const struct http_failure *f) {
+    if (f->sent)
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "timeout", "%s",
+                            f->answered ? "the answer took too long" : "no answer in time");
+    if (f->proxied)
+        return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "proxy-connect",
+                            "no connection through the egress proxy in time");
+    if (!f->opened)
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "dns",
+                            "the host name was not resolved in time");
+    return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "timeout-connect",
+                        "no connection in time (http.connect_timeout)");
+}
+
+/* The proxy answered our CONNECT by a refusal. */
+static struct outcome proxy_refusal(long status) {
+    char why[16];
+    snprintf(why, sizeof why, "proxy-%ld", status);
+    if (status == 403)
+        return outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "egress-denied",
+                            "the egress proxy refuses this address");
+    return outcome_fail(VERDICT_RETRY, status == 407 ? FAULT_SYSTEM : FAULT_TENANT, why,
+                        "the egress proxy answered CONNECT with %ld", status);
+}
+
+static struct outcome bad_certificate(const struct http_failure *f) {
+    const char *what = f->verify ? X509_verify_cert_error_string(f->verify)
+                                 : "it is not for this host, or could not be checked";
+    return outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "tls-certificate",
+                        "the server's certificate is not trusted: %s", what);
+}
+
+/* libcurl's own limit on a header line: told as memory running out by older versions. */
+static bool line_too_long(const struct http_failure *f) {
+#if LIBCURL_VERSION_NUM >= 0x080600
+    if (f->code == CURLE_TOO_LARGE) return true;
+#endif
+    return f->code == CURLE_OUT_OF_MEMORY && f->sent;
+}
+
+struct outcome http_error(const struct http_failure *f) {
+    if (f->denied && (!f->opened || f->code == CURLE_ABORTED_BY_CALLBACK))
+        return outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "egress-denied",
+                            "the host's address is refused: %s", f->denied);
+    if (f->headers_too_large || line_too_long(f))
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "answer-headers-too-large",
+                            "the answer's headers are too many or too large");
+    if (f->proxied && f->proxy_status >= 300) return proxy_refusal(f->proxy_status);
+    if (f->code == CURLE_COULDNT_CONNECT) return connect_failure(f);
+    if (f->code == CURLE_OPERATION_TIMEDOUT) return timed_out(f);
+    if (f->code == CURLE_PEER_FAILED_VERIFICATION) return bad_certificate(f);
+    if (f->code == CURLE_ABORTED_BY_CALLBACK)
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "reset",
+                            "the connection was gone before the request");
+    for (size_t i = 0; i < sizeof meanings / sizeof *meanings; i++) {
+        const struct meaning *m = &meanings[i];
+        if (m->code == f->code)
+            return with_text(m->verdict, m->fault, m->why, m->detail, m->text ? f->text : "");
+    }
+    char why[16];
+    snprintf(why, sizeof why, "curl-%d", (int)f->code);
+    return with_text(VERDICT_RETRY, f->opened ? FAULT_TENANT : FAULT_SYSTEM, why,
+                     curl_easy_strerror(f->code), "");
+}
+
+uint32_t http_retry_after(struct str value, int64_t now_s) {
+    char text[64];
+    if (value.n == 0 || value.n >= sizeof text) return 0;
+    memcpy(text, value.p, value.n);
+    text[value.n] = '\0';
+    int64_t s = 0;
+    if (strspn(text, "0123456789") == value.n) {
+        for (size_t i = 0; i < value.n && s <= RETRY_AFTER_MAX_S; i++) s = s * 10 + (text[i] - '0');
+    } else if (text[0] >= 'A' && text[0] <= 'Z') { /* every HTTP-date starts with a day's name */
+        s = (int64_t)curl_getdate(text, NULL) - now_s;
+    }
+    if (s <= 0) return 0;
+    return (uint32_t)(s < RETRY_AFTER_MAX_S ? s : RETRY_AFTER_MAX_S) * 1000;
+}
