@@ -227,6 +227,25 @@ static bool is_sigv2(const struct config *cfg, const struct endpoint *e) {
     return found;
 }
 
+/* libs3 cuts longer credentials and signs wrongly with what is left. */
+static bool check_sigv2(const struct fields *f, struct outcome *reterr) {
+#ifndef RUNSINK_LIBS3
+    *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_SYSTEM, "sigv2-not-built",
+                           "this runsink was built without libs3");
+    (void)f;
+    return false;
+#else
+    if (f->session_token)
+        return refuse(reterr, FAULT_TENANT, "sessionToken", "needs Signature Version 4");
+    if (strlen(f->access_key_id) > 32)
+        return refuse(reterr, FAULT_TENANT, "accessKeyId", "is too long for Signature Version 2");
+    if (strlen(f->secret_access_key) > 64)
+        return refuse(reterr, FAULT_TENANT, "secretAccessKey",
+                      "is too long for Signature Version 2");
+    return true;
+#endif
+}
+
 static bool take_endpoint(const struct config *cfg, const struct fields *f, struct s3_config *c,
                           bool *ret_ip, struct outcome *reterr) {
     struct endpoint e = {0};
@@ -237,15 +256,7 @@ static bool take_endpoint(const struct config *cfg, const struct fields *f, stru
     struct egress egress = cfg->egress;
     egress.http = egress.http || c->sigv2; /* listing an endpoint is the permission */
     bool ok = egress_url(&egress, f->endpoint, false, reterr);
-#ifndef RUNSINK_LIBS3
-    if (ok && c->sigv2) {
-        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_SYSTEM, "sigv2-not-built",
-                               "this runsink was built without libs3");
-        ok = false;
-    }
-#endif
-    if (ok && c->sigv2 && f->session_token)
-        ok = refuse(reterr, FAULT_TENANT, "sessionToken", "needs Signature Version 4");
+    if (ok && c->sigv2) ok = check_sigv2(f, reterr);
     if (!ok) {
         endpoint_free(&e);
         return false;
