@@ -2,7 +2,7 @@
 for S3, the standardwebhooks package for signatures).
 
 Environment: RUNSINK (the binary), SCRIPTS (the scripts' folder), SERVICES (folder of services that already run; without
-them they are started for this process alone), RUNSINK_CACHE.
+them they are started for this process alone), CACHE (where scripts/deps puts things).
 """
 import atexit
 import contextlib
@@ -33,8 +33,12 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 SCRIPTS = Path(os.environ.get("SCRIPTS", Path(__file__).parents[2] / "scripts"))
 RUNSINK = Path(os.environ.get("RUNSINK", Path(__file__).parents[2] / "build/release/runsink")).resolve()
-CACHE = Path(os.environ["RUNSINK_CACHE"])
+CACHE = Path(os.environ["CACHE"])
 ALL_SERVICES = ("kafka", "s3proxy", "versitygw", "minio")
+
+
+# To the worker, variables of that prefix are settings.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RUNSINK")}
 
 
 def say(*what):
@@ -310,7 +314,7 @@ class Worker:
         self.config.chmod(0o600)
         with open(self.log, "wb") as log, open(self.out, "wb") as out:
             self.process = subprocess.Popen([RUNSINK, command, "--config", self.config, *arguments], stdin=subprocess.DEVNULL,
-                                            stdout=out, stderr=log, env={**os.environ, **(env or {})})
+                                            stdout=out, stderr=log, env={**ENVIRONMENT, **(env or {})})
         atexit.register(self.kill)
 
     def exited(self):
@@ -363,7 +367,7 @@ class Worker:
 
 def runsink(*arguments, input=b"", seconds=60, env=None):
     return subprocess.run([RUNSINK, *arguments], input=input, capture_output=True, timeout=seconds,
-                          env={**os.environ, **(env or {})})
+                          env={**ENVIRONMENT, **(env or {})})
 
 
 # ---- the test case ----------------------------------------------------------------------------------------------------
