@@ -1,0 +1,405 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config/config.h"
+#include "sinks/file.h"
+#include "sinks/scripted.h"
+
+struct fixture {
+    char dir[64];  /* holds root, and what a sink must not reach */
+    char root[80]; /* dir/root */
+    struct config *cfg;
+    struct sink_env env;
+};
+
+/* What done() was told, by batch->owner. */
+struct seen {
+    int calls;
+    struct outcome outcome;
+};
+
+static void done(struct batch *b, const struct outcome *o) {
+    struct seen *s = b->owner;
+    s->calls++;
+    s->outcome = *o;
+}
+
+static int setup(void **state) {
+    struct fixture *f = xcalloc(1, sizeof *f);
+    snprintf(f->dir, sizeof f->dir, "/tmp/runsink-test-XXXXXX");
+    assert_non_null(mkdtemp(f->dir));
+    snprintf(f->root, sizeof f->root, "%s/root", f->dir);
+    assert_int_equal(mkdir(f->root, 0700), 0);
+    f->cfg = config_new();
+    struct buf err;
+    buf_init(&err, 4096);
+    assert_true(config_set(f->cfg, "file.root", f->root, "test", &err));
+    buf_free(&err);
+    f->env.cfg = f->cfg;
+    *state = f;
+    return 0;
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) {
+    (void)st, (void)type, (void)ftw;
+    return remove(path);
+}
+
+static int teardown(void **state) {
+    struct fixture *f = *state;
+    file_sink.close(&f->env);
+    nftw(f->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    config_free(f->cfg);
+    free(f);
+    return 0;
+}
+
+static bool parse(const struct fixture *f, const struct sink_type *type, const char *json,
+                  struct destination *ret, struct outcome *reterr) {
+    cJSON *sink = cJSON_Parse(json);
+    assert_non_null(sink);
+    *ret = (struct destination){0};
+    bool ok = type->parse(f->cfg, sink, ret, reterr);
+    ret->type = type;
+    cJSON_Delete(sink);
+    return ok;
+}
+
+static void drop(struct destination *d) {
+    d->type->free_config(d->config);
+    free(d->prefix);
+    free(d->key_space);
+}
+
+static struct outcome put(struct fixture *f, struct destination *d, const char *key,
+                          const char *body) {
+    struct seen s = {0};
+    struct batch b = {
+        .dest = d, .key = key, .body = body, .body_len = strlen(body), .done = done, .owner = &s};
+    file_sink.submit(&f->env, &b);
+    assert_int_equal(s.calls, 0); /* never from inside submit */
+    file_sink.tick(&f->env, 0);
+    assert_int_equal(s.calls, 1);
+    assert_null(b.sink_state);
+    return s.outcome;
+}
+
+static void assert_content(const char *dir, const char *name, const char *want) {
+    char path[512], got[64] = "";
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *file = fopen(path, "r");
+    if (!file) fail_msg("no %s", path);
+    got[fread(got, 1, sizeof got - 1, file)] = '\0';
+    fclose(file);
+    assert_string_equal(got, want);
+}
+
+static size_t count_entries(const char *dir) {
+    size_t n = 0;
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) n++;
+    closedir(d);
+    return n;
+}
+
+static void writes_and_replaces(void **state) {
+    struct fixture *f = *state;
+    struct destination d;
+    struct outcome err;
+    assert_true(parse(f, &file_sink, "{\"path\":\"tenant//a\"}", &d, &err));
+    assert_string_equal(d.prefix, "tenant/a/");
+    assert_string_equal(d.label, "file://tenant//a");
+    assert_string_equal(d.key_space, "file");
+    assert_int_equal(put(f, &d, "tenant/a/x/y.json", "one").verdict, VERDICT_OK);
+    assert_content(f->root, "tenant/a/x/y.json", "one");
+    assert_int_equal(put(f, &d, "tenant/a/x/y.json", "two").verdict, VERDICT_OK);
+    assert_content(f->root, "tenant/a/x/y.json", "two");
+    char folder[128];
+    snprintf(folder, sizeof folder, "%s/tenant/a/x", f->root);
+    assert_int_equal(count_entries(folder), 1); /* no temporary file is left */
+    drop(&d);
+}
+
+static void paths(void **state) {
+    struct fixture *f = *state;
+    char below[128], beside[128], above[128];
+    snprintf(below, sizeof below, "{\"path\":\"%s/a\"}", f->root);
+    snprintf(beside, sizeof beside, "{\"path\":\"%s-other/a\"}", f->root);
+    snprintf(above, sizeof above, "{\"path\":\"%s\"}", f->dir);
+    const struct {
+        const char *json, *prefix; /* NULL: refused */
+        enum fault fault;
+    } cases[] = {
+        {"{\"path\":\"\"}", "", FAULT_NONE},
+        {"{\"path\":\"a\"}", "a/", FAULT_NONE},
+        {"{\"path\":\"a/b/\"}", "a/b/", FAULT_NONE},
+        {below, "a/", FAULT_NONE},
+        {beside, NULL, FAULT_TENANT},
+        {above, NULL, FAULT_TENANT},
+        {"{\"path\":\"/etc\"}", NULL, FAULT_TENANT},
+        {"{\"path\":\"..\"}", NULL, FAULT_TENANT},
+        {"{\"path\":\"a/../..\"}", NULL, FAULT_TENANT},
+        {"{\"path\":\"./a\"}", NULL, FAULT_TENANT},
+        {"{\"path\":\".tmp-1\"}", NULL, FAULT_TENANT},
+        {"{\"path\":\"a\\nb\"}", NULL, FAULT_TENANT},
+        {"{\"path\":7}", NULL, FAULT_DATA},
+        {"{}", NULL, FAULT_DATA},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct destination d;
+        struct outcome err = {0};
+        bool ok = parse(f, &file_sink, cases[i].json, &d, &err);
+        if (ok != (cases[i].prefix != NULL)) fail_msg("%s", cases[i].json);
+        assert_int_equal(err.fault, cases[i].fault);
+        if (!ok) continue;
+        assert_string_equal(d.prefix, cases[i].prefix);
+        drop(&d);
+    }
+}
+
+static void refused_without_a_root(void **state) {
+    struct fixture *f = *state;
+    struct config *bare = config_new();
+    struct fixture other = {.cfg = bare};
+    struct destination d;
+    struct outcome err;
+    (void)f;
+    assert_false(parse(&other, &file_sink, "{\"path\":\"a\"}", &d, &err));
+    assert_int_equal(err.fault, FAULT_TENANT);
+    config_free(bare);
+}
+
+/* Whatever stands below the root, nothing is written outside of it. */
+static void links_are_not_followed(void **state) {
+    struct fixture *f = *state;
+    struct destination d;
+    struct outcome err;
+    char outside[96], link[128];
+    snprintf(outside, sizeof outside, "%s/outside", f->dir);
+    assert_int_equal(mkdir(outside, 0700), 0);
+    snprintf(link, sizeof link, "%s/link", f->root);
+    assert_int_equal(symlink(outside, link), 0);
+    snprintf(link, sizeof link, "%s/final", f->root);
+    snprintf(outside, sizeof outside, "%s/outside/target", f->dir);
+    assert_int_equal(symlink(outside, link), 0);
+    assert_true(parse(f, &file_sink, "{\"path\":\"\"}", &d, &err));
+    static const char *const keys[] = {"link/x", "../outside/x", "a/../../outside/x", "a/..", "."};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        struct outcome o = put(f, &d, keys[i], "x");
+        assert_int_equal(o.verdict, VERDICT_PERMANENT);
+        assert_string_equal(o.why, "bad-path");
+    }
+    assert_int_equal(put(f, &d, "final", "x").verdict, VERDICT_OK); /* replaces the link */
+    assert_content(f->root, "final", "x");
+    snprintf(outside, sizeof outside, "%s/outside", f->dir);
+    assert_int_equal(count_entries(outside), 0);
+    drop(&d);
+}
+
+static void what_is_in_the_way(void **state) {
+    struct fixture *f = *state;
+    struct destination d;
+    struct outcome err;
+    assert_true(parse(f, &file_sink, "{\"path\":\"\"}", &d, &err));
+    assert_int_equal(put(f, &d, "file", "x").verdict, VERDICT_OK);
+    assert_string_equal(put(f, &d, "file/below", "x").why, "bad-path");
+    assert_int_equal(put(f, &d, "folder/file", "x").verdict, VERDICT_OK);
+    assert_string_equal(put(f, &d, "folder", "x").why, "bad-path");
+    char name[300];
+    memset(name, 'n', sizeof name);
+    name[sizeof name - 1] = '\0';
+    assert_string_equal(put(f, &d, name, "x").why, "bad-path");
+    assert_int_equal(count_entries(f->root), 2); /* what failed left no temporary file */
+    drop(&d);
+}
+
+static int fsync_errno; /* what the next fsync() of the process fails with; 0: it works */
+
+/* Takes libc's place, so that a disk can fail. */
+int fsync(int fd) {
+    if (fsync_errno == 0) return (int)syscall(SYS_fsync, fd);
+    errno = fsync_errno;
+    return -1;
+}
+
+static void a_failing_disk_is_retried(void **state) {
+    struct fixture *f = *state;
+    struct destination d;
+    struct outcome err;
+    static const struct {
+        int error;
+        const char *why;
+    } cases[] = {
+        {ENOSPC, "disk-full"}, {EDQUOT, "disk-full"}, {EIO, "io-error"}, {EROFS, "not-writable"}};
+    assert_true(parse(f, &file_sink, "{\"path\":\"\"}", &d, &err));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fsync_errno = cases[i].error;
+        struct outcome o = put(f, &d, "x", "bytes");
+        fsync_errno = 0;
+        assert_int_equal(o.verdict, VERDICT_RETRY);
+        assert_int_equal(o.fault, FAULT_SYSTEM);
+        assert_string_equal(o.why, cases[i].why);
+        assert_int_equal(count_entries(f->root), 0);
+    }
+    drop(&d);
+}
+
+static void a_missing_root_is_retried(void **state) {
+    struct fixture *f = *state;
+    struct destination d;
+    struct outcome err;
+    assert_true(parse(f, &file_sink, "{\"path\":\"\"}", &d, &err));
+    assert_int_equal(rmdir(f->root), 0);
+    struct outcome o = put(f, &d, "x", "x");
+    assert_int_equal(o.verdict, VERDICT_RETRY);
+    assert_int_equal(o.fault, FAULT_SYSTEM);
+    drop(&d);
+}
+
+static void make_file(const struct fixture *f, const char *name, time_t age_s) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", f->root, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fclose(file);
+    struct timespec times[2] = {{.tv_sec = time(NULL) - age_s}, {.tv_sec = time(NULL) - age_s}};
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+static void old_temporary_files_are_removed(void **state) {
+    struct fixture *f = *state;
+    char folder[128];
+    snprintf(folder, sizeof folder, "%s/deep", f->root);
+    assert_int_equal(mkdir(folder, 0700), 0);
+    make_file(f, "deep/.tmp-old", 3700);
+    make_file(f, ".tmp-young", 3500);
+    make_file(f, "kept", 3700);
+    file_clean(f->root);
+    assert_int_equal(count_entries(folder), 0);
+    assert_int_equal(count_entries(f->root), 3);
+}
+
+static void override_destination(void **state) {
+    struct fixture *f = *state;
+    struct destination d = {0};
+    struct outcome err;
+    char dir[128];
+    snprintf(dir, sizeof dir, "%s/new", f->dir);
+    assert_true(file_destination(dir, &d, &err));
+    assert_ptr_equal(d.type, &file_sink);
+    assert_string_equal(d.prefix, "");
+    assert_int_equal(put(f, &d, "s3/bucket/x.json", "x").verdict, VERDICT_OK);
+    assert_content(dir, "s3/bucket/x.json", "x");
+    drop(&d);
+    snprintf(dir, sizeof dir, "%s/no/such", f->dir);
+    assert_false(file_destination(dir, &d, &err));
+    assert_int_equal(err.fault, FAULT_SYSTEM);
+}
+
+static void internal_types_need_the_switch(void **state) {
+    (void)state;
+    unsetenv("RUNSINK_TEST_SINKS");
+    assert_non_null(sink_type_named("s3"));
+    assert_non_null(sink_type_named("file"));
+    assert_null(sink_type_named("null"));
+    assert_null(sink_type_named("scripted"));
+    assert_null(sink_type_named("S3"));
+    setenv("RUNSINK_TEST_SINKS", "1", 1);
+    assert_ptr_equal(sink_type_named("scripted"), &scripted_sink);
+    unsetenv("RUNSINK_TEST_SINKS");
+    for (size_t i = 0; sink_types[i]; i++) {
+        assert_int_equal(sink_type_index(sink_types[i]), i);
+        assert_true(i < sizeof((struct sink_env *)0)->state / sizeof(void *));
+    }
+}
+
+static uint32_t last_attempt;
+static void observe(const struct batch *b, uint32_t attempt, const struct outcome *o) {
+    (void)b, (void)o;
+    last_attempt = attempt;
+}
+
+static void script_is_played_by_key(void **state) {
+    struct fixture *f = *state;
+    struct destination d;
+    struct outcome err;
+    assert_false(parse(f, &scripted_sink, "{\"outcomes\":[\"explode\"]}", &d, &err));
+    assert_false(parse(f, &scripted_sink, "{\"outcomes\":[]}", &d, &err));
+    assert_true(parse(f, &scripted_sink,
+                      "{\"outcomes\":[\"retry\",\"credential\",\"retry-after:9\",\"ok\"]}", &d,
+                      &err));
+    scripted_observer = observe;
+    static const enum verdict want[] = {VERDICT_RETRY, VERDICT_PERMANENT, VERDICT_RETRY, VERDICT_OK,
+                                        VERDICT_OK};
+    for (uint32_t i = 0; i < 5; i++)
+        for (int key = 0; key < 2; key++) {
+            struct seen s = {0};
+            struct batch b = {.dest = &d, .key = key ? "k" : "j", .done = done, .owner = &s};
+            scripted_sink.submit(&f->env, &b);
+            assert_int_equal(s.calls, 0);
+            scripted_sink.tick(&f->env, 0);
+            assert_int_equal(s.calls, 1);
+            assert_int_equal(s.outcome.verdict, want[i]);
+            assert_int_equal(s.outcome.credential, i == 1);
+            assert_int_equal(s.outcome.retry_after_ms, i == 2 ? 9 : 0);
+            assert_int_equal(last_attempt, i + 1);
+        }
+    scripted_observer = NULL;
+    drop(&d);
+}
+
+static void hang_and_slow(void **state) {
+    struct fixture *f = *state;
+    struct destination d;
+    struct outcome err;
+    assert_true(parse(f, &scripted_sink, "{\"outcomes\":[\"slow:30\",\"hang\"]}", &d, &err));
+    struct seen s = {0};
+    struct batch b = {.dest = &d, .key = "k", .done = done, .owner = &s};
+    scripted_sink.submit(&f->env, &b);
+    int wait = scripted_sink.tick(&f->env, 0);
+    assert_in_range(wait, 1, 30);
+    usleep(35000);
+    assert_int_equal(s.calls, 0);
+    assert_int_equal(scripted_sink.tick(&f->env, 0), -1);
+    assert_int_equal(s.calls, 1);
+    scripted_sink.submit(&f->env, &b);
+    assert_int_equal(scripted_sink.tick(&f->env, 0), -1);
+    assert_int_equal(s.calls, 1);
+    scripted_sink.cancel(&f->env, &b);
+    assert_int_equal(s.calls, 1);
+    scripted_sink.tick(&f->env, 0);
+    assert_int_equal(s.calls, 2);
+    assert_string_equal(s.outcome.why, "cancelled");
+    scripted_sink.submit(&f->env, &b);
+    scripted_sink.close(&f->env);
+    assert_int_equal(s.calls, 3);
+    drop(&d);
+}
+
+int main(void) {
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(writes_and_replaces),       TEST(paths),
+        TEST(refused_without_a_root),    TEST(links_are_not_followed),
+        TEST(what_is_in_the_way),        TEST(a_failing_disk_is_retried),
+        TEST(a_missing_root_is_retried), TEST(old_temporary_files_are_removed),
+        TEST(override_destination),      TEST(internal_types_need_the_switch),
+        TEST(script_is_played_by_key),   TEST(hang_and_slow),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
