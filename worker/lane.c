@@ -1,0 +1,500 @@
+#include "worker/lane.h"
+
+#include <inttypes.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sinks/http.h"
+#include "worker/batch.h"
+#include "worker/log.h"
+
+#define TURN_RECORDS 1024 /* taken in one turn at most, so that transfers go on */
+#define LEDGER_SEAL                                                                                \
+    ((size_t)700000) /* a window seals before its entry outgrows a Kafka message                   \
+                      */
+#define RESTART_PAUSE_MS 1000
+
+static int64_t clock_ms(clockid_t id) {
+    struct timespec ts;
+    clock_gettime(id, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static void read_clocks(struct lane *lane) {
+    lane->now_ms = clock_ms(CLOCK_MONOTONIC);
+    lane->wall_ms = clock_ms(CLOCK_REALTIME);
+}
+
+/* ---- memory ---- */
+
+void lane_held(struct lane *lane, struct load *load, ptrdiff_t bytes) {
+    load->held += (size_t)bytes;
+    lane->held += (size_t)bytes;
+}
+
+static size_t budget(const struct lane *lane) {
+    return (size_t)(lane->cfg->memory_budget / lane->cfg->lanes);
+}
+
+/* Loads of windows that are gone stay until neither a sink nor the settle thread uses them. */
+void lane_discard(struct lane *lane, struct load *load) {
+    if (!load->out && !lane->journal) {
+        load_free(load);
+        return;
+    }
+    load_cancel(load, CANCEL_LEAVING);
+    load->next_dropped = lane->dropped;
+    lane->dropped = load;
+}
+
+static void free_dropped(struct lane *lane) {
+    for (struct load **at = &lane->dropped; *at;) {
+        struct load *load = *at;
+        if (load->out || lane->journal) {
+            at = &load->next_dropped;
+            continue;
+        }
+        *at = load->next_dropped;
+        load_free(load);
+    }
+}
+
+void lane_drop_partition(struct lane *lane, struct partition *p) {
+    struct window *w;
+    while ((w = windows_pop(&p->windows))) {
+        struct load *load = w->user;
+        window_free(w);
+        if (!load) continue;
+        load->window = NULL;
+        lane_discard(lane, load);
+    }
+}
+
+/* ---- windows ---- */
+
+static bool is_batch(const struct lane *lane, const struct partition *p) {
+    return p->kind == PARTITION_SOURCE && lane->cfg->archive == CONFIG_ARCHIVE_BATCH;
+}
+
+static size_t windows_max(const struct lane *lane, const struct partition *p) {
+    return (size_t)(is_batch(lane, p) ? lane->cfg->batch_inflight + 1 : lane->cfg->window_inflight);
+}
+
+static int64_t age_max(const struct lane *lane, const struct partition *p) {
+    return is_batch(lane, p) ? lane->cfg->batch_age : lane->cfg->window_age;
+}
+
+static bool is_full(const struct lane *lane, const struct partition *p, const struct window *w) {
+    const struct load *load = w->user;
+    const struct config *cfg = lane->cfg;
+    if (load->ledger_bytes >= LEDGER_SEAL) return true;
+    if (!is_batch(lane, p)) return w->taken >= cfg->window_records;
+    return w->taken >= cfg->batch_records || load->bytes >= (size_t)cfg->batch_bytes;
+}
+
+/* Notes what was sealed since; a replayed window's end is durable already, so it goes out at once.
+ */
+static void note_sealed(struct lane *lane, struct partition *p) {
+    for (struct window *w = p->windows.oldest; w && w->sealed; w = w->newer) {
+        struct load *load = w->user;
+        if (!load) load = load_new(lane, p, w, 0); /* replayed, with all its records gone */
+        if (load->sealed_ms) continue;
+        load->sealed_ms = lane->now_ms;
+        if (w->declared && load->batched) load_flush(load);
+    }
+}
+
+/* A batch that came back is never split: its window stays open until it is whole. */
+static bool may_seal(const struct partition *p, struct load *load) {
+    if (!load->incomplete) return true;
+    if (!p->eof || p->stash_at != p->stash_n) return false;
+    load_send_incomplete(load);
+    return true;
+}
+
+static void seal_due(struct lane *lane, struct partition *p, bool force) {
+    struct window *open = windows_open(&p->windows);
+    struct load *load = open ? open->user : NULL;
+    if (load && open->taken && !open->replayed) {
+        bool pressed = lane->held >= budget(lane);
+        bool due = force || lane->draining || pressed || is_full(lane, p, open) ||
+                   lane->now_ms - load->opened_ms >= age_max(lane, p) ||
+                   (p->eof && lane->shared->until_end);
+        if (due && may_seal(p, load)) windows_seal(&p->windows);
+    }
+    note_sealed(lane, p);
+}
+
+/* ---- reading ---- */
+
+enum room { ROOM, ROOM_NONE, ROOM_BLOCKED };
+
+static bool past_end(const struct partition *p, int64_t offset) {
+    return p->kind == PARTITION_SOURCE && p->end >= 0 && offset >= p->end;
+}
+
+static enum room room_for(const struct lane *lane, const struct partition *p, int64_t offset) {
+    const struct window *open = windows_open(&p->windows);
+    const struct load *filling = open ? open->user : NULL;
+    /* What must be read whole is read whatever it takes. */
+    if (filling && filling->incomplete) return ROOM;
+    if (open && open->replayed && offset < open->next) return ROOM;
+    if (dispatch_saturated(lane->dispatch)) return ROOM_NONE;
+    if (lane->held >= budget(lane)) return ROOM_BLOCKED;
+    if (windows_would_open(&p->windows, offset) && p->windows.count >= windows_max(lane, p))
+        return ROOM_BLOCKED;
+    return ROOM;
+}
+
+/* No new window may open: what keeps the oldest from settling has had its time. */
+static void press(struct lane *lane, struct partition *p) {
+    struct window *w = p->windows.oldest;
+    struct load *load = w && w->sealed ? w->user : NULL;
+    if (load && load->sealed_ms && lane->now_ms - load->sealed_ms > lane->cfg->window_grace)
+        load_cancel(load, CANCEL_SLOW);
+}
+
+static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg) {
+    bool fresh = false;
+    struct window *w = windows_take(&p->windows, msg->offset, &fresh);
+    if (!w) { /* before the committed offset */
+        rd_kafka_message_destroy(msg);
+        return;
+    }
+    if (fresh) {
+        note_sealed(lane, p);
+        load_new(lane, p, w, rd_kafka_message_timestamp(msg, NULL));
+    }
+    load_take(w->user, msg);
+    if (is_full(lane, p, w)) seal_due(lane, p, false);
+}
+
+static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
+    size_t n = 0;
+    rd_kafka_message_t *msg;
+    while (n < most && (msg = source_peek(lane, p))) {
+        if (past_end(p, msg->offset)) break;
+        enum room room = room_for(lane, p, msg->offset);
+        if (room == ROOM_BLOCKED) press(lane, p);
+        if (room != ROOM) break;
+        source_taken(p);
+        take(lane, p, msg);
+        n++;
+    }
+    return n;
+}
+
+/* Partitions take turns, so that one with a backlog starves none. */
+static bool read_all(struct lane *lane) {
+    size_t total = 0, round;
+    do {
+        round = 0;
+        for (struct partition *p = lane->partitions; p && total < TURN_RECORDS; p = p->next)
+            round += read_partition(lane, p, READ_BATCH);
+        total += round;
+    } while (round && total < TURN_RECORDS);
+    return total >= TURN_RECORDS;
+}
+
+/* ---- the turn ---- */
+
+static int sinks_tick(struct lane *lane) {
+    int least = -1;
+    for (size_t i = 0; sink_types[i]; i++) {
+        if (!sink_types[i]->tick) continue;
+        int wait = sink_types[i]->tick(&lane->sinks, lane->now_ms);
+        if (wait >= 0 && (least < 0 || wait < least)) least = wait;
+    }
+    return least;
+}
+
+static void sooner(int64_t *timeout, int64_t wish) {
+    if (wish >= 0 && wish < *timeout) *timeout = wish;
+}
+
+/* How long the lane may sleep when neither the network nor Kafka wakes it. */
+static int64_t sleep_ms(const struct lane *lane) {
+    int64_t timeout = 1000;
+    for (const struct partition *p = lane->partitions; p; p = p->next) {
+        const struct window *open = windows_open(&p->windows);
+        const struct load *load = open ? open->user : NULL;
+        if (load && open->taken && !open->replayed) {
+            int64_t left = load->opened_ms + age_max(lane, p) - lane->now_ms;
+            sooner(&timeout, left > 0 ? left : 0);
+        }
+        if (p->head_due_ms) {
+            int64_t left = p->head_due_ms - lane->wall_ms;
+            sooner(&timeout, left > 0 ? left : 0);
+        }
+        if (!p->loaded && !p->abandoned) sooner(&timeout, 200);
+    }
+    if (!lane->journal && !lane->stale && journal_due(lane)) {
+        int64_t left = lane->settle_after_ms - lane->now_ms;
+        sooner(&timeout, left > 0 ? left : 0);
+    }
+    sooner(&timeout, dispatch_next_ms(lane->dispatch));
+    return timeout;
+}
+
+static void wait_for_work(struct lane *lane, int64_t timeout) {
+    eventfd_t value;
+    http_wait(lane->http, lane->wake_fd, (int)timeout);
+    if (eventfd_read(lane->wake_fd, &value) == 0) value = 0;
+    read_clocks(lane);
+}
+
+static void transfer(struct lane *lane) {
+    dispatch_run(lane->dispatch);
+    http_run(lane->http);
+    dispatch_run(lane->dispatch);
+}
+
+/* What was parked here and not taken again, or stands unread at the head of a retry partition. */
+static uint64_t pending(const struct lane *lane) {
+    uint64_t parked = count_get(&lane->counters, COUNTER_PARKED);
+    uint64_t again = count_get(&lane->counters, COUNTER_AGAIN), held = 0;
+    for (const struct partition *p = lane->partitions; p; p = p->next)
+        if (p->kind == PARTITION_RETRY) held += p->stash_n - p->stash_at;
+    return held > 0 ? held : parked > again ? parked - again : 0;
+}
+
+static void update_gauges(struct lane *lane) {
+    if (lane->consumer) count_set(&lane->counters, COUNTER_PENDING, pending(lane));
+    count_set(&lane->counters, COUNTER_HELD_BYTES, lane->held);
+    count_set(&lane->counters, COUNTER_WAITING, dispatch_waiting(lane->dispatch));
+    count_set(&lane->counters, COUNTER_FLYING, dispatch_flying(lane->dispatch));
+}
+
+static void turn(struct lane *lane) {
+    source_poll(lane);
+    bool more = lane->draining ? false : read_all(lane);
+    for (struct partition *p = lane->partitions; p; p = p->next) seal_due(lane, p, false);
+    transfer(lane);
+    int wish = sinks_tick(lane);
+    transfer(lane);
+    journal_run(lane);
+    free_dropped(lane);
+    router_tick(lane->router, lane->now_ms);
+    update_gauges(lane);
+    int64_t timeout = more ? 0 : sleep_ms(lane);
+    sooner(&timeout, wish);
+    wait_for_work(lane, timeout);
+}
+
+/* ---- finishing ---- */
+
+static bool is_settled(const struct lane *lane, bool (*of)(const struct partition *, void *),
+                       void *ctx) {
+    for (const struct partition *p = lane->partitions; p; p = p->next)
+        if (p->loaded && (!of || of(p, ctx)) && (p->windows.count || p->pin)) return false;
+    return true;
+}
+
+/* An open window may be left as it is when nothing is known of its end: its records are the next
+ * owner's. */
+static void close_windows(struct lane *lane, bool (*of)(const struct partition *, void *),
+                          void *ctx, bool leave) {
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        if (of && !of(p, ctx)) continue;
+        seal_due(lane, p, true);
+        if (!leave) continue;
+        for (struct window *w = p->windows.oldest; w; w = w->newer)
+            if (w->user) load_cancel(w->user, CANCEL_LEAVING);
+    }
+}
+
+/* A replayed window that is still filling, or a batch without all its members, can't be sealed: it
+ * is left. */
+static void drop_unsealable(struct lane *lane, bool (*of)(const struct partition *, void *),
+                            void *ctx) {
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        struct window *open = windows_open(&p->windows);
+        if ((of && !of(p, ctx)) || !open || p->windows.oldest != open) continue;
+        lane_drop_partition(lane, p);
+        p->loaded = false;
+        p->abandoned = true;
+    }
+}
+
+void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *), void *ctx,
+                 int64_t ms) {
+    read_clocks(lane);
+    int64_t start = lane->now_ms;
+    lane->finishing++;
+    while (!is_settled(lane, of, ctx) && !lane->restart && lane->now_ms - start < ms + 1000) {
+        bool leave = lane->now_ms - start >= ms * 3 / 4;
+        close_windows(lane, of, ctx, leave);
+        drop_unsealable(lane, of, ctx);
+        transfer(lane);
+        int wish = sinks_tick(lane);
+        transfer(lane);
+        journal_run(lane);
+        free_dropped(lane);
+        int64_t timeout = 100;
+        sooner(&timeout, wish);
+        sooner(&timeout, dispatch_next_ms(lane->dispatch));
+        wait_for_work(lane, timeout);
+    }
+    lane->finishing--;
+    if (!is_settled(lane, of, ctx))
+        log_warn("not all was settled in time; it is read again by the next owner",
+                 LOG_I("lane", lane->id));
+}
+
+/* --until-end: every partition has reached the end it had at the start. */
+static bool at_end(struct lane *lane) {
+    if (!lane->shared->until_end || !lane->assigned) return false;
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        if (p->abandoned) continue;
+        if (!p->loaded) return false;
+        if (p->kind == PARTITION_RETRY) {
+            if (!p->eof && !p->head_due_ms && p->committed < p->end) return false;
+            continue;
+        }
+        const rd_kafka_message_t *msg = source_peek(lane, p);
+        if (p->committed < p->end && !p->eof && !(msg && past_end(p, msg->offset))) return false;
+    }
+    return true;
+}
+
+/* ---- life ---- */
+
+static void transactional_id(const struct lane *lane, char *ret, size_t size) {
+    uint64_t random = 0;
+    if (lane->cfg->slot[0]) {
+        snprintf(ret, size, "%s/%s/%d", lane->cfg->group, lane->cfg->slot, lane->id);
+        return;
+    }
+    if (RAND_bytes((unsigned char *)&random, sizeof random) != 1) abort();
+    snprintf(ret, size, "%s/%016" PRIx64 "/%d", lane->cfg->group, random, lane->id);
+}
+
+static bool lane_open(struct lane *lane, struct buf *err) {
+    char id[512];
+    transactional_id(lane, id, sizeof id);
+    read_clocks(lane);
+    lane->restart = false;
+    lane->settle_after_ms = lane->settle_backoff_ms = 0;
+    lane->settler = settler_new(lane->cfg, id, lane->wake_fd, err);
+    return lane->settler && source_open(lane, err);
+}
+
+/* The other way round than lane_open(): transfers are given up, the group is left, the settle
+ * thread ends. */
+static void lane_shut(struct lane *lane) {
+    source_close(lane);
+    settler_free(lane->settler); /* abandons the job under way */
+    lane->settler = NULL;
+    journal_abandon(lane);
+    for (int64_t end = lane->now_ms + 5000; lane->dropped && lane->now_ms < end;) {
+        transfer(lane);
+        sinks_tick(lane);
+        free_dropped(lane);
+        if (lane->dropped) wait_for_work(lane, 10);
+    }
+}
+
+static bool check_fatal(struct lane *lane) {
+    char errstr[256];
+    rd_kafka_resp_err_t err = rd_kafka_fatal_error(lane->consumer, errstr, sizeof errstr);
+    if (!err) return false;
+    log_error("fatal consumer error: another process may have this one's identity (slot)",
+              LOG_I("lane", lane->id), LOG_S("code", rd_kafka_err2name(err)),
+              LOG_S("error", errstr));
+    return true;
+}
+
+/* A fatal producer error leaves only one safe way: begin again from what is committed. */
+static bool begin_again(struct lane *lane) {
+    log_warn("the lane starts anew", LOG_I("lane", lane->id), LOG_S("why", lane->restart_why));
+    count(&lane->counters, COUNTER_RESTARTS, 1);
+    lane_shut(lane);
+    for (int64_t end = lane->now_ms + RESTART_PAUSE_MS; lane->now_ms < end;)
+        wait_for_work(lane, end - lane->now_ms);
+    struct buf err;
+    buf_init(&err, 4096);
+    bool ok = lane_open(lane, &err);
+    lane->draining = false;
+    if (!ok) log_error("the lane can't start anew", LOG_S("error", buf_cstr(&err)));
+    buf_free(&err);
+    return ok;
+}
+
+/* One step of a lane's life; false when it is over. */
+static bool live(struct lane *lane, enum lane_state *ret_end) {
+    if (atomic_load(&lane->command) == LANE_DRAIN) {
+        lane->draining = true;
+        lane_finish(lane, NULL, NULL, lane->cfg->drain_timeout);
+        return false;
+    }
+    if (!lane->draining && at_end(lane)) lane->draining = true;
+    if (lane->draining && is_settled(lane, NULL, NULL)) return false;
+    turn(lane);
+    if (!check_fatal(lane) && (!lane->restart || begin_again(lane))) return true;
+    *ret_end = LANE_FAILED;
+    return false;
+}
+
+static void *lane_main(void *arg) {
+    struct lane *lane = arg;
+    enum lane_state end = LANE_FINISHED;
+    while (live(lane, &end)) continue;
+    update_gauges(lane);
+    lane_shut(lane);
+    update_gauges(lane);
+    atomic_store(&lane->state, end);
+    if (eventfd_write(lane->shared->ended_fd, 1) != 0) log_warn("waking the main thread failed");
+    return NULL;
+}
+
+static void lane_free(struct lane *lane) {
+    if (lane->consumer) source_close(lane);
+    settler_free(lane->settler);
+    for (size_t i = 0; sink_types[i]; i++)
+        if (lane->http && sink_types[i]->close) sink_types[i]->close(&lane->sinks);
+    http_free(lane->http);
+    if (lane->dispatch) dispatch_run(lane->dispatch);
+    free_dropped(lane);
+    dispatch_free(lane->dispatch);
+    router_free(lane->router);
+    batch_close(lane);
+    if (lane->wake_fd >= 0) close(lane->wake_fd);
+    free(lane);
+}
+
+struct lane *lane_start(const struct config *cfg, const struct worker_shared *shared, int id,
+                        struct buf *err) {
+    struct lane *lane = xcalloc(1, sizeof *lane);
+    lane->cfg = cfg;
+    lane->shared = shared;
+    lane->id = id;
+    lane->schedule = (struct schedule){cfg->retry_delays_ms, cfg->retry_delays.n};
+    lane->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    lane->router = router_new(cfg, err);
+    if (lane->wake_fd < 0 || !lane->router) goto failed;
+    lane->http = http_new(cfg);
+    lane->sinks = (struct sink_env){.cfg = cfg, .http = lane->http};
+    lane->dispatch = dispatch_new(cfg, &lane->sinks, &lane->now_ms);
+    if (!lane_open(lane, err)) goto failed;
+    int rc = pthread_create(&lane->thread, NULL, lane_main, lane);
+    if (rc == 0) return lane;
+    buf_printf(err, "starting a lane's thread failed: %s", strerror(rc));
+failed:
+    lane_free(lane);
+    return NULL;
+}
+
+void lane_drain(struct lane *lane) {
+    atomic_store(&lane->command, LANE_DRAIN);
+    if (eventfd_write(lane->wake_fd, 1) != 0) log_warn("waking a lane failed");
+}
+
+void lane_join(struct lane *lane, uint64_t totals[COUNTERS]) {
+    pthread_join(lane->thread, NULL);
+    for (int i = 0; i < COUNTERS; i++) totals[i] += count_get(&lane->counters, (enum counter)i);
+    lane_free(lane);
+}

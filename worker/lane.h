@@ -1,0 +1,135 @@
+/* A lane: one thread with one consumer, one transactional producer and one HTTP engine. Lanes share
+ * nothing; N lanes are N members of the group, as N processes are. This header is for the files
+ * that make up the lane (lane, source, load, journal); run.c uses the last part alone. */
+#ifndef RUNSINK_LANE_H
+#define RUNSINK_LANE_H
+
+#include <librdkafka/rdkafka.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "config/config.h"
+#include "sinks/sink.h"
+#include "worker/dispatch.h"
+#include "worker/ledger.h"
+#include "worker/load.h"
+#include "worker/meta.h"
+#include "worker/metrics.h"
+#include "worker/requeue.h"
+#include "worker/route.h"
+#include "worker/settle.h"
+#include "worker/window.h"
+
+#define READ_BATCH 128
+
+enum partition_kind { PARTITION_SOURCE, PARTITION_RETRY };
+
+struct partition {
+    char topic[TOPIC_MAX + 1];
+    char base[TOPIC_MAX + 1]; /* the source topic it belongs to */
+    int32_t id;
+    enum partition_kind kind;
+    uint64_t serial; /* of this assignment: a result for another one is only counted */
+    rd_kafka_queue_t *queue;
+    bool loaded;    /* committed offset and metadata are known */
+    bool abandoned; /* nothing can be read from it: see the log */
+    bool pin;       /* nothing was committed yet and start = latest: make the start durable */
+    struct windows windows;
+    struct meta meta;
+    int64_t committed;
+    int64_t replay_end;                    /* the last end an earlier owner declared */
+    bool introduced;                       /* this owner has written a ledger entry */
+    rd_kafka_message_t *stash[READ_BATCH]; /* read but not taken: no room, or not due */
+    size_t stash_at, stash_n;
+    int64_t head_due_ms; /* wall clock; 0: not known to wait */
+    bool eof;            /* the reader has reached the end of what is visible */
+    int64_t end;         /* --until-end: the high watermark at start; -1: none */
+    struct partition *next;
+};
+
+struct lane {
+    const struct config *cfg;
+    const struct worker_shared *shared;
+    int id;
+    pthread_t thread;
+    atomic_int command; /* enum lane_command, by the main thread */
+    atomic_int state;   /* enum lane_state, by the lane */
+    struct counters counters;
+
+    rd_kafka_t *consumer;
+    rd_kafka_queue_t *main_queue, *admin_queue;
+    int wake_fd;
+    struct settler *settler;
+    struct http *http;
+    struct sink_env sinks;
+    struct router *router;
+    struct dispatch *dispatch;
+    void *compressor, *zstd;
+    struct schedule schedule;
+
+    struct partition *partitions;
+    uint64_t serials;
+    uint64_t subscribed; /* version of the topic list subscribed to */
+    bool assigned;       /* has had an assignment */
+    bool draining;
+    unsigned finishing; /* inside lane_finish(): nothing waits for a ride */
+    bool restart;       /* a fatal error: close and open again */
+    char restart_why[128];
+    int64_t now_ms; /* monotonic, read once a turn */
+    int64_t wall_ms;
+    size_t held;          /* bytes that count against the budget */
+    struct load *dropped; /* of partitions that are gone; freed when nothing uses them any more */
+    struct journal *journal; /* the settlement under way, or NULL */
+    int64_t settle_after_ms; /* back-off after an aborted settlement */
+    int64_t settle_backoff_ms;
+    bool stale; /* membership out of date: settle after the next rebalance callback */
+    int64_t offsets_asked_ms;
+    bool offsets_asking;
+};
+
+/* What the main thread gives all lanes: the topics to consume, replaced as a whole under a lock. */
+struct worker_shared {
+    pthread_mutex_t mutex;
+    struct list topics; /* source topics, sorted */
+    uint64_t version;
+    bool until_end;
+    const struct ledger_signer *signer; /* NULL: unsigned */
+    int ended_fd;                       /* an eventfd, written by each lane that ends */
+};
+
+enum lane_command { LANE_GO, LANE_DRAIN };
+enum lane_state { LANE_RUNNING, LANE_FINISHED, LANE_FAILED };
+
+struct lane *lane_start(const struct config *, const struct worker_shared *, int id,
+                        struct buf *err);
+void lane_drain(struct lane *); /* main thread: asks; the lane ends by itself */
+/* Waits for the thread, adds the lane's counters to totals, frees the lane. */
+void lane_join(struct lane *, uint64_t totals[COUNTERS]);
+
+/* source.c: the consumer and the partitions. */
+bool source_open(struct lane *, struct buf *err);
+void source_close(struct lane *); /* leaves the group */
+void source_poll(struct lane *);  /* callbacks, errors, offsets asked for, new topics */
+/* The next record of a partition, or NULL: none, or not due. It stays the partition's until
+ * source_taken(). */
+rd_kafka_message_t *source_peek(struct lane *, struct partition *);
+void source_taken(struct partition *);
+struct partition *source_find(struct lane *, uint64_t serial);
+
+/* journal.c: what a settlement says. */
+struct journal;
+/* Starts a settlement when one is due and none is under way; takes the result of one that has
+ * ended. */
+void journal_run(struct lane *);
+bool journal_due(const struct lane *);
+/* After settler_free(), which freed the job. */
+void journal_abandon(struct lane *);
+
+/* lane.c, for the others. */
+void lane_held(struct lane *, struct load *, ptrdiff_t bytes);
+void lane_discard(struct lane *, struct load *); /* frees it when nothing uses it any more */
+void lane_drop_partition(struct lane *, struct partition *);
+/* Works on these partitions (NULL: all) until they are settled or the time is over. */
+void lane_finish(struct lane *, bool (*of)(const struct partition *, void *), void *, int64_t ms);
+
+#endif

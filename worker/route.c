@@ -1,0 +1,416 @@
+#include "worker/route.h"
+
+#include <stdlib.h>
+
+#include "config/config.h"
+#include "sinks/file.h"
+#include "worker/key.h"
+
+/* A destination as the table keeps it. */
+struct place {
+    struct destination dest; /* first: a destination is its place */
+    struct place *next;      /* same bucket of the identity table */
+    struct router *router;
+    unsigned entries;        /* cache entries that lead here */
+    unsigned held;
+    _Alignas(max_align_t) unsigned char state[DESTINATION_STATE_BYTES];
+};
+
+/* What one sink object, byte for byte, means. */
+struct entry {
+    uint64_t hash;
+    char *bytes; /* holds the tenant's secrets: wiped when forgotten */
+    size_t n;
+    struct place *place; /* NULL: err says why */
+    struct outcome err;
+    bool skip_on_fail;
+    bool has_apis;
+    struct list apis;
+    int64_t used_ms;
+    struct entry *next;          /* same bucket */
+    struct entry *newer, *older; /* by last use */
+};
+
+struct router {
+    const struct config *cfg;
+    struct key_template *object_key, *batch_key;
+    struct entry **entries;
+    struct place **places;
+    size_t buckets; /* of both tables, a power of two */
+    size_t n_entries, n_places;
+    struct entry *newest, *oldest;
+};
+
+#define OBJECT_FIELDS                                                                              \
+    (1u << KEY_PREFIX | 1u << KEY_TOPIC | 1u << KEY_PARTITION | 1u << KEY_OFFSET | 1u << KEY_ID |  \
+     1u << KEY_WORKSPACE_ID | 1u << KEY_PROJECT_ID | 1u << KEY_JOB_ID | 1u << KEY_UPDATED_AT |     \
+     1u << KEY_STATUS | 1u << KEY_DATE)
+#define BATCH_FIELDS                                                                               \
+    (1u << KEY_PREFIX | 1u << KEY_DATE | 1u << KEY_TOPIC | 1u << KEY_PARTITION | 1u << KEY_FIRST | \
+     1u << KEY_NEXT)
+
+/* A template without these would give two events, or two windows, one key. */
+static bool require(const struct key_template *t, const char *name, const enum key_field *fields,
+                    size_t n, struct buf *err) {
+    static const char *const names[KEY_FIELDS] = {[KEY_TOPIC] = "topic",
+                                                  [KEY_PARTITION] = "partition",
+                                                  [KEY_OFFSET] = "offset",
+                                                  [KEY_FIRST] = "first",
+                                                  [KEY_NEXT] = "next"};
+    for (size_t i = 0; i < n; i++) {
+        if (key_template_uses(t, fields[i])) continue;
+        buf_printf(err, "%s must contain {%s}: without it different events would share a key", name,
+                   names[fields[i]]);
+        return false;
+    }
+    return true;
+}
+
+struct router *router_new(const struct config *cfg, struct buf *err) {
+    static const enum key_field object_needs[] = {KEY_PARTITION, KEY_OFFSET};
+    static const enum key_field batch_needs[] = {KEY_TOPIC, KEY_PARTITION, KEY_FIRST, KEY_NEXT};
+    struct router *r = xcalloc(1, sizeof *r);
+    r->cfg = cfg;
+    r->object_key = key_template_new(cfg->key_object, OBJECT_FIELDS, err);
+    if (r->object_key) r->batch_key = key_template_new(cfg->key_batch, BATCH_FIELDS, err);
+    if (!r->object_key || !r->batch_key ||
+        !require(r->object_key, "key.object", object_needs, 2, err) ||
+        !require(r->batch_key, "key.batch", batch_needs, 4, err)) {
+        router_free(r);
+        return NULL;
+    }
+    for (r->buckets = 64; r->buckets < (size_t)cfg->dest_max && r->buckets < 65536;)
+        r->buckets *= 2;
+    r->entries = xcalloc(r->buckets, sizeof(struct entry *));
+    r->places = xcalloc(r->buckets, sizeof(struct place *));
+    return r;
+}
+
+static uint64_t identity_hash(const struct destination *d) {
+    return keyed_hash(d->identity, sizeof d->identity);
+}
+
+static void place_free(struct router *r, struct place *p) {
+    struct place **at = &r->places[identity_hash(&p->dest) & (r->buckets - 1)];
+    while (*at != p) at = &(*at)->next;
+    *at = p->next;
+    r->n_places--;
+    if (p->dest.config) p->dest.type->free_config(p->dest.config);
+    free(p->dest.prefix);
+    free(p->dest.key_space);
+    wipe(p, sizeof *p);
+    free(p);
+}
+
+static void list_free(struct list *l) {
+    for (size_t i = 0; i < l->n; i++) free(l->v[i]);
+    free(l->v);
+}
+
+static void lru_unlink(struct router *r, struct entry *e) {
+    *(e->newer ? &e->newer->older : &r->newest) = e->older;
+    *(e->older ? &e->older->newer : &r->oldest) = e->newer;
+    e->newer = e->older = NULL;
+}
+
+static void lru_push(struct router *r, struct entry *e) {
+    e->older = r->newest;
+    *(r->newest ? &r->newest->newer : &r->oldest) = e;
+    r->newest = e;
+}
+
+static void entry_free(struct router *r, struct entry *e) {
+    struct entry **at = &r->entries[e->hash & (r->buckets - 1)];
+    while (*at != e) at = &(*at)->next;
+    *at = e->next;
+    lru_unlink(r, e);
+    r->n_entries--;
+    if (e->place && --e->place->entries == 0 && e->place->held == 0) place_free(r, e->place);
+    list_free(&e->apis);
+    wipe(e->bytes, e->n);
+    free(e->bytes);
+    free(e);
+}
+
+void router_free(struct router *r) {
+    if (!r) return;
+    while (r->oldest) entry_free(r, r->oldest);
+    key_template_free(r->object_key);
+    key_template_free(r->batch_key);
+    free(r->entries);
+    free(r->places);
+    free(r);
+}
+
+/* sink.override: the same event, key and grouping, but below a folder that is named after the real
+ * destination. */
+static bool override(struct router *r, struct destination *d, struct outcome *reterr) {
+    struct destination file = {0};
+    if (!file_destination(r->cfg->override_dir, &file, reterr)) return false;
+    struct buf prefix;
+    buf_init(&prefix, KEY_MAX);
+    buf_printf(&prefix, "%s/", d->type->name);
+    for (const char *c = d->label + strlen(d->type->name); *c && *c != ' '; c++)
+        if (*c != ':' && (*c != '/' || prefix.p[prefix.n - 1] != '/'))
+            buf_putc(&prefix, strchr("?#%\\\"'*", *c) ? '-' : *c);
+    if (prefix.p[prefix.n - 1] != '/') buf_putc(&prefix, '/');
+    memcpy(file.identity, d->identity, sizeof file.identity);
+    d->type->free_config(d->config);
+    free(d->prefix);
+    free(d->key_space);
+    free(file.prefix);
+    file.prefix = xstrdup(buf_cstr(&prefix));
+    buf_free(&prefix);
+    *d = file;
+    return true;
+}
+
+/* The place of a destination just parsed: an equal one that is known, or a new one. Takes what d
+ * owns. */
+static struct place *place_for(struct router *r, struct destination *d) {
+    struct place **bucket = &r->places[identity_hash(d) & (r->buckets - 1)];
+    for (struct place *p = *bucket; p; p = p->next) {
+        if (memcmp(p->dest.identity, d->identity, sizeof d->identity) != 0) continue;
+        d->type->free_config(d->config);
+        free(d->prefix);
+        free(d->key_space);
+        return p;
+    }
+    struct place *p = xcalloc(1, sizeof *p);
+    p->dest = *d;
+    p->router = r;
+    p->next = *bucket;
+    *bucket = p;
+    r->n_places++;
+    return p;
+}
+
+static bool read_rules(const cJSON *sink, struct entry *e) {
+    bool bad = false;
+    const cJSON *skip = sink_field(sink, "skipOnFail", &bad, &e->err);
+    const cJSON *apis = bad ? NULL : sink_field(sink, "apisToSend", &bad, &e->err);
+    if (bad) return false;
+    if (skip && !cJSON_IsBool(skip)) {
+        e->err = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
+                              "sink.skipOnFail must be true or false");
+        return false;
+    }
+    e->skip_on_fail = cJSON_IsTrue(skip);
+    if (!apis) return true;
+    if (!cJSON_IsArray(apis)) goto not_strings;
+    e->has_apis = true;
+    e->apis.v = xcalloc((size_t)cJSON_GetArraySize(apis), sizeof(char *));
+    for (const cJSON *api = apis->child; api; api = api->next) {
+        if (!cJSON_IsString(api)) goto not_strings;
+        e->apis.v[e->apis.n++] = xstrdup(api->valuestring);
+    }
+    return true;
+not_strings:
+    e->err = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
+                          "sink.apisToSend must be an array of strings");
+    return false;
+}
+
+static const struct sink_type *sink_type_of(const cJSON *sink, struct outcome *reterr) {
+    bool bad = false;
+    const cJSON *type = sink_field(sink, "type", &bad, reterr);
+    if (bad) return NULL;
+    if (!cJSON_IsString(type)) {
+        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
+                               "sink.type is missing or not a string");
+        return NULL;
+    }
+    const struct sink_type *t = sink_type_named(type->valuestring);
+    if (!t)
+        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "unknown-sink-type",
+                               "this runsink has no sink of the type that the event names");
+    return t;
+}
+
+/* Wipes every string of a parsed sink object before the memory goes back. */
+static void wipe_json(cJSON *j) {
+    for (; j; j = j->next) {
+        if (j->valuestring) wipe(j->valuestring, strlen(j->valuestring));
+        wipe_json(j->child);
+    }
+}
+
+static void parse_entry(struct router *r, struct entry *e) {
+    cJSON *sink = cJSON_ParseWithLength(e->bytes, e->n);
+    const struct sink_type *type = NULL;
+    struct destination d = {0};
+    if (!cJSON_IsObject(sink))
+        e->err = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
+                              "the sink object can't be read");
+    else if ((type = sink_type_of(sink, &e->err)) && read_rules(sink, e) &&
+             type->parse(r->cfg, sink, &d, &e->err)) {
+        d.type = type;
+        if (!r->cfg->override_dir || override(r, &d, &e->err)) e->place = place_for(r, &d);
+    }
+    if (e->place) e->place->entries++;
+    wipe_json(sink);
+    cJSON_Delete(sink);
+}
+
+static struct entry *lookup(struct router *r, struct str sink, int64_t now_ms) {
+    uint64_t hash = keyed_hash(sink.p, sink.n);
+    struct entry **bucket = &r->entries[hash & (r->buckets - 1)];
+    struct entry *e = *bucket;
+    while (e && (e->hash != hash || !str_eq(sink, (struct str){e->bytes, e->n}))) e = e->next;
+    if (e) {
+        e->used_ms = now_ms;
+        if (r->newest != e) {
+            lru_unlink(r, e);
+            lru_push(r, e);
+        }
+        return e;
+    }
+    if (r->n_entries >= (size_t)r->cfg->dest_max) entry_free(r, r->oldest);
+    e = xcalloc(1, sizeof *e);
+    *e = (struct entry){.hash = hash, .n = sink.n, .used_ms = now_ms};
+    e->bytes = xstrndup(sink.p, sink.n);
+    e->next = *bucket;
+    *bucket = e;
+    lru_push(r, e);
+    r->n_entries++;
+    parse_entry(r, e);
+    return e;
+}
+
+static bool listed(const struct list *l, struct str s) {
+    for (size_t i = 0; i < l->n; i++)
+        if (str_is(s, l->v[i])) return true;
+    return false;
+}
+
+static enum route_kind skip(struct outcome *reterr, const char *why) {
+    *reterr = (struct outcome){.verdict = VERDICT_OK};
+    outcome_token(reterr->why, sizeof reterr->why, str_c(why));
+    return ROUTE_SKIP;
+}
+
+enum route_kind route_again(struct router *r, const struct jobrun *run, int64_t now_ms,
+                            struct destination **ret_dest, struct outcome *reterr) {
+    if (!run->sink.p) return skip(reterr, "no-sink");
+    struct entry *e = lookup(r, run->sink, now_ms);
+    if (!e->place) {
+        *reterr = e->err;
+        return ROUTE_DEAD;
+    }
+    *ret_dest = &e->place->dest;
+    return ROUTE_DELIVER;
+}
+
+enum route_kind route(struct router *r, const struct jobrun *run, int64_t now_ms,
+                      struct destination **ret_dest, struct outcome *reterr) {
+    if (!run->sink.p) return skip(reterr, "no-sink");
+    if (r->cfg->statuses.n && !listed(&r->cfg->statuses, run->status))
+        return skip(reterr, "status");
+    struct entry *e = lookup(r, run->sink, now_ms);
+    if (!e->place) {
+        *reterr = e->err;
+        return ROUTE_DEAD;
+    }
+    if (e->skip_on_fail && listed(&r->cfg->fail_statuses, run->status))
+        return skip(reterr, "skipOnFail");
+    if (e->has_apis && run->api_name.n && !listed(&e->apis, run->api_name))
+        return skip(reterr, "apisToSend");
+    *ret_dest = &e->place->dest;
+    return ROUTE_DELIVER;
+}
+
+static struct place *place_of(struct destination *d) {
+    return (struct place *)(void *)d;
+}
+
+void destination_hold(struct destination *d) {
+    place_of(d)->held++;
+}
+
+void *destination_state(struct destination *d) {
+    return place_of(d)->state;
+}
+
+void destination_drop(struct destination *d) {
+    struct place *p = place_of(d);
+    if (--p->held == 0 && p->entries == 0) place_free(p->router, p);
+}
+
+void router_each(struct router *r, void (*fn)(struct destination *, void *), void *ctx) {
+    for (size_t i = 0; i < r->buckets; i++)
+        for (struct place *p = r->places[i]; p; p = p->next) fn(&p->dest, ctx);
+}
+
+size_t router_count(const struct router *r) {
+    return r->n_places;
+}
+
+void router_tick(struct router *r, int64_t now_ms) {
+    while (r->oldest && now_ms - r->oldest->used_ms > r->cfg->dest_idle) entry_free(r, r->oldest);
+}
+
+static bool too_long(struct outcome *reterr) {
+    *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "key-too-long",
+                           "the object's key would pass %d bytes", KEY_MAX);
+    return false;
+}
+
+/* Numbers as text that lives in the caller's frame. */
+struct digits {
+    char text[24];
+};
+
+static struct str number(struct digits *d, int64_t n) {
+    char *p = d->text + sizeof d->text;
+    uint64_t u = n < 0 ? 0 : (uint64_t)n;
+    do *--p = (char)('0' + u % 10);
+    while (u /= 10);
+    return (struct str){p, (size_t)(d->text + sizeof d->text - p)};
+}
+
+bool route_object_key(struct router *r, const struct jobrun *run, const struct destination *dest,
+                      const struct origin *origin, int64_t timestamp_ms, struct buf *out,
+                      struct outcome *reterr) {
+    struct digits partition, offset;
+    char date[11] = "";
+    if (key_template_uses(r->object_key, KEY_DATE)) key_date(timestamp_ms, date);
+    struct key_values values = {.v = {[KEY_PREFIX] = str_c(dest->prefix ? dest->prefix : ""),
+                                      [KEY_TOPIC] = str_c(origin->topic),
+                                      [KEY_PARTITION] = number(&partition, origin->partition),
+                                      [KEY_OFFSET] = number(&offset, origin->offset),
+                                      [KEY_ID] = run->id,
+                                      [KEY_WORKSPACE_ID] = run->workspace_id,
+                                      [KEY_PROJECT_ID] = run->project_id,
+                                      [KEY_JOB_ID] = run->job_id,
+                                      [KEY_UPDATED_AT] = run->updated_at,
+                                      [KEY_STATUS] = run->status,
+                                      [KEY_DATE] = str_c(date)}};
+    return key_make(r->object_key, &values, KEY_MAX, out) || too_long(reterr);
+}
+
+bool route_batch_key(struct router *r, const struct destination *dest, const char *topic,
+                     int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms,
+                     unsigned nth, struct buf *out, struct outcome *reterr) {
+    static const char *const suffixes[] = {[CONFIG_COMPRESSION_GZIP] = ".gz",
+                                           [CONFIG_COMPRESSION_ZSTD] = ".zst",
+                                           [CONFIG_COMPRESSION_NONE] = ""};
+    struct digits part, from, to;
+    char date[11];
+    key_date(timestamp_ms, date);
+    struct key_values values = {.v = {[KEY_PREFIX] = str_c(dest->prefix ? dest->prefix : ""),
+                                      [KEY_DATE] = str_c(date),
+                                      [KEY_TOPIC] = str_c(topic),
+                                      [KEY_PARTITION] = number(&part, partition),
+                                      [KEY_FIRST] = number(&from, first),
+                                      [KEY_NEXT] = number(&to, next)}};
+    if (!key_make(r->batch_key, &values, KEY_MAX, out)) return too_long(reterr);
+    if (nth > 1) {
+        const char *ending = ".ndjson";
+        size_t n = strlen(ending);
+        bool has = out->n > n && memcmp(out->p + out->n - n, ending, n) == 0;
+        if (has) out->n -= n;
+        buf_printf(out, "-%u%s", nth, has ? ending : "");
+    }
+    buf_puts(out, suffixes[r->cfg->batch_compression]);
+    return out->n <= KEY_MAX || too_long(reterr);
+}

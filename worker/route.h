@@ -1,0 +1,49 @@
+/* Where an event goes: the rules (no sink, statuses, skipOnFail, apisToSend), and the lane's table
+ * of destinations. The sink object of a tenant stands in each of its events, so what it parses to
+ * is cached by its bytes; destinations are shared by identity. The table is bounded by dest.max and
+ * forgets what was unused for dest.idle. Lane's thread; lanes share nothing. */
+#ifndef RUNSINK_ROUTE_H
+#define RUNSINK_ROUTE_H
+
+#include "sinks/sink.h"
+#include "worker/jobrun.h"
+#include "worker/requeue.h"
+
+struct router;
+
+enum route_kind { ROUTE_DELIVER, ROUTE_SKIP, ROUTE_DEAD };
+
+/* NULL with a message for the operator in err (bad key template, bad override). */
+struct router *router_new(const struct config *, struct buf *err);
+void router_free(struct router *); /* no destination may be held */
+
+/* Decides by configuration and event. DELIVER: *ret_dest is the destination, valid while held.
+ * SKIP, DEAD: *reterr has the reason. now_ms is a monotonic clock. */
+enum route_kind route(struct router *, const struct jobrun *, int64_t now_ms,
+                      struct destination **ret_dest, struct outcome *reterr);
+/* The same without the rules that skip: for records that come back from a retry topic. */
+enum route_kind route_again(struct router *, const struct jobrun *, int64_t now_ms,
+                            struct destination **ret_dest, struct outcome *reterr);
+
+/* A held destination is not forgotten. */
+void destination_hold(struct destination *);
+void destination_drop(struct destination *);
+/* What the worker keeps with a destination: size bytes, zeroed when the destination was made. */
+#define DESTINATION_STATE_BYTES 512
+void *destination_state(struct destination *);
+/* Calls fn for each destination known. */
+void router_each(struct router *, void (*fn)(struct destination *, void *), void *);
+size_t router_count(const struct router *);
+/* Forgets the idle. Cheap when there is nothing to do. */
+void router_tick(struct router *, int64_t now_ms);
+
+/* Appends the key of an event's own object. False with reterr when it can't be made (too long). */
+bool route_object_key(struct router *, const struct jobrun *, const struct destination *,
+                      const struct origin *, int64_t timestamp_ms, struct buf *out,
+                      struct outcome *reterr);
+/* Appends the key of a batch: the window's, with "-nth" before the suffix when nth > 1. */
+bool route_batch_key(struct router *, const struct destination *, const char *topic,
+                     int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms,
+                     unsigned nth, struct buf *out, struct outcome *reterr);
+
+#endif

@@ -1,0 +1,272 @@
+/* `runsink run`: resolves the topics, makes those that are missing, starts the lanes, and waits for
+ * signals and for lanes that end. Main thread. */
+#include "worker/run.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "sinks/http.h"
+#include "worker/command.h"
+#include "worker/crash.h"
+#include "worker/kafka.h"
+#include "worker/lane.h"
+#include "worker/log.h"
+#include "worker/topics.h"
+
+#define BROKER_TIMEOUT_MS 30000
+
+struct worker {
+    struct config *cfg;
+    struct worker_shared shared;
+    struct ledger_signer *signer;
+    rd_kafka_t *admin;
+    struct lane **lanes;
+    int64_t n_lanes;
+    int signal_fd;
+    bool draining;
+};
+
+const char *counter_name(enum counter id) {
+    static const char *const names[COUNTERS] = {
+#define COUNTER(id_, name, help) [COUNTER_##id_] = name,
+#include "worker/counters.def"
+#undef COUNTER
+    };
+    return names[id];
+}
+
+/* ---- topics ---- */
+
+static bool same_topics(const struct list *a, const struct topic_list *b) {
+    if (a->n != b->n) return false;
+    for (size_t i = 0; i < a->n; i++)
+        if (strcmp(a->v[i], b->v[i].name) != 0) return false;
+    return true;
+}
+
+static void set_topics(struct worker *w, const struct topic_list *sources) {
+    pthread_mutex_lock(&w->shared.mutex);
+    if (!same_topics(&w->shared.topics, sources)) {
+        struct list *l = &w->shared.topics;
+        for (size_t i = 0; i < l->n; i++) free(l->v[i]);
+        free(l->v);
+        *l = (struct list){.v = xcalloc(sources->n, sizeof(char *))};
+        for (size_t i = 0; i < sources->n; i++) l->v[l->n++] = xstrdup(sources->v[i].name);
+        w->shared.version++;
+        for (size_t i = 0; i < l->n; i++) log_info("consuming", LOG_S("topic", l->v[i]));
+    }
+    pthread_mutex_unlock(&w->shared.mutex);
+}
+
+static bool all_there(const struct topic_list *sources, struct buf *err) {
+    bool ok = true;
+    for (size_t i = 0; i < sources->n; i++) {
+        if (sources->v[i].partitions) continue;
+        buf_printf(err, "topic %s does not exist: create it, or correct `topics`\n",
+                   sources->v[i].name);
+        ok = false;
+    }
+    return ok;
+}
+
+/* Finds the sources and makes runsink's own topics for them. */
+static bool refresh_topics(struct worker *w, bool start, struct buf *err) {
+    struct topic_list all = {0}, sources = {0};
+    bool ok = topics_list(w->admin, BROKER_TIMEOUT_MS, &all, err) &&
+              topics_resolve(w->cfg, &all, &sources, err) && (!start || all_there(&sources, err)) &&
+              topics_create_missing(w->admin, w->cfg, &sources, BROKER_TIMEOUT_MS, err);
+    if (ok) set_topics(w, &sources);
+    topic_list_free(&sources);
+    topic_list_free(&all);
+    return ok;
+}
+
+static bool open_admin(struct worker *w, struct buf *err) {
+    char errstr[256];
+    rd_kafka_conf_t *conf = kafka_conf_new(w->cfg, NULL, err);
+    if (!conf) return false;
+    w->admin = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof errstr);
+    if (w->admin) return true;
+    buf_printf(err, "%s\n", errstr);
+    rd_kafka_conf_destroy(conf);
+    return false;
+}
+
+/* ---- signals ---- */
+
+static bool open_signals(struct worker *w) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    signal(SIGPIPE, SIG_IGN);
+    /* Blocked before any thread starts, so that all inherit it. */
+    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0) return false;
+    w->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return w->signal_fd >= 0;
+}
+
+static void drain_all(struct worker *w) {
+    if (w->draining) return;
+    w->draining = true;
+    for (int64_t i = 0; i < w->n_lanes; i++) lane_drain(w->lanes[i]);
+}
+
+static void take_signal(struct worker *w) {
+    struct signalfd_siginfo info;
+    if (read(w->signal_fd, &info, sizeof info) != sizeof info) return;
+    if (w->draining) {
+        log_warn("second signal: leaving without draining; what was not settled is read again");
+        _exit(EX_TEMPFAIL);
+    }
+    log_info("draining", LOG_I("signal", info.ssi_signo),
+             LOG_I("timeout_ms", w->cfg->drain_timeout));
+    drain_all(w);
+}
+
+/* ---- life ---- */
+
+static int64_t lanes_running(const struct worker *w, bool *ret_failed) {
+    int64_t running = 0;
+    for (int64_t i = 0; i < w->n_lanes; i++) {
+        int state = atomic_load(&w->lanes[i]->state);
+        running += state == LANE_RUNNING;
+        *ret_failed = *ret_failed || state == LANE_FAILED;
+    }
+    return running;
+}
+
+static void refresh_later(struct worker *w) {
+    struct buf err;
+    buf_init(&err, 65536);
+    if (!refresh_topics(w, false, &err)) log_warn("topics", LOG_S("error", buf_cstr(&err)));
+    buf_free(&err);
+}
+
+static bool has_pattern(const struct config *cfg) {
+    for (size_t i = 0; i < cfg->topics.n; i++)
+        if (cfg->topics.v[i][0] == '^') return true;
+    return false;
+}
+
+/* Until all lanes have ended. A lane that fails takes the others along: the process is started anew
+ * by whoever watches it. */
+static bool watch(struct worker *w) {
+    bool failed = false, pattern = has_pattern(w->cfg);
+    while (lanes_running(w, &failed) > 0) {
+        if (failed) drain_all(w);
+        struct pollfd fds[] = {{.fd = w->signal_fd, .events = POLLIN},
+                               {.fd = w->shared.ended_fd, .events = POLLIN}};
+        int n = poll(fds, 2, pattern && !w->draining ? (int)w->cfg->topics_refresh : -1);
+        eventfd_t value;
+        if (fds[0].revents) take_signal(w);
+        if (fds[1].revents && eventfd_read(w->shared.ended_fd, &value) != 0) continue;
+        if (n == 0) refresh_later(w);
+    }
+    lanes_running(w, &failed);
+    return !failed;
+}
+
+static bool start_lanes(struct worker *w, struct buf *err) {
+    w->lanes = xcalloc((size_t)w->cfg->lanes, sizeof(struct lane *));
+    for (; w->n_lanes < w->cfg->lanes; w->n_lanes++) {
+        struct lane *lane = lane_start(w->cfg, &w->shared, (int)w->n_lanes, err);
+        if (!lane) return false;
+        w->lanes[w->n_lanes] = lane;
+    }
+    return true;
+}
+
+static void stop_lanes(struct worker *w, uint64_t totals[COUNTERS]) {
+    drain_all(w);
+    for (int64_t i = 0; i < w->n_lanes; i++) {
+        /* The lane is freed by the join: its last counts are read when its thread has ended. */
+        lane_join(w->lanes[i], totals);
+    }
+    free(w->lanes);
+    w->lanes = NULL;
+    w->n_lanes = 0;
+}
+
+static void report(const uint64_t totals[COUNTERS]) {
+    log_info("done", LOG_I("records", totals[COUNTER_RECORDS]),
+             LOG_I("delivered", totals[COUNTER_DELIVERED]),
+             LOG_I("skipped", totals[COUNTER_SKIPPED]), LOG_I("parked", totals[COUNTER_PARKED]),
+             LOG_I("dead_tenant", totals[COUNTER_DEAD_TENANT]),
+             LOG_I("dead_data", totals[COUNTER_DEAD_DATA]),
+             LOG_I("dead_system", totals[COUNTER_DEAD_SYSTEM]), LOG_I("lost", totals[COUNTER_LOST]),
+             LOG_I("requests", totals[COUNTER_PARCELS]), LOG_I("windows", totals[COUNTER_WINDOWS]),
+             LOG_I("transactions", totals[COUNTER_TRANSACTIONS]));
+}
+
+static bool open_ledger(struct worker *w, struct buf *err) {
+    if (!w->cfg->ledger || !w->cfg->ledger_key[0]) return true;
+    w->signer = ledger_signer_load(w->cfg->ledger_key, err);
+    if (w->signer && w->cfg->ledger_key_previous[0] &&
+        !ledger_signer_rotate(w->signer, w->cfg->ledger_key_previous, err))
+        return false;
+    w->shared.signer = w->signer;
+    return w->signer != NULL;
+}
+
+static void worker_free(struct worker *w) {
+    if (w->admin) rd_kafka_destroy(w->admin);
+    ledger_signer_free(w->signer);
+    for (size_t i = 0; i < w->shared.topics.n; i++) free(w->shared.topics.v[i]);
+    free(w->shared.topics.v);
+    pthread_mutex_destroy(&w->shared.mutex);
+    if (w->signal_fd >= 0) close(w->signal_fd);
+    if (w->shared.ended_fd >= 0) close(w->shared.ended_fd);
+}
+
+static int begin(struct worker *w, struct buf *err) {
+    if (!open_signals(w) || (w->shared.ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) {
+        buf_puts(err, "setting up signals failed\n");
+        return EX_OSERR;
+    }
+    if (!open_ledger(w, err) || !open_admin(w, err)) return EX_CONFIG;
+    if (!refresh_topics(w, true, err)) return EX_UNAVAILABLE;
+    return start_lanes(w, err) ? EX_OK : EX_CONFIG;
+}
+
+int run_worker(struct config *cfg, bool until_end, uint64_t totals[COUNTERS]) {
+    struct worker w = {.cfg = cfg, .signal_fd = -1};
+    w.shared = (struct worker_shared){.until_end = until_end, .ended_fd = -1};
+    pthread_mutex_init(&w.shared.mutex, NULL);
+    struct buf err;
+    buf_init(&err, 65536);
+    memset(totals, 0, COUNTERS * sizeof *totals);
+    crash_setup();
+    http_global_init();
+    int rc = begin(&w, &err);
+    bool ok = rc == EX_OK && watch(&w);
+    if (rc != EX_OK) log_error("runsink can't start", LOG_S("error", buf_cstr(&err)));
+    stop_lanes(&w, totals);
+    if (rc == EX_OK) report(totals);
+    worker_free(&w);
+    buf_free(&err);
+    if (rc != EX_OK) return rc;
+    if (!ok) return EX_SOFTWARE;
+    /* Something that was parked by this run has not come back yet. */
+    return until_end && totals[COUNTER_PENDING] ? EX_TEMPFAIL : EX_OK;
+}
+
+int command_run(struct config *cfg, int argc, char **argv) {
+    bool until_end = false;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--until-end") != 0)
+            return command_usage("run", "unknown argument \"%.40s\"", argv[i]);
+        until_end = true;
+    }
+    if (!cfg->topics.n) {
+        fputs("runsink run: `topics` is not set: say what to consume\n", stderr);
+        return EX_CONFIG;
+    }
+    uint64_t totals[COUNTERS];
+    return run_worker(cfg, until_end, totals);
+}

@@ -1,0 +1,71 @@
+/* Settlement (promise P3): one Kafka transaction carries ledger entries, parked records, dead
+ * letters and the offsets with their metadata. The blocking calls run on a thread of their own, so
+ * that settling never stalls transfers. One job at a time.
+ *
+ * The lane's thread makes a job, fills it, hands it over whole with settler_submit(), and gets it
+ * back from settler_take() after wake_fd became readable. Group metadata is taken on the lane's
+ * thread when the job is made: the broker does not check who owns a partition, so the settle thread
+ * must never ask for it. */
+#ifndef RUNSINK_SETTLE_H
+#define RUNSINK_SETTLE_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "worker/arena.h"
+#include "worker/buf.h"
+#include "worker/jobrun.h"
+
+struct config;
+
+enum settle_result {
+    SETTLE_DONE,    /* committed */
+    SETTLE_AGAIN,   /* aborted: nothing happened; make a new job */
+    SETTLE_STALE,   /* aborted: our membership is out of date; wait for the rebalance callback */
+    SETTLE_UNKNOWN, /* fatal: may or may not have happened; start the lane anew from the committed
+                       offsets */
+};
+
+/* A record to produce; everything borrowed until the job is freed. partition -1: by key. Otherwise
+ * it is taken modulo the topic's number of partitions, so that what belongs together stays
+ * together. */
+struct settle_record {
+    const char *topic;
+    int32_t partition;
+    const void *key, *value; /* NULL: null */
+    size_t key_len, value_len;
+    const struct header *headers;
+    size_t n_headers;
+};
+
+struct settle_job {
+    struct arena arena; /* for what the records point at */
+    struct settle_record *records;
+    size_t n_records, cap_records;
+    rd_kafka_topic_partition_list_t *offsets; /* with metadata */
+    void *group_metadata;
+    size_t group_metadata_len;
+    enum settle_result result;
+    char error[256]; /* for the operator, when not SETTLE_DONE */
+    int64_t took_us;
+};
+
+/* NULL when the consumer has no valid membership (no generation, no member id): (-1, "") would be
+ * accepted without fencing. */
+struct settle_job *settle_job_new(rd_kafka_t *consumer);
+void settle_job_free(struct settle_job *);
+struct settle_record *settle_job_add(struct settle_job *); /* zeroed; valid until the next add */
+bool settle_job_offset(struct settle_job *, const char *topic, int32_t partition, int64_t offset,
+                       const char *metadata);
+
+struct settler;
+/* Makes the transactional producer and starts the thread. wake_fd (an eventfd) is written when a
+ * job is finished. NULL with a message in err. */
+struct settler *settler_new(const struct config *, const char *transactional_id, int wake_fd,
+                            struct buf *err);
+/* Abandons what is under way, joins the thread, destroys the producer. */
+void settler_free(struct settler *);
+void settler_submit(struct settler *, struct settle_job *); /* only when not busy */
+bool settler_busy(const struct settler *);
+struct settle_job *settler_take(struct settler *); /* NULL: not finished */
+
+#endif
