@@ -18,6 +18,11 @@ static bool is_service_link(const char *name, const char *value) {
     return host || port || number || strstr(name, "_SERVICE_PORT");
 }
 
+/* Not keys: the path of the file, and the switches of the crash tests (worker/crash.h). */
+static bool is_apart(const char *name) {
+    return strcmp(name, PREFIX "CONFIG") == 0 || strncmp(name, PREFIX "TEST_", 13) == 0;
+}
+
 /* The key that a variable stands for: its name, or "kafka." and a property; false for none. */
 static bool key_of(struct str variable, char ret[KEY_NAME_MAX]) {
     for (size_t i = 0; i < config_n_keys; i++) {
@@ -102,7 +107,7 @@ bool config_read_env(struct config *c, char *const *environ_, struct buf *err) {
         struct str variable = {*e, (size_t)(equals - *e)};
         char *name = xstrndup(variable.p, variable.n);
         char key[KEY_NAME_MAX];
-        if (strcmp(name, PREFIX "CONFIG") != 0 && !is_service_link(name, equals + 1)) {
+        if (!is_apart(name) && !is_service_link(name, equals + 1)) {
             bool known = variable.n < KEY_NAME_MAX && key_of(variable, key);
             if (known && holds_secret(key) && said_twice(environ_, variable)) {
                 buf_printf(err, "environment %s: %s_FILE is set too; keep one\n", name, name);

@@ -1,0 +1,25 @@
+/* The subcommands. main.c has the one table of them, reads the global options (--config, --set) and
+ * the configuration, and calls one. Main thread. */
+#ifndef RUNSINK_COMMAND_H
+#define RUNSINK_COMMAND_H
+
+#include "config/config.h"
+
+/* argv[0] is the command's name, global options are taken out. config is finished, or NULL for a
+ * command that the table calls without. Returns the exit code (sysexits.h); what is wrong was said
+ * on stderr. */
+typedef int command_fn(struct config *config, int argc, char **argv);
+
+command_fn command_run, command_check, command_explain, command_verify, command_trace,
+    command_redrive, command_keygen, command_demo, command_health;
+
+/* For commands that the table calls without: reads file, environment and --set. NULL after having
+ * told the operator why. Owned by the caller. */
+struct config *command_config(void);
+/* Says "runsink COMMAND: message" and where help is; returns EX_USAGE. */
+int command_usage(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The value of an option in the form --name VALUE or --name=VALUE at argv[*i], *i moved to its last
+ * word. NULL when argv[*i] is something else, or the value is missing (*ret_bad is set). */
+const char *command_value(const char *name, int argc, char **argv, int *i, bool *ret_bad);
+
+#endif

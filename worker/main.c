@@ -1,0 +1,212 @@
+/* runsink's entry: global options, the table of commands, the configuration. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "worker/command.h"
+#include "worker/log.h"
+
+extern char **environ;
+
+#define DEFAULT_CONFIG "/etc/runsink/runsink.ini"
+#define DEFAULT_COMMAND "run"
+#define ERRORS_MAX 65536
+
+static const struct command {
+    const char *name;
+    command_fn *fn;
+    bool configured; /* gets the configuration, read and checked */
+    const char *summary;
+    const char *help; /* arguments and options */
+} commands[] = {
+    {"run", command_run, true, "consume and deliver until told to stop",
+     "usage: runsink run [--until-end]\n\n"
+     "Delivers every event of the configured topics to the sink that it names. SIGTERM and SIGINT\n"
+     "drain: what flies is finished or parked within drain.timeout, settled, and the group left.\n"
+     "  --until-end  stop at the ends that the topics have at the start, with exit code 0, or 75\n"
+     "               when something stayed parked for a later attempt\n"},
+    {"check", command_check, false, "check configuration, broker and topics",
+     "usage: runsink check [--config-only | --reference | --reference-ini]\n\n"
+     "Prints the configuration with the origin of each value, then what the broker knows: the\n"
+     "topics that would be consumed, runsink's own topics that are missing, the group and its "
+     "lag.\n"
+     "  --config-only    don't connect\n"
+     "  --reference      print the table of all keys, in Markdown\n"
+     "  --reference-ini  print a runsink.ini with all keys at their defaults\n"},
+    {"explain", command_explain, true, "say where events would go, sending nothing",
+     "usage: runsink explain [--framed] [--header NAME=VALUE]... < events\n\n"
+     "Reads one event a line and writes one JSON object a line: the outcome (deliver, skipped,\n"
+     "dead), its reason, sink, destination, key or url, and the body, all redacted.\n"
+     "  --framed              standard input is one single record as Kafka holds it\n"
+     "  --header NAME=VALUE   a Kafka header of the records\n"},
+    {"keygen", command_keygen, false, "make the pair of keys that signs the ledger",
+     "usage: runsink keygen FILE\n\n"
+     "Writes an Ed25519 private key to FILE (for ledger.key; mode 0600) and its public key, for\n"
+     "whoever runs `runsink verify`, to FILE.pub. Overwrites neither.\n"},
+};
+#define N_COMMANDS (sizeof commands / sizeof *commands)
+
+static struct {
+    const char *config; /* --config */
+    const char **sets;  /* --set, in order */
+    size_t n_sets;
+    bool help, version;
+} options;
+
+/* Secrets must not reach a core dump, nor another process of the same user. */
+static void harden(void) {
+#ifndef __SANITIZE_ADDRESS__ /* its leak check traces the process */
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+#endif
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+}
+
+int command_usage(const char *command, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    fprintf(stderr, "runsink%s%s: ", *command ? " " : "", command);
+    vfprintf(stderr, fmt, ap);
+    fprintf(stderr, "\n`runsink%s%s --help` shows how it is used\n", *command ? " " : "", command);
+    va_end(ap);
+    return EX_USAGE;
+}
+
+const char *command_value(const char *name, int argc, char **argv, int *i, bool *ret_bad) {
+    size_t n = strlen(name);
+    if (strncmp(argv[*i], name, n) != 0) return NULL;
+    if (argv[*i][n] == '=') return argv[*i] + n + 1;
+    if (argv[*i][n] != '\0') return NULL;
+    if (*i + 1 < argc) return argv[++*i];
+    *ret_bad = true;
+    return NULL;
+}
+
+/* Takes the global options out of argv, wherever they stand; what is left keeps its order. False
+ * when an option lacks its value. */
+static bool take_options(int *argc, char **argv) {
+    int n = 0;
+    bool bad = false, ours = true;
+    options.sets = xcalloc((size_t)*argc, sizeof *options.sets);
+    for (int i = 0; i < *argc && !bad; i++) {
+        const char *v;
+        if (strcmp(argv[i], "--") == 0) ours = false;
+        if (!ours)
+            argv[n++] = argv[i];
+        else if ((v = command_value("--config", *argc, argv, &i, &bad)))
+            options.config = v;
+        else if (!bad && (v = command_value("--set", *argc, argv, &i, &bad)))
+            options.sets[options.n_sets++] = v;
+        else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            options.help = true;
+        else if (strcmp(argv[i], "--version") == 0)
+            options.version = true;
+        else
+            argv[n++] = argv[i];
+    }
+    *argc = n;
+    return !bad;
+}
+
+static bool read_file(struct config *c, struct buf *err) {
+    const char *path = options.config ? options.config : getenv("RUNSINK_CONFIG");
+    if (path && *path) return config_read_file(c, path, err);
+    return access(DEFAULT_CONFIG, F_OK) != 0 || config_read_file(c, DEFAULT_CONFIG, err);
+}
+
+static bool read_sets(struct config *c, struct buf *err) {
+    bool ok = true;
+    for (size_t i = 0; i < options.n_sets; i++) {
+        const char *equals = strchr(options.sets[i], '=');
+        char *name = xstrndup(options.sets[i], strcspn(options.sets[i], "="));
+        if (!equals) buf_puts(err, "--set: expected --set NAME=VALUE\n");
+        ok &= equals && config_set(c, name, equals + 1, "--set", err);
+        free(name);
+    }
+    return ok;
+}
+
+struct config *command_config(void) {
+    struct config *c = config_new();
+    struct buf err;
+    buf_init(&err, ERRORS_MAX);
+    bool ok = read_file(c, &err);
+    ok &= config_read_env(c, environ, &err);
+    ok &= read_sets(c, &err);
+    ok = ok && config_finish(c, &err);
+    if (!ok) {
+        fprintf(stderr, "runsink: the configuration is wrong:\n%s", buf_cstr(&err));
+        config_free(c);
+        c = NULL;
+    }
+    buf_free(&err);
+    if (c) log_setup((enum log_level)c->log_level, c->log_format == 1);
+    return c;
+}
+
+static const struct command *command_named(const char *name) {
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0) return &commands[i];
+    return NULL;
+}
+
+static void print_help(FILE *f) {
+    fputs("runsink delivers every JobRun event on a Kafka topic to the sink the event names.\n\n"
+          "usage: runsink [COMMAND] [OPTIONS]\n\n",
+          f);
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(f, "  %-9s %s%s\n", commands[i].name, commands[i].summary,
+                strcmp(commands[i].name, DEFAULT_COMMAND) == 0 ? " (default)" : "");
+    fputs(
+        "\nOptions of every command\n"
+        "  --config FILE     default: $RUNSINK_CONFIG, else " DEFAULT_CONFIG " if it is there\n"
+        "  --set NAME=VALUE  a key of the configuration, or kafka.PROPERTY; over file and\n"
+        "                    environment\n"
+        "  --help, --version\n\n"
+        "Exit codes: 0 done, 64 usage, 65 bad input, 69 broker or store unavailable, 70 internal,\n"
+        "73 can't create, 74 input or output, 78 configuration.\n",
+        f);
+}
+
+static int call(const struct command *cmd, int argc, char **argv) {
+    struct config *c = cmd->configured ? command_config() : NULL;
+    if (cmd->configured && !c) return EX_CONFIG;
+    int rc = cmd->fn(c, argc, argv);
+    config_free(c);
+    /* A full disk behind standard output must not look like success. */
+    if ((fflush(stdout) != 0 || ferror(stdout)) && rc == 0) {
+        fprintf(stderr, "runsink %s: can't write to standard output\n", cmd->name);
+        rc = EX_IOERR;
+    }
+    return rc;
+}
+
+static int dispatch(int argc, char **argv) {
+    static char fallback[] = DEFAULT_COMMAND;
+    static char *alone[] = {fallback, NULL};
+    bool named = argc > 0 && argv[0][0] != '-';
+    if (options.version) return puts("runsink " RUNSINK_VERSION) < 0 ? EX_IOERR : 0;
+    if (options.help && !named) return print_help(stdout), 0;
+    const struct command *cmd = command_named(named ? argv[0] : fallback);
+    if (!cmd) return command_usage("", "there is no command \"%.40s\"", named ? argv[0] : fallback);
+    if (options.help) return fputs(cmd->help, stdout) < 0 ? EX_IOERR : 0;
+    if (named) return call(cmd, argc, argv);
+    if (argc == 0) return call(cmd, 1, alone);
+    /* `runsink --until-end`: argv[-1] is the program's name, whose place the command takes. */
+    argv[-1] = fallback;
+    return call(cmd, argc + 1, argv - 1);
+}
+
+int main(int argc, char **argv) {
+    harden();
+    if (argc < 1) return EX_USAGE;
+    int n = argc - 1;
+    int rc = take_options(&n, argv + 1) ? dispatch(n, argv + 1)
+                                        : command_usage("", "an option lacks its value");
+    free(options.sets);
+    return rc;
+}

@@ -1,0 +1,293 @@
+#include "worker/topics.h"
+
+#include <regex.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Created topics keep what they hold until it was read or an operator decides: a parked event lost
+ * to retention would be lost for good. */
+static const char *const topic_settings[][2] = {
+    {"cleanup.policy", "delete"},
+    {"retention.ms", "-1"},
+    {"retention.bytes", "-1"},
+    {"max.message.bytes", TOPICS_MESSAGE_MAX},
+};
+#define N_SETTINGS (sizeof topic_settings / sizeof *topic_settings)
+
+static bool ends(const char *name, const char *end, size_t *ret_base) {
+    size_t n = strlen(name), k = strlen(end);
+    if (n <= k || strcmp(name + n - k, end) != 0) return false;
+    *ret_base = n - k;
+    return true;
+}
+
+enum topic_kind topic_kind(const char *name, size_t *ret_base) {
+    enum topic_kind kind = TOPIC_SOURCE;
+    size_t base = strlen(name);
+    const char *dot = strrchr(name, '.');
+    int64_t ms;
+    if (ends(name, ".ledger", &base)) {
+        kind = TOPIC_LEDGER;
+    } else if (ends(name, ".dead.tenant", &base) || ends(name, ".dead.data", &base) ||
+               ends(name, ".dead.system", &base)) {
+        kind = TOPIC_DEAD;
+    } else if (dot && dot - name > 6 && memcmp(dot - 6, ".retry", 6) == 0 &&
+               config_parse_ms(dot + 1, &ms)) {
+        kind = TOPIC_RETRY;
+        base = (size_t)(dot - name) - 6;
+    }
+    if (ret_base) *ret_base = base;
+    return kind;
+}
+
+static bool join(char ret[TOPIC_MAX + 1], const char *source, const char *middle, const char *end) {
+    size_t n = strlen(source) + strlen(middle) + strlen(end);
+    if (n > TOPIC_MAX) return false;
+    snprintf(ret, TOPIC_MAX + 1, "%s%s%s", source, middle, end);
+    return true;
+}
+
+bool topic_retry(const char *source, const char *delay, char ret[TOPIC_MAX + 1]) {
+    return join(ret, source, ".retry.", delay);
+}
+
+bool topic_dead(const char *source, enum fault fault, char ret[TOPIC_MAX + 1]) {
+    return join(ret, source, ".dead.", fault_name(fault));
+}
+
+bool topic_ledger(const char *source, char ret[TOPIC_MAX + 1]) {
+    return join(ret, source, ".ledger", "");
+}
+
+void topic_list_free(struct topic_list *l) {
+    for (size_t i = 0; i < l->n; i++) free(l->v[i].name);
+    free(l->v);
+    *l = (struct topic_list){0};
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const struct topic *)a)->name, ((const struct topic *)b)->name);
+}
+
+static void sort(struct topic_list *l) {
+    if (l->n) qsort(l->v, l->n, sizeof *l->v, by_name);
+}
+
+const struct topic *topic_find(const struct topic_list *l, const char *name) {
+    size_t lo = 0, hi = l->n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        int d = strcmp(l->v[mid].name, name);
+        if (d == 0) return &l->v[mid];
+        if (d < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return NULL;
+}
+
+static void add(struct topic_list *l, const char *name, int partitions) {
+    if ((l->n & (l->n - 1)) == 0) /* full at each power of two */
+        l->v = xrealloc(l->v, (l->n ? l->n * 2 : 1) * sizeof *l->v);
+    l->v[l->n++] = (struct topic){xstrdup(name), partitions};
+}
+
+bool topics_list(rd_kafka_t *rk, int timeout_ms, struct topic_list *ret, struct buf *err) {
+    const struct rd_kafka_metadata *m;
+    rd_kafka_resp_err_t rc = rd_kafka_metadata(rk, 1, NULL, &m, timeout_ms);
+    if (rc) {
+        buf_printf(err, "can't list the broker's topics: %s\n", rd_kafka_err2str(rc));
+        return false;
+    }
+    struct topic_list l = {0};
+    for (int i = 0; i < m->topic_cnt; i++) add(&l, m->topics[i].topic, m->topics[i].partition_cnt);
+    rd_kafka_metadata_destroy(m);
+    sort(&l);
+    *ret = l;
+    return true;
+}
+
+static bool matches(const regex_t *res, size_t n, const char *name) {
+    for (size_t i = 0; i < n; i++)
+        if (regexec(&res[i], name, 0, NULL, 0) == 0) return true;
+    return false;
+}
+
+/* Adds the topics that an expression matches; config_finish() has compiled each once before. */
+static void add_matching(const struct config *c, const struct topic_list *all,
+                         struct topic_list *l) {
+    regex_t *res = xcalloc(c->topics.n, sizeof *res);
+    size_t n = 0;
+    for (size_t i = 0; i < c->topics.n; i++)
+        if (c->topics.v[i][0] == '^' &&
+            regcomp(&res[n], c->topics.v[i], REG_EXTENDED | REG_NOSUB) == 0)
+            n++;
+    size_t named = l->n;
+    for (size_t i = 0; n && i < all->n; i++) {
+        const struct topic *t = &all->v[i];
+        struct topic_list names = {l->v, named};
+        /* Kafka's own topics start with two underscores. */
+        bool ours = topic_kind(t->name, NULL) != TOPIC_SOURCE || strncmp(t->name, "__", 2) == 0;
+        if (!ours && t->partitions > 0 && matches(res, n, t->name) && !topic_find(&names, t->name))
+            add(l, t->name, t->partitions);
+    }
+    while (n) regfree(&res[--n]);
+    free(res);
+}
+
+bool topics_resolve(const struct config *c, const struct topic_list *all, struct topic_list *ret,
+                    struct buf *err) {
+    struct topic_list l = {0};
+    bool ok = true;
+    for (size_t i = 0; i < c->topics.n; i++) {
+        const char *name = c->topics.v[i];
+        if (name[0] == '^' || topic_find(&l, name)) continue;
+        if (topic_kind(name, NULL) != TOPIC_SOURCE) {
+            buf_printf(err, "topics: %s is a topic that runsink keeps for itself\n", name);
+            ok = false;
+        }
+        const struct topic *t = topic_find(all, name);
+        add(&l, name, t ? t->partitions : 0);
+        sort(&l);
+    }
+    add_matching(c, all, &l);
+    sort(&l);
+    if (!ok)
+        topic_list_free(&l);
+    else
+        *ret = l;
+    return ok;
+}
+
+/* Adds the name unless it is there already. */
+static bool need(const struct topic_list *all, struct topic_list *l, bool named, const char *name,
+                 int partitions) {
+    const struct topic *t = named ? topic_find(all, name) : NULL;
+    if (named && (!t || t->partitions == 0)) add(l, name, partitions);
+    return named;
+}
+
+static bool missing_of(const struct config *c, const struct topic_list *all,
+                       const struct topic *source, struct topic_list *l) {
+    static const enum fault faults[] = {FAULT_TENANT, FAULT_DATA, FAULT_SYSTEM};
+    int n = c->topics_partitions ? (int)c->topics_partitions : source->partitions;
+    char name[TOPIC_MAX + 1];
+    bool ok = true;
+    for (size_t i = 0; i < c->retry_delays.n; i++)
+        ok &= need(all, l, topic_retry(source->name, c->retry_delays.v[i], name), name, n);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        ok &= need(all, l, topic_dead(source->name, faults[i], name), name, n);
+    if (c->ledger) ok &= need(all, l, topic_ledger(source->name, name), name, n);
+    return ok;
+}
+
+bool topics_missing(const struct config *c, const struct topic_list *all,
+                    const struct topic_list *sources, struct topic_list *ret, struct buf *err) {
+    struct topic_list l = {0};
+    bool ok = true;
+    for (size_t i = 0; i < sources->n; i++) {
+        if (sources->v[i].partitions == 0 || missing_of(c, all, &sources->v[i], &l)) continue;
+        buf_printf(err,
+                   "topics: %s is too long: its retry topics' names would pass %d characters\n",
+                   sources->v[i].name, TOPIC_MAX);
+        ok = false;
+    }
+    sort(&l);
+    if (!ok)
+        topic_list_free(&l);
+    else
+        *ret = l;
+    return ok;
+}
+
+static void tell_missing(const struct config *c, const struct topic_list *missing,
+                         struct buf *err) {
+    buf_puts(err, "topics.create is false and these topics are missing; create each with");
+    for (size_t i = 0; i < N_SETTINGS; i++)
+        buf_printf(err, " %s=%s", topic_settings[i][0], topic_settings[i][1]);
+    buf_putc(err, '\n');
+    for (size_t i = 0; i < missing->n; i++) {
+        const struct topic *t = &missing->v[i];
+        buf_printf(err, "    %s, %d partitions, ", t->name, t->partitions);
+        if (c->topics_replication > 0)
+            buf_printf(err, "%d replicas\n", (int)c->topics_replication);
+        else
+            buf_puts(err, "the broker's default of replicas\n");
+    }
+}
+
+static rd_kafka_NewTopic_t **new_topics(const struct config *c, const struct topic_list *l) {
+    rd_kafka_NewTopic_t **ret = xcalloc(l->n, sizeof *ret);
+    for (size_t i = 0; i < l->n; i++) {
+        char why[256];
+        ret[i] = rd_kafka_NewTopic_new(l->v[i].name, l->v[i].partitions, (int)c->topics_replication,
+                                       why, sizeof why);
+        /* Names and numbers are within bounds by configuration; anything else is a bug. */
+        if (!ret[i]) fprintf(stderr, "runsink: %s: %s\n", l->v[i].name, why);
+        if (!ret[i]) abort();
+        for (size_t s = 0; s < N_SETTINGS; s++)
+            rd_kafka_NewTopic_set_config(ret[i], topic_settings[s][0], topic_settings[s][1]);
+    }
+    return ret;
+}
+
+static bool check_created(rd_kafka_event_t *event, struct buf *err) {
+    rd_kafka_resp_err_t rc = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+    if (rc) {
+        buf_printf(err, "can't create the missing topics: %s\n", rd_kafka_err2str(rc));
+        return false;
+    }
+    size_t n;
+    const rd_kafka_topic_result_t **results =
+        rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
+    bool ok = true;
+    for (size_t i = 0; i < n; i++) {
+        rd_kafka_resp_err_t e = rd_kafka_topic_result_error(results[i]);
+        if (!e || e == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) continue;
+        const char *said = rd_kafka_topic_result_error_string(results[i]);
+        char text[200];
+        outcome_text(text, sizeof text, str_c(said ? said : rd_kafka_err2str(e)));
+        buf_printf(err, "can't create topic %s: %s\n", rd_kafka_topic_result_name(results[i]),
+                   text);
+        ok = false;
+    }
+    return ok;
+}
+
+static bool create(rd_kafka_t *rk, const struct config *c, const struct topic_list *l,
+                   int timeout_ms, struct buf *err) {
+    char why[256];
+    rd_kafka_NewTopic_t **topics = new_topics(c, l);
+    rd_kafka_AdminOptions_t *options =
+        rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
+    rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why, sizeof why);
+    /* The answer comes once the brokers know the topics. */
+    rd_kafka_AdminOptions_set_operation_timeout(options, timeout_ms, why, sizeof why);
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+    rd_kafka_CreateTopics(rk, topics, l->n, options, queue);
+    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, timeout_ms + 1000);
+    bool ok = check_created(event, err);
+    rd_kafka_event_destroy(event);
+    rd_kafka_queue_destroy(queue);
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_NewTopic_destroy_array(topics, l->n);
+    free(topics);
+    return ok;
+}
+
+bool topics_create_missing(rd_kafka_t *rk, const struct config *c, const struct topic_list *sources,
+                           int timeout_ms, struct buf *err) {
+    struct topic_list all = {0}, missing = {0};
+    bool ok =
+        topics_list(rk, timeout_ms, &all, err) && topics_missing(c, &all, sources, &missing, err);
+    if (ok && missing.n && !c->topics_create) {
+        tell_missing(c, &missing, err);
+        ok = false;
+    } else if (ok && missing.n) {
+        ok = create(rk, c, &missing, timeout_ms, err);
+    }
+    topic_list_free(&all);
+    topic_list_free(&missing);
+    return ok;
+}

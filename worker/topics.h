@@ -1,0 +1,55 @@
+/* The topics that runsink keeps beside each source topic, and which topics are sources:
+ *     <topic>.retry.<delay>            parked records, a topic for each of retry.delays
+ *     <topic>.dead.tenant|data|system  dead letters, by who has to act
+ *     <topic>.ledger
+ * Names are pure, any thread. What asks the broker blocks up to its timeout: main thread, at start
+ * and on each refresh. */
+#ifndef RUNSINK_TOPICS_H
+#define RUNSINK_TOPICS_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "config/config.h"
+#include "worker/requeue.h"
+
+/* max.message.bytes of the topics made here. */
+#define TOPICS_MESSAGE_MAX "16777216"
+
+enum topic_kind { TOPIC_SOURCE, TOPIC_RETRY, TOPIC_DEAD, TOPIC_LEDGER };
+/* By the name's end alone: any delay counts, configured or not. ret_base (may be NULL): length of
+ * the source topic's name within. */
+enum topic_kind topic_kind(const char *name, size_t *ret_base);
+
+/* False when the name would be too long for Kafka. fault is not FAULT_NONE. */
+bool topic_retry(const char *source, const char *delay, char ret[TOPIC_MAX + 1]);
+bool topic_dead(const char *source, enum fault fault, char ret[TOPIC_MAX + 1]);
+bool topic_ledger(const char *source, char ret[TOPIC_MAX + 1]);
+
+struct topic {
+    char *name;
+    int partitions; /* 0: not there */
+};
+struct topic_list { /* sorted by name */
+    struct topic *v;
+    size_t n;
+};
+void topic_list_free(struct topic_list *);
+const struct topic *topic_find(const struct topic_list *, const char *name);
+
+/* All topics of the cluster. */
+bool topics_list(rd_kafka_t *, int timeout_ms, struct topic_list *ret, struct buf *err);
+/* The sources: what `topics` names or matches among all. A named one that is not there is in the
+ * list with 0 partitions. False when a named one is runsink's own. */
+bool topics_resolve(const struct config *, const struct topic_list *all, struct topic_list *ret,
+                    struct buf *err);
+/* What the sources lack: partitions as they would be created. Sources without partitions are passed
+ * over. False when a name would be too long. */
+bool topics_missing(const struct config *, const struct topic_list *all,
+                    const struct topic_list *sources, struct topic_list *ret, struct buf *err);
+/* Creates what is missing, so that nothing in it is ever lost to retention; when topics.create is
+ * off and something is missing, false with the list of what to create. A topic that another process
+ * makes at the same time is as good. */
+bool topics_create_missing(rd_kafka_t *, const struct config *, const struct topic_list *sources,
+                           int timeout_ms, struct buf *err);
+
+#endif
