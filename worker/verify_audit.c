@@ -157,7 +157,8 @@ static uint32_t chain_number(struct audit *a, struct str topic, int32_t partitio
 
 void audit_expect(struct audit *a, const char *topic, int32_t partition, int64_t offset,
                   const struct meta *meta) {
-    struct chain *c = a->chains[chain_number(a, str_c(topic), partition)];
+    uint32_t number = chain_number(a, str_c(topic), partition); /* may move a->chains */
+    struct chain *c = a->chains[number];
     c->expected = true;
     c->row.committed = offset;
     c->row.has_meta = meta != NULL;

@@ -213,11 +213,15 @@ void chain_finish(struct audit *a, struct chain *c, const struct audit_options *
                       end, row->committed);
     } else if (row->meta_seq == 0 || c->head_found) {
         return;
-    } else if (!c->begun || row->last_seq + 1 < row->meta_seq) {
+    } else if (!c->begun) {
+        chain_say(a, c, NULL, false, "truncated", 0,
+                  "the ledger has no entry, the group has settled %" PRIu64 " up to %" PRId64,
+                  row->meta_seq, row->committed);
+    } else if (row->last_seq + 1 < row->meta_seq) {
         chain_say(a, c, NULL, false, "truncated", end,
                   "the ledger ends behind %" PRIu64 " entries at %" PRId64
                   ", the group has settled %" PRIu64 " up to %" PRId64,
-                  c->begun ? row->last_seq + 1 : 0, end, row->meta_seq, row->committed);
+                  row->last_seq + 1, end, row->meta_seq, row->committed);
     } else if (row->entries) {
         chain_say(a, c, NULL, false, "head-differs", row->committed,
                   "entry %" PRIu64

@@ -1,0 +1,482 @@
+/* Ledger entries: the bytes that the README specifies, and that what is written can be read. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "worker/ledger_read.h"
+
+#define ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
+#define ONES "0101010101010101010101010101010101010101010101010101010101010101"
+#define HEAD                                                                                       \
+    "{\"v\":1,\"seq\":7,\"topic\":\"jobs\",\"partition\":3,\"first\":100,\"next\":120,"            \
+    "\"opened\":1760000000000,\"settled\":1760000001000,\"version\":\"" RUNSINK_VERSION            \
+    "\",\"prev\":\"" ZEROS "\""
+
+static const uint8_t ones[SHA256_LEN] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                         1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
+static struct ledger_window window(const struct ledger_item *items, size_t n) {
+    return (struct ledger_window){.topic = "jobs",
+                                  .partition = 3,
+                                  .first = 100,
+                                  .next = 120,
+                                  .seq = 7,
+                                  .opened_ms = 1760000000000,
+                                  .settled_ms = 1760000001000,
+                                  .items = items,
+                                  .n_items = n};
+}
+
+/* The entry is HEAD, this, and the hash of both. */
+static void expect(const struct ledger_window *w, const char *outcomes) {
+    struct buf b, want;
+    uint8_t hash[SHA256_LEN], again[SHA256_LEN];
+    char text[HEX_LEN(SHA256_LEN) + 1];
+    buf_init(&b, 1 << 20);
+    buf_init(&want, 1 << 20);
+    buf_puts(&want, HEAD);
+    buf_puts(&want, outcomes);
+    sha256(want.p, want.n, again);
+    hex(again, sizeof again, text);
+    buf_printf(&want, ",\"hash\":\"%s\"}", text);
+    assert_true(ledger_encode(w, NULL, &b, hash));
+    assert_string_equal(buf_cstr(&b), buf_cstr(&want));
+    assert_memory_equal(hash, again, SHA256_LEN);
+    buf_free(&b);
+    buf_free(&want);
+}
+
+static void test_empty_window(void **state) {
+    (void)state;
+    struct ledger_window w = window(NULL, 0);
+    expect(&w, "");
+}
+
+static void test_lost_window(void **state) {
+    (void)state;
+    struct ledger_window w = window(NULL, 0);
+    w.lost = true;
+    expect(&w, ",\"lost\":[[100,119]]");
+}
+
+static void test_all_kinds(void **state) {
+    (void)state;
+    const int64_t a[] = {100, 101, 102}, b[] = {103}, c[] = {105}, d[] = {104, 106}, e[] = {107},
+                  f[] = {108, 109};
+    const struct ledger_item items[] = {
+        {.kind = LEDGER_DEAD,
+         .dest = "s3://b",
+         .why = "NoSuchBucket",
+         .fault = FAULT_TENANT,
+         .offsets = e,
+         .n = 1},
+        {.kind = LEDGER_DELIVERED,
+         .dest = "webhook://h/p",
+         .status = 204,
+         .sha256 = ones,
+         .size = 7,
+         .offsets = c,
+         .n = 1},
+        {.kind = LEDGER_SKIPPED, .why = "no-sink", .offsets = d, .n = 2},
+        {.kind = LEDGER_DELIVERED,
+         .dest = "s3://b",
+         .key = "q/\"\\\n\x01\xff",
+         .status = 200,
+         .sha256 = ones,
+         .size = 18446744073709551615u,
+         .offsets = a,
+         .n = 3},
+        {.kind = LEDGER_DELIVERED,
+         .dest = "s3://b",
+         .key = "r",
+         .status = 200,
+         .sha256 = ones,
+         .size = 0,
+         .offsets = b,
+         .n = 1},
+        {.kind = LEDGER_PARKED,
+         .dest = "webhook://h/p",
+         .why = "http-503",
+         .tier = "10s",
+         .offsets = f,
+         .n = 2},
+    };
+    struct ledger_window w = window(items, sizeof items / sizeof *items);
+    expect(&w,
+           ",\"delivered\":["
+           "{\"to\":\"s3://b\",\"objects\":["
+           "{\"key\":\"q/\\\"\\\\\\n\\u0001\xef\xbf\xbd\",\"status\":200,\"sha256\":\"" ONES
+           "\",\"size\":18446744073709551615,\"offsets\":[[100,102]]},"
+           "{\"key\":\"r\",\"status\":200,\"sha256\":\"" ONES "\",\"size\":0,\"offsets\":[103]}]},"
+           "{\"to\":\"webhook://h/p\",\"requests\":["
+           "{\"status\":204,\"sha256\":\"" ONES "\",\"size\":7,\"offsets\":[105]}]}]"
+           ",\"skipped\":[{\"why\":\"no-sink\",\"offsets\":[104,106]}]"
+           ",\"parked\":[{\"to\":\"webhook://h/p\",\"tier\":\"10s\",\"why\":\"http-503\","
+           "\"offsets\":[[108,109]]}]"
+           ",\"dead\":[{\"to\":\"s3://b\",\"fault\":\"tenant\",\"why\":\"NoSuchBucket\","
+           "\"offsets\":[107]}]");
+}
+
+/* One item a record, in the order in which they finished, comes out as one group. */
+static void test_items_are_merged(void **state) {
+    (void)state;
+    const int64_t o[] = {100, 101, 102, 103, 110};
+    struct ledger_item items[5];
+    for (size_t i = 0; i < 5; i++)
+        items[i] = (struct ledger_item){
+            .kind = LEDGER_SKIPPED, .why = "no-sink", .offsets = &o[4 - i], .n = 1};
+    items[2].why = "tombstone";
+    struct ledger_window w = window(items, 5);
+    expect(&w, ",\"skipped\":[{\"why\":\"no-sink\",\"offsets\":[[100,101],103,110]},"
+               "{\"why\":\"tombstone\",\"offsets\":[102]}]");
+}
+
+/* Two batches of one destination whose members interleave stay two groups. */
+static void test_interleaved_items_stay_apart(void **state) {
+    (void)state;
+    const int64_t a[] = {100, 102}, b[] = {101, 103};
+    const struct ledger_item items[] = {
+        {.kind = LEDGER_PARKED, .tier = "10s", .why = "timeout", .offsets = a, .n = 2},
+        {.kind = LEDGER_PARKED, .tier = "10s", .why = "timeout", .offsets = b, .n = 2}};
+    struct ledger_window w = window(items, 2);
+    expect(&w, ",\"parked\":[{\"tier\":\"10s\",\"why\":\"timeout\",\"offsets\":[100,102]},"
+               "{\"tier\":\"10s\",\"why\":\"timeout\",\"offsets\":[101,103]}]");
+}
+
+static void test_origins_keep_the_order_of_offsets(void **state) {
+    (void)state;
+    const int64_t o[] = {100, 101, 102, 103, 105};
+    const struct origin origins[] = {
+        {"jobs", 1, 9}, {"jobs", 1, 10}, {"jobs", 1, 4}, {"jobs", 2, 5}, {"jobs", 2, 6}};
+    const struct ledger_item items[] = {
+        {.kind = LEDGER_SKIPPED, .why = "x", .offsets = o, .n = 3, .origins = origins},
+        {.kind = LEDGER_SKIPPED, .why = "x", .offsets = o + 3, .n = 2, .origins = origins + 3}};
+    struct ledger_window w = window(items, 2);
+    expect(&w, ",\"skipped\":[{\"why\":\"x\",\"offsets\":[[100,103],105],\"origin\":"
+               "[[\"jobs\",1,[[9,10],4]],[\"jobs\",2,[[5,6]]]]}]");
+}
+
+static void test_ceiling(void **state) {
+    (void)state;
+    const int64_t o[] = {100};
+    const struct ledger_item item = {.kind = LEDGER_SKIPPED, .why = "x", .offsets = o, .n = 1};
+    struct ledger_window w = window(&item, 1);
+    struct buf all, b;
+    uint8_t hash[SHA256_LEN], untouched[SHA256_LEN] = {9};
+    buf_init(&all, 4096);
+    assert_true(ledger_encode(&w, NULL, &all, hash));
+    for (size_t max = 2; max < all.n + 2; max++) {
+        buf_init(&b, max);
+        buf_puts(&b, "ab");
+        assert_false(ledger_encode(&w, NULL, &b, untouched));
+        assert_int_equal(b.n, 2);
+        assert_int_equal(untouched[0], 9);
+        buf_free(&b);
+    }
+    buf_init(&b, all.n + 2);
+    buf_puts(&b, "ab");
+    assert_true(ledger_encode(&w, NULL, &b, hash));
+    buf_free(&b);
+    buf_free(&all);
+}
+
+/* ---- what is written can be read, and no item outgrows its bound ---- */
+
+static unsigned seed = 1;
+static unsigned any(unsigned below) {
+    seed = seed * 1664525u + 1013904223u;
+    return (seed >> 8) % below;
+}
+
+static const char *any_text(char *to, size_t size) {
+    static const char nasty[] = "\"\\\n\r\t\x01\x1f\x7f\xc3\xa9\xff/ab";
+    size_t n = any((unsigned)size);
+    for (size_t i = 0; i < n; i++) to[i] = nasty[any(sizeof nasty - 1)];
+    to[n] = '\0';
+    return to;
+}
+
+enum { ITEMS = 12, OFFSETS = 40 };
+struct sample {
+    struct ledger_item items[ITEMS];
+    int64_t offsets[ITEMS][OFFSETS];
+    struct origin origins[ITEMS][OFFSETS];
+    char dest[ITEMS][60], key[ITEMS][200], why[ITEMS][48], tier[ITEMS][8];
+    struct ledger_window window;
+    uint64_t records;
+};
+
+static void any_sample(struct sample *s) {
+    static const int64_t bases[] = {0, 7, 95, 9990, 1000000, 999999999999999990};
+    int64_t next = bases[any(6)];
+    bool retry = any(2);
+    *s = (struct sample){
+        .window = {.topic = "jobs", .partition = (int32_t)any(1000), .seq = any(9), .first = next}};
+    s->window.n_items = any(ITEMS + 1);
+    s->window.items = s->items;
+    for (size_t i = 0; i < s->window.n_items; i++) {
+        struct ledger_item *it = &s->items[i];
+        it->kind = (enum ledger_kind)any(LEDGER_KINDS);
+        it->dest = any(3) ? any_text(s->dest[any(2)], 2 + any(58)) : NULL;
+        it->why = any(3) ? "timeout" : any_text(s->why[i], 47);
+        it->tier = any(3) ? NULL : any_text(s->tier[i], 7);
+        it->fault = (enum fault)any(4);
+        if (it->kind == LEDGER_DELIVERED) {
+            it->key = any(2) ? any_text(s->key[i], 199) : NULL;
+            it->status = any(2) ? 200 : 0;
+            it->sha256 = any(4) ? ones : NULL;
+            it->size = any(1000000);
+            it->why = it->tier = NULL;
+            it->fault = FAULT_NONE;
+        }
+        it->n = 1 + any(OFFSETS - 1);
+        s->records += it->n;
+        it->offsets = s->offsets[i];
+        if (retry) it->origins = s->origins[i];
+        for (size_t k = 0; k < it->n; k++, next += 1 + (any(4) == 0)) {
+            s->offsets[i][k] = next;
+            s->origins[i][k] = (struct origin){"jobs", (int32_t)any(2), next / (1 + any(2))};
+        }
+    }
+    s->window.next = next;
+}
+
+static void test_written_is_read(void **state) {
+    (void)state;
+    for (int round = 0; round < 3000; round++) {
+        static struct sample s;
+        struct buf b;
+        struct arena arena = {0};
+        struct ledger_entry e;
+        struct ledger_read_error why;
+        uint8_t hash[SHA256_LEN];
+        any_sample(&s);
+        size_t bound = LEDGER_ENTRY_MAX_EMPTY;
+        for (size_t i = 0; i < s.window.n_items; i++) bound += ledger_item_size(&s.items[i]);
+        buf_init(&b, 1 << 20);
+        assert_true(ledger_encode(&s.window, NULL, &b, hash));
+        assert_true(b.n <= bound);
+        bool ok = ledger_read((struct str){b.p, b.n}, &arena, &e, &why);
+        if (!ok) print_error("expected %s at %zu of %s\n", why.what, why.at, buf_cstr(&b));
+        assert_true(ok);
+        assert_memory_equal(e.hash, hash, SHA256_LEN);
+        assert_int_equal(e.first, s.window.first);
+        assert_int_equal(e.next, s.window.next);
+        assert_int_equal(e.seq, s.window.seq);
+        uint64_t records = 0;
+        for (size_t i = 0; i < e.n_groups; i++) records += e.groups[i].count;
+        assert_int_equal(records, s.records);
+        arena_free(&arena);
+        buf_free(&b);
+    }
+}
+
+/* The bound counts for merged items too: single records, each an item of its own. */
+static void test_bound_of_merged_items(void **state) {
+    (void)state;
+    for (int64_t first = 0; first < 1200; first += 7) {
+        enum { N = 1000 };
+        static struct ledger_item items[N];
+        static int64_t offsets[N];
+        struct buf b;
+        uint8_t hash[SHA256_LEN];
+        size_t bound = 0;
+        for (size_t i = 0; i < N; i++) {
+            offsets[i] = first + (int64_t)(i + i / 2); /* pairs: the dearest ranges */
+            items[i] = (struct ledger_item){
+                .kind = LEDGER_SKIPPED, .why = "x", .offsets = &offsets[i], .n = 1};
+            bound += ledger_item_size(&items[i]);
+        }
+        struct ledger_window w = {.topic = "j", .next = 9999, .items = items, .n_items = N};
+        buf_init(&b, 1 << 20);
+        assert_true(ledger_encode(&w, NULL, &b, hash));
+        assert_true(b.n <= bound);
+        buf_free(&b);
+    }
+}
+
+/* Each text of the fixed part at its longest. */
+static void test_bound_of_the_empty_entry(void **state) {
+    (void)state;
+    char topic[TOPIC_MAX + 1], dir[] = "/tmp/runsink-test-XXXXXX", a[64], b[64], c[64], d[64];
+    struct buf out, err;
+    uint8_t hash[SHA256_LEN];
+    memset(topic, 'x', TOPIC_MAX);
+    topic[TOPIC_MAX] = '\0';
+    assert_non_null(mkdtemp(dir));
+    snprintf(a, sizeof a, "%s/a", dir);
+    snprintf(b, sizeof b, "%s/b", dir);
+    snprintf(c, sizeof c, "%s/c", dir);
+    snprintf(d, sizeof d, "%s/d", dir);
+    buf_init(&out, 1 << 20);
+    buf_init(&err, 1000);
+    assert_true(ledger_keygen(a, b, &err));
+    assert_true(ledger_keygen(c, d, &err));
+    struct ledger_signer *s = ledger_signer_load(a, &err);
+    assert_non_null(s);
+    assert_true(ledger_signer_rotate(s, c, &err));
+    struct ledger_window w = {.topic = topic,
+                              .partition = INT32_MAX,
+                              .first = INT64_MAX - 2,
+                              .next = INT64_MAX - 1,
+                              .seq = UINT64_MAX,
+                              .opened_ms = INT64_MAX,
+                              .settled_ms = INT64_MAX,
+                              .lost = true,
+                              .introduce = true};
+    assert_true(ledger_encode(&w, s, &out, hash));
+    assert_true(out.n <= LEDGER_ENTRY_MAX_EMPTY);
+    ledger_signer_free(s);
+    unlink(a), unlink(b), unlink(c), unlink(d), rmdir(dir);
+    buf_free(&out);
+    buf_free(&err);
+}
+
+/* ---- keys ---- */
+
+static void test_keys(void **state) {
+    (void)state;
+    char dir[] = "/tmp/runsink-test-XXXXXX", priv[64], pub[64];
+    struct buf err;
+    struct stat st;
+    buf_init(&err, 4096);
+    assert_non_null(mkdtemp(dir));
+    snprintf(priv, sizeof priv, "%s/key.pem", dir);
+    snprintf(pub, sizeof pub, "%s/key.pub", dir);
+    assert_true(ledger_keygen(priv, pub, &err));
+    assert_int_equal(stat(priv, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_false(ledger_keygen(priv, pub, &err)); /* never overwrites */
+
+    struct ledger_signer *s = ledger_signer_load(priv, &err);
+    struct ledger_pubkey from_pub, from_priv;
+    assert_non_null(s);
+    assert_true(ledger_pubkey_load(pub, &from_pub, &err));
+    assert_true(ledger_pubkey_load(priv, &from_priv, &err));
+    assert_string_equal(from_pub.id, from_priv.id);
+    assert_string_equal(from_pub.id, ledger_signer_id(s));
+    uint8_t sig[LEDGER_SIG_LEN];
+    ledger_sign(s, "hello", 5, sig);
+    assert_true(ledger_pubkey_check(&from_pub, "hello", 5, sig));
+    assert_false(ledger_pubkey_check(&from_pub, "hullo", 5, sig));
+
+    buf_clear(&err);
+    assert_null(ledger_signer_load(pub, &err)); /* a public key can't sign */
+    assert_non_null(strstr(buf_cstr(&err), "no unencrypted Ed25519 private key"));
+    buf_clear(&err);
+    assert_false(ledger_signer_rotate(s, priv, &err));
+    assert_non_null(strstr(buf_cstr(&err), "the key that is in use"));
+    buf_clear(&err);
+    assert_null(ledger_signer_load("/nonexistent", &err));
+    assert_non_null(strstr(buf_cstr(&err), "/nonexistent: No such file"));
+    ledger_signer_free(s);
+    unlink(priv), unlink(pub), rmdir(dir);
+    buf_free(&err);
+}
+
+static void test_record_key(void **state) {
+    (void)state;
+    char key[300];
+    struct str topic;
+    int32_t partition;
+    ledger_record_key(key, sizeof key, "a.b_c-D", 12);
+    assert_string_equal(key, "a.b_c-D/12");
+    assert_true(ledger_read_key(str_c(key), &topic, &partition));
+    assert_true(str_is(topic, "a.b_c-D"));
+    assert_int_equal(partition, 12);
+    static const char *const bad[] = {"",     "a",     "/1",   "a/",  "a/-1",          "a/01",
+                                      "a/1x", "a/b/1", "../1", "./1", "a/99999999999", "a b/1"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_false(ledger_read_key(str_c(bad[i]), &topic, &partition));
+}
+
+static void test_reader_refuses(void **state) {
+    (void)state;
+#define OFF(x) HEAD ",\"skipped\":[{\"why\":\"x\",\"offsets\":[" x "]}],\"hash\":\"" ZEROS "\"}"
+#define WHY(x) HEAD ",\"skipped\":[{\"why\":\"" x "\",\"offsets\":[1]}],\"hash\":\"" ZEROS "\"}"
+    static const struct {
+        const char *entry;
+        bool good;
+    } cases[] = {
+        {HEAD ",\"hash\":\"" ZEROS "\"}", true},
+        {OFF("1"), true},
+        {OFF("1,[3,4]"), true},
+        {WHY("a\\u0001\\n\\\"\\\\"), true},
+        {"", false},
+        {"{}", false},
+        {HEAD ",\"hash\":\"" ZEROS "\"} ", false},
+        {HEAD ",\"hash\":\"" ONES "\"", false},
+        {" " HEAD ",\"hash\":\"" ZEROS "\"}", false},
+        {OFF(""), false},
+        {OFF("01"), false},
+        {OFF("-1"), false},
+        {OFF("1,2"), false}, /* would be [1,2] */
+        {OFF("2,1"), false},
+        {OFF("[1,1]"), false},
+        {OFF("[2,1]"), false},
+        {OFF("9223372036854775807"), false},
+        {OFF("99999999999999999999"), false},
+        {WHY("a\\/"), false},    /* the writer doesn't escape it */
+        {WHY("\\u0041"), false}, /* nor this */
+        {WHY("\\u000a"), false}, /* and this is \n */
+        {WHY("\\u001F"), false}, /* lower case */
+        {WHY("\x01"), false},
+        {WHY("\\"), false},
+        {HEAD ",\"skipped\":[],\"hash\":\"" ZEROS "\"}", false},
+        {HEAD ",\"lost\":[[1,2]],\"hash\":\"" ZEROS "\"}", false}, /* not the window */
+        {HEAD ",\"lost\":[[100,119]],\"hash\":\"" ZEROS "\"}", true},
+        {HEAD ",\"dead\":[{\"offsets\":[1]}],\"skipped\":[{\"offsets\":[1]}],\"hash\":\"" ZEROS
+              "\"}",
+         false}, /* order */
+        {HEAD ",\"skipped\":[{\"offsets\":[[1,2]],\"origin\":[[\"j\",0,[5,7]]]}],\"hash\":\"" ZEROS
+              "\"}",
+         true},
+        {HEAD ",\"skipped\":[{\"offsets\":[[1,2]],\"origin\":[[\"j\",0,[5]]]}],\"hash\":\"" ZEROS
+              "\"}",
+         false}, /* too few */
+        {HEAD ",\"skipped\":[{\"offsets\":[1],\"origin\":[[\"j\",0,[5,7]]]}],\"hash\":\"" ZEROS
+              "\"}",
+         false}, /* too many */
+        {HEAD ",\"skipped\":[{\"offsets\":[1],\"origin\":[[\"j/\",0,[5]]]}],\"hash\":\"" ZEROS
+              "\"}",
+         false}, /* no topic's name */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct arena arena = {0};
+        struct ledger_entry e;
+        struct ledger_read_error why = {0};
+        bool ok = ledger_read(str_c(cases[i].entry), &arena, &e, &why);
+        if (ok != cases[i].good)
+            print_error("case %zu (%s at %zu): %s\n", i, why.what, why.at, cases[i].entry);
+        assert_int_equal(ok, cases[i].good);
+        if (!ok) assert_non_null(why.what);
+        arena_free(&arena);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_empty_window),
+        cmocka_unit_test(test_lost_window),
+        cmocka_unit_test(test_all_kinds),
+        cmocka_unit_test(test_items_are_merged),
+        cmocka_unit_test(test_interleaved_items_stay_apart),
+        cmocka_unit_test(test_origins_keep_the_order_of_offsets),
+        cmocka_unit_test(test_ceiling),
+        cmocka_unit_test(test_written_is_read),
+        cmocka_unit_test(test_bound_of_merged_items),
+        cmocka_unit_test(test_bound_of_the_empty_entry),
+        cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_record_key),
+        cmocka_unit_test(test_reader_refuses),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
