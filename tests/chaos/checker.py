@@ -1,0 +1,292 @@
+"""Judges what a run has left behind, with nothing of runsink's: confluent-kafka reads the topic as it is, botocore the objects
+as they are. Every event that names a sink must stand in exactly one object, byte for byte except for its credentials, and every
+object must be explained by the records of its window.
+
+By hand:  checker.py --bootstrap HOST:PORT --topic T --group G --mode batch --store URL --access A --secret S --buckets PREFIX
+"""
+import argparse
+import collections
+import gzip
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import botocore.config
+import botocore.session
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+SECRET = re.compile(rb'"(accessKeyId|secretAccessKey)":"(?:[^"\\]|\\.)*"')
+SAMPLE = 200  # objects that are read back whole where the listing's digest would do
+
+
+@dataclass(frozen=True)
+class Violation:
+    kind: str  # missing, duplicate, changed, unexplained, overlap, dead, unsettled, topic
+    text: str
+
+    def __str__(self):
+        return f"{self.kind}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Event:
+    partition: int
+    offset: int
+    place: str  # bucket, or "file:" for all below file.root
+    destination: str  # two destinations may share a place
+    prefix: str
+    key: str  # of its own object
+    line: bytes  # as it must be delivered
+
+
+# ---- Kafka ------------------------------------------------------------------------------------------------------------
+
+
+def read(bootstrap, topic, start=None):
+    """Every committed record of the topic, from these offsets ({partition: offset}) or the beginning."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "checker", "enable.auto.commit": False,
+                         "isolation.level": "read_committed", "enable.partition.eof": True, "log_level": 2})
+    try:
+        partitions = consumer.list_topics(topic, 30).topics[topic].partitions
+        at = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), 30)[0] for p in partitions}
+        if start is not None:
+            at = {p: max(low, start.get(p, low)) for p, low in at.items()}
+        consumer.assign([TopicPartition(topic, p, offset) for p, offset in at.items()])
+        left = set(at)
+        while left:
+            messages = consumer.consume(500, 60)
+            if not messages:
+                raise RuntimeError(f"{topic}: no end in sight after 60 s: a transaction hangs?")
+            for message in messages:
+                if not message.error():
+                    yield message
+                elif message.error().code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
+                else:
+                    raise RuntimeError(f"{topic}: {message.error()}")
+    finally:
+        consumer.close()
+
+
+def committed(admin, group, topic, partitions):
+    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p) for p in partitions])
+    answer = next(iter(admin.list_consumer_group_offsets([asked], require_stable=True).values())).result(30)
+    return {tp.partition: tp.offset for tp in answer.topic_partitions if tp.offset >= 0}
+
+
+def behind(bootstrap, group, topic):
+    """How many records of the topic and of its retry topics the group has not settled, by topic and partition."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
+    found = collections.Counter()
+    for name, about in admin.list_topics(timeout=30).topics.items():
+        if name == topic or name.startswith(f"{topic}.retry."):
+            for message in read(bootstrap, name, committed(admin, group, name, about.partitions)):
+                found[f"{name}/{message.partition()}"] += 1
+    return found
+
+
+def event_of(message):
+    """The delivery that a record asks for, or None: it names no sink, or its sink wants no failed runs."""
+    value = message.value()
+    run = json.loads(value)
+    sink = run["jobConfigurationSnapshot"].get("sink")
+    if sink is None or (sink.get("skipOnFail") and run["status"] == "FAILURE"):
+        return None
+    fields = [run["workspaceId"], run["projectId"], run["jobId"], run["id"], run["updatedAt"], run["status"]]
+    ws, project, job, id_, updated, status = map(escape, fields)
+    prefix = sink["path"] + "/" if sink["type"] == "file" else sink.get("prefix", "")
+    return Event(partition=message.partition(), offset=message.offset(), prefix=prefix,
+                 place="file:" if sink["type"] == "file" else sink["bucket"],
+                 destination=json.dumps(sink, sort_keys=True),
+                 key=f"{prefix}{ws}/{project}/{job}/{id_}/{updated}-{status}-{message.partition()}-{message.offset()}.json",
+                 line=SECRET.sub(rb'"\1":"[REDACTED]"', value))
+
+
+def escape(text):
+    return text.replace(".", "%2E") if text in (".", "..") else quote(text, safe="").replace("~", "%7E")
+
+
+# ---- places -----------------------------------------------------------------------------------------------------------
+
+
+class Bucket:
+    def __init__(self, client, name):
+        self.client, self.name = client, name
+
+    def list(self):
+        """{key: MD5 of the content}"""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        return {one["Key"]: one["ETag"].strip('"') for page in pages for one in page.get("Contents", [])}
+
+    def get(self, key):
+        """(content, metadata)"""
+        answer = self.client.get_object(Bucket=self.name, Key=key)
+        return answer["Body"].read(), answer["Metadata"]
+
+
+class Folder:
+    name = "file:"
+
+    def __init__(self, root):
+        self.root = Path(root)
+
+    def list(self):
+        # Temporary files of killed workers are no objects; they are removed an hour later.
+        files = [path for path in self.root.rglob("*") if path.is_file() and not path.name.startswith(".tmp-")]
+        return {str(path.relative_to(self.root)): hashlib.md5(path.read_bytes()).hexdigest() for path in files}
+
+    def get(self, key):
+        return (self.root / key).read_bytes(), {}
+
+
+def connect(store, access_key, secret_key):
+    return botocore.session.Session().create_client(
+        "s3", region_name="us-east-1", endpoint_url=store, aws_access_key_id=access_key, aws_secret_access_key=secret_key,
+        config=botocore.config.Config(s3={"addressing_style": "path"}, signature_version="s3v4",
+                                      request_checksum_calculation="when_required",
+                                      response_checksum_validation="when_required"))
+
+
+def places(client, bucket_prefix, folder):
+    found = [Bucket(client, one["Name"]) for one in client.list_buckets()["Buckets"] if one["Name"].startswith(bucket_prefix)]
+    return found + ([Folder(folder)] if folder else [])
+
+
+# ---- object mode ------------------------------------------------------------------------------------------------------
+
+
+def check_objects(events, found_places):
+    """An object per event: its key and its content are known beforehand."""
+    expected = {(event.place, event.key): event for event in events}
+    sample = 0
+    for place in found_places:
+        for key, digest in place.list().items():
+            event = expected.pop((place.name, key), None)
+            if event is None:
+                yield Violation("unexplained", f"{place.name}/{key} belongs to no event")
+                continue
+            sample += 1
+            if digest != hashlib.md5(event.line).hexdigest() or (sample <= SAMPLE and place.get(key)[0] != event.line):
+                yield Violation("changed", f"{place.name}/{key} is not the event's payload")
+    for place, key in expected:
+        yield Violation("missing", f"{place}/{key}")
+
+
+# ---- batch mode -------------------------------------------------------------------------------------------------------
+
+
+def key_pattern(topic):
+    # The topic is known, and must be: its own dashes and digits would make the numbers ambiguous.
+    return re.compile(r"(?P<prefix>.*)dt=\d{4}-\d\d-\d\d/" + re.escape(topic) +
+                      r"-(?P<partition>\d+)-(?P<first>\d+)-(?P<next>\d+)(?:-(?P<nth>\d+))?\.ndjson(?:|\.gz|\.zst)")
+
+
+def plain(key, content):
+    if key.endswith(".gz"):
+        return gzip.decompress(content)
+    if key.endswith(".zst"):
+        return subprocess.run(["zstd", "-dc"], input=content, stdout=subprocess.PIPE, check=True).stdout
+    return content
+
+
+def check_batch(place, key, pattern, by_line, members_of):
+    """One object. Yields violations; returns its window (partition, first, next) and the events it holds."""
+    match = pattern.fullmatch(key)
+    if not match:
+        yield Violation("unexplained", f"{place.name}/{key} is no batch's key")
+        return None, []
+    partition, first, next_ = int(match["partition"]), int(match["first"]), int(match["next"])
+    content, metadata = place.get(key)
+    text = plain(key, content)
+    events = []
+    for line in text.split(b"\n")[:-1]:
+        event = by_line.get((place.name, line))
+        if event is None:
+            yield Violation("changed", f"{place.name}/{key} holds a line that is no event's payload: {line[:80]!r}")
+        else:
+            events.append(event)
+    offsets = [event.offset for event in events]
+    kinds = {(event.destination, event.prefix, event.partition) for event in events}
+    if len(kinds) != 1 or not text.endswith(b"\n") or {(e.prefix, e.partition) for e in events} != {(match["prefix"], partition)}:
+        yield Violation("unexplained", f"{place.name}/{key} holds events of other destinations or partitions, or none")
+    elif offsets != [o for o in members_of[next(iter(kinds))] if first <= o < next_]:
+        yield Violation("unexplained", f"{place.name}/{key} does not hold exactly its window's events in their order")
+    if "sha256" in metadata and metadata["sha256"] != hashlib.sha256(text).hexdigest():
+        yield Violation("changed", f"{place.name}/{key}: x-amz-meta-sha256 is another")
+    if "count" in metadata and int(metadata["count"]) != len(events):
+        yield Violation("changed", f"{place.name}/{key}: x-amz-meta-count is another")
+    return (partition, first, next_), events
+
+
+def check_batches(events, found_places, topic):
+    by_line = {(event.place, event.line): event for event in events}
+    members_of = collections.defaultdict(list)
+    for event in events:
+        members_of[event.destination, event.prefix, event.partition].append(event.offset)
+    for offsets in members_of.values():
+        offsets.sort()
+    holders = collections.defaultdict(list)
+    windows = collections.defaultdict(set)
+    pattern = key_pattern(topic)
+    for place in found_places:
+        for key in place.list():
+            window, held = yield from check_batch(place, key, pattern, by_line, members_of)
+            if window:
+                windows[window[0]].add(window[1:])
+            for event in held:
+                holders[event].append(f"{place.name}/{key}")
+    for event in events:
+        if not holders[event]:
+            yield Violation("missing", f"{event.place}: the event at {event.partition}/{event.offset}")
+        elif len(holders[event]) > 1:
+            yield Violation("duplicate", f"the event at {event.partition}/{event.offset}: {' and '.join(holders[event])}")
+    for partition, found in windows.items():
+        ordered = sorted(found)
+        for one, other in zip(ordered, ordered[1:]):
+            if other[0] < one[1]:
+                yield Violation("overlap", f"partition {partition}: windows {one} and {other}")
+
+
+# ---- all of it --------------------------------------------------------------------------------------------------------
+
+
+def check(bootstrap, topic, group, mode, found_places, acknowledged=()):
+    """(violations, what was there as text)"""
+    violations = [Violation("unsettled", f"{count} records of {where}") for where, count in behind(bootstrap, group, topic).items()]
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
+    for name in admin.list_topics(timeout=30).topics:
+        if name.startswith(f"{topic}.dead."):
+            for message in read(bootstrap, name):
+                why = dict(message.headers() or []).get("runsink-reason", b"?").decode()
+                violations.append(Violation("dead", f"{name}/{message.partition()}/{message.offset()}: {why}"))
+    messages = list(read(bootstrap, topic))
+    events = [event for event in map(event_of, messages) if event]
+    lost = set(acknowledged) - {int(json.loads(message.value())["id"].removeprefix("run-")) for message in messages}
+    if lost:
+        violations.append(Violation("topic", f"{len(lost)} acknowledged events are not on the topic: the broker lost them"))
+    judge = check_objects(events, found_places) if mode == "object" else check_batches(events, found_places, topic)
+    violations += judge
+    objects = sum(len(place.list()) for place in found_places)
+    return violations, f"{len(messages)} records, {len(events)} to deliver, {objects} objects"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("bootstrap", "topic", "group", "mode", "store", "access", "secret", "buckets"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--folder", help="file.root")
+    options = parser.parse_args()
+    found_places = places(connect(options.store, options.access, options.secret), options.buckets, options.folder)
+    violations, summary = check(options.bootstrap, options.topic, options.group, options.mode, found_places)
+    print(summary, *violations, sep="\n")
+    sys.exit(1 if violations else 0)
+
+
+if __name__ == "__main__":
+    main()

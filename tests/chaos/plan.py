@@ -1,0 +1,103 @@
+"""What happens in a run, drawn from its seed alone: nothing here looks at the clock or at a running process."""
+import random
+from dataclasses import dataclass, field
+
+PARTITIONS = 6
+CRASH_POINTS = ("boundary-before", "boundary-after", "put-before", "put-after", "txn-inside")
+# How far apart passages of the points are, in passages per second or so: object mode puts often, batch mode rarely.
+CRASH_RANGE = {"object": {"put-before": 3000, "put-after": 3000}, "batch": {"put-before": 300, "put-after": 300}}
+SESSION_TIMEOUT_MS = 6000
+
+
+@dataclass
+class Action:
+    at: float  # seconds from the start
+    kind: str  # kill, stop, leave, join, crash, broker, outage, disk
+    worker: int = 0
+    argument: object = None  # stop, leave, outage, disk: seconds. crash: "point:n". broker: TERM or KILL
+
+    def __str__(self):
+        who = "" if self.kind in ("broker", "outage", "disk") else f" worker {self.worker}"
+        what = "" if self.argument is None else f" {self.argument}"
+        return f"{self.at:5.1f} s {self.kind}{who}{what}"
+
+
+@dataclass
+class Plan:
+    seed: int
+    mode: str
+    compression: str
+    workers: int
+    lanes: int
+    slots: bool  # static membership, stable transactional ids
+    events: int
+    seconds: float  # of trouble; the producer works all the while
+    tenants: int
+    file_tenants: int
+    aborts: bool  # the producer works in transactions, and aborts some
+    fault_rate: float
+    actions: list = field(default_factory=list)
+
+    def random(self, *what):
+        """A generator for one part of the run, the same whatever the other parts draw."""
+        return random.Random("/".join(map(str, (self.seed, *what))))
+
+    def first_crash(self, worker):
+        """The crash that a worker's first start has in its luggage, or None."""
+        draw = self.random("first-crash", worker)
+        return crash(draw, self.mode) if draw.random() < 0.5 else None
+
+    def restart_delay(self, worker, nth):
+        return self.random("restart", worker, nth).choice([0.1, 0.1, 0.5, 2.0])
+
+    def __str__(self):
+        parts = [self.mode if self.mode == "object" else f"batch/{self.compression}",
+                 f"{self.workers} workers x {self.lanes} lanes", "static" if self.slots else "dynamic",
+                 f"{self.events} events in {self.seconds:.0f} s", f"{self.tenants} tenants ({self.file_tenants} file)",
+                 f"store faults {self.fault_rate:.0%}"]
+        return f"seed {self.seed}: " + ", ".join(parts + (["aborted transactions in the topic"] if self.aborts else []))
+
+
+def crash(draw, mode):
+    point = draw.choice(CRASH_POINTS)
+    if mode == "object" and point.startswith("boundary"):
+        point = "txn-inside"  # object mode declares no boundaries
+    return f"{point}:{draw.randint(1, CRASH_RANGE[mode].get(point, 40))}"
+
+
+def draw_actions(draw, plan):
+    count = max(3, int(plan.seconds / 3.5))
+    for _ in range(count):
+        at, worker = draw.uniform(0.5, plan.seconds), draw.randrange(plan.workers)
+        kind = draw.choices(["kill", "crash", "stop", "leave"], [4, 5, 2, 2])[0]
+        argument = None
+        if kind == "crash":
+            argument = crash(draw, plan.mode)
+        elif kind == "stop":
+            # Mostly past the session timeout: the worker wakes up as a zombie.
+            argument = round(SESSION_TIMEOUT_MS / 1000 + draw.uniform(-3, 5), 1)
+        elif kind == "leave":
+            argument = round(draw.uniform(0.5, 8), 1)
+        plan.actions.append(Action(at, kind, worker, argument))
+    for worker in range(1, plan.workers):
+        if draw.random() < 0.3:
+            plan.actions.append(Action(draw.uniform(1, plan.seconds), "join", worker))
+    if draw.random() < 0.4:
+        plan.actions.append(Action(draw.uniform(2, plan.seconds), "broker", argument=draw.choice(["TERM", "KILL"])))
+    for _ in range(draw.choice([0, 1, 2])):
+        plan.actions.append(Action(draw.uniform(1, plan.seconds), "outage", argument=round(draw.uniform(0.5, 4), 1)))
+    if plan.file_tenants and draw.random() < 0.7:
+        plan.actions.append(Action(draw.uniform(1, plan.seconds / 2), "disk", argument=round(draw.uniform(1, 6), 1)))
+    plan.actions.sort(key=lambda action: action.at)
+
+
+def draw_plan(seed, events=20000, seconds=25.0, mode=None):
+    draw = random.Random(f"plan/{seed}")
+    plan = Plan(seed=seed, mode=draw.choice(["object", "batch"]), compression=draw.choice(["gzip", "zstd", "none"]),
+                workers=draw.randint(2, 4), lanes=draw.choice([1, 1, 2]), slots=draw.random() < 0.5, events=events,
+                seconds=seconds, tenants=20, file_tenants=draw.choice([0, 2, 4]), aborts=draw.random() < 0.3,
+                fault_rate=draw.choice([0, 0.02, 0.1, 0.25]))
+    if mode:
+        plan.mode = mode
+    draw_actions(draw, plan)
+    return plan
