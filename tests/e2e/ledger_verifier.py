@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""A second, independent verifier of exported ledgers, written from the README's section "Ledger"
+alone: it shares no code with runsink, so that a fault in one is seen by the other.
+
+    ledger_verifier.py DIR [--key KEY]       findings, one a line; exit 0 sound, 65 not
+    ledger_verifier.py --agree ROOT          every ROOT/NNNN must come out as its file "expect" says
+
+KEY: a PEM file, or a file with the raw public key in hex. Needs the package "cryptography" for keys.
+"""
+import base64, hashlib, json, pathlib, re, sys
+
+KINDS = ("delivered", "skipped", "parked", "dead", "redriven")
+ENTRY = re.compile(rb'(\{.*?),"hash":"([0-9a-f]{64})"(?:,"sig":"([^"]{88})","key":"([0-9a-f]{16})")?\}')
+ROTATE = b"runsink-ledger-rotate-1\n"
+
+
+def key_id(raw):
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def load_key(path):
+    data = pathlib.Path(path).read_bytes()
+    if b"-----" not in data:
+        return bytes.fromhex(data.decode())
+    from cryptography.hazmat.primitives import serialization as s
+    return s.load_pem_public_key(data).public_bytes(s.Encoding.Raw, s.PublicFormat.Raw)
+
+
+def signed_by(raw, sig, message):
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    try:
+        Ed25519PublicKey.from_public_bytes(raw).verify(sig, message)
+        return True
+    except InvalidSignature:
+        return False
+
+
+def spread(ranges):
+    """[5,[7,9]] -> 5, 7, 8, 9"""
+    for r in ranges:
+        yield from range(r[0], r[1] + 1) if isinstance(r, list) else (r,)
+
+
+def groups(entry):
+    """(kind, group) of everything that speaks of records."""
+    for kind in KINDS:
+        for item in entry.get(kind, []):
+            for group in item.get("objects", []) + item.get("requests", []) or [item]:
+                yield kind, group
+
+
+class Chain:
+    """The entries of one partition."""
+
+    def __init__(self, keys):
+        self.last = self.value = self.head = None
+        self.keys, self.retired, self.signed, self.tail = dict(keys), set(), False, 0
+        self.ends = {}  # entries so far -> hash and end, to be compared with the committed state
+
+    def signature(self, entry, digest, sig, key):
+        if not self.keys:
+            return
+        if sig is None:
+            if self.signed:
+                yield "unsigned entry behind a signed one"
+            return
+        self.signed, sig, key = True, base64.b64decode(sig), key.decode()
+        if (rotate := entry.get("rotate")) and key not in self.keys:
+            new, old = base64.b64decode(rotate["to"]), self.keys.get(rotate["from"])
+            if (key_id(new) == key and old and rotate["from"] not in self.retired
+                    and signed_by(old, base64.b64decode(rotate["sig"]), ROTATE + new)):
+                self.keys[key] = new
+                self.retired.add(rotate["from"])
+        if key not in self.keys or not signed_by(self.keys[key], sig, digest):
+            yield "signature is not a given key's"
+        self.tail = self.tail + 1 if key in self.retired else 0
+
+    def link(self, entry, value, digest):
+        """Findings; takes the entry in unless it repeats the last one."""
+        last = self.last
+        if last is None:
+            if entry["seq"] != 0 or entry["prev"] != "0" * 64:
+                yield "the chain's beginning is missing"
+        elif entry["seq"] != last["seq"] + 1 or entry["prev"] != self.head:
+            yield f"does not follow entry {last['seq']}"
+        elif entry["first"] != last["next"]:
+            yield f"begins at {entry['first']}, not {last['next']}"
+        self.last, self.value, self.head = entry, value, digest.hex()
+        self.ends[entry["seq"] + 1] = self.head, entry["next"]
+
+
+def entry_findings(entry):
+    seen = set()
+    for _, group in groups(entry):
+        offsets = list(spread(group["offsets"]))
+        if "origin" in group and sum(1 for o in group["origin"] for _ in spread(o[2])) != len(offsets):
+            yield "origins and offsets differ in number"
+        for offset in offsets:
+            if offset in seen or not entry["first"] <= offset < entry["next"]:
+                yield f"offset {offset} stands twice or outside of the window"
+            seen.add(offset)
+    if "lost" in entry:
+        yield "records were lost"
+
+
+def tally(entry, source, stories):
+    """stories: (partition, offset) -> outcomes of one source record, and how often it was taken on."""
+    for kind, group in groups(entry):
+        if entry["topic"] == source:
+            told = [(entry["partition"], o) for o in spread(group["offsets"])]
+        else:
+            told = [(p, o) for _, p, ranges in group["origin"] for o in spread(ranges)]
+        for record in told:
+            story = stories.setdefault(record, [])
+            story.append(kind if entry["topic"] == source or kind == "redriven" else "taken-" + kind)
+
+
+def story_findings(stories):
+    for record, story in stories.items():
+        count = lambda name: sum(s.removeprefix("taken-") == name for s in story)
+        taken = sum(s.startswith("taken-") for s in story)
+        final, dead = count("delivered") + count("skipped"), count("dead") - count("redriven")
+        waiting = count("parked") + count("redriven") - taken
+        if (final, dead, waiting) not in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+            yield f"record {record}: {final} delivered, {dead} dead, {waiting} waiting"
+
+
+def verify(folder, keys):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    chains, stories = {}, {}
+    for path in sorted(folder.glob("*.ndjson")):
+        for number, value in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+            try:
+                canonical, stated, sig, key = ENTRY.fullmatch(value).groups()
+                entry = json.loads(canonical + b"}")
+                chain = chains.setdefault((entry["topic"], entry["partition"]), Chain(keys))
+                if value == chain.value:
+                    continue  # an identical repeat
+                digest = hashlib.sha256(canonical).digest()
+                if digest.hex().encode() != stated:
+                    yield f"{path.name}:{number}: hash differs"
+                for text in (*chain.signature(entry, digest, sig, key),
+                             *chain.link(entry, value, digest), *entry_findings(entry)):
+                    yield f"{path.name}:{number}: {text}"
+                tally(entry, manifest["source"], stories)
+            except (AttributeError, KeyError, TypeError, ValueError) as e:
+                yield f"{path.name}:{number}: malformed: {e!r}"
+    for c in manifest["committed"]:
+        chain = chains.get((c["topic"], c["partition"]), Chain(keys))
+        if c.get("entries") and chain.ends.get(c["entries"]) != (c["head"], c["offset"]):
+            yield f"{c['topic']}/{c['partition']}: ends elsewhere than the group's committed state"
+    for name, chain in chains.items():
+        if keys and (chain.tail or not chain.signed):
+            yield f"{name}: its end is not signed by a current key"
+    yield from story_findings(stories)
+
+
+def agree(root):
+    keys = load_key(root / "key")
+    wrong = folders = 0
+    for folder in sorted(p for p in root.iterdir() if p.is_dir()):
+        found = list(verify(folder, {key_id(keys): keys}))
+        folders += 1
+        if bool(found) != ((folder / "expect").read_text() == "unsound\n"):
+            wrong += 1
+            print(f"{folder}: {found[:3] or 'sound'}, against its file expect")
+    print(f"{folders} ledgers, {wrong} judged otherwise")
+    return wrong or not folders
+
+
+def main(args):
+    if args[0] == "--agree":
+        return 1 if agree(pathlib.Path(args[1])) else 0
+    keys = [load_key(k) for k in args[2:]] if args[1:2] == ["--key"] else []
+    found = list(verify(pathlib.Path(args[0]), {key_id(k): k for k in keys}))
+    print("\n".join(found) or "sound")
+    return 65 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
