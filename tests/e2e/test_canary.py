@@ -109,7 +109,7 @@ class Canary(rig.Case):
         checked = runsink_check(self)
         places["check"] = checked.stdout + checked.stderr
         for number, record in enumerate(records):
-            explained = rig.runsink("explain", "--config", self.workers[0].config, input=record)
+            explained = rig.runsink("explain", "--framed", "--config", self.workers[0].config, input=record)
             places[f"explain {number}"] = explained.stdout + explained.stderr
         for topic in self.kafka.topics():
             if topic.startswith(self.topic + "."):

@@ -301,30 +301,36 @@ class Lifecycle(rig.Case):
         self.assertNotEqual(0, done.returncode, done.stdout + done.stderr)
         self.assertIn("127.0.0.1", done.stderr.decode())
 
+    def explain(self, text, *options):
+        done = rig.runsink("explain", "--config", str(self.config), *options, input=text)
+        self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+        self.assertNotIn(b"canary", done.stdout + done.stderr)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
     def test_explain(self):
-        """explain: destination, key, outcome and the redacted body of one event, nothing sent"""
-        config = self.dir / "explain.ini"
-        config.write_text(rig.config_text(self.settings()))
+        """explain: destination, key, outcome and the redacted body of events, nothing sent"""
+        self.config = self.dir / "explain.ini"
+        self.config.write_text(rig.config_text(self.settings()))
         receiver = Receiver()
         self.addCleanup(receiver.close)
-        sink = self.store.sink("some-bucket", prefix="p/", secret_key="explain-canary")
-        run = events.run(sink)
-        text = events.dump(run)
-        done = rig.runsink("explain", "--config", str(config), input=text)
-        said = done.stdout.decode()
-        self.assertEqual(0, done.returncode, said + done.stderr.decode())
-        self.assertIn(model.redact(text).decode(), said)
-        self.assertIn("some-bucket", said)
-        self.assertIn(f"p/workspace-1/project-1/job-123e4567/{run['id']}/", said)
-        self.assertNotIn("canary", said + done.stderr.decode())
-        done = rig.runsink("explain", "--config", str(config),
-                           input=events.dump(events.run({"type": "webhook", "url": receiver.url + "/hook?a=secret-b"})))
-        self.assertIn("webhook", done.stdout.decode())
-        self.assertNotIn("secret-b", done.stdout.decode())
+        run = events.run(self.store.sink("some-bucket", prefix="p/", secret_key="secret-canary"))
+        hook = events.run({"type": "webhook", "url": receiver.url + "/hook?a=canary-b"})
+        texts = [events.dump(run), events.dump(hook), b"no event", events.dump(events.run())]
+        one, two, three, four = self.explain(b"\n".join(texts) + b"\n")
+        self.assertEqual(("deliver", "s3"), (one["outcome"], one["sink"]))
+        self.assertIn("some-bucket", one["destination"])
+        self.assertTrue(one["key"].startswith(f"p/workspace-1/project-1/job-123e4567/{run['id']}/"), one["key"])
+        self.assertEqual(model.redact(texts[0]).decode(), one["body"])
+        self.assertEqual(("deliver", "webhook"), (two["outcome"], two["sink"]))
+        self.assertEqual(model.redact(texts[1]).decode(), two["body"])
+        self.assertEqual(("dead", "data"), (three["outcome"], three["fault"]))
+        self.assertEqual(("skipped", "no-sink"), (four["outcome"], four["reason"]))
         self.assertEqual([], receiver.requests)
+        framed, = self.explain(b"\x00\x00\x00\x00\x07" + events.dump(run, 2), "--framed")
+        self.assertEqual(model.redact(events.dump(run, 2)).decode(), framed["body"])
         for sample in sorted((Path(__file__).parents[1] / "data").glob("*.json")):
-            done = rig.runsink("explain", "--config", str(config), input=sample.read_bytes())
-            self.assertEqual(0, done.returncode, sample.name + (done.stdout + done.stderr).decode())
+            said, = self.explain(sample.read_bytes())
+            self.assertIn(said["outcome"], ("deliver", "skipped"), sample.name)
 
 
 if __name__ == "__main__":

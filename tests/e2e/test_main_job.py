@@ -124,9 +124,14 @@ class MainJob(rig.Case):
                     access, secret = rig.unique("AK" + tenant), rig.unique("secret/+" + tenant)
                     store.tenant(access, secret)
                 store.bucket(bucket, access if name == "versitygw" else None)
+                token = {}
+                if name == "minio":  # temporary credentials, which come with a session token
+                    given = store.client(access, secret, service="sts").assume_role(
+                        RoleArn="arn:aws:iam::1:role/any", RoleSessionName="runsink-test")["Credentials"]
+                    access, secret, token = given["AccessKeyId"], given["SecretAccessKey"], {"sessionToken": given["SessionToken"]}
                 prefix = {"a": "", "b": "pre fix/", "c": "dt=1/\u00e9+%&/", "d": "p/"}[tenant]
-                found.append(Place(f"{name}/{tenant}", store.sink(bucket, access, secret, prefix=prefix), store, bucket,
-                                   store.client(access, secret)))
+                found.append(Place(f"{name}/{tenant}", store.sink(bucket, access, secret, prefix=prefix, **token), store,
+                                   bucket, store.client(access, secret, token=token.get("sessionToken"))))
             if name == "s3proxy":
                 # The same server by another name is the endpoint that knows Signature Version 2 only.
                 self.sigv2 = store.url.replace("127.0.0.1", "localhost")
@@ -253,7 +258,7 @@ class MainJob(rig.Case):
     def check_secrets(self, worker):
         secrets = set()
         for place in self.all:
-            secrets |= {place.sink.get("secretAccessKey"), *place.sink.get("headers", {}).values()} - {None, "application/json"}
+            secrets |= {place.sink.get("secretAccessKey"), place.sink.get("sessionToken"), *place.sink.get("headers", {}).values()} - {None, "application/json"}
             secrets |= {f"query-secret-{t}" for t in "ef"} | {f"header-secret-{t}" for t in "ef"}
         for secret in secrets:
             self.assertFalse(worker.says(secret), f"{secret} in the log")
