@@ -1,0 +1,344 @@
+"""The S3 sink alone, without Kafka: signed as botocore signs, stored as sent by every server, refused as it should be."""
+import functools
+import hashlib
+import http.client
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import unittest
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import botocore.auth
+import botocore.awsrequest
+import botocore.credentials
+
+import rig
+
+S3PUT = Path(os.environ.get("S3PUT", rig.RUNSINK.parent / "tests/s3put")).resolve()
+BASE = {"egress.allow": "127.0.0.0/8", "egress.http": "true"}
+KEYS = ["plain.json", "a b/c  d", "a+b", "a=b", "100%", "%2F%20", "(x)", "a&b", "a:b", "a@b", "a?b=c", "a#b", "~tilde",
+        "it's", "a,b;c", "a!b$c*d", "é/ü/日本語/🎉", "dots.../..x/x..", "UPPER/lower"]
+NAME = "runs/7/100-104"
+
+
+def run(mode, lines, *arguments):
+    done = subprocess.run([S3PUT, mode, *arguments], input="".join(json.dumps(line) + "\n" for line in lines).encode(),
+                          stdout=subprocess.PIPE, check=True, timeout=120)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(lines)
+    return answers
+
+
+def put(lines, **settings):
+    settings = {**BASE, **{name.replace("__", "."): value for name, value in settings.items()}}
+    return run("put", lines, *(f"{name}={value}" for name, value in settings.items()))
+
+
+_own = None
+
+
+def services():
+    """Those of the whole run, or stores alone."""
+    global _own
+    if os.environ.get("SERVICES"):
+        return rig.services()
+    if _own is None:
+        dir = tempfile.mkdtemp(prefix="runsink-services-")
+        unittest.addModuleCleanup(shutil.rmtree, dir, ignore_errors=True)
+        _own = rig.Services(dir, ("s3proxy", "versitygw", "minio"))
+    return _own
+
+
+class Signer(unittest.TestCase):
+    def test_as_botocore(self):
+        """200 random requests: keys, queries and headers of any kind"""
+        rnd = random.Random(20130524)
+        anything = [chr(c) for c in range(0x20, 0x7f)] + list("éß日本🎉") + [" ", "+", "%", "/"] * 3
+        lines, expected = [], []
+        for i in range(200):
+            pick = lambda low, high, of=anything: "".join(rnd.choices(of, k=rnd.randint(low, high)))
+            key = "/" + pick(1, 40)
+            query = {pick(1, 8): pick(0, 8) for _ in range(rnd.choice((0, 0, 1, 4)))}
+            names = ["x-amz-meta-" + pick(1, 6, "ab-1") for _ in range(rnd.choice((0, 3, 20)))]
+            headers = {name: pick(0, 3, "  ") + "v" + pick(0, 20, "abc  =/,") for name in names}
+            if rnd.random() < 0.5:
+                headers["x-amz-server-side-encryption"] = "aws:kms"
+                headers["x-amz-server-side-encryption-aws-kms-key-id"] = "k"
+            method = rnd.choice(("PUT", "GET", "POST"))
+            region, body = rnd.choice(("us-east-1", "eu-west-1")), pick(0, 50).encode()
+            host = rnd.choice(("example.com", "127.0.0.1:9000", "b.example.com:8443"))
+            token = rnd.choice((None, "tok/en+=" + pick(1, 9, "ab")))
+            credentials = botocore.credentials.Credentials("AKID" + str(i), pick(1, 70, "abcD/+1"), token)
+            path = urllib.parse.quote(key, safe="/-._~")
+            request = botocore.awsrequest.AWSRequest(method, f"http://{host}{path}", dict(headers), body, query)
+            request.context["payload_signing_enabled"] = True
+            botocore.auth.S3SigV4Auth(credentials, "s3", region).add_auth(request)
+            sent = {"Host": host, **headers}
+            for name in ("X-Amz-Date", "X-Amz-Content-SHA256", "X-Amz-Security-Token"):
+                if request.headers.get(name):
+                    sent[name] = request.headers[name]
+            lines.append({"method": method, "path": key, "query": query, "headers": sent, "region": region,
+                          "payload_sha256": hashlib.sha256(body).hexdigest(), "date": request.headers["X-Amz-Date"],
+                          "access_key": credentials.access_key, "secret_key": credentials.secret_key})
+            expected.append((path, request.headers["Authorization"]))
+        for line, answer, (path, authorization) in zip(lines, run("sign", lines), expected):
+            self.assertEqual(path, answer["path"])
+            self.assertEqual(authorization, answer["authorization"], line)
+
+
+def on(*names):
+    """Runs a test once for each of these servers that is installed."""
+    def decorate(test):
+        @functools.wraps(test)
+        def each(self):
+            stores = [store for store in map(services().store, names) if store]
+            if not stores:
+                self.skipTest(f"none of {', '.join(names)} is installed")
+            for store in stores:
+                with self.subTest(store=store.name):
+                    test(self, store)
+        return each
+    return decorate
+
+
+class Stores(unittest.TestCase):
+    """Real servers, each as strict in its own way."""
+
+    def check_objects(self, store, bucket, keys, answers):
+        for key, answer in zip(keys, answers):
+            self.assertEqual("ok", answer["verdict"], (key, answer))
+            got = store.root.get_object(Bucket=bucket, Key=key)
+            body = json.dumps({"key": key}).encode()
+            self.assertEqual(body, got["Body"].read())
+            self.assertEqual("application/json", got["ContentType"])
+            self.assertEqual({"topic": "runs", "partition": "7", "offsets": "100-104", "count": "5",
+                              "sha256": hashlib.sha256(body).hexdigest()}, got["Metadata"])
+        self.assertEqual(sorted(keys), sorted(store.keys(bucket)))
+
+    @on("versitygw", "minio", "s3proxy")
+    def test_what_is_sent_is_stored(self, store):
+        """keys of any kind, the bytes and the metadata, read back by botocore"""
+        bucket = store.bucket(rig.unique("keys"))
+        sink = store.sink(bucket)
+        answers = put([{"sink": sink, "key": key, "body": json.dumps({"key": key})} for key in KEYS])
+        self.check_objects(store, bucket, KEYS, answers)
+        self.assertEqual(200, answers[0]["status"])
+
+    @on("minio", "s3proxy")
+    def test_signature_v2(self, store):
+        """the same through libs3, for endpoints that are listed; a key with a space is refused"""
+        keys = [key for key in KEYS if " " not in key]
+        bucket = store.bucket(rig.unique("vtwo"))
+        sink = store.sink(bucket)
+        lines = [{"sink": sink, "key": key, "body": json.dumps({"key": key})} for key in keys]
+        listed = {"s3__sigv2_endpoints": store.url, "egress__http": "false"}
+        self.check_objects(store, bucket, keys, put(lines, **listed))
+        big = "x" * 3000000
+        answers = put([{"sink": sink, "key": "a b", "body": "x"},
+                       {"sink": sink, "key": "big", "body": big},
+                       {"sink": {**sink, "secretAccessKey": "wrong-secret"}, "key": "x", "body": "x"},
+                       {"sink": {**sink, "bucket": "no-such-bucket"}, "key": "x", "body": "x"},
+                       {"sink": sink, "key": "y", "body": "x", "cancel": True}], **listed)
+        self.assertEqual(("permanent", "key-has-space"), (answers[0]["verdict"], answers[0]["why"]))
+        self.assertEqual("ok", answers[1]["verdict"])
+        self.assertEqual(big.encode(), store.get(bucket, "big"))
+        self.assertEqual(("permanent", "SignatureDoesNotMatch", 403, True),
+                         tuple(answers[2][name] for name in ("verdict", "why", "status", "credential")))
+        self.assertEqual(("permanent", "NoSuchBucket", 404, True),
+                         tuple(answers[3][name] for name in ("verdict", "why", "status", "credential")))
+        self.assertEqual(("retry", "cancelled"), (answers[4]["verdict"], answers[4]["why"]))
+
+    @on("versitygw", "minio", "s3proxy")
+    def test_refusals(self, store):
+        """wrong secret, unknown key id, missing bucket; nothing of a credential comes out"""
+        bucket = store.bucket(rig.unique("refuse"))
+        sink = store.sink(bucket)
+        cases = [({"secretAccessKey": "canary-secret-key"}, "SignatureDoesNotMatch"),
+                 ({"accessKeyId": "canary-key-id"}, "InvalidAccessKeyId"),
+                 ({"bucket": "no-such-bucket"}, "NoSuchBucket")]
+        answers = put([{"sink": {**sink, **change}, "key": "x", "body": "x"} for change, _ in cases])
+        for (change, why), answer in zip(cases, answers):
+            self.assertEqual(("permanent", "tenant", why, True),
+                             tuple(answer[name] for name in ("verdict", "fault", "why", "credential")), answer)
+            self.assertNotIn("canary", json.dumps(answer))
+        self.assertEqual([], store.keys(bucket))
+
+    @on("versitygw", "minio")
+    def test_wrong_region(self, store):
+        """a store that names its region is believed once; the object arrives"""
+        bucket = store.bucket(rig.unique("region"))
+        answers = put([{"sink": store.sink(bucket, region="eu-south-2"), "key": f"k{i}", "body": "x"} for i in range(3)])
+        self.assertEqual([("ok", 200)] * 3, [(a["verdict"], a["status"]) for a in answers], answers)
+        self.assertEqual(["k0", "k1", "k2"], sorted(store.keys(bucket)))
+
+    @on("versitygw", "minio")
+    def test_configured_headers(self, store):
+        """checksums, tags and object lock, where the store knows them"""
+        bucket = store.bucket(rig.unique("headers"), ObjectLockEnabledForBucket=True)
+        sink = store.sink(bucket)
+        for checksum in ("sha256", "crc32"):
+            answer, = put([{"sink": sink, "key": checksum, "body": "body"}], s3__checksum=checksum,
+                          s3__tagging="team=audit&x=y", s3__lock_mode="GOVERNANCE", s3__lock_days=1)
+            self.assertEqual("ok", answer["verdict"], answer)
+            head = store.root.head_object(Bucket=bucket, Key=checksum, ChecksumMode="ENABLED")
+            self.assertIn(f"Checksum{checksum.upper()}", head)
+            self.assertEqual("GOVERNANCE", head["ObjectLockMode"])
+            self.assertEqual("00:00:00", head["ObjectLockRetainUntilDate"].strftime("%H:%M:%S"))
+            tags = store.root.get_object_tagging(Bucket=bucket, Key=checksum)["TagSet"]
+            self.assertEqual({"team": "audit", "x": "y"}, {tag["Key"]: tag["Value"] for tag in tags})
+
+    @on("versitygw", "minio")
+    def test_key_id_of_sse_kms(self, store):
+        """two header names of which one begins with the other: signed rightly, whatever the store thinks of KMS"""
+        bucket = store.bucket(rig.unique("kms"))
+        answer, = put([{"sink": store.sink(bucket), "key": "x", "body": "x"}], s3__sse="aws:kms", s3__sse_kms_key_id="k")
+        self.assertNotIn("Signature", answer["why"])
+        self.assertNotEqual(403, answer["status"])
+
+    @on("minio")
+    def test_session_token(self, store):
+        """temporary credentials"""
+        bucket = store.bucket(rig.unique("sts"))
+        sts = store.client(store.access_key, store.secret_key, "sts")
+        got = sts.assume_role(RoleArn="arn:xxx:xxx:xxx:xxxx", RoleSessionName="session")["Credentials"]
+        sink = store.sink(bucket, got["AccessKeyId"], got["SecretAccessKey"], sessionToken=got["SessionToken"])
+        answers = put([{"sink": sink, "key": "x", "body": "x"},
+                       {"sink": {**sink, "sessionToken": got["SessionToken"][:-4] + "AAAA"}, "key": "y", "body": "x"}])
+        self.assertEqual("ok", answers[0]["verdict"], answers[0])
+        self.assertEqual(("permanent", True), (answers[1]["verdict"], answers[1]["credential"]), answers[1])
+
+    @on("versitygw", "minio")
+    def test_signer_with_metadata_and_query(self, store):
+        """20 x-amz-meta headers, ?uploads= and a list query, signed by us and sent by Python"""
+        bucket = store.bucket(rig.unique("signer"))
+        host = urllib.parse.urlsplit(store.url).netloc
+        meta = {f"x-amz-meta-{'m' * (i + 1)}": f"v  {i}" for i in range(20)}
+        empty = hashlib.sha256(b"").hexdigest()
+        cases = [("PUT", "/x y", {}, meta), ("POST", "/x", {"uploads": ""}, {}),
+                 ("GET", "", {"list-type": "2", "prefix": "x y", "delimiter": "/"}, {})]
+        for method, key, query, headers in cases:
+            date = botocore.auth.get_current_datetime().strftime("%Y%m%dT%H%M%SZ")
+            headers = {"Host": host, "x-amz-date": date, "x-amz-content-sha256": empty, **headers}
+            signed, = run("sign", [{"method": method, "path": f"/{bucket}{key}", "query": query, "headers": headers,
+                                    "region": "us-east-1", "payload_sha256": empty, "date": date,
+                                    "access_key": store.access_key, "secret_key": store.secret_key}])
+            connection = http.client.HTTPConnection(host)
+            connection.request(method, signed["path"] + ("?" + signed["query"] if query else ""), b"",
+                               {**headers, "Authorization": signed["authorization"]})
+            answer = connection.getresponse()
+            self.assertEqual(200, answer.status, (method, key, answer.read()))
+            connection.close()
+        self.assertEqual(20, len(store.head(bucket, "x y")["Metadata"]))
+
+
+class Peer(BaseHTTPRequestHandler):
+    """Answers as the first segment of the path says, and counts."""
+    protocol_version = "HTTP/1.1"
+    answers = {}
+    seen = []
+
+    def do_PUT(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        name = self.path.split("/")[1]
+        type(self).seen.append((name, self.headers, body))
+        status, headers, text = self.answers[name]
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+class Misbehaviour(unittest.TestCase):
+    """Stores that answer strangely, or not at all."""
+
+    def setUp(self):
+        Peer.seen = []
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Peer)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.addCleanup(self.server.server_close)
+        self.addCleanup(self.server.shutdown)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def sink(self, name, url=None, **more):
+        return {"type": "s3", "bucket": "bucket", "region": "us-east-1", "accessKeyId": "canary-key",
+                "secretAccessKey": "canary-secret", "endpoint": f"{url or self.url}{'/' + name if name else ''}",
+                "forcePathStyle": True, **more}
+
+    def test_answers(self):
+        other = "http://127.0.0.1:1/"
+        Peer.answers = {
+            "error200": (200, {}, "<Error><Code>InternalError</Code><Message>we</Message></Error>"),
+            "echo": (403, {}, "<Error><Code>AccessDenied</Code><Message>canary-secret of canary-key</Message></Error>"),
+            "slow": (503, {"Retry-After": "7"}, "<Error><Code>SlowDown</Code></Error>"),
+            "moved": (301, {"Location": other}, "<Error><Code>PermanentRedirect</Code><Endpoint>evil.test</Endpoint></Error>"),
+            "temporary": (307, {"Location": other}, ""),
+            "teapot": (418, {}, "no xml"),
+            "flipping": (400, {"x-amz-bucket-region": "eu-west-1"}, "<Error><Code>AuthorizationHeaderMalformed</Code></Error>"),
+            "created": (201, {}, "<Created/>"),
+        }
+        want = {"error200": ("retry", "InternalError"), "echo": ("permanent", "AccessDenied"), "slow": ("retry", "SlowDown"),
+                "moved": ("permanent", "PermanentRedirect"), "temporary": ("permanent", "http-307"),
+                "teapot": ("permanent", "http-418"), "flipping": ("permanent", "AuthorizationHeaderMalformed"),
+                "created": ("ok", "")}
+        answers = put([{"sink": self.sink(name), "key": "k", "body": "x"} for name in want])
+        self.assertEqual(want, {name: (a["verdict"], a["why"]) for name, a in zip(want, answers)})
+        self.assertNotIn("canary", json.dumps(answers))
+        seen = [name for name, _, _ in Peer.seen]
+        self.assertEqual(sorted([*want, "flipping"]), sorted(seen))  # the hint was followed once, no redirect was
+        scopes = [headers["Authorization"].split("/")[2] for name, headers, _ in Peer.seen if name == "flipping"]
+        self.assertEqual(["us-east-1", "eu-west-1"], scopes)
+
+    def both(self, url, **settings):
+        """The outcome by way of V4 and by way of V2."""
+        line = [{"sink": self.sink("", url), "key": "k", "body": "x"}]
+        return put(line, **settings) + put(line, s3__sigv2_endpoints=url, **settings)
+
+    def test_redirects_are_not_followed_by_libs3(self):
+        Peer.answers = {"bucket": (307, {"Location": self.url + "/other"}, "")}
+        for answer in self.both(self.url):
+            self.assertEqual(("permanent", "http-307"), (answer["verdict"], answer["why"]))
+        self.assertEqual(["bucket", "bucket"], [name for name, _, _ in Peer.seen])
+
+    def test_no_connection(self):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))  # bound, not listening: refused
+            for answer in self.both(f"http://127.0.0.1:{s.getsockname()[1]}"):
+                self.assertEqual(("retry", "tenant", "refused"), (answer["verdict"], answer["fault"], answer["why"]))
+
+    def test_no_answer(self):
+        with socket.create_server(("127.0.0.1", 0)) as s:
+            for answer in self.both(f"http://127.0.0.1:{s.getsockname()[1]}", http__timeout="500ms"):
+                self.assertEqual("retry", answer["verdict"], answer)
+                self.assertIn("timeout", answer["why"])
+
+    def test_denied_when_the_socket_opens(self):
+        """a name that leads to loopback, which nothing but the check on the address can tell"""
+        url = f"http://localhost.localdomain:{self.server.server_port}"
+        try:
+            if not socket.gethostbyname("localhost.localdomain").startswith("127."):
+                self.skipTest("localhost.localdomain is not loopback here")
+        except OSError:
+            name = socket.gethostname()
+            url = f"http://{name}:{self.server.server_port}"
+        Peer.answers = {"bucket": (200, {}, "")}
+        for answer in self.both(url, egress__allow="203.0.113.0/24"):
+            self.assertEqual(("permanent", "egress-denied"), (answer["verdict"], answer["why"]), answer)
+        self.assertEqual([], Peer.seen)
+
+
+if __name__ == "__main__":
+    if not S3PUT.exists():
+        raise SystemExit(f"{S3PUT} isn't built: run scripts/build")
+    unittest.main(verbosity=2)
