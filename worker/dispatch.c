@@ -117,9 +117,10 @@ static void finish(struct dispatch *d, struct delivery *v, const struct outcome 
 }
 
 /* Back to the worker without an attempt. */
-static void hand_back(struct dispatch *d, struct delivery *v, const char *why, const char *detail) {
+static void hand_back(struct dispatch *d, struct delivery *v, enum fault fault, const char *why,
+                      const char *detail) {
     struct lineup *l = lineup_of(v->batch.dest);
-    struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, why, "%s", detail);
+    struct outcome o = outcome_fail(VERDICT_RETRY, fault, why, "%s", detail);
     o.uncounted = true;
     if (l->not_before > *d->now_ms) o.retry_after_ms = (uint32_t)(l->not_before - *d->now_ms);
     l->parked++;
@@ -130,7 +131,8 @@ static void flush_waiting(struct dispatch *d, struct lineup *l) {
     while (l->first) {
         struct delivery *v = l->first;
         unqueue(d, l, v);
-        hand_back(d, v, l->failure.why[0] ? l->failure.why : "breaker-open", "breaker open");
+        hand_back(d, v, FAULT_TENANT, l->failure.why[0] ? l->failure.why : "breaker-open",
+                  "breaker open");
     }
 }
 
@@ -172,12 +174,13 @@ void dispatch_add(struct dispatch *d, struct delivery *v) {
     if (d->current != l) d->switched_ms = *d->now_ms;
     d->current = l;
     if (is_shut(d, l)) {
-        hand_back(d, v, l->failure.why[0] ? l->failure.why : "breaker-open", "breaker open");
+        hand_back(d, v, FAULT_TENANT, l->failure.why[0] ? l->failure.why : "breaker-open",
+                  "breaker open");
         return;
     }
     judge_speed(d, l);
     if (!has_room(d, l, v)) {
-        hand_back(d, v, "queue-full", "too much waits for this destination already");
+        hand_back(d, v, FAULT_NONE, "queue-full", "too much waits for this destination already");
         return;
     }
     v->state = DELIVERY_WAITING;
@@ -204,7 +207,7 @@ void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
         if (why == CANCEL_SLOW && !l->slow) return;
         v->cancelled = why;
         unqueue(d, l, v);
-        hand_back(d, v, "slow", "its turn did not come in time");
+        hand_back(d, v, FAULT_NONE, "slow", "its turn did not come in time");
     } else if (v->state == DELIVERY_FLYING && v->batch.dest->type->cancel) {
         v->cancelled = why;
         v->batch.dest->type->cancel(d->env, &v->batch);
@@ -242,6 +245,7 @@ static struct outcome judge(const struct delivery *v, const struct outcome *o) {
     if (!v->cancelled || strcmp(o->why, "cancelled") != 0) return judged;
     if (v->cancelled == CANCEL_LEAVING || o->uncounted) {
         judged.uncounted = true;
+        judged.fault = FAULT_NONE;
         return judged;
     }
     return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "slow", "no answer while others had to wait");

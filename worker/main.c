@@ -30,6 +30,11 @@ static const struct command {
      "drain: what flies is finished or parked within drain.timeout, settled, and the group left.\n"
      "  --until-end  stop at the ends that the topics have at the start, with exit code 0, or 75\n"
      "               when something stayed parked for a later attempt\n"},
+    {"demo", command_demo, false, "run everything in this process, without any service",
+     "usage: runsink demo [--dir DIR] [--batch]\n\n"
+     "Sample events of several tenants flow from an in-process broker to a local folder.\n"
+     "  --dir DIR  where the archive goes (default: runsink-demo)\n"
+     "  --batch    one NDJSON object per destination and window instead of one per event\n"},
     {"check", command_check, false, "check configuration, broker and topics",
      "usage: runsink check [--config-only | --reference | --reference-ini]\n\n"
      "Prints the configuration with the origin of each value, then what the broker knows: the\n"

@@ -289,11 +289,23 @@ static enum next next_counted(struct requeue *r, const struct schedule *s, int64
     return NEXT_RETRY;
 }
 
-static enum next next_uncounted(const struct requeue *r, const struct schedule *s,
-                                int64_t window_ms, int64_t now_ms, int64_t *ret_due) {
-    int64_t due = now_ms + current_delay(s, r->attempts);
-    if (due - r->first_failure_ms > window_ms) return NEXT_EXPIRED;
-    *ret_due = r->not_before_ms > now_ms ? r->not_before_ms : due;
+/* The delay that stands at this age in the schedule: what goes round unattempted slows down as what
+ * is attempted does, or a dead destination's backlog would go through the broker every few seconds.
+ */
+static int64_t delay_at(const struct schedule *s, int64_t age_ms) {
+    size_t i = 0;
+    for (int64_t at = s->delays[0]; i + 1 < s->n && at <= age_ms; at += s->delays[i]) i++;
+    return s->delays[i];
+}
+
+static enum next next_uncounted(const struct requeue *r, const struct outcome *o,
+                                const struct schedule *s, int64_t window_ms, int64_t now_ms,
+                                int64_t *ret_due) {
+    int64_t age = now_ms - r->first_failure_ms;
+    int64_t delay = current_delay(s, r->attempts), aged = delay_at(s, age);
+    if (aged > delay) delay = aged;
+    if (o->fault != FAULT_NONE && age + delay > window_ms) return NEXT_EXPIRED;
+    *ret_due = r->not_before_ms > now_ms ? r->not_before_ms : now_ms + delay;
     return NEXT_RETRY;
 }
 
@@ -306,7 +318,7 @@ enum next requeue_next(struct requeue *r, const struct outcome *o, const struct 
     if (!o->uncounted || r->not_before_ms <= now_ms || asked > r->not_before_ms)
         r->not_before_ms = asked;
     int64_t due = 0;
-    enum next next = o->uncounted ? next_uncounted(r, s, window_ms, now_ms, &due)
+    enum next next = o->uncounted ? next_uncounted(r, o, s, window_ms, now_ms, &due)
                                   : next_counted(r, s, window_ms, now_ms, &due);
     if (next == NEXT_EXPIRED) return next;
     int64_t latest = now_ms + longest(s);

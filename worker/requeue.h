@@ -61,8 +61,10 @@ enum next { NEXT_RETRY, NEXT_EXPIRED };
  * Counted: due is the schedule's next instant after first_failure, but no sooner than half the
  * delay from now (a worker that was away catches up without firing twice in a row, and makes every
  * attempt however late it is). When not_before is later, due is not_before instead.
- * Uncounted: due is not_before while that is ahead, else one current delay from now; expired once
- * now + delay lies beyond the window.
+ * Uncounted: due is not_before while that is ahead, else one delay from now, the longer of the
+ * current one and the one that stands at the record's age in the schedule; expired once now + delay
+ * lies beyond the window, unless the fault is FAULT_NONE (the queue was full, the worker left):
+ * nothing is wrong with the destination then.
  * due is never later than the longest delay from now (a longer not_before is waited for by parking
  * the record again, uncounted; a clock that was set back holds nothing for longer).
  * tier: the shortest delay >= due - now, else the last. Expired: *ret_tier and due_ms are left. */

@@ -127,9 +127,9 @@ static bool load_state(struct lane *lane, struct partition *p, int64_t offset, s
     }
     p->end = lane->shared->until_end ? high : -1;
     p->loaded = true;
-    log_info("partition assigned", LOG_I("lane", lane->id), LOG_S("topic", p->topic),
-             LOG_I("partition", p->id), LOG_I("offset", p->committed),
-             LOG_I("seq", (int64_t)p->meta.seq), LOG_I("replay", (int64_t)p->meta.n_ends));
+    log_debug("partition assigned", LOG_I("lane", lane->id), LOG_S("topic", p->topic),
+              LOG_I("partition", p->id), LOG_I("offset", p->committed),
+              LOG_I("seq", (int64_t)p->meta.seq), LOG_I("replay", (int64_t)p->meta.n_ends));
     return true;
 }
 
@@ -224,6 +224,8 @@ static void on_assign(struct lane *lane, rd_kafka_topic_partition_list_t *list) 
                   ? rd_kafka_error_new(RD_KAFKA_RESP_ERR__FAIL, "assign failed")
                   : NULL);
     lane->assigned = true;
+    log_info("partitions assigned", LOG_I("lane", lane->id), LOG_I("partitions", list->cnt),
+             LOG_S("group", lane->cfg->group));
 }
 
 static bool in_list(const struct partition *p, void *list) {

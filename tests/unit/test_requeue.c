@@ -127,18 +127,28 @@ static void test_uncounted(void **state) {
     size_t tier;
     int64_t now = START;
     unsigned parks = 0;
+    /* It slows down as attempts would, so it is parked as often as it would have been tried. */
+    int64_t delays[] = {10, 20, 40, 80, 120};
     while (requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier) == NEXT_RETRY) {
+        size_t at = parks < 5 ? parks : 4;
         parks++;
         assert_int_equal(r.attempts, 0);
-        assert_int_equal(tier, 0);
-        assert_int_equal(r.due_ms, now + 10 * SECOND);
+        assert_int_equal(tier, at);
+        assert_int_equal(r.due_ms, now + delays[at] * SECOND);
         now = r.due_ms;
     }
-    assert_int_equal(parks, 360); /* the last one due at 1 h sharp */
+    assert_int_equal(parks, 32); /* the last one due at 58:30 */
+    assert_int_equal(now, START + 3510 * SECOND);
     assert_int_equal(r.first_failure_ms, START);
+    /* A full queue is nobody's failure: it never expires. */
+    o.fault = FAULT_NONE;
+    now = START + 7200 * SECOND;
+    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
+    assert_int_equal(r.due_ms, now + 120 * SECOND);
+    o = not_attempted();
     /* After four attempts the current delay is the fourth. */
     r = (struct requeue){.first_failure_ms = START, .attempts = 4};
-    now = START + 160 * SECOND;
+    now = START + 20 * SECOND;
     assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
     assert_int_equal(r.attempts, 4);
     assert_int_equal(r.due_ms, now + 80 * SECOND);
