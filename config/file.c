@@ -53,7 +53,6 @@ static char *next_line(char *ret, int size, void *user) {
     s->rest = (struct str){s->rest.p + n, s->rest.n - n};
     s->number++;
     if (line.n && line.p[line.n - 1] == '\r') line.n--;
-    if (s->number == 1 && str_starts(line, "\xef\xbb\xbf")) line.p += 3, line.n -= 3;
     s->line = str_trim(line);
     check_line(s);
     size_t room = (size_t)size - 2;

@@ -37,6 +37,16 @@ static bool print_missing(const struct config *c, const struct topic_list *missi
     return c->topics_create;
 }
 
+static void print_state(const struct config *c, const rd_kafka_ConsumerGroupDescription_t *g) {
+    rd_kafka_consumer_group_state_t state = rd_kafka_ConsumerGroupDescription_state(g);
+    /* What a broker says of a group that it has never heard of. */
+    if (state == RD_KAFKA_CONSUMER_GROUP_STATE_DEAD)
+        printf("\ngroup %s: not there yet\n", c->group);
+    else
+        printf("\ngroup %s: %s, %zu members\n", c->group, rd_kafka_consumer_group_state_name(state),
+               rd_kafka_ConsumerGroupDescription_member_count(g));
+}
+
 static bool print_group(rd_kafka_t *rk, const struct config *c) {
     char why[256];
     const char *groups[] = {c->group};
@@ -54,9 +64,7 @@ static bool print_group(rd_kafka_t *rk, const struct config *c) {
                  rd_kafka_event_DescribeConsumerGroups_result(event), &n);
     if (!rc && n == 1) rc = rd_kafka_error_code(rd_kafka_ConsumerGroupDescription_error(all[0]));
     if (!rc && n == 1)
-        printf("\ngroup %s: %s, %zu members\n", c->group,
-               rd_kafka_consumer_group_state_name(rd_kafka_ConsumerGroupDescription_state(all[0])),
-               rd_kafka_ConsumerGroupDescription_member_count(all[0]));
+        print_state(c, all[0]);
     else
         fprintf(stderr, "runsink check: can't describe group %s: %s\n", c->group,
                 rd_kafka_err2str(rc));

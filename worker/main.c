@@ -91,9 +91,9 @@ const char *command_value(const char *name, int argc, char **argv, int *i, bool 
     return NULL;
 }
 
-/* Takes the global options out of argv, wherever they stand; what is left keeps its order. False
- * when an option lacks its value. */
-static bool take_options(int *argc, char **argv) {
+/* Takes the global options out of argv, wherever they stand; what is left keeps its order. Returns
+ * the option that lacks its value, or NULL. */
+static const char *take_options(int *argc, char **argv) {
     int n = 0;
     bool bad = false, ours = true;
     options.sets = xcalloc((size_t)*argc, sizeof *options.sets);
@@ -113,8 +113,9 @@ static bool take_options(int *argc, char **argv) {
         else
             argv[n++] = argv[i];
     }
+    const char *lacking = bad ? argv[*argc - 1] : NULL;
     *argc = n;
-    return !bad;
+    return lacking;
 }
 
 static bool read_file(struct config *c, struct buf *err) {
@@ -210,8 +211,8 @@ int main(int argc, char **argv) {
     harden();
     if (argc < 1) return EX_USAGE;
     int n = argc - 1;
-    int rc = take_options(&n, argv + 1) ? dispatch(n, argv + 1)
-                                        : command_usage("", "an option lacks its value");
+    const char *lacking = take_options(&n, argv + 1);
+    int rc = lacking ? command_usage("", "%s lacks its value", lacking) : dispatch(n, argv + 1);
     free(options.sets);
     return rc;
 }

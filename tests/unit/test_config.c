@@ -59,8 +59,8 @@ static void test_defaults(void **state) {
 
 static void test_file(void **state) {
     struct config *c = *state;
-    assert_true(read_text(c, "\xef\xbb\xbf# runsink\r\n"
-                             "topics = jobrun, ^tenant-.*\r\n"
+    assert_true(read_text(c, "\xef\xbb\xbftopics = jobrun, ^tenant-.*\r\n"
+                             "# runsink\r\n"
                              "archive = batch\n"
                              "window.records = 7\n"
                              "\n"
@@ -375,6 +375,7 @@ static void test_print(void **state) {
     for (size_t i = 0; i < sizeof wants / sizeof *wants; i++)
         if (!strstr(text, wants[i])) fail_msg("%s\nlacks %s", text, wants[i]);
     assert_null(strstr(text, "whsec"));
+    assert_null(c->settings[key_find("webhook.signing_secrets") - config_keys].text);
     assert_null(strstr(text, "sesame"));
     free(text);
 }

@@ -52,14 +52,14 @@ static const char *logged(void) {
 static void test_text_line(void **state) {
     (void)state;
     log_warn("delivery parked", LOG_S("topic", "t"), LOG_I("partition", -3), LOG_F("seconds", 0.5),
-             LOG_S("why", "a \"b\" = c\n"), LOG_S("none", ""),
+             LOG_S("why", "a \"b\" = c\n"), LOG_S("none", ""), LOG_S("eq", "k=v"),
              LOG_N("n", ((struct str){"xyz", 2})));
     const char *line = logged();
     int year, ms;
     assert_int_equal(sscanf(line, "time=%4d-%*2d-%*2dT%*2d:%*2d:%*2d.%3dZ ", &year, &ms), 2);
     assert_string_equal(strchr(line, ' '),
                         " level=warn event=\"delivery parked\" topic=t partition=-3 seconds=0.5 "
-                        "why=\"a \\\"b\\\" = c\\n\" none=\"\" n=xy\n");
+                        "why=\"a \\\"b\\\" = c\\n\" none=\"\" eq=\"k=v\" n=xy\n");
 }
 
 static void test_json_line(void **state) {
