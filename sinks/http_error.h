@@ -1,4 +1,4 @@
-/* What a failed transfer means for a delivery. Only http.c and its tests include this. Pure; any
+/* What a failed transfer means for a delivery. Only http.c, s3_sigv2.c and tests include this. Pure; any
  * thread. */
 #ifndef RUNSINK_HTTP_ERROR_H
 #define RUNSINK_HTTP_ERROR_H

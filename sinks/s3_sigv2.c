@@ -269,7 +269,10 @@ int s3_sigv2_tick(void **state) {
     struct lane *l = *state;
     if (!l) return -1;
     int remaining;
-    if (l->in_flight > 0) S3_runonce_request_context(l->context, &remaining);
+    if (l->in_flight > 0 && S3_runonce_request_context(l->context, &remaining) != S3StatusOK) {
+        fputs("runsink: libs3 can't go on with its transfers\n", stderr); /* a bug, or no memory */
+        abort();
+    }
     finish_done(l);
     return l->done ? 0 : l->in_flight > 0 ? POLL_MS : -1;
 }

@@ -322,6 +322,19 @@ static void cached_key_follows_day_and_region(void **state) {
         }
 }
 
+/* The order is that of the encoded text: "%3A" stands before "-", "a" before "a-". */
+static void query_is_sorted_as_it_is_sent(void **state) {
+    (void)state;
+    struct sigv4_param params[] = {{STR("a-"), STR("1")},       {STR("-"), STR("")},
+                                   {STR("a"), STR("~")},        {STR(":x"), STR("/ +")},
+                                   {STR("a"), STR("\xc3\xa9")}, {STR("a"), STR("A")}};
+    struct buf out;
+    buf_init(&out, 256);
+    assert_true(sigv4_query(&out, params, sizeof params / sizeof *params));
+    assert_string_equal(buf_cstr(&out), "%3Ax=%2F%20%2B&-=&a=%C3%A9&a=A&a=~&a-=1");
+    buf_free(&out);
+}
+
 static void header_names_that_prefix_one_another(void **state) {
     (void)state;
     const struct sigv4_header headers[] = {
@@ -378,6 +391,7 @@ int main(void) {
         cmocka_unit_test(signs_the_published_suite),
         cmocka_unit_test(signs_the_s3_examples),
         cmocka_unit_test(cached_key_follows_day_and_region),
+        cmocka_unit_test(query_is_sorted_as_it_is_sent),
         cmocka_unit_test(header_names_that_prefix_one_another),
         cmocka_unit_test(bounds),
     };
