@@ -321,12 +321,16 @@ static void fill_destination(const struct fields *f, const struct s3_config *c,
     ret->prefix = xstrdup(f->prefix ? f->prefix : "");
     ret->key_space = xstrdup(c->bucket);
     ret->config = NULL;
+    struct buf prefix; /* encoded: a blank and an "@ host" in it must not pass for the real one */
+    buf_init(&prefix, 3 * PREFIX_MAX + 1);
+    sigv4_path(&prefix, str_c(ret->prefix));
     char label[LABEL_MAX];
     if (c->default_endpoint)
-        snprintf(label, sizeof label, "s3://%.100s/%.80s", c->bucket, ret->prefix);
+        snprintf(label, sizeof label, "s3://%.100s/%.80s", c->bucket, buf_cstr(&prefix));
     else
-        snprintf(label, sizeof label, "s3://%.63s/%.50s @ %s", c->bucket, ret->prefix,
+        snprintf(label, sizeof label, "s3://%.63s/%.50s @ %s", c->bucket, buf_cstr(&prefix),
                  c->authority);
+    buf_free(&prefix);
     outcome_text(ret->label, sizeof ret->label, str_c(label));
 }
 

@@ -68,6 +68,8 @@ static void places(void **state) {
          "/Old_Bucket/", "s3://Old_Bucket/"},
         {BASE ",\"prefix\":\"/a//b\"", "my-bucket.s3.us-west-2.amazonaws.com", "/",
          "s3://my-bucket//a//b"},
+        {BASE ",\"prefix\":\"a @ \u00e9.com\"", "my-bucket.s3.us-west-2.amazonaws.com", "/",
+         "s3://my-bucket/a%20%40%20%C3%A9.com"},
         {BASE ",\"force_path_style\":true", "s3.us-west-2.amazonaws.com", "/my-bucket/",
          "s3://my-bucket/"},
         {BASE ",\"endpoint\":\"https://S3.Example.com\"", "my-bucket.s3.example.com", "/",
