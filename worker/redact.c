@@ -47,11 +47,16 @@ static bool one_of(const char *set, char c) {
     return c && strchr(set, c); /* strchr would find the set's own NUL */
 }
 
-/* Where the authority starts: behind "scheme:" and any number of slashes, since curl and others
- * are lenient about how many; 0 when there is no scheme. */
+static size_t until(struct str s, char c) {
+    const char *at = s.n ? memchr(s.p, c, s.n) : NULL;
+    return at ? (size_t)(at - s.p) : s.n;
+}
+
+/* Where the authority starts: behind "scheme:" and any number of slashes; 0 when there is no
+ * scheme. As lenient as curl is: about how many slashes, and about what a scheme may start with. */
 static size_t authority(struct str u) {
     size_t i = 0;
-    while (i < u.n && (letter(u.p[i]) || (i > 0 && (digit(u.p[i]) || one_of("+-.", u.p[i]))))) i++;
+    while (i < u.n && (letter(u.p[i]) || digit(u.p[i]) || one_of("+-.", u.p[i]))) i++;
     if (i > 0 && i + 1 < u.n && u.p[i] == ':' && u.p[i + 1] == '/')
         i++;
     else
@@ -91,8 +96,17 @@ void url_secrets_begin(struct url_secrets *s, struct str url) {
         return;
     }
     if (host > from) s->first = (struct edit){from, host - 1 - from};
-    const char *mark_at = end < url.n ? memchr(url.p + end, '?', url.n - end) : NULL;
-    if (mark_at) s->query = (size_t)(mark_at + 1 - url.p);
+    size_t mark_at = end + until((struct str){url.p + end, url.n - end}, '?');
+    if (mark_at < url.n) s->query = mark_at + 1;
+}
+
+/* How much of a query's piece is its name and the "=": nothing when no value follows, since then
+ * the whole may be a token, padded base64 for instance. */
+static size_t name_length(struct str piece) {
+    size_t n = until(piece, '=') + 1;
+    for (size_t i = n; i < piece.n; i++)
+        if (piece.p[i] != '=') return n;
+    return 0;
 }
 
 bool url_secrets_next(struct url_secrets *s, struct edit *ret) {
@@ -102,19 +116,19 @@ bool url_secrets_next(struct url_secrets *s, struct edit *ret) {
         return true;
     }
     while (s->query < s->url.n) {
-        const char *piece = s->url.p + s->query;
-        size_t left = s->url.n - s->query;
-        const char *end = ++s->pieces < URL_QUERY_PIECES ? memchr(piece, '&', left) : NULL;
-        size_t n = end ? (size_t)(end - piece) : left;
-        const char *equals = memchr(piece, '=', n);
-        size_t skip = equals ? (size_t)(equals + 1 - piece) : 0;
-        bool value = false;
-        for (size_t i = skip; equals && i < n && !value; i++) value = piece[i] != '=';
-        if (!value) skip = 0;
-        struct edit e = {s->query + skip, n - skip};
-        s->query += end ? n + 1 : n;
-        if (e.n == 0) continue;
-        *ret = e;
+        struct str rest = {s->url.p + s->query, s->url.n - s->query};
+        size_t fragment = until(rest, '#');
+        size_t end = until(rest, '&');
+        size_t name = name_length((struct str){rest.p, fragment < end ? fragment : end});
+        if (fragment < end) end = rest.n;
+        if (++s->pieces == URL_QUERY_PIECES) {
+            name = 0;
+            end = rest.n;
+        }
+        size_t at = s->query + name;
+        s->query += end < rest.n ? end + 1 : end;
+        if (end == name) continue;
+        *ret = (struct edit){at, end - name};
         return true;
     }
     return false;
