@@ -270,6 +270,7 @@ static void update_gauges(struct lane *lane) {
 }
 
 static void turn(struct lane *lane) {
+    wait_for_work(lane, lane->sleep_ms);
     source_poll(lane);
     bool more = lane->draining ? false : read_all(lane);
     for (struct partition *p = lane->partitions; p; p = p->next) seal_due(lane, p, false);
@@ -280,9 +281,8 @@ static void turn(struct lane *lane) {
     free_dropped(lane);
     router_tick(lane->router, lane->now_ms);
     update_gauges(lane);
-    int64_t timeout = more ? 0 : sleep_ms(lane);
-    sooner(&timeout, wish);
-    wait_for_work(lane, timeout);
+    lane->sleep_ms = more ? 0 : sleep_ms(lane);
+    sooner(&lane->sleep_ms, wish);
 }
 
 /* ---- finishing ---- */
@@ -378,6 +378,7 @@ static bool lane_open(struct lane *lane, struct buf *err) {
     transactional_id(lane, id, sizeof id);
     read_clocks(lane);
     lane->restart = false;
+    lane->sleep_ms = 0;
     lane->settle_after_ms = lane->settle_backoff_ms = 0;
     lane->settler = settler_new(lane->cfg, id, lane->wake_fd, err);
     return lane->settler && source_open(lane, err);

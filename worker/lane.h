@@ -77,6 +77,7 @@ struct lane {
     char restart_why[128];
     int64_t now_ms; /* monotonic, read once a turn */
     int64_t wall_ms;
+    int64_t sleep_ms; /* how long the next turn may wait for something to happen */
     size_t held;          /* bytes that count against the budget */
     struct load *dropped; /* of partitions that are gone; freed when nothing uses them any more */
     struct journal *journal; /* the settlement under way, or NULL */

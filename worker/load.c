@@ -229,7 +229,7 @@ static void parcel_send(struct parcel *p) {
 /* What an entry of the ledger may grow by for a parcel: its labels and key, and its members'
  * offsets. */
 static void count_ledger(struct load *load, const struct parcel *p, size_t key_len) {
-    struct ledger_item item = {.kind = LEDGER_DELIVERED, .dest = p->label, .n = 1};
+    struct ledger_item item = {.kind = LEDGER_DELIVERED, .dest = p->label};
     load->ledger_bytes += ledger_item_size(&item) + key_len;
 }
 
