@@ -30,7 +30,10 @@ NAME = "runs/7/100-104"
 
 def run(mode, lines, *arguments):
     done = subprocess.run([S3PUT, mode, *arguments], input="".join(json.dumps(line) + "\n" for line in lines).encode(),
-                          stdout=subprocess.PIPE, check=True, timeout=120)
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+    if b"without libs3" in done.stderr:
+        raise unittest.SkipTest("built without libs3")
+    assert done.returncode == 0, done.stderr.decode()
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(lines)
     return answers
