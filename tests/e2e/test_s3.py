@@ -1,4 +1,5 @@
 """The S3 sink alone, without Kafka: signed as botocore signs, stored as sent by every server, refused as it should be."""
+import contextlib
 import functools
 import hashlib
 import http.client
@@ -304,15 +305,19 @@ class Misbehaviour(unittest.TestCase):
         self.assertEqual(["us-east-1", "eu-west-1"], scopes)
 
     def both(self, url, **settings):
-        """The outcome by way of V4 and by way of V2."""
+        """The outcome by way of V4 and, where it is built in, by way of V2."""
         line = [{"sink": self.sink("", url), "key": "k", "body": "x"}]
-        return put(line, **settings) + put(line, s3__sigv2_endpoints=url, **settings)
+        answers = put(line, **settings)
+        with contextlib.suppress(unittest.SkipTest):
+            answers += put(line, s3__sigv2_endpoints=url, **settings)
+        return answers
 
-    def test_redirects_are_not_followed_by_libs3(self):
+    def test_redirects_are_not_followed(self):
         Peer.answers = {"bucket": (307, {"Location": self.url + "/other"}, "")}
-        for answer in self.both(self.url):
+        answers = self.both(self.url)
+        for answer in answers:
             self.assertEqual(("permanent", "http-307"), (answer["verdict"], answer["why"]))
-        self.assertEqual(["bucket", "bucket"], [name for name, _, _ in Peer.seen])
+        self.assertEqual(["bucket"] * len(answers), [name for name, _, _ in Peer.seen])
 
     def test_no_connection(self):
         with socket.socket() as s:
