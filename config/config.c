@@ -42,8 +42,10 @@ const char *key_help(const struct key *k) {
 
 void key_env(const char *name, char ret[KEY_NAME_MAX]) {
     int n = snprintf(ret, KEY_NAME_MAX, "RUNSINK_%s", name);
-    for (int i = 0; i < n && ret[i]; i++)
-        ret[i] = ret[i] == '.' ? '_' : (char)toupper((unsigned char)ret[i]);
+    for (int i = 0; i < n && ret[i]; i++) {
+        if (ret[i] == '.') ret[i] = '_';
+        ret[i] = (char)toupper((unsigned char)ret[i]);
+    }
 }
 
 bool config_section_known(struct str name) {

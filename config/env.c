@@ -1,4 +1,5 @@
 #include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "config/table.h"
@@ -29,16 +30,17 @@ static bool key_of(struct str variable, char ret[KEY_NAME_MAX]) {
         char env[KEY_NAME_MAX];
         key_env(config_keys[i].name, env);
         if (!str_is(variable, env)) continue;
-        strcpy(ret, config_keys[i].name);
+        snprintf(ret, KEY_NAME_MAX, "%s", config_keys[i].name);
         return true;
     }
     size_t skip = strlen(KAFKA);
     if (!str_starts(variable, KAFKA) || variable.n == skip || variable.n >= KEY_NAME_MAX)
         return false;
-    strcpy(ret, "kafka.");
-    char *to = ret + strlen(ret);
-    for (size_t i = skip; i < variable.n; i++)
-        *to++ = variable.p[i] == '_' ? '.' : (char)tolower((unsigned char)variable.p[i]);
+    char *to = ret + snprintf(ret, KEY_NAME_MAX, "kafka.");
+    for (size_t i = skip; i < variable.n; i++) {
+        *to++ = (char)tolower((unsigned char)variable.p[i]);
+        if (to[-1] == '_') to[-1] = '.';
+    }
     *to = '\0';
     return true;
 }

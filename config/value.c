@@ -25,7 +25,7 @@ struct str str_trim(struct str s) {
 
 const char *quote(const char *text, char ret[QUOTE_MAX]) {
     outcome_text(ret, QUOTE_MAX, str_c(text));
-    if (strlen(text) >= QUOTE_MAX) strcpy(ret + QUOTE_MAX - 4, "...");
+    if (strlen(text) >= QUOTE_MAX) memcpy(ret + QUOTE_MAX - 4, "...", 4);
     return ret;
 }
 

@@ -74,8 +74,10 @@ static bool set(rd_kafka_conf_t *conf, const char *name, const char *value, cons
     if (res == RD_KAFKA_CONF_OK) return true;
     outcome_text(text, sizeof text, str_c(why));
     /* What librdkafka says quotes the value. */
-    if (res != RD_KAFKA_CONF_UNKNOWN && config_kafka_secret(name)) strcpy(text, "invalid value");
-    if (res == RD_KAFKA_CONF_UNKNOWN) strcpy(text, "this librdkafka has no such property");
+    if (res != RD_KAFKA_CONF_UNKNOWN && config_kafka_secret(name))
+        snprintf(text, sizeof text, "invalid value");
+    if (res == RD_KAFKA_CONF_UNKNOWN)
+        snprintf(text, sizeof text, "this librdkafka has no such property");
     buf_printf(err, "%s: kafka.%s: %s\n", origin, name, text);
     return false;
 }

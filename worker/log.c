@@ -13,10 +13,10 @@
 
 #include "worker/scrub.h"
 
-#define LINE_MAX_BYTES 16384
+#define LINE_MAX_BYTES ((size_t)16384)
 /* What ends a line whose fields did not all fit; there is always room for it. */
 #define CUT_MARK "[cut]"
-#define TAIL_ROOM 64
+#define TAIL_ROOM ((size_t)64)
 
 static atomic_int least = LOG_INFO;
 static atomic_bool as_json;

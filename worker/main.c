@@ -86,9 +86,24 @@ const char *command_value(const char *name, int argc, char **argv, int *i, bool 
     if (strncmp(argv[*i], name, n) != 0) return NULL;
     if (argv[*i][n] == '=') return argv[*i] + n + 1;
     if (argv[*i][n] != '\0') return NULL;
-    if (*i + 1 < argc) return argv[++*i];
-    *ret_bad = true;
-    return NULL;
+    const char *value = *i + 1 < argc ? argv[*i + 1] : NULL;
+    *i += value != NULL;
+    *ret_bad = value == NULL;
+    return value;
+}
+
+/* Whether argv[*i] is a global option; it is noted then. */
+static bool take_option(int argc, char **argv, int *i, bool *ret_bad) {
+    const char *word = argv[*i];
+    const char *config = command_value("--config", argc, argv, i, ret_bad);
+    const char *set = config || *ret_bad ? NULL : command_value("--set", argc, argv, i, ret_bad);
+    bool help = strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+    bool version = strcmp(word, "--version") == 0;
+    if (config) options.config = config;
+    if (set) options.sets[options.n_sets++] = set;
+    options.help |= help;
+    options.version |= version;
+    return config || set || help || version;
 }
 
 /* Takes the global options out of argv, wherever they stand; what is left keeps its order. Returns
@@ -97,25 +112,15 @@ static const char *take_options(int *argc, char **argv) {
     int n = 0;
     bool bad = false, ours = true;
     options.sets = xcalloc((size_t)*argc, sizeof *options.sets);
-    for (int i = 0; i < *argc && !bad; i++) {
-        const char *v;
-        if (strcmp(argv[i], "--") == 0) ours = false;
-        if (!ours)
-            argv[n++] = argv[i];
-        else if ((v = command_value("--config", *argc, argv, &i, &bad)))
-            options.config = v;
-        else if (!bad && (v = command_value("--set", *argc, argv, &i, &bad)))
-            options.sets[options.n_sets++] = v;
-        else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
-            options.help = true;
-        else if (strcmp(argv[i], "--version") == 0)
-            options.version = true;
-        else
-            argv[n++] = argv[i];
+    for (int i = 0; i < *argc; i++) {
+        char *word = argv[i];
+        ours = ours && strcmp(word, "--") != 0;
+        if (ours && take_option(*argc, argv, &i, &bad)) continue;
+        if (bad) return word;
+        argv[n++] = word;
     }
-    const char *lacking = bad ? argv[*argc - 1] : NULL;
     *argc = n;
-    return lacking;
+    return NULL;
 }
 
 static bool read_file(struct config *c, struct buf *err) {

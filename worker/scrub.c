@@ -13,8 +13,9 @@
  * expensive. */
 
 #define SECRET_MIN 4
-#define CUT_MIN 8    /* a shorter beginning at a text's end may be anything */
-#define COMPARED 512 /* bytes of a secret that are compared; the rest is taken to follow */
+#define CUT_MIN 8 /* a shorter beginning at a text's end may be anything */
+#define COMPARED                                                                                   \
+    ((size_t)512) /* bytes of a secret that are compared; the rest is taken to follow */
 #define FILTER_BITS 13
 
 struct form {
@@ -185,7 +186,8 @@ typedef size_t decode_fn(const char *p, size_t n, char ret[4], size_t *ret_n);
 static size_t decode_percent(const char *p, size_t n, char ret[4], size_t *ret_n) {
     unsigned v;
     bool encoded = n >= 3 && *p == '%' && hex_digits(p + 1, 2, &v);
-    ret[0] = encoded ? (char)v : *p;
+    ret[0] = *p;
+    if (encoded) ret[0] = (char)v;
     *ret_n = 1;
     return encoded ? 3 : 1;
 }
