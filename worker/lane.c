@@ -230,7 +230,7 @@ static int64_t sleep_ms(const struct lane *lane) {
             int64_t left = p->head_due_ms - lane->wall_ms;
             sooner(&timeout, left > 0 ? left : 0);
         }
-        if (!p->loaded && !p->abandoned) sooner(&timeout, 200);
+        if (!p->loaded) sooner(&timeout, 200);
     }
     if (!lane->journal && !lane->stale && journal_due(lane)) {
         int64_t left = lane->settle_after_ms - lane->now_ms;
@@ -315,8 +315,7 @@ static void drop_unsealable(struct lane *lane, bool (*of)(const struct partition
         struct window *open = windows_open(&p->windows);
         if ((of && !of(p, ctx)) || !open || p->windows.oldest != open) continue;
         lane_drop_partition(lane, p);
-        p->loaded = false;
-        p->abandoned = true;
+        p->left = true;
     }
 }
 
@@ -349,14 +348,10 @@ void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *)
 static bool at_end(struct lane *lane) {
     if (!lane->shared->until_end || !lane->assigned) return false;
     for (struct partition *p = lane->partitions; p; p = p->next) {
-        if (p->abandoned) continue;
         if (!p->loaded) return false;
-        if (p->kind == PARTITION_RETRY) {
-            if (!p->eof && !p->head_due_ms && p->committed < p->end) return false;
-            continue;
-        }
+        if (p->kind == PARTITION_SOURCE && !p->begins && p->committed >= p->end) continue;
         const rd_kafka_message_t *msg = source_peek(lane, p);
-        if (p->committed < p->end && !p->eof && !(msg && past_end(p, msg->offset))) return false;
+        if (!p->eof && !p->head_due_ms && !(msg && past_end(p, msg->offset))) return false;
     }
     return true;
 }

@@ -31,9 +31,11 @@ struct partition {
     enum partition_kind kind;
     uint64_t serial; /* of this assignment: a result for another one is only counted */
     rd_kafka_queue_t *queue;
-    bool loaded;    /* committed offset and metadata are known */
-    bool abandoned; /* nothing can be read from it: see the log */
-    bool pin;       /* nothing was committed yet and start = latest: make the start durable */
+    bool loaded;     /* committed offset and metadata are known */
+    bool begins;     /* nothing is committed: it starts with the first record there is */
+    bool left;       /* by lane_finish(): what is open belongs to the next owner */
+    int64_t seek_ms; /* when to try the position again; 0: no need */
+    bool pin;        /* nothing was committed yet and start = latest: make the start durable */
     struct windows windows;
     struct meta meta;
     int64_t committed;
@@ -77,7 +79,7 @@ struct lane {
     char restart_why[128];
     int64_t now_ms; /* monotonic, read once a turn */
     int64_t wall_ms;
-    int64_t sleep_ms; /* how long the next turn may wait for something to happen */
+    int64_t sleep_ms;     /* how long the next turn may wait for something to happen */
     size_t held;          /* bytes that count against the budget */
     struct load *dropped; /* of partitions that are gone; freed when nothing uses them any more */
     struct journal *journal; /* the settlement under way, or NULL */

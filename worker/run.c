@@ -120,6 +120,9 @@ static void drain_all(struct worker *w) {
 static void take_signal(struct worker *w) {
     struct signalfd_siginfo info;
     if (read(w->signal_fd, &info, sizeof info) != sizeof info) return;
+    /* A second Ctrl-C is somebody who will not wait. A second SIGTERM is a supervisor that tells
+     * the process and its group; when it loses patience it kills. */
+    if (w->draining && info.ssi_signo != SIGINT) return;
     if (w->draining) {
         log_warn("second signal: leaving without draining; what was not settled is read again");
         _exit(EX_TEMPFAIL);

@@ -14,6 +14,7 @@
 #define COMMITTED_TIMEOUT_MS 200
 #define WATERMARK_TIMEOUT_MS 2000
 #define REVOKE_FINISH_MS 5000
+#define SEEK_AGAIN_MS 1000
 
 /* ---- partitions ---- */
 
@@ -91,12 +92,24 @@ static bool watermarks(struct lane *lane, const struct partition *p, int64_t *lo
     return err == RD_KAFKA_RESP_ERR_NO_ERROR;
 }
 
-static void no_commit_yet(const struct lane *lane, struct partition *p, int64_t low, int64_t high) {
-    bool latest = p->kind == PARTITION_SOURCE && lane->cfg->start == CONFIG_START_LATEST;
-    p->committed = latest ? high : low;
-    p->pin = latest; /* or a restart before the first settlement would begin later still */
+/* Nothing is committed yet. From the earliest record on, where that is turns out when it arrives;
+ * from the latest, the start is made durable, or a restart before the first settlement would begin
+ * later still. */
+static bool no_commit_yet(struct lane *lane, struct partition *p) {
+    int64_t low, high;
     p->meta = (struct meta){0};
-    windows_init(&p->windows, p->committed, NULL, 0);
+    p->begins = p->kind == PARTITION_RETRY || lane->cfg->start == CONFIG_START_EARLIEST;
+    if (p->begins) return true;
+    if (!watermarks(lane, p, &low, &high)) return false;
+    p->committed = high;
+    p->pin = true;
+    return windows_init(&p->windows, high, NULL, 0);
+}
+
+static void begin_at(struct partition *p, int64_t offset) {
+    p->begins = false;
+    p->committed = offset;
+    windows_init(&p->windows, offset, NULL, 0);
 }
 
 static void foreign_metadata(const struct partition *p, int64_t offset) {
@@ -105,32 +118,33 @@ static void foreign_metadata(const struct partition *p, int64_t offset) {
              LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("offset", offset));
 }
 
-/* Fills in where the partition stands. False: ask again. */
-static bool load_state(struct lane *lane, struct partition *p, int64_t offset, struct str text) {
-    int64_t low = 0, high = 0;
-    bool ask = offset < 0 || lane->shared->until_end;
-    if (ask && !watermarks(lane, p, &low, &high)) return false;
-    if (offset < 0) {
-        no_commit_yet(lane, p, low, high);
-    } else {
-        p->committed = offset;
-        if (!meta_decode(text, &p->meta)) {
-            foreign_metadata(p, offset);
-            p->meta = (struct meta){0};
-        }
-        if (!windows_init(&p->windows, offset, p->meta.ends, p->meta.n_ends)) {
-            foreign_metadata(p, offset);
-            windows_init(&p->windows, offset, NULL, 0);
-            p->meta.n_ends = 0;
-        }
-        p->replay_end = p->meta.n_ends ? p->meta.ends[p->meta.n_ends - 1] : 0;
+static void recall(struct partition *p, int64_t offset, struct str text) {
+    p->committed = offset;
+    bool ours = meta_decode(text, &p->meta);
+    if (!ours) p->meta = (struct meta){0};
+    if (!windows_init(&p->windows, offset, p->meta.ends, p->meta.n_ends)) {
+        ours = false;
+        p->meta.n_ends = 0;
+        windows_init(&p->windows, offset, NULL, 0);
     }
-    p->end = lane->shared->until_end ? high : -1;
+    if (!ours) foreign_metadata(p, offset);
+    p->replay_end = p->meta.n_ends ? p->meta.ends[p->meta.n_ends - 1] : 0;
+}
+
+/* Fills in where the partition stands; when the broker can't tell now, it is asked again. */
+static void load_state(struct lane *lane, struct partition *p, int64_t offset, struct str text) {
+    bool bounded = lane->shared->until_end && p->kind == PARTITION_SOURCE;
+    int64_t low, high = -1;
+    if (bounded && !watermarks(lane, p, &low, &high)) return;
+    if (offset >= 0)
+        recall(p, offset, text);
+    else if (!no_commit_yet(lane, p))
+        return;
+    p->end = high;
     p->loaded = true;
     log_debug("partition assigned", LOG_I("lane", lane->id), LOG_S("topic", p->topic),
-              LOG_I("partition", p->id), LOG_I("offset", p->committed),
+              LOG_I("partition", p->id), LOG_I("offset", p->begins ? -1 : p->committed),
               LOG_I("seq", (int64_t)p->meta.seq), LOG_I("replay", (int64_t)p->meta.n_ends));
-    return true;
 }
 
 static void take_committed(struct lane *lane, const rd_kafka_topic_partition_list_t *list) {
@@ -147,7 +161,7 @@ static void take_committed(struct lane *lane, const rd_kafka_topic_partition_lis
 static void ask_committed(struct lane *lane) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(4);
     for (const struct partition *p = lane->partitions; p; p = p->next)
-        if (!p->loaded && !p->abandoned) rd_kafka_topic_partition_list_add(list, p->topic, p->id);
+        if (!p->loaded) rd_kafka_topic_partition_list_add(list, p->topic, p->id);
     if (list->cnt && !lane->offsets_asking && lane->now_ms - lane->offsets_asked_ms >= 200) {
         rd_kafka_AdminOptions_t *options =
             rd_kafka_AdminOptions_new(lane->consumer, RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS);
@@ -198,6 +212,12 @@ static bool is_cooperative(const struct lane *lane) {
     return strcmp(rd_kafka_rebalance_protocol(lane->consumer), "COOPERATIVE") == 0;
 }
 
+/* Where reading starts. Not known yet: where librdkafka finds the commit once it is stable. */
+static int64_t position(const struct partition *p) {
+    if (!p->loaded) return RD_KAFKA_OFFSET_STORED;
+    return p->begins ? RD_KAFKA_OFFSET_BEGINNING : p->committed;
+}
+
 static void on_assign(struct lane *lane, rd_kafka_topic_partition_list_t *list) {
     for (int i = 0; i < list->cnt; i++)
         partition_new(lane, list->elems[i].topic, list->elems[i].partition);
@@ -214,7 +234,7 @@ static void on_assign(struct lane *lane, rd_kafka_topic_partition_list_t *list) 
     for (int i = 0; i < list->cnt; i++) {
         rd_kafka_topic_partition_t *tp = &list->elems[i];
         const struct partition *p = find_named(lane, tp->topic, tp->partition);
-        tp->offset = p && p->loaded ? p->committed : RD_KAFKA_OFFSET_STORED;
+        tp->offset = p ? position(p) : RD_KAFKA_OFFSET_STORED;
     }
     if (is_cooperative(lane))
         check(lane, "incremental assign", rd_kafka_incremental_assign(lane->consumer, list));
@@ -269,25 +289,18 @@ static void rebalance_cb(rd_kafka_t *rk, rd_kafka_resp_err_t err,
 
 /* ---- reading ---- */
 
+static void seek(struct lane *lane, struct partition *p, int64_t offset) {
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = offset;
+    rd_kafka_error_t *e = rd_kafka_seek_partitions(lane->consumer, list, WATERMARK_TIMEOUT_MS);
+    p->seek_ms = e || list->elems[0].err ? lane->now_ms + SEEK_AGAIN_MS : 0;
+    if (e) rd_kafka_error_destroy(e);
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
 /* Retention removed what comes next: the range is named in the ledger, never skipped in silence. */
-static void out_of_range(struct lane *lane, struct partition *p) {
-    int64_t low, high;
-    if (!watermarks(lane, p, &low, &high)) {
-        lane->restart = true;
-        snprintf(lane->restart_why, sizeof lane->restart_why, "offset out of range");
-        return;
-    }
-    windows_seal(&p->windows);
+static void lose(struct lane *lane, struct partition *p, int64_t low) {
     int64_t at = p->windows.next;
-    if (low <= at) {
-        log_error("the committed offset lies beyond the end of the partition: the topic was made "
-                  "anew or truncated; nothing is read from it until the group's offset is set",
-                  LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("offset", at),
-                  LOG_I("low", low), LOG_I("high", high));
-        p->loaded = false;
-        p->abandoned = true;
-        return;
-    }
     if (windows_open(&p->windows)) { /* inside a replayed window: begin again with what is left */
         lane->restart = true;
         snprintf(lane->restart_why, sizeof lane->restart_why,
@@ -295,23 +308,47 @@ static void out_of_range(struct lane *lane, struct partition *p) {
         return;
     }
     struct window *w = windows_lost(&p->windows, low);
-    if (!w) return;
+    if (!w) return; /* too many boundaries in flight: tried again */
     load_new(lane, p, w, 0);
     log_error("retention removed records before they were read", LOG_S("topic", p->topic),
               LOG_I("partition", p->id), LOG_I("first", at), LOG_I("next", low));
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = low;
-    check(lane, "seek", rd_kafka_seek_partitions(lane->consumer, list, WATERMARK_TIMEOUT_MS));
-    rd_kafka_topic_partition_list_destroy(list);
+    seek(lane, p, low);
+}
+
+/* The broker does not have the offset that we want to read. */
+static void find_position(struct lane *lane, struct partition *p) {
+    int64_t low, high;
+    p->seek_ms = lane->now_ms + SEEK_AGAIN_MS;
+    if (p->begins) {
+        seek(lane, p, RD_KAFKA_OFFSET_BEGINNING);
+        return;
+    }
+    if (!watermarks(lane, p, &low, &high)) return;
+    windows_seal(&p->windows);
+    const struct window *open = windows_open(&p->windows);
+    int64_t at = open ? open->last_taken + 1 : p->windows.next;
+    if (low > at) {
+        lose(lane, p, low);
+    } else if (at > high) {
+        log_error("the committed offset lies beyond the end of the partition: the topic was made "
+                  "anew or truncated; nothing is read until the group's offset is set or the "
+                  "partition has grown to it",
+                  LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("offset", at),
+                  LOG_I("low", low), LOG_I("high", high));
+        p->seek_ms = lane->now_ms + 30 * SEEK_AGAIN_MS;
+    } else { /* a broker that had just become, or ceased to be, the leader */
+        seek(lane, p, at);
+    }
 }
 
 /* What stands in the queue between the records. */
 static void on_error(struct lane *lane, struct partition *p, const rd_kafka_message_t *msg) {
     if (msg->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
         p->eof = true;
+        if (p->begins) begin_at(p, msg->offset);
         windows_passed(&p->windows, msg->offset);
     } else if (msg->err == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET) {
-        out_of_range(lane, p);
+        find_position(lane, p);
     } else {
         log_warn("reading a partition failed; it is tried again", LOG_S("topic", p->topic),
                  LOG_I("partition", p->id), LOG_S("error", rd_kafka_message_errstr(msg)));
@@ -344,7 +381,7 @@ static bool refill(struct partition *p) {
 }
 
 rd_kafka_message_t *source_peek(struct lane *lane, struct partition *p) {
-    if (!p->loaded || p->head_due_ms > lane->wall_ms) return NULL;
+    if (!p->loaded || p->left || p->head_due_ms > lane->wall_ms) return NULL;
     for (;;) {
         if (p->stash_at == p->stash_n && !refill(p)) return NULL;
         rd_kafka_message_t *msg = p->stash[p->stash_at];
@@ -352,9 +389,10 @@ rd_kafka_message_t *source_peek(struct lane *lane, struct partition *p) {
             p->stash_at++;
             on_error(lane, p, msg);
             rd_kafka_message_destroy(msg);
-            if (!p->loaded || lane->restart) return NULL;
+            if (lane->restart) return NULL;
             continue;
         }
+        if (p->begins) begin_at(p, msg->offset);
         if (p->kind == PARTITION_SOURCE) return msg;
         p->head_due_ms = due_of(msg);
         return p->head_due_ms > lane->wall_ms ? NULL : msg;
@@ -450,6 +488,8 @@ void source_poll(struct lane *lane) {
                      LOG_S("error", rd_kafka_message_errstr(msg)));
         rd_kafka_message_destroy(msg);
     }
+    for (struct partition *p = lane->partitions; p; p = p->next)
+        if (p->seek_ms && p->seek_ms <= lane->now_ms) find_position(lane, p);
     take_answers(lane);
     ask_committed(lane);
     subscribe(lane);
