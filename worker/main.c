@@ -49,6 +49,27 @@ static const struct command {
      "dead), its reason, sink, destination, key or url, and the body, all redacted.\n"
      "  --framed              standard input is one single record as Kafka holds it\n"
      "  --header NAME=VALUE   a Kafka header of the records\n"},
+    {"verify", command_verify, true, "prove from the ledger that every record has its one outcome",
+     "usage: runsink verify [OPTIONS] [TOPIC | FOLDER]\n\n"
+     "Reads the ledger of TOPIC (default: all configured topics) and checks chain, signatures,\n"
+     "completeness up to the group's committed offsets, and one outcome for each record.\n"
+     "FOLDER is what --export wrote: checked without a broker.\n"
+     "  --key FILE     public key that entries must be signed by; may be given again\n"
+     "  --objects      also fetch each delivered object and compare its bytes\n"
+     "  --records      also look for an outcome of each record that Kafka still holds\n"
+     "  --from TIME, --to TIME\n"
+     "                 entries of that time only: 2026-01-31T12:00:00Z, or an age such as 24h\n"
+     "  --group NAME   the group that runs or ran (default: from the configuration)\n"
+     "  --export DIR   also write the ledger there, as files\n"
+     "  --json         one JSON object a line for each topic\n"
+     "Exit codes: 0 all holds, 65 there are findings.\n"},
+    {"trace", command_trace, true, "show every event of a run and what became of it",
+     "usage: runsink trace [--topic TOPIC] [--from TIME] [--json] ID\n\n"
+     "Looks for the run's events in the records that Kafka still holds and for their outcomes in\n"
+     "the ledger.\n"
+     "  --topic TOPIC  this source topic alone\n"
+     "  --from TIME    don't look back further\n"
+     "  --json         one JSON object a line for each event\n"},
     {"keygen", command_keygen, false, "make the pair of keys that signs the ledger",
      "usage: runsink keygen FILE\n\n"
      "Writes an Ed25519 private key to FILE (for ledger.key; mode 0600) and its public key, for\n"

@@ -111,7 +111,7 @@ static enum chain_kind kind_of(const struct audit *a, struct str topic) {
     if (!str_starts(topic, a->source)) return CHAIN_FOREIGN;
     size_t skip = strlen(a->source);
     struct str rest = {topic.p + skip, topic.n - skip};
-    return str_is(rest, ".dead") ? CHAIN_DEAD : CHAIN_FOREIGN;
+    return str_starts(rest, ".dead.") ? CHAIN_DEAD : CHAIN_FOREIGN;
 }
 
 static size_t slot_of(const struct audit *a, struct str topic, int32_t partition) {

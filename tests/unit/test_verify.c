@@ -415,7 +415,7 @@ static void test_redriven(void **state) {
     struct story s;
     for (int again = 0; again < 2; again++) {
         story_begin(&s, NULL);
-        snprintf(s.w.chains[RETRY + 1].topic, TOPIC_MAX, WORLD_SOURCE ".dead");
+        snprintf(s.w.chains[RETRY + 1].topic, TOPIC_MAX, WORLD_SOURCE ".dead.data");
         s.w.chains[RETRY + 1].next = 0;
         story_tell(&s, 0, LEDGER_DEAD, 0, 3, 0);
         story_tell(&s, RETRY + 1, LEDGER_REDRIVEN, 0, 3, 0);

@@ -1,0 +1,23 @@
+/* `runsink verify` against a broker: what the group has committed, then the ledger, then, when
+ * asked for, the records that Kafka still holds. Main thread. */
+#ifndef RUNSINK_VERIFY_TOPIC_H
+#define RUNSINK_VERIFY_TOPIC_H
+
+#include "worker/reader.h"
+#include "worker/topics.h"
+#include "worker/verify_files.h"
+#include "worker/verify_report.h"
+
+/* The committed state of the source topic, its retry and its dead topics, and which retry topics
+ * have nothing left. To be taken before the ledger is read. False with a message in err. */
+bool verify_snapshot(rd_kafka_t *, const struct topic_list *all, const char *source,
+                     struct snapshot *ret, struct buf *err);
+/* Gives the audit every entry of the source's ledger, and the export (may be NULL) every record. */
+bool verify_ledger(rd_kafka_t *, const struct topic_list *all, const char *source,
+                   const struct reader_limits *, struct audit *, struct export *, struct report *,
+                   struct buf *err);
+/* Each record of the source and retry topics that the ledger covers must have an outcome in it. */
+bool verify_records(rd_kafka_t *, const struct topic_list *all, const char *source, struct audit *,
+                    struct report *, uint64_t *ret_checked, struct buf *err);
+
+#endif
