@@ -422,10 +422,10 @@ void http_submit(struct http *h, struct http_request *req) {
 }
 
 void http_cancel(struct http *h, struct http_request *req) {
+    (void)h;
     struct transfer *t = req->transfer;
     if (!t || t->state == TRANSFER_ENDED) return;
     end(t, cancelled(t->sent));
-    start_queued(h);
 }
 
 void http_wait(struct http *h, int extra_fd, int timeout_ms) {

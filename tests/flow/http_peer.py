@@ -20,6 +20,7 @@ import time
 
 HOST = "127.0.0.1"
 counts = {"connections": 0, "canary": 0}
+last = {"request": b""}
 lock = threading.Lock()
 
 
@@ -76,7 +77,12 @@ def serve(conn, canary):
 def respond(conn, method, path, headers, body, canary):
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     date = email.utils.formatdate(time.time() + 30, usegmt=True)
+    if path.startswith("/hook/"):
+        last["request"] = echo(method, path, headers, body)
+        conn.sendall(answer(int(path[6:9]), b"", ["Retry-After: 3"]))
+        return True
     whole = {
+        "/last": last["request"],
         "/ok": answer(200, b"fine", ['ETag: "e1"', "X-Other: 1"]),
         "/echo": echo(method, path, headers, body),
         "/counts": answer(200, json.dumps(counts).encode()),
@@ -103,9 +109,9 @@ def respond(conn, method, path, headers, body, canary):
     elif path == "/endless":
         forever(conn, chunked, b"1000\r\n" + b"y" * 4096 + b"\r\n")
     elif path == "/endless-headers":
-        forever(conn, b"HTTP/1.1 200 OK\r\n", b"X-Filler: " + b"z" * 100 + b"\r\n")
+        forever(conn, b"HTTP/1.1 200 OK\r\n", b"X-Filler: " + b"z" * 1000 + b"\r\n")
     elif path == "/many-headers":
-        forever(conn, b"HTTP/1.1 200 OK\r\n", b"A: b\r\n")
+        conn.sendall(answer(200, b"", ["A: b"] * 600))
     elif path == "/endless-line":
         forever(conn, b"HTTP/1.1 200 OK\r\nX-Filler: ", b"z" * 4096)
     elif path == "/endless-hints":
