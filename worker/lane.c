@@ -262,8 +262,22 @@ static uint64_t pending(const struct lane *lane) {
     return held > 0 ? held : parked > again ? parked - again : 0;
 }
 
+/* --until-end: offsets between where reading stands and the end. */
+static uint64_t remaining(const struct lane *lane) {
+    uint64_t n = 0;
+    for (const struct partition *p = lane->partitions; p; p = p->next) {
+        const struct window *open = windows_open(&p->windows);
+        int64_t at = open ? open->last_taken + 1 : p->windows.next;
+        if (p->kind == PARTITION_SOURCE && p->end > at) n += (uint64_t)(p->end - at);
+    }
+    return n;
+}
+
 static void update_gauges(struct lane *lane) {
-    if (lane->consumer) count_set(&lane->counters, COUNTER_PENDING, pending(lane));
+    if (lane->consumer) {
+        count_set(&lane->counters, COUNTER_PENDING, pending(lane));
+        count_set(&lane->counters, COUNTER_REMAINING, remaining(lane));
+    }
     count_set(&lane->counters, COUNTER_HELD_BYTES, lane->held);
     count_set(&lane->counters, COUNTER_WAITING, dispatch_waiting(lane->dispatch));
     count_set(&lane->counters, COUNTER_FLYING, dispatch_flying(lane->dispatch));
@@ -324,7 +338,9 @@ void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *)
     read_clocks(lane);
     int64_t start = lane->now_ms;
     lane->finishing++;
-    while (!is_settled(lane, of, ctx) && !lane->restart && lane->now_ms - start < ms + 1000) {
+    /* A stale membership can't settle until the callback that we may be in has returned. */
+    while (!is_settled(lane, of, ctx) && !lane->restart && !lane->stale &&
+           lane->now_ms - start < ms + 1000) {
         bool leave = lane->now_ms - start >= ms * 3 / 4;
         close_windows(lane, of, ctx, leave);
         drop_unsealable(lane, of, ctx);

@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "sinks/http.h"
@@ -16,6 +17,7 @@
 #include "worker/kafka.h"
 #include "worker/lane.h"
 #include "worker/log.h"
+#include "worker/progress.h"
 #include "worker/topics.h"
 
 #define BROKER_TIMEOUT_MS 30000
@@ -157,19 +159,51 @@ static bool has_pattern(const struct config *cfg) {
     return false;
 }
 
+static int64_t now_ms(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static void show_progress(const struct worker *w, struct progress_meter *meter) {
+    uint64_t totals[COUNTERS] = {0};
+    for (int64_t l = 0; l < w->n_lanes; l++)
+        for (int i = 0; i < COUNTERS; i++)
+            totals[i] += count_get(&w->lanes[l]->counters, (enum counter)i);
+    progress_show(meter, totals, now_ms());
+}
+
+/* The sooner of two waits of poll(2), where -1 is for ever. */
+static int sooner(int a, int b) {
+    return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
 /* Until all lanes have ended. A lane that fails takes the others along: the process is started anew
  * by whoever watches it. */
 static bool watch(struct worker *w) {
-    bool failed = false, pattern = has_pattern(w->cfg);
+    bool failed = false, pattern = has_pattern(w->cfg), meter_on = w->shared.until_end;
+    int64_t refreshed = now_ms();
+    struct progress_meter meter;
+    progress_begin(&meter, refreshed);
     while (lanes_running(w, &failed) > 0) {
         if (failed) drain_all(w);
         struct pollfd fds[] = {{.fd = w->signal_fd, .events = POLLIN},
                                {.fd = w->shared.ended_fd, .events = POLLIN}};
-        int n = poll(fds, 2, pattern && !w->draining ? (int)w->cfg->topics_refresh : -1);
+        int64_t left = refreshed + w->cfg->topics_refresh - now_ms();
+        int wait = pattern && !w->draining ? (int)(left > 0 ? left : 0) : -1;
+        if (meter_on) wait = sooner(wait, progress_wait_ms(&meter, now_ms()));
+        poll(fds, 2, wait);
         eventfd_t value;
         if (fds[0].revents) take_signal(w);
         if (fds[1].revents && eventfd_read(w->shared.ended_fd, &value) != 0) continue;
-        if (n == 0) refresh_later(w);
+        if (meter_on && progress_wait_ms(&meter, now_ms()) == 0) show_progress(w, &meter);
+        if (!pattern || w->draining || now_ms() < refreshed + w->cfg->topics_refresh) continue;
+        refresh_later(w);
+        refreshed = now_ms();
+    }
+    if (meter_on) {
+        show_progress(w, &meter);
+        progress_end(&meter);
     }
     lanes_running(w, &failed);
     return !failed;
