@@ -9,8 +9,9 @@
 
 #define FIELD_MAX 1024 /* bytes of one of the run's own text fields */
 #define TIME_MAX 64
-#define RUN_FIELDS (UINT32_MAX << F_SNAPSHOT) /* the wrappers' names mean nothing inside the run   \
-                                               */
+#define RUN_FIELDS                                                                                 \
+    (UINT32_MAX << F_SNAPSHOT) /* the wrappers' names mean nothing inside the run                  \
+                                */
 
 enum want { ANY, TEXT, TIME, TIME_OR_NULL, COUNT, OBJECT, OBJECT_OR_NULL, TEXT_OR_NULL };
 
@@ -277,8 +278,10 @@ static bool fill(const struct decoding *d, struct jobrun *run) {
     return true;
 }
 
+/* The edits where they outlive the reading. */
 static const struct edit *lasting(const struct reading *r) {
-    if (r->edits != r->few || r->n_edits == 0) return r->edits == r->few ? NULL : r->edits;
+    if (r->n_edits == 0) return NULL;
+    if (r->edits != r->few) return r->edits;
     struct edit *edits = arena_alloc(r->arena, r->n_edits * sizeof *edits);
     return memcpy(edits, r->few, r->n_edits * sizeof *edits);
 }

@@ -53,7 +53,8 @@ bool json_end(struct json *);
 /* Reads one whole value, whatever it is. */
 bool json_value(struct json *, struct json_value *ret);
 /* Steps into an object and returns true; any other value is read whole, and false returned. ret is
- * filled in either case, but an object's raw.n only by json_close(), once json_key() gave false. */
+ * filled in either case (untouched after an error), but an object's raw.n only by json_close(),
+ * once json_key() gave false. */
 bool json_open(struct json *, struct json_value *ret);
 void json_close(struct json *, struct json_value *object);
 /* The next member's key, the reader then stands before its value; false behind the object's end. */
