@@ -241,7 +241,7 @@ static const char *split_host(struct str rest, struct authority *a) {
 
 static const char *split_url(struct str url, struct authority *a) {
     for (size_t i = 0; i < url.n; i++) {
-        char c = url.p[i];
+        unsigned char c = (unsigned char)url.p[i];
         if (c <= ' ' || c >= 0x7f || c == '\\')
             return "it holds a character that must be percent-encoded (or, in the host, punycode)";
     }
@@ -257,7 +257,6 @@ static const char *split_url(struct str url, struct authority *a) {
         a->userinfo = true;
         size_t n = (size_t)(at - rest.p) + 1;
         rest = (struct str){rest.p + n, rest.n - n};
-        if (memchr(rest.p, '@', rest.n)) return "it holds more than one @ before the host";
     }
     return split_host(rest, a);
 }

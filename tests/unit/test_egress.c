@@ -507,6 +507,16 @@ static void test_urls(void **state) {
     for (size_t i = 0; i < COUNT(urls); i++) check_url(&e, urls[i].url, urls[i].verdict);
 }
 
+static void test_long_host(void **state) {
+    (void)state;
+    const struct egress e = {.http = true};
+    char url[300];
+    snprintf(url, sizeof url, "http://a%0252d/", 0);
+    check_url(&e, url, NULL);
+    snprintf(url, sizeof url, "http://a%0253d/", 0);
+    check_url(&e, url, BAD);
+}
+
 static void test_url_policy(void **state) {
     (void)state;
     static const uint16_t ranges[][2] = {{443, 443}, {8000, 8100}};
@@ -544,7 +554,7 @@ int main(void) {
         cmocka_unit_test(test_lists),     cmocka_unit_test(test_whole_families),
         cmocka_unit_test(test_ports),     cmocka_unit_test(test_cidr_parse),
         cmocka_unit_test(test_urls),      cmocka_unit_test(test_url_policy),
-        cmocka_unit_test(test_userinfo),
+        cmocka_unit_test(test_userinfo),  cmocka_unit_test(test_long_host),
     };
     return cmocka_run_group_tests_name("egress", tests, NULL, NULL);
 }
