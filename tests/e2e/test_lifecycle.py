@@ -49,6 +49,12 @@ class Lifecycle(rig.Case):
     def batch(self, **more):
         return self.settings(archive="batch", batch__age="300ms", batch__records=200, **more)
 
+    def crashing(self):
+        """Settings for members that die: their session, and what they leave open in a transaction, end soon."""
+        settings = self.batch()
+        settings["kafka"].update({"session.timeout.ms": 2000, "transaction.timeout.ms": 10000})
+        return settings
+
     def archived(self, bucket):
         """How often each run stands in the bucket's batch objects."""
         found = Counter()
@@ -203,8 +209,7 @@ class Lifecycle(rig.Case):
         self.kafka.create(self.topic, 4)
         feed = Feed(self.kafka, self.topic, self.store.sink(bucket), 4)
         feed.send(10)
-        settings = self.batch()
-        settings["kafka"]["session.timeout.ms"] = 2000
+        settings = self.crashing()
         members = [self.worker(settings), self.worker(settings)]
         for _ in range(10):
             before = len(self.store.keys(bucket))
@@ -223,8 +228,7 @@ class Lifecycle(rig.Case):
         bucket = self.bucket()
         self.kafka.create(self.topic, 2)
         feed = Feed(self.kafka, self.topic, self.store.sink(bucket), 2)
-        settings = self.batch()
-        settings["kafka"]["session.timeout.ms"] = 2000
+        settings = self.crashing()
         feed.send(50)
         zombie = self.worker(settings)
         rig.await_("a first object", 30, lambda: self.store.keys(bucket), zombie)
