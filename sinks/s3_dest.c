@@ -74,10 +74,7 @@ static bool bucket_is_label(const char *b) {
     size_t n = strlen(b);
     if (n > 63 || b[n - 1] == '-') return false;
     for (size_t i = 0; i < n; i++)
-        if (!alnum(b[i]) && b[i] != '-')
-            return false;
-        else if (b[i] >= 'A' && b[i] <= 'Z')
-            return false;
+        if ((!alnum(b[i]) && b[i] != '-') || (b[i] >= 'A' && b[i] <= 'Z')) return false;
     return true;
 }
 
@@ -174,7 +171,7 @@ static char *make_authority(const char *host, const char *port, bool https) {
     struct buf b;
     buf_init(&b, ENDPOINT_MAX);
     for (const char *s = host; *s; s++)
-        buf_putc(&b, *s >= 'A' && *s <= 'Z' ? (char)(*s - 'A' + 'a') : *s);
+        buf_putc(&b, (char)(*s >= 'A' && *s <= 'Z' ? *s - 'A' + 'a' : *s));
     if (port && strcmp(port, https ? "443" : "80") != 0) buf_printf(&b, ":%s", port);
     char *ret = xstrdup(buf_cstr(&b));
     buf_free(&b);

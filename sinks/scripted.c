@@ -160,7 +160,7 @@ static void cancel(struct sink_env *env, struct batch *b) {
 static struct outcome outcome_of(const struct play *p) {
     if (p->cancelled)
         return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "cancelled", "given up by the worker");
-    struct outcome o = {0};
+    struct outcome o;
     switch (p->step.act) {
     case ACT_OK:
     case ACT_SLOW:
@@ -179,7 +179,7 @@ static struct outcome outcome_of(const struct play *p) {
         o.credential = true;
         return o;
     }
-    return o;
+    abort(); /* not one of the acts */
 }
 
 /* Takes the first play that is due off the list. */

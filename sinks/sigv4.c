@@ -76,7 +76,7 @@ bool sigv4_query(struct buf *b, struct sigv4_param *params, size_t n) {
 }
 
 static char lower(char c) {
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+    return (char)(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
 }
 
 /* A header on its way into the canonical form; place keeps duplicates in the order they came. */
