@@ -183,7 +183,59 @@ static void put_line(const struct buf *line, unsigned long stands_for) {
     pthread_mutex_unlock(&writing);
 }
 
+/* One tenant can cause as many lines as it sends events. Of one kind of line at most LIMIT_LINES
+ * are written in LIMIT_MS; the next one written says how many were not. Whoever debugs (trace,
+ * debug) wants them all. */
+#define LIMIT_LINES 200
+#define LIMIT_MS 10000
+#define LIMIT_KINDS 64
+
+static struct kind {
+    const char *event;
+    int64_t since_ms;
+    unsigned long written, left_out;
+} kinds[LIMIT_KINDS];
+static pthread_mutex_t limiting = PTHREAD_MUTEX_INITIALIZER;
+
+static struct kind *kind_of(const char *event) {
+    size_t at = (size_t)((uintptr_t)event >> 3) % LIMIT_KINDS;
+    for (size_t i = 0; i < LIMIT_KINDS; i++) {
+        struct kind *k = &kinds[(at + i) % LIMIT_KINDS];
+        if (!k->event) k->event = event;
+        if (k->event == event) return k;
+    }
+    return NULL;
+}
+
+/* Whether the line may be written; *ret_left_out: how many of its kind were not since the last that
+ * was. */
+static bool may_write(enum log_level level, const char *event, unsigned long *ret_left_out) {
+    struct timespec ts;
+    *ret_left_out = 0;
+    if (level <= LOG_DEBUG || log_on(LOG_DEBUG)) return true;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    int64_t now_ms = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+    pthread_mutex_lock(&limiting);
+    struct kind *k = kind_of(event);
+    if (k && now_ms - k->since_ms >= LIMIT_MS) {
+        k->since_ms = now_ms;
+        k->written = 0;
+    }
+    bool ok = !k || k->written < LIMIT_LINES;
+    if (k && ok) {
+        k->written++;
+        *ret_left_out = k->left_out;
+        k->left_out = 0;
+    } else if (k) {
+        k->left_out++;
+    }
+    pthread_mutex_unlock(&limiting);
+    return ok;
+}
+
 void log_write(enum log_level level, const struct log_line *l) {
+    unsigned long left_out;
+    if (!may_write(level, l->event, &left_out)) return;
     bool json = atomic_load_explicit(&as_json, memory_order_relaxed);
     struct buf line;
     buf_init(&line, LINE_MAX_BYTES);
@@ -192,6 +244,14 @@ void log_write(enum log_level level, const struct log_line *l) {
         make_line(&line, LOG_WARN,
                   &(const struct log_line){"log lines lost", LOG_I("lines", missing)}, json);
         put_line(&line, missing);
+        buf_clear(&line);
+    }
+    if (left_out) {
+        make_line(&line, level,
+                  &(const struct log_line){"log lines left out", LOG_S("kind", l->event),
+                                           LOG_I("lines", left_out)},
+                  json);
+        put_line(&line, 1);
         buf_clear(&line);
     }
     make_line(&line, level, l, json);

@@ -280,6 +280,24 @@ static void test_threads(void **state) {
 
 #define LOG_TEST(f) cmocka_unit_test_setup_teardown(f, capture, release)
 
+static size_t occurrences(const char *text, const char *of) {
+    size_t n = 0;
+    for (; (text = strstr(text, of)); text++) n++;
+    return n;
+}
+
+/* A tenant that fails a thousand times a second doesn't own the log. */
+static void test_kinds_are_limited(void **state) {
+    (void)state;
+    for (int i = 0; i < 1000; i++) log_warn("flood", LOG_I("i", i));
+    log_warn("another kind");
+    assert_int_equal(occurrences(logged(), "event=flood"), 200);
+    assert_int_equal(occurrences(logged(), "another kind"), 1);
+    log_setup(LOG_DEBUG, false);
+    log_warn("flood", LOG_I("i", 1000));
+    assert_int_equal(occurrences(logged(), "event=flood"), 201);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         LOG_TEST(test_text_line),
@@ -289,6 +307,7 @@ int main(void) {
         LOG_TEST(test_lost_lines_are_told),
         LOG_TEST(test_line_is_scrubbed),
         LOG_TEST(test_threads),
+        LOG_TEST(test_kinds_are_limited),
         cmocka_unit_test(test_scrubber),
         cmocka_unit_test(test_secrets_are_counted),
         cmocka_unit_test(test_very_long_secret),
