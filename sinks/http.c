@@ -237,6 +237,9 @@ static void set_tls(struct transfer *t) {
     SET(easy, CURLOPT_SSL_VERIFYPEER, 1L);
     SET(easy, CURLOPT_SSL_VERIFYHOST, 2L);
     SET(easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    /* The system's folder of certificates would be trusted beside http.ca_bundle; and libcurl
+     * parses the bundle once instead of for each connection only when there is no folder. */
+    SET(easy, CURLOPT_CAPATH, (char *)NULL);
     if (cfg->http_ca_bundle[0]) SET(easy, CURLOPT_CAINFO, cfg->http_ca_bundle);
     if (t->req->mtls && cfg->http_client_cert[0]) {
         SET(easy, CURLOPT_SSLCERT, cfg->http_client_cert);

@@ -30,7 +30,7 @@ static const struct meaning {
     {CURLE_SSL_CERTPROBLEM, VERDICT_RETRY, FAULT_SYSTEM, "client-certificate",
      "http.client_cert or http.client_key cannot be used"},
     {CURLE_SSL_CACERT_BADFILE, VERDICT_RETRY, FAULT_SYSTEM, "ca-bundle",
-     "the CA bundle (http.ca_bundle) cannot be read"},
+     "the CA bundle (http.ca_bundle, or the system's) cannot be read"},
     {CURLE_GOT_NOTHING, VERDICT_RETRY, FAULT_TENANT, "no-answer",
      "the connection was closed without an answer"},
     {CURLE_SEND_ERROR, VERDICT_RETRY, FAULT_TENANT, "reset", "the connection broke", true},
@@ -96,7 +96,7 @@ static struct outcome timed_out(const struct http_failure *f) {
 
 /* The proxy answered our CONNECT by a refusal. */
 static struct outcome proxy_refusal(long status) {
-    char why[16];
+    char why[32];
     snprintf(why, sizeof why, "proxy-%ld", status);
     if (status == 403)
         return outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "egress-denied",

@@ -594,6 +594,8 @@ static void test_tls(void **state) {
     struct config ident = trusting;
     ident.http_client_cert = client_cert;
     ident.http_client_key = client_key;
+    struct config foreign = cfg;
+    foreign.http_ca_bundle = client_cert; /* somebody, but not who signed the server's */
     char nowhere[] = "/nonexistent/ca.pem";
     struct config broken = cfg;
     broken.http_ca_bundle = nowhere;
@@ -608,7 +610,8 @@ static void test_tls(void **state) {
         enum fault fault;
     } cases[] = {
         {&trusting, "good.test", peer.tls, false, "", VERDICT_OK, FAULT_NONE},
-        {&cfg, "good.test", peer.tls, false, "tls-certificate", VERDICT_PERMANENT, FAULT_TENANT},
+        {&foreign, "good.test", peer.tls, false, "tls-certificate", VERDICT_PERMANENT,
+         FAULT_TENANT},
         {&trusting, "other.test", peer.tls, false, "tls-certificate", VERDICT_PERMANENT,
          FAULT_TENANT},
         {&ident, "good.test", peer.mtls, true, "", VERDICT_OK, FAULT_NONE},
