@@ -17,6 +17,7 @@
     ((size_t)700000) /* a window seals before its entry outgrows a Kafka message                   \
                       */
 #define RESTART_PAUSE_MS 1000
+#define PARKED_AGE_MS 100
 
 static int64_t clock_ms(clockid_t id) {
     struct timespec ts;
@@ -88,6 +89,16 @@ static int64_t age_max(const struct lane *lane, const struct partition *p) {
     return is_batch(lane, p) ? lane->cfg->batch_age : lane->cfg->window_age;
 }
 
+/* When an open window is to be sealed for its age, monotonic ms. One that holds only finished
+ * records, parked ones among them, doesn't make those wait: their next attempt is counted from now.
+ */
+static int64_t seal_at(const struct lane *lane, const struct partition *p, const struct window *w) {
+    const struct load *load = w->user;
+    int64_t age = age_max(lane, p);
+    if (load->parked && w->done == w->taken && age > PARKED_AGE_MS) age = PARKED_AGE_MS;
+    return load->opened_ms + age;
+}
+
 static bool is_full(const struct lane *lane, const struct partition *p, const struct window *w) {
     const struct load *load = w->user;
     const struct config *cfg = lane->cfg;
@@ -122,8 +133,7 @@ static void seal_due(struct lane *lane, struct partition *p, bool force) {
     if (load && open->taken && !open->replayed) {
         bool pressed = lane->held >= budget(lane);
         bool due = force || lane->draining || pressed || is_full(lane, p, open) ||
-                   lane->now_ms - load->opened_ms >= age_max(lane, p) ||
-                   (p->eof && lane->shared->until_end);
+                   lane->now_ms >= seal_at(lane, p, open) || (p->eof && lane->shared->until_end);
         if (due && may_seal(p, load)) windows_seal(&p->windows);
     }
     note_sealed(lane, p);
@@ -223,7 +233,7 @@ static int64_t sleep_ms(const struct lane *lane) {
         const struct window *open = windows_open(&p->windows);
         const struct load *load = open ? open->user : NULL;
         if (load && open->taken && !open->replayed) {
-            int64_t left = load->opened_ms + age_max(lane, p) - lane->now_ms;
+            int64_t left = seal_at(lane, p, open) - lane->now_ms;
             sooner(&timeout, left > 0 ? left : 0);
         }
         if (p->head_due_ms) {

@@ -85,6 +85,7 @@ static void end_slot(struct load *load, struct slot *slot, enum fate fate,
         count(c, COUNTER_SKIPPED, 1);
         break;
     case FATE_PARKED:
+        load->parked++;
         count(c, COUNTER_PARKED, 1);
         break;
     case FATE_DEAD:

@@ -77,6 +77,7 @@ struct load {
     size_t held;         /* bytes of messages and bodies that count against the budget */
     size_t ledger_bytes; /* bound of the ledger entry */
     size_t incomplete;   /* batches that came back and lack members */
+    size_t parked;       /* records that wait to be moved to a retry topic */
     size_t out;          /* parcels that dispatch has */
     int64_t opened_ms;   /* monotonic */
     int64_t sealed_ms;   /* monotonic; 0: not sealed */
