@@ -79,12 +79,22 @@ static struct requeue past_of(const struct load *load, const struct slot *slot) 
                         .origin = {.partition = slot->from_partition, .offset = slot->from_offset}};
     snprintf(r.origin.topic, sizeof r.origin.topic, "%s", load->topic);
     snprintf(r.why, sizeof r.why, "%s", slot->outcome->why);
+    snprintf(r.destination, sizeof r.destination, "%s", p && p->label ? p->label : "");
     if (p && p->ndjson && p->key) {
         snprintf(r.batch_key, sizeof r.batch_key, "%s", p->key);
         r.batch_count = p->n;
         r.batch_index = slot->batch_index;
     }
     return r;
+}
+
+/* A record that goes round unattempted, or can't be decoded any more, is still bound for where it
+ * was. In a retry topic that header is our own. */
+static void recall_destination(struct requeue *r, const struct header *headers, size_t n) {
+    struct requeue before;
+    const char *unused;
+    if (requeue_parse(headers, n, &before, &unused))
+        memcpy(r->destination, before.destination, sizeof r->destination);
 }
 
 static void add_record(struct lane *lane, struct settle_job *job, const struct load *load,
@@ -102,6 +112,8 @@ static void add_record(struct lane *lane, struct settle_job *job, const struct l
                 (struct header){.name = str_c(name), .value = {value, value ? size : 0}};
     }
     struct requeue r = past_of(load, slot);
+    if (load->partition->kind == PARTITION_RETRY && !slot->parcel)
+        recall_destination(&r, originals, n);
     char topic[TOPIC_MAX + 1] = "";
     struct settle_record *rec = settle_job_add(job);
     if (slot->fate == FATE_PARKED) {
@@ -110,8 +122,8 @@ static void add_record(struct lane *lane, struct settle_job *job, const struct l
         rec->headers = requeue_headers(&r, originals, n, &job->arena, &rec->n_headers);
     } else {
         topic_dead(load->topic, slot->outcome->fault, topic);
-        rec->headers = dead_headers(&r, slot->outcome, slot->parcel ? slot->parcel->label : NULL,
-                                    lane->wall_ms, originals, n, &job->arena, &rec->n_headers);
+        rec->headers = dead_headers(&r, slot->outcome, lane->wall_ms, originals, n, &job->arena,
+                                    &rec->n_headers);
     }
     rec->topic = copy(job, topic);
     rec->partition = slot->from_partition;

@@ -10,7 +10,7 @@
 #define TIME_MAX_MS 253402300799999
 
 /* The headers that are read back. */
-enum slot { ORIGIN, FIRST, DUE, NOT_BEFORE, ATTEMPTS, WHY, REASON, KEY, COUNT, INDEX, SLOTS };
+enum slot { ORIGIN, FIRST, DUE, NOT_BEFORE, ATTEMPTS, WHY, REASON, KEY, COUNT, INDEX, DEST, SLOTS };
 
 static const struct {
     const char *name, *missing, *malformed, *twice;
@@ -22,6 +22,7 @@ static const struct {
     [ATTEMPTS] = SLOT("runsink-attempts"), [WHY] = SLOT("runsink-why"),
     [REASON] = SLOT("runsink-reason"),     [KEY] = SLOT("runsink-batch-key"),
     [COUNT] = SLOT("runsink-batch-count"), [INDEX] = SLOT("runsink-batch-index"),
+    [DEST] = SLOT("runsink-destination"),
 #undef SLOT
 };
 
@@ -136,6 +137,9 @@ static bool parse_slot(enum slot slot, struct str text, struct requeue *r) {
         ok = parse_number(text, UINT32_MAX, &number);
         r->batch_index = (uint32_t)number;
         return ok && r->batch_index < r->batch_count; /* COUNT was parsed before */
+    case DEST:
+        outcome_text(r->destination, sizeof r->destination, text);
+        return true;
     case SLOTS:
         break;
     }
@@ -174,7 +178,7 @@ struct headers {
     struct arena *arena;
 };
 
-#define OURS_MAX 9
+#define OURS_MAX 12
 
 static struct headers begin(const struct header *originals, size_t n, struct arena *arena) {
     struct headers out = {arena_alloc(arena, (n + OURS_MAX) * sizeof *out.v), 0, arena};
@@ -197,9 +201,18 @@ static void add_number(struct headers *out, const char *name, int64_t value) {
 
 /* Text that passed outcome_text() already, or should have. */
 static void add_line(struct headers *out, const char *name, const char *value) {
-    char line[256];
+    char line[DESTINATION_MAX];
     outcome_text(line, sizeof line, str_c(value));
     add_text(out, name, line);
+}
+
+/* What parked records and dead letters have in common. */
+static void add_identity(struct headers *out, const struct requeue *r) {
+    if (r->destination[0]) add_line(out, slots[DEST].name, r->destination);
+    if (!r->batch_key[0]) return;
+    add_text(out, slots[KEY].name, r->batch_key);
+    add_number(out, slots[COUNT].name, r->batch_count);
+    add_number(out, slots[INDEX].name, r->batch_index);
 }
 
 static void add_origin(struct headers *out, const struct origin *o) {
@@ -217,18 +230,14 @@ struct header *requeue_headers(const struct requeue *r, const struct header *ori
     if (r->not_before_ms) add_number(&out, slots[NOT_BEFORE].name, r->not_before_ms);
     add_number(&out, slots[ATTEMPTS].name, r->attempts);
     add_text(&out, slots[WHY].name, r->why);
-    if (r->batch_key[0]) {
-        add_text(&out, slots[KEY].name, r->batch_key);
-        add_number(&out, slots[COUNT].name, r->batch_count);
-        add_number(&out, slots[INDEX].name, r->batch_index);
-    }
+    add_identity(&out, r);
     *ret_n = out.n;
     return out.v;
 }
 
-struct header *dead_headers(const struct requeue *r, const struct outcome *o,
-                            const char *dest_label, int64_t now_ms, const struct header *originals,
-                            size_t n, struct arena *arena, size_t *ret_n) {
+struct header *dead_headers(const struct requeue *r, const struct outcome *o, int64_t now_ms,
+                            const struct header *originals, size_t n, struct arena *arena,
+                            size_t *ret_n) {
     struct headers out = begin(originals, n, arena);
     char reason[sizeof o->why];
     outcome_token(reason, sizeof reason, str_c(o->why));
@@ -239,8 +248,8 @@ struct header *dead_headers(const struct requeue *r, const struct outcome *o,
     add_number(&out, "runsink-status", o->status);
     add_number(&out, slots[ATTEMPTS].name, r->attempts);
     add_number(&out, slots[FIRST].name, r->first_failure_ms);
-    if (dest_label) add_line(&out, "runsink-destination", dest_label);
     add_number(&out, "runsink-time", now_ms);
+    add_identity(&out, r);
     *ret_n = out.n;
     return out.v;
 }

@@ -2,17 +2,19 @@
  * Pure; any thread. Original headers stay as they were, except that names starting with "runsink-"
  * are never taken from a source topic (a producer could forge them). Ours:
  *   retry: runsink-origin (topic/partition/offset), runsink-first-failure, runsink-due,
- *          runsink-not-before (ms since the epoch; left out when 0), runsink-attempts, runsink-why,
- *          and for a batch's member runsink-batch-key, runsink-batch-count, runsink-batch-index
+ *          runsink-not-before (ms since the epoch; left out when 0), runsink-attempts, runsink-why
  *   dead:  runsink-origin, runsink-fault, runsink-reason, runsink-detail, runsink-status,
- *          runsink-attempts, runsink-first-failure, runsink-destination (redacted label; left out
- *          when there is none), runsink-time */
+ *          runsink-attempts, runsink-first-failure, runsink-time
+ *   both:  runsink-destination (redacted label; left out when there is none), and for a batch's
+ *          member runsink-batch-key, runsink-batch-count, runsink-batch-index: a batch that died
+ *          goes back under the key that a PUT of it may have reached */
 #ifndef RUNSINK_REQUEUE_H
 #define RUNSINK_REQUEUE_H
 
 #include "worker/jobrun.h"
 
 #define TOPIC_MAX 249
+#define DESTINATION_MAX 256 /* longer labels are cut */
 
 struct origin {
     char topic[TOPIC_MAX + 1];
@@ -29,6 +31,7 @@ struct requeue {
     char why[48];          /* of the last failure */
     char batch_key[1025];  /* empty: not a member of a batch */
     uint32_t batch_count, batch_index;
+    char destination[DESTINATION_MAX]; /* redacted label; empty: not known */
 };
 
 /* Headers of a record read from a retry or dead topic. False with a phrase (static) in *reterr when
@@ -41,9 +44,9 @@ bool header_is_ours(struct str name); /* starts with "runsink-" */
  * values are the arena's; the originals are borrowed as they are. */
 struct header *requeue_headers(const struct requeue *, const struct header *originals, size_t n,
                                struct arena *, size_t *ret_n);
-struct header *dead_headers(const struct requeue *, const struct outcome *, const char *dest_label,
-                            int64_t now_ms, const struct header *originals, size_t n,
-                            struct arena *, size_t *ret_n);
+struct header *dead_headers(const struct requeue *, const struct outcome *, int64_t now_ms,
+                            const struct header *originals, size_t n, struct arena *,
+                            size_t *ret_n);
 
 /* The retry schedule: delays[0..n) ms (n > 0, each > 0), the last one repeating; instants counted
  * from the first failure: 0 (the first attempt), delays[0], delays[0] + delays[1], ... An attempt

@@ -257,6 +257,7 @@ static struct requeue random_requeue(void) {
         r.batch_count = 1 + (uint32_t)rand();
         r.batch_index = (uint32_t)rand() % r.batch_count;
     }
+    random_text(r.destination, sizeof r.destination - 1, 0);
     return r;
 }
 
@@ -272,6 +273,7 @@ static void assert_same(const struct requeue *a, const struct requeue *b) {
     assert_string_equal(a->batch_key, b->batch_key);
     assert_int_equal(a->batch_count, b->batch_count);
     assert_int_equal(a->batch_index, b->batch_index);
+    assert_string_equal(a->destination, b->destination);
 }
 
 static void test_round_trips(void **state) {
@@ -290,7 +292,8 @@ static void test_round_trips(void **state) {
         };
         size_t n;
         struct header *h = requeue_headers(&r, originals, 6, &arena, &n);
-        assert_int_equal(n, 4u + 5u + (r.not_before_ms != 0) + 3u * (r.batch_key[0] != 0));
+        assert_int_equal(n, 4u + 5u + (r.not_before_ms != 0) + 3u * (r.batch_key[0] != 0) +
+                                (r.destination[0] != 0));
         assert_memory_equal(&h[0], &originals[0], sizeof h[0]);
         assert_memory_equal(&h[1], &originals[3], sizeof h[0]);
         assert_memory_equal(&h[2], &originals[4], sizeof h[0]);
@@ -313,7 +316,7 @@ static const struct header good[] = {
     {STR("runsink-due"), STR("2000")},         {STR("runsink-attempts"), STR("1")},
     {STR("runsink-why"), STR("timeout")},      {STR("runsink-batch-key"), STR("a/b.gz")},
     {STR("runsink-batch-count"), STR("3")},    {STR("runsink-batch-index"), STR("2")},
-    {STR("runsink-not-before"), STR("3000")},
+    {STR("runsink-not-before"), STR("3000")},  {STR("runsink-destination"), STR("s3://b/p")},
 };
 #define GOOD (sizeof good / sizeof good[0])
 
@@ -337,8 +340,8 @@ static void test_missing_and_repeated(void **state) {
         const char *err = refusal(h, n);
         char want[64];
         snprintf(want, sizeof want, "%.*s is missing", (int)good[i].name.n, good[i].name.p);
-        if (i == GOOD - 1)
-            assert_null(err); /* not-before is optional */
+        if (i >= GOOD - 2)
+            assert_null(err); /* not-before and destination are optional */
         else
             assert_string_equal(err, want);
         h[n++] = good[i];
@@ -431,7 +434,8 @@ static void test_dead_headers(void **state) {
     o.status = 404;
     struct header originals[] = {{STR("ce_id"), STR("7")}, {STR("runsink-fault"), STR("none")}};
     size_t n;
-    struct header *h = dead_headers(&r, &o, "s3://b", START + 5, originals, 2, &arena, &n);
+    strcpy(r.destination, "s3://b");
+    struct header *h = dead_headers(&r, &o, START + 5, originals, 2, &arena, &n);
     assert_int_equal(n, 10);
     static const char *const want[][2] = {
         {"ce_id", "7"},
@@ -453,9 +457,34 @@ static void test_dead_headers(void **state) {
     assert_int_equal(back.attempts, 33);
     assert_int_equal(back.origin.offset, 42);
     assert_string_equal(back.why, "NoSuchBucket");
-    h = dead_headers(&r, &o, NULL, START, originals, 2, &arena, &n);
+    assert_string_equal(back.destination, "s3://b");
+    assert_string_equal(back.batch_key, "");
+    r.destination[0] = '\0';
+    h = dead_headers(&r, &o, START, originals, 2, &arena, &n);
     assert_int_equal(n, 9);
     arena_free(&arena);
+}
+
+/* A batch that died goes back under its key: its members keep who they are. */
+static void test_dead_batches(void **state) {
+    (void)state;
+    srand(5);
+    for (int i = 0; i < 500; i++) {
+        struct arena arena = {0};
+        struct requeue r = random_requeue(), back;
+        struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "expired", NULL);
+        const char *err = NULL;
+        size_t n, again;
+        struct header *h = dead_headers(&r, &o, START, NULL, 0, &arena, &n);
+        if (!requeue_parse(h, n, &back, &err)) fail_msg("%s", err);
+        assert_string_equal(back.batch_key, r.batch_key);
+        assert_int_equal(back.batch_count, r.batch_count);
+        assert_int_equal(back.batch_index, r.batch_index);
+        assert_string_equal(back.destination, r.destination);
+        dead_headers(&r, &o, START, h, n, &arena, &again);
+        assert_int_equal(again, n);
+        arena_free(&arena);
+    }
 }
 
 /* Whatever the outcome and the label hold, the headers are short and printable. */
@@ -465,10 +494,9 @@ static void test_dead_headers_are_bounded(void **state) {
     struct requeue r = {.origin = {"jobs", 3, 42}};
     struct outcome o = {.verdict = VERDICT_PERMANENT, .fault = FAULT_DATA, .why = "a b\x01\xff"};
     memset(o.detail, '\n', sizeof o.detail - 1);
-    static char label[100000];
-    memset(label, 0xc3, sizeof label - 1);
+    memset(r.destination, 0xc3, sizeof r.destination - 1);
     size_t n;
-    struct header *h = dead_headers(&r, &o, label, START, NULL, 0, &arena, &n);
+    struct header *h = dead_headers(&r, &o, START, NULL, 0, &arena, &n);
     size_t bytes = 0;
     for (size_t i = 0; i < n; i++) {
         bytes += h[i].name.n + h[i].value.n;
@@ -493,6 +521,7 @@ int main(void) {
         cmocka_unit_test(test_missing_and_repeated),
         cmocka_unit_test(test_malformed),
         cmocka_unit_test(test_dead_headers),
+        cmocka_unit_test(test_dead_batches),
         cmocka_unit_test(test_dead_headers_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
