@@ -101,7 +101,7 @@ bool cidr_parse(struct str text, struct cidr *ret) {
         const char *digits = slash + 1;
         size_t n = strspn(digits, "0123456789");
         if (n == 0 || n > 3 || digits[n] || (n > 1 && digits[0] == '0')) return false;
-        c.bits = base + atoi(digits);
+        c.bits = base + (int)strtol(digits, NULL, 10);
         if (c.bits > 128) return false;
     }
     /* A host bit that is set means that somebody meant another network: not guessed at. */

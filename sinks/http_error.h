@@ -1,5 +1,5 @@
-/* What a failed transfer means for a delivery. Only http.c, s3_sigv2.c and tests include this. Pure; any
- * thread. */
+/* What a failed transfer means for a delivery. Only http.c, s3_sigv2.c and tests include this.
+ * Pure; any thread. */
 #ifndef RUNSINK_HTTP_ERROR_H
 #define RUNSINK_HTTP_ERROR_H
 

@@ -196,7 +196,7 @@ static void set_basic(struct webhook *w, struct str userinfo) {
     size_t user_len = colon ? (size_t)(colon - userinfo.p) : userinfo.n;
     struct buf plain, value;
     buf_init(&plain, userinfo.n + 1);
-    buf_init(&value, 2 * WEBHOOK_URL_MAX);
+    buf_init(&value, (size_t)2 * WEBHOOK_URL_MAX);
     percent_decode((struct str){userinfo.p, user_len}, &plain);
     buf_putc(&plain, ':');
     if (colon) percent_decode((struct str){colon + 1, userinfo.n - user_len - 1}, &plain);
