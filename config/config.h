@@ -72,6 +72,11 @@ bool config_set(struct config *, const char *name, const char *value, const char
 bool config_finish(struct config *, struct buf *err);
 /* What a consumer needs beyond that: topics and a broker. After config_finish(). */
 bool config_check_run(const struct config *, struct buf *err);
+/* For a configuration read anew, before config_finish(): keys that may not change while the process
+ * runs get the value they have now. The names of keys that changed go to taken, of those that
+ * differ but must wait for a restart to ignored, each followed by a blank. */
+void config_reload(struct config *fresh, const struct config *now, struct buf *taken,
+                   struct buf *ignored);
 /* name = value, origin in a comment, secrets as ***. */
 void config_print(const struct config *, FILE *);
 /* The README's reference as a Markdown table. */

@@ -184,9 +184,13 @@ static void initialize(void) {
 
 static struct lane *lane_of(const struct config *cfg, void **state) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    if (*state) return *state;
+    struct lane *l = *state;
+    if (l) {
+        l->cfg = cfg; /* a SIGHUP may have brought another one */
+        return l;
+    }
     pthread_once(&once, initialize);
-    struct lane *l = xcalloc(1, sizeof *l);
+    l = xcalloc(1, sizeof *l);
     l->cfg = cfg;
     l->done_last = &l->done;
     if (S3_create_request_context(&l->context) != S3StatusOK) out_of_memory();

@@ -16,6 +16,10 @@ command_fn command_run, command_check, command_explain, command_verify, command_
 /* For commands that the table calls without: reads file, environment and --set. NULL after having
  * told the operator why. Owned by the caller. */
 struct config *command_config(void);
+/* The same sources read anew, for SIGHUP: what may not change keeps its value (see
+ * config_reload()). NULL with a message in err; then nothing changes. */
+struct config *command_reload(const struct config *now, struct buf *taken, struct buf *ignored,
+                              struct buf *err);
 /* Says "runsink COMMAND: message" and where help is; returns EX_USAGE. */
 int command_usage(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The value of an option in the form --name VALUE or --name=VALUE at argv[*i], *i moved to its last

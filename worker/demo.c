@@ -157,7 +157,7 @@ static int demo(const char *dir, bool batch) {
         printf("%d sample events of %zu tenants are in the in-process broker; delivering them\n",
                EVENTS, sizeof tenants / sizeof *tenants);
         fflush(stdout);
-        rc = run_worker(cfg, true, totals);
+        rc = run_worker(cfg, NULL, true, totals);
     }
     if (producer) rd_kafka_destroy(producer);
     config_free(cfg);

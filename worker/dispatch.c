@@ -51,6 +51,10 @@ struct dispatch *dispatch_new(const struct config *cfg, struct sink_env *env,
     return d;
 }
 
+void dispatch_reconfigure(struct dispatch *d, const struct config *cfg) {
+    d->cfg = cfg;
+}
+
 void dispatch_free(struct dispatch *d) {
     if (!d) return;
     assert(!d->waiting && !d->flying && !d->finished);

@@ -43,6 +43,8 @@ struct delivery {
 };
 
 struct dispatch *dispatch_new(const struct config *, struct sink_env *, const int64_t *now_ms);
+/* Takes a reloaded configuration over; it must outlive the dispatch. */
+void dispatch_reconfigure(struct dispatch *, const struct config *);
 void dispatch_free(struct dispatch *); /* nothing may be waiting or flying */
 void dispatch_add(struct dispatch *, struct delivery *);
 /* Gives a delivery back soon: at once when it waits (uncounted), through the sink's cancel when it

@@ -293,7 +293,18 @@ static void update_gauges(struct lane *lane) {
     count_set(&lane->counters, COUNTER_FLYING, dispatch_flying(lane->dispatch));
 }
 
+/* SIGHUP brought another configuration. */
+static void take_config(struct lane *lane) {
+    const struct config *cfg = atomic_load(&lane->shared->cfg);
+    if (cfg == lane->cfg) return;
+    lane->cfg = lane->sinks.cfg = cfg;
+    router_reconfigure(lane->router, cfg);
+    dispatch_reconfigure(lane->dispatch, cfg);
+    http_reconfigure(lane->http, cfg);
+}
+
 static void turn(struct lane *lane) {
+    take_config(lane);
     wait_for_work(lane, lane->sleep_ms);
     source_poll(lane);
     bool more = lane->draining ? false : read_all(lane);

@@ -92,6 +92,7 @@ struct lane {
 
 /* What the main thread gives all lanes: the topics to consume, replaced as a whole under a lock. */
 struct worker_shared {
+    _Atomic(const struct config *) cfg; /* in force; replaced on SIGHUP, the old one lives on */
     pthread_mutex_t mutex;
     struct list topics; /* source topics, sorted */
     uint64_t version;

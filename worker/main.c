@@ -162,14 +162,27 @@ static bool read_sets(struct config *c, struct buf *err) {
     return ok;
 }
 
+static bool read_all(struct config *c, struct buf *err) {
+    bool ok = read_file(c, err);
+    ok &= config_read_env(c, environ, err);
+    return ok & read_sets(c, err);
+}
+
+struct config *command_reload(const struct config *now, struct buf *taken, struct buf *ignored,
+                              struct buf *err) {
+    struct config *c = config_new();
+    bool ok = read_all(c, err);
+    if (ok) config_reload(c, now, taken, ignored);
+    if (ok && config_finish(c, err)) return c;
+    config_free(c);
+    return NULL;
+}
+
 struct config *command_config(void) {
     struct config *c = config_new();
     struct buf err;
     buf_init(&err, ERRORS_MAX);
-    bool ok = read_file(c, &err);
-    ok &= config_read_env(c, environ, &err);
-    ok &= read_sets(c, &err);
-    ok = ok && config_finish(c, &err);
+    bool ok = read_all(c, &err) && config_finish(c, &err);
     if (!ok) {
         fprintf(stderr, "runsink: the configuration is wrong:\n%s", buf_cstr(&err));
         config_free(c);

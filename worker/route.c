@@ -11,7 +11,7 @@ struct place {
     struct destination dest; /* first: a destination is its place */
     struct place *next;      /* same bucket of the identity table */
     struct router *router;
-    unsigned entries;        /* cache entries that lead here */
+    unsigned entries; /* cache entries that lead here */
     unsigned held;
     _Alignas(max_align_t) unsigned char state[DESTINATION_STATE_BYTES];
 };
@@ -130,6 +130,12 @@ static void entry_free(struct router *r, struct entry *e) {
     wipe(e->bytes, e->n);
     free(e->bytes);
     free(e);
+}
+
+void router_reconfigure(struct router *r, const struct config *cfg) {
+    r->cfg = cfg;
+    /* What was parsed under other rules is parsed again. */
+    while (r->oldest) entry_free(r, r->oldest);
 }
 
 void router_free(struct router *r) {

@@ -15,6 +15,8 @@ enum route_kind { ROUTE_DELIVER, ROUTE_SKIP, ROUTE_DEAD };
 
 /* NULL with a message for the operator in err (bad key template, bad override). */
 struct router *router_new(const struct config *, struct buf *err);
+/* Takes a reloaded configuration over; it must outlive the router. */
+void router_reconfigure(struct router *, const struct config *);
 void router_free(struct router *); /* no destination may be held */
 
 /* Decides by configuration and event. DELIVER: *ret_dest is the destination, valid while held.

@@ -21,9 +21,14 @@
 #include "worker/topics.h"
 
 #define BROKER_TIMEOUT_MS 30000
+#define RELOADS_MAX 1000
 
 struct worker {
-    struct config *cfg;
+    struct config
+        *cfg; /* in force; those it replaced are kept, since lanes may still look at them */
+    struct config *replaced[RELOADS_MAX];
+    size_t n_replaced;
+    reload_fn *reload;
     struct worker_shared shared;
     struct ledger_signer *signer;
     rd_kafka_t *admin;
@@ -106,6 +111,7 @@ static bool open_signals(struct worker *w) {
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     signal(SIGPIPE, SIG_IGN);
     /* Blocked before any thread starts, so that all inherit it. */
     if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0) return false;
@@ -119,9 +125,37 @@ static void drain_all(struct worker *w) {
     for (int64_t i = 0; i < w->n_lanes; i++) lane_drain(w->lanes[i]);
 }
 
+/* SIGHUP: the lanes take the new configuration over at their next turn. */
+static void reload(struct worker *w) {
+    struct buf taken, ignored, err;
+    buf_init(&taken, 65536);
+    buf_init(&ignored, 65536);
+    buf_init(&err, 65536);
+    bool can = w->reload && w->n_replaced < RELOADS_MAX;
+    struct config *fresh = can ? w->reload(w->cfg, &taken, &ignored, &err) : NULL;
+    if (!fresh) {
+        log_error("the configuration could not be read anew; the one in force stays",
+                  LOG_S("error", can ? buf_cstr(&err) : "start the process anew"));
+    } else {
+        log_set_level((enum log_level)fresh->log_level);
+        log_info("configuration read anew", LOG_S("changed", buf_cstr(&taken)),
+                 LOG_S("needs_restart", buf_cstr(&ignored)));
+        w->replaced[w->n_replaced++] = w->cfg;
+        w->cfg = fresh;
+        atomic_store(&w->shared.cfg, fresh);
+    }
+    buf_free(&taken);
+    buf_free(&ignored);
+    buf_free(&err);
+}
+
 static void take_signal(struct worker *w) {
     struct signalfd_siginfo info;
     if (read(w->signal_fd, &info, sizeof info) != sizeof info) return;
+    if (info.ssi_signo == SIGHUP) {
+        reload(w);
+        return;
+    }
     /* A second Ctrl-C is somebody who will not wait. A second SIGTERM is a supervisor that tells
      * the process and its group; when it loses patience it kills. */
     if (w->draining && info.ssi_signo != SIGINT) return;
@@ -253,6 +287,9 @@ static bool open_ledger(struct worker *w, struct buf *err) {
 
 static void worker_free(struct worker *w) {
     if (w->admin) rd_kafka_destroy(w->admin);
+    /* The first belongs to the caller, the others were made here. */
+    if (w->n_replaced) config_free(w->cfg);
+    for (size_t i = 1; i < w->n_replaced; i++) config_free(w->replaced[i]);
     ledger_signer_free(w->signer);
     for (size_t i = 0; i < w->shared.topics.n; i++) free(w->shared.topics.v[i]);
     free(w->shared.topics.v);
@@ -271,9 +308,11 @@ static int begin(struct worker *w, struct buf *err) {
     return start_lanes(w, err) ? EX_OK : EX_CONFIG;
 }
 
-int run_worker(struct config *cfg, bool until_end, uint64_t totals[COUNTERS]) {
-    struct worker w = {.cfg = cfg, .signal_fd = -1};
+int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
+               uint64_t totals[COUNTERS]) {
+    struct worker w = {.cfg = cfg, .reload = reload_config, .signal_fd = -1};
     w.shared = (struct worker_shared){.until_end = until_end, .ended_fd = -1};
+    atomic_store(&w.shared.cfg, cfg);
     pthread_mutex_init(&w.shared.mutex, NULL);
     struct buf err;
     buf_init(&err, 65536);
@@ -305,5 +344,5 @@ int command_run(struct config *cfg, int argc, char **argv) {
         return EX_CONFIG;
     }
     uint64_t totals[COUNTERS];
-    return run_worker(cfg, until_end, totals);
+    return run_worker(cfg, command_reload, until_end, totals);
 }

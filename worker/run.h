@@ -5,9 +5,13 @@
 #include "config/config.h"
 #include "worker/metrics.h"
 
+/* Reads the configuration anew: command_reload(), or NULL where there is nothing to read. */
+typedef struct config *reload_fn(const struct config *now, struct buf *taken, struct buf *ignored,
+                                 struct buf *err);
+
 /* Runs until a signal, or with until_end until the ends seen at the start are settled. totals gets
  * the sums of the lanes' counters. Returns the exit code. */
-int run_worker(struct config *, bool until_end, uint64_t totals[COUNTERS]);
+int run_worker(struct config *, reload_fn *, bool until_end, uint64_t totals[COUNTERS]);
 const char *counter_name(enum counter);
 
 #endif

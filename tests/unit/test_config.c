@@ -438,6 +438,35 @@ static void test_reference_file_is_current(void **state) {
 
 #define CONFIG_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+/* SIGHUP: what may change does, the rest keeps its value and is named. */
+static void test_reload(void **state) {
+    (void)state;
+    struct config *now = config_new(), *fresh = config_new();
+    struct buf err, taken, ignored;
+    buf_init(&err, 4096);
+    buf_init(&taken, 4096);
+    buf_init(&ignored, 4096);
+    assert_true(config_set(now, "topics", "a,b", "test", &err));
+    assert_true(config_set(now, "egress.allow", "10.0.0.0/8", "test", &err));
+    assert_true(config_set(fresh, "topics", "a", "test", &err));
+    assert_true(config_set(fresh, "lanes", "3", "test", &err));
+    assert_true(config_set(fresh, "http.timeout", "5s", "test", &err));
+    assert_true(config_set(fresh, "egress.allow", "10.1.0.0/16,::1", "test", &err));
+    config_reload(fresh, now, &taken, &ignored);
+    assert_string_equal(buf_cstr(&taken), "http.timeout egress.allow ");
+    assert_string_equal(buf_cstr(&ignored), "topics lanes ");
+    assert_true(config_finish(fresh, &err));
+    assert_int_equal(fresh->lanes, 1);
+    assert_int_equal(fresh->topics.n, 2);
+    assert_int_equal(fresh->http_timeout, 5000);
+    assert_int_equal(fresh->egress.n_allow, 2);
+    config_free(now);
+    config_free(fresh);
+    buf_free(&err);
+    buf_free(&taken);
+    buf_free(&ignored);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         CONFIG_TEST(test_defaults),
@@ -455,6 +484,7 @@ int main(void) {
         CONFIG_TEST(test_reference_reads_back),
         cmocka_unit_test(test_value_forms),
         cmocka_unit_test(test_reference_file_is_current),
+        cmocka_unit_test(test_reload),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
