@@ -36,8 +36,9 @@ struct dispatch {
     struct lineup *ring; /* next to be served: destinations take turns, one delivery each */
     struct delivery *finished, **finished_end;
     size_t waiting, flying;
-    size_t slow_waiting;          /* of those waiting, for slow destinations */
-    size_t saturating;            /* destinations over their quota that are waited for */
+    size_t risky_flying; /* of those flying, for destinations that may hold their connection long */
+    size_t slow_waiting; /* of those waiting, for slow destinations */
+    size_t saturating;   /* destinations over their quota that are waited for */
     const struct lineup *current; /* destination of the last delivery added */
     int64_t switched_ms;          /* when that last changed: are there others to protect? */
     int64_t wake_ms;              /* when a lineup held back by its rate may go on; 0 none */
@@ -257,6 +258,12 @@ static struct outcome judge(const struct delivery *v, const struct outcome *o) {
 
 static void sink_done(struct batch *batch, const struct outcome *o);
 
+/* A destination that has not delivered yet, fails, or is slow. Whoever names a thousand black holes
+ * gets half of the connections at most. */
+static bool is_risky(const struct lineup *l) {
+    return !l->delivered || l->failures || l->slow;
+}
+
 static void start(struct dispatch *d, struct lineup *l) {
     struct delivery *v = l->first;
     unqueue(d, l, v);
@@ -269,6 +276,8 @@ static void start(struct dispatch *d, struct lineup *l) {
     l->probing = l->probing || v->probe;
     if (l->flying++ == 0) l->progress_ms = *d->now_ms;
     d->flying++;
+    v->risky = is_risky(l);
+    d->risky_flying += v->risky;
     v->state = DELIVERY_FLYING;
     v->sent_ms = *d->now_ms;
     v->batch.owner = d;
@@ -282,6 +291,7 @@ static void sink_done(struct batch *batch, const struct outcome *o) {
     struct lineup *l = lineup_of(batch->dest);
     l->flying--;
     d->flying--;
+    d->risky_flying -= v->risky;
     l->progress_ms = *d->now_ms;
     l->latency_ms += (*d->now_ms - v->sent_ms - l->latency_ms) / 4;
     judge_speed(d, l);
@@ -319,7 +329,8 @@ static void start_waiting(struct dispatch *d) {
     while (d->ring && d->ring != stop && d->flying < budget) {
         struct lineup *l = d->ring;
         bool may = l->flying < (size_t)d->cfg->dest_concurrency && !is_shut(d, l) &&
-                   (!l->open || l->flying == 0) && rate_allows(d, l);
+                   (!l->open || l->flying == 0) &&
+                   (!is_risky(l) || d->risky_flying < (budget + 1) / 2) && rate_allows(d, l);
         d->ring = l->next;
         if (may) {
             start(d, l);

@@ -33,6 +33,7 @@ struct delivery {
     size_t size;        /* about how many bytes the body will have, for the bounds */
     enum delivery_state state;
     bool probe;
+    bool risky; /* its destination had not proved itself when it took off */
     enum cancel cancelled;
     int64_t added_ms, sent_ms;
     struct outcome outcome; /* once ended */
