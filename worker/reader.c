@@ -206,11 +206,22 @@ void lookup_free(struct lookup *l) {
     free(l);
 }
 
+/* Asked for first: reading where nothing is any more takes librdkafka seconds to find out. */
+static bool held(struct lookup *l, const char *topic, int32_t partition, int64_t offset,
+                 struct buf *err) {
+    int64_t low, high;
+    rd_kafka_resp_err_t code =
+        rd_kafka_query_watermark_offsets(l->rk, topic, partition, &low, &high, LOOKUP_TIMEOUT_MS);
+    if (code) return failed(err, "looking a record up: the ends", topic, code);
+    return offset >= low && offset < high;
+}
+
 static bool move(struct lookup *l, const char *topic, int32_t partition, int64_t offset,
                  struct buf *err) {
     if (l->at >= 0 && l->partition == partition && strcmp(l->topic, topic) == 0 &&
         offset >= l->at && offset - l->at < LOOKUP_NEAR)
         return true;
+    if (!held(l, topic, partition, offset, err)) return false;
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(list, topic, partition)->offset = offset;
     rd_kafka_resp_err_t code = rd_kafka_assign(l->rk, list);

@@ -1,0 +1,233 @@
+"""The ledger on a real broker and a real store: `verify` proves what happened and names what was tampered with, a second
+verifier that shares no code agrees, `trace` tells a run's story."""
+import json
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+import events
+import rig
+
+COUNT = 120
+PARTITIONS = 3
+SECOND_VERIFIER = Path(__file__).with_name("ledger_verifier.py")
+
+
+class Ledger(rig.Case):
+    def setUp(self):
+        super().setUp()
+        self.store = rig.services().store("versitygw")
+        if self.store is None:
+            self.skipTest("versitygw is not installed")
+        self.bucket = self.store.bucket(rig.unique("ledger"))
+        self.kafka.create(self.topic, PARTITIONS)
+        self.key = self.dir / "ledger.pem"
+        self.assertEqual(0, rig.runsink("keygen", str(self.key)).returncode)
+        self.public = f"{self.key}.pub"
+
+    def settings(self, **more):
+        return super().settings(ledger__key=self.key, **more)
+
+    def produce(self, count=COUNT):
+        """Delivered, parked until they are dead, skipped and undecodable ones; returns the runs delivered."""
+        good = self.store.sink(self.bucket)
+        sick = self.store.sink("no-such-bucket-" + self.bucket)
+        runs = []
+        for partition in range(PARTITIONS):
+            records = []
+            for i in range(count // PARTITIONS):
+                if i % 10 == 7:
+                    records.append((b"k", b"{no json"))
+                    continue
+                run = events.run("absent" if i % 10 == 8 else sick if i % 10 == 9 else good)
+                if i % 10 < 7:
+                    runs.append((run, partition, i))
+                records.append((b"k", events.dump(run)))
+            self.kafka.produce(self.topic, records, partition)
+        return runs
+
+    def settled(self, worker):
+        """The source, and every retry topic behind it."""
+        self.until_settled(worker)
+        for tier in ("200ms", "400ms", "800ms"):
+            rig.await_("retries are over", 60, lambda t=tier: not self.waiting(f"{self.topic}.retry.{t}"), worker)
+
+    def waiting(self, topic):
+        committed = self.kafka.committed(self.group, topic)
+        return [r for r in self.kafka.consume(topic) if r.offset >= committed.get(r.partition, 0)]
+
+    def work(self, **more):
+        runs = self.produce()
+        worker = self.worker(self.settings(**more))
+        self.settled(worker)
+        self.assertEqual(0, worker.stop())
+        self.worker_config = worker.config
+        return runs
+
+    def verify(self, *arguments):
+        done = rig.runsink("verify", "--config", str(self.worker_config), "--json", *arguments)
+        self.assertIn(done.returncode, (0, 65), done.stderr.decode())
+        answer = json.loads(done.stdout)
+        self.assertEqual(answer["sound"], done.returncode == 0)
+        return answer
+
+    def codes(self, answer):
+        return {f["code"] for f in answer["findings"] if not f["note"]}
+
+    def assertSound(self, answer):
+        self.assertEqual(set(), self.codes(answer), json.dumps(answer["findings"][:5], indent=1))
+
+    def second_opinion(self, folder):
+        done = subprocess.run([sys.executable, SECOND_VERIFIER, folder], capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout + done.stderr
+
+    def check_all(self, **more):
+        runs = self.work(**more)
+        folder = self.dir / "export"
+        answer = self.verify("--key", self.public, "--objects", "--records", "--export", str(folder))
+        self.assertSound(answer)
+        rows = answer["partitions"]
+        source = [row for row in rows if row["topic"] == self.topic]
+        self.assertEqual(PARTITIONS, len(source))
+        self.assertEqual(COUNT, sum(r["delivered"] + r["skipped"] + r["parked"] + r["dead"] for r in source))
+        self.assertEqual(len(runs), sum(r["delivered"] for r in rows))
+        self.assertEqual(COUNT * 2 // 10, sum(r["dead_now"] for r in source))
+        self.assertEqual(0, sum(r["pending"] for r in source))
+        self.assertTrue(all(r["signed"] == r["entries"] for r in rows))
+        self.assertEqual(len(self.store.keys(self.bucket)), answer["objects"])
+        self.assertGreaterEqual(answer["records"], COUNT)
+
+        self.assertEqual((0, "sound\n"), self.second_opinion(folder))
+        done = rig.runsink("verify", "--key", self.public, str(folder))
+        self.assertEqual(0, done.returncode, done.stdout.decode())
+        return runs
+
+    def test_object_mode(self):
+        """all that a worker did in object mode holds, object by object, record by record, in both verifiers' eyes"""
+        runs = self.check_all()
+        run, partition, offset = runs[5]
+        done = rig.runsink("trace", "--config", str(self.worker_config), "--json", run["id"])
+        self.assertEqual(0, done.returncode, done.stderr.decode())
+        event = json.loads(done.stdout)
+        self.assertEqual((partition, offset), (event["partition"], event["offset"]))
+        self.assertEqual(["delivered"], [o["outcome"] for o in event["outcomes"]])
+        body = self.store.get(self.bucket, event["outcomes"][0]["key"])
+        self.assertEqual(rig.sha256(body), event["outcomes"][0]["sha256"])
+
+    def test_batch_mode(self):
+        """the same in batch mode"""
+        self.check_all(archive="batch", batch__age="500ms")
+
+    def test_trace_of_a_parked_run(self):
+        """trace follows a run through its retries to the dead letters, and finds one that retention took by its key"""
+        sink = self.store.sink("no-such-bucket-" + self.bucket)
+        run = events.run(sink)
+        fine = events.run(self.store.sink(self.bucket))
+        self.kafka.produce(self.topic, [(b"k", events.dump(run)), (b"k", events.dump(fine))])
+        worker = self.worker(self.settings())
+        rig.await_("the dead letter", 60, lambda: self.dead("tenant"), worker)
+        self.settled(worker)
+        self.assertEqual(0, worker.stop())
+        done = rig.runsink("trace", "--config", str(worker.config), "--json", run["id"])
+        outcomes = [o["outcome"] for o in json.loads(done.stdout)["outcomes"]]
+        self.assertGreaterEqual(len(outcomes), 3)
+        self.assertEqual({"parked"}, set(outcomes[:-1]))
+        self.assertEqual("dead", outcomes[-1])
+        text = rig.runsink("trace", "--config", str(worker.config), run["id"]).stdout.decode()
+        self.assertIn("dead to s3://no-such-bucket-", text)
+
+        self.kafka.delete_before(self.topic, {0: 2})
+        done = rig.runsink("trace", "--config", str(worker.config), "--json", fine["id"])
+        event = json.loads(done.stdout)
+        self.assertFalse(event["held"])
+        self.assertEqual(1, event["offset"])
+        self.assertEqual(66, rig.runsink("trace", "--config", str(worker.config), "no-such-run").returncode)
+
+    def test_tampered_objects(self):
+        """an object that was changed, cut or removed is named with the record it came from"""
+        self.work()
+        keys = sorted(self.store.keys(self.bucket))
+        body = self.store.get(self.bucket, keys[0])
+        self.store.root.put_object(Bucket=self.bucket, Key=keys[0], Body=body.replace(b"job-123e4567", b"job-123e4568"))
+        self.store.root.put_object(Bucket=self.bucket, Key=keys[1], Body=body[:-1])
+        self.store.root.delete_object(Bucket=self.bucket, Key=keys[2])
+        self.assertSound(self.verify())
+        answer = self.verify("--objects")
+        self.assertEqual(["missing-object", "object-differs", "object-differs"],
+                         sorted(f["code"] for f in answer["findings"]))
+        for finding in answer["findings"]:
+            self.assertEqual(self.topic, finding["topic"])
+            self.assertIn(f"-{finding['partition']}-{finding['offset']}.json", finding["text"])
+
+    def test_objects_after_retention(self):
+        """once Kafka has forgotten the records, objects are read with the operator's own credentials, or named"""
+        self.work()
+        self.kafka.delete_before(self.topic, self.kafka.ends(self.topic))
+        answer = self.verify("--objects")
+        self.assertEqual({"unreadable-object"}, self.codes(answer))
+        answer = self.verify("--objects", "--set", f"verify.access_key_id={self.store.access_key}",
+                             "--set", f"verify.secret_access_key={self.store.secret_key}",
+                             "--set", f"verify.endpoint={self.store.url}")
+        self.assertSound(answer)
+        self.assertEqual(len(self.store.keys(self.bucket)), answer["objects"])
+
+    def test_tampered_ledger(self):
+        """entries that are forged, repeated or removed in Kafka itself"""
+        self.work()
+        self.assertSound(self.verify("--key", self.public))
+        entries = self.kafka.consume(f"{self.topic}.ledger")
+        last = max((e for e in entries if e.key == f"{self.topic}/0".encode()), key=lambda e: e.offset)
+        ledger = f"{self.topic}.ledger"
+
+        self.kafka.produce(ledger, [(last.key, last.value)], last.partition)
+        answer = self.verify("--key", self.public)
+        self.assertSound(answer)
+        self.assertEqual(["repeated"], [f["code"] for f in answer["findings"]])
+
+        forged = last.value.replace(b'"to":"s3://', b'"to":"s4://', 1)
+        self.assertNotEqual(forged, last.value)
+        self.kafka.produce(ledger, [(last.key, forged)], last.partition)
+        self.assertIn("bad-hash", self.codes(self.verify("--key", self.public)))
+
+        self.kafka.delete_before(ledger, {last.partition: min(e.offset for e in entries if e.partition == last.partition) + 1})
+        codes = self.codes(self.verify("--key", self.public))
+        self.assertTrue(codes & {"begins-late", "truncated"}, codes)  # the latter, if it was that chain's only entry
+
+    def test_other_key_and_no_key(self):
+        """a key that did not sign is told, and without one the report says that nothing was checked"""
+        self.work()
+        other = self.dir / "other.pem"
+        rig.runsink("keygen", str(other))
+        self.assertEqual({"unknown-key"}, self.codes(self.verify("--key", f"{other}.pub")))
+        self.assertFalse(self.verify()["signatures_checked"])
+
+    def test_rotation(self):
+        """after a rotation the old public key alone is enough, and it vouches for the new one"""
+        self.produce()
+        worker = self.worker(self.settings())
+        self.settled(worker)
+        self.assertEqual(0, worker.stop())
+        old, old_public = self.key, self.public
+        self.key = self.dir / "new.pem"
+        rig.runsink("keygen", str(self.key))
+        self.work(ledger__key_previous=old)
+        answer = self.verify("--key", old_public)
+        self.assertSound(answer)
+        self.assertIn("rotated", {f["code"] for f in answer["findings"]})
+
+    def test_while_running(self):
+        """verify beside a worker that settles all the time finds nothing"""
+        self.produce()
+        worker = self.worker(self.settings())
+        self.worker_config = worker.config
+        for _ in range(6):
+            self.produce(30)
+            self.assertSound(self.verify("--key", self.public, "--records"))
+        self.settled(worker)
+        self.assertEqual(0, worker.stop())
+        self.assertSound(self.verify("--key", self.public, "--objects", "--records"))
+
+
+if __name__ == "__main__":
+    rig.main()
