@@ -303,6 +303,34 @@ static void test_bound_of_merged_items(void **state) {
     }
 }
 
+/* One item of many records, its offsets and origins in pairs or alone. */
+static void test_bound_of_long_items(void **state) {
+    (void)state;
+    enum { N = 4000 };
+    static int64_t offsets[N];
+    static struct origin origins[N];
+    for (int pairs = 0; pairs < 2; pairs++) {
+        for (int64_t i = 0; i < N; i++) {
+            offsets[i] = 1000000 + (pairs ? i + i / 2 : 2 * i);
+            origins[i] = (struct origin){"jobs", (int32_t)(i / 2 % 2), offsets[i] - 500000};
+        }
+        for (int retry = 0; retry < 2; retry++) {
+            const struct ledger_item item = {.kind = LEDGER_SKIPPED,
+                                             .why = "x",
+                                             .offsets = offsets,
+                                             .n = N,
+                                             .origins = retry ? origins : NULL};
+            struct ledger_window w = window(&item, 1);
+            struct buf b;
+            uint8_t hash[SHA256_LEN];
+            buf_init(&b, 1 << 20);
+            assert_true(ledger_encode(&w, NULL, &b, hash));
+            assert_true(b.n <= ledger_item_size(&item) + LEDGER_ENTRY_MAX_EMPTY);
+            buf_free(&b);
+        }
+    }
+}
+
 /* Each text of the fixed part at its longest. */
 static void test_bound_of_the_empty_entry(void **state) {
     (void)state;
@@ -473,6 +501,7 @@ int main(void) {
         cmocka_unit_test(test_ceiling),
         cmocka_unit_test(test_written_is_read),
         cmocka_unit_test(test_bound_of_merged_items),
+        cmocka_unit_test(test_bound_of_long_items),
         cmocka_unit_test(test_bound_of_the_empty_entry),
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_record_key),

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "tests/unit/ledger_world.h"
+#include "worker/verify_spans.h"
 
 #define PLACE "jobs.ledger"
 #define MUTATIONS 1000
@@ -448,6 +449,16 @@ static void test_gap_in_a_sound_chain(void **state) {
     story_end(&s, "gap", 5, NULL, 0);
 }
 
+static void test_missing_entries(void **state) {
+    (void)state;
+    struct story s;
+    story_begin(&s, NULL);
+    for (int64_t at = 0; at < 20; at += 5) story_tell(&s, 0, LEDGER_SKIPPED, at, at + 5, 0);
+    drop_line(&s.w, 1);
+    drop_line(&s.w, 1);
+    story_end(&s, "missing", 5, NULL, 0);
+}
+
 static void test_outside_window(void **state) {
     (void)state;
     struct story s;
@@ -668,6 +679,31 @@ static void test_seen(void **state) {
     world_free(&w);
 }
 
+/* Against a plain array of bits. */
+static void test_spans(void **state) {
+    (void)state;
+    struct world w = {.random = 3};
+    for (int round = 0; round < 200; round++) {
+        enum { N = 300 };
+        struct spans spans = {0};
+        bool bits[N] = {false};
+        for (int i = 0; i < 60; i++) {
+            struct ledger_range r = {.a = world_random(&w, N)};
+            r.z = r.a + world_random(&w, i % 2 ? 3 : 30);
+            if (r.z >= N) r.z = N - 1;
+            spans_add(&spans, r);
+            for (int64_t v = r.a; v <= r.z; v++) bits[v] = true;
+        }
+        size_t runs = 0;
+        for (int64_t v = 0; v < N; v++) {
+            assert_int_equal(spans_has(&spans, v), bits[v]);
+            runs += bits[v] && (v == 0 || !bits[v - 1]);
+        }
+        assert_int_equal(spans.n, runs);
+        spans_free(&spans);
+    }
+}
+
 static void test_files(void **state) {
     struct keys *k = *state;
     char dir[128];
@@ -726,6 +762,7 @@ int main(void) {
         cmocka_unit_test(test_redriven),
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_gap_in_a_sound_chain),
+        cmocka_unit_test(test_missing_entries),
         cmocka_unit_test(test_outside_window),
         cmocka_unit_test(test_two_outcomes_in_one_entry),
         cmocka_unit_test(test_committed_beyond_ledger),
@@ -739,6 +776,7 @@ int main(void) {
         cmocka_unit_test(test_retired_key),
         cmocka_unit_test(test_retired_key_rotates_nothing),
         cmocka_unit_test(test_seen),
+        cmocka_unit_test(test_spans),
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_mutations),
     };
