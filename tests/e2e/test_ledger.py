@@ -216,6 +216,25 @@ class Ledger(rig.Case):
         self.assertSound(answer)
         self.assertIn("rotated", {f["code"] for f in answer["findings"]})
 
+    def test_after_kills(self):
+        """workers that were killed at any moment leave a ledger that holds"""
+        for round in range(4):
+            runs = self.produce(60)
+            worker = self.worker(self.settings(lanes=2, slot="one"))
+            rig.await_("some of it is delivered", 120,
+                       lambda: len(self.store.keys(self.bucket)) > len(runs) * (round + 0.3), worker)
+            worker.kill()
+        worker = self.worker(self.settings(lanes=2, slot="one"))
+        self.worker_config = worker.config
+        self.until_settled(worker, 120)
+        self.settled(worker)
+        self.assertEqual(0, worker.stop())
+        folder = self.dir / "export"
+        answer = self.verify("--key", self.public, "--objects", "--records", "--export", str(folder))
+        self.assertSound(answer)
+        self.assertEqual((0, "sound\n"), self.second_opinion(folder))
+        self.assertEqual(4 * len(runs), sum(row["delivered"] for row in answer["partitions"]))
+
     def test_while_running(self):
         """verify beside a worker that settles all the time finds nothing"""
         self.produce()
