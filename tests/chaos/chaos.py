@@ -7,6 +7,7 @@ import os
 import random
 import shlex
 import shutil
+import signal
 import string
 import subprocess
 import sys
@@ -81,6 +82,8 @@ class Proxy:
         self.process.stdout.readline()
 
     def quit(self):
+        if self.process.poll() is not None:
+            return {}
         self.tell("quit")
         did = json.loads(self.process.stdout.readline())
         self.process.wait()
@@ -224,7 +227,7 @@ class Run:
                 left[:] = [sum(checker.behind(self.services.env["KAFKA"], self.fleet_group(), self.topic).values())]
 
         while left != [0]:
-            if time.monotonic() > end:
+            if time.monotonic() > end or len(self.fleet.bugs) > 5:
                 return False
             if not look.is_alive():
                 look = threading.Thread(target=count, daemon=True)
@@ -331,6 +334,7 @@ NOTICED = {"no-boundary": {"duplicate", "overlap"}, "commit-first": {"missing"}}
 
 def main():
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # end what was started
     if options.plan:
         for plan in plans(options):
             say(plan, *(f"\n    {action}" for action in plan.actions))

@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -58,11 +59,13 @@ def read(bootstrap, topic, start=None):
         if start is not None:
             at = {p: max(low, start.get(p, low)) for p, low in at.items()}
         consumer.assign([TopicPartition(topic, p, offset) for p, offset in at.items()])
-        left = set(at)
+        left, heard = set(at), time.monotonic()
         while left:
-            messages = consumer.consume(500, 60)
-            if not messages:
-                raise RuntimeError(f"{topic}: no end in sight after 60 s: a transaction hangs?")
+            messages = consumer.consume(500, 0.1)  # waits for all 500, or as long as this
+            if messages:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > 60:
+                raise RuntimeError(f"{topic}: no end in sight after 60 s")
             for message in messages:
                 if not message.error():
                     yield message

@@ -24,8 +24,9 @@ class Member:
 
     def start(self):
         self.starts += 1
-        environment = {**os.environ, **self.fleet.environment}
-        environment.pop("RUNSINK_TEST_CRASH", None)
+        # What the scripts export for themselves (RUNSINK_CACHE) is no configuration of the worker's.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RUNSINK")}
+        environment |= self.fleet.environment
         if self.crash:
             environment["RUNSINK_TEST_CRASH"] = self.crash
         self.armed, self.crash = self.crash, None
@@ -83,6 +84,8 @@ class Member:
             what = f"ended by {signal.Signals(-code).name}"
         else:
             what = "left" if self.leaving and code == 0 else f"exit {code}"
+        if code in (64, 78):
+            raise RuntimeError(f"worker {self.index} does not start\n{self.tail()}")
         self.fleet.ends[what] = self.fleet.ends.get(what, 0) + 1
         sanitizer = code not in (0, -signal.SIGKILL) and "Sanitizer" in self.tail()
         if -code in BUGS or sanitizer:

@@ -52,7 +52,7 @@ class Feeder(threading.Thread):
 
     def producer(self):
         settings = {"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "linger.ms": 5, "log_level": 2,
-                    "message.timeout.ms": 120000}
+                    "message.timeout.ms": 60000}
         if self.plan.aborts:
             settings |= {"transactional.id": f"{self.topic}-feeder", "transaction.timeout.ms": 60000}
         made = Producer(settings)
