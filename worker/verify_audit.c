@@ -432,7 +432,7 @@ static void judge(struct audit *a, const struct origin_tally *t) {
     else if (dead < 0 && !early)
         chain_say(a, c, NULL, false, "never-dead", t->offset,
                   "it was redriven, but no entry calls it dead");
-    else if (pending == 1 && tier && tier->drained && !t->late)
+    else if (pending == 1 && tier && tier->drained && !t->late && !a->opts.unfinished)
         chain_say(a, c, NULL, false, "vanished", t->offset,
                   "it was parked in %s, that topic has been consumed, and no entry names it",
                   tier->name);

@@ -203,7 +203,7 @@ static void finish_signatures(struct audit *a, struct chain *c) {
 void chain_finish(struct audit *a, struct chain *c, const struct audit_options *opts) {
     const struct audit_row *row = &c->row;
     finish_signatures(a, c);
-    if (!c->expected || opts->unfinished) return;
+    if (!c->expected || opts->unfinished || (opts->partial && !c->begun)) return;
     int64_t end = c->begun ? row->next : 0;
     if (!row->has_meta) {
         if (row->committed > end)

@@ -55,6 +55,8 @@ static void watch(void *context, const struct finding *f) {
 static void judge(const struct world *w, const struct snapshot *snapshot,
                   const struct ledger_pubkey *keys, size_t n_keys, struct seen *seen) {
     struct audit_options opts = {.source = WORLD_SOURCE,
+                                 .partial = snapshot->partial,
+                                 .unfinished = snapshot->unfinished,
                                  .keys = keys,
                                  .n_keys = n_keys,
                                  .keep_seen = true,
@@ -517,6 +519,36 @@ static void test_begins_late(void **state) {
     story_end(&s, "begins-late", 0, NULL, 0);
 }
 
+/* --from: chains begin anywhere, or not at all, and so do the records' stories. */
+static void test_from(void **state) {
+    (void)state;
+    struct story s;
+    story_begin(&s, NULL);
+    story_tell(&s, 0, LEDGER_PARKED, 0, 5, 0);
+    story_tell(&s, 1, LEDGER_SKIPPED, 100, 105, 0);
+    story_tell(&s, 0, LEDGER_SKIPPED, 5, 7, 0);
+    story_tell(&s, RETRY, LEDGER_DELIVERED, 300, 305, 0);
+    drop_line(&s.w, 0);
+    drop_line(&s.w, 0);
+    world_snapshot(&s.w, &s.snapshot);
+    s.snapshot.partial = true;
+    story_end(&s, NULL, 0, NULL, 0);
+}
+
+/* --to: what comes later is not missed. */
+static void test_to(void **state) {
+    (void)state;
+    struct story s;
+    story_begin(&s, NULL);
+    story_tell(&s, 0, LEDGER_PARKED, 0, 5, 0);
+    story_tell(&s, RETRY, LEDGER_DELIVERED, 300, 305, 0);
+    drop_line(&s.w, 1);
+    world_snapshot(&s.w, &s.snapshot);
+    snapshot_add_drained(&s.snapshot, WORLD_SOURCE ".retry.10s");
+    s.snapshot.unfinished = true;
+    story_end(&s, NULL, 0, NULL, 0);
+}
+
 /* Settled again after a crash: the same outcomes at another time. */
 static void test_repeat_with_other_times(void **state) {
     (void)state;
@@ -768,6 +800,8 @@ int main(void) {
         cmocka_unit_test(test_committed_beyond_ledger),
         cmocka_unit_test(test_entries_younger_than_the_snapshot),
         cmocka_unit_test(test_begins_late),
+        cmocka_unit_test(test_from),
+        cmocka_unit_test(test_to),
         cmocka_unit_test(test_repeat_with_other_times),
         cmocka_unit_test(test_wrong_record_key),
         cmocka_unit_test(test_unsigned_beginning),
