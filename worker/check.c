@@ -5,6 +5,7 @@
 
 #include "worker/command.h"
 #include "worker/kafka.h"
+#include "worker/metrics.h"
 #include "worker/topics.h"
 
 #define TIMEOUT_MS 10000
@@ -158,6 +159,8 @@ int command_check(struct config *unused, int argc, char **argv) {
     bool config_only = strcmp(option, "--config-only") == 0;
     if (argc == 2 && strcmp(option, "--reference") == 0)
         return config_print_reference(stdout), EX_OK;
+    if (argc == 2 && strcmp(option, "--reference-metrics") == 0)
+        return metrics_print_reference(stdout), EX_OK;
     if (argc == 2 && strcmp(option, "--reference-ini") == 0) return config_print_ini(stdout), EX_OK;
     if (argc > 1 + config_only) return command_usage("check", "unknown argument");
     struct config *c = command_config();

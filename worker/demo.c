@@ -115,7 +115,8 @@ static struct config *demo_config(const char *bootstrap, const char *dir, bool b
               config_set(cfg, "kafka.bootstrap.servers", bootstrap, "demo", err) &&
               config_set(cfg, "sink.override", buf_cstr(&override), "demo", err) &&
               config_set(cfg, "archive", batch ? "batch" : "object", "demo", err) &&
-              config_set(cfg, "batch.compression", "none", "demo", err) && config_finish(cfg, err);
+              config_set(cfg, "batch.compression", "none", "demo", err) &&
+              config_set(cfg, "admin.listen", "", "demo", err) && config_finish(cfg, err);
     buf_free(&override);
     log_setup(LOG_ERROR, false);
     if (ok) return cfg;

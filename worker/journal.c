@@ -327,6 +327,7 @@ static void apply(struct lane *lane, struct partition *p, const struct chapter *
         struct window *w = windows_pop(&p->windows);
         struct load *load = w->user;
         count(&lane->counters, COUNTER_WINDOWS, 1);
+        count(&lane->counters, COUNTER_LEDGER_ENTRIES, lane->cfg->ledger);
         if (w->lost) count(&lane->counters, COUNTER_LOST, (uint64_t)(w->next - w->first));
         load->window = NULL;
         window_free(w);
@@ -348,6 +349,7 @@ static void apply(struct lane *lane, struct partition *p, const struct chapter *
 
 static void report(struct lane *lane, const struct settle_job *job) {
     count(&lane->counters, COUNTER_TRANSACTIONS_FAILED, 1);
+    observer_settle_error(lane, job->error);
     log_warn("settlement failed", LOG_I("lane", lane->id), LOG_S("error", job->error),
              LOG_S("next", job->result == SETTLE_STALE     ? "waits for the rebalance"
                            : job->result == SETTLE_UNKNOWN ? "the lane starts anew"
@@ -356,10 +358,11 @@ static void report(struct lane *lane, const struct settle_job *job) {
 
 static void finish(struct lane *lane, struct journal *j) {
     struct settle_job *job = j->job;
-    count(&lane->counters, COUNTER_SETTLE_US, (uint64_t)job->took_us);
+    observe_us(&lane->counters, HISTOGRAM_SETTLEMENT, 0, job->took_us);
     if (job->result == SETTLE_DONE) {
         if (j->boundaries) crash_point("boundary-after");
         count(&lane->counters, COUNTER_TRANSACTIONS, 1);
+        count_set(&lane->counters, COUNTER_SETTLED_AT_MS, (uint64_t)lane->wall_ms);
         lane->settle_backoff_ms = 0;
         for (size_t i = 0; i < j->n; i++) {
             struct partition *p = source_find(lane, j->chapters[i].serial);

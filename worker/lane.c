@@ -255,6 +255,7 @@ static void wait_for_work(struct lane *lane, int64_t timeout) {
     http_wait(lane->http, lane->wake_fd, (int)timeout);
     if (eventfd_read(lane->wake_fd, &value) == 0) value = 0;
     read_clocks(lane);
+    observer_serve(lane);
 }
 
 static void transfer(struct lane *lane) {
@@ -495,6 +496,7 @@ static void lane_free(struct lane *lane) {
     dispatch_free(lane->dispatch);
     router_free(lane->router);
     batch_close(lane);
+    observer_free(lane->observer);
     if (lane->wake_fd >= 0) close(lane->wake_fd);
     free(lane);
 }
@@ -507,6 +509,7 @@ struct lane *lane_start(const struct config *cfg, const struct worker_shared *sh
     lane->id = id;
     lane->schedule = (struct schedule){cfg->retry_delays_ms, cfg->retry_delays.n};
     lane->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    lane->observer = observer_new(lane->wake_fd);
     lane->router = router_new(cfg, err);
     if (lane->wake_fd < 0 || !lane->router) goto failed;
     lane->http = http_new(cfg);

@@ -18,6 +18,7 @@
 #include "worker/requeue.h"
 #include "worker/route.h"
 #include "worker/settle.h"
+#include "worker/snapshot.h"
 #include "worker/window.h"
 
 #define READ_BATCH 128
@@ -39,6 +40,8 @@ struct partition {
     struct windows windows;
     struct meta meta;
     int64_t committed;
+    /* Since when it is known not to be loaded; 0: it is. */
+    int64_t unloaded_ms;
     int64_t replay_end;                    /* the last end an earlier owner declared */
     bool introduced;                       /* this owner has written a ledger entry */
     rd_kafka_message_t *stash[READ_BATCH]; /* read but not taken: no room, or not due */
@@ -57,6 +60,7 @@ struct lane {
     atomic_int command; /* enum lane_command, by the main thread */
     atomic_int state;   /* enum lane_state, by the lane */
     struct counters counters;
+    struct observer *observer;
 
     rd_kafka_t *consumer;
     rd_kafka_queue_t *main_queue, *admin_queue;

@@ -79,17 +79,18 @@ static void end_slot(struct load *load, struct slot *slot, enum fate fate,
     case FATE_OPEN:
         break;
     case FATE_DELIVERED:
-        count(c, COUNTER_DELIVERED, 1);
+        count_by(c, COUNTER_DELIVERED, slot->sink, 1);
         break;
     case FATE_SKIPPED:
-        count(c, COUNTER_SKIPPED, 1);
+        count_by(c, COUNTER_SKIPPED, slot->sink, 1);
         break;
     case FATE_PARKED:
         load->parked++;
-        count(c, COUNTER_PARKED, 1);
+        count_by(c, COUNTER_PARKED, slot->sink, 1);
         break;
     case FATE_DEAD:
-        count(c, dead_counter(o->fault), 1);
+        count_by(c, dead_counter(o->fault), slot->sink, 1);
+        observer_dead(load->lane, load, slot);
         break;
     }
     if (fate == FATE_DELIVERED || fate == FATE_SKIPPED) let_go(load, slot);
@@ -155,13 +156,14 @@ static void log_failure(const struct load *load, const struct parcel *p) {
 static void end_parcel(struct parcel *parcel, const struct outcome *o) {
     struct load *load = parcel->load;
     struct lane *lane = load->lane;
+    unsigned sink = parcel->members[0]->sink;
     parcel->outcome = *o;
     parcel->fate = decide(lane, parcel, o);
     if (parcel->fate == FATE_DELIVERED) {
-        count(&lane->counters, COUNTER_PARCELS, 1);
-        count(&lane->counters, COUNTER_PARCEL_BYTES, parcel->delivery.batch.body_len);
+        count_by(&lane->counters, COUNTER_PARCELS, sink, 1);
+        count_by(&lane->counters, COUNTER_PARCEL_BYTES, sink, parcel->delivery.batch.body_len);
     } else {
-        count(&lane->counters, COUNTER_ATTEMPTS_FAILED, !o->uncounted);
+        count_by(&lane->counters, COUNTER_ATTEMPTS_FAILED, sink, !o->uncounted);
         log_failure(load, parcel);
     }
     parcel_release(parcel);
@@ -172,6 +174,9 @@ static void end_parcel(struct parcel *parcel, const struct outcome *o) {
 static void parcel_done(struct delivery *d, const struct outcome *o) {
     struct parcel *parcel = (struct parcel *)(void *)d;
     if (o->verdict == VERDICT_OK) crash_point("put-after");
+    if (d->sent_ms && !o->uncounted)
+        observe_us(&parcel->load->lane->counters, HISTOGRAM_DELIVERY, parcel->members[0]->sink,
+                   (parcel->load->lane->now_ms - d->sent_ms) * 1000);
     parcel->load->out--;
     end_parcel(parcel, o);
 }
@@ -468,6 +473,7 @@ static void deliver(struct load *load, struct slot *slot, const struct record *r
         if (batched) leave_batch(load, past);
         return;
     case ROUTE_DELIVER:
+        slot->sink = (uint8_t)(1 + sink_type_index(dest->type));
         break;
     }
     if (past && !batched && past->not_before_ms > lane->wall_ms)

@@ -36,13 +36,21 @@ static const struct command {
      "  --dir DIR  where the archive goes (default: runsink-demo)\n"
      "  --batch    one NDJSON object per destination and window instead of one per event\n"},
     {"check", command_check, false, "check configuration, broker and topics",
-     "usage: runsink check [--config-only | --reference | --reference-ini]\n\n"
+     "usage: runsink check [--config-only | --reference | --reference-ini | "
+     "--reference-metrics]\n\n"
      "Prints the configuration with the origin of each value, then what the broker knows: the\n"
      "topics that would be consumed, runsink's own topics that are missing, the group and its "
      "lag.\n"
      "  --config-only    don't connect\n"
      "  --reference      print the table of all keys, in Markdown\n"
-     "  --reference-ini  print a runsink.ini with all keys at their defaults\n"},
+     "  --reference-ini  print a runsink.ini with all keys at their defaults\n"
+     "  --reference-metrics\n"
+     "                   print the table of all metrics, in Markdown\n"},
+    {"health", command_health, true, "ask the worker on this machine whether it is alive, or ready",
+     "usage: runsink health [--ready]\n\n"
+     "Asks the admin server at admin.listen: for an image's HEALTHCHECK and for exec probes.\n"
+     "  --ready  whether it consumes: assigned, offsets known, not draining\n"
+     "Exit codes: 0 yes, 69 no or no answer, with the reason on standard error.\n"},
     {"explain", command_explain, true, "say where events would go, sending nothing",
      "usage: runsink explain [--framed] [--header NAME=VALUE]... < events\n\n"
      "Reads one event a line and writes one JSON object a line: the outcome (deliver, skipped,\n"

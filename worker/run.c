@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "sinks/http.h"
+#include "worker/admin.h"
 #include "worker/command.h"
 #include "worker/crash.h"
 #include "worker/kafka.h"
@@ -32,20 +33,12 @@ struct worker {
     struct worker_shared shared;
     struct ledger_signer *signer;
     rd_kafka_t *admin;
+    struct admin *server; /* NULL: switched off */
     struct lane **lanes;
     int64_t n_lanes;
     int signal_fd;
     bool draining;
 };
-
-const char *counter_name(enum counter id) {
-    static const char *const names[COUNTERS] = {
-#define COUNTER(id_, name, help) [COUNTER_##id_] = name,
-#include "worker/counters.def"
-#undef COUNTER
-    };
-    return names[id];
-}
 
 /* ---- topics ---- */
 
@@ -254,6 +247,8 @@ static bool start_lanes(struct worker *w, struct buf *err) {
 }
 
 static void stop_lanes(struct worker *w, uint64_t totals[COUNTERS]) {
+    admin_close(w->server); /* it looks at the lanes */
+    w->server = NULL;
     drain_all(w);
     for (int64_t i = 0; i < w->n_lanes; i++) {
         /* The lane is freed by the join: its last counts are read when its thread has ended. */
@@ -304,8 +299,10 @@ static int begin(struct worker *w, struct buf *err) {
         return EX_OSERR;
     }
     if (!open_ledger(w, err) || !open_admin(w, err)) return EX_CONFIG;
+    if (!admin_open(w->cfg, &w->server, err)) return EX_CONFIG;
     if (!refresh_topics(w, true, err)) return EX_UNAVAILABLE;
-    return start_lanes(w, err) ? EX_OK : EX_CONFIG;
+    if (!start_lanes(w, err)) return EX_CONFIG;
+    return admin_serve(w->server, w->lanes, (size_t)w->n_lanes, err) ? EX_OK : EX_OSERR;
 }
 
 int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,

@@ -12,6 +12,5 @@ typedef struct config *reload_fn(const struct config *now, struct buf *taken, st
 /* Runs until a signal, or with until_end until the ends seen at the start are settled. totals gets
  * the sums of the lanes' counters. Returns the exit code. */
 int run_worker(struct config *, reload_fn *, bool until_end, uint64_t totals[COUNTERS]);
-const char *counter_name(enum counter);
 
 #endif

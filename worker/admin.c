@@ -1,0 +1,497 @@
+#include "worker/admin.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <microhttpd.h>
+#include <netdb.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "worker/hash.h"
+#include "worker/lane.h"
+#include "worker/log.h"
+#include "worker/status.h"
+
+#define CONNECTIONS_MAX 64
+#define CONNECTIONS_PER_IP 32
+#define CONNECTION_TIMEOUT_S 15
+#define CONNECTION_MEMORY ((size_t)16384) /* bounds a request's head */
+#define FRESH_MS 1000                     /* a younger snapshot is not asked for again */
+#define PATIENCE_MS 300                   /* for all lanes together */
+#define ANSWER_MAX ((size_t)128 << 20)    /* more than the most that bounded lists can make */
+
+/* worker/status.html, embedded by worker/embed.cmake */
+extern const unsigned char status_page[];
+extern const size_t status_page_len;
+
+struct admin {
+    const struct config *cfg;
+    int fd; /* listens; MHD's once it serves */
+    struct MHD_Daemon *daemon;
+    struct lane *const *lanes;
+    size_t n;
+    int64_t served_ms, started_ms; /* monotonic; wall clock */
+    char policy[512];              /* Content-Security-Policy of the page */
+    /* The server's thread alone: the last snapshot of each lane. */
+    struct lane_snapshot **snapshots;
+    int64_t *snapshot_ms;
+    /* History, noted by a thread of its own. */
+    pthread_t historian;
+    bool has_historian, stop;
+    pthread_mutex_t mutex;
+    pthread_cond_t stopping;
+    struct status_sample samples[STATUS_SAMPLES + 1]; /* and room for the present */
+    size_t n_samples;
+};
+
+static int64_t clock_ms(clockid_t id) {
+    struct timespec ts;
+    clock_gettime(id, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* ---- how the lanes are ---- */
+
+static bool is_running(const struct lane *lane) {
+    return atomic_load(&lane->state) == LANE_RUNNING;
+}
+
+int64_t admin_silence_ms(struct lane *const *lanes, size_t n, int64_t since_ms, int64_t now_ms) {
+    int64_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!is_running(lanes[i])) continue;
+        int64_t seen = (int64_t)count_get(&lanes[i]->counters, COUNTER_TURN_MS);
+        int64_t silent = now_ms - (seen > since_ms ? seen : since_ms);
+        if (silent > most) most = silent;
+    }
+    return most;
+}
+
+const char *admin_not_ready(struct lane *const *lanes, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (atomic_load(&lanes[i]->command) == LANE_DRAIN || !is_running(lanes[i]))
+            return "draining: what flies is finished, nothing new is taken";
+    for (size_t i = 0; i < n; i++)
+        if (!count_get(&lanes[i]->counters, COUNTER_ASSIGNED))
+            return "no assignment yet: joining the consumer group";
+    for (size_t i = 0; i < n; i++)
+        if (count_get(&lanes[i]->counters, COUNTER_UNLOADED))
+            return "the committed offset of a partition is not available yet";
+    return NULL;
+}
+
+static void add_lanes(const struct admin *a, struct metrics_sums *ret) {
+    memset(ret, 0, sizeof *ret);
+    for (size_t i = 0; i < a->n; i++) metrics_add(ret, &a->lanes[i]->counters);
+}
+
+/* Asks all lanes whose snapshot is old, then waits for them together; one that is silent keeps its
+ * old one and is not waited for again until it has turned. */
+static void refresh_snapshots(struct admin *a) {
+    int64_t now = clock_ms(CLOCK_MONOTONIC);
+    for (size_t i = 0; i < a->n; i++)
+        if (is_running(a->lanes[i]) && now - a->snapshot_ms[i] >= FRESH_MS)
+            observer_ask(a->lanes[i]->observer);
+    for (size_t i = 0; i < a->n; i++) {
+        struct lane *const *lane = &a->lanes[i];
+        if (!is_running(*lane) || now - a->snapshot_ms[i] < FRESH_MS) continue;
+        bool silent = admin_silence_ms(lane, 1, a->served_ms, now) > 2 * FRESH_MS;
+        struct lane_snapshot *s =
+            observer_take((*lane)->observer, now + (silent ? 0 : PATIENCE_MS));
+        if (!s) continue;
+        lane_snapshot_free(a->snapshots[i]);
+        a->snapshots[i] = s;
+        a->snapshot_ms[i] = clock_ms(CLOCK_MONOTONIC);
+    }
+}
+
+/* ---- history ---- */
+
+static void note_sample(struct admin *a) {
+    struct metrics_sums *sums = xmalloc(sizeof *sums);
+    add_lanes(a, sums);
+    pthread_mutex_lock(&a->mutex);
+    if (a->n_samples == STATUS_SAMPLES)
+        memmove(a->samples, a->samples + 1, --a->n_samples * sizeof *a->samples);
+    status_sample(sums, clock_ms(CLOCK_REALTIME), &a->samples[a->n_samples++]);
+    pthread_mutex_unlock(&a->mutex);
+    free(sums);
+}
+
+static void *historian_main(void *arg) {
+    struct admin *a = arg;
+    int64_t next = clock_ms(CLOCK_MONOTONIC);
+    for (bool stop = false; !stop;) {
+        note_sample(a);
+        next += STATUS_SAMPLE_MS;
+        struct timespec until = {.tv_sec = next / 1000, .tv_nsec = next % 1000 * 1000000};
+        pthread_mutex_lock(&a->mutex);
+        for (int rc = 0; !a->stop && rc == 0;)
+            rc = pthread_cond_timedwait(&a->stopping, &a->mutex, &until);
+        stop = a->stop;
+        pthread_mutex_unlock(&a->mutex);
+    }
+    return NULL;
+}
+
+/* ---- answers ---- */
+
+struct answer {
+    int status;
+    const char *type;
+    struct buf body;
+};
+
+static void say(struct answer *to, int status, const char *line) {
+    to->status = status;
+    buf_printf(&to->body, "%s\n", line);
+}
+
+static void answer_health(struct admin *a, struct answer *to) {
+    int64_t silence = admin_silence_ms(a->lanes, a->n, a->served_ms, clock_ms(CLOCK_MONOTONIC));
+    if (silence <= ADMIN_SILENCE_MAX_MS) {
+        say(to, MHD_HTTP_OK, "ok");
+        return;
+    }
+    to->status = MHD_HTTP_SERVICE_UNAVAILABLE;
+    buf_printf(&to->body, "a lane has not been seen awake for %lld s\n", (long long)silence / 1000);
+}
+
+static void answer_ready(struct admin *a, struct answer *to) {
+    const char *why = admin_not_ready(a->lanes, a->n);
+    say(to, why ? MHD_HTTP_SERVICE_UNAVAILABLE : MHD_HTTP_OK, why ? why : "ready");
+}
+
+static void print_lag(const struct admin *a, struct buf *out) {
+    struct buf labels;
+    buf_init(&labels, 4096);
+    metrics_head(GIVEN_LAG, out);
+    for (size_t i = 0; i < a->n; i++) {
+        const struct lane_snapshot *s = is_running(a->lanes[i]) ? a->snapshots[i] : NULL;
+        for (size_t j = 0; s && j < s->n_partitions; j++) {
+            const struct snapshot_partition *p = &s->partitions[j];
+            char number[16];
+            if (p->lag < 0) continue;
+            snprintf(number, sizeof number, "%d", (int)p->id);
+            buf_clear(&labels);
+            metrics_label(&labels, "topic", p->topic);
+            metrics_label(&labels, "partition", number);
+            metrics_label(&labels, "kind", p->retry ? "retry" : "source");
+            metrics_sample(GIVEN_LAG, buf_cstr(&labels), (double)p->lag, out);
+        }
+    }
+    buf_free(&labels);
+}
+
+static void alone(enum given id, double value, struct buf *out) {
+    metrics_head(id, out);
+    metrics_sample(id, "", value, out);
+}
+
+static void print_destinations(const struct admin *a, struct buf *out) {
+    size_t known = 0, open = 0, failing = 0;
+    for (size_t i = 0; i < a->n; i++) {
+        if (!a->snapshots[i]) continue;
+        known += a->snapshots[i]->known;
+        open += a->snapshots[i]->open;
+        failing += a->snapshots[i]->failing;
+    }
+    metrics_head(GIVEN_DESTINATIONS, out);
+    metrics_sample(GIVEN_DESTINATIONS, "state=\"open\"", (double)open, out);
+    metrics_sample(GIVEN_DESTINATIONS, "state=\"closed\"", (double)(known - open), out);
+    alone(GIVEN_FAILING, (double)failing, out);
+}
+
+static void print_build(struct buf *out) {
+    struct buf labels;
+    buf_init(&labels, 1024);
+    metrics_label(&labels, "version", RUNSINK_VERSION);
+    metrics_label(&labels, "librdkafka", rd_kafka_version_str());
+    metrics_label(&labels, "libcurl", curl_version_info(CURLVERSION_NOW)->version);
+    metrics_head(GIVEN_BUILD, out);
+    metrics_sample(GIVEN_BUILD, buf_cstr(&labels), 1, out);
+    buf_free(&labels);
+}
+
+static void answer_metrics(struct admin *a, struct answer *to) {
+    struct metrics_sums *sums = xmalloc(sizeof *sums);
+    struct buf *out = &to->body;
+    int64_t now = clock_ms(CLOCK_MONOTONIC);
+    size_t running = 0;
+    refresh_snapshots(a);
+    add_lanes(a, sums);
+    metrics_print(sums, out);
+    free(sums);
+    for (size_t i = 0; i < a->n; i++) running += is_running(a->lanes[i]);
+    print_lag(a, out);
+    print_destinations(a, out);
+    alone(GIVEN_BUDGET, (double)a->cfg->memory_budget, out);
+    alone(GIVEN_LANES, (double)running, out);
+    alone(GIVEN_TURN_AGE, (double)admin_silence_ms(a->lanes, a->n, a->served_ms, now) / 1000, out);
+    alone(GIVEN_READY, !admin_not_ready(a->lanes, a->n), out);
+    print_build(out);
+    metrics_process((double)a->started_ms / 1000, out);
+    to->type = "text/plain; version=0.0.4; charset=utf-8";
+}
+
+static void answer_status(struct admin *a, struct answer *to) {
+    struct metrics_sums *sums = xmalloc(sizeof *sums);
+    int64_t *ages = xcalloc(a->n + 1, sizeof *ages);
+    refresh_snapshots(a);
+    add_lanes(a, sums);
+    int64_t now = clock_ms(CLOCK_MONOTONIC);
+    for (size_t i = 0; i < a->n; i++) ages[i] = now - a->snapshot_ms[i];
+    struct status s = {.cfg = a->cfg,
+                       .sums = sums,
+                       .snapshots = a->snapshots,
+                       .ages_ms = ages,
+                       .lanes = a->n,
+                       .samples = a->samples,
+                       .now_ms = clock_ms(CLOCK_REALTIME),
+                       .started_ms = a->started_ms,
+                       .silence_ms = admin_silence_ms(a->lanes, a->n, a->served_ms, now),
+                       .not_ready = admin_not_ready(a->lanes, a->n)};
+    pthread_mutex_lock(&a->mutex);
+    status_sample(sums, s.now_ms, &a->samples[a->n_samples]);
+    s.n_samples = a->n_samples + 1;
+    status_json(&s, &to->body);
+    pthread_mutex_unlock(&a->mutex);
+    to->type = "application/json";
+    free(ages);
+    free(sums);
+}
+
+static void answer_page(struct admin *a, struct answer *to) {
+    (void)a;
+    buf_add(&to->body, status_page, status_page_len);
+    to->type = "text/html; charset=utf-8";
+}
+
+/* ---- HTTP ---- */
+
+static const struct route {
+    const char *path;
+    void (*fn)(struct admin *, struct answer *);
+} routes[] = {{"/", answer_page},
+              {"/metrics", answer_metrics},
+              {"/status.json", answer_status},
+              {"/healthz", answer_health},
+              {"/readyz", answer_ready}};
+
+static enum MHD_Result send_answer(const struct admin *a, struct MHD_Connection *c,
+                                   struct answer *answer) {
+    struct MHD_Response *r =
+        MHD_create_response_from_buffer(answer->body.n, answer->body.p, MHD_RESPMEM_MUST_FREE);
+    if (!r) {
+        buf_free(&answer->body);
+        return MHD_NO;
+    }
+    MHD_add_response_header(r, "Content-Type", answer->type);
+    MHD_add_response_header(r, "Content-Security-Policy", a->policy);
+    MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
+    MHD_add_response_header(r, "Cross-Origin-Resource-Policy", "same-origin");
+    MHD_add_response_header(r, "Referrer-Policy", "no-referrer");
+    MHD_add_response_header(r, "Cache-Control", "no-store");
+    if (answer->status == MHD_HTTP_METHOD_NOT_ALLOWED)
+        MHD_add_response_header(r, "Allow", "GET, HEAD");
+    /* What a refused request has behind its head is not read. */
+    if (answer->status >= 400 && answer->status < 500)
+        MHD_add_response_header(r, "Connection", "close");
+    enum MHD_Result rc = MHD_queue_response(c, (unsigned)answer->status, r);
+    MHD_destroy_response(r);
+    return rc;
+}
+
+static bool has_body(struct MHD_Connection *c) {
+    const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
+    return MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Transfer-Encoding") ||
+           (length && strcmp(length, "0") != 0);
+}
+
+static void answer(struct admin *a, const char *url, struct answer *to) {
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
+        if (strcmp(url, routes[i].path) != 0) continue;
+        to->status = MHD_HTTP_OK;
+        routes[i].fn(a, to);
+        return;
+    }
+    say(to, MHD_HTTP_NOT_FOUND, "nothing here: / /metrics /status.json /healthz /readyz");
+}
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const char *url,
+                                  const char *method, const char *version, const char *upload,
+                                  size_t *upload_size, void **state) {
+    static char seen;
+    struct admin *a = cls;
+    struct answer to = {.type = "text/plain; charset=utf-8"};
+    (void)version;
+    (void)upload;
+    bool first = !*state;
+    bool reads = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+    bool refused = !reads || has_body(c);
+    *state = &seen;
+    if (first && !refused) return MHD_YES; /* answered when the head is through */
+    if (!first && *upload_size) return MHD_NO;
+    buf_init(&to.body, ANSWER_MAX);
+    if (!reads)
+        say(&to, MHD_HTTP_METHOD_NOT_ALLOWED, "GET and HEAD alone");
+    else if (refused)
+        say(&to, MHD_HTTP_BAD_REQUEST, "a request here has no body");
+    else
+        answer(a, url, &to);
+    return send_answer(a, c, &to);
+}
+
+__attribute__((format(printf, 2, 0))) static void on_log(void *cls, const char *fmt, va_list ap) {
+    char line[512];
+    (void)cls;
+    vsnprintf(line, sizeof line, fmt, ap);
+    line[strcspn(line, "\n")] = '\0';
+    log_debug("admin server", LOG_S("message", line));
+}
+
+/* ---- life ---- */
+
+/* The page's one script and one style sheet are allowed by their digests, and nothing else is. */
+static void add_digest(const char *open, const char *close, const char *rule, struct buf *out) {
+    struct str page = {(const char *)status_page, status_page_len};
+    const char *from = memmem(page.p, page.n, open, strlen(open));
+    if (!from) return;
+    from += strlen(open);
+    const char *to = memmem(from, (size_t)(page.p + page.n - from), close, strlen(close));
+    if (!to) return;
+    uint8_t digest[SHA256_LEN];
+    sha256(from, (size_t)(to - from), digest);
+    buf_printf(out, "; %s 'sha256-", rule);
+    base64_add(out, digest, sizeof digest);
+    buf_putc(out, '\'');
+}
+
+static void make_policy(struct admin *a) {
+    struct buf out;
+    buf_init(&out, sizeof a->policy - 1);
+    buf_puts(&out, "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; "
+                   "form-action 'none'; frame-ancestors 'none'");
+    add_digest("<script>", "</script>", "script-src", &out);
+    add_digest("<style>", "</style>", "style-src", &out);
+    memcpy(a->policy, buf_cstr(&out), out.n + 1);
+    buf_free(&out);
+}
+
+bool admin_address(const char *text, char host[ADMIN_HOST_MAX], char port[6]) {
+    const char *colon = strrchr(text, ':');
+    if (!colon || strlen(colon + 1) == 0 || strlen(colon + 1) > 5) return false;
+    if (colon[1 + strspn(colon + 1, "0123456789")] != '\0') return false;
+    size_t n = (size_t)(colon - text);
+    bool bracketed = n >= 2 && text[0] == '[' && text[n - 1] == ']';
+    if (bracketed) {
+        text++;
+        n -= 2;
+    }
+    if (n >= ADMIN_HOST_MAX || (!bracketed && memchr(text, ':', n))) return false;
+    memcpy(host, text, n);
+    host[n] = '\0';
+    memcpy(port, colon + 1, strlen(colon + 1) + 1);
+    return true;
+}
+
+static int listen_on(const struct addrinfo *ai) {
+    int one = 1;
+    int fd = socket(ai->ai_family, ai->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return -1;
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0 &&
+        bind(fd, ai->ai_addr, ai->ai_addrlen) == 0 && listen(fd, CONNECTIONS_MAX) == 0)
+        return fd;
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+static int bind_address(const char *text, struct buf *err) {
+    char host[ADMIN_HOST_MAX], port[6];
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list = NULL;
+    int fd = -1;
+    const char *why = "it is not address:port";
+    if (admin_address(text, host, port)) {
+        int rc = getaddrinfo(*host ? host : NULL, port, &hints, &list);
+        if (rc) why = gai_strerror(rc);
+        for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
+            fd = listen_on(ai);
+            if (fd < 0) why = strerror(errno);
+        }
+        if (list) freeaddrinfo(list);
+    }
+    if (fd < 0)
+        buf_printf(err,
+                   "admin.listen: can't listen at %s: %s; choose another address, or leave it "
+                   "empty to have no metrics, health and status page\n",
+                   text, why);
+    return fd;
+}
+
+bool admin_open(const struct config *cfg, struct admin **ret, struct buf *err) {
+    if (!cfg->admin_listen[0]) return true;
+    int fd = bind_address(cfg->admin_listen, err);
+    if (fd < 0) return false;
+    struct admin *a = xcalloc(1, sizeof *a);
+    a->cfg = cfg;
+    a->fd = fd;
+    a->started_ms = clock_ms(CLOCK_REALTIME);
+    make_policy(a);
+    pthread_condattr_t attr;
+    pthread_mutex_init(&a->mutex, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&a->stopping, &attr);
+    pthread_condattr_destroy(&attr);
+    *ret = a;
+    return true;
+}
+
+bool admin_serve(struct admin *a, struct lane *const *lanes, size_t n, struct buf *err) {
+    if (!a) return true;
+    a->lanes = lanes;
+    a->n = n;
+    a->served_ms = clock_ms(CLOCK_MONOTONIC);
+    a->snapshots = xcalloc(n, sizeof(struct lane_snapshot *));
+    a->snapshot_ms = xcalloc(n, sizeof *a->snapshot_ms);
+    a->has_historian = pthread_create(&a->historian, NULL, historian_main, a) == 0;
+    if (a->has_historian)
+        a->daemon = MHD_start_daemon(
+            MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+            on_request, a, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET,
+            a->fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
+            MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)CONNECTIONS_PER_IP,
+            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)CONNECTION_TIMEOUT_S,
+            MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, MHD_OPTION_END);
+    if (!a->daemon) {
+        buf_puts(err, "starting the admin server's threads failed\n");
+        return false;
+    }
+    a->fd = -1;
+    log_info("admin server listens", LOG_S("address", a->cfg->admin_listen));
+    return true;
+}
+
+void admin_close(struct admin *a) {
+    if (!a) return;
+    if (a->daemon) MHD_stop_daemon(a->daemon); /* closes what it listened on */
+    if (a->has_historian) {
+        pthread_mutex_lock(&a->mutex);
+        a->stop = true;
+        pthread_cond_signal(&a->stopping);
+        pthread_mutex_unlock(&a->mutex);
+        pthread_join(a->historian, NULL);
+    }
+    for (size_t i = 0; i < a->n && a->snapshots; i++) lane_snapshot_free(a->snapshots[i]);
+    free(a->snapshots);
+    free(a->snapshot_ms);
+    if (a->fd >= 0) close(a->fd);
+    pthread_cond_destroy(&a->stopping);
+    pthread_mutex_destroy(&a->mutex);
+    free(a);
+}

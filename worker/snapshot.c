@@ -1,0 +1,302 @@
+#include "worker/snapshot.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+#include "worker/lane.h"
+#include "worker/log.h"
+
+#define GAUGES_MS 1000
+
+struct observer {
+    /* The lane's alone. */
+    int64_t gauges_ms;
+    struct snapshot_dead dead[SNAPSHOT_DEAD]; /* a ring */
+    uint64_t n_dead;
+    struct snapshot_reason reasons[SNAPSHOT_REASONS];
+    size_t n_reasons;
+    uint64_t other_reasons;
+    char settle_error[256];
+    int64_t settle_error_ms;
+    /* Shared. */
+    int wake_fd;
+    atomic_bool asked;
+    pthread_mutex_t mutex;
+    pthread_cond_t there;
+    struct lane_snapshot *ready; /* nobody's but the mutex's */
+};
+
+struct observer *observer_new(int wake_fd) {
+    struct observer *o = xcalloc(1, sizeof *o);
+    pthread_condattr_t attr;
+    o->wake_fd = wake_fd;
+    pthread_mutex_init(&o->mutex, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&o->there, &attr);
+    pthread_condattr_destroy(&attr);
+    return o;
+}
+
+void observer_free(struct observer *o) {
+    if (!o) return;
+    lane_snapshot_free(o->ready);
+    pthread_cond_destroy(&o->there);
+    pthread_mutex_destroy(&o->mutex);
+    free(o);
+}
+
+void lane_snapshot_free(struct lane_snapshot *s) {
+    if (!s) return;
+    free(s->partitions);
+    free(s);
+}
+
+/* ---- what happens ---- */
+
+static struct snapshot_reason *reason_for(struct observer *o, const struct outcome *outcome) {
+    struct snapshot_reason *stale = o->reasons;
+    for (size_t i = 0; i < o->n_reasons; i++) {
+        struct snapshot_reason *r = &o->reasons[i];
+        if (r->fault == outcome->fault && strcmp(r->why, outcome->why) == 0) return r;
+        if (r->last_ms < stale->last_ms) stale = r;
+    }
+    if (o->n_reasons < SNAPSHOT_REASONS)
+        stale = &o->reasons[o->n_reasons++];
+    else /* some come from stores' answers, so there is no end to them */
+        o->other_reasons += stale->count;
+    *stale = (struct snapshot_reason){.fault = outcome->fault};
+    memcpy(stale->why, outcome->why, sizeof stale->why);
+    return stale;
+}
+
+void observer_dead(struct lane *lane, const struct load *load, const struct slot *slot) {
+    struct observer *o = lane->observer;
+    const struct parcel *p = slot->parcel;
+    struct snapshot_dead *d = &o->dead[o->n_dead++ % SNAPSHOT_DEAD];
+    *d = (struct snapshot_dead){.at_ms = lane->wall_ms,
+                                .partition = slot->from_partition,
+                                .offset = slot->from_offset,
+                                .outcome = *slot->outcome,
+                                .attempts = p ? p->progress.attempts : slot->progress.attempts};
+    snprintf(d->topic, sizeof d->topic, "%s", load->topic);
+    if (p) snprintf(d->label, sizeof d->label, "%s", p->label);
+    struct snapshot_reason *r = reason_for(o, slot->outcome);
+    r->count++;
+    r->last_ms = lane->wall_ms;
+}
+
+void observer_settle_error(struct lane *lane, const char *error) {
+    struct observer *o = lane->observer;
+    snprintf(o->settle_error, sizeof o->settle_error, "%s", error);
+    o->settle_error_ms = lane->wall_ms;
+}
+
+/* ---- gauges ---- */
+
+static int64_t since(int64_t then, int64_t now) {
+    return then && now > then ? now - then : 0;
+}
+
+static int64_t oldest_ms(const struct lane *lane, const struct partition *p) {
+    const struct load *load = p->windows.oldest ? p->windows.oldest->user : NULL;
+    return load ? since(load->opened_ms, lane->now_ms) : 0;
+}
+
+/* Nothing left to read and nothing unsettled: what lies between is the markers of transactions. */
+static bool is_idle(const struct partition *p) {
+    return p->loaded && p->eof && !p->windows.count && p->stash_at == p->stash_n;
+}
+
+static void measure(const struct lane *lane, const struct partition *p, int64_t *ret_end,
+                    int64_t *ret_lag) {
+    int64_t low = -1, high = -1;
+    *ret_end = *ret_lag = -1;
+    if (!p->loaded || rd_kafka_get_watermark_offsets(lane->consumer, p->topic, p->id, &low,
+                                                     &high) != RD_KAFKA_RESP_ERR_NO_ERROR)
+        return;
+    int64_t from = p->begins ? low : p->committed;
+    if (high < 0 || from < 0) return; /* nothing was fetched yet */
+    *ret_end = high;
+    *ret_lag = is_idle(p) || high < from ? 0 : high - from;
+}
+
+struct gauges {
+    uint64_t partitions, unloaded, open, unsettled, lag;
+    int64_t oldest, record_age, unstable;
+};
+
+static void greatest(int64_t *most, int64_t n) {
+    if (n > *most) *most = n;
+}
+
+static void gauge(const struct lane *lane, struct partition *p, struct gauges *g) {
+    int64_t end, lag;
+    const struct window *open = windows_open(&p->windows);
+    const struct load *first = p->windows.oldest ? p->windows.oldest->user : NULL;
+    measure(lane, p, &end, &lag);
+    g->partitions++;
+    g->unloaded += !p->loaded;
+    g->open += open != NULL;
+    g->unsettled += p->windows.count - (open != NULL);
+    if (p->kind == PARTITION_SOURCE && lag > 0) g->lag += (uint64_t)lag;
+    greatest(&g->oldest, oldest_ms(lane, p));
+    if (p->kind == PARTITION_SOURCE && first)
+        greatest(&g->record_age, since(first->timestamp_ms, lane->wall_ms));
+    if (p->loaded)
+        p->unloaded_ms = 0;
+    else if (!p->unloaded_ms)
+        p->unloaded_ms = lane->now_ms;
+    greatest(&g->unstable, since(p->unloaded_ms, lane->now_ms));
+}
+
+static void set_gauges(struct lane *lane) {
+    struct counters *c = &lane->counters;
+    struct gauges g = {0};
+    for (struct partition *p = lane->partitions; p; p = p->next) gauge(lane, p, &g);
+    count_set(c, COUNTER_ASSIGNED, lane->assigned);
+    count_set(c, COUNTER_PARTITIONS, g.partitions);
+    count_set(c, COUNTER_UNLOADED, g.unloaded);
+    count_set(c, COUNTER_WINDOWS_OPEN, g.open);
+    count_set(c, COUNTER_WINDOWS_UNSETTLED, g.unsettled);
+    count_set(c, COUNTER_LAG, g.lag);
+    count_set(c, COUNTER_OLDEST_MS, (uint64_t)g.oldest);
+    count_set(c, COUNTER_RECORD_AGE_MS, (uint64_t)g.record_age);
+    count_set(c, COUNTER_UNSTABLE_MS, (uint64_t)g.unstable);
+}
+
+/* ---- copying ---- */
+
+static const char *state_of(const struct lane *lane, const struct partition *p) {
+    const struct window *open = windows_open(&p->windows);
+    if (!p->loaded) return "waits for its committed offset";
+    if (p->seek_ms) return "looks for its position";
+    if (p->left) return "left to the next owner";
+    if (open && open->replayed) return "replays";
+    if (p->head_due_ms > lane->wall_ms) return "waits until due";
+    return is_idle(p) ? "at the end" : "reads";
+}
+
+static void copy_partitions(struct lane *lane, struct lane_snapshot *s) {
+    size_t n = 0;
+    for (const struct partition *p = lane->partitions; p; p = p->next) n++;
+    size_t most = n < SNAPSHOT_PARTITIONS ? n : SNAPSHOT_PARTITIONS;
+    s->partitions = xcalloc(most + 1, sizeof *s->partitions);
+    s->unlisted_partitions = n - most;
+    for (struct partition *p = lane->partitions; p && s->n_partitions < most; p = p->next) {
+        struct snapshot_partition *to = &s->partitions[s->n_partitions++];
+        memcpy(to->topic, p->topic, sizeof to->topic);
+        to->id = p->id;
+        to->lane = lane->id;
+        to->retry = p->kind == PARTITION_RETRY;
+        to->state = state_of(lane, p);
+        to->committed = p->loaded && !p->begins ? p->committed : -1;
+        to->windows = p->windows.count;
+        to->oldest_ms = oldest_ms(lane, p);
+        measure(lane, p, &to->end, &to->lag);
+    }
+}
+
+int snapshot_worse(const void *a, const void *b) {
+    const struct destination_health *x = &((const struct snapshot_destination *)a)->health;
+    const struct destination_health *y = &((const struct snapshot_destination *)b)->health;
+    if (x->open != y->open) return x->open ? -1 : 1;
+    if (x->failures != y->failures) return x->failures > y->failures ? -1 : 1;
+    uint64_t p = x->failed + x->parked, q = y->failed + y->parked;
+    if (p != q) return p > q ? -1 : 1;
+    return (x->delivered < y->delivered) - (x->delivered > y->delivered);
+}
+
+/* Room for twice what is kept: sorted and cut when full, so that a table of any size costs little
+ * more than one look at each. */
+struct collection {
+    struct lane_snapshot *to;
+    const struct lane *lane;
+    size_t n;
+    struct snapshot_destination all[2 * SNAPSHOT_DESTINATIONS];
+};
+
+static void cut(struct collection *c) {
+    qsort(c->all, c->n, sizeof *c->all, snapshot_worse);
+    if (c->n > SNAPSHOT_DESTINATIONS) c->n = SNAPSHOT_DESTINATIONS;
+}
+
+static void collect(struct destination *dest, void *ctx) {
+    struct collection *c = ctx;
+    struct snapshot_destination *d = &c->all[c->n];
+    destination_health(dest, &d->health);
+    c->to->known++;
+    c->to->open += d->health.open;
+    c->to->failing += d->health.failures > 0;
+    c->to->troubled += d->health.failed || d->health.parked;
+    memcpy(d->label, dest->label, sizeof d->label);
+    d->type = dest->type->name;
+    d->lane = c->lane->id;
+    d->failing_ms =
+        d->health.failing_since_ms ? since(d->health.failing_since_ms, c->lane->now_ms) : -1;
+    if (++c->n == 2 * SNAPSHOT_DESTINATIONS) cut(c);
+}
+
+static void copy_destinations(struct lane *lane, struct lane_snapshot *s) {
+    struct collection *c = xmalloc(sizeof *c);
+    c->to = s;
+    c->lane = lane;
+    c->n = 0;
+    router_each(lane->router, collect, c);
+    cut(c);
+    memcpy(s->destinations, c->all, c->n * sizeof *c->all);
+    s->n_destinations = c->n;
+    free(c);
+}
+
+static void copy_notes(const struct observer *o, struct lane_snapshot *s) {
+    s->n_dead = o->n_dead < SNAPSHOT_DEAD ? (size_t)o->n_dead : SNAPSHOT_DEAD;
+    for (size_t i = 0; i < s->n_dead; i++)
+        s->dead[i] = o->dead[(o->n_dead - 1 - i) % SNAPSHOT_DEAD];
+    memcpy(s->reasons, o->reasons, o->n_reasons * sizeof *o->reasons);
+    s->n_reasons = o->n_reasons;
+    s->other_reasons = o->other_reasons;
+    memcpy(s->settle_error, o->settle_error, sizeof s->settle_error);
+    s->settle_error_ms = o->settle_error_ms;
+}
+
+void observer_serve(struct lane *lane) {
+    struct observer *o = lane->observer;
+    count_set(&lane->counters, COUNTER_TURN_MS, (uint64_t)lane->now_ms);
+    if (lane->now_ms - o->gauges_ms >= GAUGES_MS) {
+        o->gauges_ms = lane->now_ms;
+        set_gauges(lane);
+    }
+    if (!atomic_exchange(&o->asked, false)) return;
+    struct lane_snapshot *s = xcalloc(1, sizeof *s);
+    copy_partitions(lane, s);
+    copy_destinations(lane, s);
+    copy_notes(o, s);
+    pthread_mutex_lock(&o->mutex);
+    struct lane_snapshot *unread = o->ready;
+    o->ready = s;
+    pthread_cond_signal(&o->there);
+    pthread_mutex_unlock(&o->mutex);
+    lane_snapshot_free(unread);
+}
+
+/* ---- asking ---- */
+
+void observer_ask(struct observer *o) {
+    atomic_store(&o->asked, true);
+    if (eventfd_write(o->wake_fd, 1) != 0) log_warn("waking a lane failed");
+}
+
+struct lane_snapshot *observer_take(struct observer *o, int64_t until_ms) {
+    struct timespec until = {.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
+    pthread_mutex_lock(&o->mutex);
+    int rc = 0;
+    while (!o->ready && rc == 0) rc = pthread_cond_timedwait(&o->there, &o->mutex, &until);
+    struct lane_snapshot *s = o->ready;
+    o->ready = NULL;
+    pthread_mutex_unlock(&o->mutex);
+    return s;
+}

@@ -1,0 +1,92 @@
+/* What an operator sees beside counters: partitions, sick destinations, the last dead letters. The
+ * lane notes what happens and, when it was asked, copies all into a snapshot and hands that over;
+ * nobody asks, nothing is copied. One observer a lane, made and freed by it; a mutex of its own,
+ * between the lane and the admin server's thread alone.
+ *
+ * Everything is bounded whatever tenants do. Text from outside in it has passed outcome_token() or
+ * outcome_text(); labels are redacted. */
+#ifndef RUNSINK_SNAPSHOT_H
+#define RUNSINK_SNAPSHOT_H
+
+#include "worker/dispatch.h"
+#include "worker/requeue.h"
+
+#define SNAPSHOT_PARTITIONS 2000
+#define SNAPSHOT_DESTINATIONS 200
+#define SNAPSHOT_DEAD 50
+#define SNAPSHOT_REASONS 64
+
+struct lane;
+struct load;
+struct slot;
+
+struct snapshot_partition {
+    char topic[TOPIC_MAX + 1];
+    int32_t id;
+    int lane;
+    bool retry;
+    const char *state;      /* a few words, a literal */
+    int64_t committed, end; /* -1: not known */
+    int64_t lag;            /* -1: not known */
+    size_t windows;         /* unsettled, the open one included */
+    int64_t oldest_ms;      /* since the first record of the oldest was taken; 0: none */
+};
+
+struct snapshot_destination {
+    char label[LABEL_MAX];
+    const char *type;
+    int lane;
+    int64_t failing_ms; /* for how long; -1: not failing */
+    struct destination_health health;
+};
+
+struct snapshot_dead {
+    int64_t at_ms; /* wall clock */
+    char topic[TOPIC_MAX + 1];
+    int32_t partition;
+    int64_t offset;
+    char label[LABEL_MAX]; /* empty: it had no destination */
+    struct outcome outcome;
+    uint32_t attempts;
+};
+
+struct snapshot_reason {
+    enum fault fault;
+    char why[sizeof((struct outcome *)0)->why];
+    uint64_t count;
+    int64_t last_ms; /* wall clock */
+};
+
+struct lane_snapshot {
+    struct snapshot_partition *partitions;
+    size_t n_partitions, unlisted_partitions;
+    struct snapshot_destination destinations[SNAPSHOT_DESTINATIONS]; /* worst first */
+    size_t n_destinations, known, open, failing, troubled; /* troubled: ever failed or parked */
+    struct snapshot_dead dead[SNAPSHOT_DEAD];              /* newest first */
+    size_t n_dead;
+    struct snapshot_reason reasons[SNAPSHOT_REASONS]; /* seen lately; the others' sum: */
+    size_t n_reasons;
+    uint64_t other_reasons;
+    char settle_error[256]; /* the last one; empty: none */
+    int64_t settle_error_ms;
+};
+void lane_snapshot_free(struct lane_snapshot *);
+/* Worst first: open breakers, then who fails, then who made most trouble. For qsort(). */
+int snapshot_worse(const void *, const void *);
+
+struct observer;
+struct observer *observer_new(int wake_fd); /* written to when the lane is asked; borrowed */
+void observer_free(struct observer *);
+
+/* Lane's thread. */
+void observer_serve(struct lane *); /* after each wait: gauges once a second, what was asked for */
+void observer_dead(struct lane *, const struct load *, const struct slot *);
+void observer_settle_error(struct lane *, const char *error);
+
+/* Admin server's thread. */
+void observer_ask(struct observer *);
+/* The snapshot asked for, once it is there; NULL when it does not come by then (CLOCK_MONOTONIC,
+ * ms). The caller's to free. */
+struct lane_snapshot *observer_take(struct observer *, int64_t until_ms);
+
+#endif
