@@ -1,0 +1,369 @@
+/* Parcels: what travels as one object or one request, from its members to its end. */
+#include "worker/parcel.h"
+
+#include <stdlib.h>
+
+#include "worker/batch.h"
+#include "worker/crash.h"
+#include "worker/lane.h"
+#include "worker/log.h"
+
+void parcel_release(struct parcel *parcel) {
+    if (parcel->body.p) {
+        lane_held(parcel->load->lane, parcel->load, -(ptrdiff_t)parcel->body.n);
+        buf_free(&parcel->body);
+    }
+    if (parcel->holds) destination_drop(parcel->delivery.batch.dest);
+    parcel->holds = false;
+}
+
+/* ---- the end of a parcel ---- */
+
+int64_t parcel_retry_window(const struct config *cfg, const struct sink_type *type) {
+    if (strcmp(type->name, "webhook") == 0) return cfg->retry_window_webhook;
+    if (strcmp(type->name, "file") == 0) return cfg->retry_window_file;
+    return cfg->retry_window_s3;
+}
+
+/* Whether an outcome ends the matter, or the policy for failures of a tenant's making tries on. */
+static bool is_final(const struct config *cfg, const struct outcome *o) {
+    if (o->verdict != VERDICT_PERMANENT) return false;
+    return o->fault != FAULT_TENANT || o->status == 410 ||
+           cfg->retry_permanent == CONFIG_PERMANENT_DEAD;
+}
+
+static enum fate decide(struct lane *lane, struct parcel *parcel, const struct outcome *o) {
+    if (o->verdict == VERDICT_OK) return FATE_DELIVERED;
+    struct progress *g = &parcel->progress;
+    if (is_final(lane->cfg, o)) {
+        g->attempts += !o->uncounted;
+        return FATE_DEAD;
+    }
+    struct requeue r = {.first_failure_ms = g->first_failure_ms,
+                        .not_before_ms = g->not_before_ms,
+                        .attempts = g->attempts};
+    int64_t window = parcel_retry_window(lane->cfg, parcel->delivery.batch.dest->type);
+    enum next next = requeue_next(&r, o, &lane->schedule, window, lane->wall_ms, &g->tier);
+    g->first_failure_ms = r.first_failure_ms;
+    g->not_before_ms = r.not_before_ms;
+    g->attempts = r.attempts;
+    g->due_ms = r.due_ms;
+    return next == NEXT_RETRY ? FATE_PARKED : FATE_DEAD;
+}
+
+static void log_failure(const struct load *load, const struct parcel *p) {
+    const struct slot *slot = p->members[0];
+    bool dead = p->fate == FATE_DEAD;
+    log_at(dead ? LOG_WARN : LOG_DEBUG, "not delivered", LOG_S("fate", dead ? "dead" : "parked"),
+           LOG_S("topic", load->topic), LOG_I("partition", slot->from_partition),
+           LOG_I("offset", slot->from_offset), LOG_I("members", p->n),
+           LOG_S("destination", p->label), LOG_S("fault", fault_name(p->outcome.fault)),
+           LOG_S("why", p->outcome.why), LOG_I("status", p->outcome.status),
+           LOG_S("detail", p->outcome.detail), LOG_I("attempts", p->progress.attempts));
+}
+
+static void end_parcel(struct parcel *parcel, const struct outcome *o) {
+    struct load *load = parcel->load;
+    struct lane *lane = load->lane;
+    unsigned sink = parcel->members[0]->sink;
+    parcel->outcome = *o;
+    parcel->fate = decide(lane, parcel, o);
+    if (parcel->fate == FATE_DELIVERED) {
+        count_by(&lane->counters, COUNTER_PARCELS, sink, 1);
+        count_by(&lane->counters, COUNTER_PARCEL_BYTES, sink, parcel->delivery.batch.body_len);
+    } else {
+        count_by(&lane->counters, COUNTER_ATTEMPTS_FAILED, sink, !o->uncounted);
+        log_failure(load, parcel);
+    }
+    parcel_release(parcel);
+    for (uint32_t i = 0; i < parcel->n; i++)
+        slot_end(load, parcel->members[i], parcel->fate, &parcel->outcome);
+}
+
+static void parcel_done(struct delivery *d, const struct outcome *o) {
+    struct parcel *parcel = (struct parcel *)(void *)d;
+    if (o->verdict == VERDICT_OK) crash_point("put-after");
+    if (d->sent_ms && !o->uncounted)
+        observe_us(&parcel->load->lane->counters, HISTOGRAM_DELIVERY, parcel->members[0]->sink,
+                   (parcel->load->lane->now_ms - d->sent_ms) * 1000);
+    parcel->load->out--;
+    end_parcel(parcel, o);
+}
+
+/* ---- parcels ---- */
+
+static bool parcel_build(struct delivery *d, struct outcome *reterr) {
+    struct parcel *parcel = (struct parcel *)(void *)d;
+    if (!batch_body(parcel->load->lane, parcel, reterr)) return false;
+    lane_held(parcel->load->lane, parcel->load, (ptrdiff_t)parcel->body.n);
+    crash_point("put-before");
+    return true;
+}
+
+static struct parcel *parcel_new(struct load *load, struct destination *dest) {
+    struct parcel *p = arena_alloc(&load->arena, sizeof *p);
+    const struct parcel *before = load->last_parcel;
+    bool same = before && before->holds && before->delivery.batch.dest == dest;
+    p->load = load;
+    p->label = same ? before->label : arena_strdup(&load->arena, str_c(dest->label));
+    p->delivery = (struct delivery){.build = parcel_build, .done = parcel_done};
+    p->delivery.batch.dest = dest;
+    p->delivery.batch.topic = load->topic;
+    destination_hold(dest);
+    p->holds = true;
+    *(load->last_parcel ? &load->last_parcel->next : &load->parcels) = p;
+    load->last_parcel = p;
+    return p;
+}
+
+static void parcel_add(struct parcel *p, struct slot *slot) {
+    if (p->n == p->cap) {
+        p->cap = p->cap ? p->cap * 2 : 1;
+        p->members = xrealloc(p->members, p->cap * sizeof(struct slot *));
+    }
+    p->members[p->n++] = slot;
+    p->payload += slot->run->payload.n;
+    slot->parcel = p;
+}
+
+static void parcel_send(struct parcel *p) {
+    struct batch *b = &p->delivery.batch;
+    const struct slot *first = p->members[0], *last = p->members[p->n - 1];
+    b->key = p->key;
+    b->partition = first->from_partition;
+    b->first = first->from_offset;
+    b->last = last->from_offset;
+    b->count = p->n;
+    for (uint32_t i = 0; i < p->n; i++) p->members[i]->batch_index = i;
+    p->delivery.size = p->payload;
+    p->sent = true;
+    p->load->out++;
+    dispatch_add(p->load->lane->dispatch, &p->delivery);
+}
+
+/* What an entry of the ledger may grow by for a parcel: its labels and key, and its members'
+ * offsets. */
+static void count_ledger(struct load *load, const struct parcel *p, size_t key_len) {
+    struct ledger_item item = {.kind = LEDGER_DELIVERED, .dest = p->label};
+    load->ledger_bytes += ledger_item_size(&item) + key_len;
+}
+
+void parcel_send_object(struct load *load, struct slot *slot, struct destination *dest) {
+    struct lane *lane = load->lane;
+    struct origin origin = {.partition = slot->from_partition, .offset = slot->from_offset};
+    memcpy(origin.topic, load->partition->base, sizeof origin.topic);
+    struct parcel *p = parcel_new(load, dest);
+    p->progress = slot->progress;
+    parcel_add(p, slot);
+    struct buf key;
+    struct outcome o;
+    buf_init(&key, KEY_MAX * 2);
+    bool ok = route_object_key(lane->router, slot->run, dest, &origin,
+                               rd_kafka_message_timestamp(slot->msg, NULL), &key, &o);
+    if (ok) p->key = arena_strdup(&load->arena, (struct str){key.p, key.n});
+    count_ledger(load, p, key.n);
+    buf_free(&key);
+    if (ok)
+        parcel_send(p);
+    else
+        end_parcel(p, &o);
+}
+
+static struct str header_value(const struct record *rec, const char *name) {
+    for (size_t i = 0; i < rec->n_headers; i++)
+        if (str_is(rec->headers[i].name, name)) return rec->headers[i].value;
+    return (struct str){0};
+}
+
+void parcel_send_post(struct load *load, struct slot *slot, struct destination *dest,
+                      const struct record *rec) {
+    struct parcel *p = parcel_new(load, dest);
+    const struct jobrun *run = slot->run;
+    struct batch *b = &p->delivery.batch;
+    p->progress = slot->progress;
+    parcel_add(p, slot);
+    b->event_id = run->event_id;
+    if (!b->event_id.n) {
+        size_t n = run->id.n + run->updated_at.n + run->status.n + 2;
+        char *id = arena_alloc(&load->arena, n + 1), *at = id;
+        at = (char *)memcpy(at, run->id.p, run->id.n) + run->id.n;
+        *at++ = ':';
+        at = (char *)memcpy(at, run->updated_at.p, run->updated_at.n) + run->updated_at.n;
+        *at++ = ':';
+        memcpy(at, run->status.p, run->status.n);
+        b->event_id = (struct str){id, n};
+    }
+    b->traceparent = header_value(rec, "traceparent");
+    b->tracestate = header_value(rec, "tracestate");
+    count_ledger(load, p, 0);
+    parcel_send(p);
+}
+
+/* ---- batches ---- */
+
+static uint64_t group_hash(const struct parcel *p) {
+    if (p->expected) return keyed_hash(p->key, strlen(p->key));
+    const struct destination *d = p->delivery.batch.dest;
+    return keyed_hash(&d, sizeof(struct destination *));
+}
+
+static void groups_put(struct load *load, struct parcel *p) {
+    size_t mask = load->groups_cap - 1;
+    size_t i = group_hash(p) & mask;
+    while (load->groups[i]) i = (i + 1) & mask;
+    load->groups[i] = p;
+}
+
+static void groups_add(struct load *load, struct parcel *p) {
+    if (load->n_groups * 2 >= load->groups_cap) {
+        struct parcel **old = load->groups;
+        size_t cap = load->groups_cap;
+        load->groups_cap = cap ? cap * 2 : 16;
+        load->groups = xcalloc(load->groups_cap, sizeof(struct parcel *));
+        for (size_t i = 0; i < cap; i++)
+            if (old[i]) groups_put(load, old[i]);
+        free(old);
+    }
+    groups_put(load, p);
+    load->n_groups++;
+}
+
+/* The parcel of a batch that comes back (key not NULL), or that a destination collects in this
+ * window. */
+static struct parcel *groups_find(const struct load *load, const struct destination *dest,
+                                  const char *key) {
+    if (!load->groups_cap) return NULL;
+    size_t mask = load->groups_cap - 1;
+    uint64_t h = key ? keyed_hash(key, strlen(key)) : keyed_hash(&dest, sizeof dest);
+    for (size_t i = h & mask; load->groups[i]; i = (i + 1) & mask) {
+        struct parcel *p = load->groups[i];
+        if (key ? p->expected && strcmp(p->key, key) == 0 : p->delivery.batch.dest == dest)
+            return p;
+    }
+    return NULL;
+}
+
+/* batch mode: the event waits in its destination's parcel until the window's end is durable. */
+void parcel_collect(struct load *load, struct slot *slot, struct destination *dest) {
+    struct parcel *p = groups_find(load, dest, NULL);
+    if (!p) {
+        p = parcel_new(load, dest);
+        p->ndjson = true;
+        groups_add(load, p);
+        count_ledger(load, p, KEY_MAX / 4);
+    }
+    parcel_add(p, slot);
+    load->ledger_bytes += 24; /* a range, at worst */
+}
+
+static void send_if_whole(struct load *load, struct parcel *p) {
+    if (p->n < p->expected) return;
+    load->incomplete--;
+    parcel_send(p);
+}
+
+/* A parked batch comes back member by member; whole, it goes out under the key it had. */
+void parcel_collect_again(struct load *load, struct slot *slot, struct destination *dest,
+                          const struct requeue *r) {
+    struct parcel *p = groups_find(load, dest, r->batch_key);
+    if (!p) {
+        p = parcel_new(load, dest);
+        p->ndjson = true;
+        p->expected = r->batch_count;
+        p->key = arena_strdup(&load->arena, str_c(r->batch_key));
+        p->progress = slot->progress;
+        groups_add(load, p);
+        count_ledger(load, p, strlen(p->key));
+        load->incomplete++;
+    }
+    load->ledger_bytes += 64;
+    parcel_add(p, slot);
+    /* Members come in the order they were produced in, so this walks one step at most, unless a
+     * broker reordered. */
+    for (uint32_t i = p->n - 1; i > 0 && p->members[i - 1]->batch_index > slot->batch_index; i--) {
+        p->members[i] = p->members[i - 1];
+        p->members[i - 1] = slot;
+    }
+    send_if_whole(load, p);
+}
+
+/* A member that can't be read any more leaves its batch: the others must not wait for it. */
+void parcel_leave_batch(struct load *load, const struct requeue *r) {
+    struct parcel *p = groups_find(load, NULL, r->batch_key);
+    if (!p || p->sent) return;
+    p->expected--;
+    send_if_whole(load, p);
+}
+
+/* ---- flush and cancel ---- */
+
+struct key_seen {
+    uint64_t hash;
+    unsigned n;
+};
+
+/* How many parcels of this window had this key in this space so far, this one included. A bounded
+ * table, sized for the window. */
+static unsigned occurrence(struct key_seen *table, size_t cap, const char *space, const char *key) {
+    uint64_t parts[2] = {keyed_hash(space, strlen(space)), keyed_hash(key, strlen(key))};
+    uint64_t h = keyed_hash(parts, sizeof parts) | 1;
+    size_t i = h & (cap - 1);
+    while (table[i].hash && table[i].hash != h) i = (i + 1) & (cap - 1);
+    table[i].hash = h;
+    return ++table[i].n;
+}
+
+static bool name_batch(struct load *load, struct parcel *p, struct key_seen *table, size_t cap,
+                       struct outcome *reterr) {
+    const struct window *w = load->window;
+    const struct destination *dest = p->delivery.batch.dest;
+    struct buf key;
+    buf_init(&key, KEY_MAX * 2);
+    unsigned nth = 1;
+    bool ok = true;
+    for (unsigned round = 0; ok && round < 2; round++) {
+        buf_clear(&key);
+        ok = route_batch_key(load->lane->router, dest, load->topic, load->partition->id, w->first,
+                             w->next, load->timestamp_ms, nth, &key, reterr);
+        if (ok && round == 0)
+            nth = occurrence(table, cap, dest->key_space ? dest->key_space : "", buf_cstr(&key));
+        if (nth == 1) break;
+    }
+    if (ok) p->key = arena_strdup(&load->arena, (struct str){key.p, key.n});
+    buf_free(&key);
+    return ok;
+}
+
+void load_flush(struct load *load) {
+    load->flushed = true;
+    size_t cap = 16;
+    while (cap < load->n_groups * 2) cap *= 2;
+    struct key_seen *table = xcalloc(cap, sizeof *table);
+    for (struct parcel *p = load->parcels; p; p = p->next) {
+        struct outcome o;
+        if (p->sent || p->fate != FATE_OPEN || !p->ndjson || p->expected) continue;
+        if (name_batch(load, p, table, cap, &o))
+            parcel_send(p);
+        else
+            end_parcel(p, &o);
+    }
+    free(table);
+    load->sealed_ms = load->lane->now_ms; /* patience counts from here */
+}
+
+void load_send_incomplete(struct load *load) {
+    for (struct parcel *p = load->parcels; p && load->incomplete; p = p->next) {
+        if (p->sent || !p->expected) continue;
+        log_error("a parked batch came back without all its members", LOG_S("topic", load->topic),
+                  LOG_S("key", p->key), LOG_I("members", p->n), LOG_I("expected", p->expected));
+        p->expected = p->n;
+        send_if_whole(load, p);
+    }
+}
+
+void load_cancel(struct load *load, enum cancel why) {
+    if (!load->out) return;
+    for (struct parcel *p = load->parcels; p; p = p->next)
+        if (p->sent && p->fate == FATE_OPEN)
+            dispatch_cancel(load->lane->dispatch, &p->delivery, why);
+}
