@@ -249,9 +249,15 @@ static bool key_climbs(const char *key) {
     return false;
 }
 
+/* A label shows the folder of sink.override whole, unless that is too long for a label. */
+static bool is_label_of(const char *label, const char *dir) {
+    size_t n = strlen(label);
+    return n == LABEL_MAX - 1 ? strncmp(label + 7, dir, n - 7) == 0 : strcmp(label + 7, dir) == 0;
+}
+
 static void check_file(struct check *c) {
     const struct config *cfg = &c->owner->cfg;
-    bool override = cfg->override_dir && strcmp(c->label + 7, cfg->override_dir) == 0;
+    bool override = cfg->override_dir && is_label_of(c->label, cfg->override_dir);
     const char *root = override ? cfg->override_dir : cfg->file_root;
     if (!*root || key_climbs(c->key)) {
         say(c, "unreadable-object", *root ? "its key leads elsewhere" : "file.root is not set");
