@@ -25,7 +25,7 @@ class _Server(ThreadingHTTPServer):
 class Receiver:
     """Answers 200 unless play() says otherwise; keeps every request; checks Standard Webhooks signatures when it has a secret."""
 
-    def __init__(self, secret=None):
+    def __init__(self, secret=None, address=("127.0.0.1", 0)):
         self.requests = []
         self.bad_signatures = []
         self.plays = {}
@@ -44,9 +44,9 @@ class Receiver:
 
             do_POST = do_PUT = do_GET = do_HEAD = do
 
-        self.server = _Server(("127.0.0.1", 0), Handler)
+        self.server = _Server(address, Handler)
         self.port = self.server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{address[0]}:{self.port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def play(self, path, *answers):

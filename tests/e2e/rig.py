@@ -164,9 +164,9 @@ class Broker:
 
     def consume(self, topic):
         """Every committed record of the topic, by kcat; [] when there is no such topic."""
-        if topic not in self.topics():
+        if topic not in self.topics() or not any(self.ends(topic).values()):
             return []
-        base = ["kcat", "-q", "-C", "-e", "-b", self.bootstrap, "-t", topic, "-o", "beginning"]
+        base = ["kcat", "-q", "-C", "-e", "-b", self.bootstrap, "-t", topic, "-o", "beginning", "-X", "fetch.wait.max.ms=10"]
         raw = subprocess.run(base + ["-f", "%p %o %T %K %S\\n%k%s\\n"], check=True, timeout=120, stdout=subprocess.PIPE,
                              stdin=subprocess.DEVNULL).stdout
         records, at = [], 0
@@ -192,10 +192,16 @@ class Broker:
                 record.headers = headers.get((record.partition, record.offset), {})
         return records
 
-    def ends(self, topic, isolation=1):
-        partitions = self.topics()[topic].partitions
-        found = self.admin.list_offsets({TopicPartition(topic, p): OffsetSpec.latest() for p in partitions})
-        return {tp.partition: done.result().offset for tp, done in found.items()}
+    def ends(self, topic):
+        """The partitions' ends, transaction markers included. Of a topic just made, when they are known."""
+        def ask():
+            partitions = self.topics()[topic].partitions
+            found = self.admin.list_offsets({TopicPartition(topic, p): OffsetSpec.latest() for p in partitions})
+            try:
+                return {tp.partition: done.result().offset for tp, done in found.items()}
+            except KafkaException:
+                return None
+        return await_(f"the ends of {topic}", 30, ask)
 
     def committed(self, group, topic):
         """Committed offsets by partition; a partition without one is absent."""
@@ -298,11 +304,11 @@ def config_text(settings):
 
 
 class Worker:
-    """One runsink process with a configuration file, logs and a folder of its own."""
+    """One runsink process with a configuration file, logs and a folder of its own. wrap: a command that runs it, by exec."""
 
     count = 0
 
-    def __init__(self, dir, settings, *arguments, env=None, command="run"):
+    def __init__(self, dir, settings, *arguments, env=None, command="run", wrap=()):
         Worker.count += 1
         self.name = f"worker-{Worker.count}"
         self.dir = Path(dir)
@@ -313,8 +319,9 @@ class Worker:
         self.config.write_text(config_text({"admin.listen": f"127.0.0.1:{self.admin_port}", **settings}))
         self.config.chmod(0o600)
         with open(self.log, "wb") as log, open(self.out, "wb") as out:
-            self.process = subprocess.Popen([RUNSINK, command, "--config", self.config, *arguments], stdin=subprocess.DEVNULL,
-                                            stdout=out, stderr=log, env={**ENVIRONMENT, **(env or {})})
+            self.process = subprocess.Popen([*wrap, RUNSINK, command, "--config", self.config, *arguments],
+                                            stdin=subprocess.DEVNULL, stdout=out, stderr=log,
+                                            env={**ENVIRONMENT, **(env or {})})
         atexit.register(self.kill)
 
     def exited(self):
@@ -403,7 +410,7 @@ class Case(unittest.TestCase):
             "topics": self.topic, "group": self.group,
             "window.age": "200ms", "window.grace": "1s",
             "retry.delays": "200ms,400ms,800ms", "retry.window.s3": "4s", "retry.window.webhook": "4s",
-            "breaker.failures": "100000",
+            "breaker.failures": "100000", "breaker.probe": "50ms",
             "egress.allow": "127.0.0.0/8", "egress.http": "true", "drain.timeout": "5s",
             "kafka": {"bootstrap.servers": self.kafka.bootstrap, "session.timeout.ms": 6000, "heartbeat.interval.ms": 500},
         }
@@ -419,6 +426,17 @@ class Case(unittest.TestCase):
     def until_settled(self, worker, seconds=60, topic=None):
         topic = topic or self.topic
         await_(f"group {self.group} settled all of {topic}", seconds, lambda: self.kafka.settled(self.group, topic), worker)
+
+    def quiet(self):
+        """Whether every record is settled, in the retry topics too."""
+        if not self.kafka.settled(self.group, self.topic):
+            return False
+        for topic in self.kafka.topics():
+            if topic.startswith(self.topic + ".retry."):
+                committed = self.kafka.committed(self.group, topic)
+                if any(r.offset >= committed.get(r.partition, 0) for r in self.kafka.consume(topic)):
+                    return False
+        return True
 
     def dead(self, fault, topic=None):
         return self.kafka.consume(f"{topic or self.topic}.dead.{fault}")

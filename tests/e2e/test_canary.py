@@ -68,8 +68,10 @@ class Canary(rig.Case):
         return found
 
     def echo(self, handler):
-        """An answer made of all that the request held."""
-        text = (handler.path + "\n" + str(handler.headers)).encode()
+        """An answer made of all that the request held, as S3 would word it."""
+        held = handler.path.replace("&", "&amp;") + " " + " ".join(f"{k}: {v}" for k, v in handler.headers.items())
+        text = (f"<?xml version='1.0'?><Error><Code>{handler.headers.get('x-api-key', 'AccessDenied')}</Code>"
+                f"<Message>{held}</Message></Error>").encode()
         handler.send_response(403)
         handler.send_header("content-length", str(len(text)))
         handler.send_header("x-echo", handler.headers.get("authorization", ""))
@@ -92,12 +94,12 @@ class Canary(rig.Case):
         for number, fmt in enumerate(("text", "json")):
             self.group = rig.unique("group")
             settings = self.settings(log__level="trace", log__format=fmt, retry__window__s3="1s", retry__window__webhook="1s",
-                                     webhook__signing_secrets="whsec_" + base64.b64encode(canary("Signing").encode()).decode())
+                                     webhook__signing_secrets="whsec_" + base64.b64encode((canary("Signing") * 2).encode()).decode())
             settings["kafka"].update({"debug": "all", "sasl.password": canary("Sasl"), "ssl.key.password": canary("KeyPass")})
             worker = self.worker(settings, env={"RUNSINK_HTTP_CONNECT_TIMEOUT": "2s"})
             self.until_settled(worker)
             rig.await_("retries are over", 30, lambda: len(self.dead("tenant") + self.dead("data")) >= (number + 1) * 20, worker)
-            for path in ("/metrics", "/", "/healthz", "/readyz", "/status"):
+            for path in ("/metrics", "/", "/healthz", "/readyz"):
                 try:
                     places[f"{fmt} GET {path}"] = worker.http(path).encode()
                 except OSError as error:

@@ -67,9 +67,9 @@ class Topics(rig.Case):
         self.assertTrue(worker.says(f"{self.topic}.retry.200ms") or worker.says(f"{self.topic}.dead"), worker.tail())
 
     def test_missing_source(self):
-        """a named topic that does not exist: 78, and the message names it"""
+        """a named topic that does not exist (yet): 69, and the message names it"""
         worker = self.worker(self.settings())
-        self.assertExit(78, worker)
+        self.assertExit(69, worker)
         self.assertTrue(worker.says(self.topic), worker.tail())
 
     def test_start_latest(self):
