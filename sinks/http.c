@@ -331,11 +331,12 @@ static struct outcome judge(struct transfer *t, CURLcode code) {
     long status = 0;
     curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
     bool cut = code == CURLE_WRITE_ERROR && req->answer_cut;
-    if ((code == CURLE_OK || cut) && status >= 100) {
+    /* To libcurl an answer that ends within its head is complete. */
+    if ((code == CURLE_OK || cut) && t->head_done) {
         req->status = (int)status;
         return outcome_ok((int)status);
     }
-    struct http_failure f = {.code = code == CURLE_OK ? CURLE_WEIRD_SERVER_REPLY : code,
+    struct http_failure f = {.code = code == CURLE_OK ? CURLE_PARTIAL_FILE : code,
                              .denied = t->denied,
                              .opened = t->opened,
                              .sent = t->sent,

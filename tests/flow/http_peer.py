@@ -119,6 +119,12 @@ def respond(conn, method, path, headers, body, canary):
     elif path == "/truncated":
         conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
         return False
+    elif path == "/truncated-head":
+        conn.sendall(b"HTTP/1.1 200 OK\r\nX-Filler: z")
+        return False
+    elif path == "/interim-only":
+        conn.sendall(b"HTTP/1.1 103 Early Hints\r\nX-Filler: z\r\n\r\n")
+        return False
     elif path == "/closed-10":
         conn.sendall(b"HTTP/1.0 200 OK\r\n\r\nuntil the end")
         return False

@@ -391,6 +391,8 @@ static void test_broken_peers(void **state) {
         {"/drip", "timeout"},
         {"/silent", "timeout"},
         {"/truncated", "truncated"},
+        {"/truncated-head", "truncated"},
+        {"/interim-only", "no-answer"},
         {"/reset", "reset"},
         {"/reset-middle", "reset"},
         {"/nothing", "no-answer"},
