@@ -25,6 +25,7 @@ struct snapshot_partition {
     int32_t id;
     int lane;
     bool retry;
+    bool loaded;            /* its committed offset is known */
     const char *state;      /* a few words, a literal */
     int64_t committed, end; /* -1: not known */
     int64_t lag;            /* -1: not known */

@@ -120,11 +120,12 @@ static void history(const struct status *s, struct buf *out) {
     buf_putc(out, ']');
 }
 
-/* What needs a look first: no committed offset, then the longest lag. */
+/* What needs a look first: what can't be read, then source topics, then the longest lag. */
 static int by_need(const void *a, const void *b) {
     const struct snapshot_partition *x = *(const struct snapshot_partition *const *)a;
     const struct snapshot_partition *y = *(const struct snapshot_partition *const *)b;
-    if ((x->committed < 0) != (y->committed < 0)) return x->committed < 0 ? -1 : 1;
+    if (x->loaded != y->loaded) return x->loaded ? 1 : -1;
+    if (x->retry != y->retry) return x->retry ? 1 : -1;
     return (x->lag < y->lag) - (x->lag > y->lag);
 }
 
@@ -303,11 +304,12 @@ static void settlement(const struct status *s, struct buf *out) {
 }
 
 void status_json(const struct status *s, struct buf *out) {
+    bool batch = s->cfg->archive == CONFIG_ARCHIVE_BATCH;
     buf_putc(out, '{');
     text(out, "version", RUNSINK_VERSION);
     text(out, "group", s->cfg->group);
     text(out, "slot", s->cfg->slot);
-    text(out, "archive", s->cfg->archive == CONFIG_ARCHIVE_BATCH ? "batch" : "object");
+    text(out, "archive", batch ? "batch" : "object");
     truth(out, "ledger", s->cfg->ledger);
     truth(out, "signed", s->cfg->ledger && s->cfg->ledger_key[0]);
     number(out, "lanes", (int64_t)s->lanes);
@@ -315,6 +317,7 @@ void status_json(const struct status *s, struct buf *out) {
     number(out, "startedMs", s->started_ms);
     number(out, "silenceMs", s->silence_ms);
     number(out, "budget", s->cfg->memory_budget);
+    number(out, "windowAgeMs", batch ? s->cfg->batch_age : s->cfg->window_age);
     truth(out, "ready", !s->not_ready);
     text(out, "notReady", s->not_ready ? s->not_ready : "");
     counters(s, out);
