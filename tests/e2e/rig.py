@@ -28,7 +28,7 @@ from pathlib import Path
 import botocore.config
 import botocore.exceptions
 import botocore.session
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 SCRIPTS = Path(os.environ.get("SCRIPTS", Path(__file__).parents[2] / "scripts"))
@@ -140,6 +140,7 @@ class Broker:
     def __init__(self, bootstrap):
         self.bootstrap = bootstrap
         self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
+        self.readers = {}  # consumers that only ask for a group's offsets
 
     def create(self, topic, partitions=1, **config):
         config = {k.replace("_", "."): str(v) for k, v in config.items()}
@@ -204,14 +205,16 @@ class Broker:
         return await_(f"the ends of {topic}", 30, ask)
 
     def committed(self, group, topic):
-        """Committed offsets by partition; a partition without one is absent."""
+        """Committed offsets by partition; a partition without one is absent, and so are those that can't be told now."""
+        # Not by the admin client: librdkafka's crashes when the coordinator moves (it has no group of its own to tell).
+        if group not in self.readers:
+            self.readers[group] = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group, "log_level": 2})
         partitions = [TopicPartition(topic, p) for p in self.topics()[topic].partitions]
-        found = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, partitions)])
         try:
-            answer = next(iter(found.values())).result().topic_partitions
+            answer = self.readers[group].committed(partitions, timeout=5)
         except KafkaException:
             return {}
-        return {tp.partition: tp.offset for tp in answer if tp.offset >= 0}
+        return {tp.partition: tp.offset for tp in answer if tp.offset >= 0 and not tp.error}
 
     def settled(self, group, topic):
         """Whether the group's offsets stand at the topic's ends."""

@@ -99,7 +99,7 @@ class Canary(rig.Case):
             worker = self.worker(settings, env={"RUNSINK_HTTP_CONNECT_TIMEOUT": "2s"})
             self.until_settled(worker)
             rig.await_("retries are over", 30, lambda: len(self.dead("tenant") + self.dead("data")) >= (number + 1) * 20, worker)
-            for path in ("/metrics", "/", "/healthz", "/readyz"):
+            for path in ("/metrics", "/", "/status.json", "/healthz", "/readyz"):
                 try:
                     places[f"{fmt} GET {path}"] = worker.http(path).encode()
                 except OSError as error:
