@@ -14,6 +14,7 @@
 
 #include "config/config.h"
 #include "sinks/http_error.h"
+#include "sinks/http_memory.h"
 #include "sinks/http_trace.h"
 #include "worker/log.h"
 
@@ -75,7 +76,7 @@ static int64_t monotonic_ms(void) {
 }
 
 void http_global_init(void) {
-    must((int)curl_global_init(CURL_GLOBAL_DEFAULT), "its initialisation");
+    must(http_memory_init(), "its initialisation");
     /* CURLOPT_NOSIGNAL leaves a write to a closed TLS connection to the application. */
     signal(SIGPIPE, SIG_IGN);
     const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
@@ -411,7 +412,7 @@ void http_submit(struct http *h, struct http_request *req) {
     req->retry_after_ms = 0;
     memset(req->kept, 0, sizeof req->kept);
     buf_free(&req->answer);
-    buf_init(&req->answer, (size_t)h->cfg->http_response_max);
+    buf_init_secret(&req->answer, (size_t)h->cfg->http_response_max);
     TAILQ_INSERT_TAIL(&h->queued, t, link);
     h->in_flight++;
     /* Sinks have checked it, but under the rules of then; and behind an egress proxy no address of

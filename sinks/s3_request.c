@@ -14,7 +14,7 @@
 #define LINES_MAX_BYTES ((size_t)64 * 1024)
 
 static void lines_init(struct s3_lines *l) {
-    buf_init(&l->text, LINES_MAX_BYTES);
+    buf_init_secret(&l->text, LINES_MAX_BYTES);
     l->n = 0;
 }
 
@@ -140,7 +140,7 @@ static void sign(struct s3_config *c, struct s3_lines *l, struct str path, const
                                           .payload_sha256 = body_sha256};
     const struct sigv4_signer signer = {c->access_key_id, c->secret_access_key, c->region, "s3"};
     struct buf authorization;
-    buf_init(&authorization, 4096);
+    buf_init_secret(&authorization, 4096);
     must(sigv4_sign(&request, &signer, &c->key, date, &authorization));
     line_text(l, "Authorization", buf_cstr(&authorization));
     buf_wipe(&authorization);

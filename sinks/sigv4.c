@@ -163,7 +163,7 @@ static bool derive_key(const struct sigv4_signer *s, struct sigv4_key *cache, co
     if (n < 0 || (size_t)n >= sizeof scope) return false;
     if (strcmp(scope, cache->scope) == 0) return true;
     struct buf secret;
-    buf_init(&secret, 4096);
+    buf_init_secret(&secret, 4096);
     if (!buf_puts(&secret, "AWS4") || !buf_puts(&secret, s->secret_access_key)) {
         buf_wipe(&secret);
         return false;
@@ -202,7 +202,7 @@ static bool sign_canonical(struct str canonical, struct str names, const struct 
 bool sigv4_sign(const struct sigv4_request *r, const struct sigv4_signer *s,
                 struct sigv4_key *cache, const char date[SIGV4_DATE_LEN + 1], struct buf *out) {
     struct buf canonical, names;
-    buf_init(&canonical, CANONICAL_MAX); /* may hold a session token */
+    buf_init_secret(&canonical, CANONICAL_MAX); /* may hold a session token */
     buf_init(&names, 8192);
     bool ok = derive_key(s, cache, date) && canonical_request(r, &canonical, &names) &&
               sign_canonical((struct str){canonical.p, canonical.n}, (struct str){names.p, names.n},

@@ -46,7 +46,7 @@ static void percent_decode(struct str s, struct buf *out) {
 static void keep_encoded_secret(struct webhook *w, struct str s) {
     keep_secret(w, s);
     struct buf decoded;
-    buf_init(&decoded, s.n);
+    buf_init_secret(&decoded, s.n);
     percent_decode(s, &decoded);
     struct str plain = {decoded.p, decoded.n};
     /* The table keeps C strings; no line of a log holds a NUL. */
@@ -159,7 +159,7 @@ static bool read_headers(const struct config *cfg, const cJSON *sink, struct pai
 
 static void append(struct webhook *w, const char *name, const char *value) {
     struct buf line;
-    buf_init(&line, strlen(name) + strlen(value) + 3);
+    buf_init_secret(&line, strlen(name) + strlen(value) + 3);
     /* How curl is told to send a header without a value; the other form would drop it. */
     if (value[strspn(value, " \t")] == '\0')
         buf_printf(&line, "%s;", name);
@@ -195,8 +195,8 @@ static void set_basic(struct webhook *w, struct str userinfo) {
     const char *colon = memchr(userinfo.p, ':', userinfo.n);
     size_t user_len = colon ? (size_t)(colon - userinfo.p) : userinfo.n;
     struct buf plain, value;
-    buf_init(&plain, userinfo.n + 1);
-    buf_init(&value, (size_t)2 * WEBHOOK_URL_MAX);
+    buf_init_secret(&plain, userinfo.n + 1);
+    buf_init_secret(&value, (size_t)2 * WEBHOOK_URL_MAX);
     percent_decode((struct str){userinfo.p, user_len}, &plain);
     buf_putc(&plain, ':');
     if (colon) percent_decode((struct str){colon + 1, userinfo.n - user_len - 1}, &plain);

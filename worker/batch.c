@@ -64,7 +64,8 @@ bool batch_body(struct lane *lane, struct parcel *p, struct outcome *reterr) {
     size_t size = 0;
     for (uint32_t i = 0; i < p->n; i++) size += redact_size(p->members[i]->run) + 1;
     struct buf plain;
-    buf_init(&plain, size);
+    /* Unredacted bodies hold the tenants' secrets. */
+    (lane->cfg->redact_payload ? buf_init : buf_init_secret)(&plain, size);
     buf_reserve(&plain, size);
     for (uint32_t i = 0; i < p->n; i++) {
         if (p->ndjson)

@@ -49,8 +49,14 @@ void buf_init(struct buf *b, size_t max) {
     *b = (struct buf){.max = max < SIZE_MAX / 4 ? max : SIZE_MAX / 4};
 }
 
+void buf_init_secret(struct buf *b, size_t max) {
+    buf_init(b, max);
+    b->secret = true;
+}
+
 void buf_free(struct buf *b) {
     if (!b) return;
+    if (b->secret) wipe(b->p, b->cap);
     free(b->p);
     b->p = NULL;
     b->n = b->cap = 0;
@@ -58,8 +64,21 @@ void buf_free(struct buf *b) {
 
 void buf_wipe(struct buf *b) {
     if (!b) return;
-    wipe(b->p, b->cap);
+    b->secret = true;
     buf_free(b);
+}
+
+static void grow(struct buf *b, size_t cap) {
+    if (!b->secret) {
+        b->p = xrealloc(b->p, cap);
+    } else { /* realloc() would leave the old copy where it was */
+        char *p = xmalloc(cap);
+        if (b->n) memcpy(p, b->p, b->n);
+        wipe(b->p, b->cap);
+        free(b->p);
+        b->p = p;
+    }
+    b->cap = cap;
 }
 
 void buf_clear(struct buf *b) {
@@ -73,8 +92,7 @@ char *buf_reserve(struct buf *b, size_t n) {
         size_t cap = b->cap ? b->cap : 64;
         while (cap < want) cap = cap > SIZE_MAX / 2 ? want : cap * 2;
         if (cap > b->max + 1) cap = b->max + 1;
-        b->p = xrealloc(b->p, cap);
-        b->cap = cap;
+        grow(b, cap);
     }
     return b->p + b->n;
 }

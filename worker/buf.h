@@ -11,12 +11,14 @@ struct buf {
     size_t n;
     size_t cap;
     size_t max;
+    bool secret;
 };
 
 void buf_init(struct buf *, size_t max);
+/* For what holds a secret: neither growing nor freeing leaves a copy in memory. */
+void buf_init_secret(struct buf *, size_t max);
 void buf_free(struct buf *); /* NULL and a zeroed buf are fine; may be used again after buf_init */
-/* Overwrites the content, then frees: for what held a secret. Growing moves the content and leaves
- * a copy behind, so reserve a secret's room first. */
+/* Overwrites the content, then frees, whatever it was initialised as. */
 void buf_wipe(struct buf *);
 void buf_clear(struct buf *); /* keeps the memory */
 /* Room for n more bytes after the content, to be claimed by adding to n; NULL past the ceiling. */

@@ -117,7 +117,7 @@ static void each_form(struct str s, void (*fn)(const char *, size_t, size_t)) {
     struct buf b64;
     size_t head = s.n < COMPARED / 4 * 3 ? s.n : COMPARED / 4 * 3;
     size_t digits = head * 8 / 6, full = (s.n * 8 + 5) / 6;
-    buf_init(&b64, COMPARED + 4);
+    buf_init_secret(&b64, COMPARED + 4);
     base64_add(&b64, s.p, head);
     pthread_rwlock_wrlock(&lock);
     fn(s.p, s.n < COMPARED ? s.n : COMPARED, s.n);

@@ -77,9 +77,9 @@ static void empty_buffers(void **state) {
 }
 
 static void growing_keeps_the_content(void **state) {
-    (void)state;
+    void (*const init)(struct buf *, size_t) = *state ? buf_init_secret : buf_init;
     struct buf b;
-    buf_init(&b, 100000);
+    init(&b, 100000);
     for (int i = 0; i < 10000; i++) {
         char *p = buf_reserve(&b, 3);
         assert_non_null(p);
@@ -301,11 +301,13 @@ static void token_characters(void **state) {
 }
 
 int main(void) {
+    static bool secret = true;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_ceiling_is_an_answer),
         cmocka_unit_test(no_ceiling_to_speak_of),
         cmocka_unit_test(empty_buffers),
         cmocka_unit_test(growing_keeps_the_content),
+        {"growing a secret keeps the content", growing_keeps_the_content, .initial_state = &secret},
         cmocka_unit_test(json_text),
         cmocka_unit_test(json_of_any_bytes),
         cmocka_unit_test(copies),

@@ -1,0 +1,33 @@
+#include "sinks/http_memory.h"
+
+#include <curl/curl.h>
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/buf.h"
+
+static void give_back(void *p) {
+    if (p) wipe(p, malloc_usable_size(p));
+    free(p);
+}
+
+static void *resize(void *old, size_t n) {
+    size_t have = old ? malloc_usable_size(old) : 0;
+    if (old && n && n <= have) return old;
+    void *p = malloc(n ? n : 1);
+    if (!p) return NULL;
+    if (have) memcpy(p, old, have < n ? have : n);
+    give_back(old);
+    return p;
+}
+
+static char *copy(const char *s) {
+    size_t n = strlen(s) + 1;
+    char *p = malloc(n);
+    return p ? memcpy(p, s, n) : NULL;
+}
+
+int http_memory_init(void) {
+    return (int)curl_global_init_mem(CURL_GLOBAL_DEFAULT, malloc, give_back, resize, copy, calloc);
+}
