@@ -395,14 +395,16 @@ class Case(unittest.TestCase):
         self.kafka = services().kafka()
         self.topic = unique("runs")
         self.group = unique("group")
-        self.addCleanup(self._clean_up)
+        self.addCleanup(self._kill_workers)
 
-    def _clean_up(self):
+    def _kill_workers(self):
         for worker in self.workers:
             worker.kill()
-        outcome = self._outcome
-        failed = not outcome.success
-        if failed:
+
+    def run(self, result=None):
+        before = len(result.failures) + len(result.errors)
+        super().run(result)
+        if len(result.failures) + len(result.errors) > before:
             print(f"   FAILED: configuration and logs are kept in {self.dir}", flush=True)
         else:
             shutil.rmtree(self.dir, ignore_errors=True)

@@ -126,7 +126,7 @@ class Lifecycle(rig.Case):
         self.kafka.create(self.topic, 2)
         feed = Feed(self.kafka, self.topic, {"type": "webhook", "url": receiver.url + "/hook"}, 2)
         feed.send(500)
-        worker = self.worker(self.settings(window__records=50))
+        worker = self.worker(self.settings(window__records=20, window__inflight=2))
         rig.await_("some requests", 30, lambda: len(receiver.requests) > 100, worker)
         began = time.monotonic()
         self.assertEqual(0, worker.stop(30), worker.tail())
