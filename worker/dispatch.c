@@ -23,7 +23,8 @@ struct lineup {
     int64_t progress_ms; /* when a delivery last ended, or the first took off */
     int64_t latency_ms;  /* moving average of the time in flight */
     bool slow;           /* counted in slow_waiting */
-    bool saturating;     /* counted in saturating */
+    bool saturating;     /* counted in saturating, until no more than resume wait */
+    size_t resume;
     uint64_t delivered, failed, parked;
     struct outcome failure; /* the last one */
 };
@@ -41,7 +42,13 @@ struct dispatch {
     size_t saturating;   /* destinations over their quota that are waited for */
     const struct lineup *current; /* destination of the last delivery added */
     int64_t switched_ms;          /* when that last changed: are there others to protect? */
-    int64_t wake_ms;              /* when a lineup held back by its rate may go on; 0 none */
+    /* The last two destinations (never followed: they may be gone) that had nothing waiting when
+     * something was added. */
+    struct {
+        const struct lineup *who;
+        int64_t ms;
+    } prompt[2];
+    int64_t wake_ms; /* when a lineup held back by its rate may go on; 0 none */
 };
 
 struct dispatch *dispatch_new(const struct config *cfg, struct sink_env *env,
@@ -109,7 +116,7 @@ static void unqueue(struct dispatch *d, struct lineup *l, struct delivery *v) {
     l->waiting_bytes -= v->size;
     d->waiting--;
     if (l->slow) d->slow_waiting--;
-    if (l->waiting <= (size_t)d->cfg->dest_waiting / 2) saturate(d, l, false);
+    if (l->waiting <= l->resume) saturate(d, l, false);
     if (!l->first) ring_remove(d, l);
 }
 
@@ -156,16 +163,41 @@ static bool is_hog(const struct dispatch *d, const struct lineup *l) {
     return l->waiting * (others ? others : 1) > 4 * (d->waiting - l->waiting);
 }
 
-/* A full queue parks what comes on top when the destination is slow, or when it alone is full: the
- * others must not wait for it. When all are equally busy, or there is no other, parking would only
- * move the work around: then the lane stops reading for a moment. */
+/* What waits holds windows, and a partition has only so many: no more may wait than the
+ * destination delivers in this time. */
+#define PATIENCE_MS 10000
+
+static size_t quota_of(const struct dispatch *d, const struct lineup *l, bool alone) {
+    size_t most = (size_t)d->cfg->dest_waiting, least = 2 * (size_t)d->cfg->dest_concurrency;
+    if (alone || l->latency_ms <= 0) return most;
+    if (l->slow) return least;
+    size_t quota = (size_t)(d->cfg->dest_concurrency * PATIENCE_MS / l->latency_ms);
+    if (quota < least) quota = least;
+    return quota < most ? quota : most;
+}
+
+static void note_prompt(struct dispatch *d, const struct lineup *l) {
+    if (d->prompt[0].who != l) d->prompt[1] = d->prompt[0];
+    d->prompt[0].who = l;
+    d->prompt[0].ms = *d->now_ms;
+}
+
+/* Whether some other destination takes what comes for it at once. */
+static bool others_keep_up(const struct dispatch *d, const struct lineup *l) {
+    int other = d->prompt[0].who == l ? 1 : 0;
+    return d->prompt[other].who && *d->now_ms - d->prompt[other].ms < 1000;
+}
+
+/* A full queue parks what comes on top when the destination is slow, or when others keep up with
+ * what comes for them: they must not wait for it. When all are equally busy, or there is no other,
+ * parking would only move the work around: then the lane stops reading for a moment. */
 static bool has_room(struct dispatch *d, struct lineup *l, const struct delivery *v) {
-    size_t quota = (size_t)d->cfg->dest_waiting, bytes = (size_t)d->cfg->dest_waiting_bytes;
     bool alone = *d->now_ms - d->switched_ms > 5000;
-    if (l->slow && !alone) quota = 2 * (size_t)d->cfg->dest_concurrency;
+    size_t quota = quota_of(d, l, alone), bytes = (size_t)d->cfg->dest_waiting_bytes;
     if (l->waiting < quota && (!l->waiting || l->waiting_bytes + v->size <= bytes)) return true;
-    if (!alone && (l->slow || is_hog(d, l))) return false;
+    if (!alone && (l->slow || is_hog(d, l) || others_keep_up(d, l))) return false;
     if (l->waiting >= 4 * quota) return false;
+    l->resume = quota / 2;
     saturate(d, l, true);
     return true;
 }
@@ -184,6 +216,7 @@ void dispatch_add(struct dispatch *d, struct delivery *v) {
         return;
     }
     judge_speed(d, l);
+    if (!l->waiting) note_prompt(d, l);
     if (!has_room(d, l, v)) {
         hand_back(d, v, FAULT_NONE, "queue-full", "too much waits for this destination already");
         return;
@@ -207,9 +240,9 @@ void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
     if (v->cancelled) return;
     struct lineup *l = lineup_of(v->batch.dest);
     if (v->state == DELIVERY_WAITING) {
-        /* Waiting for a healthy destination is no reason: its turn comes. */
+        /* Waiting for a healthy destination is no reason for some time: its turn comes. */
         judge_speed(d, l);
-        if (why == CANCEL_SLOW && !l->slow) return;
+        if (why == CANCEL_SLOW && !l->slow && *d->now_ms - v->added_ms < PATIENCE_MS) return;
         v->cancelled = why;
         unqueue(d, l, v);
         hand_back(d, v, FAULT_NONE, "slow", "its turn did not come in time");
