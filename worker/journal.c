@@ -69,7 +69,8 @@ static const char *copy(struct settle_job *job, const char *s) {
     return arena_strdup(&job->arena, str_c(s));
 }
 
-static struct requeue past_of(const struct load *load, const struct slot *slot) {
+static struct requeue past_of(const struct lane *lane, const struct load *load,
+                              const struct slot *slot) {
     const struct parcel *p = slot->parcel;
     const struct progress *g = p ? &p->progress : &slot->progress;
     struct requeue r = {.first_failure_ms = g->first_failure_ms,
@@ -79,6 +80,7 @@ static struct requeue past_of(const struct load *load, const struct slot *slot) 
                         .origin = {.partition = slot->from_partition, .offset = slot->from_offset}};
     snprintf(r.origin.topic, sizeof r.origin.topic, "%s", load->topic);
     snprintf(r.why, sizeof r.why, "%s", slot->outcome->why);
+    snprintf(r.group, sizeof r.group, "%s", lane->cfg->group);
     snprintf(r.destination, sizeof r.destination, "%s", p && p->label ? p->label : "");
     if (p && p->ndjson && p->key) {
         snprintf(r.batch_key, sizeof r.batch_key, "%s", p->key);
@@ -111,7 +113,7 @@ static void add_record(struct lane *lane, struct settle_job *job, const struct l
             originals[n++] =
                 (struct header){.name = str_c(name), .value = {value, value ? size : 0}};
     }
-    struct requeue r = past_of(load, slot);
+    struct requeue r = past_of(lane, load, slot);
     if (load->partition->kind == PARTITION_RETRY && !slot->parcel)
         recall_destination(&r, originals, n);
     char topic[TOPIC_MAX + 1] = "";
@@ -201,6 +203,7 @@ static bool add_ledger(struct lane *lane, struct settle_job *job, const struct p
     struct ledger_item *items = arena_alloc(&job->arena, (w->taken + 1) * sizeof *items);
     size_t n = 0;
     for (struct slot *s = load->first; s; s = s->next) {
+        if (s->foreign) continue;
         if (s->parcel && s != s->parcel->members[0]) continue; /* said with the parcel's first */
         struct slot *alone[1] = {s};
         items[n] = describe(lane, s);
@@ -208,7 +211,8 @@ static bool add_ledger(struct lane *lane, struct settle_job *job, const struct p
                      s->parcel ? s->parcel->n : 1);
         n++;
     }
-    struct ledger_window entry = {.topic = p->topic,
+    struct ledger_window entry = {.group = lane->cfg->group,
+                                  .topic = p->topic,
                                   .partition = p->id,
                                   .first = w->first,
                                   .next = w->next,

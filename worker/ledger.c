@@ -271,7 +271,9 @@ static void enc_outcomes(struct enc *e, const struct ledger_item *const *items, 
 }
 
 static void enc_head(struct enc *e, const struct ledger_window *w) {
-    LIT(e, "{\"v\":1,\"seq\":");
+    LIT(e, "{\"v\":1,\"group\":");
+    enc_text(e, w->group);
+    LIT(e, ",\"seq\":");
     enc_uint(e, w->seq);
     LIT(e, ",\"topic\":");
     enc_text(e, w->topic);

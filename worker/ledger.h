@@ -31,6 +31,7 @@ struct ledger_item {
 };
 
 struct ledger_window {
+    const char *group; /* consumer group: several may read one topic, each with chains of its own */
     const char *topic;
     int32_t partition;
     int64_t first, next;
@@ -62,7 +63,7 @@ bool ledger_encode(const struct ledger_window *, const struct ledger_signer *, s
                    uint8_t ret_hash[SHA256_LEN]);
 /* Upper bounds, bytes, of an entry without items and of what an item adds to it: windows are sealed
  * before an entry outgrows a Kafka message. */
-#define LEDGER_ENTRY_MAX_EMPTY 1536
+#define LEDGER_ENTRY_MAX_EMPTY 3072
 size_t ledger_item_size(const struct ledger_item *);
 /* Key of the Kafka record: "topic/partition". */
 void ledger_record_key(char *ret, size_t size, const char *topic, int32_t partition);

@@ -321,8 +321,8 @@ static bool read_rotation(struct reader *r, struct ledger_entry *e) {
 
 static bool read_head(struct reader *r, struct ledger_entry *e) {
     uint64_t opened, settled;
-    if (!want(r, "{\"v\":1,\"seq\":") || !read_uint(r, INT64_MAX, &e->seq) ||
-        !want(r, ",\"topic\":") || !read_text(r, &e->topic))
+    if (!want(r, "{\"v\":1,\"group\":") || !read_text(r, &e->group) || !want(r, ",\"seq\":") ||
+        !read_uint(r, INT64_MAX, &e->seq) || !want(r, ",\"topic\":") || !read_text(r, &e->topic))
         return false;
     if (!ledger_topic_legal(e->topic)) return fail(r, "a topic's name");
     if (!want(r, ",\"partition\":") || !read_int32(r, &e->partition) || !want(r, ",\"first\":") ||

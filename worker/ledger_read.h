@@ -35,6 +35,7 @@ struct ledger_group {
 };
 
 struct ledger_entry {
+    struct str group; /* consumer group */
     uint64_t seq;
     struct str topic;
     int32_t partition;

@@ -125,12 +125,21 @@ static bool recall(struct load *load, struct slot *slot, const struct record *re
                    struct requeue *r) {
     const char *problem = NULL;
     struct outcome o;
-    if (!requeue_parse(rec->headers, rec->n_headers, r, &problem)) {
+    if (requeue_parse(rec->headers, rec->n_headers, r, &problem) && r->group[0] &&
+        strcmp(r->group, load->lane->cfg->group) != 0) {
+        slot->foreign = true;
+        slot->fate = FATE_SKIPPED;
+        let_go(load, slot);
+        window_done(load->window);
+        return false;
+    }
+    if (problem) {
         o = outcome_fail(VERDICT_PERMANENT, FAULT_SYSTEM, "bad-retry-headers", "%s", problem);
     } else if (strcmp(r->origin.topic, load->partition->base) != 0) {
         o = outcome_fail(VERDICT_PERMANENT, FAULT_SYSTEM, "bad-retry-headers",
                          "runsink-origin names another topic than this retry topic's");
     } else {
+        count(&load->lane->counters, COUNTER_AGAIN, 1);
         slot->from_partition = r->origin.partition;
         slot->from_offset = r->origin.offset;
         slot->batch_index = r->batch_index;
@@ -219,7 +228,6 @@ void load_take(struct load *load, rd_kafka_message_t *msg) {
     rec.headers = read_headers(load, msg, &rec.n_headers);
     struct requeue past;
     bool again = load->partition->kind == PARTITION_RETRY;
-    if (again) count(&load->lane->counters, COUNTER_AGAIN, 1);
     if (!again || recall(load, slot, &rec, &past)) {
         if (decode(load, slot, &rec))
             deliver(load, slot, &rec, again ? &past : NULL);

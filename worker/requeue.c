@@ -10,7 +10,22 @@
 #define TIME_MAX_MS 253402300799999
 
 /* The headers that are read back. */
-enum slot { ORIGIN, FIRST, DUE, NOT_BEFORE, ATTEMPTS, WHY, REASON, KEY, COUNT, INDEX, DEST, SLOTS };
+enum slot {
+    ORIGIN,
+    FIRST,
+    DUE,
+    NOT_BEFORE,
+    ATTEMPTS,
+    WHY,
+    REASON,
+    KEY,
+    COUNT,
+    INDEX,
+    DEST,
+    TIME,
+    GROUP,
+    SLOTS
+};
 
 static const struct {
     const char *name, *missing, *malformed, *twice;
@@ -22,7 +37,8 @@ static const struct {
     [ATTEMPTS] = SLOT("runsink-attempts"), [WHY] = SLOT("runsink-why"),
     [REASON] = SLOT("runsink-reason"),     [KEY] = SLOT("runsink-batch-key"),
     [COUNT] = SLOT("runsink-batch-count"), [INDEX] = SLOT("runsink-batch-index"),
-    [DEST] = SLOT("runsink-destination"),
+    [DEST] = SLOT("runsink-destination"),  [TIME] = SLOT("runsink-time"),
+    [GROUP] = SLOT("runsink-group"),
 #undef SLOT
 };
 
@@ -140,6 +156,10 @@ static bool parse_slot(enum slot slot, struct str text, struct requeue *r) {
     case DEST:
         outcome_text(r->destination, sizeof r->destination, text);
         return true;
+    case GROUP:
+        return parse_text(text, sizeof r->group, r->group);
+    case TIME:
+        return parse_number(text, TIME_MAX_MS, &r->died_ms);
     case SLOTS:
         break;
     }
@@ -153,8 +173,8 @@ bool requeue_parse(const struct header *headers, size_t n, struct requeue *ret,
     bool dead = found.have[REASON];
     bool member = found.have[KEY] || found.have[COUNT] || found.have[INDEX];
     const bool needed[SLOTS] = {
-        [ORIGIN] = true, [FIRST] = true, [ATTEMPTS] = true, [DUE] = !dead,
-        [WHY] = !dead,   [KEY] = member, [COUNT] = member,  [INDEX] = member,
+        [ORIGIN] = true, [FIRST] = true,   [ATTEMPTS] = true, [DUE] = !dead, [WHY] = !dead,
+        [KEY] = member,  [COUNT] = member, [INDEX] = member,  [TIME] = dead,
     };
     struct requeue r = {0};
     for (int s = 0; s < SLOTS; s++) {
@@ -167,6 +187,7 @@ bool requeue_parse(const struct header *headers, size_t n, struct requeue *ret,
             return false;
         }
     }
+    if (!dead) r.died_ms = 0;
     *ret = r;
     return true;
 }
@@ -178,7 +199,7 @@ struct headers {
     struct arena *arena;
 };
 
-#define OURS_MAX 12
+#define OURS_MAX 16
 
 static struct headers begin(const struct header *originals, size_t n, struct arena *arena) {
     struct headers out = {arena_alloc(arena, (n + OURS_MAX) * sizeof *out.v), 0, arena};
@@ -208,6 +229,7 @@ static void add_line(struct headers *out, const char *name, const char *value) {
 
 /* What parked records and dead letters have in common. */
 static void add_identity(struct headers *out, const struct requeue *r) {
+    if (r->group[0]) add_text(out, slots[GROUP].name, r->group);
     if (r->destination[0]) add_line(out, slots[DEST].name, r->destination);
     if (!r->batch_key[0]) return;
     add_text(out, slots[KEY].name, r->batch_key);
@@ -248,7 +270,7 @@ struct header *dead_headers(const struct requeue *r, const struct outcome *o, in
     add_number(&out, "runsink-status", o->status);
     add_number(&out, slots[ATTEMPTS].name, r->attempts);
     add_number(&out, slots[FIRST].name, r->first_failure_ms);
-    add_number(&out, "runsink-time", now_ms);
+    add_number(&out, slots[TIME].name, now_ms);
     add_identity(&out, r);
     *ret_n = out.n;
     return out.v;

@@ -5,15 +5,17 @@
  *          runsink-not-before (ms since the epoch; left out when 0), runsink-attempts, runsink-why
  *   dead:  runsink-origin, runsink-fault, runsink-reason, runsink-detail, runsink-status,
  *          runsink-attempts, runsink-first-failure, runsink-time
- *   both:  runsink-destination (redacted label; left out when there is none), and for a batch's
- *          member runsink-batch-key, runsink-batch-count, runsink-batch-index: a batch that died
- *          goes back under the key that a PUT of it may have reached */
+ *   both:  runsink-group (consumer group; a record without it is taken by any), runsink-destination
+ * (redacted label; left out when there is none), and for a batch's member runsink-batch-key,
+ * runsink-batch-count, runsink-batch-index: a batch that died goes back under the key that a PUT of
+ * it may have reached */
 #ifndef RUNSINK_REQUEUE_H
 #define RUNSINK_REQUEUE_H
 
 #include "worker/jobrun.h"
 
 #define TOPIC_MAX 249
+#define GROUP_MAX 200
 #define DESTINATION_MAX 256 /* longer labels are cut */
 
 struct origin {
@@ -31,12 +33,16 @@ struct requeue {
     char why[48];          /* of the last failure */
     char batch_key[1025];  /* empty: not a member of a batch */
     uint32_t batch_count, batch_index;
+    char group[GROUP_MAX + 1]; /* consumer group that put it here: retry and dead topics of one
+                                  source topic are shared by the groups that read it */
     char destination[DESTINATION_MAX]; /* redacted label; empty: not known */
+    int64_t died_ms;                   /* 0: not a dead letter */
 };
 
 /* Headers of a record read from a retry or dead topic. False with a phrase (static) in *reterr when
  * one is missing, malformed or stands twice. A record with runsink-reason is a dead letter: its
- * reason is put into why, and due_ms is 0. Names of ours that are not known are left alone. */
+ * reason is put into why, runsink-time into died_ms, and due_ms is 0. Names of ours that are not
+ * known are left alone. */
 bool requeue_parse(const struct header *, size_t n, struct requeue *ret, const char **reterr);
 bool header_is_ours(struct str name); /* starts with "runsink-" */
 

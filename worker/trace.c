@@ -185,7 +185,7 @@ static void take_entry(struct trace *t, struct str value, const char *source, bo
     struct ledger_entry entry;
     struct ledger_read_error why;
     /* One that can't be read is `verify`'s business. */
-    bool ok = ledger_read(value, &arena, &entry, &why);
+    bool ok = ledger_read(value, &arena, &entry, &why) && str_is(entry.group, t->cfg->group);
     for (size_t i = 0; ok && i < entry.n_groups; i++) {
         const struct ledger_group *g = &entry.groups[i];
         bool known = false;

@@ -51,6 +51,7 @@ static void on_delivered(void *context, const struct ledger_entry *e,
 
 static struct audit *new_audit(struct verify *v, const struct snapshot *s, struct watchers *w) {
     struct audit_options opts = {.source = s->source,
+                                 .group = s->group,
                                  .keys = v->keys,
                                  .n_keys = v->n_keys,
                                  .partial = s->partial,
@@ -76,8 +77,8 @@ static bool read_all(struct verify *v, rd_kafka_t *rk, const struct topic_list *
         objects_finish(w->objects);
         objects_sums(w->objects, &sums->objects_checked, &sums->objects_bytes);
     }
-    if (v->records &&
-        !verify_records(rk, all, s->source, a, &v->report, &sums->records_checked, &v->err))
+    if (v->records && !verify_records(rk, all, s->source, v->group, a, &v->report,
+                                      &sums->records_checked, &v->err))
         return false;
     if (x && !export_finish(x, s, &v->err)) return false;
     snapshot_drained(s, a);

@@ -279,8 +279,13 @@ static void follow_origins(struct audit *a, struct chain *c, const struct ledger
             return;
         }
         uint32_t chain = chain_number(a, o->topic, o->partition);
-        for (int64_t v = o->range.a; v <= o->range.z; v++)
+        for (int64_t v = o->range.a; v <= o->range.z; v++) {
             tally(a, chain, v, g->kind, c->kind == CHAIN_RETRY, is_late(c, e), tier);
+            /* Back to the source topic as a new event, which is another record: the story of this
+             * one ends. */
+            if (g->kind == LEDGER_REDRIVEN && !g->tier.n)
+                tally(a, chain, v, LEDGER_SKIPPED, true, false, tier);
+        }
     }
 }
 
@@ -388,12 +393,14 @@ void audit_entry(struct audit *a, struct str key, struct str value,
         malformed(a, key, &why, place);
         return;
     }
+    sha256(e.canonical.p, e.canonical.n, hash);
+    bool intact = memcmp(hash, e.hash, SHA256_LEN) == 0;
+    /* An altered entry may not hide behind another group's name. */
+    if (intact && !str_is(e.group, a->opts.group)) return;
     uint32_t number = chain_number(a, e.topic, e.partition);
     struct chain *c = a->chains[number];
     if (!c->links) open_chain(a, c, place);
     check_key(a, c, key, &e, place);
-    sha256(e.canonical.p, e.canonical.n, hash);
-    bool intact = memcmp(hash, e.hash, SHA256_LEN) == 0;
     if (!intact)
         chain_say(a, c, place, false, "bad-hash", e.first,
                   "entry %" PRIu64 " was altered: its hash is not that of its bytes", e.seq);

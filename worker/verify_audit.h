@@ -29,6 +29,7 @@ typedef void finding_fn(void *context, const struct finding *);
 
 struct audit_options {
     const char *source; /* the source topic: its name tells retry and dead topics apart */
+    const char *group;  /* whose chains: entries of other groups are passed over */
     const struct ledger_pubkey *keys;
     size_t n_keys;   /* 0: signatures are not checked */
     bool partial;    /* --from: chains may begin anywhere, origins may have begun before */

@@ -109,15 +109,27 @@ bool verify_ledger(rd_kafka_t *rk, const struct topic_list *all, const char *sou
     return ok && err->n == 0;
 }
 
-static bool verify_topic_records(rd_kafka_t *rk, const struct topic *t, struct audit *a,
-                                 struct report *report, uint64_t *checked, struct buf *err) {
+/* Groups that read one source topic share its retry topics. */
+static bool is_foreign(const rd_kafka_message_t *m, const char *group) {
+    rd_kafka_headers_t *headers = NULL;
+    const void *value;
+    size_t n;
+    return rd_kafka_message_headers(m, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR &&
+           rd_kafka_header_get_last(headers, "runsink-group", &value, &n) ==
+               RD_KAFKA_RESP_ERR_NO_ERROR &&
+           !str_is((struct str){value, n}, group);
+}
+
+static bool verify_topic_records(rd_kafka_t *rk, const struct topic *t, bool retry,
+                                 const char *group, struct audit *a, struct report *report,
+                                 uint64_t *checked, struct buf *err) {
     struct reader_limits limits = {0};
     struct reader *r = reader_open(rk, t->name, t->partitions, &limits, err);
     if (!r) return false;
     rd_kafka_message_t *m;
     uint64_t n = 0;
     while ((m = reader_next(r, 0, err))) {
-        if (!audit_seen(a, t->name, m->partition, m->offset)) {
+        if (!audit_seen(a, t->name, m->partition, m->offset) && !(retry && is_foreign(m, group))) {
             struct finding f = {.code = "no-outcome",
                                 .topic = t->name,
                                 .partition = m->partition,
@@ -134,13 +146,14 @@ static bool verify_topic_records(rd_kafka_t *rk, const struct topic *t, struct a
 }
 
 bool verify_records(rd_kafka_t *rk, const struct topic_list *all, const char *source,
-                    struct audit *a, struct report *report, uint64_t *ret_checked,
-                    struct buf *err) {
+                    const char *group, struct audit *a, struct report *report,
+                    uint64_t *ret_checked, struct buf *err) {
     enum topic_kind kind;
     *ret_checked = 0;
     for (size_t i = 0; i < all->n; i++)
         if (belongs(&all->v[i], source, &kind) && kind != TOPIC_DEAD &&
-            !verify_topic_records(rk, &all->v[i], a, report, ret_checked, err))
+            !verify_topic_records(rk, &all->v[i], kind == TOPIC_RETRY, group, a, report,
+                                  ret_checked, err))
             return false;
     return true;
 }

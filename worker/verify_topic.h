@@ -17,7 +17,8 @@ bool verify_ledger(rd_kafka_t *, const struct topic_list *all, const char *sourc
                    const struct reader_limits *, struct audit *, struct export *, struct report *,
                    struct buf *err);
 /* Each record of the source and retry topics that the ledger covers must have an outcome in it. */
-bool verify_records(rd_kafka_t *, const struct topic_list *all, const char *source, struct audit *,
-                    struct report *, uint64_t *ret_checked, struct buf *err);
+bool verify_records(rd_kafka_t *, const struct topic_list *all, const char *source,
+                    const char *group, struct audit *, struct report *, uint64_t *ret_checked,
+                    struct buf *err);
 
 #endif

@@ -27,7 +27,8 @@ static void check_ranges(const struct ledger_entry *e) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    struct audit_options opts = {.source = "jobs", .keep_seen = true, .report = ignore};
+    struct audit_options opts = {
+        .source = "jobs", .group = "runsink", .keep_seen = true, .report = ignore};
     struct audit *a = audit_new(&opts);
     struct ledger_place place = {.name = "fuzz"};
     const char *p = (const char *)data, *end = p + size;

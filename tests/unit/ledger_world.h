@@ -10,6 +10,7 @@
 #include "worker/verify_files.h"
 
 #define WORLD_SOURCE "jobs"
+#define WORLD_GROUP "runsink"
 #define WORLD_PARTITIONS 3
 
 struct world_line {
@@ -59,7 +60,8 @@ static inline struct world_line *world_add(struct world *w) {
 static inline void world_settle(struct world *w, size_t chain, int64_t next,
                                 const struct ledger_item *items, size_t n_items) {
     struct world_chain *c = &w->chains[chain];
-    struct ledger_window window = {.topic = c->topic,
+    struct ledger_window window = {.group = WORLD_GROUP,
+                                   .topic = c->topic,
                                    .partition = c->partition,
                                    .first = c->next,
                                    .next = next,
@@ -162,7 +164,7 @@ static inline void world_free(struct world *w) {
 
 /* What the group has committed at the end. */
 static inline void world_snapshot(const struct world *w, struct snapshot *ret) {
-    *ret = (struct snapshot){.source = WORLD_SOURCE, .group = "runsink"};
+    *ret = (struct snapshot){.source = WORLD_SOURCE, .group = WORLD_GROUP};
     for (size_t i = 0; i < w->n_chains; i++) {
         const struct world_chain *c = &w->chains[i];
         struct committed *to = snapshot_add(ret);

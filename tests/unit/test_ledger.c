@@ -16,7 +16,8 @@
 #define ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
 #define ONES "0101010101010101010101010101010101010101010101010101010101010101"
 #define HEAD                                                                                       \
-    "{\"v\":1,\"seq\":7,\"topic\":\"jobs\",\"partition\":3,\"first\":100,\"next\":120,"            \
+    "{\"v\":1,\"group\":\"g\",\"seq\":7,\"topic\":\"jobs\",\"partition\":3,\"first\":100,"         \
+    "\"next\":120,"                                                                                \
     "\"opened\":1760000000000,\"settled\":1760000001000,\"version\":\"" RUNSINK_VERSION            \
     "\",\"prev\":\"" ZEROS "\""
 
@@ -24,7 +25,8 @@ static const uint8_t ones[SHA256_LEN] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 
                                          1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 static struct ledger_window window(const struct ledger_item *items, size_t n) {
-    return (struct ledger_window){.topic = "jobs",
+    return (struct ledger_window){.group = "g",
+                                  .topic = "jobs",
                                   .partition = 3,
                                   .first = 100,
                                   .next = 120,
@@ -218,8 +220,11 @@ static void any_sample(struct sample *s) {
     static const int64_t bases[] = {0, 7, 95, 9990, 1000000, 999999999999999990};
     int64_t next = bases[any(6)];
     bool retry = any(2);
-    *s = (struct sample){
-        .window = {.topic = "jobs", .partition = (int32_t)any(1000), .seq = any(9), .first = next}};
+    *s = (struct sample){.window = {.group = "g",
+                                    .topic = "jobs",
+                                    .partition = (int32_t)any(1000),
+                                    .seq = any(9),
+                                    .first = next}};
     s->window.n_items = any(ITEMS + 1);
     s->window.items = s->items;
     for (size_t i = 0; i < s->window.n_items; i++) {
@@ -295,7 +300,8 @@ static void test_bound_of_merged_items(void **state) {
                 .kind = LEDGER_SKIPPED, .why = "x", .offsets = &offsets[i], .n = 1};
             bound += ledger_item_size(&items[i]);
         }
-        struct ledger_window w = {.topic = "j", .next = 9999, .items = items, .n_items = N};
+        struct ledger_window w = {
+            .group = "g", .topic = "j", .next = 9999, .items = items, .n_items = N};
         buf_init(&b, 1 << 20);
         assert_true(ledger_encode(&w, NULL, &b, hash));
         assert_true(b.n <= bound);
@@ -351,7 +357,8 @@ static void test_bound_of_the_empty_entry(void **state) {
     struct ledger_signer *s = ledger_signer_load(a, &err);
     assert_non_null(s);
     assert_true(ledger_signer_rotate(s, c, &err));
-    struct ledger_window w = {.topic = topic,
+    struct ledger_window w = {.group = "g",
+                              .topic = topic,
                               .partition = INT32_MAX,
                               .first = INT64_MAX - 2,
                               .next = INT64_MAX - 1,

@@ -274,6 +274,7 @@ static void assert_same(const struct requeue *a, const struct requeue *b) {
     assert_int_equal(a->batch_count, b->batch_count);
     assert_int_equal(a->batch_index, b->batch_index);
     assert_string_equal(a->destination, b->destination);
+    assert_int_equal(a->died_ms, b->died_ms);
 }
 
 static void test_round_trips(void **state) {
@@ -481,6 +482,7 @@ static void test_dead_batches(void **state) {
         assert_int_equal(back.batch_count, r.batch_count);
         assert_int_equal(back.batch_index, r.batch_index);
         assert_string_equal(back.destination, r.destination);
+        assert_int_equal(back.died_ms, START);
         dead_headers(&r, &o, START, h, n, &arena, &again);
         assert_int_equal(again, n);
         arena_free(&arena);
