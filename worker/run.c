@@ -17,6 +17,7 @@
 #include "worker/crash.h"
 #include "worker/kafka.h"
 #include "worker/lane.h"
+#include "worker/limits.h"
 #include "worker/log.h"
 #include "worker/progress.h"
 #include "worker/topics.h"
@@ -315,6 +316,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     buf_init(&err, 65536);
     memset(totals, 0, COUNTERS * sizeof *totals);
     crash_setup();
+    limits_check(cfg);
     http_global_init();
     int rc = begin(&w, &err);
     bool ok = rc == EX_OK && watch(&w);
