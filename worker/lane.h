@@ -32,7 +32,11 @@ struct partition {
     enum partition_kind kind;
     uint64_t serial; /* of this assignment: a result for another one is only counted */
     rd_kafka_queue_t *queue;
-    bool loaded;     /* committed offset and metadata are known */
+    bool loaded; /* committed offset and metadata are known */
+    bool asking,
+        late;     /* the broker is asked for its offset; it was not known when it was assigned */
+    bool reading; /* handed to librdkafka */
+    int64_t asked_ms;
     bool begins;     /* nothing is committed: it starts with the first record there is */
     bool left;       /* by lane_finish(): what is open belongs to the next owner */
     int64_t seek_ms; /* when to try the position again; 0: no need */
@@ -90,8 +94,6 @@ struct lane {
     int64_t settle_after_ms; /* back-off after an aborted settlement */
     int64_t settle_backoff_ms;
     bool stale; /* membership out of date: settle after the next rebalance callback */
-    int64_t offsets_asked_ms;
-    bool offsets_asking;
 };
 
 /* What the main thread gives all lanes: the topics to consume, replaced as a whole under a lock. */
@@ -114,7 +116,16 @@ void lane_drain(struct lane *); /* main thread: asks; the lane ends by itself */
 /* Waits for the thread, adds the lane's counters to totals, frees the lane. */
 void lane_join(struct lane *, uint64_t totals[COUNTERS]);
 
-/* source.c: the consumer and the partitions. */
+/* assignment.c: which partitions are ours, and where each stands. */
+void assignment_cb(rd_kafka_t *, rd_kafka_resp_err_t, rd_kafka_topic_partition_list_t *,
+                   void *lane);
+void assignment_poll(struct lane *); /* what was not known when a partition was assigned */
+void assignment_drop(struct lane *, struct partition *);
+/* Nothing was committed: its first window begins here. */
+void assignment_begin(struct partition *, int64_t offset);
+bool assignment_watermarks(struct lane *, const struct partition *, int64_t *low, int64_t *high);
+
+/* source.c: the consumer. */
 bool source_open(struct lane *, struct buf *err);
 void source_close(struct lane *); /* leaves the group */
 void source_poll(struct lane *);  /* callbacks, errors, offsets asked for, new topics */

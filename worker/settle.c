@@ -30,7 +30,8 @@ struct settler {
     struct settle_job *todo, *finished;
     bool busy; /* lane's thread only */
     atomic_bool stop;
-    bool ready; /* init_transactions() has succeeded */
+    bool ready;             /* settle thread: init_transactions() has succeeded */
+    struct settle_job init; /* its error, otherwise */
     struct fanout *fanouts;
     size_t n_fanouts;
 };
@@ -194,6 +195,7 @@ static enum step fill(struct settler *s, struct settle_job *job) {
         s, job, "send offsets",
         rd_kafka_send_offsets_to_transaction(s->producer, job->offsets, group, CALL_TIMEOUT_MS));
     rd_kafka_consumer_group_metadata_destroy(group);
+    crash_point("txn-sent");
     return step;
 }
 
@@ -209,13 +211,11 @@ static enum settle_result give_up(struct settler *s, struct settle_job *job, enu
 }
 
 static enum settle_result transact(struct settler *s, struct settle_job *job) {
-    enum step step = STEP_OK;
-    if (!s->ready)
-        step = REPEAT(s, job, "init transactions",
-                      rd_kafka_init_transactions(s->producer, CALL_TIMEOUT_MS));
-    s->ready = s->ready || step == STEP_OK;
-    if (step != STEP_OK) return SETTLE_UNKNOWN;
-    step = classify(rd_kafka_begin_transaction(s->producer), job, "begin transaction");
+    if (!s->ready) {
+        memcpy(job->error, s->init.error, sizeof job->error);
+        return SETTLE_UNKNOWN;
+    }
+    enum step step = classify(rd_kafka_begin_transaction(s->producer), job, "begin transaction");
     if (step != STEP_OK) return SETTLE_UNKNOWN;
     step = fill(s, job);
     if (step == STEP_OK)
@@ -231,6 +231,11 @@ static int64_t now_us(void) {
 
 static void *settle_main(void *arg) {
     struct settler *s = arg;
+    /* At once, not with the first job: it ends the transaction that a killed process of the same
+     * name left open, which would otherwise keep the offsets unstable that the first job waits for.
+     */
+    s->ready = REPEAT(s, &s->init, "init transactions",
+                      rd_kafka_init_transactions(s->producer, CALL_TIMEOUT_MS)) == STEP_OK;
     for (;;) {
         pthread_mutex_lock(&s->mutex);
         while (!s->todo && !atomic_load(&s->stop)) pthread_cond_wait(&s->changed, &s->mutex);

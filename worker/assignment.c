@@ -1,0 +1,337 @@
+/* Which partitions are ours and where each stands: rebalances, committed offsets and their
+ * metadata. The rules are those of the settlement protocol (README, "How settlement works"). */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "worker/lane.h"
+#include "worker/log.h"
+
+#define COMMITTED_TIMEOUT_MS 200
+#define WATERMARK_TIMEOUT_MS 2000
+#define REVOKE_FINISH_MS 5000
+#define ASK_AGAIN_MS 200
+#define ASK_TIMEOUT_MS 5000
+
+/* ---- partitions ---- */
+
+struct partition *source_find(struct lane *lane, uint64_t serial) {
+    for (struct partition *p = lane->partitions; p; p = p->next)
+        if (p->serial == serial) return p;
+    return NULL;
+}
+
+static struct partition *find_named(struct lane *lane, const char *topic, int32_t id) {
+    for (struct partition *p = lane->partitions; p; p = p->next)
+        if (p->id == id && strcmp(p->topic, topic) == 0) return p;
+    return NULL;
+}
+
+/* Kind and source topic of a topic that we subscribed to. */
+static void classify(const struct lane *lane, struct partition *p) {
+    p->kind = PARTITION_SOURCE;
+    snprintf(p->base, sizeof p->base, "%s", p->topic);
+    for (size_t i = 0; i < lane->cfg->retry_delays.n; i++) {
+        char suffix[64];
+        int n = snprintf(suffix, sizeof suffix, ".retry.%s", lane->cfg->retry_delays.v[i]);
+        size_t len = strlen(p->topic);
+        if (n < 0 || len <= (size_t)n || strcmp(p->topic + len - (size_t)n, suffix) != 0) continue;
+        p->base[len - (size_t)n] = '\0';
+        p->kind = PARTITION_RETRY;
+    }
+}
+
+static struct partition *partition_new(struct lane *lane, const char *topic, int32_t id) {
+    static const uint64_t one = 1;
+    struct partition *p = xcalloc(1, sizeof *p);
+    snprintf(p->topic, sizeof p->topic, "%s", topic);
+    p->id = id;
+    p->serial = ++lane->serials;
+    p->end = -1;
+    classify(lane, p);
+    p->queue = rd_kafka_queue_get_partition(lane->consumer, topic, id);
+    rd_kafka_queue_forward(p->queue, NULL);
+    rd_kafka_queue_io_event_enable(p->queue, lane->wake_fd, &one, sizeof one);
+    p->next = lane->partitions;
+    lane->partitions = p;
+    return p;
+}
+
+static void clear_stash(struct partition *p) {
+    while (p->stash_at < p->stash_n) rd_kafka_message_destroy(p->stash[p->stash_at++]);
+    p->stash_at = p->stash_n = 0;
+    p->head_due_ms = 0;
+}
+
+void assignment_drop(struct lane *lane, struct partition *p) {
+    struct partition **at = &lane->partitions;
+    while (*at != p) at = &(*at)->next;
+    *at = p->next;
+    lane_drop_partition(lane, p);
+    clear_stash(p);
+    rd_kafka_queue_io_event_enable(p->queue, -1, NULL, 0);
+    rd_kafka_message_t *left[READ_BATCH];
+    for (ssize_t n; (n = rd_kafka_consume_batch_queue(p->queue, 0, left, READ_BATCH)) > 0;)
+        for (ssize_t i = 0; i < n; i++) rd_kafka_message_destroy(left[i]);
+    rd_kafka_queue_destroy(p->queue);
+    free(p);
+}
+
+/* ---- committed offset and metadata ---- */
+
+bool assignment_watermarks(struct lane *lane, const struct partition *p, int64_t *low,
+                           int64_t *high) {
+    rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(lane->consumer, p->topic, p->id, low,
+                                                               high, WATERMARK_TIMEOUT_MS);
+    if (err)
+        log_warn("the broker does not tell the ends of a partition now; asked again",
+                 LOG_S("topic", p->topic), LOG_I("partition", p->id),
+                 LOG_S("error", rd_kafka_err2str(err)));
+    return err == RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+/* Nothing is committed yet. From the earliest record on, where that is turns out when it arrives;
+ * from the latest, the start is made durable, or a restart before the first settlement would begin
+ * later still. */
+static bool no_commit_yet(struct lane *lane, struct partition *p) {
+    int64_t low, high;
+    p->meta = (struct meta){0};
+    p->begins = p->kind == PARTITION_RETRY || lane->cfg->start == CONFIG_START_EARLIEST;
+    if (p->begins) return true;
+    if (!assignment_watermarks(lane, p, &low, &high)) return false;
+    p->committed = high;
+    p->pin = true;
+    return windows_init(&p->windows, high, NULL, 0);
+}
+
+void assignment_begin(struct partition *p, int64_t offset) {
+    p->begins = false;
+    p->committed = offset;
+    windows_init(&p->windows, offset, NULL, 0);
+}
+
+static void foreign_metadata(const struct partition *p, int64_t offset) {
+    log_warn("the committed offset carries no metadata of ours: it was set by another tool; the "
+             "ledger's chain starts anew here",
+             LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("offset", offset));
+}
+
+static void recall(struct partition *p, int64_t offset, struct str text) {
+    p->committed = offset;
+    bool ours = meta_decode(text, &p->meta);
+    if (!ours) p->meta = (struct meta){0};
+    if (!windows_init(&p->windows, offset, p->meta.ends, p->meta.n_ends)) {
+        ours = false;
+        p->meta.n_ends = 0;
+        windows_init(&p->windows, offset, NULL, 0);
+    }
+    if (!ours) foreign_metadata(p, offset);
+    p->replay_end = p->meta.n_ends ? p->meta.ends[p->meta.n_ends - 1] : 0;
+}
+
+/* Fills in where the partition stands; when the broker can't tell now, it is asked again. */
+static void load_state(struct lane *lane, struct partition *p, int64_t offset, struct str text) {
+    bool bounded = lane->shared->until_end && p->kind == PARTITION_SOURCE;
+    int64_t low, high = -1;
+    if (bounded && !assignment_watermarks(lane, p, &low, &high)) return;
+    if (offset >= 0)
+        recall(p, offset, text);
+    else if (!no_commit_yet(lane, p))
+        return;
+    p->end = high;
+    p->loaded = true;
+    log_debug("partition assigned", LOG_I("lane", lane->id), LOG_S("topic", p->topic),
+              LOG_I("partition", p->id), LOG_I("offset", p->begins ? -1 : p->committed),
+              LOG_I("seq", (int64_t)p->meta.seq), LOG_I("replay", (int64_t)p->meta.n_ends));
+}
+
+static void take_committed(struct lane *lane, const rd_kafka_topic_partition_list_t *list) {
+    for (int i = 0; i < list->cnt; i++) {
+        const rd_kafka_topic_partition_t *tp = &list->elems[i];
+        struct partition *p = find_named(lane, tp->topic, tp->partition);
+        if (!p || p->loaded || tp->err) continue;
+        load_state(lane, p, tp->offset, (struct str){tp->metadata, tp->metadata_size});
+    }
+}
+
+/* An offset that the open transaction of a killed owner makes unstable is asked for without
+ * blocking, each partition by itself, so that the others need not wait for it. */
+static void ask_committed(struct lane *lane, struct partition *p) {
+    char errstr[128];
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, p->topic, p->id);
+    rd_kafka_AdminOptions_t *options =
+        rd_kafka_AdminOptions_new(lane->consumer, RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS);
+    rd_kafka_ListConsumerGroupOffsets_t *request =
+        rd_kafka_ListConsumerGroupOffsets_new(lane->cfg->group, list);
+    rd_kafka_error_destroy(rd_kafka_AdminOptions_set_require_stable_offsets(options, 1));
+    rd_kafka_AdminOptions_set_request_timeout(options, ASK_TIMEOUT_MS, errstr, sizeof errstr);
+    rd_kafka_AdminOptions_set_opaque(options, (void *)(uintptr_t)p->serial);
+    rd_kafka_ListConsumerGroupOffsets(lane->consumer, &request, 1, options, lane->admin_queue);
+    rd_kafka_ListConsumerGroupOffsets_destroy(request);
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_topic_partition_list_destroy(list);
+    p->asking = true;
+    p->asked_ms = lane->now_ms;
+}
+
+static void take_answers(struct lane *lane) {
+    rd_kafka_event_t *event;
+    while ((event = rd_kafka_queue_poll(lane->admin_queue, 0))) {
+        const rd_kafka_ListConsumerGroupOffsets_result_t *result =
+            rd_kafka_event_ListConsumerGroupOffsets_result(event);
+        struct partition *p = source_find(lane, (uintptr_t)rd_kafka_event_opaque(event));
+        size_t n = 0;
+        const rd_kafka_group_result_t **groups =
+            result && p && !rd_kafka_event_error(event)
+                ? rd_kafka_ListConsumerGroupOffsets_result_groups(result, &n)
+                : NULL;
+        if (p) p->asking = false;
+        for (size_t i = 0; groups && i < n; i++)
+            if (!rd_kafka_group_result_error(groups[i]))
+                take_committed(lane, rd_kafka_group_result_partitions(groups[i]));
+        rd_kafka_event_destroy(event);
+    }
+}
+
+/* ---- rebalance ---- */
+
+static void check(struct lane *lane, const char *call, rd_kafka_error_t *e) {
+    if (!e) return;
+    log_error("the assignment could not be taken over", LOG_I("lane", lane->id),
+              LOG_S("call", call), LOG_S("error", rd_kafka_error_string(e)));
+    rd_kafka_error_destroy(e);
+    lane->restart = true;
+    snprintf(lane->restart_why, sizeof lane->restart_why, "%s failed", call);
+}
+
+static bool is_cooperative(const struct lane *lane) {
+    return strcmp(rd_kafka_rebalance_protocol(lane->consumer), "COOPERATIVE") == 0;
+}
+
+/* Where reading starts. Not known yet: where librdkafka finds the commit once it is stable. */
+static int64_t position(const struct partition *p) {
+    if (!p->loaded) return RD_KAFKA_OFFSET_STORED;
+    return p->begins ? RD_KAFKA_OFFSET_BEGINNING : p->committed;
+}
+
+/* Hands partitions whose position is known to librdkafka. With the cooperative protocol the others
+ * follow when theirs is; the eager one takes all at once, and those are sought later. */
+static void assign(struct lane *lane, const rd_kafka_topic_partition_list_t *all) {
+    bool cooperative = is_cooperative(lane);
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(all->cnt);
+    for (int i = 0; i < all->cnt; i++) {
+        struct partition *p = find_named(lane, all->elems[i].topic, all->elems[i].partition);
+        if (!p || (cooperative && !p->loaded)) continue;
+        rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = position(p);
+        p->reading = true;
+    }
+    if (cooperative)
+        check(lane, "incremental assign", rd_kafka_incremental_assign(lane->consumer, list));
+    else
+        check(lane, "assign",
+              rd_kafka_assign(lane->consumer, list)
+                  ? rd_kafka_error_new(RD_KAFKA_RESP_ERR__FAIL, "assign failed")
+                  : NULL);
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
+/* A partition whose position became known only after its assignment. */
+static void assign_late(struct lane *lane, struct partition *p) {
+    if (p->reading) { /* eager: it was assigned without */
+        p->seek_ms = lane->now_ms;
+        return;
+    }
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, p->topic, p->id);
+    assign(lane, list);
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
+static void on_assign(struct lane *lane, rd_kafka_topic_partition_list_t *list) {
+    for (int i = 0; i < list->cnt; i++)
+        partition_new(lane, list->elems[i].topic, list->elems[i].partition);
+    rd_kafka_topic_partition_list_t *committed = rd_kafka_topic_partition_list_copy(list);
+    rd_kafka_resp_err_t err =
+        list->cnt ? rd_kafka_committed(lane->consumer, committed, COMMITTED_TIMEOUT_MS)
+                  : RD_KAFKA_RESP_ERR_NO_ERROR;
+    if (err)
+        log_warn("committed offsets are not stable yet; asked again", LOG_I("lane", lane->id),
+                 LOG_S("error", rd_kafka_err2str(err)));
+    else
+        take_committed(lane, committed);
+    rd_kafka_topic_partition_list_destroy(committed);
+    assign(lane, list);
+    lane->assigned = true;
+    log_info("partitions assigned", LOG_I("lane", lane->id), LOG_I("partitions", list->cnt),
+             LOG_S("group", lane->cfg->group));
+}
+
+static bool in_list(const struct partition *p, void *list) {
+    return rd_kafka_topic_partition_list_find(list, p->topic, p->id) != NULL;
+}
+
+/* Those that were never handed to librdkafka can't be taken back from it. */
+static void unassign(struct lane *lane, const rd_kafka_topic_partition_list_t *all) {
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(all->cnt);
+    for (int i = 0; i < all->cnt; i++) {
+        const struct partition *p = find_named(lane, all->elems[i].topic, all->elems[i].partition);
+        if (p && p->reading) rd_kafka_topic_partition_list_add(list, p->topic, p->id);
+    }
+    if (is_cooperative(lane))
+        check(lane, "incremental unassign", rd_kafka_incremental_unassign(lane->consumer, list));
+    else
+        check(lane, "unassign",
+              rd_kafka_assign(lane->consumer, NULL)
+                  ? rd_kafka_error_new(RD_KAFKA_RESP_ERR__FAIL, "unassign failed")
+                  : NULL);
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
+static void on_revoke(struct lane *lane, rd_kafka_topic_partition_list_t *list) {
+    bool lost = rd_kafka_assignment_lost(lane->consumer);
+    if (lost)
+        log_warn("partitions lost: another member may have them already; what was not settled "
+                 "is left to it",
+                 LOG_I("lane", lane->id), LOG_I("partitions", list->cnt));
+    else if (!lane->restart && !lane->draining)
+        lane_finish(lane, in_list, list,
+                    lane->cfg->drain_timeout < REVOKE_FINISH_MS ? lane->cfg->drain_timeout
+                                                                : REVOKE_FINISH_MS);
+    unassign(lane, list);
+    for (int i = 0; i < list->cnt; i++) {
+        struct partition *p = find_named(lane, list->elems[i].topic, list->elems[i].partition);
+        if (p) assignment_drop(lane, p);
+    }
+}
+
+void assignment_cb(rd_kafka_t *rk, rd_kafka_resp_err_t err, rd_kafka_topic_partition_list_t *list,
+                   void *opaque) {
+    struct lane *lane = opaque;
+    (void)rk;
+    count(&lane->counters, COUNTER_REBALANCES, 1);
+    lane->stale = false;
+    if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
+        on_assign(lane, list);
+    else
+        on_revoke(lane, list);
+}
+
+/* ---- what became known late ---- */
+
+static void load_late(struct lane *lane) {
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        if (p->loaded && p->late) {
+            p->late = false;
+            assign_late(lane, p);
+        }
+        if (p->loaded) continue;
+        p->late = true;
+        if (!p->asking && lane->now_ms - p->asked_ms >= ASK_AGAIN_MS) ask_committed(lane, p);
+    }
+}
+
+void assignment_poll(struct lane *lane) {
+    take_answers(lane);
+    load_late(lane);
+}
