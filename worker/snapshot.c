@@ -14,6 +14,7 @@
 struct observer {
     /* The lane's alone. */
     int64_t gauges_ms;
+    bool unready;                             /* when the gauges were set last */
     struct snapshot_dead dead[SNAPSHOT_DEAD]; /* a ring */
     uint64_t n_dead;
     struct snapshot_reason reasons[SNAPSHOT_REASONS];
@@ -153,7 +154,8 @@ static void gauge(const struct lane *lane, struct partition *p, struct gauges *g
     greatest(&g->unstable, since(p->unloaded_ms, lane->now_ms));
 }
 
-static void set_gauges(struct lane *lane) {
+/* Whether the lane is ready. */
+static bool set_gauges(struct lane *lane) {
     struct counters *c = &lane->counters;
     struct gauges g = {0};
     for (struct partition *p = lane->partitions; p; p = p->next) gauge(lane, p, &g);
@@ -166,6 +168,7 @@ static void set_gauges(struct lane *lane) {
     count_set(c, COUNTER_OLDEST_MS, (uint64_t)g.oldest);
     count_set(c, COUNTER_RECORD_AGE_MS, (uint64_t)g.record_age);
     count_set(c, COUNTER_UNSTABLE_MS, (uint64_t)g.unstable);
+    return lane->assigned && !g.unloaded;
 }
 
 /* ---- copying ---- */
@@ -267,9 +270,10 @@ static void copy_notes(const struct observer *o, struct lane_snapshot *s) {
 void observer_serve(struct lane *lane) {
     struct observer *o = lane->observer;
     count_set(&lane->counters, COUNTER_TURN_MS, (uint64_t)lane->now_ms);
-    if (lane->now_ms - o->gauges_ms >= GAUGES_MS) {
+    /* Readiness must not lag behind by a second. */
+    if (lane->now_ms - o->gauges_ms >= GAUGES_MS || o->unready || !lane->assigned) {
         o->gauges_ms = lane->now_ms;
-        set_gauges(lane);
+        o->unready = !set_gauges(lane);
     }
     if (!atomic_exchange(&o->asked, false)) return;
     struct lane_snapshot *s = xcalloc(1, sizeof *s);

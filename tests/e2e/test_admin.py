@@ -1,0 +1,279 @@
+"""The admin server: metrics that say what happened, health and readiness, what it refuses, and bounds that tenants can't move."""
+import contextlib
+import http.client
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+
+import events
+import rig
+from confluent_kafka import Consumer, Producer, TopicPartition
+from receiver import Receiver
+
+
+class Admin(rig.Case):
+    def setUp(self):
+        super().setUp()
+        self.receiver = Receiver()
+        self.addCleanup(self.receiver.close)
+
+    def send(self, *sinks, partition=0, **more):
+        runs = [events.dump(events.run(sink, id=rig.unique("run"), **more)) for sink in sinks]
+        self.kafka.produce(self.topic, [(b"k", run) for run in runs], partition)
+
+    def hook(self, path):
+        return {"type": "webhook", "url": self.receiver.url + path}
+
+    def hang(self, path):
+        """Requests to this path wait until the event is set."""
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+
+        def answer(handler):
+            go_on.wait(60)
+            handler.send_response(204)
+            handler.end_headers()
+
+        self.receiver.play(path, answer)
+        return go_on
+
+    def up(self, **more):
+        """A worker whose admin server answers."""
+        worker = self.worker(self.settings(**more))
+        rig.await_("the admin server listens", 30, lambda: worker.says("admin server listens"), worker)
+        return worker
+
+    def ask(self, worker, path, method="GET", body=None, headers=()):
+        connection = http.client.HTTPConnection("127.0.0.1", worker.admin_port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, dict(headers))
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read().decode()
+
+    def status(self, worker):
+        return json.loads(worker.http("/status.json"))
+
+    def until_metric(self, worker, value, name, **labels):
+        rig.await_(f"{name} {labels} is {value}", 30, lambda: worker.metric(name, **labels) == value, worker)
+
+    def health(self, worker, *arguments):
+        done = rig.runsink("health", *arguments, "--config", worker.config)
+        return done.returncode, (done.stdout + done.stderr).decode().strip()
+
+    def test_counts(self):
+        """/metrics says what became of each record; promtool finds nothing wrong with it"""
+        store = rig.services().store("versitygw") or rig.services().store("s3proxy")
+        bucket = store.bucket(rig.unique("counted"))
+        self.receiver.play("/bad", 500)
+        self.kafka.create(self.topic, 2)
+        self.send(*[store.sink(bucket)] * 7, *[self.hook("/ok")] * 3, "absent", self.hook("/bad"), {"type": "ftp"})
+        self.kafka.produce(self.topic, [(b"k", b"no json"), (b"k", None)], 1)
+        worker = self.up(retry__window__webhook="300ms")
+        self.until_settled(worker)
+        outcomes = {("delivered", "none", "s3"): 7, ("delivered", "none", "webhook"): 3, ("skipped", "none", "none"): 2,
+                    ("dead", "data", "none"): 2, ("dead", "tenant", "webhook"): 1}
+        for (outcome, fault, sink), count in outcomes.items():
+            self.until_metric(worker, count, "runsink_outcomes_total", outcome=outcome, fault=fault, sink=sink)
+        self.assertEqual(7, worker.metric("runsink_delivery_seconds_count", sink="s3"))
+        self.assertGreater(worker.metric("runsink_delivery_seconds_sum", sink="s3"), 0)
+        self.assertGreaterEqual(worker.metric("runsink_attempts_failed_total", sink="webhook"), 1)
+        self.assertGreaterEqual(worker.metric("runsink_outcomes_total", outcome="parked", sink="webhook"), 1)
+        self.until_metric(worker, 0, "runsink_partition_lag_records", topic=self.topic)
+        self.until_metric(worker, worker.metric("runsink_ledger_entries_total"), "runsink_windows_settled_total")
+        committed = worker.metric("runsink_transactions_total", result="committed")
+        self.assertGreater(committed, 0)
+        self.assertEqual(committed, worker.metric("runsink_settlement_seconds_count"))
+        for name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds",
+                     "runsink_memory_budget_bytes", "process_start_time_seconds", "runsink_build_info", "runsink_ready"):
+            self.assertGreater(worker.metric(name), 0, name)
+        text = worker.http("/metrics")
+        self.assertNotIn(bucket, text)
+        self.assertNotIn(str(self.receiver.port), text)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        if not shutil.which("promtool"):
+            self.skipTest("promtool (Debian package prometheus) is not installed")
+        checked = subprocess.run(["promtool", "check", "metrics"], input=text.encode(), capture_output=True)
+        self.assertEqual((0, b""), (checked.returncode, checked.stdout + checked.stderr))
+
+    def test_lag_and_age(self):
+        """a delivery that hangs shows as lag, as age, as a request in flight, and as an open window"""
+        go_on = self.hang("/slow")
+        self.kafka.create(self.topic, 2)
+        self.send(*[self.hook("/slow")] * 4, partition=1)
+        worker = self.up(window__grace="1m")
+        self.until_metric(worker, 4, "runsink_partition_lag_records", topic=self.topic, partition="1", kind="source")
+        self.until_metric(worker, 4, "runsink_deliveries_in_flight")
+        rig.await_("age", 30, lambda: worker.metric("runsink_oldest_unsettled_seconds") > 1, worker)
+        self.assertEqual(1, worker.metric("runsink_windows_open") + worker.metric("runsink_windows_unsettled"))
+        self.assertEqual([4], [p["lag"] for p in self.status(worker)["partitions"]
+                               if (p["topic"], p["partition"]) == (self.topic, 1)])
+        go_on.set()
+        self.until_metric(worker, 0, "runsink_partition_lag_records", topic=self.topic)
+        self.until_metric(worker, 0, "runsink_oldest_unsettled_seconds")
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_series_are_bounded(self):
+        """a hundred destinations more make no series more"""
+        self.kafka.create(self.topic, 1)
+        self.send(self.hook("/1"))
+        worker = self.up()
+        self.until_metric(worker, 1, "runsink_outcomes_total", outcome="delivered", sink="webhook")
+        self.until_metric(worker, 0, "runsink_partition_lag_records", topic=self.topic)
+        before = len(worker.http("/metrics").splitlines())
+        self.send(*[self.hook(f"/{n}") for n in range(2, 102)])
+        self.until_metric(worker, 101, "runsink_outcomes_total", outcome="delivered", sink="webhook")
+        self.until_metric(worker, 101, "runsink_destinations")
+        self.assertEqual(before, len(worker.http("/metrics").splitlines()))
+
+    def test_offsets_unavailable(self):
+        """an open transaction hides the committed offset: not ready, with the reason and since when; then ready"""
+        self.kafka.create(self.topic, 1)
+        self.send(self.hook("/x"))
+        consumer = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": self.group, "log_level": 2})
+        consumer.subscribe([self.topic])
+        rig.await_("an assignment", 30, lambda: consumer.poll(0.1) or consumer.assignment())
+        consumer.commit(offsets=[TopicPartition(self.topic, 0, 0)], asynchronous=False)
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap, "transactional.id": rig.unique("txn"), "log_level": 2})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        producer.send_offsets_to_transaction([TopicPartition(self.topic, 0, 0)], consumer.consumer_group_metadata())
+        consumer.close()
+        worker = self.up()
+        rig.await_("it is not ready because of the offset", 30,
+                   lambda: self.ask(worker, "/readyz")[::2] == (503, "the committed offset of a partition is not available yet\n"),
+                   worker)
+        rig.await_("since when", 30, lambda: worker.metric("runsink_offsets_unavailable_seconds") > 1, worker)
+        self.assertEqual(0, worker.metric("runsink_ready"))
+        self.assertEqual(200, self.ask(worker, "/healthz")[0])
+        code, said = self.health(worker, "--ready")
+        self.assertEqual((69, "the committed offset of a partition is not available yet"), (code, said))
+        self.assertEqual((0, "ok"), self.health(worker))
+        waits = [p for p in self.status(worker)["partitions"] if p["topic"] == self.topic]
+        self.assertEqual("waits for its committed offset", waits[0]["state"])
+        producer.abort_transaction(30)
+        rig.await_("it is ready", 30, lambda: self.ask(worker, "/readyz")[::2] == (200, "ready\n"), worker)
+        self.until_settled(worker)
+        self.assertEqual((0, "ready"), self.health(worker, "--ready"))
+        self.until_metric(worker, 0, "runsink_offsets_unavailable_seconds")
+
+    def test_drain(self):
+        """while it drains it answers: alive, not ready; afterwards nothing answers"""
+        self.hang("/slow")
+        self.kafka.create(self.topic, 1)
+        self.send(self.hook("/slow"))
+        worker = self.up(window__grace="1m", drain__timeout="4s")
+        self.until_metric(worker, 1, "runsink_deliveries_in_flight")
+        worker.process.send_signal(signal.SIGTERM)
+        rig.await_("it is not ready", 3, lambda: self.ask(worker, "/readyz")[0] == 503, worker)
+        self.assertIn("draining", self.ask(worker, "/readyz")[2])
+        self.assertEqual(200, self.ask(worker, "/healthz")[0])
+        self.assertEqual(1, worker.metric("runsink_deliveries_in_flight"))
+        self.assertEqual(1, self.status(worker)["counts"]["inFlight"])
+        self.assertEqual(0, worker.wait(), worker.tail())
+        code, said = self.health(worker)
+        self.assertEqual(69, code)
+        self.assertIn("nothing answers", said)
+
+    def test_taken_port(self):
+        """a port that is taken ends the start with 78 and says what to do; an empty address switches the server off"""
+        self.kafka.create(self.topic, 1)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            worker = self.worker(self.settings(admin__listen=address))
+            self.assertExit(78, worker)
+            self.assertIn(f"admin.listen: can't listen at {address}", worker.text())
+            self.assertNotIn("consuming", worker.text())
+        worker = self.worker(self.settings(admin__listen=""))
+        self.send(self.hook("/x"))
+        self.until_settled(worker)
+        self.assertNotIn("admin server listens", worker.text())
+        code, said = self.health(worker)
+        self.assertEqual(78, code)
+        self.assertIn("admin.listen is empty", said)
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_every_address(self):
+        """":port" listens everywhere, and `health` asks it at loopback"""
+        self.kafka.create(self.topic, 1)
+        worker = self.worker(self.settings(admin__listen=f":{rig.free_port()}"))
+        rig.await_("it answers", 30, lambda: self.health(worker) == (0, "ok"), worker)
+
+    def test_http(self):
+        """GET and HEAD alone, no bodies, nothing beside the five paths, headers that keep browsers strict"""
+        self.kafka.create(self.topic, 1)
+        worker = self.up()
+        for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE"):
+            status, headers, _ = self.ask(worker, "/metrics", method)
+            self.assertEqual((405, "GET, HEAD"), (status, headers.get("Allow")), method)
+        self.assertEqual(400, self.ask(worker, "/metrics", body=b"x" * 100000)[0])
+        self.assertEqual(400, self.ask(worker, "/", headers=[("Transfer-Encoding", "chunked")])[0])
+        for path in ("/nothing", "/metrics/", "/../etc/passwd", "/%2e%2e/"):
+            self.assertEqual(404, self.ask(worker, path)[0], path)
+        self.assertGreaterEqual(self.ask(worker, "/metrics", headers=[("X-Long", "x" * 30000)])[0], 400)
+        for path, kind in (("/", "text/html"), ("/metrics", "text/plain; version=0.0.4"), ("/status.json", "application/json"),
+                           ("/healthz", "text/plain"), ("/readyz", "text/plain")):
+            status, headers, body = self.ask(worker, path + "?a=b")
+            self.assertIn(status, (200, 503))
+            self.assertTrue(headers["Content-Type"].startswith(kind), headers)
+            self.assertTrue(body)
+            self.assertTrue(headers["Content-Security-Policy"].startswith("default-src 'none'; "), headers)
+            self.assertEqual(("nosniff", "no-store"), (headers["X-Content-Type-Options"], headers["Cache-Control"]))
+            self.assertEqual("", self.ask(worker, path, "HEAD")[2])
+
+    def test_connections(self):
+        """one client that opens connections and says nothing does not shut the others out for long"""
+        self.kafka.create(self.topic, 1)
+        worker = self.up()
+        idle = [socket.create_connection(("127.0.0.1", worker.admin_port)) for _ in range(100)]
+        for one in idle[:50]:
+            one.send(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+
+        def answers():
+            try:
+                return self.ask(worker, "/healthz")[0] == 200
+            except OSError:
+                return False
+
+        rig.await_("the idle ones are dropped", 40, answers, worker)
+        for one in idle:
+            one.close()
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_status(self):
+        """who is sick, what died and why; bounded, worst first, without secrets"""
+        secret = "canary-" + rig.unique("secret")
+        self.receiver.play("/sick", 503)
+        self.receiver.play("/gone", 410)
+        self.kafka.create(self.topic, 1)
+        sinks = [{**self.hook(f"/sick/{n}?token={secret}"), "headers": {"authorization": secret}} for n in range(230)]
+        self.send(*sinks, *[sinks[77]] * 5, self.hook("/gone"), {"type": "ftp"})
+        self.kafka.produce(self.topic, [(b"k", b"no json")])
+        worker = self.up(breaker__failures=3, breaker__probe="1m", retry__window__webhook="1h")
+        self.until_settled(worker)
+        self.until_metric(worker, 1, "runsink_destinations", state="open")
+        status = rig.await_("a snapshot of all", 30, lambda: (s := self.status(worker))["destinationsTroubled"] >= 231 and s, worker)
+        self.assertEqual(200, len(status["destinations"]))
+        self.assertEqual(231, status["destinationsKnown"])
+        worst = status["destinations"][0]
+        self.assertTrue(worst["open"], worst)
+        self.assertIn("/sick/77", worst["label"])
+        self.assertEqual("http-503", worst["why"])
+        self.assertGreater(worst["failingMs"], 0)
+        dead = {(one["fault"], one["why"]) for one in status["dead"]}
+        self.assertEqual({("data", "unknown-sink-type"), ("tenant", "http-410"), ("data", "invalid-json")},
+                         dead & {("data", "unknown-sink-type"), ("tenant", "http-410"), ("data", "invalid-json")}, status["dead"])
+        self.assertEqual(len(status["dead"]), sum(one["count"] for one in status["reasons"]))
+        letter = next(one for one in status["dead"] if one["why"] == "unknown-sink-type")
+        self.assertEqual((self.topic, 0, 236), (letter["topic"], letter["partition"], letter["offset"]))
+        self.assertNotIn(secret, json.dumps(status))
+        self.assertGreaterEqual(len(status["history"]), 1)
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+
+if __name__ == "__main__":
+    rig.main()

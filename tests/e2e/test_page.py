@@ -1,0 +1,227 @@
+"""The status page in headless Chromium: it renders, lives, sorts and filters, shows hostile text as text, asks nobody else."""
+import os
+import threading
+import unittest
+from pathlib import Path
+
+import events
+import rig
+from browser import CHROMIUM, Browser
+from receiver import Receiver
+
+HOSTILE = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
+S3_ERROR = ("<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>&lt;img src=x onerror=window.hacked=1&gt;"
+            "&lt;b&gt;bold&lt;/b&gt;</Message></Error>").encode()
+
+
+@unittest.skipUnless(CHROMIUM, "Chromium (Debian package chromium) is not installed")
+class Page(rig.Case):
+    def setUp(self):
+        super().setUp()
+        self.receiver = Receiver()
+        self.addCleanup(self.receiver.close)
+        self.browser = Browser()
+        self.addCleanup(self.browser.close)
+        self.kafka.create(self.topic, 2)
+
+    def send(self, *sinks):
+        self.kafka.produce(self.topic, [(b"k", events.dump(events.run(sink, id=rig.unique("run")))) for sink in sinks])
+
+    def hook(self, path):
+        return {"type": "webhook", "url": self.receiver.url + path}
+
+    def store(self, path):
+        return {"type": "s3", "bucket": "bucket-" + path, "prefix": "<b>" + path + "</b>/", "accessKeyId": "AKIA-not-shown",
+                "secretAccessKey": "secret-not-shown", "region": "us-east-1", "endpoint": self.receiver.url,
+                "forcePathStyle": True}
+
+    def open(self, settings=None, size=(1280, 900), **more):
+        worker = self.worker(settings or self.settings(**more))
+        rig.await_("the admin server listens", 30, lambda: worker.says("admin server listens"), worker)
+        self.browser.open(f"http://127.0.0.1:{worker.admin_port}/", *size)
+        return worker
+
+    def text(self, selector):
+        return self.browser.js(f"[...document.querySelectorAll({selector!r})].map(e => e.textContent)")
+
+    def column(self, table, number):
+        return self.text(f"#{table} tbody tr td:nth-child({number})")
+
+    def until_text(self, selector, part, seconds=20):
+        self.browser.until(f"[...document.querySelectorAll({selector!r})].some(e => e.textContent.includes({part!r}))", seconds)
+
+    def assertNoComplaints(self):
+        self.assertEqual([], self.browser.complaints())
+
+    def picture(self, name):
+        """For a person to look at: PICTURES names a folder."""
+        if "PICTURES" in os.environ:
+            self.browser.screenshot(Path(os.environ["PICTURES"], name + ".png"), whole=False)
+
+    def test_live(self):
+        """what happens shows within seconds without a reload; the page asks the worker alone"""
+        worker = self.open()
+        self.until_text("#up .mark", "OK", 40)
+        self.until_text("#verdict", "All is well")
+        self.browser.js("window.stays = true")
+        self.send(*[self.hook("/ok")] * 42, {"type": "ftp"})
+        self.until_text("#sums div:nth-child(1)", "43")
+        self.until_text("#died .why", "1 data")
+        self.until_text("#reasons td", "unknown-sink-type")
+        self.until_text("#partitions td", self.topic)
+        self.until_text("#whole .why", "settled")
+        self.send({"type": "ftp"})
+        self.until_text("#died .why", "2 data")
+        self.assertTrue(self.browser.js("window.stays"))
+        self.browser.until("document.querySelector('.plot path.line').getAttribute('d').length > 10")
+        self.assertIn("Lag: now", self.browser.js("document.querySelectorAll('.plot svg')[1].getAttribute('aria-label')"))
+        base = f"http://127.0.0.1:{worker.admin_port}/"
+        self.assertEqual({base, base + "status.json"}, {u for u in self.browser.requests() if not u.startswith("data:")})
+        self.assertNoComplaints()
+        worker.kill()
+        self.until_text("#verdict", "does not answer")
+        self.assertIn("no answer", self.browser.js("document.title"))
+
+    def test_hostile_text(self):
+        """what tenants and stores write is text: no element comes of it, and the policy would run no script anyway"""
+        self.receiver.play("/bucket-", (403, {"content-type": "application/xml"}, S3_ERROR))
+        self.receiver.play("/sick", 500)
+        self.send(self.store("one"), self.hook("/sick/<svg/onload=window.hacked=1>"), {"type": HOSTILE})
+        self.kafka.produce(self.topic, [(b"k", HOSTILE.encode())])
+        self.open(breaker__failures=1, breaker__probe="1m", retry__window__s3="1h", retry__window__webhook="1h")
+        self.until_text("#destinations td", "<img src=x onerror=window.hacked=1><b>bold</b>")
+        self.until_text("#destinations td", "bucket-one")
+        self.until_text("#destinations td", "/sick/")
+        self.until_text("#sick .why", "worst: ")
+        inside = "document.querySelectorAll('main img, main script, main b, main svg:not(.plot svg), main iframe').length"
+        self.assertEqual(0, self.browser.js(inside))
+        self.assertIsNone(self.browser.js("window.hacked"))
+        self.assertNotIn("not-shown", self.browser.js("document.documentElement.outerHTML"))
+        self.assertNoComplaints()
+        self.picture("hostile")
+        # And were a text to become an element after all:
+        self.browser.js(f"document.querySelector('main').insertAdjacentHTML('beforeend', {HOSTILE!r})")
+        self.browser.js("(() => { const s = document.createElement('script'); s.textContent = 'window.hacked = 1'; document.body.append(s); })()")
+        self.browser.until("document.querySelector('main img') !== null")
+        self.assertIsNone(self.browser.js("new Promise(done => setTimeout(() => done(window.hacked), 300))"))
+        self.assertTrue(any("Content Security Policy" in str(c) for c in self.browser.complaints()))
+
+    def test_tables(self):
+        """sorted by mouse and by keyboard, told by aria-sort; filtered; a breaker that opens moves its row up"""
+        for path, status in (("/a", 500), ("/b", 404), ("/c", 503)):
+            self.receiver.play(path, status)
+        self.send(*[self.hook("/a")] * 2, *[self.hook("/b")] * 4, self.hook("/c"), self.hook("/fine"))
+        self.open(retry__window__webhook="1h", retry__delays="1h")
+        self.browser.until("document.querySelectorAll('#destinations tbody tr').length === 3 && "
+                           "document.querySelector('#destinations tbody tr td:nth-child(5)').textContent === '4'")
+        labels = [label[-2:] for label in self.column("destinations", 2)]
+        self.assertEqual(["/b", "/a", "/c"], labels)
+        self.browser.js("document.querySelector('#destinations th:nth-child(5) button').click()")
+        self.assertEqual(["4", "2", "1"], self.column("destinations", 5))
+        self.assertEqual("descending", self.browser.js("document.querySelector('#destinations th:nth-child(5)').ariaSort"))
+        self.browser.js("document.querySelector('#destinations th:nth-child(5) button').focus()")
+        self.browser.key("Enter", text="\r")
+        self.assertEqual("ascending", self.browser.js("document.querySelector('#destinations th:nth-child(5)').ariaSort"))
+        self.assertEqual(["1", "2", "4"], self.column("destinations", 5))
+        self.assertEqual(1, self.browser.js("document.querySelectorAll('#destinations th[aria-sort]').length"))
+        self.browser.key("Tab")
+        self.assertEqual("Parked", self.browser.js("document.activeElement.textContent"))
+        self.assertEqual("solid", self.browser.js("getComputedStyle(document.activeElement).outlineStyle"))
+        type_ = "(() => { const f = document.getElementById('filter-destinations'); f.value = %r; f.dispatchEvent(new Event('input')); })()"
+        self.browser.js(type_ % "/C")
+        self.assertEqual(1, len(self.column("destinations", 2)))
+        self.browser.js(type_ % "no such thing")
+        self.assertIn("Nothing matches", self.column("destinations", 1)[0])
+        self.browser.js(type_ % "")
+        self.browser.js("(() => { const o = document.getElementById('only-destinations'); o.value = 'all'; o.dispatchEvent(new Event('input')); })()")
+        self.assertEqual(4, len(self.column("destinations", 2)))
+        # The order that was chosen stays when the page draws again.
+        drawn = self.text("#who")
+        self.browser.until(f"document.getElementById('who').textContent !== {drawn[0]!r}")
+        self.assertEqual(["0", "1", "2", "4"], self.column("destinations", 5))
+        self.assertNoComplaints()
+
+    def test_semantics(self):
+        """headings, names, table heads and a status that is read out only when it changes"""
+        self.send({"type": "ftp"})
+        self.open()
+        self.until_text("#dead td", "unknown-sink-type", 40)
+        nameless = "[...document.querySelectorAll('input, select, button')].filter(e => !(e.labels && e.labels.length) && !e.textContent.trim()).length"
+        self.assertEqual(0, self.browser.js(nameless))
+        self.assertEqual(0, self.browser.js("[...document.querySelectorAll('th')].filter(e => e.scope !== 'col').length"))
+        self.assertEqual(0, self.browser.js("[...document.querySelectorAll('.scroll')].filter(e => e.tabIndex !== 0 || e.getAttribute('role') !== 'region').length"))
+        self.assertEqual("en", self.browser.js("document.documentElement.lang"))
+        self.assertEqual(["verdict"], self.browser.js("[...document.querySelectorAll('[role=status], [aria-live]')].map(e => e.id)"))
+        self.browser.until("document.getElementById('verdict').textContent === 'Events died lately.'")
+        self.browser.js("window.said = 0; new MutationObserver(l => window.said += l.length)"
+                        ".observe(document.getElementById('verdict'), {childList: true, characterData: true, subtree: true})")
+        drawn = self.text("#who")[0]
+        self.browser.until(f"document.getElementById('who').textContent !== {drawn!r}")
+        self.assertEqual(0, self.browser.js("window.said"))
+        self.assertNoComplaints()
+
+    def test_light_and_dark_narrow_and_wide(self):
+        """both schemes have contrast, and nothing sticks out of a phone's width"""
+        self.receiver.play("/sick", 500)
+        self.send(*[self.hook(f"/sick/{'long' * n}") for n in range(12)], {"type": "ftp"}, "absent")
+        worker = self.open(breaker__failures=1, retry__window__webhook="1h")
+        contrast = """(() => {
+            const lum = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+                return .2126 * r + .7152 * g + .0722 * b; };
+            const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(c)) return c; } return 'rgb(255, 255, 255)'; };
+            let least = 99, where = '';
+            for (const e of document.querySelectorAll('h1, h2, h3, p, td, th button, .mark, .muted, dt, dd, #verdict, .axis span')) {
+                if (!e.textContent.trim() || !e.getClientRects().length) continue;
+                const [a, b] = [lum(getComputedStyle(e).color), lum(ground(e))].sort((x, y) => y - x), c = (a + .05) / (b + .05);
+                if (c < least) { least = c; where = e.outerHTML.slice(0, 80); }
+            }
+            return [least, where];
+        })()"""
+        grounds = set()
+        for dark in (False, True):
+            for width in (1280, 360):
+                self.browser.open(f"http://127.0.0.1:{worker.admin_port}/", width, 1200, dark)
+                self.until_text("#destinations td", "/sick/", 40)
+                self.until_text("#dead td", "unknown-sink-type")
+                grounds.add(self.browser.js("getComputedStyle(document.body).backgroundColor"))
+                least, where = self.browser.js(contrast)
+                self.assertGreaterEqual(least, 4.5, f"dark {dark}: {where}")
+                self.assertLessEqual(self.browser.js("document.documentElement.scrollWidth"), width)
+                self.picture(f"{'dark' if dark else 'light'}-{width}")
+        self.assertEqual(2, len(grounds))
+        self.assertNoComplaints()
+
+    def test_asks_seldom_when_hidden(self):
+        """a hidden tab asks seldom, a paused one not at all; shown again it asks at once"""
+        self.open()
+        self.until_text("#live", "live", 40)
+        self.browser.js("Object.defineProperty(document, 'hidden', {get: () => window.away, configurable: true}); window.away = true;"
+                        "document.dispatchEvent(new Event('visibilitychange'))")
+        asked = "performance.getEntriesByName(new URL('status.json', location)).length"
+        self.browser.js("performance.clearResourceTimings()")
+        self.assertLessEqual(self.browser.js(f"new Promise(r => setTimeout(() => r({asked}), 5000))"), 1)
+        before = self.browser.js(asked)
+        self.browser.js("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
+        self.browser.until(f"{asked} > {before}", 2)
+        self.browser.js("document.getElementById('pause').click(); performance.clearResourceTimings()")
+        self.assertLessEqual(self.browser.js(f"new Promise(r => setTimeout(() => r({asked}), 5000))"), 1)
+        self.assertEqual("true", self.browser.js("document.getElementById('pause').ariaPressed"))
+        before = self.browser.js(asked)
+        self.browser.js("document.getElementById('pause').click()")
+        self.browser.until(f"{asked} > {before}", 2)
+
+    def test_not_ready(self):
+        """while it drains the page says so"""
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+        self.receiver.play("/hang", lambda handler: go_on.wait(30))
+        self.send(self.hook("/hang"))
+        worker = self.open(window__grace="1m", drain__timeout="15s")
+        self.until_text("#sums div:nth-child(11)", "In flight1", 40)
+        worker.process.terminate()
+        self.until_text("#up .why", "draining", 10)
+        self.until_text("#verdict", "It is draining.")
+
+
+if __name__ == "__main__":
+    rig.main()
