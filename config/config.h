@@ -79,6 +79,8 @@ void config_reload(struct config *fresh, const struct config *now, struct buf *t
                    struct buf *ignored);
 /* name = value, origin in a comment, secrets as ***. */
 void config_print(const struct config *, FILE *);
+/* The same as an object, appended: {"name":{"value":"...","origin":"..."},...}. */
+void config_json(const struct config *, struct buf *);
 /* The README's reference as a Markdown table. */
 void config_print_reference(FILE *);
 /* The reference runsink.ini: every key with its help, commented out at its default. */

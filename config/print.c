@@ -4,25 +4,51 @@
 
 #define WIDTH 100
 
-static void print_setting(FILE *f, const char *name, const char *value, const char *origin) {
-    int n = fprintf(f, "%s = %s", name, value);
-    fprintf(f, "%*s# %s\n", n < 48 ? 48 - n : 1, "", origin ? origin : "default");
-}
+typedef void setting_fn(void *context, const char *name, const char *value, const char *origin);
 
-void config_print(const struct config *c, FILE *f) {
+/* Every key and every [kafka] property that is set; secrets as ***. */
+static void each_setting(const struct config *c, setting_fn *fn, void *context) {
     for (size_t i = 0; i < config_n_keys; i++) {
         const struct key *k = &config_keys[i];
         const struct setting *s = &c->settings[i];
         const char *value = s->text ? s->text : k->def;
         if (k->flags & SECRET && s->origin) value = "***";
-        print_setting(f, k->name, value, s->origin);
+        fn(context, k->name, value, s->origin);
     }
     for (size_t i = 0; i < c->kafka_names.n; i++) {
         char name[256];
         snprintf(name, sizeof name, "kafka.%s", c->kafka_names.v[i]);
         bool secret = config_kafka_secret(c->kafka_names.v[i]);
-        print_setting(f, name, secret ? "***" : c->kafka_values.v[i], c->kafka_origins.v[i]);
+        fn(context, name, secret ? "***" : c->kafka_values.v[i], c->kafka_origins.v[i]);
     }
+}
+
+static void print_setting(void *context, const char *name, const char *value, const char *origin) {
+    FILE *f = context;
+    int n = fprintf(f, "%s = %s", name, value);
+    fprintf(f, "%*s# %s\n", n < 48 ? 48 - n : 1, "", origin ? origin : "default");
+}
+
+void config_print(const struct config *c, FILE *f) {
+    each_setting(c, print_setting, f);
+}
+
+static void put_json(void *context, const char *name, const char *value, const char *origin) {
+    struct buf *b = context;
+    if (b->p[b->n - 1] != '{') buf_putc(b, ',');
+    buf_putc(b, '"');
+    buf_json(b, str_c(name));
+    buf_puts(b, "\":{\"value\":\"");
+    buf_json(b, str_c(value));
+    buf_puts(b, "\",\"origin\":\"");
+    buf_json(b, str_c(origin ? origin : "default"));
+    buf_puts(b, "\"}");
+}
+
+void config_json(const struct config *c, struct buf *b) {
+    buf_putc(b, '{');
+    each_setting(c, put_json, b);
+    buf_putc(b, '}');
 }
 
 /* What a key takes, for people. */

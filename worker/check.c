@@ -1,56 +1,31 @@
 /* `runsink check`: what would run make of this configuration and this broker? */
-#include <stdio.h>
+#include "worker/check.h"
+
 #include <stdlib.h>
 #include <sysexits.h>
+#include <time.h>
 
 #include "worker/command.h"
-#include "worker/kafka.h"
 #include "worker/metrics.h"
-#include "worker/topics.h"
+#include "worker/reader.h"
 
 #define TIMEOUT_MS 10000
 
-static bool print_topics(const struct topic_list *sources) {
-    bool ok = sources->n > 0;
-    printf("\ntopics to consume: %zu\n", sources->n);
-    for (size_t i = 0; i < sources->n; i++) {
-        const struct topic *t = &sources->v[i];
-        if (t->partitions)
-            printf("  %s, %d partitions\n", t->name, t->partitions);
-        else
-            printf("  %s IS NOT THERE\n", t->name);
-        ok &= t->partitions > 0;
-    }
-    return ok;
-}
-
-/* Missing topics are fine when run would create them. */
-static bool print_missing(const struct config *c, const struct topic_list *missing) {
-    if (missing->n == 0) {
-        puts("runsink's own topics: all there");
-        return true;
-    }
-    printf("runsink's own topics that are missing (%s): %zu\n",
-           c->topics_create ? "run creates them" : "CREATE THEM, topics.create is false",
-           missing->n);
-    for (size_t i = 0; i < missing->n; i++)
-        printf("  %s, %d partitions\n", missing->v[i].name, missing->v[i].partitions);
-    return c->topics_create;
-}
-
-static void print_state(const struct config *c, const rd_kafka_ConsumerGroupDescription_t *g) {
+static bool take_group(const rd_kafka_ConsumerGroupDescription_t *g, struct check_result *ret) {
     rd_kafka_consumer_group_state_t state = rd_kafka_ConsumerGroupDescription_state(g);
+    if (rd_kafka_error_code(rd_kafka_ConsumerGroupDescription_error(g))) return false;
+    ret->group_known = true;
     /* What a broker says of a group that it has never heard of. */
-    if (state == RD_KAFKA_CONSUMER_GROUP_STATE_DEAD)
-        printf("\ngroup %s: not there yet\n", c->group);
-    else
-        printf("\ngroup %s: %s, %zu members\n", c->group, rd_kafka_consumer_group_state_name(state),
-               rd_kafka_ConsumerGroupDescription_member_count(g));
+    ret->group_there = state != RD_KAFKA_CONSUMER_GROUP_STATE_DEAD;
+    ret->members = rd_kafka_ConsumerGroupDescription_member_count(g);
+    snprintf(ret->group_state, sizeof ret->group_state, "%s",
+             rd_kafka_consumer_group_state_name(state));
+    return true;
 }
 
-static bool print_group(rd_kafka_t *rk, const struct config *c) {
+static bool ask_group(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     char why[256];
-    const char *groups[] = {c->group};
+    const char *groups[] = {ret->cfg->group};
     rd_kafka_AdminOptions_t *options =
         rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);
     rd_kafka_AdminOptions_set_request_timeout(options, TIMEOUT_MS, why, sizeof why);
@@ -64,113 +39,119 @@ static bool print_group(rd_kafka_t *rk, const struct config *c) {
            : rd_kafka_DescribeConsumerGroups_result_groups(
                  rd_kafka_event_DescribeConsumerGroups_result(event), &n);
     if (!rc && n == 1) rc = rd_kafka_error_code(rd_kafka_ConsumerGroupDescription_error(all[0]));
-    if (!rc && n == 1)
-        print_state(c, all[0]);
-    else
-        fprintf(stderr, "runsink check: can't describe group %s: %s\n", c->group,
-                rd_kafka_err2str(rc));
+    bool ok = !rc && n == 1 && take_group(all[0], ret);
+    if (!ok)
+        buf_printf(err, "runsink check: can't describe group %s: %s\n", ret->cfg->group,
+                   rd_kafka_err2str(rc));
     rd_kafka_event_destroy(event);
     rd_kafka_queue_destroy(queue);
     rd_kafka_AdminOptions_destroy(options);
-    return !rc && n == 1;
+    return ok;
 }
 
-/* A line for a partition; its lag is added to *total. */
-static rd_kafka_resp_err_t print_partition(rd_kafka_t *rk, const rd_kafka_topic_partition_t *p,
-                                           int64_t *total) {
-    int64_t low, high;
-    rd_kafka_resp_err_t rc =
-        rd_kafka_query_watermark_offsets(rk, p->topic, p->partition, &low, &high, TIMEOUT_MS);
-    if (rc) return rc;
-    bool none = p->offset < 0;
-    int64_t lag = high - (none || p->offset < low ? low : p->offset);
-    char committed[32] = "none";
-    if (!none) snprintf(committed, sizeof committed, "%lld", (long long)p->offset);
-    printf("  %s/%d: committed %s, available %lld to %lld, lag %lld%s\n", p->topic,
-           (int)p->partition, committed, (long long)low, (long long)high, (long long)lag,
-           !none && p->offset < low ? ", RECORDS LOST TO RETENTION" : "");
-    *total += lag;
-    return RD_KAFKA_RESP_ERR_NO_ERROR;
+static rd_kafka_resp_err_t ask_partition(rd_kafka_t *rk, const rd_kafka_topic_partition_t *p,
+                                         struct check_partition *ret) {
+    rd_kafka_resp_err_t rc = rd_kafka_query_watermark_offsets(rk, p->topic, p->partition, &ret->low,
+                                                              &ret->high, TIMEOUT_MS);
+    ret->partition = p->partition;
+    ret->committed = p->offset < 0 ? -1 : p->offset;
+    ret->lag = ret->high - (ret->committed < ret->low ? ret->low : ret->committed);
+    return rc;
 }
 
-static bool print_lag(rd_kafka_t *rk, const struct topic_list *sources) {
+static bool ask_lag(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(16);
-    for (size_t i = 0; i < sources->n; i++)
-        if (sources->v[i].partitions)
-            rd_kafka_topic_partition_list_add_range(l, sources->v[i].name, 0,
-                                                    sources->v[i].partitions - 1);
-    int64_t total = 0;
+    for (size_t i = 0; i < ret->sources.n; i++)
+        if (ret->sources.v[i].partitions)
+            rd_kafka_topic_partition_list_add_range(l, ret->sources.v[i].name, 0,
+                                                    ret->sources.v[i].partitions - 1);
     rd_kafka_resp_err_t rc = l->cnt ? rd_kafka_committed(rk, l, TIMEOUT_MS) : 0;
-    for (int i = 0; !rc && i < l->cnt; i++) rc = print_partition(rk, &l->elems[i], &total);
-    if (rc)
-        fprintf(stderr, "runsink check: can't read offsets: %s\n", rd_kafka_err2str(rc));
-    else
-        printf("  lag in all: %lld\n", (long long)total);
+    ret->partitions = xcalloc((size_t)l->cnt, sizeof *ret->partitions);
+    for (int i = 0; !rc && i < l->cnt; i++) {
+        struct check_partition *p = &ret->partitions[ret->n];
+        rc = ask_partition(rk, &l->elems[i], p);
+        p->topic = topic_find(&ret->sources, l->elems[i].topic)->name;
+        ret->n += !rc;
+    }
+    ret->lag_known = !rc;
+    if (rc) buf_printf(err, "runsink check: can't read offsets: %s\n", rd_kafka_err2str(rc));
     rd_kafka_topic_partition_list_destroy(l);
     return !rc;
 }
 
-static int check_broker(const struct config *c, rd_kafka_t *rk, struct buf *err) {
-    struct topic_list all = {0}, sources = {0}, missing = {0};
-    int rc = EX_UNAVAILABLE;
-    if (!topics_list(rk, TIMEOUT_MS, &all, err)) goto out;
-    rc = EX_CONFIG;
-    if (!topics_resolve(c, &all, &sources, err)) goto out;
-    if (!topics_missing(c, &all, &sources, &missing, err)) goto out;
-    rc = print_topics(&sources) ? EX_OK : EX_UNAVAILABLE;
-    if (!print_missing(c, &missing)) rc = EX_CONFIG;
-    if (!print_group(rk, c) || !print_lag(rk, &sources)) rc = EX_UNAVAILABLE;
-out:
-    topic_list_free(&all);
-    topic_list_free(&sources);
-    topic_list_free(&missing);
+static bool all_there(const struct topic_list *sources) {
+    bool ok = sources->n > 0;
+    for (size_t i = 0; i < sources->n; i++) ok &= sources->v[i].partitions > 0;
+    return ok;
+}
+
+static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+    const struct config *c = ret->cfg;
+    if (!topics_list(rk, TIMEOUT_MS, &ret->all, err)) return EX_UNAVAILABLE;
+    if (!topics_resolve(c, &ret->all, &ret->sources, err)) return EX_CONFIG;
+    if (!topics_missing(c, &ret->all, &ret->sources, &ret->missing, err)) return EX_CONFIG;
+    ret->listed = true;
+    int rc = all_there(&ret->sources) ? EX_OK : EX_UNAVAILABLE;
+    if (ret->missing.n && !c->topics_create) rc = EX_CONFIG;
+    if (!ask_group(rk, ret, err) || !ask_lag(rk, ret, err)) return EX_UNAVAILABLE;
+    int looked = overview_read(c, rk, &ret->all, &ret->sources, &ret->overview, err);
+    ret->overview_known = looked == EX_OK;
+    return rc == EX_OK ? looked : rc;
+}
+
+static int check(struct check_result *ret, bool connect, struct buf *err) {
+    int rc = EX_CONFIG;
+    /* A member of no group: it only asks. */
+    rd_kafka_t *rk = reader_consumer(ret->cfg, ret->cfg->group, err);
+    if (rk && !connect)
+        rc = EX_OK;
+    else if (rk && config_check_run(ret->cfg, err))
+        rc = ask_broker(rk, ret, err);
+    if (rk) rd_kafka_destroy(rk);
     return rc;
 }
 
-/* A member of no group: it only asks. */
-static rd_kafka_t *connect_broker(const struct config *c, struct buf *err) {
-    char why[256];
-    rd_kafka_conf_t *conf =
-        kafka_conf_new(c, (const char *const[]){"group.id", c->group, NULL}, err);
-    if (!conf) return NULL;
-    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
-    if (!rk) {
-        buf_printf(err, "[kafka]: %s\n", why);
-        rd_kafka_conf_destroy(conf);
-    }
-    return rk;
-}
-
-static int check(const struct config *c, bool connect, struct buf *err) {
-    int rc = EX_CONFIG;
-    config_print(c, stdout);
-    rd_kafka_t *rk = connect_broker(c, err);
-    if (rk && !connect)
-        rc = EX_OK;
-    else if (rk && config_check_run(c, err))
-        rc = check_broker(c, rk, err);
-    if (rk) rd_kafka_destroy(rk);
+static int run(struct config *c, bool connect, bool json) {
+    struct check_result result = {.cfg = c};
+    struct buf err;
+    buf_init(&err, 65536);
+    if (!json) config_print(c, stdout);
+    int rc = check(&result, connect, &err);
+    if (json)
+        check_print_json(&result, rc, buf_cstr(&err), stdout);
+    else
+        check_print(&result, (int64_t)time(NULL) * 1000, stdout);
+    fflush(stdout);
+    fputs(buf_cstr(&err), stderr);
+    buf_free(&err);
+    overview_free(&result.overview);
+    topic_list_free(&result.all);
+    topic_list_free(&result.sources);
+    topic_list_free(&result.missing);
+    free(result.partitions);
     return rc;
 }
 
 int command_check(struct config *unused, int argc, char **argv) {
     (void)unused;
-    const char *option = argc > 1 ? argv[1] : "";
-    bool config_only = strcmp(option, "--config-only") == 0;
-    if (argc == 2 && strcmp(option, "--reference") == 0)
+    bool connect = true, json = false;
+    if (argc == 2 && strcmp(argv[1], "--reference") == 0)
         return config_print_reference(stdout), EX_OK;
-    if (argc == 2 && strcmp(option, "--reference-metrics") == 0)
+    if (argc == 2 && strcmp(argv[1], "--reference-metrics") == 0)
         return metrics_print_reference(stdout), EX_OK;
-    if (argc == 2 && strcmp(option, "--reference-ini") == 0) return config_print_ini(stdout), EX_OK;
-    if (argc > 1 + config_only) return command_usage("check", "unknown argument");
+    if (argc == 2 && strcmp(argv[1], "--reference-ini") == 0)
+        return config_print_ini(stdout), EX_OK;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--config-only") == 0)
+            connect = false;
+        else if (strcmp(argv[i], "--json") == 0)
+            json = true;
+        else
+            return command_usage("check", "unexpected: %.100s", argv[i]);
+    }
     struct config *c = command_config();
     if (!c) return EX_CONFIG;
-    struct buf err;
-    buf_init(&err, 65536);
-    int rc = check(c, !config_only, &err);
-    fflush(stdout);
-    fputs(buf_cstr(&err), stderr);
-    buf_free(&err);
+    int rc = run(c, connect, json);
     config_free(c);
     return rc;
 }

@@ -36,12 +36,14 @@ static const struct command {
      "  --dir DIR  where the archive goes (default: runsink-demo)\n"
      "  --batch    one NDJSON object per destination and window instead of one per event\n"},
     {"check", command_check, false, "check configuration, broker and topics",
-     "usage: runsink check [--config-only | --reference | --reference-ini | "
-     "--reference-metrics]\n\n"
+     "usage: runsink check [--config-only] [--json]\n"
+     "       runsink check --reference | --reference-ini | --reference-metrics\n\n"
      "Prints the configuration with the origin of each value, then what the broker knows: the\n"
      "topics that would be consumed, runsink's own topics that are missing, the group and its "
-     "lag.\n"
+     "lag,\n"
+     "what is parked for which destination, and the dead letters that did not go back.\n"
      "  --config-only    don't connect\n"
+     "  --json           one JSON object\n"
      "  --reference      print the table of all keys, in Markdown\n"
      "  --reference-ini  print a runsink.ini with all keys at their defaults\n"
      "  --reference-metrics\n"
@@ -78,6 +80,32 @@ static const struct command {
      "  --topic TOPIC  this source topic alone\n"
      "  --from TIME    don't look back further\n"
      "  --json         one JSON object a line for each event\n"},
+    {"redrive", command_redrive, true, "send dead letters back, each once",
+     "usage: runsink redrive [OPTIONS]\n\n"
+     "Counts the dead letters that the options select and, once confirmed, sends them back for "
+     "new\n"
+     "attempts, through the first retry topic. The ledger tells which went back: stopped or "
+     "killed,\n"
+     "run it again to go on. Members of a batch go together.\n"
+     "  --fault tenant|data|system\n"
+     "  --reason REASON        runsink-reason, exactly\n"
+     "  --destination TEXT     runsink-destination; * stands for any text\n"
+     "  --workspace ID, --id ID\n"
+     "                         of the event\n"
+     "  --from TIME, --to TIME\n"
+     "                         when they died: 2026-01-31T12:00:00Z, or an age such as 24h\n"
+     "  --offset PARTITION:FIRST-LAST\n"
+     "                         of the dead topic that --fault names\n"
+     "  --topic TOPIC          this source topic alone (default: all configured ones)\n"
+     "  --to-origin            to the source topic as new events instead: a new offset, so an "
+     "object\n"
+     "                         key of their own\n"
+     "  --rate N               at most N records a second\n"
+     "  --dry-run              count only\n"
+     "  --yes                  don't ask\n"
+     "  --json                 one JSON object\n"
+     "Exit codes: 0 done or nothing to do, 65 the ledger was altered, 69 broker, 75 "
+     "interrupted.\n"},
     {"keygen", command_keygen, false, "make the pair of keys that signs the ledger",
      "usage: runsink keygen FILE\n\n"
      "Writes an Ed25519 private key to FILE (for ledger.key; mode 0600) and its public key, for\n"
@@ -221,7 +249,7 @@ static void print_help(FILE *f) {
         "                    environment\n"
         "  --help, --version\n\n"
         "Exit codes: 0 done, 64 usage, 65 bad input, 69 broker or store unavailable, 70 internal,\n"
-        "73 can't create, 74 input or output, 78 configuration.\n",
+        "73 can't create, 74 input or output, 75 not finished, 78 configuration.\n",
         f);
 }
 

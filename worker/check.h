@@ -1,0 +1,33 @@
+/* What `runsink check` found, and how it is printed. Main thread. */
+#ifndef RUNSINK_CHECK_H
+#define RUNSINK_CHECK_H
+
+#include "worker/parked.h"
+
+struct check_partition {
+    const char *topic;
+    int32_t partition;
+    int64_t committed; /* -1: none */
+    int64_t low, high, lag;
+};
+
+/* What is not known because the broker did not tell is zero. */
+struct check_result {
+    const struct config *cfg;
+    struct topic_list all, sources, missing;
+    bool listed; /* topics are known */
+    char group_state[32];
+    bool group_known, group_there;
+    size_t members;
+    struct check_partition *partitions;
+    size_t n;
+    bool lag_known;
+    struct overview overview;
+    bool overview_known;
+};
+
+void check_print(const struct check_result *, int64_t now_ms, FILE *);
+/* problems: the messages that go to standard error, a line each. */
+void check_print_json(const struct check_result *, int exit_code, const char *problems, FILE *);
+
+#endif

@@ -1,0 +1,126 @@
+#include "worker/check.h"
+
+#include <inttypes.h>
+
+/* ---- text ---- */
+
+static void print_topics(const struct check_result *r, FILE *f) {
+    fprintf(f, "\ntopics to consume: %zu\n", r->sources.n);
+    for (size_t i = 0; i < r->sources.n; i++) {
+        const struct topic *t = &r->sources.v[i];
+        if (t->partitions)
+            fprintf(f, "  %s, %d partitions\n", t->name, t->partitions);
+        else
+            fprintf(f, "  %s IS NOT THERE\n", t->name);
+    }
+    if (r->missing.n == 0) {
+        fputs("runsink's own topics: all there\n", f);
+        return;
+    }
+    fprintf(f, "runsink's own topics that are missing (%s): %zu\n",
+            r->cfg->topics_create ? "run creates them" : "CREATE THEM, topics.create is false",
+            r->missing.n);
+    for (size_t i = 0; i < r->missing.n; i++)
+        fprintf(f, "  %s, %d partitions\n", r->missing.v[i].name, r->missing.v[i].partitions);
+}
+
+static void print_group(const struct check_result *r, FILE *f) {
+    if (r->group_there)
+        fprintf(f, "\ngroup %s: %s, %zu members\n", r->cfg->group, r->group_state, r->members);
+    else
+        fprintf(f, "\ngroup %s: not there yet\n", r->cfg->group);
+}
+
+static bool is_lost(const struct check_partition *p) {
+    return p->committed >= 0 && p->committed < p->low;
+}
+
+static int64_t total_lag(const struct check_result *r) {
+    int64_t total = 0;
+    for (size_t i = 0; i < r->n; i++) total += r->partitions[i].lag;
+    return total;
+}
+
+static void print_lag(const struct check_result *r, FILE *f) {
+    for (size_t i = 0; i < r->n; i++) {
+        const struct check_partition *p = &r->partitions[i];
+        char committed[32] = "none";
+        if (p->committed >= 0) snprintf(committed, sizeof committed, "%" PRId64, p->committed);
+        fprintf(f,
+                "  %s/%d: committed %s, available %" PRId64 " to %" PRId64 ", lag %" PRId64 "%s\n",
+                p->topic, (int)p->partition, committed, p->low, p->high, p->lag,
+                is_lost(p) ? ", RECORDS LOST TO RETENTION" : "");
+    }
+    if (r->lag_known) fprintf(f, "  lag in all: %" PRId64 "\n", total_lag(r));
+}
+
+void check_print(const struct check_result *r, int64_t now_ms, FILE *f) {
+    if (r->listed) print_topics(r, f);
+    if (r->group_known) print_group(r, f);
+    print_lag(r, f);
+    if (r->overview_known) overview_print(&r->overview, now_ms, f);
+}
+
+/* ---- JSON ---- */
+
+#define JSON_MAX ((size_t)64 << 20)
+
+static void put_text(struct buf *b, const char *name, const char *text) {
+    buf_printf(b, "\"%s\":\"", name);
+    buf_json(b, str_c(text));
+    buf_putc(b, '"');
+}
+
+static void put_topics(struct buf *b, const char *name, const struct topic_list *l) {
+    buf_printf(b, ",\"%s\":[", name);
+    for (size_t i = 0; i < l->n; i++) {
+        buf_puts(b, i ? ",{" : "{");
+        put_text(b, "topic", l->v[i].name);
+        buf_printf(b, ",\"partitions\":%d}", l->v[i].partitions);
+    }
+    buf_putc(b, ']');
+}
+
+static void put_group(struct buf *b, const struct check_result *r) {
+    buf_puts(b, ",\"group\":{");
+    put_text(b, "name", r->cfg->group);
+    buf_putc(b, ',');
+    put_text(b, "state", r->group_there ? r->group_state : "not there yet");
+    buf_printf(b, ",\"members\":%zu}", r->members);
+}
+
+static void put_lag(struct buf *b, const struct check_result *r) {
+    buf_printf(b, ",\"lag\":%" PRId64 ",\"partitions\":[", total_lag(r));
+    for (size_t i = 0; i < r->n; i++) {
+        const struct check_partition *p = &r->partitions[i];
+        buf_puts(b, i ? ",{" : "{");
+        put_text(b, "topic", p->topic);
+        buf_printf(b, ",\"partition\":%d", (int)p->partition);
+        if (p->committed >= 0) buf_printf(b, ",\"committed\":%" PRId64, p->committed);
+        buf_printf(b, ",\"low\":%" PRId64 ",\"high\":%" PRId64 ",\"lag\":%" PRId64 ",\"lost\":%s}",
+                   p->low, p->high, p->lag, is_lost(p) ? "true" : "false");
+    }
+    buf_putc(b, ']');
+}
+
+void check_print_json(const struct check_result *r, int exit_code, const char *problems, FILE *f) {
+    struct buf b;
+    buf_init(&b, JSON_MAX);
+    buf_printf(&b, "{\"exit\":%d,", exit_code);
+    put_text(&b, "problems", problems);
+    buf_puts(&b, ",\"config\":");
+    config_json(r->cfg, &b);
+    if (r->listed) {
+        put_topics(&b, "topics", &r->sources);
+        put_topics(&b, "missing", &r->missing);
+    }
+    if (r->group_known) put_group(&b, r);
+    if (r->lag_known) put_lag(&b, r);
+    if (r->overview_known) {
+        buf_putc(&b, ',');
+        overview_json(&r->overview, &b);
+    }
+    buf_puts(&b, "}\n");
+    fwrite(b.p, 1, b.n, f);
+    buf_free(&b);
+}

@@ -1,0 +1,51 @@
+/* What waits in the retry topics and what lies in the dead topics, for `runsink check`: found by
+ * reading them, up to a bound. Main thread; blocks. */
+#ifndef RUNSINK_PARKED_H
+#define RUNSINK_PARKED_H
+
+#include <librdkafka/rdkafka.h>
+#include <stdio.h>
+
+#include "worker/topics.h"
+
+/* Records that wait for one destination. */
+struct parked_row {
+    const char *source;                /* topic */
+    char destination[DESTINATION_MAX]; /* empty: not known */
+    uint64_t n;
+    int64_t since_ms; /* the oldest first failure; 0: none was tried yet */
+    int64_t due_ms;   /* the next attempt */
+    int64_t last_ms;  /* when the youngest was parked: */
+    char why[sizeof((struct requeue *)0)->why];
+};
+
+/* Dead letters that did not go back. */
+struct dead_row {
+    const char *source;
+    enum fault fault;
+    char reason[sizeof((struct requeue *)0)->why];
+    uint64_t n;
+    int64_t since_ms, last_ms; /* times of death */
+};
+
+struct overview {
+    struct parked_row *parked; /* most first */
+    struct dead_row *dead;
+    size_t n_parked, n_dead;
+    uint64_t waiting, died; /* in all, of those read: */
+    bool more_waiting;      /* there are more than were read */
+    bool more_died;
+    bool uncertain; /* the ledger was not read to its end: some dead letters may have gone back */
+    uint64_t unreadable; /* records without proper headers */
+};
+
+/* The rows borrow the sources' names. rk is of reader_consumer(). EX_OK, EX_UNAVAILABLE or
+ * EX_DATAERR (the ledger was altered), with a message in err. */
+int overview_read(const struct config *, rd_kafka_t *rk, const struct topic_list *all,
+                  const struct topic_list *sources, struct overview *ret, struct buf *err);
+void overview_free(struct overview *);
+void overview_print(const struct overview *, int64_t now_ms, FILE *);
+/* "parked":{...},"dead":{...}, without the braces around. */
+void overview_json(const struct overview *, struct buf *);
+
+#endif
