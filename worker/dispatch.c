@@ -34,6 +34,7 @@ struct dispatch {
     const struct config *cfg;
     struct sink_env *env;
     const int64_t *now_ms;
+    bool patient;
     struct lineup *ring; /* next to be served: destinations take turns, one delivery each */
     struct delivery *finished, **finished_end;
     size_t waiting, flying;
@@ -51,10 +52,10 @@ struct dispatch {
     int64_t wake_ms; /* when a lineup held back by its rate may go on; 0 none */
 };
 
-struct dispatch *dispatch_new(const struct config *cfg, struct sink_env *env,
-                              const int64_t *now_ms) {
+struct dispatch *dispatch_new(const struct config *cfg, struct sink_env *env, const int64_t *now_ms,
+                              bool patient) {
     struct dispatch *d = xcalloc(1, sizeof *d);
-    *d = (struct dispatch){.cfg = cfg, .env = env, .now_ms = now_ms};
+    *d = (struct dispatch){.cfg = cfg, .env = env, .now_ms = now_ms, .patient = patient};
     d->finished_end = &d->finished;
     return d;
 }
@@ -195,7 +196,8 @@ static bool has_room(struct dispatch *d, struct lineup *l, const struct delivery
     bool alone = *d->now_ms - d->switched_ms > 5000;
     size_t quota = quota_of(d, l, alone), bytes = (size_t)d->cfg->dest_waiting_bytes;
     if (l->waiting < quota && (!l->waiting || l->waiting_bytes + v->size <= bytes)) return true;
-    if (!alone && (l->slow || is_hog(d, l) || others_keep_up(d, l))) return false;
+    bool healthy = d->patient && !l->slow && !l->failures;
+    if (!alone && !healthy && (l->slow || is_hog(d, l) || others_keep_up(d, l))) return false;
     if (l->waiting >= 4 * quota) return false;
     l->resume = quota / 2;
     saturate(d, l, true);

@@ -43,7 +43,10 @@ struct delivery {
     struct delivery *next, *prev; /* of its destination's queue, then of the finished */
 };
 
-struct dispatch *dispatch_new(const struct config *, struct sink_env *, const int64_t *now_ms);
+/* patient: nobody waits for what comes now (a backfill), so a healthy destination's full queue
+ * makes the lane wait instead of parking. */
+struct dispatch *dispatch_new(const struct config *, struct sink_env *, const int64_t *now_ms,
+                              bool patient);
 /* Takes a reloaded configuration over; it must outlive the dispatch. */
 void dispatch_reconfigure(struct dispatch *, const struct config *);
 void dispatch_free(struct dispatch *); /* nothing may be waiting or flying */

@@ -54,7 +54,7 @@ static bool is_due(const struct lane *lane, const struct partition *p) {
     if (!settleable(p)) return false;
     const struct window *open = windows_open(&p->windows);
     const struct load *filling = open ? open->user : NULL;
-    return !filling || !filling->batched || !filling->first || lane->finishing || lane->draining;
+    return !filling || !filling->batched || !filling->first || lane->finishing || lane->ending;
 }
 
 bool journal_due(const struct lane *lane) {

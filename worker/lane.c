@@ -37,8 +37,9 @@ void lane_held(struct lane *lane, struct load *load, ptrdiff_t bytes) {
     lane->held += (size_t)bytes;
 }
 
+/* A quarter is for what librdkafka reads ahead. */
 static size_t budget(const struct lane *lane) {
-    return (size_t)(lane->cfg->memory_budget / lane->cfg->lanes);
+    return (size_t)(lane->cfg->memory_budget / lane->cfg->lanes / 4 * 3);
 }
 
 /* Loads of windows that are gone stay until neither a sink nor the settle thread uses them. */
@@ -132,7 +133,7 @@ static void seal_due(struct lane *lane, struct partition *p, bool force) {
     struct load *load = open ? open->user : NULL;
     if (load && open->taken && !open->replayed) {
         bool pressed = lane->held >= budget(lane);
-        bool due = force || lane->draining || pressed || is_full(lane, p, open) ||
+        bool due = force || lane->ending || pressed || is_full(lane, p, open) ||
                    lane->now_ms >= seal_at(lane, p, open) || (p->eof && lane->shared->until_end);
         if (due && may_seal(p, load)) windows_seal(&p->windows);
     }
@@ -211,6 +212,8 @@ static bool read_all(struct lane *lane) {
 }
 
 /* ---- the turn ---- */
+
+static void note_end(struct lane *lane);
 
 static int sinks_tick(struct lane *lane) {
     int least = -1;
@@ -308,7 +311,8 @@ static void turn(struct lane *lane) {
     take_config(lane);
     wait_for_work(lane, lane->sleep_ms);
     source_poll(lane);
-    bool more = lane->draining ? false : read_all(lane);
+    bool more = read_all(lane);
+    note_end(lane);
     for (struct partition *p = lane->partitions; p; p = p->next) seal_due(lane, p, false);
     transfer(lane);
     int wish = sinks_tick(lane);
@@ -394,6 +398,20 @@ static bool at_end(struct lane *lane) {
     return true;
 }
 
+/* With --until-end a lane says when it has nothing left to do; the main thread decides, since a
+ * rebalance may still bring it a partition that another lane, or process, has given up. */
+static void note_end(struct lane *lane) {
+    int64_t sources = 0;
+    lane->ending = at_end(lane);
+    for (const struct partition *p = lane->partitions; p; p = p->next)
+        sources += p->kind == PARTITION_SOURCE;
+    bool done = lane->ending && is_settled(lane, NULL, NULL);
+    atomic_store(&lane->sources, sources);
+    if (atomic_exchange(&lane->done, done) != done && done &&
+        eventfd_write(lane->shared->ended_fd, 1) != 0)
+        log_warn("waking the main thread failed");
+}
+
 /* ---- life ---- */
 
 static void transactional_id(const struct lane *lane, char *ret, size_t size) {
@@ -465,8 +483,6 @@ static bool live(struct lane *lane, enum lane_state *ret_end) {
         lane_finish(lane, NULL, NULL, lane->cfg->drain_timeout);
         return false;
     }
-    if (!lane->draining && at_end(lane)) lane->draining = true;
-    if (lane->draining && is_settled(lane, NULL, NULL)) return false;
     turn(lane);
     if (!check_fatal(lane) && (!lane->restart || begin_again(lane))) return true;
     *ret_end = LANE_FAILED;
@@ -514,7 +530,7 @@ struct lane *lane_start(const struct config *cfg, const struct worker_shared *sh
     if (lane->wake_fd < 0 || !lane->router) goto failed;
     lane->http = http_new(cfg);
     lane->sinks = (struct sink_env){.cfg = cfg, .http = lane->http};
-    lane->dispatch = dispatch_new(cfg, &lane->sinks, &lane->now_ms);
+    lane->dispatch = dispatch_new(cfg, &lane->sinks, &lane->now_ms, shared->until_end);
     if (!lane_open(lane, err)) goto failed;
     int rc = pthread_create(&lane->thread, NULL, lane_main, lane);
     if (rc == 0) return lane;

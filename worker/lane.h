@@ -82,8 +82,11 @@ struct lane {
     uint64_t subscribed; /* version of the topic list subscribed to */
     bool assigned;       /* has had an assignment */
     bool draining;
-    unsigned finishing; /* inside lane_finish(): nothing waits for a ride */
-    bool restart;       /* a fatal error: close and open again */
+    bool ending;             /* --until-end: nothing is left to read */
+    atomic_bool done;        /* and all is settled; read by the main thread, as is */
+    _Atomic int64_t sources; /* how many partitions of source topics it has */
+    unsigned finishing;      /* inside lane_finish(): nothing waits for a ride */
+    bool restart;            /* a fatal error: close and open again */
     char restart_why[128];
     int64_t now_ms; /* monotonic, read once a turn */
     int64_t wall_ms;
@@ -101,6 +104,8 @@ struct worker_shared {
     _Atomic(const struct config *) cfg; /* in force; replaced on SIGHUP, the old one lives on */
     pthread_mutex_t mutex;
     struct list topics; /* source topics, sorted */
+    int64_t sources;    /* partitions of the source topics */
+    int64_t partitions; /* theirs and those of their retry topics */
     uint64_t version;
     bool until_end;
     const struct ledger_signer *signer; /* NULL: unsigned */

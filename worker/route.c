@@ -38,8 +38,14 @@ struct router {
     struct place **places;
     size_t buckets; /* of both tables, a power of two */
     size_t n_entries, n_places;
+    size_t bytes, max_bytes; /* of the entries' sink objects */
     struct entry *newest, *oldest;
 };
+
+/* Of a lane's memory.budget, what the sink objects that are remembered may take: a tenant may send
+ * another one of a megabyte in each event. */
+#define BUDGET_SHARE 4
+#define APIS_MAX 1000 /* in apisToSend */
 
 #define OBJECT_FIELDS                                                                              \
     (1u << KEY_PREFIX | 1u << KEY_TOPIC | 1u << KEY_PARTITION | 1u << KEY_OFFSET | 1u << KEY_ID |  \
@@ -81,6 +87,7 @@ struct router *router_new(const struct config *cfg, struct buf *err) {
     }
     for (r->buckets = 64; r->buckets < (size_t)cfg->dest_max && r->buckets < 65536;)
         r->buckets *= 2;
+    r->max_bytes = (size_t)(cfg->memory_budget / cfg->lanes / BUDGET_SHARE);
     r->entries = xcalloc(r->buckets, sizeof(struct entry *));
     r->places = xcalloc(r->buckets, sizeof(struct place *));
     return r;
@@ -125,6 +132,7 @@ static void entry_free(struct router *r, struct entry *e) {
     *at = e->next;
     lru_unlink(r, e);
     r->n_entries--;
+    r->bytes -= e->n;
     if (e->place && --e->place->entries == 0 && e->place->held == 0) place_free(r, e->place);
     list_free(&e->apis);
     wipe(e->bytes, e->n);
@@ -204,6 +212,11 @@ static bool read_rules(const cJSON *sink, struct entry *e) {
     e->skip_on_fail = cJSON_IsTrue(skip);
     if (!apis) return true;
     if (!cJSON_IsArray(apis)) goto not_strings;
+    if (cJSON_GetArraySize(apis) > APIS_MAX) {
+        e->err = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
+                              "sink.apisToSend names more than %d APIs", APIS_MAX);
+        return false;
+    }
     e->has_apis = true;
     e->apis.v = xcalloc((size_t)cJSON_GetArraySize(apis), sizeof(char *));
     for (const cJSON *api = apis->child; api; api = api->next) {
@@ -271,7 +284,9 @@ static struct entry *lookup(struct router *r, struct str sink, int64_t now_ms) {
         }
         return e;
     }
-    if (r->n_entries >= (size_t)r->cfg->dest_max) entry_free(r, r->oldest);
+    while (r->oldest &&
+           (r->n_entries >= (size_t)r->cfg->dest_max || r->bytes + sink.n > r->max_bytes))
+        entry_free(r, r->oldest);
     e = xcalloc(1, sizeof *e);
     *e = (struct entry){.hash = hash, .n = sink.n, .used_ms = now_ms};
     e->bytes = xstrndup(sink.p, sink.n);
@@ -279,6 +294,7 @@ static struct entry *lookup(struct router *r, struct str sink, int64_t now_ms) {
     *bucket = e;
     lru_push(r, e);
     r->n_entries++;
+    r->bytes += e->n;
     parse_entry(r, e);
     return e;
 }

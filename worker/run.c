@@ -24,6 +24,7 @@
 
 #define BROKER_TIMEOUT_MS 30000
 #define RELOADS_MAX 1000
+#define END_CHECK_MS 500 /* how often --until-end asks about partitions that are not ours */
 
 struct worker {
     struct config
@@ -50,8 +51,21 @@ static bool same_topics(const struct list *a, const struct topic_list *b) {
     return true;
 }
 
+static int64_t count_partitions(const struct config *cfg, const struct topic_list *sources) {
+    int64_t n = 0;
+    for (size_t i = 0; i < sources->n; i++) {
+        int64_t own = sources->v[i].partitions;
+        int64_t retry = cfg->topics_partitions ? cfg->topics_partitions : own;
+        n += own + retry * (int64_t)cfg->retry_delays.n;
+    }
+    return n;
+}
+
 static void set_topics(struct worker *w, const struct topic_list *sources) {
     pthread_mutex_lock(&w->shared.mutex);
+    w->shared.partitions = count_partitions(w->cfg, sources);
+    w->shared.sources = 0;
+    for (size_t i = 0; i < sources->n; i++) w->shared.sources += sources->v[i].partitions;
     if (!same_topics(&w->shared.topics, sources)) {
         struct list *l = &w->shared.topics;
         for (size_t i = 0; i < l->n; i++) free(l->v[i]);
@@ -206,6 +220,64 @@ static int sooner(int a, int b) {
     return a < 0 || (b >= 0 && b < a) ? b : a;
 }
 
+/* Partitions of the source topics that members have. */
+static int64_t count_assigned(struct worker *w, const rd_kafka_ConsumerGroupDescription_t *group) {
+    int64_t assigned = 0;
+    pthread_mutex_lock(&w->shared.mutex);
+    for (size_t m = 0; m < rd_kafka_ConsumerGroupDescription_member_count(group); m++) {
+        const rd_kafka_topic_partition_list_t *list =
+            rd_kafka_MemberAssignment_partitions(rd_kafka_MemberDescription_assignment(
+                rd_kafka_ConsumerGroupDescription_member(group, m)));
+        for (int i = 0; list && i < list->cnt; i++)
+            for (size_t t = 0; t < w->shared.topics.n; t++)
+                assigned += strcmp(w->shared.topics.v[t], list->elems[i].topic) == 0;
+    }
+    pthread_mutex_unlock(&w->shared.mutex);
+    return assigned;
+}
+
+/* --until-end: every partition of the sources is some member's, as far as this process can tell:
+ * those of our lanes, which have nothing left to do, and those of other processes. A partition that
+ * is nobody's at this moment may be ours in the next. */
+static bool group_covers(struct worker *w, int64_t ours) {
+    if (ours >= w->shared.sources) return true;
+    const char *name = w->cfg->group;
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(w->admin);
+    rd_kafka_AdminOptions_t *options =
+        rd_kafka_AdminOptions_new(w->admin, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);
+    rd_kafka_DescribeConsumerGroups(w->admin, &name, 1, options, queue);
+    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, BROKER_TIMEOUT_MS);
+    const rd_kafka_DescribeConsumerGroups_result_t *result =
+        event ? rd_kafka_event_DescribeConsumerGroups_result(event) : NULL;
+    size_t n = 0;
+    const rd_kafka_ConsumerGroupDescription_t **groups =
+        result ? rd_kafka_DescribeConsumerGroups_result_groups(result, &n) : NULL;
+    int64_t assigned = 0;
+    bool stable =
+        n == 1 && !rd_kafka_ConsumerGroupDescription_error(groups[0]) &&
+        rd_kafka_ConsumerGroupDescription_state(groups[0]) == RD_KAFKA_CONSUMER_GROUP_STATE_STABLE;
+    if (stable) assigned = count_assigned(w, groups[0]);
+    if (event) rd_kafka_event_destroy(event);
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_queue_destroy(queue);
+    return stable && assigned >= w->shared.sources;
+}
+
+/* Ends the run when all lanes have nothing left to do, before and after the group was looked at. */
+static void end_when_done(struct worker *w) {
+    int64_t before = 0, after = 0;
+    for (int64_t i = 0; i < w->n_lanes; i++) {
+        if (!atomic_load(&w->lanes[i]->done)) return;
+        before += atomic_load(&w->lanes[i]->sources);
+    }
+    if (!group_covers(w, before)) return;
+    for (int64_t i = 0; i < w->n_lanes; i++) {
+        if (!atomic_load(&w->lanes[i]->done)) return;
+        after += atomic_load(&w->lanes[i]->sources);
+    }
+    if (before == after) drain_all(w);
+}
+
 /* Until all lanes have ended. A lane that fails takes the others along: the process is started anew
  * by whoever watches it. */
 static bool watch(struct worker *w) {
@@ -220,10 +292,12 @@ static bool watch(struct worker *w) {
         int64_t left = refreshed + w->cfg->topics_refresh - now_ms();
         int wait = pattern && !w->draining ? (int)(left > 0 ? left : 0) : -1;
         if (meter_on) wait = sooner(wait, progress_wait_ms(&meter, now_ms()));
+        if (w->shared.until_end && !w->draining) wait = sooner(wait, END_CHECK_MS);
         poll(fds, 2, wait);
         eventfd_t value;
         if (fds[0].revents) take_signal(w);
         if (fds[1].revents && eventfd_read(w->shared.ended_fd, &value) != 0) continue;
+        if (w->shared.until_end && !w->draining) end_when_done(w);
         if (meter_on && progress_wait_ms(&meter, now_ms()) == 0) show_progress(w, &meter);
         if (!pattern || w->draining || now_ms() < refreshed + w->cfg->topics_refresh) continue;
         refresh_later(w);

@@ -12,6 +12,11 @@
 
 #define SEEK_TIMEOUT_MS 2000
 #define SEEK_AGAIN_MS 1000
+/* About 1.4 s of a partition's peak is enough to read ahead: older versions of librdkafka refill a
+ * full queue once a second. */
+#define READ_AHEAD_MAX ((int64_t)4 << 20)
+#define READ_AHEAD_MIN ((int64_t)16 << 10)
+#define FETCH_MAX ((int64_t)512 << 10)
 
 /* ---- reading ---- */
 
@@ -160,13 +165,33 @@ static void subscribe(struct lane *lane) {
 
 /* ---- the consumer ---- */
 
+/* What librdkafka reads ahead has a quarter of the memory budget. Its bound is for each partition,
+ * and all of them may come to this member; a queue overshoots its bound by one fetch, so each gets
+ * half. Bytes. */
+static int64_t read_ahead(const struct lane *lane) {
+    struct worker_shared *shared = (struct worker_shared *)(uintptr_t)lane->shared;
+    pthread_mutex_lock(&shared->mutex);
+    int64_t n = shared->partitions > 0 ? shared->partitions : 1;
+    pthread_mutex_unlock(&shared->mutex);
+    int64_t bytes = lane->cfg->memory_budget / 4 / n / 2;
+    if (bytes < READ_AHEAD_MIN) return READ_AHEAD_MIN;
+    return bytes < READ_AHEAD_MAX ? bytes : READ_AHEAD_MAX;
+}
+
 static rd_kafka_t *consumer_new(struct lane *lane, struct buf *err) {
-    char instance[160], errstr[256];
+    char instance[160], errstr[256], queue_kb[24], fetch[24];
+    int64_t ahead = read_ahead(lane);
     snprintf(instance, sizeof instance, "%s-%d", lane->cfg->slot, lane->id);
+    snprintf(queue_kb, sizeof queue_kb, "%" PRId64, ahead / 1024);
+    snprintf(fetch, sizeof fetch, "%" PRId64, ahead < FETCH_MAX ? ahead : FETCH_MAX);
     const char *extra[] = {"group.id",
                            lane->cfg->group,
                            "enable.partition.eof",
                            "true",
+                           "queued.max.messages.kbytes",
+                           queue_kb,
+                           "fetch.message.max.bytes",
+                           fetch,
                            lane->cfg->slot[0] ? "group.instance.id" : NULL,
                            instance,
                            NULL};
