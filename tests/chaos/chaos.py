@@ -125,7 +125,7 @@ def settings(plan, run, index):
               "[retry]", "delays = 200ms,400ms,800ms", "window.s3 = 1h", "window.file = 1h",
               "[breaker]", "probe = 300ms", "[http]", "timeout = 3s", "connect_timeout = 1s",
               "[egress]", "allow = 127.0.0.0/8", "http = true", "[file]", f"root = {run.disk.root}",
-              "[drain]", "timeout = 5s", "[admin]", "listen =", "[log]", "level = info",
+              "[drain]", "timeout = 5s", "[admin]", "listen =", "[log]", f"level = {run.log_level}",
               "[kafka]", f"bootstrap.servers = {run.services.env['KAFKA']}", f"session.timeout.ms = {SESSION_TIMEOUT_MS}",
               "heartbeat.interval.ms = 500", "max.poll.interval.ms = 20000",
               f"transaction.timeout.ms = {TRANSACTION_TIMEOUT_MS[broker_dies]}"]
@@ -136,8 +136,8 @@ def settings(plan, run, index):
 
 
 class Run:
-    def __init__(self, plan, services, directory, binary, broken_rule):
-        self.plan, self.services, self.dir = plan, services, directory
+    def __init__(self, plan, services, directory, options):
+        self.plan, self.services, self.dir, self.log_level = plan, services, directory, options.log
         self.topic = f"chaos-{plan.seed}-" + "".join(random.choices(string.ascii_lowercase, k=5))
         self.disk = Disk(directory)
         self.admin = AdminClient({"bootstrap.servers": services.env["KAFKA"], "log_level": 2})
@@ -145,8 +145,8 @@ class Run:
         self.proxy = Proxy(services.env["VERSITYGW"], plan.seed, plan.fault_rate)
         self.threads = []
         self.timers = []  # (when, what to do)
-        environment = {"RUNSINK_TEST_BREAK": broken_rule} if broken_rule else {}
-        self.fleet = Fleet(plan, directory, binary, lambda index: settings(plan, self, index), environment)
+        environment = {"RUNSINK_TEST_BREAK": options.broken} if options.broken else {}
+        self.fleet = Fleet(plan, directory, options.binary, lambda index: settings(plan, self, index), environment)
 
     def places(self):
         return checker.places(self.store, self.topic, self.disk.root if self.plan.file_tenants else None)
@@ -274,7 +274,7 @@ def run_seed(plan, services, base, options):
     directory.mkdir()
     start = time.monotonic()
     say(plan)
-    run = Run(plan, services, directory, options.binary, options.broken)
+    run = Run(plan, services, directory, options)
     try:
         violations, summary = run.go()
     finally:
@@ -305,7 +305,7 @@ def plans(options):
     return (draw_plan(seed, options.events, options.seconds, options.mode) for seed in seeds)
 
 
-SHORT = ((1, "object"), (2, "object"), (3, "batch"), (4, "batch"))
+SHORT = ((18, "object"), (23, "object"), (2, "batch"), (3, "batch"))
 
 
 def parse():
@@ -318,6 +318,7 @@ def parse():
     parser.add_argument("--events", type=int, default=20000, help="of a seed (20000)")
     parser.add_argument("--seconds", type=float, default=25, help="of trouble in a seed (25)")
     parser.add_argument("--short", action="store_true", help="two seeds of each mode, about a minute")
+    parser.add_argument("--log", default="info", help="level that workers log at (info)")
     parser.add_argument("--plan", action="store_true", help="print what the seeds do, and do nothing")
     parser.add_argument("--broken", metavar="RULE", choices=("no-boundary", "commit-first"),
                         help="workers break this rule of the protocol; passes when a check notices")

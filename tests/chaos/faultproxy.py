@@ -14,6 +14,7 @@ import asyncio
 import collections
 import hashlib
 import json
+import os
 import random
 import socket
 import struct
@@ -83,6 +84,7 @@ class Proxy:
         self.asked = collections.Counter()
         self.did = collections.Counter()
         self.on_their_way = 0
+        self.tasks = set()  # asyncio itself would let them be collected
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -147,7 +149,9 @@ class Proxy:
         body = b"" if fault == "cut" else await read_body(reader, headers)
         self.did[fault or "passed"] += 1
         if fault == "late":
-            asyncio.get_running_loop().create_task(self.late(draw.uniform(*LATE_S), head, body))
+            task = asyncio.get_running_loop().create_task(self.late(draw.uniform(*LATE_S), head, body))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
         if fault in ("cut", "before-reset", "late"):
             reset(writer)
             return False
@@ -180,6 +184,7 @@ class Proxy:
 
     async def serve(self, reader, writer):
         store = []
+        self.tasks.add(asyncio.current_task())
         try:
             while await self.one((reader, writer), store, *await read_head(reader)):
                 pass
@@ -189,6 +194,7 @@ class Proxy:
             for _, to_store in store:
                 to_store.close()
             writer.close()
+            self.tasks.discard(asyncio.current_task())
 
     async def obey(self, commands):
         while True:
@@ -213,6 +219,7 @@ async def main(options):
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     await proxy.obey(commands)
+    os._exit(0)  # connections that still hang are nobody's any more
 
 
 if __name__ == "__main__":

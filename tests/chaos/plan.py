@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 PARTITIONS = 6
 CRASH_POINTS = ("boundary-before", "boundary-after", "put-before", "put-after", "txn-inside")
-# How far apart passages of the points are, in passages per second or so: object mode puts often, batch mode rarely.
-CRASH_RANGE = {"object": {"put-before": 3000, "put-after": 3000}, "batch": {"put-before": 300, "put-after": 300}}
+# A point's passage at which a worker crashes is drawn up to this, per 20,000 events: object mode puts often, batch mode rarely.
+CRASH_RANGE = {"object": {"put-before": 2000, "put-after": 2000}, "batch": {"put-before": 200, "put-after": 200}}
 SESSION_TIMEOUT_MS = 6000
 
 
@@ -45,7 +45,7 @@ class Plan:
     def first_crash(self, worker):
         """The crash that a worker's first start has in its luggage, or None."""
         draw = self.random("first-crash", worker)
-        return crash(draw, self.mode) if draw.random() < 0.5 else None
+        return crash(draw, self) if draw.random() < 0.5 else None
 
     def restart_delay(self, worker, nth):
         return self.random("restart", worker, nth).choice([0.1, 0.1, 0.5, 2.0])
@@ -58,11 +58,12 @@ class Plan:
         return f"seed {self.seed}: " + ", ".join(parts + (["aborted transactions in the topic"] if self.aborts else []))
 
 
-def crash(draw, mode):
+def crash(draw, plan):
     point = draw.choice(CRASH_POINTS)
-    if mode == "object" and point.startswith("boundary"):
+    if plan.mode == "object" and point.startswith("boundary"):
         point = "txn-inside"  # object mode declares no boundaries
-    return f"{point}:{draw.randint(1, CRASH_RANGE[mode].get(point, 40))}"
+    most = CRASH_RANGE[plan.mode].get(point, 40) * plan.events // 20000
+    return f"{point}:{1 + int(draw.random() * most)}"
 
 
 def draw_actions(draw, plan):
@@ -72,7 +73,7 @@ def draw_actions(draw, plan):
         kind = draw.choices(["kill", "crash", "stop", "leave"], [4, 5, 2, 2])[0]
         argument = None
         if kind == "crash":
-            argument = crash(draw, plan.mode)
+            argument = crash(draw, plan)
         elif kind == "stop":
             # Mostly past the session timeout: the worker wakes up as a zombie.
             argument = round(SESSION_TIMEOUT_MS / 1000 + draw.uniform(-3, 5), 1)
