@@ -63,10 +63,8 @@ static void answered(struct http_request *r, const struct outcome *transport) {
         finish(p, &o);
         return;
     }
-    /* Before anything is cut off it, so that no part of a secret is left over. */
-    if (r->answer.n) secret_scrub(r->answer.p, r->answer.n);
     struct s3_error error = {{0}};
-    bool refused = s3_error_parse((struct str){r->answer.p, r->answer.n}, &error);
+    bool refused = s3_error_read(r->answer.p, r->answer.n, &error);
     if (r->status / 100 == 2 && !refused) {
         struct outcome o = outcome_ok(r->status);
         finish(p, &o);

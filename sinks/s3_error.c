@@ -205,6 +205,23 @@ static const struct meaning {
     {"NotImplemented", VERDICT_PERMANENT, FAULT_TENANT, 0},
 };
 
+static const struct meaning *meaning_of(const char *code) {
+    for (size_t i = 0; i < sizeof meanings / sizeof *meanings; i++)
+        if (strcmp(meanings[i].code, code) == 0) return &meanings[i];
+    return NULL;
+}
+
+bool s3_error_read(char *body, size_t n, struct s3_error *ret) {
+    struct s3_error e = {{0}}, shown = {{0}};
+    if (!s3_error_parse((struct str){body, n}, &e)) return false;
+    secret_scrub(body, n); /* before anything is cut off it, so that no part of one is left over */
+    s3_error_parse((struct str){body, n}, &shown);
+    memcpy(e.message, shown.message, sizeof e.message);
+    if (!meaning_of(e.code)) memcpy(e.code, shown.code, sizeof e.code);
+    *ret = e;
+    return true;
+}
+
 static struct meaning by_status(int status) {
     if (status == 408 || status == 429 || status >= 500)
         return (struct meaning){NULL, VERDICT_RETRY, FAULT_TENANT, 0};
@@ -213,15 +230,14 @@ static struct meaning by_status(int status) {
 }
 
 struct outcome s3_outcome(int status, const struct s3_error *e, uint32_t retry_after_ms) {
-    struct meaning m = by_status(status);
-    for (size_t i = 0; i < sizeof meanings / sizeof *meanings; i++)
-        if (strcmp(meanings[i].code, e->code) == 0) m = meanings[i];
+    const struct meaning *known = meaning_of(e->code);
+    struct meaning m = known ? *known : by_status(status);
     char why[sizeof e->code];
     if (e->code[0])
         memcpy(why, e->code, sizeof why);
     else
         snprintf(why, sizeof why, "http-%d", status);
-    secret_scrub(why, strlen(why));
+    if (!known) secret_scrub(why, strlen(why));
     char message[sizeof e->message];
     memcpy(message, e->message, sizeof message);
     secret_scrub(message, strlen(message));

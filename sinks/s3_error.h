@@ -19,6 +19,11 @@ struct s3_error {
  * unusual it stops and keeps what it has. False (ret all empty) when the document is no Error. */
 bool s3_error_parse(struct str body, struct s3_error *ret);
 
+/* The same of an answer that may echo secrets: scrubs body in place. Decisions rest on the words as
+ * they stood, since tenants choose what is a secret: one that is called AccessDenied must not
+ * change what other tenants' answers mean. What is shown is scrubbed. */
+bool s3_error_read(char *body, size_t n, struct s3_error *ret);
+
 /* The outcome of an answer with this status (not a success). retry_after_ms as asked for by the
  * store. A registered secret that the store echoes is scrubbed. */
 struct outcome s3_outcome(int status, const struct s3_error *, uint32_t retry_after_ms);

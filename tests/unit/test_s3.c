@@ -440,6 +440,29 @@ static void a_secret_that_the_store_echoes_is_scrubbed(void **state) {
     assert_null(strstr(o.why, "CANARY"));
 }
 
+/* Tenants choose what counts as a secret: one that is a word of the protocol must not change what
+ * another tenant's answer means. */
+static void a_secret_named_like_a_code_changes_nothing(void **state) {
+    (void)state;
+    static const char *const words[] = {"AccessDenied", "us-west-2", "canary-in-message", "<Error>",
+                                        "canary-as-code"};
+    char body[] = "<Error><Code>AccessDenied</Code><Message>a canary-in-message b</Message>"
+                  "<Region>us-west-2</Region></Error>";
+    char unknown[] = "<Error><Code>canary-as-code</Code></Error>";
+    struct s3_error e;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) secret_add(str_c(words[i]));
+    assert_true(s3_error_read(body, strlen(body), &e));
+    assert_string_equal(e.code, "AccessDenied");
+    assert_string_equal(e.region, "us-west-2");
+    assert_null(strstr(e.message, "canary"));
+    struct outcome o = s3_outcome(403, &e, 0);
+    assert_string_equal(o.why, "AccessDenied");
+    assert_true(o.credential);
+    assert_true(s3_error_read(unknown, strlen(unknown), &e));
+    assert_null(strstr(e.code, "canary"));
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) secret_drop(str_c(words[i]));
+}
+
 static void region_hints(void **state) {
     (void)state;
     struct config *cfg = with(NULL);
@@ -521,6 +544,7 @@ int main(void) {
         cmocka_unit_test(error_documents),
         cmocka_unit_test(outcomes),
         cmocka_unit_test(a_secret_that_the_store_echoes_is_scrubbed),
+        cmocka_unit_test(a_secret_named_like_a_code_changes_nothing),
         cmocka_unit_test(region_hints),
 #ifdef RUNSINK_LIBS3
         cmocka_unit_test(sigv2_endpoints_are_the_listed_ones),
