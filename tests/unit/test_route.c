@@ -1,0 +1,118 @@
+/* The table of destinations under a tenant that sends another sink object each time. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "config/config.h"
+#include "worker/route.h"
+
+#define BUDGET "16MiB"
+#define SHARE ((size_t)4 << 20) /* of it, for the sink objects */
+
+static struct config *configuration(const char *dest_max) {
+    struct config *cfg = config_new();
+    struct buf err;
+    buf_init(&err, 4096);
+    assert_true(config_set(cfg, "memory.budget", BUDGET, "test", &err));
+    assert_true(config_set(cfg, "dest.max", dest_max, "test", &err));
+    assert_true(config_finish(cfg, &err));
+    buf_free(&err);
+    return cfg;
+}
+
+static struct router *router(const struct config *cfg) {
+    struct buf err;
+    buf_init(&err, 4096);
+    struct router *r = router_new(cfg, &err);
+    assert_non_null(r);
+    buf_free(&err);
+    return r;
+}
+
+/* A webhook of its own for each number, in a sink object of about size bytes. */
+static enum route_kind feed(struct router *r, int number, size_t size, struct destination **ret,
+                            struct outcome *reterr) {
+    struct buf sink;
+    buf_init(&sink, size + 1000);
+    buf_printf(&sink, "{\"type\":\"webhook\",\"url\":\"https://h%d.example.com/\",\"x\":\"",
+               number);
+    for (size_t i = 0; i < size; i++) buf_putc(&sink, 'x');
+    buf_puts(&sink, "\"}");
+    const struct jobrun run = {.sink = {sink.p, sink.n}, .status = STR("SUCCESS")};
+    enum route_kind kind = route(r, &run, 1000 + number, ret, reterr);
+    buf_free(&sink);
+    return kind;
+}
+
+static void test_bytes_are_bounded(void **state) {
+    (void)state;
+    struct config *cfg = configuration("50000");
+    struct router *r = router(cfg);
+    const size_t size = 100000;
+    struct destination *first = NULL, *d = NULL;
+    struct outcome o;
+    assert_int_equal(feed(r, 0, size, &first, &o), ROUTE_DELIVER);
+    destination_hold(first);
+    for (int i = 1; i < 200; i++) {
+        assert_int_equal(feed(r, i, size, &d, &o), ROUTE_DELIVER);
+        assert_true(router_count(r) <= SHARE / size + 1); /* and the one that is held */
+    }
+    assert_string_equal(first->label, "webhook://h0.example.com/");
+    destination_drop(first);
+    /* One that is larger than the share alone is used, and forgotten next. */
+    assert_int_equal(feed(r, 200, SHARE + 1, &d, &o), ROUTE_DELIVER);
+    assert_int_equal(router_count(r), 1);
+    assert_int_equal(feed(r, 201, 10, &d, &o), ROUTE_DELIVER);
+    assert_string_equal(d->label, "webhook://h201.example.com/");
+    assert_int_equal(router_count(r), 1);
+    router_free(r);
+    config_free(cfg);
+}
+
+static void test_number_is_bounded(void **state) {
+    (void)state;
+    struct config *cfg = configuration("16");
+    struct router *r = router(cfg);
+    struct destination *d;
+    struct outcome o;
+    for (int i = 0; i < 100; i++) assert_int_equal(feed(r, i, 10, &d, &o), ROUTE_DELIVER);
+    assert_int_equal(router_count(r), 16);
+    router_tick(r, INT64_MAX);
+    assert_int_equal(router_count(r), 0);
+    router_free(r);
+    config_free(cfg);
+}
+
+static void test_apis_are_bounded(void **state) {
+    (void)state;
+    struct config *cfg = configuration("16");
+    struct router *r = router(cfg);
+    for (int n = 1000; n <= 1001; n++) {
+        struct buf sink;
+        struct destination *d;
+        struct outcome o = {0};
+        buf_init(&sink, 65536);
+        buf_puts(&sink, "{\"type\":\"webhook\",\"url\":\"https://h/\",\"apisToSend\":[\"a\"");
+        for (int i = 1; i < n; i++) buf_puts(&sink, ",\"a\"");
+        buf_puts(&sink, "]}");
+        const struct jobrun run = {.sink = {sink.p, sink.n}, .status = STR("SUCCESS")};
+        enum route_kind kind = route(r, &run, 1, &d, &o);
+        assert_int_equal(kind, n == 1000 ? ROUTE_DELIVER : ROUTE_DEAD);
+        if (n > 1000) assert_string_equal(o.why, "invalid-sink");
+        buf_free(&sink);
+    }
+    router_free(r);
+    config_free(cfg);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bytes_are_bounded),
+        cmocka_unit_test(test_number_is_bounded),
+        cmocka_unit_test(test_apis_are_bounded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
