@@ -12,12 +12,7 @@
 #include "worker/batch.h"
 #include "worker/log.h"
 
-#define TURN_RECORDS 1024 /* taken in one turn at most, so that transfers go on */
-#define LEDGER_SEAL                                                                                \
-    ((size_t)700000) /* a window seals before its entry outgrows a Kafka message                   \
-                      */
 #define RESTART_PAUSE_MS 1000
-#define PARKED_AGE_MS 100
 
 static int64_t clock_ms(clockid_t id) {
     struct timespec ts;
@@ -28,187 +23,6 @@ static int64_t clock_ms(clockid_t id) {
 static void read_clocks(struct lane *lane) {
     lane->now_ms = clock_ms(CLOCK_MONOTONIC);
     lane->wall_ms = clock_ms(CLOCK_REALTIME);
-}
-
-/* ---- memory ---- */
-
-void lane_held(struct lane *lane, struct load *load, ptrdiff_t bytes) {
-    load->held += (size_t)bytes;
-    lane->held += (size_t)bytes;
-}
-
-/* A quarter is for what librdkafka reads ahead. */
-static size_t budget(const struct lane *lane) {
-    return (size_t)(lane->cfg->memory_budget / lane->cfg->lanes / 4 * 3);
-}
-
-/* Loads of windows that are gone stay until neither a sink nor the settle thread uses them. */
-void lane_discard(struct lane *lane, struct load *load) {
-    if (!load->out && !lane->journal) {
-        load_free(load);
-        return;
-    }
-    load_cancel(load, CANCEL_LEAVING);
-    load->next_dropped = lane->dropped;
-    lane->dropped = load;
-}
-
-static void free_dropped(struct lane *lane) {
-    for (struct load **at = &lane->dropped; *at;) {
-        struct load *load = *at;
-        if (load->out || lane->journal) {
-            at = &load->next_dropped;
-            continue;
-        }
-        *at = load->next_dropped;
-        load_free(load);
-    }
-}
-
-void lane_drop_partition(struct lane *lane, struct partition *p) {
-    struct window *w;
-    while ((w = windows_pop(&p->windows))) {
-        struct load *load = w->user;
-        window_free(w);
-        if (!load) continue;
-        load->window = NULL;
-        lane_discard(lane, load);
-    }
-}
-
-/* ---- windows ---- */
-
-static bool is_batch(const struct lane *lane, const struct partition *p) {
-    return p->kind == PARTITION_SOURCE && lane->cfg->archive == CONFIG_ARCHIVE_BATCH;
-}
-
-static size_t windows_max(const struct lane *lane, const struct partition *p) {
-    return (size_t)(is_batch(lane, p) ? lane->cfg->batch_inflight + 1 : lane->cfg->window_inflight);
-}
-
-static int64_t age_max(const struct lane *lane, const struct partition *p) {
-    return is_batch(lane, p) ? lane->cfg->batch_age : lane->cfg->window_age;
-}
-
-/* When an open window is to be sealed for its age, monotonic ms. One that holds only finished
- * records, parked ones among them, doesn't make those wait: their next attempt is counted from now.
- */
-static int64_t seal_at(const struct lane *lane, const struct partition *p, const struct window *w) {
-    const struct load *load = w->user;
-    int64_t age = age_max(lane, p);
-    if (load->parked && w->done == w->taken && age > PARKED_AGE_MS) age = PARKED_AGE_MS;
-    return load->opened_ms + age;
-}
-
-static bool is_full(const struct lane *lane, const struct partition *p, const struct window *w) {
-    const struct load *load = w->user;
-    const struct config *cfg = lane->cfg;
-    if (load->ledger_bytes >= LEDGER_SEAL) return true;
-    if (!is_batch(lane, p)) return w->taken >= cfg->window_records;
-    return w->taken >= cfg->batch_records || load->bytes >= (size_t)cfg->batch_bytes;
-}
-
-/* Notes what was sealed since; a replayed window's end is durable already, so it goes out at once.
- */
-static void note_sealed(struct lane *lane, struct partition *p) {
-    for (struct window *w = p->windows.oldest; w && w->sealed; w = w->newer) {
-        struct load *load = w->user;
-        if (!load) load = load_new(lane, p, w, 0); /* replayed, with all its records gone */
-        if (load->sealed_ms) continue;
-        load->sealed_ms = lane->now_ms;
-        if (w->declared && load->batched) load_flush(load);
-    }
-}
-
-/* A batch that came back is never split: its window stays open until it is whole. */
-static bool may_seal(const struct partition *p, struct load *load) {
-    if (!load->incomplete) return true;
-    if (!p->eof || p->stash_at != p->stash_n) return false;
-    load_send_incomplete(load);
-    return true;
-}
-
-static void seal_due(struct lane *lane, struct partition *p, bool force) {
-    struct window *open = windows_open(&p->windows);
-    struct load *load = open ? open->user : NULL;
-    if (load && open->taken && !open->replayed) {
-        bool pressed = lane->held >= budget(lane);
-        bool due = force || lane->ending || pressed || is_full(lane, p, open) ||
-                   lane->now_ms >= seal_at(lane, p, open) || (p->eof && lane->shared->until_end);
-        if (due && may_seal(p, load)) windows_seal(&p->windows);
-    }
-    note_sealed(lane, p);
-}
-
-/* ---- reading ---- */
-
-enum room { ROOM, ROOM_NONE, ROOM_BLOCKED };
-
-static bool past_end(const struct partition *p, int64_t offset) {
-    return p->kind == PARTITION_SOURCE && p->end >= 0 && offset >= p->end;
-}
-
-static enum room room_for(const struct lane *lane, const struct partition *p, int64_t offset) {
-    const struct window *open = windows_open(&p->windows);
-    const struct load *filling = open ? open->user : NULL;
-    /* What must be read whole is read whatever it takes. */
-    if (filling && filling->incomplete) return ROOM;
-    if (open && open->replayed && offset < open->next) return ROOM;
-    if (dispatch_saturated(lane->dispatch)) return ROOM_NONE;
-    if (lane->held >= budget(lane)) return ROOM_BLOCKED;
-    if (windows_would_open(&p->windows, offset) && p->windows.count >= windows_max(lane, p))
-        return ROOM_BLOCKED;
-    return ROOM;
-}
-
-/* No new window may open: what keeps the oldest from settling has had its time. */
-static void press(struct lane *lane, struct partition *p) {
-    struct window *w = p->windows.oldest;
-    struct load *load = w && w->sealed ? w->user : NULL;
-    if (load && load->sealed_ms && lane->now_ms - load->sealed_ms > lane->cfg->window_grace)
-        load_cancel(load, CANCEL_SLOW);
-}
-
-static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg) {
-    bool fresh = false;
-    struct window *w = windows_take(&p->windows, msg->offset, &fresh);
-    if (!w) { /* before the committed offset */
-        rd_kafka_message_destroy(msg);
-        return;
-    }
-    if (fresh) {
-        note_sealed(lane, p);
-        load_new(lane, p, w, rd_kafka_message_timestamp(msg, NULL));
-    }
-    load_take(w->user, msg);
-    if (is_full(lane, p, w)) seal_due(lane, p, false);
-}
-
-static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
-    size_t n = 0;
-    rd_kafka_message_t *msg;
-    while (n < most && (msg = source_peek(lane, p))) {
-        if (past_end(p, msg->offset)) break;
-        enum room room = room_for(lane, p, msg->offset);
-        if (room == ROOM_BLOCKED) press(lane, p);
-        if (room != ROOM) break;
-        source_taken(p);
-        take(lane, p, msg);
-        n++;
-    }
-    return n;
-}
-
-/* Partitions take turns, so that one with a backlog starves none. */
-static bool read_all(struct lane *lane) {
-    size_t total = 0, round;
-    do {
-        round = 0;
-        for (struct partition *p = lane->partitions; p && total < TURN_RECORDS; p = p->next)
-            round += read_partition(lane, p, READ_BATCH);
-        total += round;
-    } while (round && total < TURN_RECORDS);
-    return total >= TURN_RECORDS;
 }
 
 /* ---- the turn ---- */
@@ -236,7 +50,7 @@ static int64_t sleep_ms(const struct lane *lane) {
         const struct window *open = windows_open(&p->windows);
         const struct load *load = open ? open->user : NULL;
         if (load && open->taken && !open->replayed) {
-            int64_t left = seal_at(lane, p, open) - lane->now_ms;
+            int64_t left = intake_seal_at(lane, p, open) - lane->now_ms;
             sooner(&timeout, left > 0 ? left : 0);
         }
         if (p->head_due_ms) {
@@ -311,14 +125,14 @@ static void turn(struct lane *lane) {
     take_config(lane);
     wait_for_work(lane, lane->sleep_ms);
     source_poll(lane);
-    bool more = read_all(lane);
+    bool more = intake_read(lane);
     note_end(lane);
-    for (struct partition *p = lane->partitions; p; p = p->next) seal_due(lane, p, false);
+    for (struct partition *p = lane->partitions; p; p = p->next) intake_seal(lane, p, false);
     transfer(lane);
     int wish = sinks_tick(lane);
     transfer(lane);
     journal_run(lane);
-    free_dropped(lane);
+    intake_free_dropped(lane);
     router_tick(lane->router, lane->now_ms);
     update_gauges(lane);
     lane->sleep_ms = more ? 0 : sleep_ms(lane);
@@ -340,7 +154,7 @@ static void close_windows(struct lane *lane, bool (*of)(const struct partition *
                           void *ctx, bool leave) {
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (of && !of(p, ctx)) continue;
-        seal_due(lane, p, true);
+        intake_seal(lane, p, true);
         if (!leave) continue;
         for (struct window *w = p->windows.oldest; w; w = w->newer)
             if (w->user) load_cancel(w->user, CANCEL_LEAVING);
@@ -374,7 +188,7 @@ void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *)
         int wish = sinks_tick(lane);
         transfer(lane);
         journal_run(lane);
-        free_dropped(lane);
+        intake_free_dropped(lane);
         int64_t timeout = 100;
         sooner(&timeout, wish);
         sooner(&timeout, dispatch_next_ms(lane->dispatch));
@@ -393,7 +207,7 @@ static bool at_end(struct lane *lane) {
         if (!p->loaded) return false;
         if (p->kind == PARTITION_SOURCE && !p->begins && p->committed >= p->end) continue;
         const rd_kafka_message_t *msg = source_peek(lane, p);
-        if (!p->eof && !p->head_due_ms && !(msg && past_end(p, msg->offset))) return false;
+        if (!p->eof && !p->head_due_ms && !(msg && intake_past_end(p, msg->offset))) return false;
     }
     return true;
 }
@@ -445,7 +259,7 @@ static void lane_shut(struct lane *lane) {
     for (int64_t end = lane->now_ms + 5000; lane->dropped && lane->now_ms < end;) {
         transfer(lane);
         sinks_tick(lane);
-        free_dropped(lane);
+        intake_free_dropped(lane);
         if (lane->dropped) wait_for_work(lane, 10);
     }
 }
@@ -508,7 +322,7 @@ static void lane_free(struct lane *lane) {
         if (lane->http && sink_types[i]->close) sink_types[i]->close(&lane->sinks);
     http_free(lane->http);
     if (lane->dispatch) dispatch_run(lane->dispatch);
-    free_dropped(lane);
+    intake_free_dropped(lane);
     dispatch_free(lane->dispatch);
     router_free(lane->router);
     batch_close(lane);

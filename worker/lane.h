@@ -149,7 +149,15 @@ bool journal_due(const struct lane *);
 /* After settler_free(), which freed the job. */
 void journal_abandon(struct lane *);
 
-/* lane.c, for the others. */
+/* intake.c: what is read, and the windows it is in. */
+bool intake_read(struct lane *); /* true: there is more */
+void intake_seal(struct lane *, struct partition *, bool force);
+/* When an open window is to be sealed for its age, monotonic ms. */
+int64_t intake_seal_at(const struct lane *, const struct partition *, const struct window *);
+bool intake_past_end(const struct partition *, int64_t offset); /* of --until-end */
+void intake_free_dropped(struct lane *);
+
+/* intake.c and lane.c, for the others. */
 void lane_held(struct lane *, struct load *, ptrdiff_t bytes);
 void lane_discard(struct lane *, struct load *); /* frees it when nothing uses it any more */
 void lane_drop_partition(struct lane *, struct partition *);

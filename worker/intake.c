@@ -1,0 +1,191 @@
+/* What a lane takes in: which records may be read now, which window they belong to, and when a
+ * window is sealed. */
+#include "worker/lane.h"
+#include "worker/log.h"
+
+#define TURN_RECORDS 1024 /* taken in one turn at most, so that transfers go on */
+/* A window seals before its ledger entry outgrows a Kafka message. */
+#define LEDGER_SEAL ((size_t)700000)
+#define PARKED_AGE_MS 100
+
+/* ---- memory ---- */
+
+void lane_held(struct lane *lane, struct load *load, ptrdiff_t bytes) {
+    load->held += (size_t)bytes;
+    lane->held += (size_t)bytes;
+}
+
+/* A quarter is for what librdkafka reads ahead. */
+static size_t budget(const struct lane *lane) {
+    return (size_t)(lane->cfg->memory_budget / lane->cfg->lanes / 4 * 3);
+}
+
+/* Loads of windows that are gone stay until neither a sink nor the settle thread uses them. */
+void lane_discard(struct lane *lane, struct load *load) {
+    if (!load->out && !lane->journal) {
+        load_free(load);
+        return;
+    }
+    load_cancel(load, CANCEL_LEAVING);
+    load->next_dropped = lane->dropped;
+    lane->dropped = load;
+}
+
+void intake_free_dropped(struct lane *lane) {
+    for (struct load **at = &lane->dropped; *at;) {
+        struct load *load = *at;
+        if (load->out || lane->journal) {
+            at = &load->next_dropped;
+            continue;
+        }
+        *at = load->next_dropped;
+        load_free(load);
+    }
+}
+
+void lane_drop_partition(struct lane *lane, struct partition *p) {
+    struct window *w;
+    while ((w = windows_pop(&p->windows))) {
+        struct load *load = w->user;
+        window_free(w);
+        if (!load) continue;
+        load->window = NULL;
+        lane_discard(lane, load);
+    }
+}
+
+/* ---- windows ---- */
+
+static bool is_batch(const struct lane *lane, const struct partition *p) {
+    return p->kind == PARTITION_SOURCE && lane->cfg->archive == CONFIG_ARCHIVE_BATCH;
+}
+
+static size_t windows_max(const struct lane *lane, const struct partition *p) {
+    return (size_t)(is_batch(lane, p) ? lane->cfg->batch_inflight + 1 : lane->cfg->window_inflight);
+}
+
+static int64_t age_max(const struct lane *lane, const struct partition *p) {
+    return is_batch(lane, p) ? lane->cfg->batch_age : lane->cfg->window_age;
+}
+
+/* When an open window is to be sealed for its age, monotonic ms. One that holds only finished
+ * records, parked ones among them, doesn't make those wait: their next attempt is counted from now.
+ */
+int64_t intake_seal_at(const struct lane *lane, const struct partition *p, const struct window *w) {
+    const struct load *load = w->user;
+    int64_t age = age_max(lane, p);
+    if (load->parked && w->done == w->taken && age > PARKED_AGE_MS) age = PARKED_AGE_MS;
+    return load->opened_ms + age;
+}
+
+static bool is_full(const struct lane *lane, const struct partition *p, const struct window *w) {
+    const struct load *load = w->user;
+    const struct config *cfg = lane->cfg;
+    if (load->ledger_bytes >= LEDGER_SEAL) return true;
+    if (!is_batch(lane, p)) return w->taken >= cfg->window_records;
+    return w->taken >= cfg->batch_records || load->bytes >= (size_t)cfg->batch_bytes;
+}
+
+/* Notes what was sealed since; a replayed window's end is durable already, so it goes out at once.
+ */
+static void note_sealed(struct lane *lane, struct partition *p) {
+    for (struct window *w = p->windows.oldest; w && w->sealed; w = w->newer) {
+        struct load *load = w->user;
+        if (!load) load = load_new(lane, p, w, 0); /* replayed, with all its records gone */
+        if (load->sealed_ms) continue;
+        load->sealed_ms = lane->now_ms;
+        if (w->declared && load->batched) load_flush(load);
+    }
+}
+
+/* A batch that came back is never split: its window stays open until it is whole. */
+static bool may_seal(const struct partition *p, struct load *load) {
+    if (!load->incomplete) return true;
+    if (!p->eof || p->stash_at != p->stash_n) return false;
+    load_send_incomplete(load);
+    return true;
+}
+
+void intake_seal(struct lane *lane, struct partition *p, bool force) {
+    struct window *open = windows_open(&p->windows);
+    struct load *load = open ? open->user : NULL;
+    if (load && open->taken && !open->replayed) {
+        bool pressed = lane->held >= budget(lane);
+        bool due = force || lane->ending || pressed || is_full(lane, p, open) ||
+                   lane->now_ms >= intake_seal_at(lane, p, open) ||
+                   (p->eof && lane->shared->until_end);
+        if (due && may_seal(p, load)) windows_seal(&p->windows);
+    }
+    note_sealed(lane, p);
+}
+
+/* ---- reading ---- */
+
+enum room { ROOM, ROOM_NONE, ROOM_BLOCKED };
+
+bool intake_past_end(const struct partition *p, int64_t offset) {
+    return p->kind == PARTITION_SOURCE && p->end >= 0 && offset >= p->end;
+}
+
+static enum room room_for(const struct lane *lane, const struct partition *p, int64_t offset) {
+    const struct window *open = windows_open(&p->windows);
+    const struct load *filling = open ? open->user : NULL;
+    /* What must be read whole is read whatever it takes. */
+    if (filling && filling->incomplete) return ROOM;
+    if (open && open->replayed && offset < open->next) return ROOM;
+    if (dispatch_saturated(lane->dispatch)) return ROOM_NONE;
+    if (lane->held >= budget(lane)) return ROOM_BLOCKED;
+    if (windows_would_open(&p->windows, offset) && p->windows.count >= windows_max(lane, p))
+        return ROOM_BLOCKED;
+    return ROOM;
+}
+
+/* No new window may open: what keeps the oldest from settling has had its time. */
+static void press(struct lane *lane, struct partition *p) {
+    struct window *w = p->windows.oldest;
+    struct load *load = w && w->sealed ? w->user : NULL;
+    if (load && load->sealed_ms && lane->now_ms - load->sealed_ms > lane->cfg->window_grace)
+        load_cancel(load, CANCEL_SLOW);
+}
+
+static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg) {
+    bool fresh = false;
+    struct window *w = windows_take(&p->windows, msg->offset, &fresh);
+    if (!w) { /* before the committed offset */
+        rd_kafka_message_destroy(msg);
+        return;
+    }
+    if (fresh) {
+        note_sealed(lane, p);
+        load_new(lane, p, w, rd_kafka_message_timestamp(msg, NULL));
+    }
+    load_take(w->user, msg);
+    if (is_full(lane, p, w)) intake_seal(lane, p, false);
+}
+
+static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
+    size_t n = 0;
+    rd_kafka_message_t *msg;
+    while (n < most && (msg = source_peek(lane, p))) {
+        if (intake_past_end(p, msg->offset)) break;
+        enum room room = room_for(lane, p, msg->offset);
+        if (room == ROOM_BLOCKED) press(lane, p);
+        if (room != ROOM) break;
+        source_taken(p);
+        take(lane, p, msg);
+        n++;
+    }
+    return n;
+}
+
+/* Partitions take turns, so that one with a backlog starves none. */
+bool intake_read(struct lane *lane) {
+    size_t total = 0, round;
+    do {
+        round = 0;
+        for (struct partition *p = lane->partitions; p && total < TURN_RECORDS; p = p->next)
+            round += read_partition(lane, p, READ_BATCH);
+        total += round;
+    } while (round && total < TURN_RECORDS);
+    return total >= TURN_RECORDS;
+}
