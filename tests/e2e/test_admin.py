@@ -2,11 +2,13 @@
 import contextlib
 import http.client
 import json
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import threading
+from pathlib import Path
 
 import events
 import rig
@@ -98,6 +100,21 @@ class Admin(rig.Case):
         checked = subprocess.run(["promtool", "check", "metrics"], input=text.encode(), capture_output=True)
         self.assertEqual((0, b""), (checked.returncode, checked.stdout + checked.stderr))
 
+    def test_names(self):
+        """alerts and dashboard name metrics that exist, and labels that these have"""
+        reference = rig.runsink("check", "--reference-metrics").stdout.decode()
+        known = set(re.findall(r"^\| `(\w+)`", reference, re.M))
+        self.assertGreater(len(known), 30)
+        for line in re.findall(r"^\| `(\w+)` \| histogram", reference, re.M):
+            known |= {line + end for end in ("_bucket", "_sum", "_count")}
+        for name in ("prometheus/alerts.yml", "prometheus/alerts.test.yml", "grafana/runsink.json"):
+            text = (Path(rig.__file__).parents[2] / "config" / name).read_text()
+            used = set(re.findall(r"\b(?:runsink|process)_[a-z_]+", text))
+            self.assertGreater(len(used), 15)
+            self.assertEqual(set(), used - known, name)
+            labels = set(re.findall(r"([a-z]+) ?(?:=~|!=|=)\\?\"", text)) - {"job", "instance", "severity", "alertname", "alertstate"}
+            self.assertEqual(set(), {label for label in labels if f"`{label}`" not in reference}, name)
+
     def test_lag_and_age(self):
         """a delivery that hangs shows as lag, as age, as a request in flight, and as an open window"""
         go_on = self.hang("/slow")
@@ -130,12 +147,20 @@ class Admin(rig.Case):
 
     def test_offsets_unavailable(self):
         """an open transaction hides the committed offset: not ready, with the reason and since when; then ready"""
+        self.hidden_offset(committed=True)
+
+    def test_first_offset_unavailable(self):
+        """the same where nothing was committed before: then it must begin at the beginning, not wait for ever"""
+        self.hidden_offset(committed=False)
+
+    def hidden_offset(self, committed):
         self.kafka.create(self.topic, 1)
         self.send(self.hook("/x"))
         consumer = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": self.group, "log_level": 2})
         consumer.subscribe([self.topic])
         rig.await_("an assignment", 30, lambda: consumer.poll(0.1) or consumer.assignment())
-        consumer.commit(offsets=[TopicPartition(self.topic, 0, 0)], asynchronous=False)
+        if committed:
+            consumer.commit(offsets=[TopicPartition(self.topic, 0, 0)], asynchronous=False)
         producer = Producer({"bootstrap.servers": self.kafka.bootstrap, "transactional.id": rig.unique("txn"), "log_level": 2})
         producer.init_transactions(30)
         producer.begin_transaction()
