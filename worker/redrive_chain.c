@@ -133,6 +133,8 @@ static bool take_entry(struct chains *c, int fault, const struct ledger_entry *e
     uint8_t hash[SHA256_LEN];
     sha256(e->canonical.p, e->canonical.n, hash);
     if (memcmp(hash, e->hash, SHA256_LEN) != 0) return refuse(&key, err, "was altered");
+    /* Another group has its own dead letters here, and its own chains. */
+    if (!str_is(e->group, c->group)) return true;
     struct chain *chain = &c->v[fault][e->partition];
     spans_add(&chain->seqs, (struct ledger_range){(int64_t)e->seq, (int64_t)e->seq});
     if (e->seq + 1 >= chain->next_seq) {
@@ -156,9 +158,7 @@ bool chains_take(struct chains *c, struct str key, struct str value, struct buf 
     bool ok = ledger_read(value, &arena, &e, &why) || refuse(&key, err, "can't be read");
     if (ok && (!str_eq(e.topic, topic) || e.partition != partition))
         ok = refuse(&key, err, "is about another partition than its key says");
-    /* Another group has its own dead letters here, and its own chains. */
-    if (ok && !str_is(e.group, c->group)) fault = FAULT_NONE;
-    if (ok && fault != FAULT_NONE) ok = take_entry(c, fault, &e, key, err);
+    ok = ok && take_entry(c, fault, &e, key, err);
     arena_free(&arena);
     return ok;
 }

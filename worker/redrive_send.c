@@ -110,8 +110,9 @@ static bool produce(struct sender *s, const char *topic, int32_t partition, stru
     do {
         code = rd_kafka_producev(
             s->producer, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(partition),
-            RD_KAFKA_V_KEY(key.p, key.n), RD_KAFKA_V_VALUE((void *)(uintptr_t)value.p, value.n),
-            RD_KAFKA_V_HEADERS(list), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END);
+            RD_KAFKA_V_KEY((void *)(uintptr_t)key.p, key.n),
+            RD_KAFKA_V_VALUE((void *)(uintptr_t)value.p, value.n), RD_KAFKA_V_HEADERS(list),
+            RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END);
         if (code == RD_KAFKA_RESP_ERR__QUEUE_FULL) rd_kafka_poll(s->producer, 100);
     } while (code == RD_KAFKA_RESP_ERR__QUEUE_FULL && clock_ms(CLOCK_MONOTONIC) < end);
     if (!code) return true;
