@@ -238,10 +238,7 @@ static void assign(struct lane *lane, const rd_kafka_topic_partition_list_t *all
 
 /* A partition whose position became known only after its assignment. */
 static void assign_late(struct lane *lane, struct partition *p) {
-    if (p->reading) { /* eager: it was assigned without */
-        p->seek_ms = lane->now_ms;
-        return;
-    }
+    if (p->reading) return; /* eager: it was assigned with OFFSET_STORED */
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(list, p->topic, p->id);
     assign(lane, list);
@@ -265,6 +262,25 @@ static void on_assign(struct lane *lane, rd_kafka_topic_partition_list_t *list) 
     lane->assigned = true;
     log_info("partitions assigned", LOG_I("lane", lane->id), LOG_I("partitions", list->cnt),
              LOG_S("group", lane->cfg->group));
+}
+
+/* Not by a seek: a partition whose offset was out of range is not being fetched any more, and
+ * librdkafka refuses to seek in it. It is handed over anew; its queue stays ours. The eager
+ * protocol knows no single partition: there the lane begins again. */
+void assignment_move(struct lane *lane, struct partition *p, int64_t offset) {
+    p->seek_ms = 0;
+    if (!is_cooperative(lane)) {
+        lane->restart = true;
+        snprintf(lane->restart_why, sizeof lane->restart_why, "a position has to be set anew");
+        return;
+    }
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = offset;
+    if (p->reading)
+        check(lane, "incremental unassign", rd_kafka_incremental_unassign(lane->consumer, list));
+    check(lane, "incremental assign", rd_kafka_incremental_assign(lane->consumer, list));
+    p->reading = true;
+    rd_kafka_topic_partition_list_destroy(list);
 }
 
 static bool in_list(const struct partition *p, void *list) {
@@ -310,7 +326,9 @@ void assignment_cb(rd_kafka_t *rk, rd_kafka_resp_err_t err, rd_kafka_topic_parti
     struct lane *lane = opaque;
     (void)rk;
     count(&lane->counters, COUNTER_REBALANCES, 1);
+    if (lane->stale) lane->settle_after_ms = 0;
     lane->stale = false;
+    lane->memberships++;
     if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
         on_assign(lane, list);
     else

@@ -13,6 +13,7 @@
 #define ENTRY_MAX ((size_t)16 << 20)
 #define BACKOFF_MIN_MS 100
 #define BACKOFF_MAX_MS 5000
+#define STALE_MS 10000 /* the callback that ends it comes sooner, if there is one */
 
 /* One partition's part of a settlement under way. */
 struct chapter {
@@ -27,6 +28,7 @@ struct journal {
     struct chapter *chapters;
     size_t n;
     bool boundaries;
+    uint64_t memberships; /* the lane's, when the job took its group metadata */
 };
 
 /* ---- what is due ---- */
@@ -311,7 +313,9 @@ static void submit(struct lane *lane) {
     size_t n = 0;
     for (struct partition *p = lane->partitions; p; p = p->next) n++;
     struct journal *j = xcalloc(1, sizeof *j);
-    *j = (struct journal){.job = job, .chapters = xcalloc(n, sizeof(struct chapter))};
+    *j = (struct journal){.job = job,
+                          .chapters = xcalloc(n, sizeof(struct chapter)),
+                          .memberships = lane->memberships};
     bool ok = true;
     for (struct partition *p = lane->partitions; p && ok; p = p->next)
         if (p->loaded) ok = add_chapter(lane, j, p);
@@ -376,7 +380,11 @@ static void finish(struct lane *lane, struct journal *j) {
     }
     report(lane, job);
     back_off(lane);
-    if (job->result == SETTLE_STALE) lane->stale = true;
+    /* A membership that a callback has renewed meanwhile is not the one that was refused. */
+    if (job->result == SETTLE_STALE && j->memberships == lane->memberships) {
+        lane->stale = true;
+        lane->settle_after_ms = lane->now_ms + STALE_MS;
+    }
     if (job->result == SETTLE_UNKNOWN) {
         lane->restart = true;
         snprintf(lane->restart_why, sizeof lane->restart_why, "%.120s", job->error);
@@ -397,6 +405,7 @@ void journal_run(struct lane *lane) {
         finish(lane, j);
         journal_free(j);
     }
-    if (lane->stale || lane->restart || lane->now_ms < lane->settle_after_ms) return;
+    if (lane->restart || lane->now_ms < lane->settle_after_ms) return;
+    lane->stale = false;
     if (journal_due(lane)) submit(lane);
 }

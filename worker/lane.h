@@ -96,7 +96,8 @@ struct lane {
     struct journal *journal; /* the settlement under way, or NULL */
     int64_t settle_after_ms; /* back-off after an aborted settlement */
     int64_t settle_backoff_ms;
-    bool stale; /* membership out of date: settle after the next rebalance callback */
+    uint64_t memberships; /* rebalance callbacks so far */
+    bool stale;           /* membership out of date: settle after the next rebalance callback */
 };
 
 /* What the main thread gives all lanes: the topics to consume, replaced as a whole under a lock. */
@@ -126,6 +127,8 @@ void assignment_cb(rd_kafka_t *, rd_kafka_resp_err_t, rd_kafka_topic_partition_l
                    void *lane);
 void assignment_poll(struct lane *); /* what was not known when a partition was assigned */
 void assignment_drop(struct lane *, struct partition *);
+/* Reads on from this offset (or RD_KAFKA_OFFSET_BEGINNING). */
+void assignment_move(struct lane *, struct partition *, int64_t offset);
 /* Nothing was committed: its first window begins here. */
 void assignment_begin(struct partition *, int64_t offset);
 bool assignment_watermarks(struct lane *, const struct partition *, int64_t *low, int64_t *high);

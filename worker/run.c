@@ -89,16 +89,23 @@ static bool all_there(const struct topic_list *sources, struct buf *err) {
     return ok;
 }
 
-/* Finds the sources and makes runsink's own topics for them. */
-static bool refresh_topics(struct worker *w, bool start, struct buf *err) {
+/* Finds the sources and makes runsink's own topics for them. The exit code for a start that fails.
+ */
+static int refresh_topics(struct worker *w, bool start, struct buf *err) {
     struct topic_list all = {0}, sources = {0};
-    bool ok = topics_list(w->admin, BROKER_TIMEOUT_MS, &all, err) &&
-              topics_resolve(w->cfg, &all, &sources, err) && (!start || all_there(&sources, err)) &&
-              topics_create_missing(w->admin, w->cfg, &sources, BROKER_TIMEOUT_MS, err);
-    if (ok) set_topics(w, &sources);
+    int rc = EX_OK;
+    if (!topics_list(w->admin, BROKER_TIMEOUT_MS, &all, err))
+        rc = EX_UNAVAILABLE;
+    else if (!topics_resolve(w->cfg, &all, &sources, err))
+        rc = EX_CONFIG;
+    else if (start && !all_there(&sources, err))
+        rc = EX_UNAVAILABLE; /* it may be made yet */
+    else if (!topics_create_missing(w->admin, w->cfg, &sources, BROKER_TIMEOUT_MS, err))
+        rc = EX_CONFIG;
+    if (rc == EX_OK) set_topics(w, &sources);
     topic_list_free(&sources);
     topic_list_free(&all);
-    return ok;
+    return rc;
 }
 
 static bool open_admin(struct worker *w, struct buf *err) {
@@ -191,7 +198,7 @@ static int64_t lanes_running(const struct worker *w, bool *ret_failed) {
 static void refresh_later(struct worker *w) {
     struct buf err;
     buf_init(&err, 65536);
-    if (!refresh_topics(w, false, &err)) log_warn("topics", LOG_S("error", buf_cstr(&err)));
+    if (refresh_topics(w, false, &err) != EX_OK) log_warn("topics", LOG_S("error", buf_cstr(&err)));
     buf_free(&err);
 }
 
@@ -375,7 +382,8 @@ static int begin(struct worker *w, struct buf *err) {
     }
     if (!open_ledger(w, err) || !open_admin(w, err)) return EX_CONFIG;
     if (!admin_open(w->cfg, &w->server, err)) return EX_CONFIG;
-    if (!refresh_topics(w, true, err)) return EX_UNAVAILABLE;
+    int rc = refresh_topics(w, true, err);
+    if (rc != EX_OK) return rc;
     if (!start_lanes(w, err)) return EX_CONFIG;
     return admin_serve(w->server, w->lanes, (size_t)w->n_lanes, err) ? EX_OK : EX_OSERR;
 }

@@ -10,7 +10,6 @@
 #include "worker/log.h"
 #include "worker/topics.h"
 
-#define SEEK_TIMEOUT_MS 2000
 #define SEEK_AGAIN_MS 1000
 /* About 1.4 s of a partition's peak is enough to read ahead: older versions of librdkafka refill a
  * full queue once a second. */
@@ -19,15 +18,6 @@
 #define FETCH_MAX ((int64_t)512 << 10)
 
 /* ---- reading ---- */
-
-static void seek(struct lane *lane, struct partition *p, int64_t offset) {
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = offset;
-    rd_kafka_error_t *e = rd_kafka_seek_partitions(lane->consumer, list, SEEK_TIMEOUT_MS);
-    p->seek_ms = e || list->elems[0].err ? lane->now_ms + SEEK_AGAIN_MS : 0;
-    if (e) rd_kafka_error_destroy(e);
-    rd_kafka_topic_partition_list_destroy(list);
-}
 
 /* Retention removed what comes next: the range is named in the ledger, never skipped in silence. */
 static void lose(struct lane *lane, struct partition *p, int64_t low) {
@@ -43,7 +33,7 @@ static void lose(struct lane *lane, struct partition *p, int64_t low) {
     load_new(lane, p, w, 0);
     log_error("retention removed records before they were read", LOG_S("topic", p->topic),
               LOG_I("partition", p->id), LOG_I("first", at), LOG_I("next", low));
-    seek(lane, p, low);
+    assignment_move(lane, p, low);
 }
 
 /* The broker does not have the offset that we want to read. */
@@ -51,7 +41,7 @@ static void find_position(struct lane *lane, struct partition *p) {
     int64_t low, high;
     p->seek_ms = lane->now_ms + SEEK_AGAIN_MS;
     if (p->begins) {
-        seek(lane, p, RD_KAFKA_OFFSET_BEGINNING);
+        assignment_move(lane, p, RD_KAFKA_OFFSET_BEGINNING);
         return;
     }
     if (!assignment_watermarks(lane, p, &low, &high)) return;
@@ -68,7 +58,7 @@ static void find_position(struct lane *lane, struct partition *p) {
                   LOG_I("low", low), LOG_I("high", high));
         p->seek_ms = lane->now_ms + 30 * SEEK_AGAIN_MS;
     } else { /* a broker that had just become, or ceased to be, the leader */
-        seek(lane, p, at);
+        assignment_move(lane, p, at);
     }
 }
 
@@ -167,7 +157,8 @@ static void subscribe(struct lane *lane) {
 
 /* What librdkafka reads ahead has a quarter of the memory budget. Its bound is for each partition,
  * and all of them may come to this member; a queue overshoots its bound by one fetch, so each gets
- * half. Bytes. */
+ * half. Bytes. A fetch is bounded by its compressed size, for which an eighth is assumed: parked
+ * records of one tenant resemble each other. */
 static int64_t read_ahead(const struct lane *lane) {
     struct worker_shared *shared = (struct worker_shared *)(uintptr_t)lane->shared;
     pthread_mutex_lock(&shared->mutex);
@@ -180,10 +171,10 @@ static int64_t read_ahead(const struct lane *lane) {
 
 static rd_kafka_t *consumer_new(struct lane *lane, struct buf *err) {
     char instance[160], errstr[256], queue_kb[24], fetch[24];
-    int64_t ahead = read_ahead(lane);
+    int64_t ahead = read_ahead(lane), packed = ahead / 8;
     snprintf(instance, sizeof instance, "%s-%d", lane->cfg->slot, lane->id);
     snprintf(queue_kb, sizeof queue_kb, "%" PRId64, ahead / 1024);
-    snprintf(fetch, sizeof fetch, "%" PRId64, ahead < FETCH_MAX ? ahead : FETCH_MAX);
+    snprintf(fetch, sizeof fetch, "%" PRId64, packed < FETCH_MAX ? packed : FETCH_MAX);
     const char *extra[] = {"group.id",
                            lane->cfg->group,
                            "enable.partition.eof",
