@@ -3,7 +3,8 @@
 #include "worker/lane.h"
 #include "worker/log.h"
 
-#define TURN_RECORDS 1024 /* taken in one turn at most, so that transfers go on */
+#define TURN_RECORDS                                                                               \
+    256 /* taken in one turn at most: a few milliseconds, so that transfers go on */
 /* A window seals before its ledger entry outgrows a Kafka message. */
 #define LEDGER_SEAL ((size_t)700000)
 #define PARKED_AGE_MS 100
@@ -15,9 +16,10 @@ void lane_held(struct lane *lane, struct load *load, ptrdiff_t bytes) {
     lane->held += (size_t)bytes;
 }
 
-/* A quarter is for what librdkafka reads ahead. */
+/* A quarter is for what librdkafka reads ahead, another for the copies that a settlement makes of
+ * what it parks. */
 static size_t budget(const struct lane *lane) {
-    return (size_t)(lane->cfg->memory_budget / lane->cfg->lanes / 4 * 3);
+    return (size_t)(lane->cfg->memory_budget / lane->cfg->lanes / 2);
 }
 
 /* Loads of windows that are gone stay until neither a sink nor the settle thread uses them. */
