@@ -81,13 +81,12 @@ static void transfer(struct lane *lane) {
     dispatch_run(lane->dispatch);
 }
 
-/* What was parked here and not taken again, or stands unread at the head of a retry partition. */
+/* Parked records that were read and wait for their time. */
 static uint64_t pending(const struct lane *lane) {
-    uint64_t parked = count_get(&lane->counters, COUNTER_PARKED);
-    uint64_t again = count_get(&lane->counters, COUNTER_AGAIN), held = 0;
+    uint64_t held = 0;
     for (const struct partition *p = lane->partitions; p; p = p->next)
         if (p->kind == PARTITION_RETRY) held += p->stash_n - p->stash_at;
-    return held > 0 ? held : parked > again ? parked - again : 0;
+    return held;
 }
 
 /* --until-end: offsets between where reading stands and the end. */

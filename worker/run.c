@@ -409,8 +409,10 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     buf_free(&err);
     if (rc != EX_OK) return rc;
     if (!ok) return EX_SOFTWARE;
-    /* Something that was parked by this run has not come back yet. */
-    return until_end && totals[COUNTER_PENDING] ? EX_TEMPFAIL : EX_OK;
+    /* Something waits in a retry topic, or was parked by this run and has not come back; one lane
+     * may have parked what another one took. */
+    bool parked = totals[COUNTER_PENDING] || totals[COUNTER_PARKED] > totals[COUNTER_AGAIN];
+    return until_end && parked ? EX_TEMPFAIL : EX_OK;
 }
 
 int command_run(struct config *cfg, int argc, char **argv) {
