@@ -20,6 +20,7 @@
 #define CONNECTION_TIMEOUT_S 15
 #define CONNECTION_MEMORY ((size_t)16384) /* bounds a request's head */
 #define FRESH_MS 1000                     /* a younger snapshot is not asked for again */
+#define SILENT_MS 2000                    /* a lane that does not turn is not waited for */
 #define PATIENCE_MS 300                   /* for all lanes together */
 #define ANSWER_MAX ((size_t)128 << 20)    /* more than the most that bounded lists can make */
 
@@ -98,9 +99,9 @@ static void refresh_snapshots(struct admin *a) {
     for (size_t i = 0; i < a->n; i++) {
         struct lane *const *lane = &a->lanes[i];
         if (!is_running(*lane) || now - a->snapshot_ms[i] < FRESH_MS) continue;
-        bool silent = admin_silence_ms(lane, 1, a->served_ms, now) > 2 * FRESH_MS;
+        bool silent = admin_silence_ms(lane, 1, a->served_ms, now) > SILENT_MS;
         struct lane_snapshot *s =
-            observer_take((*lane)->observer, now + (silent ? 0 : PATIENCE_MS));
+            observer_take((*lane)->observer, silent ? now : now + PATIENCE_MS);
         if (!s) continue;
         lane_snapshot_free(a->snapshots[i]);
         a->snapshots[i] = s;

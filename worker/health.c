@@ -3,6 +3,7 @@
 #include <netdb.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -42,12 +43,12 @@ static size_t ask(int fd, const char *path, char *ret, size_t size) {
 }
 
 static int judge(const char *answer, const char *path) {
-    int status = 0;
-    const char *body = strstr(answer, "\r\n\r\n");
-    if (sscanf(answer, "HTTP/1.%*d %d", &status) != 1 || !body) {
+    const char *line = "HTTP/1.1 ", *body = strstr(answer, "\r\n\r\n");
+    if (strncmp(answer, line, strlen(line)) != 0 || !body) {
         fprintf(stderr, "runsink health: no answer to %s within %d s\n", path, TIMEOUT_S);
         return EX_UNAVAILABLE;
     }
+    long status = strtol(answer + strlen(line), NULL, 10);
     body += 4;
     fprintf(status == 200 ? stdout : stderr, "%.*s\n", (int)strcspn(body, "\r\n"), body);
     return status == 200 ? EX_OK : EX_UNAVAILABLE;
@@ -60,7 +61,7 @@ static const char *reachable(const char *host) {
 }
 
 static int check(const char *address, const char *path) {
-    char host[ADMIN_HOST_MAX], port[6], answer[ANSWER_MAX];
+    char host[ADMIN_HOST_MAX], port[6], answer[ANSWER_MAX] = "";
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
     if (!admin_address(address, host, port)) {
         fputs("runsink health: admin.listen is not address:port\n", stderr);

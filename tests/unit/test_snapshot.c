@@ -1,0 +1,236 @@
+/* worker/snapshot.h: what a lane notes stays bounded, and is handed over whole to another thread.
+ * Also built with the thread sanitizer (preset tsan). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "worker/lane.h"
+
+enum { DESTINATIONS = 1000, ASKED = 20 };
+
+struct world {
+    struct config *cfg;
+    struct lane lane;
+    pthread_t thread;
+    atomic_bool stop;
+};
+
+static int64_t now_ms(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static int setup(void **state) {
+    struct world *w = xcalloc(1, sizeof *w);
+    struct buf err;
+    buf_init(&err, 4096);
+    w->cfg = config_new();
+    assert_true(config_finish(w->cfg, &err));
+    w->lane.cfg = w->cfg;
+    w->lane.wake_fd = eventfd(0, EFD_CLOEXEC);
+    w->lane.observer = observer_new(w->lane.wake_fd);
+    w->lane.router = router_new(w->cfg, &err);
+    assert_non_null(w->lane.router);
+    w->lane.now_ms = now_ms();
+    w->lane.wall_ms = 1000000;
+    buf_free(&err);
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state) {
+    struct world *w = *state;
+    router_free(w->lane.router);
+    observer_free(w->lane.observer);
+    close(w->lane.wake_fd);
+    config_free(w->cfg);
+    free(w);
+    return 0;
+}
+
+/* Asked and served on one thread. */
+static struct lane_snapshot *look(struct world *w) {
+    observer_ask(w->lane.observer);
+    observer_serve(&w->lane);
+    struct lane_snapshot *s = observer_take(w->lane.observer, now_ms());
+    assert_non_null(s);
+    return s;
+}
+
+static void die(struct world *w, const char *why, int64_t offset) {
+    char topic[] = "runs";
+    struct load load = {.topic = topic};
+    struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, why, "detail of %s", why);
+    struct slot slot = {.from_partition = 3, .from_offset = offset, .outcome = &o};
+    w->lane.wall_ms++;
+    observer_dead(&w->lane, &load, &slot);
+}
+
+static void test_nobody_asked(void **state) {
+    struct world *w = *state;
+    observer_serve(&w->lane);
+    assert_null(observer_take(w->lane.observer, now_ms()));
+    /* Asked once is answered once. */
+    lane_snapshot_free(look(w));
+    observer_serve(&w->lane);
+    assert_null(observer_take(w->lane.observer, now_ms() + 20));
+}
+
+static void test_last_dead_letters(void **state) {
+    struct world *w = *state;
+    for (int64_t i = 0; i < SNAPSHOT_DEAD + 7; i++) die(w, "gone", i);
+    struct lane_snapshot *s = look(w);
+    assert_int_equal(s->n_dead, SNAPSHOT_DEAD);
+    for (size_t i = 0; i < s->n_dead; i++) /* newest first */
+        assert_int_equal(s->dead[i].offset, SNAPSHOT_DEAD + 6 - (int64_t)i);
+    assert_string_equal(s->dead[0].topic, "runs");
+    assert_int_equal(s->dead[0].partition, 3);
+    assert_string_equal(s->dead[0].outcome.detail, "detail of gone");
+    assert_int_equal(s->n_reasons, 1);
+    assert_int_equal(s->reasons[0].count, SNAPSHOT_DEAD + 7);
+    lane_snapshot_free(s);
+}
+
+/* A store that answers with a code of its own each time must not push out what others die of. */
+static void test_reasons_without_end(void **state) {
+    struct world *w = *state;
+    uint64_t sum = 0;
+    for (int i = 0; i < 1000; i++) {
+        char why[16];
+        snprintf(why, sizeof why, "code-%d", i);
+        die(w, "honest", i);
+        die(w, why, i);
+    }
+    struct lane_snapshot *s = look(w);
+    assert_int_equal(s->n_reasons, SNAPSHOT_REASONS);
+    bool found = false;
+    for (size_t i = 0; i < s->n_reasons; i++) {
+        sum += s->reasons[i].count;
+        if (strcmp(s->reasons[i].why, "honest") != 0) continue;
+        found = true;
+        assert_int_equal(s->reasons[i].count, 1000);
+    }
+    assert_true(found);
+    assert_int_equal(sum + s->other_reasons, 2000);
+    lane_snapshot_free(s);
+}
+
+static void test_same_reason_of_two_faults(void **state) {
+    struct world *w = *state;
+    char topic[] = "runs";
+    struct load load = {.topic = topic};
+    for (int i = 0; i < 4; i++) {
+        struct outcome o =
+            outcome_fail(VERDICT_PERMANENT, i % 2 ? FAULT_DATA : FAULT_SYSTEM, "same", NULL);
+        struct slot slot = {.outcome = &o};
+        observer_dead(&w->lane, &load, &slot);
+    }
+    struct lane_snapshot *s = look(w);
+    assert_int_equal(s->n_reasons, 2);
+    assert_int_equal(s->reasons[0].count, 2);
+    assert_int_equal(s->reasons[1].count, 2);
+    lane_snapshot_free(s);
+}
+
+static void know_destinations(struct world *w) {
+    for (int i = 0; i < DESTINATIONS; i++) {
+        char sink[128];
+        int n =
+            snprintf(sink, sizeof sink, "{\"type\":\"webhook\",\"url\":\"https://e.test/%d\"}", i);
+        struct jobrun run = {.sink = {sink, (size_t)n}, .status = STR("SUCCESS")};
+        struct destination *dest;
+        struct outcome o = {0};
+        assert_int_equal(route(w->lane.router, &run, w->lane.now_ms, &dest, &o), ROUTE_DELIVER);
+    }
+}
+
+static void test_many_destinations(void **state) {
+    struct world *w = *state;
+    know_destinations(w);
+    struct lane_snapshot *s = look(w);
+    assert_int_equal(s->known, DESTINATIONS);
+    assert_int_equal(s->n_destinations, SNAPSHOT_DESTINATIONS);
+    assert_int_equal(s->open, 0);
+    for (size_t i = 0; i < s->n_destinations; i++) {
+        assert_string_equal(s->destinations[i].type, "webhook");
+        assert_int_equal(s->destinations[i].failing_ms, -1);
+        for (size_t j = 0; j < i; j++) /* each once */
+            assert_string_not_equal(s->destinations[i].label, s->destinations[j].label);
+    }
+    lane_snapshot_free(s);
+}
+
+/* Readiness must not be a second late: gauges follow an assignment at the next turn. */
+static void test_gauges_follow_an_assignment(void **state) {
+    struct world *w = *state;
+    struct counters *c = &w->lane.counters;
+    observer_serve(&w->lane);
+    assert_int_equal(count_get(c, COUNTER_ASSIGNED), 0);
+    struct partition *p = xcalloc(1, sizeof *p);
+    w->lane.assigned = true;
+    w->lane.partitions = p;
+    observer_serve(&w->lane);
+    assert_int_equal(count_get(c, COUNTER_ASSIGNED), 1);
+    assert_int_equal(count_get(c, COUNTER_UNLOADED), 1);
+    w->lane.now_ms += 3000;
+    observer_serve(&w->lane);
+    assert_int_equal(count_get(c, COUNTER_UNSTABLE_MS), 3000);
+    w->lane.partitions = NULL;
+    free(p);
+}
+
+static void *serve(void *arg) {
+    struct world *w = arg;
+    for (int64_t i = 0; !atomic_load(&w->stop); i++) {
+        eventfd_t value;
+        if (eventfd_read(w->lane.wake_fd, &value) != 0) break;
+        die(w, "gone", i);
+        count(&w->lane.counters, COUNTER_RECORDS, 1);
+        observe_us(&w->lane.counters, HISTOGRAM_DELIVERY, 1, 1000);
+        observer_serve(&w->lane);
+    }
+    return NULL;
+}
+
+/* The lane is woken by the question; each snapshot is of a moment. */
+static void test_handover(void **state) {
+    struct world *w = *state;
+    know_destinations(w);
+    assert_int_equal(pthread_create(&w->thread, NULL, serve, w), 0);
+    for (int i = 0; i < ASKED; i++) {
+        struct metrics_sums *sums = xcalloc(1, sizeof *sums);
+        observer_ask(w->lane.observer);
+        struct lane_snapshot *s = observer_take(w->lane.observer, now_ms() + 10000);
+        assert_non_null(s);
+        assert_int_equal(s->known, DESTINATIONS);
+        assert_int_equal(s->reasons[0].count, s->dead[0].offset + 1);
+        metrics_add(sums, &w->lane.counters);
+        assert_true(metrics_total(sums, COUNTER_RECORDS) >= s->reasons[0].count);
+        lane_snapshot_free(s);
+        free(sums);
+    }
+    atomic_store(&w->stop, true);
+    observer_ask(w->lane.observer);
+    pthread_join(w->thread, NULL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_nobody_asked, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_last_dead_letters, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_reasons_without_end, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_same_reason_of_two_faults, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_destinations, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_gauges_follow_an_assignment, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_handover, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
