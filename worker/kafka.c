@@ -41,6 +41,9 @@ static const struct property {
     {"queued.max.messages.kbytes", "1024", NULL},
     {"fetch.message.max.bytes", "524288", NULL},
     {"fetch.queue.backoff.ms", "10", NULL, true},
+    /* A broker may not know a retry topic yet that was just made: it is asked again this soon, not
+     * after five minutes. */
+    {"topic.metadata.refresh.interval.ms", "10000", NULL},
     /* A parked record is larger than its original by our headers. */
     {"message.max.bytes", TOPICS_MESSAGE_MAX, NULL},
     /* Brokers close idle connections; that is no news. */
