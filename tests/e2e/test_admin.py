@@ -278,7 +278,7 @@ class Admin(rig.Case):
         sinks = [{**self.hook(f"/sick/{n}?token={secret}"), "headers": {"authorization": secret}} for n in range(230)]
         self.send(*sinks, *[sinks[77]] * 5, self.hook("/gone"), {"type": "ftp"})
         self.kafka.produce(self.topic, [(b"k", b"no json")])
-        worker = self.up(breaker__failures=3, breaker__probe="1m", retry__window__webhook="1h")
+        worker = self.up(breaker__failures=3, breaker__probe="1m", retry__delays="30m", retry__window__webhook="1h")
         self.until_settled(worker)
         self.until_metric(worker, 1, "runsink_destinations", state="open")
         status = rig.await_("a snapshot of all", 30, lambda: (s := self.status(worker))["destinationsTroubled"] >= 231 and s, worker)
