@@ -69,7 +69,9 @@ class Canary(rig.Case):
 
     def echo(self, handler):
         """An answer made of all that the request held, as S3 would word it."""
-        held = handler.path.replace("&", "&amp;") + " " + " ".join(f"{k}: {v}" for k, v in handler.headers.items())
+        # The secrets first: what is quoted of a message is cut soon.
+        names = sorted(handler.headers.keys(), key=lambda name: name.lower() not in ("x-amz-security-token", "authorization"))
+        held = " ".join(f"{name}: {handler.headers[name]}" for name in names) + handler.path.replace("&", "&amp;")
         text = (f"<?xml version='1.0'?><Error><Code>{handler.headers.get('x-api-key', 'AccessDenied')}</Code>"
                 f"<Message>{held}</Message></Error>").encode()
         handler.send_response(403)
