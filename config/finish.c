@@ -260,7 +260,7 @@ bool config_finish(struct config *c, struct buf *err) {
     check_webhook(&k);
     check_files(&k);
     check_admin(&k);
-    config_secrets(c, secret_add);
+    config_secrets(c, secret_add_own);
     c->secrets_added = true;
     return k.ok;
 }

@@ -25,6 +25,7 @@ struct s3_config {
     char *bucket;
     char *access_key_id, *secret_access_key;
     char *session_token;               /* NULL: none */
+    bool registered[3];                /* with the log's scrubber: the three above */
     char region[SIGV4_REGION_MAX + 1]; /* requests are signed for it */
     bool region_learned; /* a store's hint replaced the sink's region; no second hint is followed */
     bool https;

@@ -331,6 +331,17 @@ static void fill_destination(const struct fields *f, const struct s3_config *c,
     outcome_text(ret->label, sizeof ret->label, str_c(label));
 }
 
+static bool keep(const char *secret) {
+    return secret && secret_add(str_c(secret));
+}
+
+static void forget(char *secret, bool registered) {
+    if (!secret) return;
+    if (registered) secret_drop(str_c(secret));
+    wipe(secret, strlen(secret));
+    free(secret);
+}
+
 bool s3_parse(const struct config *cfg, const cJSON *sink, struct destination *ret,
               struct outcome *reterr) {
     struct fields f = {0};
@@ -352,27 +363,20 @@ bool s3_parse(const struct config *cfg, const cJSON *sink, struct destination *r
     c->path_style = f.force_path_style || ip || !bucket_is_label(f.bucket);
     s3_place(c);
     s3_fixed_headers(c, cfg);
-    secret_add(str_c(c->access_key_id));
-    secret_add(str_c(c->secret_access_key));
-    if (c->session_token) secret_add(str_c(c->session_token));
+    c->registered[0] = keep(c->access_key_id);
+    c->registered[1] = keep(c->secret_access_key);
+    c->registered[2] = keep(c->session_token);
     fill_destination(&f, c, ret);
     ret->config = c;
     return true;
 }
 
-static void forget(char *secret) {
-    if (!secret) return;
-    secret_drop(str_c(secret));
-    wipe(secret, strlen(secret));
-    free(secret);
-}
-
 void s3_free_config(void *config) {
     struct s3_config *c = config;
     if (!c) return;
-    forget(c->access_key_id);
-    forget(c->secret_access_key);
-    forget(c->session_token);
+    forget(c->access_key_id, c->registered[0]);
+    forget(c->secret_access_key, c->registered[1]);
+    forget(c->session_token, c->registered[2]);
     buf_wipe(&c->fixed.text);
     free(c->bucket);
     free(c->authority);

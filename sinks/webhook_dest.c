@@ -17,8 +17,7 @@ static bool refuse(struct outcome *reterr, enum fault fault, const char *field, 
 /* --- Secrets --- */
 
 static void keep_secret(struct webhook *w, struct str s) {
-    if (s.n == 0) return;
-    secret_add(s);
+    if (s.n == 0 || !secret_add(s)) return;
     w->secrets = xrealloc(w->secrets, (w->n_secrets + 1) * sizeof *w->secrets);
     w->secrets[w->n_secrets++] = xstrndup(s.p, s.n);
 }

@@ -52,9 +52,14 @@ void log_write(enum log_level, const struct log_line *);
 
 /* The scrubber's table of secrets in flight. Counted: two destinations may share one secret.
  * Secrets shorter than 4 bytes are not scrubbed (they would blank every line); callers must not log
- * near those. The table holds copies, wiped when the count falls to zero. */
-void secret_add(struct str);
-void secret_drop(struct str);
+ * near those. The table holds copies, wiped when the count falls to zero.
+ * False: the table is full (scrub.h), so this secret is not scrubbed, which is counted and logged;
+ * it must not be dropped, or another's equal one would be. */
+bool secret_add(struct str);
+/* The operator's own, which the table takes whatever tenants put into it. */
+void secret_add_own(struct str);
+void secret_drop(struct str);   /* one that was added */
+uint64_t secrets_refused(void); /* since the start */
 /* Scrubs n bytes of text in place where a secret stands, by '*'; used on what libraries hand us. */
 void secret_scrub(char *, size_t n);
 

@@ -1,144 +1,111 @@
 #include "worker/scrub.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "worker/forms.h"
 #include "worker/hash.h"
 #include "worker/log.h"
 
-/* Thousands of tenants have secrets in here while each lane logs, and tenants choose them. So a
- * text is scanned once: a filter on four bytes says where a secret may begin, and only there a
- * sorted array is searched. Neither many secrets that begin alike nor long ones make a line
- * expensive. */
+/* Thousands of tenants have secrets in here while each lane logs, and tenants choose them. So
+ * registering one, and a look at one place of a text, take as long with a million secrets as with
+ * a few; and a text is scanned once. */
 
 #define SECRET_MIN 4
-#define CUT_MIN 8 /* a shorter beginning at a text's end may be anything */
-#define COMPARED                                                                                   \
-    ((size_t)512) /* bytes of a secret that are compared; the rest is taken to follow */
-#define FILTER_BITS 13
-
-struct form {
-    char *p;
-    size_t n;    /* kept and compared */
-    size_t full; /* length in a text */
-    unsigned count;
-};
+#define SPELLINGS 3
 
 static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
-static struct form *forms; /* sorted by bytes */
-static size_t n_forms, cap_forms;
-static uint32_t filter[1 << FILTER_BITS]; /* forms that begin so */
+static struct forms forms;
+static atomic_size_t max_bytes = SCRUB_MAX;
+static atomic_bool told_full;
+static atomic_ulong refused;
 
-static size_t filter_slot(const char *p) {
-    uint32_t four;
-    memcpy(&four, p, sizeof four);
-    return four * UINT32_C(2654435761) >> (32 - FILTER_BITS);
-}
-
-static int compare(const struct form *f, const char *p, size_t n) {
-    int d = memcmp(f->p, p, f->n < n ? f->n : n);
-    return d ? d : (f->n > n) - (f->n < n);
-}
-
-/* Place of the first form that is greater than the text; an equal one stands before it. */
-static size_t upper_bound(const char *p, size_t n) {
-    size_t lo = 0, hi = n_forms;
-    while (lo < hi) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (compare(&forms[mid], p, n) <= 0)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
-static size_t common(const struct form *f, const char *p, size_t n) {
-    size_t i = 0;
-    while (i < f->n && i < n && f->p[i] == p[i]) i++;
-    return i;
-}
-
-/* Length of the longest secret at the start of the text, or the text's own when it was cut inside a
- * secret; 0: none. A secret that the text starts with sorts before the text, and all forms in
- * between start with it too: what the nearest one shares with the text bounds the next search. */
-static size_t secret_at(const char *p, size_t n) {
-    size_t limit = n < COMPARED ? n : COMPARED;
-    size_t i = upper_bound(p, limit);
-    if (limit == n && n >= CUT_MIN && i < n_forms && common(&forms[i], p, n) == n) return n;
-    while (i > 0) {
-        const struct form *f = &forms[i - 1];
-        size_t same = common(f, p, limit);
-        if (same == f->n) return f->full < n ? f->full : n;
-        if (same < SECRET_MIN) break;
-        limit = same;
-        i = upper_bound(p, limit);
-    }
-    return 0;
-}
-
-static void form_add(const char *p, size_t n, size_t full) {
-    size_t i = upper_bound(p, n);
-    if (i > 0 && compare(&forms[i - 1], p, n) == 0) {
-        struct form *f = &forms[i - 1];
-        f->count++;
-        if (f->full < full) f->full = full;
-        return;
-    }
-    if (n_forms == cap_forms) {
-        cap_forms = cap_forms ? cap_forms * 2 : 64;
-        forms = xrealloc(forms, cap_forms * sizeof *forms);
-    }
-    memmove(forms + i + 1, forms + i, (n_forms - i) * sizeof *forms);
-    forms[i] = (struct form){.p = xstrndup(p, n), .n = n, .full = full, .count = 1};
-    n_forms++;
-    filter[filter_slot(p)]++;
-}
-
-static void form_drop(const char *p, size_t n, size_t full) {
-    (void)full;
-    size_t i = upper_bound(p, n);
-    if (i-- == 0 || compare(&forms[i], p, n) != 0 || --forms[i].count > 0) return;
-    filter[filter_slot(p)]--;
-    wipe(forms[i].p, n);
-    free(forms[i].p);
-    memmove(forms + i, forms + i + 1, (n_forms - i - 1) * sizeof *forms);
-    if (--n_forms > 0) return;
-    free(forms);
-    forms = NULL;
-    cap_forms = 0;
+void scrub_limit(size_t bytes) {
+    atomic_store(&max_bytes, bytes);
 }
 
 /* The forms that are searched for: the secret and its base64, in both alphabets. Percent-encoding
- * and JSON escapes are undone in the text instead, since there are many ways to write them. Of the
- * base64 the digits that the secret alone decides are compared; one more has its last bits. */
-static void each_form(struct str s, void (*fn)(const char *, size_t, size_t)) {
-    struct buf b64;
-    size_t head = s.n < COMPARED / 4 * 3 ? s.n : COMPARED / 4 * 3;
+ * and JSON escapes are undone in the text instead, since there are many ways to write them. */
+struct spellings {
+    struct buf b64, url;
+    struct spelling {
+        struct str text;
+        size_t full;
+    } v[SPELLINGS];
+    size_t n;
+};
+
+/* Of the base64 the digits that the secret alone decides are compared; one more has its last
+ * bits. */
+static void spell(struct str s, struct spellings *ret) {
+    size_t head = s.n < FORM_MAX / 4 * 3 ? s.n : FORM_MAX / 4 * 3;
     size_t digits = head * 8 / 6, full = (s.n * 8 + 5) / 6;
-    buf_init_secret(&b64, COMPARED + 4);
-    base64_add(&b64, s.p, head);
-    pthread_rwlock_wrlock(&lock);
-    fn(s.p, s.n < COMPARED ? s.n : COMPARED, s.n);
-    fn(b64.p, digits, full);
-    bool url = false;
+    *ret = (struct spellings){.n = 2};
+    buf_init_secret(&ret->b64, FORM_MAX + 4);
+    buf_init_secret(&ret->url, FORM_MAX + 4);
+    base64_add(&ret->b64, s.p, head);
+    buf_add(&ret->url, ret->b64.p, digits);
     for (size_t i = 0; i < digits; i++) {
-        if (b64.p[i] != '+' && b64.p[i] != '/') continue;
-        b64.p[i] = b64.p[i] == '+' ? '-' : '_';
-        url = true;
+        char *c = &ret->url.p[i];
+        if (*c != '+' && *c != '/') continue;
+        *c = *c == '+' ? '-' : '_';
+        ret->n = 3;
     }
-    if (url) fn(b64.p, digits, full);
-    pthread_rwlock_unlock(&lock);
-    buf_wipe(&b64);
+    ret->v[0] = (struct spelling){{s.p, s.n < FORM_MAX ? s.n : FORM_MAX}, s.n};
+    ret->v[1] = (struct spelling){{ret->b64.p, digits}, full};
+    ret->v[2] = (struct spelling){{ret->url.p, digits}, full};
 }
 
-void secret_add(struct str s) {
-    if (s.n >= SECRET_MIN) each_form(s, form_add);
+static void spellings_free(struct spellings *sp) {
+    buf_wipe(&sp->b64);
+    buf_wipe(&sp->url);
+}
+
+/* All spellings or, where they would make the table larger than max bytes, none. */
+static bool add(struct str s, size_t max) {
+    struct spellings sp;
+    size_t i = 0;
+    spell(s, &sp);
+    pthread_rwlock_wrlock(&lock);
+    while (i < sp.n && forms_add(&forms, sp.v[i].text, sp.v[i].full, max)) i++;
+    bool ok = i == sp.n;
+    while (!ok && i > 0) forms_drop(&forms, sp.v[--i].text);
+    pthread_rwlock_unlock(&lock);
+    spellings_free(&sp);
+    return ok;
+}
+
+bool secret_add(struct str s) {
+    size_t max = atomic_load(&max_bytes);
+    if (s.n < SECRET_MIN || add(s, max)) return true;
+    atomic_fetch_add(&refused, 1);
+    if (!atomic_exchange(&told_full, true))
+        log_warn("sinks have more secrets than the log's scrubber takes: further ones are not "
+                 "replaced in log lines until half of them are forgotten (lower dest.max or "
+                 "dest.idle)",
+                 LOG_I("bytes", max));
+    return false;
+}
+
+void secret_add_own(struct str s) {
+    if (s.n >= SECRET_MIN) add(s, SIZE_MAX);
 }
 
 void secret_drop(struct str s) {
-    if (s.n >= SECRET_MIN) each_form(s, form_drop);
+    struct spellings sp;
+    if (s.n < SECRET_MIN) return;
+    spell(s, &sp);
+    pthread_rwlock_wrlock(&lock);
+    for (size_t i = 0; i < sp.n; i++) forms_drop(&forms, sp.v[i].text);
+    if (forms.bytes < atomic_load(&max_bytes) / 2) atomic_store(&told_full, false);
+    pthread_rwlock_unlock(&lock);
+    spellings_free(&sp);
+}
+
+uint64_t secrets_refused(void) {
+    return atomic_load(&refused);
 }
 
 /* A text and which of its bytes belong to a secret; mask is NULL until there is one. */
@@ -150,12 +117,14 @@ struct marked {
 /* Marks what is found in p, the text itself or a decoded copy: byte i of it begins at at[i] of the
  * text. */
 static void mark(struct marked *m, const char *p, size_t n, const size_t *at) {
+    size_t done = 0; /* end of what was marked last: long secrets may stand at each byte */
     for (size_t i = 0; i + SECRET_MIN <= n; i++) {
-        if (filter[filter_slot(p + i)] == 0) continue;
-        size_t len = secret_at(p + i, n - i);
-        if (len == 0) continue;
-        size_t from = at ? at[i] : i;
-        size_t to = at ? at[i + len] : i + len;
+        size_t len = forms_at(&forms, p + i, n - i);
+        if (len == 0 || i + len <= done) continue;
+        size_t start = i < done ? done : i;
+        size_t from = at ? at[start] : start;
+        done = i + len;
+        size_t to = at ? at[done] : done;
         if (!m->mask) m->mask = xcalloc(m->text.n, 1);
         memset(m->mask + from, 1, to - from);
     }
@@ -249,7 +218,7 @@ static char *find_secrets(struct str text) {
     struct marked m = {.text = text};
     if (text.n < SECRET_MIN) return NULL;
     pthread_rwlock_rdlock(&lock);
-    if (n_forms > 0) {
+    if (forms.n > 0) {
         mark(&m, text.p, text.n, NULL);
         mark_decoded(&m, '%', decode_percent);
         mark_decoded(&m, '\\', decode_json);

@@ -9,4 +9,11 @@
  * at the end of a text that was cut, replaced by [REDACTED]. False past out's ceiling. */
 bool scrub_add(struct buf *out, struct str text);
 
+/* What the table of secrets may take, in bytes. Each lane remembers dest.max sink objects and, by
+ * bytes, a quarter of its memory.budget; this is room for the secrets of 400,000 S3 sinks with an
+ * access key of AWS's length, more than the 64 MiB of a default budget's quarter hold. What it
+ * guards against is objects full of tiny secrets, which cost thirty times their length. */
+#define SCRUB_MAX ((size_t)256 << 20)
+void scrub_limit(size_t bytes); /* for tests: another limit */
+
 #endif
