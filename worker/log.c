@@ -112,7 +112,7 @@ static void add_text(struct buf *line, struct str raw, bool json) {
     struct buf clean;
     /* More can't reach the line; the scrubber knows a secret that this cuts. */
     struct str head = {raw.p, raw.n < LINE_MAX_BYTES ? raw.n : LINE_MAX_BYTES};
-    buf_init(&clean, 4 * LINE_MAX_BYTES); /* four bytes at least become ten */
+    buf_init(&clean, 4 * LINE_MAX_BYTES); /* six bytes at least become ten */
     scrub_add(&clean, head);
     add_clean(line, (struct str){clean.p, clean.n}, json, head.n < raw.n);
     buf_wipe(&clean);

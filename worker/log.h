@@ -51,8 +51,9 @@ void log_write(enum log_level, const struct log_line *);
 #define log_error(...) log_at(LOG_ERROR, __VA_ARGS__)
 
 /* The scrubber's table of secrets in flight. Counted: two destinations may share one secret.
- * Secrets shorter than 4 bytes are not scrubbed (they would blank every line); callers must not log
- * near those. The table holds copies, wiped when the count falls to zero.
+ * Secrets shorter than 6 bytes are not scrubbed, or a tenant could blank short words in everybody's
+ * lines by naming them as its secrets; callers must not log near those. The table holds copies,
+ * wiped when the count falls to zero.
  * False: the table is full (scrub.h), so this secret is not scrubbed, which is counted and logged;
  * it must not be dropped, or another's equal one would be. */
 bool secret_add(struct str);

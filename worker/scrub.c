@@ -13,7 +13,7 @@
  * registering one, and a look at one place of a text, take as long with a million secrets as with
  * a few; and a text is scanned once. */
 
-#define SECRET_MIN 4
+#define SECRET_MIN 6
 #define SPELLINGS 3
 
 static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
