@@ -97,14 +97,18 @@ static uint64_t identity_hash(const struct destination *d) {
     return keyed_hash(d->identity, sizeof d->identity);
 }
 
+static void release(const struct destination *d) {
+    if (d->config) d->type->free_config(d->config);
+    free(d->prefix);
+    free(d->key_space);
+}
+
 static void place_free(struct router *r, struct place *p) {
     struct place **at = &r->places[identity_hash(&p->dest) & (r->buckets - 1)];
     while (*at != p) at = &(*at)->next;
     *at = p->next;
     r->n_places--;
-    if (p->dest.config) p->dest.type->free_config(p->dest.config);
-    free(p->dest.prefix);
-    free(p->dest.key_space);
+    release(&p->dest);
     wipe(p, sizeof *p);
     free(p);
 }
@@ -157,10 +161,13 @@ void router_free(struct router *r) {
 }
 
 /* sink.override: the same event, key and grouping, but below a folder that is named after the real
- * destination. */
+ * destination. Where that can't be, nothing of d is left. */
 static bool override(struct router *r, struct destination *d, struct outcome *reterr) {
     struct destination file = {0};
-    if (!file_destination(r->cfg->override_dir, &file, reterr)) return false;
+    if (!file_destination(r->cfg->override_dir, &file, reterr)) {
+        release(d);
+        return false;
+    }
     struct buf prefix;
     buf_init(&prefix, KEY_MAX);
     buf_printf(&prefix, "%s/", d->type->name);
@@ -169,9 +176,7 @@ static bool override(struct router *r, struct destination *d, struct outcome *re
             buf_putc(&prefix, strchr("?#%\\\"'*", *c) ? '-' : *c);
     if (prefix.p[prefix.n - 1] != '/') buf_putc(&prefix, '/');
     memcpy(file.identity, d->identity, sizeof file.identity);
-    d->type->free_config(d->config);
-    free(d->prefix);
-    free(d->key_space);
+    release(d);
     free(file.prefix);
     file.prefix = xstrdup(buf_cstr(&prefix));
     buf_free(&prefix);
@@ -185,9 +190,7 @@ static struct place *place_for(struct router *r, struct destination *d) {
     struct place **bucket = &r->places[identity_hash(d) & (r->buckets - 1)];
     for (struct place *p = *bucket; p; p = p->next) {
         if (memcmp(p->dest.identity, d->identity, sizeof d->identity) != 0) continue;
-        d->type->free_config(d->config);
-        free(d->prefix);
-        free(d->key_space);
+        release(d);
         return p;
     }
     struct place *p = xcalloc(1, sizeof *p);

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "config/config.h"
+#include "worker/log.h"
 #include "worker/route.h"
 
 #define BUDGET "16MiB"
@@ -108,11 +109,38 @@ static void test_apis_are_bounded(void **state) {
     config_free(cfg);
 }
 
+/* A sink whose events can't go to sink.override's folder leaves nothing behind: no memory (which a
+ * sanitizer tells) and no secret with the log's scrubber. */
+static void test_override_without_folder(void **state) {
+    (void)state;
+    struct buf err;
+    struct config *cfg = config_new();
+    buf_init(&err, 4096);
+    assert_true(config_set(cfg, "sink.override", "file:/dev/null/folder", "test", &err));
+    assert_true(config_finish(cfg, &err));
+    buf_free(&err);
+    struct router *r = router(cfg);
+    struct destination *d;
+    struct outcome o;
+    const struct jobrun run = {.status = STR("SUCCESS"),
+                               .sink = STR("{\"type\":\"webhook\",\"url\":\"https://h/\","
+                                           "\"headers\":{\"Cookie\":\"a-cookie\"}}")};
+    assert_int_equal(route(r, &run, 1, &d, &o), ROUTE_DEAD);
+    assert_int_equal(o.fault, FAULT_SYSTEM);
+    assert_int_equal(router_count(r), 0);
+    char text[] = "a-cookie";
+    secret_scrub(text, strlen(text));
+    assert_string_equal(text, "a-cookie");
+    router_free(r);
+    config_free(cfg);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes_are_bounded),
         cmocka_unit_test(test_number_is_bounded),
         cmocka_unit_test(test_apis_are_bounded),
+        cmocka_unit_test(test_override_without_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
