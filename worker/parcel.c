@@ -228,24 +228,25 @@ static void groups_add(struct load *load, struct parcel *p) {
     load->n_groups++;
 }
 
-/* The parcel of a batch that comes back (key not NULL), or that a destination collects in this
- * window. */
+/* The parcel that a destination collects in this window (key NULL), or the batch that comes back to
+ * it under this key: destinations of one window may use the same key, each in a bucket of its own.
+ * dest NULL: not known any more, its label is. */
 static struct parcel *groups_find(const struct load *load, const struct destination *dest,
-                                  const char *key) {
+                                  const char *label, const char *key) {
     if (!load->groups_cap) return NULL;
     size_t mask = load->groups_cap - 1;
     uint64_t h = key ? keyed_hash(key, strlen(key)) : keyed_hash(&dest, sizeof dest);
     for (size_t i = h & mask; load->groups[i]; i = (i + 1) & mask) {
         struct parcel *p = load->groups[i];
-        if (key ? p->expected && strcmp(p->key, key) == 0 : p->delivery.batch.dest == dest)
-            return p;
+        bool same = dest ? p->delivery.batch.dest == dest : strcmp(p->label, label) == 0;
+        if (same && (!key || (p->expected && strcmp(p->key, key) == 0))) return p;
     }
     return NULL;
 }
 
 /* batch mode: the event waits in its destination's parcel until the window's end is durable. */
 void parcel_collect(struct load *load, struct slot *slot, struct destination *dest) {
-    struct parcel *p = groups_find(load, dest, NULL);
+    struct parcel *p = groups_find(load, dest, NULL, NULL);
     if (!p) {
         p = parcel_new(load, dest);
         p->ndjson = true;
@@ -265,7 +266,7 @@ static void send_if_whole(struct load *load, struct parcel *p) {
 /* A parked batch comes back member by member; whole, it goes out under the key it had. */
 void parcel_collect_again(struct load *load, struct slot *slot, struct destination *dest,
                           const struct requeue *r) {
-    struct parcel *p = groups_find(load, dest, r->batch_key);
+    struct parcel *p = groups_find(load, dest, NULL, r->batch_key);
     if (!p) {
         p = parcel_new(load, dest);
         p->ndjson = true;
@@ -289,7 +290,7 @@ void parcel_collect_again(struct load *load, struct slot *slot, struct destinati
 
 /* A member that can't be read any more leaves its batch: the others must not wait for it. */
 void parcel_leave_batch(struct load *load, const struct requeue *r) {
-    struct parcel *p = groups_find(load, NULL, r->batch_key);
+    struct parcel *p = groups_find(load, NULL, r->destination, r->batch_key);
     if (!p || p->sent) return;
     p->expected--;
     send_if_whole(load, p);

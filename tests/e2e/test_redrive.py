@@ -424,6 +424,10 @@ class Redrive(rig.Case):
         """a batch that died goes back whole, under its key, whichever of its members match"""
         self.batches(("a/", "b/"))
 
+    def test_batches_of_one_key(self):
+        """two tenants' batches under one key, each in its bucket, come back to each"""
+        self.batches(("", ""))
+
     def test_incomplete_batch(self):
         """a batch that lost members to retention stays, and --to-origin takes what is left"""
         store = rig.services().store("versitygw")
