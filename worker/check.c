@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "worker/command.h"
+#include "worker/kafka.h"
 #include "worker/metrics.h"
 #include "worker/reader.h"
 
@@ -51,8 +52,8 @@ static bool ask_group(rd_kafka_t *rk, struct check_result *ret, struct buf *err)
 
 static rd_kafka_resp_err_t ask_partition(rd_kafka_t *rk, const rd_kafka_topic_partition_t *p,
                                          struct check_partition *ret) {
-    rd_kafka_resp_err_t rc = rd_kafka_query_watermark_offsets(rk, p->topic, p->partition, &ret->low,
-                                                              &ret->high, TIMEOUT_MS);
+    rd_kafka_resp_err_t rc =
+        kafka_ends(rk, p->topic, p->partition, &ret->low, &ret->high, TIMEOUT_MS);
     ret->partition = p->partition;
     ret->committed = p->offset < 0 ? -1 : p->offset;
     ret->lag = ret->high - (ret->committed < ret->low ? ret->low : ret->committed);

@@ -1,6 +1,7 @@
 #include "worker/kafka.h"
 
 #include <stdio.h>
+#include <time.h>
 
 #include "worker/log.h"
 #include "worker/outcome.h"
@@ -124,4 +125,26 @@ rd_kafka_conf_t *kafka_conf_new(const struct config *c, const char *const *extra
     if (set_theirs(conf, c, err) && ok) return conf;
     rd_kafka_conf_destroy(conf);
     return NULL;
+}
+
+/* What a new request for the metadata, which librdkafka makes by itself, will change. */
+static bool passes(rd_kafka_resp_err_t code) {
+    return code == RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION ||
+           code == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE ||
+           code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+           code == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION || code == RD_KAFKA_RESP_ERR__TRANSPORT;
+}
+
+rd_kafka_resp_err_t kafka_ends(rd_kafka_t *rk, const char *topic, int32_t partition,
+                               int64_t *ret_low, int64_t *ret_high, int timeout_ms) {
+    struct timespec start, now, pause = {.tv_nsec = 100000000};
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    for (;;) {
+        rd_kafka_resp_err_t code =
+            rd_kafka_query_watermark_offsets(rk, topic, partition, ret_low, ret_high, timeout_ms);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        int64_t ms = (now.tv_sec - start.tv_sec) * 1000 + (now.tv_nsec - start.tv_nsec) / 1000000;
+        if (!passes(code) || ms >= timeout_ms) return code;
+        nanosleep(&pause, NULL); /* the broker's metadata changes without an event of ours */
+    }
 }

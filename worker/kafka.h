@@ -14,4 +14,9 @@
  * goes through ours. Owned by the caller until rd_kafka_new() takes it. */
 rd_kafka_conf_t *kafka_conf_new(const struct config *, const char *const *extra, struct buf *err);
 
+/* rd_kafka_query_watermark_offsets() that asks again, within the time, while a partition is between
+ * two leaders (just made, or its broker went away). Blocks; for commands, not for lanes. */
+rd_kafka_resp_err_t kafka_ends(rd_kafka_t *, const char *topic, int32_t partition, int64_t *ret_low,
+                               int64_t *ret_high, int timeout_ms);
+
 #endif

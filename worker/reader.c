@@ -61,8 +61,8 @@ static bool starts(struct reader *r, const char *topic, rd_kafka_topic_partition
                    struct buf *err) {
     for (size_t i = 0; i < r->n; i++) {
         struct stream *s = &r->streams[i];
-        rd_kafka_resp_err_t code = rd_kafka_query_watermark_offsets(r->rk, topic, (int32_t)i,
-                                                                    &s->low, &s->high, TIMEOUT_MS);
+        rd_kafka_resp_err_t code =
+            kafka_ends(r->rk, topic, (int32_t)i, &s->low, &s->high, TIMEOUT_MS);
         if (code) return failed(err, "asking for the ends", topic, code);
         s->at = s->low;
         rd_kafka_topic_partition_list_add(list, topic, (int32_t)i)->offset =
@@ -210,8 +210,7 @@ void lookup_free(struct lookup *l) {
 static bool held(struct lookup *l, const char *topic, int32_t partition, int64_t offset,
                  struct buf *err) {
     int64_t low, high;
-    rd_kafka_resp_err_t code =
-        rd_kafka_query_watermark_offsets(l->rk, topic, partition, &low, &high, LOOKUP_TIMEOUT_MS);
+    rd_kafka_resp_err_t code = kafka_ends(l->rk, topic, partition, &low, &high, LOOKUP_TIMEOUT_MS);
     if (code) return failed(err, "looking a record up: the ends", topic, code);
     return offset >= low && offset < high;
 }

@@ -463,9 +463,8 @@ static enum send_end take_over(struct sender *s) {
     rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
     for (int i = 0; !code && i < in->ledger_at->cnt; i++) {
         int64_t low;
-        code = rd_kafka_query_watermark_offsets(s->producer, in->ledger,
-                                                in->ledger_at->elems[i].partition, &low, &until[i],
-                                                CALL_TIMEOUT_MS * 4);
+        code = kafka_ends(s->producer, in->ledger, in->ledger_at->elems[i].partition, &low,
+                          &until[i], CALL_TIMEOUT_MS * 4);
     }
     if (code)
         buf_printf(s->err, "asking for the ends of %s: %s", in->ledger, rd_kafka_err2str(code));
