@@ -89,13 +89,22 @@ class Topics(rig.Case):
 
     def test_retention_loss(self):
         """records that retention took before they were read are reported: log, metric and ledger"""
+        self.retention_loss(self.settings())
+
+    def test_retention_loss_eager(self):
+        """the same with an eager assignor"""
+        settings = self.settings()
+        settings["kafka"]["partition.assignment.strategy"] = "range"
+        self.retention_loss(settings)
+
+    def retention_loss(self, settings):
         self.kafka.create(self.topic, 1)
         self.kafka.produce(self.topic, [(b"k", self.text(f"run-{i}")) for i in range(100)])
-        self.assertExit(0, self.worker(self.settings(), "--until-end"))
+        self.assertExit(0, self.worker(settings, "--until-end"))
         self.assertEqual(100, len(self.got()))
         self.kafka.produce(self.topic, [(b"k", self.text(f"run-{i}")) for i in range(100, 200)])
         self.kafka.delete_before(self.topic, {0: 150})
-        worker = self.worker(self.settings())
+        worker = self.worker(settings)
         self.until_settled(worker)
         rig.await_("the rest", 30, lambda: len(self.got()) == 150, worker)
         lost = [line for line in worker.text().splitlines() if "lost" in line or "retention" in line]
