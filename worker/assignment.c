@@ -264,14 +264,32 @@ static void on_assign(struct lane *lane, rd_kafka_topic_partition_list_t *list) 
              LOG_S("group", lane->cfg->group));
 }
 
+/* The eager protocol knows no single partition: all are handed over again, each where its reading
+ * stands. */
+static void assign_all(struct lane *lane, const struct partition *moved, int64_t offset) {
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(16);
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        const struct window *open = windows_open(&p->windows);
+        int64_t at = p == moved                ? offset
+                     : !p->loaded || p->begins ? position(p)
+                     : open                    ? open->last_taken + 1
+                                               : p->windows.next;
+        rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = at;
+        clear_stash(p); /* comes again */
+    }
+    check(lane, "assign",
+          rd_kafka_assign(lane->consumer, list)
+              ? rd_kafka_error_new(RD_KAFKA_RESP_ERR__FAIL, "assign failed")
+              : NULL);
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
 /* Not by a seek: a partition whose offset was out of range is not being fetched any more, and
- * librdkafka refuses to seek in it. It is handed over anew; its queue stays ours. The eager
- * protocol knows no single partition: there the lane begins again. */
+ * librdkafka refuses to seek in it. It is handed over anew; its queue stays ours. */
 void assignment_move(struct lane *lane, struct partition *p, int64_t offset) {
     p->seek_ms = 0;
     if (!is_cooperative(lane)) {
-        lane->restart = true;
-        snprintf(lane->restart_why, sizeof lane->restart_why, "a position has to be set anew");
+        assign_all(lane, p, offset);
         return;
     }
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
