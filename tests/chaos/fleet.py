@@ -1,5 +1,6 @@
 """The workers of a run: started, killed, stopped and continued, asked to leave, and started again when they died."""
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -93,6 +94,14 @@ class Member:
         elif self.leaving and code not in (0, -signal.SIGKILL):
             self.fleet.bugs.append(f"worker {self.index} was asked to leave: {what}\n{self.tail()}")
 
+    def stacks(self):
+        """What its threads are at."""
+        if not shutil.which("gdb"):
+            return "(gdb would tell where it hangs)"
+        gdb = ["gdb", "-p", str(self.process.pid), "-batch", "-ex", "thread apply all bt 15"]
+        lines = subprocess.run(gdb, capture_output=True, text=True, errors="replace").stdout.splitlines()
+        return "\n".join(line[:160] for line in lines if line.startswith(("Thread", "#")))
+
     def tail(self):
         lines = (self.fleet.dir / f"worker-{self.index}.log").read_text(errors="replace").splitlines()
         return "\n".join(lines[-40:])
@@ -132,7 +141,7 @@ class Fleet:
             try:
                 member.process.wait(max(0.1, end - time.monotonic()))
             except subprocess.TimeoutExpired:
-                self.bugs.append(f"worker {member.index} does not end within {seconds} s of SIGTERM\n{member.tail()}")
+                self.bugs.append(f"worker {member.index} does not end within {seconds} s of SIGTERM\n{member.stacks()}\n{member.tail()}")
                 member.kill()
                 member.process.wait()
             member.tend(end)
