@@ -79,6 +79,7 @@ static struct requeue past_of(const struct lane *lane, const struct load *load,
                         .due_ms = g->due_ms,
                         .not_before_ms = g->not_before_ms,
                         .attempts = g->attempts,
+                        .timestamp_ms = slot->timestamp_ms,
                         .origin = {.partition = slot->from_partition, .offset = slot->from_offset}};
     snprintf(r.origin.topic, sizeof r.origin.topic, "%s", load->topic);
     snprintf(r.why, sizeof r.why, "%s", slot->outcome->why);

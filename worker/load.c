@@ -142,6 +142,7 @@ static bool recall(struct load *load, struct slot *slot, const struct record *re
         count(&load->lane->counters, COUNTER_AGAIN, 1);
         slot->from_partition = r->origin.partition;
         slot->from_offset = r->origin.offset;
+        if (r->timestamp_ms) slot->timestamp_ms = r->timestamp_ms;
         slot->batch_index = r->batch_index;
         slot->progress = (struct progress){.first_failure_ms = r->first_failure_ms,
                                            .not_before_ms = r->not_before_ms,
@@ -215,6 +216,7 @@ void load_take(struct load *load, rd_kafka_message_t *msg) {
     *slot = (struct slot){.offset = msg->offset,
                           .from_partition = msg->partition,
                           .from_offset = msg->offset,
+                          .timestamp_ms = rd_kafka_message_timestamp(msg, NULL),
                           .bytes = (uint32_t)msg->len,
                           .msg = msg};
     *(load->last ? &load->last->next : &load->first) = slot;

@@ -32,6 +32,7 @@ struct slot {
     int64_t offset;         /* in the partition it was read from */
     int32_t from_partition; /* origin: the same as offset for a source topic */
     int64_t from_offset;
+    int64_t timestamp_ms; /* of the original record */
     uint32_t bytes;
     rd_kafka_message_t *msg; /* NULL once let go */
     struct jobrun *run;      /* NULL: not decoded; borrows from msg */

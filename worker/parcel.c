@@ -158,8 +158,8 @@ void parcel_send_object(struct load *load, struct slot *slot, struct destination
     struct buf key;
     struct outcome o;
     buf_init(&key, KEY_MAX * 2);
-    bool ok = route_object_key(lane->router, slot->run, dest, &origin,
-                               rd_kafka_message_timestamp(slot->msg, NULL), &key, &o);
+    bool ok =
+        route_object_key(lane->router, slot->run, dest, &origin, slot->timestamp_ms, &key, &o);
     if (ok) p->key = arena_strdup(&load->arena, (struct str){key.p, key.n});
     count_ledger(load, p, key.n);
     buf_free(&key);

@@ -24,6 +24,7 @@ enum slot {
     DEST,
     TIME,
     GROUP,
+    TIMESTAMP,
     SLOTS
 };
 
@@ -38,7 +39,7 @@ static const struct {
     [REASON] = SLOT("runsink-reason"),     [KEY] = SLOT("runsink-batch-key"),
     [COUNT] = SLOT("runsink-batch-count"), [INDEX] = SLOT("runsink-batch-index"),
     [DEST] = SLOT("runsink-destination"),  [TIME] = SLOT("runsink-time"),
-    [GROUP] = SLOT("runsink-group"),
+    [GROUP] = SLOT("runsink-group"),       [TIMESTAMP] = SLOT("runsink-timestamp"),
 #undef SLOT
 };
 
@@ -156,6 +157,8 @@ static bool parse_slot(enum slot slot, struct str text, struct requeue *r) {
     case DEST:
         outcome_text(r->destination, sizeof r->destination, text);
         return true;
+    case TIMESTAMP:
+        return parse_number(text, TIME_MAX_MS, &r->timestamp_ms);
     case GROUP:
         return parse_text(text, sizeof r->group, r->group);
     case TIME:
@@ -229,6 +232,7 @@ static void add_line(struct headers *out, const char *name, const char *value) {
 
 /* What parked records and dead letters have in common. */
 static void add_identity(struct headers *out, const struct requeue *r) {
+    if (r->timestamp_ms > 0) add_number(out, slots[TIMESTAMP].name, r->timestamp_ms);
     if (r->group[0]) add_text(out, slots[GROUP].name, r->group);
     if (r->destination[0]) add_line(out, slots[DEST].name, r->destination);
     if (!r->batch_key[0]) return;

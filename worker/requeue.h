@@ -5,10 +5,11 @@
  *          runsink-not-before (ms since the epoch; left out when 0), runsink-attempts, runsink-why
  *   dead:  runsink-origin, runsink-fault, runsink-reason, runsink-detail, runsink-status,
  *          runsink-attempts, runsink-first-failure, runsink-time
- *   both:  runsink-group (consumer group; a record without it is taken by any), runsink-destination
- * (redacted label; left out when there is none), and for a batch's member runsink-batch-key,
- * runsink-batch-count, runsink-batch-index: a batch that died goes back under the key that a PUT of
- * it may have reached */
+ *   both:  runsink-timestamp (ms, of the original record: keys may be made of it), runsink-group
+ * (consumer group; a record without it is taken by any), runsink-destination (redacted label; left
+ * out when there is none), and for a batch's member runsink-batch-key, runsink-batch-count,
+ * runsink-batch-index: a batch that died goes back under the key that a PUT of it may have reached
+ */
 #ifndef RUNSINK_REQUEUE_H
 #define RUNSINK_REQUEUE_H
 
@@ -26,6 +27,7 @@ struct origin {
 
 struct requeue {
     struct origin origin;
+    int64_t timestamp_ms;     /* Kafka's, of the original record; 0: not known */
     int64_t first_failure_ms; /* 0: has not failed yet */
     int64_t due_ms;
     int64_t not_before_ms; /* 0: none; asked for by Retry-After */
