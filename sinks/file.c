@@ -280,10 +280,25 @@ static bool parse(const struct config *cfg, const cJSON *sink, struct destinatio
     return true;
 }
 
+/* The folder and those above it that are missing. */
+static bool make_root(const char *dir) {
+    char *path = xstrdup(dir);
+    bool ok = true;
+    for (char *slash = strchr(path + 1, '/'); ok && slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        ok = mkdir(path, 0750) == 0 || errno == EEXIST;
+        *slash = '/';
+    }
+    ok = ok && (mkdir(path, 0750) == 0 || errno == EEXIST);
+    int saved = errno;
+    free(path);
+    errno = saved;
+    return ok;
+}
+
 bool file_destination(const char *root_dir, struct destination *ret, struct outcome *reterr) {
     int fd = -1;
-    if (mkdir(root_dir, 0750) == 0 || errno == EEXIST)
-        fd = open(root_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (make_root(root_dir)) fd = open(root_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) {
         *reterr = failure(errno, "opening the folder of sink.override");
         reterr->fault = FAULT_SYSTEM;

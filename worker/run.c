@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "sinks/file.h"
 #include "sinks/http.h"
 #include "worker/admin.h"
 #include "worker/command.h"
@@ -375,12 +376,27 @@ static void worker_free(struct worker *w) {
     if (w->shared.ended_fd >= 0) close(w->shared.ended_fd);
 }
 
+/* A folder that can't be had is found now, not event by event. */
+static bool try_override(const struct config *cfg, struct buf *err) {
+    struct destination d = {0};
+    struct outcome problem;
+    if (!cfg->override_dir) return true;
+    if (!file_destination(cfg->override_dir, &d, &problem)) {
+        buf_printf(err, "sink.override: %s: %s", cfg->override_dir, problem.detail);
+        return false;
+    }
+    d.type->free_config(d.config);
+    free(d.prefix);
+    free(d.key_space);
+    return true;
+}
+
 static int begin(struct worker *w, struct buf *err) {
     if (!open_signals(w) || (w->shared.ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) {
         buf_puts(err, "setting up signals failed\n");
         return EX_OSERR;
     }
-    if (!open_ledger(w, err) || !open_admin(w, err)) return EX_CONFIG;
+    if (!try_override(w->cfg, err) || !open_ledger(w, err) || !open_admin(w, err)) return EX_CONFIG;
     if (!admin_open(w->cfg, &w->server, err)) return EX_CONFIG;
     int rc = refresh_topics(w, true, err);
     if (rc != EX_OK) return rc;
