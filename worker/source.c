@@ -175,17 +175,13 @@ static rd_kafka_t *consumer_new(struct lane *lane, struct buf *err) {
     snprintf(instance, sizeof instance, "%s-%d", lane->cfg->slot, lane->id);
     snprintf(queue_kb, sizeof queue_kb, "%" PRId64, ahead / 1024);
     snprintf(fetch, sizeof fetch, "%" PRId64, packed < FETCH_MAX ? packed : FETCH_MAX);
-    const char *extra[] = {"group.id",
-                           lane->cfg->group,
-                           "enable.partition.eof",
-                           "true",
-                           "queued.max.messages.kbytes",
-                           queue_kb,
-                           "fetch.message.max.bytes",
-                           fetch,
-                           lane->cfg->slot[0] ? "group.instance.id" : NULL,
-                           instance,
-                           NULL};
+    const char *extra[] = {"group.id", lane->cfg->group, "enable.partition.eof", "true",
+                           "queued.max.messages.kbytes", queue_kb, "fetch.message.max.bytes", fetch,
+                           /* A static member that dies between the two rounds of a cooperative
+                            * rebalance comes back to what it had in the first, and nobody asks for
+                            * the second: partitions stay without an owner. Eager has one round. */
+                           lane->cfg->slot[0] ? "group.instance.id" : NULL, instance,
+                           "partition.assignment.strategy", "roundrobin", NULL};
     rd_kafka_conf_t *conf = kafka_conf_new(lane->cfg, extra, err);
     if (!conf) return NULL;
     rd_kafka_conf_set_rebalance_cb(conf, assignment_cb);
