@@ -306,7 +306,13 @@ static void override_destination(void **state) {
     assert_int_equal(put(f, &d, "s3/bucket/x.json", "x").verdict, VERDICT_OK);
     assert_content(dir, "s3/bucket/x.json", "x");
     drop(&d);
-    snprintf(dir, sizeof dir, "%s/no/such", f->dir);
+    /* Folders above it that are missing are made; a file in the way is not removed. */
+    snprintf(dir, sizeof dir, "%s/not/there/yet", f->dir);
+    assert_true(file_destination(dir, &d, &err));
+    assert_int_equal(put(f, &d, "x.json", "y").verdict, VERDICT_OK);
+    assert_content(dir, "x.json", "y");
+    drop(&d);
+    snprintf(dir, sizeof dir, "%s/not/there/yet/x.json/below", f->dir);
     assert_false(file_destination(dir, &d, &err));
     assert_int_equal(err.fault, FAULT_SYSTEM);
 }
