@@ -249,7 +249,7 @@ class Store:
             service, region_name=region, endpoint_url=self.url, aws_access_key_id=access_key,
             aws_secret_access_key=secret_key, aws_session_token=token,
             config=botocore.config.Config(signature_version="s3v4" if service == "s3" else None,
-                                          s3={"addressing_style": "path"}, retries={"max_attempts": 2},
+                                          s3={"addressing_style": "path"}, retries={"max_attempts": 5},
                                           request_checksum_calculation="when_required",
                                           response_checksum_validation="when_required"))
 
