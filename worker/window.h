@@ -52,7 +52,9 @@ void windows_clear(struct windows *, void (*free_user)(struct window *));
 /* The window that the record at this offset belongs to: opens one when none is open. A replayed
  * window whose end is <= offset is sealed first (the records between are gone), as often as needed.
  * Returns NULL and changes nothing for an offset below windows.next or already taken (a
- * redelivery). fresh tells whether the window was opened by this call. */
+ * redelivery). fresh tells whether the window was opened by this call. It never seals the window it
+ * returns: once the record is in it, call windows_passed(offset + 1), or a replayed window stays
+ * open until another record comes, which may be waiting for this one to be settled. */
 struct window *windows_take(struct windows *, int64_t offset, bool *ret_fresh);
 /* Whether windows_take(offset) would need a new window to be opened. */
 bool windows_would_open(const struct windows *, int64_t offset);
