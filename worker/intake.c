@@ -152,7 +152,8 @@ static void press(struct lane *lane, struct partition *p) {
 
 static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg) {
     bool fresh = false;
-    struct window *w = windows_take(&p->windows, msg->offset, &fresh);
+    int64_t offset = msg->offset;
+    struct window *w = windows_take(&p->windows, offset, &fresh);
     if (!w) { /* before the committed offset */
         rd_kafka_message_destroy(msg);
         return;
@@ -162,6 +163,9 @@ static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg
         load_new(lane, p, w, rd_kafka_message_timestamp(msg, NULL));
     }
     load_take(w->user, msg);
+    /* A replayed window ends with its last record: the next one may have no room until it is
+     * settled. */
+    windows_passed(&p->windows, offset + 1);
     if (is_full(lane, p, w)) intake_seal(lane, p, false);
 }
 
