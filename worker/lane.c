@@ -261,6 +261,7 @@ static void lane_shut(struct lane *lane) {
         intake_free_dropped(lane);
         if (lane->dropped) wait_for_work(lane, 10);
     }
+    source_free(lane);
 }
 
 static bool check_fatal(struct lane *lane) {
@@ -315,7 +316,8 @@ static void *lane_main(void *arg) {
 }
 
 static void lane_free(struct lane *lane) {
-    if (lane->consumer) source_close(lane);
+    source_close(lane);
+    source_free(lane);
     settler_free(lane->settler);
     for (size_t i = 0; sink_types[i]; i++)
         if (lane->http && sink_types[i]->close) sink_types[i]->close(&lane->sinks);

@@ -136,6 +136,7 @@ bool assignment_watermarks(struct lane *, const struct partition *, int64_t *low
 /* source.c: the consumer. */
 bool source_open(struct lane *, struct buf *err);
 void source_close(struct lane *); /* leaves the group */
+void source_free(struct lane *);  /* the consumer, once no message of its is held any more */
 void source_poll(struct lane *);  /* callbacks, errors, offsets asked for, new topics */
 /* The next record of a partition, or NULL: none, or not due. It stays the partition's until
  * source_taken(). */

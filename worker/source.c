@@ -212,9 +212,19 @@ void source_close(struct lane *lane) {
     if (!lane->consumer) return;
     rd_kafka_consumer_close(lane->consumer); /* revokes through the callback */
     while (lane->partitions) assignment_drop(lane, lane->partitions);
+}
+
+/* librdkafka waits, without end, for messages that are still held. And up to 2.2 it aborts when a
+ * cooperative consumer is destroyed before its first assignment (its issue 4312). Then the handle
+ * is left as it is: mostly the process ends next. */
+void source_free(struct lane *lane) {
+    if (!lane->consumer) return;
     rd_kafka_queue_destroy(lane->main_queue);
     rd_kafka_queue_destroy(lane->admin_queue);
-    rd_kafka_destroy(lane->consumer);
+    if (lane->dropped || (!lane->assigned && rd_kafka_version() < 0x02030000))
+        log_warn("the consumer is left undestroyed", LOG_I("lane", lane->id));
+    else
+        rd_kafka_destroy(lane->consumer);
     lane->consumer = NULL;
 }
 
