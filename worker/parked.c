@@ -128,6 +128,27 @@ static int failed(struct look *l, const char *what, rd_kafka_resp_err_t code) {
     return EX_UNAVAILABLE;
 }
 
+/* Reads partitions from where the list says; *ret_more: not all was read, there is too much. */
+static int read_through(struct look *l, rd_kafka_topic_partition_list_t *list, scan_fn *fn,
+                        bool *ret_more) {
+    if (!list->cnt) return EX_OK;
+    if (l->read >= RECORDS_MAX) {
+        *ret_more = true;
+        return EX_OK;
+    }
+    switch (scan(l->rk, list, NULL, fn, l, l->err)) {
+    case SCAN_DONE:
+        break;
+    case SCAN_STOPPED:
+        *ret_more = true;
+        break;
+    case SCAN_FAILED:
+        buf_putc(l->err, '\n');
+        return EX_UNAVAILABLE;
+    }
+    return EX_OK;
+}
+
 static int look_at_parked(struct look *l) {
     int rc = EX_OK;
     rd_kafka_topic_partition_list_t *list = retry_partitions(l);
@@ -136,20 +157,8 @@ static int look_at_parked(struct look *l) {
         if (list->elems[i].offset < 0) list->elems[i].offset = RD_KAFKA_OFFSET_BEGINNING;
     if (code)
         rc = failed(l, "asking for committed offsets of retry topics", code);
-    else if (list->cnt && l->read >= RECORDS_MAX)
-        l->o->more_waiting = true;
-    else if (list->cnt)
-        switch (scan(l->rk, list, NULL, on_parked, l, l->err)) {
-        case SCAN_DONE:
-            break;
-        case SCAN_STOPPED:
-            l->o->more_waiting = true;
-            break;
-        case SCAN_FAILED:
-            buf_putc(l->err, '\n');
-            rc = EX_UNAVAILABLE;
-            break;
-        }
+    else
+        rc = read_through(l, list, on_parked, &l->o->more_waiting);
     rd_kafka_topic_partition_list_destroy(list);
     return rc;
 }
@@ -269,23 +278,10 @@ static rd_kafka_topic_partition_list_t *dead_partitions(const struct look *l,
 
 static int look_at_dead(struct look *l) {
     char name[TOPIC_MAX + 1];
-    int partitions[FAULTS] = {0}, rc = EX_OK;
+    int partitions[FAULTS] = {0}, rc;
     rd_kafka_topic_partition_list_t *list = dead_partitions(l, partitions);
     l->n_fallen = 0;
-    if (list->cnt && l->read >= RECORDS_MAX)
-        l->o->more_died = true;
-    else if (list->cnt)
-        switch (scan(l->rk, list, NULL, on_dead, l, l->err)) {
-        case SCAN_DONE:
-            break;
-        case SCAN_STOPPED:
-            l->o->more_died = true;
-            break;
-        case SCAN_FAILED:
-            buf_putc(l->err, '\n');
-            rc = EX_UNAVAILABLE;
-            break;
-        }
+    rc = read_through(l, list, on_dead, &l->o->more_died);
     rd_kafka_topic_partition_list_destroy(list);
     if (rc != EX_OK || !l->n_fallen) return rc;
     l->chains = chains_new(l->source, l->cfg->group, partitions);
