@@ -41,22 +41,29 @@ def say(*what):
 
 
 class Services:
-    def __init__(self, directory):
+    def __init__(self, directory, stores):
+        """The first of the stores that is installed."""
         self.dir = directory
-        self.verb("start", "kafka", "versitygw")
-        self.env = {}
-        for line in (self.dir / "env").read_text().splitlines():
-            name, _, value = line.partition("=")
-            self.env[name] = "".join(shlex.split(value))
-        if not self.env["VERSITYGW"]:
-            raise SystemExit("versitygw is not installed; scripts/deps --test installs it where there is a Go toolchain")
+        for self.store in stores:
+            self.verb("start", "kafka", self.store)
+            self.env = {}
+            for line in (self.dir / "env").read_text().splitlines():
+                name, _, value = line.partition("=")
+                self.env[name] = "".join(shlex.split(value))
+            if self.env.get(self.store.upper()):
+                return
+            self.verb("stop")
+        raise SystemExit("no S3 server is installed; scripts/deps --test installs S3Proxy")
 
     def verb(self, verb, *names):
         subprocess.run([SCRIPTS / "services", verb, "--dir", self.dir, *names], check=True, stdin=subprocess.DEVNULL,
                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def keys(self):
-        return self.env["VERSITYGW_ACCESS_KEY"], self.env["VERSITYGW_SECRET_KEY"]
+        return self.env[self.store.upper() + "_ACCESS_KEY"], self.env[self.store.upper() + "_SECRET_KEY"]
+
+    def url(self):
+        return self.env[self.store.upper()]
 
 
 class Proxy:
@@ -142,8 +149,8 @@ class Run:
         self.topic = f"chaos-{plan.seed}-" + "".join(random.choices(string.ascii_lowercase, k=5))
         self.disk = Disk(directory)
         self.admin = AdminClient({"bootstrap.servers": services.env["KAFKA"], "log_level": 2})
-        self.store = checker.connect(services.env["VERSITYGW"], *services.keys())
-        self.proxy = Proxy(services.env["VERSITYGW"], plan.seed, plan.fault_rate)
+        self.store = checker.connect(services.url(), *services.keys())
+        self.proxy = Proxy(services.url(), plan.seed, plan.fault_rate)
         self.threads = []
         self.timers = []  # (when, what to do)
         environment = {"RUNSINK_TEST_BREAK": options.broken} if options.broken else {}
@@ -352,6 +359,7 @@ def parse():
     parser.add_argument("--events", type=int, default=20000, help="of a seed (20000)")
     parser.add_argument("--seconds", type=float, default=25, help="of trouble in a seed (25)")
     parser.add_argument("--short", action="store_true", help="two seeds of each mode, two at a time, about a minute")
+    parser.add_argument("--store", choices=("versitygw", "s3proxy"), help="the S3 server (versitygw, or what is installed)")
     parser.add_argument("--log", default="info", help="level that workers log at (info)")
     parser.add_argument("--plan", action="store_true", help="print what the seeds do, and do nothing")
     parser.add_argument("--broken", metavar="RULE", choices=("no-boundary", "commit-first"),
@@ -377,7 +385,7 @@ def main():
     if not options.binary.exists():
         sys.exit(f"{options.binary} isn't built: run scripts/build")
     base = Path(tempfile.mkdtemp(prefix="runsink-chaos-"))
-    services = Services(base / "services")
+    services = Services(base / "services", [options.store] if options.store else ["versitygw", "s3proxy"])
     try:
         found, failed, ran = run_all(options, services, base)
     finally:
