@@ -11,7 +11,6 @@
 #define WATERMARK_TIMEOUT_MS 2000
 #define REVOKE_FINISH_MS 5000
 #define ASK_AGAIN_MS 200
-#define ASK_TIMEOUT_MS 5000
 
 /* ---- partitions ---- */
 
@@ -154,43 +153,16 @@ static void take_committed(struct lane *lane, const rd_kafka_topic_partition_lis
     }
 }
 
-/* An offset that the open transaction of a killed owner makes unstable is asked for without
- * blocking, each partition by itself, so that the others need not wait for it. */
-static void ask_committed(struct lane *lane, struct partition *p) {
-    char errstr[128];
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_list_add(list, p->topic, p->id);
-    rd_kafka_AdminOptions_t *options =
-        rd_kafka_AdminOptions_new(lane->consumer, RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS);
-    rd_kafka_ListConsumerGroupOffsets_t *request =
-        rd_kafka_ListConsumerGroupOffsets_new(lane->cfg->group, list);
-    rd_kafka_error_destroy(rd_kafka_AdminOptions_set_require_stable_offsets(options, 1));
-    rd_kafka_AdminOptions_set_request_timeout(options, ASK_TIMEOUT_MS, errstr, sizeof errstr);
-    rd_kafka_AdminOptions_set_opaque(options, (void *)(uintptr_t)p->serial);
-    rd_kafka_ListConsumerGroupOffsets(lane->consumer, &request, 1, options, lane->admin_queue);
-    rd_kafka_ListConsumerGroupOffsets_destroy(request);
-    rd_kafka_AdminOptions_destroy(options);
-    rd_kafka_topic_partition_list_destroy(list);
-    p->asking = true;
-    p->asked_ms = lane->now_ms;
-}
-
 static void take_answers(struct lane *lane) {
-    rd_kafka_event_t *event;
-    while ((event = rd_kafka_queue_poll(lane->admin_queue, 0))) {
-        const rd_kafka_ListConsumerGroupOffsets_result_t *result =
-            rd_kafka_event_ListConsumerGroupOffsets_result(event);
-        struct partition *p = source_find(lane, (uintptr_t)rd_kafka_event_opaque(event));
-        size_t n = 0;
-        const rd_kafka_group_result_t **groups =
-            result && p && !rd_kafka_event_error(event)
-                ? rd_kafka_ListConsumerGroupOffsets_result_groups(result, &n)
-                : NULL;
-        if (p) p->asking = false;
-        for (size_t i = 0; groups && i < n; i++)
-            if (!rd_kafka_group_result_error(groups[i]))
-                take_committed(lane, rd_kafka_group_result_partitions(groups[i]));
-        rd_kafka_event_destroy(event);
+    rd_kafka_topic_partition_list_t *answer;
+    uint64_t serial;
+    while ((answer = asker_answer(lane->asker, &serial))) {
+        struct partition *p = source_find(lane, serial);
+        if (p) {
+            p->asking = false;
+            take_committed(lane, answer);
+        }
+        rd_kafka_topic_partition_list_destroy(answer);
     }
 }
 
@@ -363,7 +335,10 @@ static void load_late(struct lane *lane) {
         }
         if (p->loaded) continue;
         p->late = true;
-        if (!p->asking && lane->now_ms - p->asked_ms >= ASK_AGAIN_MS) ask_committed(lane, p);
+        if (p->asking || lane->now_ms - p->asked_ms < ASK_AGAIN_MS) continue;
+        asker_ask(lane->asker, p->topic, p->id, p->serial);
+        p->asking = true;
+        p->asked_ms = lane->now_ms;
     }
 }
 

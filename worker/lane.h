@@ -10,6 +10,7 @@
 
 #include "config/config.h"
 #include "sinks/sink.h"
+#include "worker/asker.h"
 #include "worker/dispatch.h"
 #include "worker/ledger.h"
 #include "worker/load.h"
@@ -67,7 +68,8 @@ struct lane {
     struct observer *observer;
 
     rd_kafka_t *consumer;
-    rd_kafka_queue_t *main_queue, *admin_queue;
+    rd_kafka_queue_t *main_queue;
+    struct asker *asker;
     int wake_fd;
     struct settler *settler;
     struct http *http;

@@ -1,4 +1,5 @@
 /* The consumer: reading the partitions' queues, positions, topics subscribed to. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -200,8 +201,11 @@ bool source_open(struct lane *lane, struct buf *err) {
     rd_kafka_poll_set_consumer(lane->consumer);
     lane->main_queue = rd_kafka_queue_get_consumer(lane->consumer);
     rd_kafka_queue_io_event_enable(lane->main_queue, lane->wake_fd, &one, sizeof one);
-    lane->admin_queue = rd_kafka_queue_new(lane->consumer);
-    rd_kafka_queue_io_event_enable(lane->admin_queue, lane->wake_fd, &one, sizeof one);
+    lane->asker = asker_new(lane->consumer, lane->wake_fd);
+    if (!lane->asker) {
+        buf_printf(err, "starting a lane's thread failed: %s", strerror(errno));
+        return false;
+    }
     lane->subscribed = 0;
     lane->assigned = lane->stale = false;
     subscribe(lane);
@@ -210,6 +214,8 @@ bool source_open(struct lane *lane, struct buf *err) {
 
 void source_close(struct lane *lane) {
     if (!lane->consumer) return;
+    asker_free(lane->asker);
+    lane->asker = NULL;
     rd_kafka_consumer_close(lane->consumer); /* revokes through the callback */
     while (lane->partitions) assignment_drop(lane, lane->partitions);
 }
@@ -220,7 +226,6 @@ void source_close(struct lane *lane) {
 void source_free(struct lane *lane) {
     if (!lane->consumer) return;
     rd_kafka_queue_destroy(lane->main_queue);
-    rd_kafka_queue_destroy(lane->admin_queue);
     if (lane->dropped || (!lane->assigned && rd_kafka_version() < 0x02030000))
         log_warn("the consumer is left undestroyed", LOG_I("lane", lane->id));
     else

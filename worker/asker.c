@@ -1,0 +1,138 @@
+/* Why a thread: rd_kafka_committed() blocks, and ListConsumerGroupOffsets, which does not, can
+ * abort the process when the coordinator disconnects (librdkafka's pull request 5397). */
+#include "worker/asker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+
+#include "worker/buf.h"
+#include "worker/log.h"
+
+struct question {
+    rd_kafka_topic_partition_list_t *list;
+    uint64_t serial;
+    struct question *next;
+};
+
+struct queue {
+    struct question *first, **last;
+};
+
+struct asker {
+    rd_kafka_t *consumer;
+    int wake_fd;
+    pthread_t thread;
+    pthread_mutex_t mutex; /* for all below */
+    pthread_cond_t changed;
+    struct queue asked, answered;
+    bool stop;
+};
+
+static void queue_init(struct queue *q) {
+    q->first = NULL;
+    q->last = &q->first;
+}
+
+static void push(struct queue *q, struct question *it) {
+    it->next = NULL;
+    *q->last = it;
+    q->last = &it->next;
+}
+
+static struct question *pop(struct queue *q) {
+    struct question *it = q->first;
+    if (!it) return NULL;
+    q->first = it->next;
+    if (!q->first) q->last = &q->first;
+    return it;
+}
+
+/* ---- the thread ---- */
+
+static void ask(const struct asker *a, const struct question *it) {
+    rd_kafka_resp_err_t err = rd_kafka_committed(a->consumer, it->list, ASKER_TIMEOUT_MS);
+    if (err) it->list->elems[0].err = err;
+}
+
+static void *asker_main(void *arg) {
+    struct asker *a = arg;
+    pthread_mutex_lock(&a->mutex);
+    while (!a->stop) {
+        struct question *it = pop(&a->asked);
+        if (!it) {
+            pthread_cond_wait(&a->changed, &a->mutex);
+            continue;
+        }
+        pthread_mutex_unlock(&a->mutex);
+        ask(a, it);
+        pthread_mutex_lock(&a->mutex);
+        push(&a->answered, it);
+        if (eventfd_write(a->wake_fd, 1) != 0) log_warn("waking a lane failed");
+    }
+    pthread_mutex_unlock(&a->mutex);
+    return NULL;
+}
+
+/* ---- the lane's ---- */
+
+struct asker *asker_new(rd_kafka_t *consumer, int wake_fd) {
+    struct asker *a = xcalloc(1, sizeof *a);
+    a->consumer = consumer;
+    a->wake_fd = wake_fd;
+    queue_init(&a->asked);
+    queue_init(&a->answered);
+    pthread_mutex_init(&a->mutex, NULL);
+    pthread_cond_init(&a->changed, NULL);
+    int rc = pthread_create(&a->thread, NULL, asker_main, a);
+    if (rc == 0) return a;
+    pthread_cond_destroy(&a->changed);
+    pthread_mutex_destroy(&a->mutex);
+    free(a);
+    errno = rc;
+    return NULL;
+}
+
+static void clear(struct queue *q) {
+    for (struct question *it; (it = pop(q));) {
+        rd_kafka_topic_partition_list_destroy(it->list);
+        free(it);
+    }
+}
+
+void asker_free(struct asker *a) {
+    if (!a) return;
+    pthread_mutex_lock(&a->mutex);
+    a->stop = true;
+    pthread_cond_signal(&a->changed);
+    pthread_mutex_unlock(&a->mutex);
+    pthread_join(a->thread, NULL);
+    clear(&a->asked);
+    clear(&a->answered);
+    pthread_cond_destroy(&a->changed);
+    pthread_mutex_destroy(&a->mutex);
+    free(a);
+}
+
+void asker_ask(struct asker *a, const char *topic, int32_t partition, uint64_t serial) {
+    struct question *it = xcalloc(1, sizeof *it);
+    it->serial = serial;
+    it->list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(it->list, topic, partition);
+    pthread_mutex_lock(&a->mutex);
+    push(&a->asked, it);
+    pthread_cond_signal(&a->changed);
+    pthread_mutex_unlock(&a->mutex);
+}
+
+rd_kafka_topic_partition_list_t *asker_answer(struct asker *a, uint64_t *ret_serial) {
+    pthread_mutex_lock(&a->mutex);
+    struct question *it = pop(&a->answered);
+    pthread_mutex_unlock(&a->mutex);
+    if (!it) return NULL;
+    rd_kafka_topic_partition_list_t *list = it->list;
+    *ret_serial = it->serial;
+    free(it);
+    return list;
+}

@@ -1,0 +1,27 @@
+/* Asks the group's coordinator for committed offsets on a thread of its own, so that an offset
+ * which an open transaction makes unstable holds up nothing. One partition per question: the
+ * broker answers a list only when all of it is stable. */
+#ifndef RUNSINK_ASKER_H
+#define RUNSINK_ASKER_H
+
+#include <librdkafka/rdkafka.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct asker;
+
+/* The consumer must outlive it. wake_fd is an eventfd, written when an answer is there. NULL: no
+ * thread could be had (errno). */
+struct asker *asker_new(rd_kafka_t *consumer, int wake_fd);
+/* Before the consumer closes. Waits for the question under way, at most ASKER_TIMEOUT_MS. */
+void asker_free(struct asker *);
+
+#define ASKER_TIMEOUT_MS 500
+
+/* All of the lane's thread. The serial comes back with the answer. */
+void asker_ask(struct asker *, const char *topic, int32_t partition, uint64_t serial);
+/* The next answer: one partition with its offset and metadata, or its err set. NULL: none. The
+ * caller destroys the list. */
+rd_kafka_topic_partition_list_t *asker_answer(struct asker *, uint64_t *ret_serial);
+
+#endif
