@@ -238,7 +238,7 @@ static struct parcel *groups_find(const struct load *load, const struct destinat
     uint64_t h = key ? keyed_hash(key, strlen(key)) : keyed_hash(&dest, sizeof dest);
     for (size_t i = h & mask; load->groups[i]; i = (i + 1) & mask) {
         struct parcel *p = load->groups[i];
-        bool same = dest ? p->delivery.batch.dest == dest : strcmp(p->label, label) == 0;
+        bool same = dest ? p->delivery.batch.dest == dest : label && strcmp(p->label, label) == 0;
         if (same && (!key || (p->expected && strcmp(p->key, key) == 0))) return p;
     }
     return NULL;
