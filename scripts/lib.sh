@@ -12,8 +12,10 @@ export s3proxy_version=2.6.0
 export versitygw_version=v1.8.0
 export minio_version=v0.0.0-20260212201848-7aac2a2c5b7c
 export python_packages="botocore==1.44.5 standardwebhooks==1.1.0 confluent-kafka==2.16.1 duckdb==2.0.0 cryptography==46.0.3"
+export helm_version=v3.18.6
+export kubernetes_packages="kubernetes-validate==1.37.0"
 
-export venv=$cache/venv
+export venv=$cache/venv kubernetes_venv=$cache/venv-kubernetes
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() {
