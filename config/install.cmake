@@ -1,0 +1,55 @@
+# What `cmake --install` puts where, and the Debian package that CPack makes of it.
+#
+# The configuration goes where the program looks for it by default, whatever the prefix.
+set(CMAKE_INSTALL_SYSCONFDIR /etc CACHE PATH "Where runsink/runsink.ini goes; the program looks in /etc")
+include(GNUInstallDirs)
+set(CONF_DIR ${CMAKE_INSTALL_FULL_SYSCONFDIR}/runsink)
+
+install(TARGETS runsink RUNTIME)
+install(FILES README.md config/runsink.ini DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES config/systemd/runsink.service DESTINATION lib/systemd/system)
+install(FILES config/seccomp/runsink.json DESTINATION ${CMAKE_INSTALL_DATADIR}/runsink/seccomp)
+install(FILES config/prometheus/alerts.yml DESTINATION ${CMAKE_INSTALL_DATADIR}/runsink/prometheus)
+install(FILES config/grafana/runsink.json DESTINATION ${CMAKE_INSTALL_DATADIR}/runsink/grafana)
+
+# Never over a configuration that is there: it may be the administrator's.
+install(CODE "
+  if(NOT EXISTS \"\$ENV{DESTDIR}${CONF_DIR}/runsink.ini\")
+    file(INSTALL \"${CMAKE_SOURCE_DIR}/config/runsink.ini\" DESTINATION \"${CONF_DIR}\")
+  endif()")
+install(DIRECTORY DESTINATION ${CONF_DIR}/secrets DIRECTORY_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
+
+# The licence of what is really in the binary.
+file(READ config/debian/copyright COPYRIGHT)
+if(RUNSINK_LIBS3)
+  file(READ config/debian/copyright.libs3 COPYRIGHT_LIBS3)
+  string(APPEND COPYRIGHT "${COPYRIGHT_LIBS3}")
+endif()
+file(CONFIGURE OUTPUT copyright CONTENT "${COPYRIGHT}" @ONLY)
+install(FILES ${CMAKE_BINARY_DIR}/copyright DESTINATION ${CMAKE_INSTALL_DOCDIR})
+
+set(RUNSINK_MAINTAINER "the runsink authors <runsink@localhost>" CACHE STRING "Maintainer of the Debian package")
+set(CPACK_GENERATOR DEB)
+set(CPACK_PACKAGE_CONTACT ${RUNSINK_MAINTAINER})
+set(CPACK_SET_DESTDIR ON) # the configuration's place is absolute
+set(CPACK_INSTALL_PREFIX /usr)
+set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS
+    OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SECTION net)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_DEPENDS ca-certificates)
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "delivers JobRun events from Kafka to each tenant's own sink")
+set(CPACK_DEBIAN_PACKAGE_DESCRIPTION
+"runsink consumes JobRun events from Kafka and delivers each to the S3 bucket
+or webhook that the event itself names. Nothing is lost and no object written
+twice whatever crashes, and a hash-chained ledger accounts for every record.
+
+The service waits for /etc/runsink/runsink.ini to be filled in:
+systemctl enable --now runsink")
+set(CPACK_DEBIAN_DEBUGINFO_PACKAGE ON) # which takes the debug information out of the package itself
+set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
+foreach(file conffiles postinst prerm postrm)
+  list(APPEND CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${CMAKE_SOURCE_DIR}/config/debian/${file})
+endforeach()
+include(CPack)
