@@ -78,7 +78,9 @@ static bool resolve(const struct json_value *v, struct arena *arena, struct str 
     return true;
 }
 
-static bool printable(struct str s) {
+/* JSON lets no control character but DEL stand in a string as it is. */
+static bool printable(struct str s, bool escaped) {
+    if (!escaped) return !memchr(s.p, 0x7f, s.n);
     for (size_t i = 0; i < s.n; i++)
         if ((unsigned char)s.p[i] < 0x20 || s.p[i] == 0x7f) return false;
     return true;
@@ -96,7 +98,8 @@ static bool text(const struct decoding *d, enum field field, struct str *ret) {
     if (s.n == 0) return refuse(d->reterr, "bad-value", "%s must not be empty", name);
     if (s.n > FIELD_MAX)
         return refuse(d->reterr, "bad-value", "%s is longer than %d bytes", name, FIELD_MAX);
-    if (!printable(s)) return refuse(d->reterr, "bad-value", "%s holds a control character", name);
+    if (!printable(s, v->escaped))
+        return refuse(d->reterr, "bad-value", "%s holds a control character", name);
     *ret = s;
     return true;
 }

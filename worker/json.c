@@ -1,8 +1,13 @@
 #include "worker/json.h"
 
+#include <endian.h>
 #include <stdint.h>
 
 #include "worker/buf.h"
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 static bool refuse(struct json *j, const char *at, const char *err) {
     if (!j->err) {
@@ -22,8 +27,9 @@ void json_begin(struct json *j, struct str text) {
         refuse(j, j->at, "a byte order mark stands before the text");
 }
 
-static void space(struct json *j) {
+static inline void space(struct json *j) {
     const char *p = j->at;
+    if (p<j->end && * p> ' ') return; /* most often */
     while (p < j->end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t')) p++;
     j->at = p;
 }
@@ -35,27 +41,43 @@ bool json_end(struct json *j) {
     return true;
 }
 
+/* Walks in blocks over bytes that a string may hold as they are; stops at the first that needs a
+ * closer look (quote, backslash, control, not ASCII), or where less than a block is left. */
+#ifdef __SSE2__
+static const char *blocks(const char *p, const char *end) {
+    const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\');
+    const __m128i blank = _mm_set1_epi8(' ');
+    for (; end - p >= 16; p += 16) {
+        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
+        __m128i hit = _mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, slash));
+        /* As signed numbers, bytes that are not ASCII are below the blank too. */
+        int mask = _mm_movemask_epi8(_mm_or_si128(hit, _mm_cmplt_epi8(v, blank)));
+        if (mask) return p + __builtin_ctz((unsigned)mask);
+    }
+    return p;
+}
+#else
 #define ONES UINT64_C(0x0101010101010101)
 #define HIGH UINT64_C(0x8080808080808080)
 
-/* The first byte that a string can't hold as it is or that needs a closer look: quote, backslash,
- * control, not ASCII. Eight bytes at a time; a borrow between bytes can only raise a false alarm
- * above a true one, and the loop behind finds the place. */
-static const char *plain(const char *p, const char *end) {
-    while (end - p >= 8) {
+/* A borrow between bytes can only raise a false alarm above a true one: the lowest is true. */
+static const char *blocks(const char *p, const char *end) {
+    for (; end - p >= 8; p += 8) {
         uint64_t v;
         memcpy(&v, p, 8);
+        v = le64toh(v);
         uint64_t quote = v ^ (ONES * '"');
         uint64_t slash = v ^ (ONES * '\\');
-        uint64_t hit = (v - ONES * 0x20) | (quote - ONES) | (slash - ONES) | v;
-        if (hit & HIGH) break;
-        p += 8;
+        uint64_t hit = ((v - ONES * ' ') | (quote - ONES) | (slash - ONES) | v) & HIGH;
+        if (hit) return p + __builtin_ctzll(hit) / 8;
     }
-    while (p < end) {
-        unsigned char c = (unsigned char)*p;
-        if (c < 0x20 || c >= 0x80 || c == '"' || c == '\\') break;
-        p++;
-    }
+    return p;
+}
+#endif
+
+static inline const char *plain(const char *p, const char *end) {
+    p = blocks(p, end);
+    while (p < end && *p >= ' ' && *p < 0x7f && *p != '"' && *p != '\\') p++;
     return p;
 }
 
@@ -97,19 +119,15 @@ static const char *escape(struct json *j, const char *p) {
     return p + 6;
 }
 
-/* Reads a string; the reader stands on the opening quote. */
-static bool string(struct json *j, struct json_value *ret) {
-    const char *from = j->at + 1;
-    const char *p = from;
-    bool escaped = false;
-    for (;;) {
-        p = plain(p, j->end);
-        if (p == j->end) return refuse(j, p, "the text ends inside a string");
-        if (*p == '"') break;
+/* The rest of a string from where plain() stopped; true behind its last character. Apart, so that
+ * the common way is short. */
+__attribute__((noinline)) static bool special(struct json *j, const char **at, bool *escaped) {
+    const char *p = *at;
+    for (; p < j->end && *p != '"'; p = plain(p, j->end)) {
         if (*p == '\\') {
             const char *next = escape(j, p);
             if (!next) return refuse(j, p, "an invalid escape in a string");
-            escaped = true;
+            *escaped = true;
             p = next;
         } else if ((unsigned char)*p < 0x20) {
             return refuse(j, p, "a control character in a string");
@@ -119,6 +137,16 @@ static bool string(struct json *j, struct json_value *ret) {
             p += n;
         }
     }
+    *at = p;
+    return p < j->end || refuse(j, p, "the text ends inside a string");
+}
+
+/* Reads a string; the reader stands on the opening quote. */
+static bool string(struct json *j, struct json_value *ret) {
+    const char *from = j->at + 1;
+    const char *p = plain(from, j->end);
+    bool escaped = false;
+    if ((p == j->end || *p != '"') && !special(j, &p, &escaped)) return false;
     j->at = p + 1;
     *ret = (struct json_value){JSON_STRING, escaped, {from, (size_t)(p - from)}};
     return true;

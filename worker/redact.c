@@ -26,12 +26,16 @@ bool redact_add(struct buf *b, const struct jobrun *run) {
     return true;
 }
 
+static void blank(char *p, const char *end, char c) {
+    while ((p = memchr(p, c, (size_t)(end - p)))) *p++ = ' ';
+}
+
 bool redact_add_line(struct buf *b, const struct jobrun *run) {
     size_t start = b->n;
     if (!buf_reserve(b, redact_size(run) + 1) || !redact_add(b, run)) return false;
     /* A line break in valid JSON stands between tokens: strings hold none. */
-    for (char *p = b->p + start; p < b->p + b->n; p++)
-        if (*p == '\n' || *p == '\r') *p = ' ';
+    blank(b->p + start, b->p + b->n, '\n');
+    blank(b->p + start, b->p + b->n, '\r');
     return buf_putc(b, '\n');
 }
 
