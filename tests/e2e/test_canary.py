@@ -3,24 +3,17 @@ that the worker leaves behind: nothing is found, except on the wire where it bel
 import base64
 import os
 import re
-import urllib.parse
 from pathlib import Path
 
 import events
 import model
 import rig
 from receiver import Receiver
+from spellings import spellings
 
 
 def canary(name):
     return f"CANARY{name}Zq7w"
-
-
-def forms(secret):
-    """The spellings in which a secret could hide."""
-    raw = secret.encode()
-    return {raw, urllib.parse.quote(secret, safe="").encode(), base64.b64encode(raw), raw.hex().encode(),
-            base64.urlsafe_b64encode(raw).rstrip(b"=")}
 
 
 class Canary(rig.Case):
@@ -136,9 +129,9 @@ class Canary(rig.Case):
         rig.say(f"{len(names)} canaries, {len(places)} places, {sum(map(len, places.values()))} bytes searched")
         secrets = [canary(name) for name in names] + [store.secret_key]
         found = [(secret, place, text) for place, text in places.items() for secret in secrets
-                 if any(form in text for form in forms(secret))]
+                 if any(form in text for form in spellings(secret))]
         for secret, place, text in found[:10]:
-            at = min(text.index(form) for form in forms(secret) if form in text)
+            at = min(text.index(form) for form in spellings(secret) if form in text)
             rig.say(f"{secret} in {place}: ...{text[max(0, at - 150):at + 60]!r}...")
         self.assertEqual([], sorted({(secret, re.sub(r"[\d.]+", "#", place)) for secret, place, _ in found}))
 
