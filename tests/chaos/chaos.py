@@ -1,142 +1,75 @@
-"""Random trouble against the real thing: a Kafka broker, an S3 server behind a proxy that lies, a folder on a small disk, and 2 to
-4 workers that are killed, frozen, fenced and replaced while events come in. Afterwards checker.py judges what is there."""
+"""Random trouble against the real thing: Kafka brokers, an S3 server behind a proxy that lies, webhooks that lie, a folder on a
+small disk, and 2 to 4 workers that are killed, frozen, fenced and replaced while events come in. Afterwards what is there is
+judged: objects by checker.py, webhooks' calls by hooks.py, everything that was written down by canaries.py, and all of it once
+more by `runsink verify --objects`."""
 import argparse
+import base64
+import collections
 import contextlib
 import json
 import os
 import random
-import shlex
 import shutil
 import signal
+import socket
 import string
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 import checker
+import coordinators
+import hooks
+from canaries import Canaries, Scraper, cores_are_made, leaks
 from fleet import Fleet
 from plan import PARTITIONS, SESSION_TIMEOUT_MS, draw_plan
-from producer import Feeder, sinks
+from producer import Feeder, file_sinks, s3_sinks, webhook_sinks
+from world import Clock, Disk, Proxy, World
 
 HERE = Path(__file__).parent
-SCRIPTS = HERE.parents[1] / "scripts"
-# Transactions of killed workers hold up their partitions for as long as this and up to 10 s more. With a broker that is killed a
+# Transactions of killed workers hold up their partitions for as long as this. With a broker that is killed a
 # short timeout can leave a transaction hanging for good.
-TRANSACTION_TIMEOUT_MS = {False: 15000, True: 60000}
+TRANSACTION_TIMEOUT_MS = {False: 10000, True: 60000}
 CALM_S = 240
-DISK_BYTES = 64 << 20
+LIES_S = 5  # of calm, for which servers still lie
 
 
 def say(*what):
     print(*what, flush=True)
 
 
-# ---- what a run stands on ---------------------------------------------------------------------------------------------
-
-
-class Services:
-    def __init__(self, directory, stores):
-        """The first of the stores that is installed."""
-        self.dir = directory
-        for self.store in stores:
-            self.verb("start", "kafka", self.store)
-            self.env = {}
-            for line in (self.dir / "env").read_text().splitlines():
-                name, _, value = line.partition("=")
-                self.env[name] = "".join(shlex.split(value))
-            if self.env.get(self.store.upper()):
-                return
-            self.verb("stop")
-        raise SystemExit("no S3 server is installed; scripts/deps --test installs S3Proxy")
-
-    def verb(self, verb, *names):
-        subprocess.run([SCRIPTS / "services", verb, "--dir", self.dir, *names], check=True, stdin=subprocess.DEVNULL,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-    def keys(self):
-        return self.env[self.store.upper() + "_ACCESS_KEY"], self.env[self.store.upper() + "_SECRET_KEY"]
-
-    def url(self):
-        return self.env[self.store.upper()]
-
-
-class Proxy:
-    """faultproxy.py as a process."""
-
-    def __init__(self, store, seed, rate):
-        command = [sys.executable, "-B", HERE / "faultproxy.py", "--upstream", store.removeprefix("http://"), "--seed", str(seed),
-                   "--rate", str(rate), "--ports", "2"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.endpoints = [f"http://127.0.0.1:{port}" for port in self.process.stdout.readline().split()]
-        self.outages = 0
-
-    def tell(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def outage(self, more):
-        """Outages may overlap: the last one to end ends it."""
-        self.outages += more
-        self.tell(f"outage {'on' if self.outages > 0 else 'off'}")
-
-    def drain(self):
-        self.tell("drain")
-        self.process.stdout.readline()
-
-    def quit(self):
-        if self.process.poll() is not None:
-            return {}
-        self.tell("quit")
-        did = json.loads(self.process.stdout.readline())
-        self.process.wait()
-        return did
-
-
-class Disk:
-    """A small file system for file.root that can be filled up; None of it when we may not mount one."""
-
-    def __init__(self, directory):
-        self.root = directory / "files"
-        self.root.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", self.root]
-        self.small = subprocess.run(mount, stderr=subprocess.DEVNULL).returncode == 0
-        self.ballast = self.root / ".tmp-ballast"
-
-    def fill(self):
-        if not self.small:
-            return
-        with open(self.ballast, "ab", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-
-    def free(self):
-        self.ballast.unlink(missing_ok=True)
-
-    def close(self):
-        if self.small:
-            subprocess.run(["umount", self.root], check=True)
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def settings(plan, run, index):
     """A worker's configuration file."""
-    broker_dies = any(action.kind == "broker" for action in plan.actions)
-    lines = [f"topics = {run.topic}", f"group = {run.topic}-group", f"lanes = {plan.lanes}", f"archive = {plan.mode}"]
+    broker_dies = any(action.kind in ("broker", "coordinator") for action in plan.actions)
+    lines = [f"topics = {run.topic}", f"group = {run.group}", f"lanes = {plan.lanes}", f"archive = {plan.mode}"]
     if plan.slots:
         lines.append(f"slot = {run.topic}-{index}")
+    listen, level = (f"127.0.0.1:{run.admin_ports[index]}", "trace") if plan.noisy else ("", run.log_level)
     lines += ["[window]", "age = 200ms", "[batch]", "age = 300ms", f"compression = {plan.compression}",
-              "[retry]", "delays = 200ms,400ms,800ms", "window.s3 = 1h", "window.file = 1h",
+              "[retry]", "delays = 200ms,400ms,800ms", "window.s3 = 1h", "window.webhook = 1h", "window.file = 1h",
               "[breaker]", "probe = 300ms", "[http]", "timeout = 3s", "connect_timeout = 1s",
+              "[webhook]", f"signing_secrets = {run.signing_secret}", "[ledger]", f"key = {run.dir / 'ledger.pem'}",
               "[egress]", "allow = 127.0.0.0/8", "http = true", "[file]", f"root = {run.disk.root}",
-              "[drain]", "timeout = 5s", "[admin]", "listen =", "[log]", f"level = {run.log_level}",
-              "[kafka]", f"bootstrap.servers = {run.services.env['KAFKA']}", f"session.timeout.ms = {SESSION_TIMEOUT_MS}",
+              "[drain]", "timeout = 5s", "[admin]", f"listen = {listen}", "[log]", f"level = {level}",
+              f"format = {plan.random('log').choice(['text', 'json'])}",
+              "[kafka]", f"bootstrap.servers = {run.kafka.kafka()}", f"session.timeout.ms = {SESSION_TIMEOUT_MS}",
               "heartbeat.interval.ms = 500", "max.poll.interval.ms = 20000",
               f"transaction.timeout.ms = {TRANSACTION_TIMEOUT_MS[broker_dies]}"]
+    lines += ["debug = all"] if plan.noisy else []
     return "\n".join(lines) + "\n"
 
 
@@ -144,38 +77,67 @@ def settings(plan, run, index):
 
 
 class Run:
-    def __init__(self, plan, services, directory, options):
-        self.plan, self.services, self.dir, self.log_level = plan, services, directory, options.log
+    def __init__(self, plan, world, directory, options):
+        self.plan, self.dir, self.options, self.log_level = plan, directory, options, options.log
+        self.store, self.kafka = world.store, world.kafka(plan.brokers)
         self.topic = f"chaos-{plan.seed}-" + "".join(random.choices(string.ascii_lowercase, k=5))
-        self.disk = Disk(directory)
-        self.admin = AdminClient({"bootstrap.servers": services.env["KAFKA"], "log_level": 2})
-        self.store = checker.connect(services.url(), *services.keys())
-        self.proxy = Proxy(services.url(), plan.seed, plan.fault_rate)
-        self.threads = []
+        self.group = f"{self.topic}-group"
+        self.clock, self.trouble_seen, self.disk = Clock(), hooks.Trouble(), Disk(directory)
+        self.canaries = Canaries(plan)
+        self.signing_secret = "whsec_" + base64.b64encode(self.canaries.new("signing").encode()).decode()
+        self.admin = AdminClient({"bootstrap.servers": self.kafka.kafka(), "log_level": 2})
+        self.proxy = Proxy("--upstream", self.store.url.removeprefix("http://"), plan.seed, plan.fault_rate, 2)
+        self.receiver = Proxy("--record", directory / "calls", plan.seed, plan.fault_rate, 1)
+        self.threads, self.coordinators_hit = [], []
         self.timers = []  # (when, what to do)
         environment = {"RUNSINK_TEST_BREAK": options.broken} if options.broken else {}
-        self.fleet = Fleet(plan, directory, options.binary, lambda index: settings(plan, self, index), environment)
+        self.fleet = Fleet(plan, directory, options.binary, lambda index: settings(plan, self, index), environment, self.trouble_seen)
+        self.admin_ports = [free_port() for _ in range(plan.workers)]
+        self.scraper = Scraper(self.admin_ports if plan.noisy else [], directory)
 
     def places(self):
-        return checker.places(self.store, self.topic, self.disk.root if self.plan.file_tenants else None)
+        return checker.places(self.store.client, self.topic, self.disk.root if self.plan.file_tenants else None)
 
     def prepare(self):
         for done in self.admin.create_topics([NewTopic(self.topic, PARTITIONS)]).values():
             done.result()
-        tenants = sinks(self.plan, self.proxy.endpoints, *self.services.keys(), lambda i: f"{self.topic}-{i}")
-        for bucket in {tenant["bucket"] for tenant in tenants if tenant["type"] == "s3"}:
-            self.store.create_bucket(Bucket=bucket)
-        return Feeder(self.plan, self.services.env["KAFKA"], self.topic, tenants)
+        self.runsink("keygen", str(self.dir / "ledger.pem"))
+        tenants = [*s3_sinks(self.plan, self.proxy.endpoints, self.canaries, self.store, lambda i: f"{self.topic}-{i}"),
+                   *webhook_sinks(self.plan, self.receiver.endpoints[0], self.canaries), *file_sinks(self.plan)]
+        return Feeder(self.plan, self.kafka.kafka(), self.topic, tenants, self.canaries)
 
-    def broker(self, how):
-        """Ends it by a signal and starts it again; takes seconds, meanwhile the trouble goes on."""
-        def work():
-            self.services.verb("kill" if how == "KILL" else "stop", "kafka")
-            self.services.verb("restart", "kafka")
+    def runsink(self, *arguments):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RUNSINK")}
+        return subprocess.run([self.options.binary, *arguments], capture_output=True, env=environment, stdin=subprocess.DEVNULL)
+
+    def aside(self, work):
+        """Does what takes seconds while the trouble goes on, one at a time."""
         for thread in self.threads:
             thread.join()
         self.threads = [threading.Thread(target=work, daemon=True)]
         self.threads[0].start()
+
+    def broker(self, how, name="kafka"):
+        """Ends it by a signal and starts it again."""
+        self.trouble_seen.at.append(time.time())
+        self.kafka.verb("kill" if how == "KILL" else "stop", name)
+        self.trouble_seen.at.append(time.time())
+        self.kafka.verb("restart", name)
+        self.trouble_seen.at.append(time.time())
+
+    def coordinator(self, whose, how):
+        """Ends the broker that coordinates now."""
+        find = coordinators.of_group if whose == "group" else coordinators.of_transaction
+        node = -1
+        for _ in range(50):
+            with contextlib.suppress(KafkaException, KeyError):
+                node = find(self.kafka.kafka(), self.group)
+            if node > 0:
+                break
+            time.sleep(0.2)
+        self.coordinators_hit.append(f"{how} {whose}'s: kafka-{node}")
+        if node > 0:
+            self.broker(how, f"kafka-{node}")
 
     def later(self, seconds, what):
         self.timers.append((time.monotonic() + seconds, what))
@@ -184,7 +146,7 @@ class Run:
         members = self.fleet.members
         member = members[action.worker]
         if action.kind == "kill":
-            member.kill()
+            member.kill(action.argument)
         elif action.kind == "crash":
             member.crash = action.argument
             member.kill()
@@ -196,13 +158,19 @@ class Run:
         elif action.kind == "join":
             member.join()
         elif action.kind == "broker":
-            self.broker(action.argument)
+            self.aside(lambda: self.broker(action.argument))
+        elif action.kind == "coordinator":
+            self.aside(lambda: self.coordinator(action.whose, action.argument))
         elif action.kind == "outage":
-            self.proxy.outage(+1)
-            self.later(action.argument, lambda: self.proxy.outage(-1))
+            self.outage(+1)
+            self.later(action.argument, lambda: self.outage(-1))
         elif action.kind == "disk":
             self.disk.fill()
             self.later(action.argument, self.disk.free)
+
+    def outage(self, more):
+        for proxy in (self.proxy, self.receiver):
+            proxy.outage(more)
 
     def tick(self):
         now = time.monotonic()
@@ -223,8 +191,8 @@ class Run:
             raise feeder.error
 
     def calm(self):
-        """Until the group has settled everything; False when it doesn't."""
-        self.proxy.tell("rate 0")
+        """Until the group has settled everything; False when it doesn't. At first the store goes on to lie."""
+        self.later(LIES_S, self.honest)
         self.fleet.calm()
         end = time.monotonic() + CALM_S
         look = threading.Thread(target=lambda: None)
@@ -232,7 +200,7 @@ class Run:
 
         def count():
             with contextlib.suppress(Exception):  # the broker says "not now" while a transaction is pending
-                left[:] = [sum(checker.behind(self.services.env["KAFKA"], self.fleet_group(), self.topic).values())]
+                left[:] = [sum(checker.behind(self.kafka.kafka(), self.group, self.topic).values())]
 
         while left != [0]:
             if time.monotonic() > end or len(self.fleet.bugs) > 5:
@@ -243,72 +211,125 @@ class Run:
             self.tick()
         return True
 
-    def fleet_group(self):
-        return f"{self.topic}-group"
+    def honest(self):
+        for proxy in (self.proxy, self.receiver):
+            proxy.tell("rate 0")
+
+    def verify(self):
+        """What runsink itself says about it, as its operator would ask it."""
+        command = ["verify", "--config", self.dir / "worker-0.ini", "--key", self.dir / "ledger.pem.pub", "--objects", "--records",
+                   "--json"]
+        done = self.runsink(*map(str, command))
+        (self.dir / "verify.out").write_bytes(done.stdout)
+        (self.dir / "verify.err").write_bytes(done.stderr)
+        if done.returncode not in (0, 65):
+            return [checker.Violation("verify", f"exit {done.returncode}: {done.stderr[-500:]}")], "verify failed"
+        answer = json.loads(done.stdout)
+        found = [f for f in answer["findings"] if not f["note"]]
+        unsigned = sum(row["entries"] - row["signed"] for row in answer["partitions"])
+        violations = [checker.Violation("verify", json.dumps(one)) for one in found]
+        if done.returncode != (65 if found else 0) or unsigned:
+            violations.append(checker.Violation("verify", f"exit {done.returncode}, {len(found)} findings, {unsigned} not signed"))
+        return violations, f"verify: {answer['objects']} objects, {answer['records']} records, {len(answer['findings'])} notes"
 
     def judge(self, feeder):
         acknowledged = () if self.plan.aborts else feeder.acknowledged
-        violations, summary = checker.check(self.services.env["KAFKA"], self.topic, self.fleet_group(), self.plan.mode,
-                                            self.places(), acknowledged)
-        return violations + [checker.Violation("bug", text) for text in self.fleet.bugs], summary
+        violations, hooked, summary = checker.check(self.kafka.kafka(), self.topic, self.group, self.plan.mode, self.places(),
+                                                    acknowledged)
+        self.clock.lap("check")
+        called, hooks_summary = hooks.check(self.kafka.kafka(), self.topic, hooked, self.dir / "calls", self.trouble_seen)
+        self.clock.lap("hooks")
+        unsound, verify_summary = self.verify()
+        self.clock.lap("verify")
+        leaked = [checker.Violation("leak", text) for text in leaks(self)]
+        self.clock.lap("leaks")
+        bugs = [checker.Violation("bug", text) for text in self.fleet.bugs]
+        return violations + called + unsound + leaked + bugs, f"{summary}, {hooks_summary}; {verify_summary}"
 
     def go(self):
         """(violations, summary)"""
         feeder = self.prepare()
+        self.clock.lap("prepare")
         self.fleet.tend()
         feeder.start()
+        self.scraper.start()
         self.trouble(feeder)
+        self.clock.lap("trouble")
         settled = self.calm()
+        self.clock.lap("calm")
         self.fleet.dismiss()
-        self.proxy.drain()
+        self.scraper.over.set()
+        self.scraper.join()
+        self.honest()
+        for proxy in (self.proxy, self.receiver):
+            proxy.drain()
+        self.clock.lap("dismiss")
         violations, summary = self.judge(feeder)
         if not settled:
             violations.append(checker.Violation("unsettled", f"not all was settled within {CALM_S} s of calm"))
         return violations, summary
 
     def close(self):
+        self.scraper.over.set()
         self.fleet.end()
         for thread in self.threads:
             thread.join()
-        did = self.proxy.quit()
+        did = collections.Counter(self.proxy.quit()) + collections.Counter(self.receiver.quit())
         self.disk.free()
         self.disk.close()
         return did
 
+    def forget(self):
+        """Topics of clean runs are removed: brokers that hold few of them start faster."""
+        for done in self.admin.delete_topics(checker.topics(self.kafka.kafka(), self.topic)).values():
+            done.result()
 
-def report(run, did, violations, summary, seconds):
+
+def report(run, did, violations, summary, options):
     faults = ", ".join(f"{name} {n}" for name, n in sorted(did.items()) if name != "passed")
     ends = ", ".join(f"{what} {n}" for what, n in sorted(run.fleet.ends.items()))
-    lines = [str(run.plan)]
+    left_out = []
     if any(action.kind == "disk" for action in run.plan.actions) and not run.disk.small:
-        lines.append("  left out: a full disk (no tmpfs may be mounted here)")
+        left_out.append("a full disk (no tmpfs may be mounted here)")
+    if run.plan.noisy and not cores_are_made():
+        left_out.append("core files (none are made here)")
+    seconds = sum(run.clock.took.values())
     verdict = f"{len(violations)} VIOLATIONS" if violations else "ok"
-    lines += [f"  workers: {ends} | store: {faults or 'no faults'}", f"  {summary}: {verdict} in {seconds:.0f} s"]
+    lines = [str(run.plan)] + [f"  left out: {what}" for what in left_out]
+    lines += [f"  workers: {ends} | servers: {faults or 'no faults'}" + "".join(f" | {hit}" for hit in run.coordinators_hit),
+              f"  {summary}: {verdict} in {seconds:.0f} s"]
     say("\n".join(lines + [f"    {violation}" for violation in violations[:10]]))
+    if options.results:
+        plan = {name: value for name, value in vars(run.plan).items() if name != "actions"}
+        plan |= {"kinds": sorted({action.kind for action in run.plan.actions}), "violations": dict(collections.Counter(v.kind for v in violations)),
+                 "ends": run.fleet.ends, "took": run.clock.took, "summary": summary, "left_out": left_out,
+                 "answers": run.scraper.answers}
+        with open(options.results, "a") as file:
+            file.write(json.dumps(plan) + "\n")
 
 
-def run_seed(plan, services, base, options):
+def run_seed(plan, world, base, options):
     """The violations of a seed."""
     directory = base / f"seed-{plan.seed}-{plan.mode}"
     directory.mkdir()
-    start = time.monotonic()
-    run = Run(plan, services, directory, options)
+    run = Run(plan, world, directory, options)
     try:
         violations, summary = run.go()
-    except Exception:
-        say(plan, f"\n  broke off; logs are kept in {directory}")
-        raise
+    except Exception as error:  # the other seeds are run all the same
+        say(traceback.format_exc())
+        violations, summary = [checker.Violation("broke off", str(error))], "broke off"
     finally:
         did = run.close()
-    report(run, did, violations, summary, time.monotonic() - start)
+    report(run, did, violations, summary, options)
     if violations:
         (directory / "violations").write_text("\n".join(map(str, violations)) + "\n")
     else:
+        run.forget()
         shutil.rmtree(directory, ignore_errors=True)
     return violations
 
 
-def run_all(options, services, base):
+def run_all(options, world, base):
     """(kinds of violations, seeds that failed, how many ran)"""
     found, failed, ran = set(), [], 0
     end = time.monotonic() + options.minutes * 60
@@ -317,7 +338,7 @@ def run_all(options, services, base):
         for plan in plans(options):
             if options.minutes and time.monotonic() > end or options.broken and found & NOTICED[options.broken]:
                 break
-            waiting.append((plan, pool.submit(run_seed, plan, services, base, options)))
+            waiting.append((plan, pool.submit(run_seed, plan, world, base, options)))
             while waiting and (not options.short or waiting[0][1].done()):
                 ran += collect(waiting.pop(0), found, failed)
         for one in waiting:
@@ -339,14 +360,14 @@ def collect(one, found, failed):
 
 def plans(options):
     if options.short:
-        # Chosen for what they draw (see --plan): kills, crashes at points, zombies, a full disk, static and dynamic members,
-        # all compressions, and no restart of the broker, because two seeds share it at a time.
+        # Chosen for what they draw (see --plan): kills, crashes at points, zombies, a full disk, static and dynamic members, all
+        # compressions, webhooks, one with all logged and cores allowed; no broker restarts, because two seeds share it at a time.
         return [draw_plan(seed, 3000, 6.0, mode) for seed, mode in SHORT]
     seeds = [options.seed] if options.seed is not None else range(options.first, options.first + options.seeds)
-    return (draw_plan(seed, options.events, options.seconds, options.mode) for seed in seeds)
+    return (draw_plan(seed, options.events, options.seconds, options.mode, options.brokers) for seed in seeds)
 
 
-SHORT = ((18, "object"), (41, "object"), (2, "batch"), (21, "batch"))
+SHORT = ((21, "object"), (57, "object"), (8, "batch"), (14, "batch"), (30, "batch"))
 
 
 def parse():
@@ -358,9 +379,11 @@ def parse():
     parser.add_argument("--mode", choices=("object", "batch"), help="instead of what the seed draws")
     parser.add_argument("--events", type=int, default=20000, help="of a seed (20000)")
     parser.add_argument("--seconds", type=float, default=25, help="of trouble in a seed (25)")
-    parser.add_argument("--short", action="store_true", help="two seeds of each mode, two at a time, about a minute")
+    parser.add_argument("--short", action="store_true", help="five chosen seeds, two at a time, about two minutes")
     parser.add_argument("--store", choices=("versitygw", "s3proxy"), help="the S3 server (versitygw, or what is installed)")
     parser.add_argument("--log", default="info", help="level that workers log at (info)")
+    parser.add_argument("--brokers", type=int, choices=(1, 3), help="instead of what the seed draws")
+    parser.add_argument("--results", metavar="FILE", help="append what each seed drew and did, a JSON line for each")
     parser.add_argument("--plan", action="store_true", help="print what the seeds do, and do nothing")
     parser.add_argument("--broken", metavar="RULE", choices=("no-boundary", "commit-first"),
                         help="workers break this rule of the protocol; passes when a check notices")
@@ -368,6 +391,7 @@ def parse():
     if options.minutes and options.seed is None and options.seeds == 10:
         options.seeds = 1000000
     options.binary = Path(os.environ.get("RUNSINK", HERE.parents[1] / "build/release/runsink")).resolve()
+    options.cache = Path(os.environ["RUNSINK_CACHE"])
     return options
 
 
@@ -385,11 +409,9 @@ def main():
     if not options.binary.exists():
         sys.exit(f"{options.binary} isn't built: run scripts/build")
     base = Path(tempfile.mkdtemp(prefix="runsink-chaos-"))
-    services = Services(base / "services", [options.store] if options.store else ["versitygw", "s3proxy"])
-    try:
-        found, failed, ran = run_all(options, services, base)
-    finally:
-        services.verb("stop")
+    stores = [options.store] if options.store else ["versitygw", "s3proxy"]
+    with contextlib.closing(World(base, stores, options.cache)) as world:
+        found, failed, ran = run_all(options, world, base)
     if options.broken:
         noticed = found & NOTICED[options.broken]
         say(f"{options.broken}: {'noticed: ' + ', '.join(sorted(noticed)) if noticed else 'NOT NOTICED'}")

@@ -6,6 +6,7 @@ By hand:  checker.py --bootstrap HOST:PORT --topic T --group G --mode batch --st
 """
 import argparse
 import collections
+import functools
 import gzip
 import hashlib
 import json
@@ -19,16 +20,18 @@ from urllib.parse import quote
 
 import botocore.config
 import botocore.session
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-SECRET = re.compile(rb'"(accessKeyId|secretAccessKey)":"(?:[^"\\]|\\.)*"')
+sys.path.append(str(Path(__file__).parents[1] / "e2e"))
+import model  # noqa: E402
+
 SAMPLE = 200  # objects that are read back whole where the listing's digest would do
 
 
 @dataclass(frozen=True)
 class Violation:
-    kind: str  # missing, duplicate, changed, unexplained, overlap, dead, unsettled, topic
+    kind: str  # missing, duplicate, changed, unexplained, overlap, dead, unsettled, topic, repeated, verify, leak, bug
     text: str
 
     def __str__(self):
@@ -39,10 +42,10 @@ class Violation:
 class Event:
     partition: int
     offset: int
-    place: str  # bucket, or "file:" for all below file.root
+    place: str  # bucket, or "file:" for all below file.root, or "hook:" for all webhooks
     destination: str  # two destinations may share a place
     prefix: str
-    key: str  # of its own object
+    key: str  # of its own object; a webhook's id
     line: bytes  # as it must be delivered
 
 
@@ -52,7 +55,8 @@ class Event:
 def read(bootstrap, topic, start=None):
     """Every committed record of the topic, from these offsets ({partition: offset}) or the beginning."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "checker", "enable.auto.commit": False,
-                         "isolation.level": "read_committed", "enable.partition.eof": True, "log_level": 2})
+                         "isolation.level": "read_committed", "enable.partition.eof": True, "log_level": 2,
+                         "fetch.wait.max.ms": 20})
     try:
         partitions = consumer.list_topics(topic, 30).topics[topic].partitions
         at = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), 30)[0] for p in partitions}
@@ -77,10 +81,23 @@ def read(bootstrap, topic, start=None):
         consumer.close()
 
 
-def committed(admin, group, topic, partitions):
-    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p) for p in partitions])
-    answer = next(iter(admin.list_consumer_group_offsets([asked], require_stable=True).values())).result(30)
-    return {tp.partition: tp.offset for tp in answer.topic_partitions if tp.offset >= 0}
+def topics(bootstrap, topic):
+    """The topic and those that belong to it."""
+    names = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2}).list_topics(timeout=30).topics
+    return sorted(name for name in names if name == topic or name.startswith(topic + "."))
+
+
+def committed(bootstrap, group, topic, partitions):
+    """By a consumer that never joins: librdkafka's admin client can crash when the coordinator moves meanwhile."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "isolation.level": "read_committed", "log_level": 2})
+    try:
+        answer = consumer.committed([TopicPartition(topic, p) for p in partitions], timeout=10)
+    finally:
+        consumer.close()
+    wrong = [tp.error for tp in answer if tp.error]
+    if wrong:
+        raise KafkaException(wrong[0])
+    return {tp.partition: tp.offset for tp in answer if tp.offset >= 0}
 
 
 def behind(bootstrap, group, topic):
@@ -89,7 +106,7 @@ def behind(bootstrap, group, topic):
     found = collections.Counter()
     for name, about in admin.list_topics(timeout=30).topics.items():
         if name == topic or name.startswith(f"{topic}.retry."):
-            for message in read(bootstrap, name, committed(admin, group, name, about.partitions)):
+            for message in read(bootstrap, name, committed(bootstrap, group, name, about.partitions)):
                 found[f"{name}/{message.partition()}"] += 1
     return found
 
@@ -104,11 +121,12 @@ def event_of(message):
     fields = [run["workspaceId"], run["projectId"], run["jobId"], run["id"], run["updatedAt"], run["status"]]
     ws, project, job, id_, updated, status = map(escape, fields)
     prefix = sink["path"] + "/" if sink["type"] == "file" else sink.get("prefix", "")
+    key = f"{prefix}{ws}/{project}/{job}/{id_}/{updated}-{status}-{message.partition()}-{message.offset()}.json"
+    if sink["type"] == "webhook":
+        key = f"{run['id']}:{run['updatedAt']}:{run['status']}"
     return Event(partition=message.partition(), offset=message.offset(), prefix=prefix,
-                 place="file:" if sink["type"] == "file" else sink["bucket"],
-                 destination=json.dumps(sink, sort_keys=True),
-                 key=f"{prefix}{ws}/{project}/{job}/{id_}/{updated}-{status}-{message.partition()}-{message.offset()}.json",
-                 line=SECRET.sub(rb'"\1":"[REDACTED]"', value))
+                 place={"file": "file:", "webhook": "hook:"}.get(sink["type"]) or sink["bucket"],
+                 destination=json.dumps(sink, sort_keys=True), key=key, line=model.redact(value))
 
 
 def escape(text):
@@ -119,9 +137,12 @@ def escape(text):
 
 
 class Bucket:
+    """Listed once: nothing writes any more."""
+
     def __init__(self, client, name):
         self.client, self.name = client, name
 
+    @functools.cache
     def list(self):
         """{key: MD5 of the content}"""
         # From the last key on: S3Proxy's own continuation tokens skip keys that hold a percent sign.
@@ -145,6 +166,7 @@ class Folder:
     def __init__(self, root):
         self.root = Path(root)
 
+    @functools.cache
     def list(self):
         # Temporary files of killed workers are no objects; they are removed an hour later.
         files = [path for path in self.root.rglob("*") if path.is_file() and not path.name.startswith(".tmp-")]
@@ -266,7 +288,7 @@ def check_batches(events, found_places, topic):
 
 
 def check(bootstrap, topic, group, mode, found_places, acknowledged=()):
-    """(violations, what was there as text)"""
+    """(violations, the events that webhooks should have had, what was there as text)"""
     violations = [Violation("unsettled", f"{count} records of {where}") for where, count in behind(bootstrap, group, topic).items()]
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
     for name in admin.list_topics(timeout=30).topics:
@@ -279,10 +301,12 @@ def check(bootstrap, topic, group, mode, found_places, acknowledged=()):
     lost = set(acknowledged) - {int(json.loads(message.value())["id"].removeprefix("run-")) for message in messages}
     if lost:
         violations.append(Violation("topic", f"{len(lost)} acknowledged events are not on the topic: the broker lost them"))
-    judge = check_objects(events, found_places) if mode == "object" else check_batches(events, found_places, topic)
+    archived = [event for event in events if event.place != "hook:"]
+    hooked = [event for event in events if event.place == "hook:"]
+    judge = check_objects(archived, found_places) if mode == "object" else check_batches(archived, found_places, topic)
     violations += judge
     objects = sum(len(place.list()) for place in found_places)
-    return violations, f"{len(messages)} records, {len(events)} to deliver, {objects} objects"
+    return violations, hooked, f"{len(messages)} records, {len(archived)} to archive, {objects} objects"
 
 
 def main():
@@ -292,7 +316,7 @@ def main():
     parser.add_argument("--folder", help="file.root")
     options = parser.parse_args()
     found_places = places(connect(options.store, options.access, options.secret), options.buckets, options.folder)
-    violations, summary = check(options.bootstrap, options.topic, options.group, options.mode, found_places)
+    violations, _, summary = check(options.bootstrap, options.topic, options.group, options.mode, found_places)
     print(summary, *violations, sep="\n")
     sys.exit(1 if violations else 0)
 

@@ -8,6 +8,9 @@ Runs as a process of its own, told what to do by lines on its standard input:
     drain         answers "drained" once no request is on its way to the store
     quit          prints what it did as one JSON line, and ends
 It prints the ports it listens on as its first line.
+
+With --record instead of --upstream it is a webhooks' receiver that lies in the same ways: what it took is written to a file, a
+JSON line each, [when it arrived, when it was answered, webhook-id, SHA-256 of the body, what went wrong or null].
 """
 import argparse
 import asyncio
@@ -19,6 +22,7 @@ import random
 import socket
 import struct
 import sys
+import time
 
 # name -> weight. "before": the store sees nothing. "after": the store has the body, the worker is told otherwise, or nothing.
 # late: the worker's connection is reset at once and the body still reaches the store, seconds later.
@@ -32,18 +36,23 @@ class Gone(Exception):
     """The peer closed its connection."""
 
 
-async def read_head(reader):
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except (asyncio.IncompleteReadError, ConnectionError):
-        raise Gone from None
+def split_head(head):
+    """(first line, headers)"""
     headers = {}
     lines = head.decode("latin-1").split("\r\n")
     for line in lines[1:]:
         name, colon, value = line.partition(":")
         if colon:
             headers[name.strip().lower()] = value.strip()
-    return head, lines[0], headers
+    return lines[0], headers
+
+
+async def read_head(reader):
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        raise Gone from None
+    return head, *split_head(head)
 
 
 async def read_body(reader, headers):
@@ -88,19 +97,22 @@ class Proxy:
         self.idle = asyncio.Event()
         self.idle.set()
 
-    def fault(self, method, path):
+    def fault(self, method, name):
         """What is to go wrong with this request, or None."""
-        nth = self.asked[method, path]
-        self.asked[method, path] += 1
-        digest = hashlib.blake2b(f"{self.seed}:{method}:{path}:{nth}".encode(), digest_size=8).digest()
+        nth = self.asked[method, name]
+        self.asked[method, name] += 1
+        digest = hashlib.blake2b(f"{self.seed}:{method}:{name}:{nth}".encode(), digest_size=8).digest()
         draw = random.Random(digest)
         if self.outage:
             return draw.choice(["before-503", "before-reset"]), draw
-        if method != "PUT" or draw.random() >= self.rate:
+        if method not in ("PUT", "POST") or draw.random() >= self.rate:
             return None, draw
         return draw.choices(list(FAULTS), FAULTS.values())[0], draw
 
-    async def forward(self, connection, head, body):
+    async def connect(self):
+        return await asyncio.open_connection(*self.upstream)
+
+    async def forward(self, connection, head, body, _fault, _arrived):
         """To the store and back; the answer's bytes and whether the connection may be used again."""
         self.on_their_way += 1
         self.idle.clear()
@@ -118,16 +130,16 @@ class Proxy:
             if self.on_their_way == 0:
                 self.idle.set()
 
-    async def late(self, delay, head, body):
+    async def late(self, delay, head, body, arrived):
         # On its way from the moment the worker was told otherwise, so that drain() waits for it.
         self.on_their_way += 1
         self.idle.clear()
         writer = None
         try:
             await asyncio.sleep(delay)
-            connection = await asyncio.open_connection(*self.upstream)
+            connection = await self.connect()
             writer = connection[1]
-            await self.forward(connection, head, body)
+            await self.forward(connection, head, body, "late", arrived)
         except (Gone, OSError):
             self.did["late, refused"] += 1
         finally:
@@ -141,7 +153,8 @@ class Proxy:
         """Serves one request; True when the client's connection goes on. store is a list of at most one connection."""
         reader, writer = client
         method, path, _ = line.split(" ", 2)
-        fault, draw = self.fault(method, path)
+        arrived = time.time()
+        fault, draw = self.fault(method, headers.get("webhook-id", path))
         if headers.get("expect", "").lower() == "100-continue":
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if fault == "cut":  # in the middle of the request's body
@@ -149,7 +162,7 @@ class Proxy:
         body = b"" if fault == "cut" else await read_body(reader, headers)
         self.did[fault or "passed"] += 1
         if fault == "late":
-            task = asyncio.get_running_loop().create_task(self.late(draw.uniform(*LATE_S), head, body))
+            task = asyncio.get_running_loop().create_task(self.late(draw.uniform(*LATE_S), head, body, arrived))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
         if fault in ("cut", "before-reset", "late"):
@@ -162,8 +175,8 @@ class Proxy:
             writer.write(answer(500, "InternalError") if fault == "before-500" else answer(503, "SlowDown", draw.choice([None, 1])))
             return True
         if not store:
-            store.append(await asyncio.open_connection(*self.upstream))
-        back, more = await self.forward(store[0], head, body)
+            store.append(await self.connect())
+        back, more = await self.forward(store[0], head, body, fault, arrived)
         if not more:
             store.pop()[1].close()
         if fault == "after-reset":
@@ -211,9 +224,34 @@ class Proxy:
                 return
 
 
+class Nothing:
+    def close(self):
+        pass
+
+
+class Recorder(Proxy):
+    """Has no server behind it: it takes every request itself."""
+
+    def __init__(self, file, seed, rate):
+        super().__init__(None, seed, rate)
+        self.file = file
+
+    async def connect(self):
+        return None, Nothing()
+
+    async def forward(self, _connection, head, body, fault, arrived):
+        _, headers = split_head(head)
+        taken = [arrived, time.time(), headers.get("webhook-id"), hashlib.sha256(body).hexdigest(), fault]
+        self.file.write(json.dumps(taken) + "\n")
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", True
+
+
 async def main(options):
-    host, _, port = options.upstream.rpartition(":")
-    proxy = Proxy((host, int(port)), options.seed, options.rate)
+    if options.record:
+        proxy = Recorder(open(options.record, "a", buffering=1), options.seed, options.rate)
+    else:
+        host, _, port = options.upstream.rpartition(":")
+        proxy = Proxy((host, int(port)), options.seed, options.rate)
     servers = [await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20) for _ in range(options.ports)]
     print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
     commands = asyncio.StreamReader()
@@ -224,7 +262,9 @@ async def main(options):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--upstream", required=True, help="HOST:PORT of the store")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--upstream", help="HOST:PORT of the store")
+    what.add_argument("--record", help="the file that takes down what came")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--ports", type=int, default=1)

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import time
 
+from canaries import allow_core
+
 BUGS = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 
 
@@ -19,7 +21,7 @@ class Member:
         self.wanted = not any(a.kind == "join" and a.worker == index for a in fleet.plan.actions)
         self.leaving = False
         self.stopped_until = None
-        self.killed = False
+        self.killed = None  # the signal that it was killed with
         self.restart_at = 0.0
         self.crash = fleet.plan.first_crash(index)
 
@@ -39,27 +41,35 @@ class Member:
             log.write(f"--- start {self.starts}, crash {self.armed}\n".encode())
             log.flush()
             self.process = subprocess.Popen([self.fleet.binary, "run", "--config", config], env=environment, stderr=log,
-                                            stdout=log, stdin=subprocess.DEVNULL)
-        self.killed = self.leaving = False
+                                            stdout=log, stdin=subprocess.DEVNULL, cwd=self.fleet.dir,
+                                            preexec_fn=allow_core if self.fleet.plan.noisy else None)
+        self.fleet.trouble.at.append(time.time())
+        self.killed, self.leaving = None, False
         self.stopped_until = None
 
     def alive(self):
         return self.process is not None and self.process.poll() is None
 
-    def kill(self):
+    def kill(self, name="KILL"):
         if self.alive():
-            self.killed = True
-            self.process.kill()
+            self.killed = signal.Signals[f"SIG{name}"]
+            self.process.send_signal(self.killed)
+            # A stopped process takes no other signal than SIGKILL.
+            self.process.send_signal(signal.SIGCONT)
+            self.stopped_until = None
+            self.fleet.trouble.at.append(time.time())
 
     def stop(self, seconds):
         if self.alive() and self.stopped_until is None:
             self.process.send_signal(signal.SIGSTOP)
+            self.fleet.trouble.at.append(time.time())
             self.stopped_until = time.monotonic() + seconds
 
     def leave(self):
         if self.alive() and self.stopped_until is None:
             self.leaving = True
             self.process.send_signal(signal.SIGTERM)
+            self.fleet.trouble.at.append(time.time())
         self.wanted = False
 
     def join(self):
@@ -70,16 +80,20 @@ class Member:
         if self.stopped_until is not None and now >= self.stopped_until:
             self.stopped_until = None
             self.process.send_signal(signal.SIGCONT)
+            self.fleet.trouble.woken.append(time.time())
         if self.process is not None and not self.alive():
             self.note(self.process.returncode)
-            self.process = None
+            self.process = self.stopped_until = None
             self.restart_at = now + self.fleet.plan.restart_delay(self.index, self.starts)
         if self.process is None and self.wanted and now >= self.restart_at:
             self.start()
 
     def note(self, code):
         """Why it ended: what was done to it is expected; a bug, or an error on leaving, is not."""
-        if code == -signal.SIGKILL:
+        self.fleet.trouble.at.append(time.time())
+        if code < 0 and -code == self.killed and self.killed != signal.SIGKILL:
+            what = f"killed by {self.killed.name}"
+        elif code == -signal.SIGKILL:
             what = "killed" if self.killed else f"crashed at {self.armed.split(':')[0]}" if self.armed else "killed by others"
         elif code < 0:
             what = f"ended by {signal.Signals(-code).name}"
@@ -89,7 +103,7 @@ class Member:
             raise RuntimeError(f"worker {self.index} does not start\n{self.tail()}")
         self.fleet.ends[what] = self.fleet.ends.get(what, 0) + 1
         sanitizer = code not in (0, -signal.SIGKILL) and "Sanitizer" in self.tail()
-        if -code in BUGS or sanitizer:
+        if -code in BUGS and -code != self.killed or sanitizer:
             self.fleet.bugs.append(f"worker {self.index} {what}\n{self.tail()}")
         elif self.leaving and code not in (0, -signal.SIGKILL):
             self.fleet.bugs.append(f"worker {self.index} was asked to leave: {what}\n{self.tail()}")
@@ -108,8 +122,9 @@ class Member:
 
 
 class Fleet:
-    def __init__(self, plan, directory, binary, config, environment):
-        """config(index) is a worker's configuration text."""
+    def __init__(self, plan, directory, binary, config, environment, trouble):
+        """config(index) is a worker's configuration text; trouble notes when harm was done."""
+        self.trouble = trouble
         self.plan, self.dir, self.binary, self.config, self.environment = plan, directory, binary, config, environment
         self.ends, self.bugs = {}, []
         self.members = [Member(self, i) for i in range(plan.workers)]
@@ -126,8 +141,6 @@ class Fleet:
             if member.stopped_until is not None:
                 member.stopped_until = 0
             if member.alive() and member.armed:
-                member.stopped_until = None
-                member.process.send_signal(signal.SIGCONT)
                 member.kill()
 
     def dismiss(self, seconds=60):

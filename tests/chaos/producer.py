@@ -2,6 +2,7 @@
 import json
 import threading
 import time
+from urllib.parse import quote
 
 from confluent_kafka import KafkaException, Producer
 
@@ -10,21 +11,38 @@ from plan import PARTITIONS
 STATUSES = ("SUCCESS", "FAILURE", "PENDING", "CANCELED", "COMPLETED", "TERMINATED")
 
 
-def sinks(plan, endpoints, access_key, secret_key, bucket):
-    """One sink object for each tenant. bucket(i) names a bucket. The last two S3 tenants are the same place under two addresses:
-    a bucket that two destinations write to."""
-    made = []
-    for i in range(plan.tenants - plan.file_tenants):
-        twin = i == plan.tenants - plan.file_tenants - 1
+def s3_sinks(plan, endpoints, canaries, store, bucket):
+    """The last two tenants are the same place under two addresses: a bucket that two destinations write to. No session tokens: the
+    stores here refuse those that they haven't made."""
+    count = plan.tenants - plan.file_tenants - plan.hook_tenants
+    for i in range(count):
+        twin = i == count - 1
         place = i - 1 if twin else i
-        made.append({"type": "s3", "bucket": bucket(place), "accessKeyId": access_key, "secretAccessKey": secret_key,
-                     "region": "us-east-1", "endpoint": endpoints[twin], "forcePathStyle": True,
-                     "prefix": "" if place % 3 == 0 else f"archive of {place}/", "skipOnFail": place % 4 == 1})
-    made += [{"type": "file", "path": f"tenant-{i}"} for i in range(plan.file_tenants)]
-    return made
+        if not twin:
+            keys = store.tenant(canaries.new("access", i, length=20), canaries.new("secret", i, length=40, odd="/+"))
+            store.make(bucket(place), keys[0])
+        yield {"type": "s3", "bucket": bucket(place), "accessKeyId": keys[0], "secretAccessKey": keys[1],
+               "region": "us-east-1",
+               "endpoint": endpoints[twin], "forcePathStyle": True,
+               "prefix": "" if place % 3 == 0 else f"archive of {place}/", "skipOnFail": place % 4 == 1}
 
 
-def event(draw, number, sink):
+def webhook_sinks(plan, endpoint, canaries):
+    for i in range(plan.hook_tenants):
+        user, password, query = (quote(canaries.new(what, i, odd=odd), safe="")
+                                 for what, odd in (("user", ""), ("password", "/+%"), ("query", "/+&")))
+        headers = {"X-Api-Key": canaries.new("header", i, odd='"\\'), "content-type": "application/json"}
+        if i % 2:  # otherwise made of user and password
+            headers["Authorization"] = "Bearer " + canaries.new("bearer", i)
+        yield {"type": "webhook", "url": f"{endpoint.replace('//', f'//{user}:{password}@')}/hook/{i}?token={query}&plain=yes",
+               "headers": headers, "skipOnFail": i % 4 == 1}
+
+
+def file_sinks(plan):
+    return [{"type": "file", "path": f"tenant-{i}"} for i in range(plan.file_tenants)]
+
+
+def event(draw, number, sink, proxy_password):
     """The JSON text of one run. Its spelling holds what a rewriting of the JSON would change."""
     note = "".join(draw.choices("abc\u00e4\u65e5\U0001f600\"\\/\n", k=draw.randint(0, 200)))
     run = {"id": f"run-{number}", "startTime": "2024-01-01T00:00:00Z", "workspaceId": f"ws/{draw.randint(1, 5)}",
@@ -33,6 +51,8 @@ def event(draw, number, sink):
            "status": draw.choice(STATUSES), "payloads": 9007199254740993, "successfulRuns": 1, "failedRuns": 0,
            "note": note, "filler": "x" * draw.choice([0, 100, 400]),
            "jobConfigurationSnapshot": {"configuration": {}, "sink": sink}}
+    if draw.random() < 0.2:
+        run["jobConfigurationSnapshot"]["proxy"] = {"version": "v1", "url": f"http://u:{proxy_password}@proxy.example.com"}
     if sink is None:
         del run["jobConfigurationSnapshot"]["sink"]
     text = json.dumps(run, separators=(",", ":"), ensure_ascii=draw.random() < 0.5)
@@ -42,12 +62,13 @@ def event(draw, number, sink):
 class Feeder(threading.Thread):
     """Produces plan.events events over plan.seconds; keeps at it through broker restarts."""
 
-    def __init__(self, plan, bootstrap, topic, tenants):
+    def __init__(self, plan, bootstrap, topic, tenants, canaries):
         super().__init__(daemon=True)
         self.plan, self.bootstrap, self.topic, self.tenants = plan, bootstrap, topic, tenants
         self.acknowledged = set()  # numbers of events that must be on the topic; without transactions only
         self.error = None
         self.draw = plan.random("events")
+        self.proxy_password = canaries.new("proxy")
         self.weights = [self.draw.choice([1, 1, 2, 5]) for _ in range(PARTITIONS)]
 
     def producer(self):
@@ -63,7 +84,7 @@ class Feeder(threading.Thread):
     def put(self, producer, number):
         sink = None if self.draw.random() < 0.02 else self.draw.choice(self.tenants)
         partition = self.draw.choices(range(PARTITIONS), self.weights)[0]
-        value = event(self.draw, number, sink)
+        value = event(self.draw, number, sink, self.proxy_password)
 
         def delivered(error, _message, number=number):
             if error is None:

@@ -1,16 +1,25 @@
 """The judge judged: whatever a run could do wrong, the checker names it; and the proxy does to a request what it says."""
+import base64
 import gzip
 import hashlib
 import http.client
 import http.server
+import json
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
 from pathlib import Path
+from urllib.parse import quote
 
 import checker
+import coordinators
+import hooks
+from canaries import Canaries, cores
 from checker import Event
 from plan import draw_plan
 
@@ -170,9 +179,9 @@ class Proxy(unittest.TestCase):
         self.addCleanup(self.store.server_close)
         self.addCleanup(self.store.shutdown)
 
-    def start(self, rate, seed="s"):
-        command = [sys.executable, "-B", Path(__file__).with_name("faultproxy.py"), "--upstream",
-                   f"127.0.0.1:{self.store.server_port}", "--rate", str(rate), "--seed", seed]
+    def start(self, rate, seed="s", record=None):
+        what = ["--record", record] if record else ["--upstream", f"127.0.0.1:{self.store.server_port}"]
+        command = [sys.executable, "-B", Path(__file__).with_name("faultproxy.py"), *what, "--rate", str(rate), "--seed", seed]
         proxy = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.addCleanup(proxy.stdout.close)
         self.addCleanup(proxy.wait)
@@ -180,11 +189,11 @@ class Proxy(unittest.TestCase):
         self.port = int(proxy.stdout.readline())
         return proxy
 
-    def put(self, path, body=b"body" * 100):
+    def put(self, path, body=b"body" * 100, method="PUT", headers=()):
         """The status, or the name of what happened to the connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=0.3)
         try:
-            connection.request("PUT", path, body)
+            connection.request(method, path, body, dict(headers))
             return connection.getresponse().status
         except (ConnectionResetError, BrokenPipeError):
             return "reset"
@@ -228,6 +237,23 @@ class Proxy(unittest.TestCase):
         proxy.stdout.readline()
         self.assertGreater(len({path for path in resets if path in Store.kept}), len(before))
 
+    def test_recorder(self):
+        file = Path(tempfile.mkdtemp()) / "calls"
+        self.addCleanup(shutil.rmtree, file.parent)
+        proxy = self.start(0.7, record=file)
+        told = {n: self.put("/hook", f"body {n}".encode(), "POST", {"webhook-id": f"id-{n}"}) for n in range(60)}
+        self.tell(proxy, "rate 0", "drain")
+        proxy.stdout.readline()
+        calls = hooks.read_calls(file)
+        passed = [n for n, status in told.items() if status == 200]
+        self.assertTrue(5 < len(passed) < 55)
+        for n in passed:
+            self.assertTrue({None, "half-answer"} & {call.fault for call in calls[f"id-{n}"]})
+        self.assertTrue(any(call.fault for found in calls.values() for call in found))
+        for id_, found in calls.items():
+            digest = hashlib.sha256(f"body {id_.removeprefix('id-')}".encode()).hexdigest()
+            self.assertEqual({digest}, {call.sha256 for call in found})
+
     def test_outage(self):
         proxy = self.start(0)
         self.tell(proxy, "outage on", "drain")
@@ -247,7 +273,124 @@ class Plans(unittest.TestCase):
 
     def test_all_kinds_of_trouble_are_drawn(self):
         kinds = {action.kind for seed in range(50) for action in draw_plan(seed).actions}
-        self.assertEqual({"kill", "crash", "stop", "leave", "join", "broker", "outage", "disk"}, kinds)
+        self.assertEqual({"kill", "crash", "stop", "leave", "join", "broker", "coordinator", "outage", "disk"}, kinds)
+
+    def test_brokers_and_noise(self):
+        plans = [draw_plan(seed) for seed in range(400)]
+        self.assertTrue(20 < sum(plan.brokers == 3 for plan in plans) < 70)
+        for plan in plans:
+            kinds = {action.kind for action in plan.actions}
+            self.assertEqual(plan.brokers == 3, "coordinator" in kinds)
+            self.assertFalse(plan.brokers == 3 and "broker" in kinds)
+        signals = {action.argument for plan in plans if plan.noisy for action in plan.actions if action.kind == "kill"}
+        self.assertEqual({"KILL", "SEGV", "ABRT"}, signals)
+
+
+class Hooks(unittest.TestCase):
+    """Calls at 10, settled at 12; everything else is a variation."""
+
+    def setUp(self):
+        self.event = event(7, place="hook:")
+        self.sha256 = hashlib.sha256(self.event.line).hexdigest()
+        self.trouble = hooks.Trouble()
+
+    def call(self, at, fault=None, **other):
+        return hooks.Call(**{"at": at, "answered": at, "id": self.event.key, "sha256": self.sha256, "fault": fault, **other})
+
+    def kinds(self, *calls, settled=12.0):
+        return [v.kind for v in hooks.judge_event(self.event, list(calls), settled, self.trouble)]
+
+    def test_once(self):
+        self.assertEqual([], self.kinds(self.call(10)))
+
+    def test_never(self):
+        self.assertEqual(["missing"], self.kinds())
+
+    def test_taken_but_never_told_so(self):
+        self.assertEqual(["missing"], self.kinds(self.call(10, "after-500"), self.call(11, "late")))
+
+    def test_not_in_the_ledger(self):
+        self.assertEqual(["missing"], self.kinds(self.call(10), settled=None))
+
+    def test_changed(self):
+        self.assertEqual(["changed"], self.kinds(self.call(10, sha256="0" * 64)))
+
+    def test_again_without_a_reason(self):
+        self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(11)))
+
+    def test_again_after_a_lie(self):
+        self.assertEqual([], self.kinds(self.call(10, "after-reset"), self.call(11)))
+        self.assertEqual(["repeated"], self.kinds(self.call(10, "after-reset"), self.call(11), self.call(11.5)))
+
+    def test_again_after_a_slow_answer(self):
+        self.assertEqual([], self.kinds(self.call(8, answered=10), self.call(11)))
+
+    def test_again_after_trouble_while_it_was_in_flight(self):
+        self.trouble.at = [10.5]
+        self.assertEqual([], self.kinds(self.call(10), self.call(11)))
+        self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(11), self.call(11.5)))
+
+    def test_trouble_at_another_time_is_no_reason(self):
+        self.trouble.at = [8, 14]
+        self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(11)))
+
+    def test_after_it_was_settled(self):
+        self.trouble.at = [10.5, 14]
+        self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(15)))
+
+    def test_by_a_worker_that_woke_up(self):
+        self.trouble.at, self.trouble.woken = [9], [14.5]
+        self.assertEqual([], self.kinds(self.call(10), self.call(15)))
+        self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(15), self.call(15.1)))
+
+    def test_unknown_id(self):
+        violations, _ = hooks.judge([self.event], {self.event.key: [self.call(10)], "x": [self.call(10, id="x")]}, {(0, 7): 12.0},
+                                    self.trouble)
+        self.assertEqual(["unexplained"], [v.kind for v in violations])
+
+    def test_ledger(self):
+        entries = [{"topic": "t", "partition": 3, "settled": 5000, "delivered": [{"objects": [{"offsets": [9]}]},
+                                                                                 {"requests": [{"offsets": [1, [4, 5]]}]}]},
+                   {"topic": "t.retry.1s", "partition": 2, "settled": 7500,
+                    "delivered": [{"requests": [{"offsets": [[0, 1]], "origin": [["t", 3, [8, 7]]]}]}]}]
+        self.assertEqual({(3, 1): 5.0, (3, 4): 5.0, (3, 5): 5.0, (3, 8): 7.5, (3, 7): 7.5}, hooks.settlements(entries, "t"))
+
+
+class Secrets(unittest.TestCase):
+    def setUp(self):
+        self.canaries = Canaries(draw_plan(1))
+        self.secret = self.canaries.new("here", odd='/+"\\')
+        self.dir = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.dir)
+
+    def found(self, content):
+        (self.dir / "log").write_bytes(b"before " + content + b" behind")
+        return [secret for _, secret in self.canaries.search([self.dir / "log"])]
+
+    def test_repeats_and_differs(self):
+        self.assertEqual(self.secret, Canaries(draw_plan(1)).new("here", odd='/+"\\'))
+        self.assertNotEqual(self.secret, self.canaries.new("there", odd='/+"\\'))
+
+    def test_nothing(self):
+        self.assertEqual([], self.found(self.secret[:-1].encode()))
+
+    def test_spellings(self):
+        raw = self.secret.encode()
+        basic = [base64.b64encode(before + raw + behind) for before in (b"", b"u", b"us") for behind in (b"", b":", b":p")]
+        for form in [raw, json.dumps(self.secret).encode(), quote(self.secret, safe="").encode(), raw.hex().encode(),
+                     re.sub("%..", lambda escape: escape[0].lower(), quote(self.secret, safe="")).encode(), *basic]:
+            self.assertEqual([self.secret], self.found(b"x" + form + b"x"), form)
+
+    def test_cores(self):
+        (self.dir / "core.17").write_bytes(b"")
+        self.assertEqual(["core.17"], cores(self.dir))
+
+
+class Coordinators(unittest.TestCase):
+    def test_hash(self):
+        # What java.lang.String.hashCode gives, its absolute value.
+        self.assertEqual([0, 97, 96354, 99162322], [coordinators.java_hash(text) for text in ("", "a", "abc", "hello")])
+        self.assertEqual(1224904141, coordinators.java_hash("hello, wonderful w"))
 
 
 if __name__ == "__main__":
