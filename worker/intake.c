@@ -112,13 +112,37 @@ void intake_seal(struct lane *lane, struct partition *p, bool force) {
     struct window *open = windows_open(&p->windows);
     struct load *load = open ? open->user : NULL;
     if (load && open->taken && !open->replayed) {
-        bool pressed = lane->held >= budget(lane);
-        bool due = force || lane->ending || pressed || is_full(lane, p, open) ||
+        bool due = force || lane->ending || is_full(lane, p, open) ||
                    lane->now_ms >= intake_seal_at(lane, p, open) ||
                    (p->eof && lane->shared->until_end);
         if (due && may_seal(p, load)) windows_seal(&p->windows);
     }
     note_sealed(lane, p);
+}
+
+/* The open window that holds most and could be sealed, or NULL; and what all open ones hold. */
+static struct partition *fullest(const struct lane *lane, size_t *ret_open) {
+    struct partition *most = NULL;
+    size_t open = 0, max = 0;
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        const struct window *w = windows_open(&p->windows);
+        const struct load *load = w ? w->user : NULL;
+        if (!load) continue;
+        open += load->held;
+        if (load->held <= max || !w->taken || w->replayed || load->incomplete) continue;
+        max = load->held;
+        most = p;
+    }
+    *ret_open = open;
+    return most;
+}
+
+/* What is being filled may take half of the memory, so that what is sealed can settle meanwhile in
+ * the other half. The fullest go first: that makes the fewest objects. */
+void intake_press(struct lane *lane) {
+    struct partition *p;
+    size_t open = 0;
+    while ((p = fullest(lane, &open)) && open > budget(lane) / 2) intake_seal(lane, p, true);
 }
 
 /* ---- reading ---- */
@@ -142,8 +166,10 @@ static enum room room_for(const struct lane *lane, const struct partition *p, in
     return ROOM;
 }
 
-/* No new window may open: what keeps the oldest from settling has had its time. */
-static void press(struct lane *lane, struct partition *p) {
+/* No new window may open: what keeps the oldest from settling has had its time. With --until-end
+ * nothing new is waiting, and the requests' own timeouts will do. */
+static void press_on(struct lane *lane, struct partition *p) {
+    if (lane->shared->until_end) return;
     struct window *w = p->windows.oldest;
     struct load *load = w && w->sealed ? w->user : NULL;
     if (load && load->sealed_ms && lane->now_ms - load->sealed_ms > lane->cfg->window_grace)
@@ -175,7 +201,7 @@ static size_t read_partition(struct lane *lane, struct partition *p, size_t most
     while (n < most && (msg = source_peek(lane, p))) {
         if (intake_past_end(p, msg->offset)) break;
         enum room room = room_for(lane, p, msg->offset);
-        if (room == ROOM_BLOCKED) press(lane, p);
+        if (room == ROOM_BLOCKED) press_on(lane, p);
         if (room != ROOM) break;
         source_taken(p);
         take(lane, p, msg);

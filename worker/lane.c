@@ -127,6 +127,7 @@ static void turn(struct lane *lane) {
     bool more = intake_read(lane);
     note_end(lane);
     for (struct partition *p = lane->partitions; p; p = p->next) intake_seal(lane, p, false);
+    intake_press(lane);
     transfer(lane);
     int wish = sinks_tick(lane);
     transfer(lane);

@@ -158,6 +158,7 @@ void journal_abandon(struct lane *);
 /* intake.c: what is read, and the windows it is in. */
 bool intake_read(struct lane *); /* true: there is more */
 void intake_seal(struct lane *, struct partition *, bool force);
+void intake_press(struct lane *); /* seals what memory has no room for */
 /* When an open window is to be sealed for its age, monotonic ms. */
 int64_t intake_seal_at(const struct lane *, const struct partition *, const struct window *);
 bool intake_past_end(const struct partition *, int64_t offset); /* of --until-end */
