@@ -29,7 +29,7 @@ class Case:
     topic: str
     settings: dict
     floors: list = field(default_factory=list)
-    per: int = MILLION  # events that CPU time is told for
+    per: int = MILLION  # events that CPU time is told for; 0: it is told for a GB
     processes: int = 1
     peers: bool = False
 
@@ -46,8 +46,8 @@ CASES = [
     Case("webhook", "a POST per event", "hooks", {}, [Send("post")], TEN_THOUSAND, peers=True),
     Case("object-10k", "an object per event, 10,000 destinations", "objects-10k", {}, [], TEN_THOUSAND),
     Case("webhook-10k", "a POST per event, 10,000 destinations", "hooks-10k", {}, [], TEN_THOUSAND),
-    Case("size-8k", "batch-plain, events of 8 KB", "runs-8k", batch("none"), [Consume("none")]),
-    Case("size-64k", "batch-plain, events of 64 KB", "runs-64k", batch("none"), [Consume("none")]),
+    Case("size-8k", "batch-plain, events of 8 KB", "runs-8k", batch("none"), [Consume("none")], 0),
+    Case("size-64k", "batch-plain, events of 64 KB", "runs-64k", batch("none"), [Consume("none")], 0),
     Case("lanes-2", "batch-gzip, 2 lanes", "runs", batch("gzip", lanes=2)),
     Case("lanes-4", "batch-gzip, 4 lanes", "runs", batch("gzip", lanes=4)),
     Case("processes-2", "batch-gzip, 2 processes", "runs", batch("gzip"), processes=2),
@@ -89,8 +89,8 @@ def run_case(stage, case, number, options, found):
         tag = rig.unique(f"{case.name}-{number}")
         sample = program.run(stage, case, topic, tag)
         found.add(case, program.name, topic, sample)
-        print(f"  {case.name:12} {program.name:22} {sample.rate:9,.0f} events/s  {sample.cpu:7.2f} CPU-s  {sample.rss:6.1f} MiB  "
-              f"{sample.wall:6.1f} s", flush=True)
+        print(f"  {case.name:12} {program.name:22} {sample.rate:9,.0f} events/s  {sample.cpu:7.2f} CPU-s  "
+              f"{sample.rss:6.1f} MiB  {sample.wall:6.1f} s", flush=True)
 
 
 def run_all(stage, options):
@@ -122,7 +122,7 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="default: all")
     parser.add_argument("--rounds", type=int, default=None, help="default: 3")
-    parser.add_argument("--events", type=int, default=None, help="of the batch cases, default: 500000; the others have a part of it")
+    parser.add_argument("--events", type=int, default=None, help="of the batch cases, default: 500000; others have a part of it")
     parser.add_argument("--quick", action="store_true", help="1 round of 6000 events: shows that it works, and nothing else")
     parser.add_argument("--idle", type=float, default=20, metavar="SECONDS", help="for how long idleness is watched")
     parser.add_argument("--also", type=Path, action="append", default=[], metavar="BINARY",

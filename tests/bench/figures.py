@@ -26,7 +26,7 @@ class Figures:
 
     def all(self, case, program, what):
         events, per, size = self.units[case]
-        scale = {"cpu": per / events, "cpu_gb": 1e9 / size}.get(what, 1)
+        scale = {"cpu": per / events if per else 1e9 / size, "cpu_gb": 1e9 / size}.get(what, 1)
         return [getattr(one, what.split("_")[0]) * scale for one in self.samples[case][program]]
 
     def median(self, case, program, what):
@@ -129,18 +129,20 @@ def markdown_table(head, lines):
 
 
 def about(figures):
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    return (f"{figures.begin} UTC, {os.cpu_count()} cores ({model}), load average at start {figures.load:.1f}, {figures.rounds} round(s), "
-            "median (range).")
+    models = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    return (f"{figures.begin} UTC, {os.cpu_count()} cores ({models[0] if models else platform.machine()}), load average at start "
+            f"{figures.load:.1f}, {figures.rounds} round(s), median (range).")
 
 
-NOTE = "\\* User and system seconds of the process: per million events in batch and size cases, per 10,000 in the others."
+NOTE = ("\\* User and system seconds of the process: per 10,000 events in object and webhook cases, per GB in size cases, per million "
+        "events in the others. Rates are from start to last arrival in batch mode, from first to last arrival in object and "
+        "webhook cases.")
 
 
 def show(figures):
     print("\n" + about(figures), flush=True)
     plain(HEAD, list(rows(figures)))
-    print(NOTE.replace("\\", "") + "\n", flush=True)
+    print(NOTE.lstrip("\\") + "\n", flush=True)
     plain(GOALS, list(judged(figures)))
 
 

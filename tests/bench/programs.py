@@ -14,11 +14,14 @@ RUN_SECONDS = 900  # longer than any run takes
 CONNECTIONS = 32   # of runsink, of the bare clients, and of the peers
 # What one destination gets of one window of batch.bytes, 8 MiB: the pieces that the floors compress.
 PIECE = (8 << 20) // stages.TENANTS
+# The defaults; each run writes below a folder of its own.
+KEY_OBJECT = "{prefix}{workspaceId}/{projectId}/{jobId}/{id}/{updatedAt}-{status}-{partition}-{offset}.json"
+KEY_BATCH = "{prefix}dt={date}/{topic}-{partition}-{first}-{next}.ndjson"
 
 
 @dataclass
 class Sample:
-    rate: float  # events a second, from the start of the process to the last arrival
+    rate: float  # events a second
     cpu: float   # user and system seconds, for all events
     rss: float   # peak, MiB
     wall: float  # seconds from start to exit
@@ -55,9 +58,12 @@ class Process:
         return found
 
 
-def sample(topic, costs, begin, last):
-    """Of processes that shared a topic. last: when the last event arrived."""
-    return Sample(rate=topic.events / (last - begin), cpu=sum(one["cpu"] for one in costs),
+def sample(topic, costs, begin, arrived):
+    """Of processes that shared a topic. arrived: when the first and the last event arrived. In batch mode the rate counts from
+    the start of the process: its first object comes late. What delivers at once is counted from its first arrival, since joining
+    a group takes as long as thousands of requests; how long that is, the case "life" tells."""
+    first, last = arrived
+    return Sample(rate=topic.events / (last - (begin if topic.kind == "batch" else first)), cpu=sum(one["cpu"] for one in costs),
                   rss=max(one["rss"] for one in costs) / 1024, wall=max(one["wall"] for one in costs))
 
 
@@ -76,7 +82,7 @@ class Consume:
         said = json.loads(process.out.read_text())
         if said["events"] != topic.events or said["bytes"] != topic.bytes:
             raise AssertionError(f"{self.name} read {said}, {topic.name} has {topic.events} events, {topic.bytes} bytes")
-        return sample(topic, [cost], 0, cost["wall"])
+        return sample(topic, [cost], 0, (0, cost["wall"]))
 
 
 class Send:
@@ -85,13 +91,14 @@ class Send:
         self.name = f"floor: bare {verb.upper()}"
 
     def run(self, stage, case, topic, tag):
-        process = Process(stage, tag, [stage.programs / "send", self.verb, topic.file, topic.places, topic.events, CONNECTIONS, tag])
+        process = Process(stage, tag, [stage.programs / "send", self.verb, topic.file, topic.places, topic.events, CONNECTIONS,
+                                       tag])
         cost = process.wait()
         if self.verb == "put":
-            stages.check_store(stage, topic, tag)
+            arrived = stages.check_store(stage, topic, tag, routed=False)
         else:
-            stages.check_receiver(stage, topic, base=10)
-        return sample(topic, [cost], 0, cost["wall"])
+            arrived = stages.check_receiver(stage, topic, base=10)
+        return sample(topic, [cost], process.begin, arrived)
 
 
 # ---- runsink ----------------------------------------------------------------------------------------------------------
@@ -100,8 +107,7 @@ class Send:
 def settings(stage, case, topic, tag):
     return {
         "topics": topic.full, "group": tag, "memory.budget": "64MiB", "http.max_connections": CONNECTIONS,
-        "key.object": f"{tag}/{{prefix}}{{workspaceId}}/{{projectId}}/{{jobId}}/{{id}}/{{updatedAt}}-{{status}}-{{partition}}-{{offset}}.json",
-        "key.batch": f"{tag}/{{prefix}}dt={{date}}/{{topic}}-{{partition}}-{{first}}-{{next}}.ndjson",
+        "key.object": f"{tag}/{KEY_OBJECT}", "key.batch": f"{tag}/{KEY_BATCH}",
         "egress.allow": "127.0.0.0/8", "egress.http": "true",
         "kafka": {"bootstrap.servers": stage.kafka.bootstrap},
         **case.settings,
@@ -118,7 +124,8 @@ class Runsink:
 
     def launch(self, stage, case, topic, tag, i):
         config = stage.dir / f"{tag}-{i}.ini"
-        config.write_text(rig.config_text({**settings(stage, case, topic, tag), "admin.listen": f"127.0.0.1:{rig.free_port()}"}))
+        chosen = {**settings(stage, case, topic, tag), "admin.listen": f"127.0.0.1:{rig.free_port()}"}
+        config.write_text(rig.config_text(chosen))
         return Process(stage, f"{tag}-{i}", [self.binary, "run", "--config", config, "--until-end"])
 
     def run(self, stage, case, topic, tag):
@@ -139,8 +146,9 @@ class Bento:
 
     def output(self, stage, case, topic, tag):
         if topic.kind == "webhook":
-            return {"http_client": {"url": f"{stage.receiver.url}/ok-bento/hooks/runs", "verb": "POST", "max_in_flight": CONNECTIONS,
-                                    "headers": {"Content-Type": "application/json", "webhook-id": "${! content().slice(7, 15) }"}}}
+            headers = {"Content-Type": "application/json", "webhook-id": "${! content().slice(7, 15) }"}
+            return {"http_client": {"url": f"{stage.receiver.url}/ok-bento/hooks/runs", "verb": "POST",
+                                    "max_in_flight": CONNECTIONS, "headers": headers}}
         tenant = stage.tenants[0]
         form = case.settings.get("batch.compression")
         suffix = {"gzip": ".ndjson.gz", "zstd": ".ndjson.zst", "none": ".ndjson", None: ".json"}[form]
@@ -158,8 +166,8 @@ class Bento:
         config = stage.dir / f"{tag}.json"
         source = {"seed_brokers": [stage.kafka.bootstrap], "topics": [topic.full], "consumer_group": tag,
                   "start_from_oldest": True, "checkpoint_limit": 20000, "commit_period": "1s"}
-        config.write_text(json.dumps({"http": {"address": f"127.0.0.1:{rig.free_port()}"}, "input": {"kafka_franz": source},
-                                      "output": self.output(stage, case, topic, tag), "logger": {"level": "WARN"}}))
+        config.write_text(json.dumps({"http": {"address": f"127.0.0.1:{rig.free_port()}"}, "logger": {"level": "WARN"},
+                                      "input": {"kafka_franz": source}, "output": self.output(stage, case, topic, tag)}))
         process = Process(stage, tag, [self.binary, "-c", config])
         rig.await_("bento has committed all", RUN_SECONDS, lambda: stage.kafka.settled(tag, topic.full), process)
         process.terminate()

@@ -222,27 +222,28 @@ def content(path):
     return data
 
 
-def check_store(stage, topic, tag):
-    """Every event once, in its tenant's bucket alone, without a secret; returns the last object's time, seconds."""
-    ids, count, last = set(), 0, 0.0
+def check_store(stage, topic, tag, routed=True):
+    """Every event once, in its tenant's bucket alone, without a secret (a floor reads no event: not routed); returns the times of
+    the first and the last object, seconds."""
+    ids, times, count = set(), [], 0
     for tenant in stage.tenants:
         secret = tenant.secret.encode()
         for path in stage.files(tenant, tag):
             data = content(path)
             found = ID.findall(data)
-            if secret in data or set(WORKSPACE.findall(data)) != {tenant.name.encode()}:
+            if routed and (secret in data or set(WORKSPACE.findall(data)) != {tenant.name.encode()}):
                 raise AssertionError(f"{path}: a secret, or another tenant's event")
             count += len(found)
             ids.update(int(one, 16) for one in found)
-            last = max(last, path.stat().st_mtime)
+            times.append(path.stat().st_mtime)
             if path.suffix in (".gz", ".zst", ".ndjson"):
                 path.unlink()  # read; the next runs should find room
     complete(topic, ids, count, "the store")
-    return last
+    return min(times), max(times)
 
 
 def check_receiver(stage, topic, base=16):
-    """Every event once; returns the last request's time, seconds."""
+    """Every event once; returns the times of the first and the last request, seconds."""
     arrivals = []
 
     def all_here():
@@ -251,7 +252,7 @@ def check_receiver(stage, topic, base=16):
     rig.await_("the receiver has noted every request", 10, all_here)
     ids = {int(name[:8], base) for _, name in arrivals}
     complete(topic, ids, len(arrivals), "the receiver")
-    return arrivals[-1][0] / 1e6
+    return arrivals[0][0] / 1e6, arrivals[-1][0] / 1e6
 
 
 def check_peer(stage, topic, tag):
@@ -261,7 +262,8 @@ def check_peer(stage, topic, tag):
     files = stage.files(stage.tenants[0], tag)
     found = [one for path in files for one in ID.findall(content(path))]
     complete(topic, {int(one, 16) for one in found}, len(found), "the store")
-    return max(path.stat().st_mtime for path in files)
+    times = [path.stat().st_mtime for path in files]
+    return min(times), max(times)
 
 
 def complete(topic, ids, count, where):
