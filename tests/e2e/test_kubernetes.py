@@ -205,6 +205,18 @@ class Chart(unittest.TestCase):
                                       "kafka.sasl.oauthbearer.client.secret", "kafka.sasl.oauthbearer.config"]:
             self.refused("is a secret", {"config": {name: "x"}})
 
+    def test_readme(self):
+        """the values that the README shows are enough, and the binary accepts what comes of them"""
+        text = (ROOT / "README.md").read_text()
+        shown, = re.findall(r"^    cat > values.yaml <<'E'\n((?:    .*\n)+?)    E$", text, re.M)
+        read = subprocess.run([PYTHON, "-c", "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)"],
+                              input=re.sub(r"^    ", "", shown, flags=re.M), text=True, capture_output=True, check=True)
+        values = json.loads(read.stdout)
+        got = self.configuration(self.render(values, VERSIONS), kafka__sasl__password=b"secret")
+        self.assertEqual(values["config"]["topics"], got["topics"])
+        command, = re.findall(r"^    helm upgrade --install \w+ (\S+) ", text, re.M)
+        self.assertEqual(CHART, ROOT / command)
+
     def test_refusals(self):
         """what could not work is refused before it is deployed"""
         self.refused("topics has to be set", {"config": {"topics": ""}})

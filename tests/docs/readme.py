@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""What the documentation names must be there: commands and their options, scripts, files, configuration keys, variables,
+metrics, alerts, headers, links. usage: tests/docs/readme.py RUNSINK_BINARY [UNITTEST_ARGUMENT...]"""
+import functools
+import os
+import re
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 else ROOT / "build/release/runsink"
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RUNSINK")}
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+# What else tells people to type something.
+ADVICE = ("config/prometheus/alerts.yml", "config/kubernetes/runsink/values.yaml", "config/kubernetes/runsink/templates/NOTES.txt")
+FOLDERS = ("config", "scripts", "tests", "worker", "sinks")
+
+# First words of lines in indented blocks, and what holds for the rest of the line. A block that begins with none of these is a
+# new form: it needs a line here, and a check.
+SHELL = ("runsink", "build/release/runsink", "scripts/", "helm", "kafka-transactions.sh", "kubectl", "cat", "ctest", "$")
+OTHER = ("consume -> decode", "SELECT", "scrape_configs:")
+
+
+def read(name):
+    return (ROOT / name).read_text()
+
+
+def blocks(text):
+    """The indented blocks, as lists of lines without their indent."""
+    found, last = [], ""
+    for line in text.splitlines():
+        if line.startswith("    ") and (found and last == "block" or last == "blank"):
+            if last == "blank":
+                found.append([])
+            found[-1].append(line[4:])
+            last = "block"
+        else:
+            last = "blank" if not line.strip() else "text"
+    return found
+
+
+def spans(text):
+    return [re.sub(r"\s+", " ", one) for one in re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"\n\n", "\n``\n", text))]
+
+
+def everything():
+    """(document, text) of each code span and each line of a block."""
+    for name in DOCUMENTS:
+        text = read(name)
+        for one in spans(text):
+            yield name, one
+        for block in blocks(text):
+            for line in block:
+                yield name, line
+    for name in ADVICE:
+        for line in read(name).splitlines():
+            yield name, line
+
+
+@functools.lru_cache(None)
+def runsink(*arguments):
+    return subprocess.run([BINARY, *arguments], capture_output=True, text=True, env=ENVIRONMENT, stdin=subprocess.DEVNULL)
+
+
+def options(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
+
+
+@functools.lru_cache(None)
+def keys():
+    return re.findall(r"^\| `([a-z0-9_.]+)` \|", runsink("check", "--reference").stdout, re.M)
+
+
+class Documentation(unittest.TestCase):
+    maxDiff = None
+
+    def none(self, wrong):
+        self.assertEqual([], sorted(set(wrong)))
+
+    def test_commands(self):
+        """each subcommand of runsink that is named exists, and knows the options it is named with"""
+        usage = runsink("--help").stdout
+        commands = set(re.findall(r"^  ([a-z]+)  ", usage, re.M))
+        self.assertGreater(len(commands), 6)
+        wrong, seen = [], 0
+        for document, text in everything():
+            if text.startswith(("helm ", "kubectl ")):
+                continue  # there runsink is the name of a release, of a namespace
+            calls = re.findall(r"(?:^|[\s`(|;/])runsink ((?:[a-z]+(?![\w/-])|--)[^|;`]*)", text)
+            bare = re.match(r"([a-z]+) --", text)
+            if bare and bare[1] in commands:
+                calls.append(text)
+            for call in calls:
+                command = call.split()[0]
+                if command not in commands:
+                    if re.match(r"[a-z]+\W*$", command) and not options(call):
+                        continue  # prose, not a command
+                    if not command.startswith("--"):
+                        wrong.append(f"{document}: runsink {call}: no such command")
+                        continue
+                    command = "run"
+                seen += 1
+                unknown = options(call) - options(usage) - options(runsink(command, "--help").stdout)
+                wrong += [f"{document}: runsink {call}: {one}" for one in unknown]
+        self.assertGreater(seen, 25)
+        self.none(wrong)
+
+    def test_scripts(self):
+        """each script that is named exists, and knows the options it is named with"""
+        wrong, seen = [], 0
+        for document, text in everything():
+            for name, rest in re.findall(r"(?<![\w/])scripts/([a-z]+)\b([^|;`#&]*)", text):
+                script = ROOT / "scripts" / name
+                if not script.exists():
+                    wrong.append(f"{document}: scripts/{name}")
+                    continue
+                seen += 1
+                known = script.read_text() + "".join(p.read_text() for p in (ROOT / "tests" / name).glob("*.py"))
+                if name == "run" and "--local" not in rest:
+                    known += runsink("--help").stdout + runsink("run", "--help").stdout
+                wrong += [f"{document}: scripts/{name} {one}" for one in options(rest) - options(known)]
+        self.assertGreater(seen, 12)
+        self.none(wrong)
+
+    def test_paths(self):
+        """each file that is named is there"""
+        files = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True)
+        names = {Path(one).name for one in files.stdout.splitlines()} or {p.name for p in ROOT.rglob("*") if p.is_file()}
+        wrong, seen = [], 0
+        for document, text in everything():
+            for path in re.findall(rf"(?<![\w./-])((?:{'|'.join(FOLDERS)})/[\w./-]*\w)", text):
+                seen += 1
+                if not (ROOT / path).exists():
+                    wrong.append(f"{document}: {path}")
+            for name in re.findall(r"^([a-z_.0-9]+\.(?:py|c|h|yml|def|json))$", text):
+                seen += 1
+                if name not in names:
+                    wrong.append(f"{document}: {name}")
+        self.assertGreater(seen, 40)
+        self.none(wrong)
+
+    def test_keys(self):
+        """each configuration key that is named is one"""
+        known = keys()
+        self.assertGreater(len(known), 60)
+        sections = {name.split(".")[0] for name in known if "." in name}
+        values = read("config/kubernetes/runsink/values.yaml")
+        variables = {"RUNSINK_" + name.upper().replace(".", "_") for name in known} | {"RUNSINK_CONFIG", "RUNSINK_CACHE"}
+        kafka, wrong, seen = set(), [], 0
+        for document in DOCUMENTS:
+            text = read(document)
+            named = []
+            for one in spans(text):
+                match = re.match(r"([a-z0-9_]+(?:\.[a-z0-9_*]+)+)(?: ?= ?\S.*)?$", one)
+                named += [match[1]] if match else []
+            for name in named + re.findall(r"--set ([a-z0-9_.]+)=", text):
+                seen += 1
+                section = name.split(".")[0]
+                if name.startswith("kafka."):
+                    kafka.add(name[len("kafka."):])
+                elif section in sections and not name.endswith((".py", ".c", ".h", ".def", ".yml")):
+                    found = [one for one in known if re.fullmatch(re.escape(name).replace(r"\*", ".+"), one)]
+                    wrong += [] if found else [f"{document}: {name}"]
+                elif name.endswith(".ms"):
+                    kafka.add(name)
+            for name in re.findall(r"`(\w+)\.enabled`", text):
+                if not re.search(rf"^{name}:\n(?:  .*\n)*?  enabled:", values, re.M):
+                    wrong.append(f"{document}: {name}.enabled is no value of the chart")
+            for name in re.findall(r"(?<!-D)\bRUNSINK_[A-Z0-9_]*[A-Z0-9]\b", text):
+                if name not in variables and not name.startswith("RUNSINK_KAFKA_"):
+                    wrong.append(f"{document}: {name}")
+        self.assertGreater(seen, 80)
+        for name in kafka - {"retention.ms"}:  # a topic's, not librdkafka's
+            said = runsink("check", "--config-only", "--set", "topics=a", "--set", "kafka.bootstrap.servers=b", "--set", f"kafka.{name}=1")
+            if "no such property" in said.stdout + said.stderr:
+                wrong.append(f"kafka.{name}")
+        self.none(wrong)
+
+    def test_metrics(self):
+        """each metric that is named is served"""
+        known = set(re.findall(r"^\| `(\w+)`", runsink("check", "--reference-metrics").stdout, re.M))
+        self.assertGreater(len(known), 30)
+        named = set()
+        for document in DOCUMENTS:
+            named |= set(re.findall(r"`((?:runsink|process)_[a-z_]+)`", read(document)))
+        self.none(named - known - {name + suffix for name in known for suffix in ("_sum", "_count", "_bucket")})
+
+    def test_alerts(self):
+        """the table of alerts is that of the rules"""
+        rules = re.findall(r"- alert: (\w+)(?:.*\n)+?\s+labels: \{severity: (\w+)\}", read("config/prometheus/alerts.yml"))
+        self.assertGreater(len(rules), 10)
+        self.assertEqual(sorted(rules), sorted(re.findall(r"^\| `(Runsink\w+)` \| (\w+) \|", read("README.md"), re.M)))
+
+    def test_headers(self):
+        """each header of a dead letter that is named is written"""
+        source = "".join(path.read_text() for path in (ROOT / "worker").glob("*.c"))
+        named = set(re.findall(r"`(runsink-[a-z-]+)`", read("README.md")))
+        self.assertGreater(len(named), 5)
+        self.none(name for name in named if f'"{name}"' not in source)
+
+    def test_links(self):
+        """each link leads to a file or a heading"""
+        wrong = []
+        for document in DOCUMENTS:
+            text = read(document)
+            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.M)}
+            for target in re.findall(r"\]\(([^)\s]+)\)", text):
+                if target.startswith("#") and target[1:] not in anchors:
+                    wrong.append(f"{document}: {target}")
+                elif not re.match(r"#|https?:", target) and not (ROOT / target.split("#")[0]).exists():
+                    wrong.append(f"{document}: {target}")
+        self.none(wrong)
+
+    def test_blocks(self):
+        """each indented block is of a form that is tried: by the tests above, or by the tour's"""
+        wrong = []
+        for document in DOCUMENTS:
+            for block in blocks(read(document)):
+                if not block[0].startswith(SHELL + OTHER):
+                    wrong.append(f"{document}: {block[0]}")
+        self.none(wrong)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
