@@ -24,7 +24,9 @@ struct http_request {
     struct curl_slist *headers; /* "Name: value", the caller's; may hold secrets */
     const char *body;           /* borrowed; NULL: none */
     size_t body_len;
-    bool mtls;                   /* offer the client certificate of http.client_cert */
+    bool mtls;    /* offer the client certificate of http.client_cert */
+    bool trusted; /* the configuration names the URL, no event: the egress rules don't hold for it,
+                     egress.proxy does */
     const char *want_headers[4]; /* names (lower case) of answer headers to keep, NULL-terminated */
     http_done_fn *done;
     void *owner;

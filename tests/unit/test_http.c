@@ -525,6 +525,32 @@ static void test_guard_on_a_pooled_connection(void **state) {
     http_free(h);
 }
 
+/* Where the configuration itself points the rules for events don't hold, and the connection that
+ * was made so is no way for events. */
+static void test_trusted_url(void **state) {
+    (void)state;
+    struct config cfg = test_config();
+    struct http *h = http_new(&cfg);
+    const char *base = base_url("http", "pooled.test", peer.plain);
+    struct call c;
+    cfg.egress.n_allow = 0;
+    cfg.egress.http = false;
+    prepare(&c, base, "/ok");
+    c.req.trusted = true;
+    http_submit(h, &c.req);
+    wait_for(h, &c, 1);
+    assert_why(&c, "");
+    assert_int_equal(c.req.status, 200);
+    clear(&c);
+    cfg.egress.http = true;
+    int64_t before = peer_count("/ok");
+    get(h, &c, base, "/ok");
+    assert_why(&c, "egress-denied");
+    clear(&c);
+    assert_int_equal(peer_count("/ok"), before);
+    http_free(h);
+}
+
 static void test_reconfigure_drops_connections(void **state) {
     (void)state;
     struct config cfg = test_config(), other = test_config();
@@ -929,6 +955,7 @@ int main(void) {
         cmocka_unit_test(test_guard),
         cmocka_unit_test(test_guard_on_the_url),
         cmocka_unit_test(test_guard_on_a_pooled_connection),
+        cmocka_unit_test(test_trusted_url),
         cmocka_unit_test(test_reconfigure_drops_connections),
         cmocka_unit_test(test_unknown_name),
         cmocka_unit_test(test_resolver_that_hangs),
