@@ -70,7 +70,7 @@ bool config_set(struct config *, const char *name, const char *value, const char
 /* Cross-checks and derived values; registers secrets with the log's scrubber. Must be called once,
  * last. err may hold several messages, a line each. */
 bool config_finish(struct config *, struct buf *err);
-/* What a consumer needs beyond that: topics and a broker. After config_finish(). */
+/* What `run` needs beyond that: topics, a broker, a key for anchors. After config_finish(). */
 bool config_check_run(const struct config *, struct buf *err);
 /* For a configuration read anew, before config_finish(): keys that may not change while the process
  * runs get the value they have now. The names of keys that changed go to taken, of those that

@@ -212,6 +212,27 @@ static void check_files(struct check *k) {
         fail(k, "sink.override", "must be file: and an absolute path");
 }
 
+/* No segment may be "." or "..", which stores fold. */
+static bool key_prefix_valid(const char *p) {
+    for (const char *s = p; *s;) {
+        size_t n = strcspn(s, "/");
+        if ((n == 1 && s[0] == '.') || (n == 2 && s[0] == '.' && s[1] == '.')) return false;
+        s += n + (s[n] == '/');
+    }
+    return only(p, ALNUM "._-/") && p[0] != '/';
+}
+
+static void check_anchor(struct check *k) {
+    const struct config *c = k->c;
+    if (!key_prefix_valid(c->anchor_prefix))
+        fail(k, "anchor.prefix",
+             "use letters, digits, '.', '_', '-' and '/' inside, no dot segment");
+    if (!*c->anchor_bucket) return;
+    if (!c->ledger) fail(k, "anchor.bucket", "needs ledger = true");
+    if (!*c->anchor_access_key_id || !*c->anchor_secret_access_key)
+        fail(k, "anchor.bucket", "needs anchor.access_key_id and anchor.secret_access_key");
+}
+
 static void check_admin(struct check *k) {
     const char *text = k->c->admin_listen;
     const char *colon = strrchr(text, ':');
@@ -259,6 +280,7 @@ bool config_finish(struct config *c, struct buf *err) {
     check_s3(&k);
     check_webhook(&k);
     check_files(&k);
+    check_anchor(&k);
     check_admin(&k);
     config_secrets(c, secret_add_own);
     c->secrets_added = true;
@@ -267,6 +289,10 @@ bool config_finish(struct config *c, struct buf *err) {
 
 bool config_check_run(const struct config *c, struct buf *err) {
     bool ok = true;
+    if (*c->anchor_bucket && !*c->ledger_key) {
+        buf_puts(err, "anchor.bucket: anchors are signed: set ledger.key (`runsink keygen`)\n");
+        ok = false;
+    }
     if (c->topics.n == 0) {
         buf_puts(err, "topics: name at least one topic to consume\n");
         ok = false;

@@ -118,6 +118,7 @@ static void take_config(struct lane *lane) {
     router_reconfigure(lane->router, cfg);
     dispatch_reconfigure(lane->dispatch, cfg);
     http_reconfigure(lane->http, cfg);
+    anchor_reconfigure(lane);
 }
 
 static void turn(struct lane *lane) {
@@ -132,6 +133,7 @@ static void turn(struct lane *lane) {
     int wish = sinks_tick(lane);
     transfer(lane);
     journal_run(lane);
+    anchor_tick(lane);
     intake_free_dropped(lane);
     router_tick(lane->router, lane->now_ms);
     update_gauges(lane);
@@ -291,11 +293,25 @@ static bool begin_again(struct lane *lane) {
     return ok;
 }
 
+/* What is settled by now is anchored before the lane ends, when that succeeds in time. */
+static void anchor_last(struct lane *lane, int64_t end_ms) {
+    anchor_hurry(lane);
+    uint64_t failures = count_get(&lane->counters, COUNTER_ANCHORS_FAILED);
+    while (anchor_waits(lane) && lane->now_ms < end_ms &&
+           count_get(&lane->counters, COUNTER_ANCHORS_FAILED) == failures) {
+        anchor_tick(lane);
+        transfer(lane);
+        if (anchor_waits(lane)) wait_for_work(lane, 100);
+    }
+}
+
 /* One step of a lane's life; false when it is over. */
 static bool live(struct lane *lane, enum lane_state *ret_end) {
     if (atomic_load(&lane->command) == LANE_DRAIN) {
+        int64_t end_ms = lane->now_ms + lane->cfg->drain_timeout;
         lane->draining = true;
         lane_finish(lane, NULL, NULL, lane->cfg->drain_timeout);
+        if (!lane->restart) anchor_last(lane, end_ms);
         return false;
     }
     turn(lane);
@@ -326,6 +342,7 @@ static void lane_free(struct lane *lane) {
     if (lane->dispatch) dispatch_run(lane->dispatch);
     intake_free_dropped(lane);
     dispatch_free(lane->dispatch);
+    anchor_close(lane);
     router_free(lane->router);
     batch_close(lane);
     observer_free(lane->observer);
@@ -347,7 +364,8 @@ struct lane *lane_start(const struct config *cfg, const struct worker_shared *sh
     lane->http = http_new(cfg);
     lane->sinks = (struct sink_env){.cfg = cfg, .http = lane->http};
     lane->dispatch = dispatch_new(cfg, &lane->sinks, &lane->now_ms, shared->until_end);
-    if (!lane_open(lane, err)) goto failed;
+    read_clocks(lane);
+    if (!anchor_open(lane, err) || !lane_open(lane, err)) goto failed;
     int rc = pthread_create(&lane->thread, NULL, lane_main, lane);
     if (rc == 0) return lane;
     buf_printf(err, "starting a lane's thread failed: %s", strerror(rc));

@@ -49,6 +49,7 @@ struct partition {
     int64_t unloaded_ms;
     int64_t replay_end;                    /* the last end an earlier owner declared */
     bool introduced;                       /* this owner has written a ledger entry */
+    uint64_t anchored;                     /* how many of its entries this owner's anchors cover */
     rd_kafka_message_t *stash[READ_BATCH]; /* read but not taken: no room, or not due */
     size_t stash_at, stash_n;
     int64_t head_due_ms; /* wall clock; 0: not known to wait */
@@ -95,8 +96,9 @@ struct lane {
     int64_t sleep_ms;     /* how long the next turn may wait for something to happen */
     size_t held;          /* bytes that count against the budget */
     struct load *dropped; /* of partitions that are gone; freed when nothing uses them any more */
-    struct journal *journal; /* the settlement under way, or NULL */
-    int64_t settle_after_ms; /* back-off after an aborted settlement */
+    struct journal *journal;   /* the settlement under way, or NULL */
+    struct anchorer *anchorer; /* NULL: switched off */
+    int64_t settle_after_ms;   /* back-off after an aborted settlement */
     int64_t settle_backoff_ms;
     uint64_t memberships; /* rebalance callbacks so far */
     bool stale;           /* membership out of date: settle after the next rebalance callback */
@@ -154,6 +156,18 @@ void journal_run(struct lane *);
 bool journal_due(const struct lane *);
 /* After settler_free(), which freed the job. */
 void journal_abandon(struct lane *);
+
+/* anchor_write.c: the heads of the ledger's chains, in a bucket of the operator's. */
+struct anchorer;
+/* At the start: false with a message in err when anchors are wanted and can't be had. */
+bool anchor_check(const struct config *, const struct ledger_signer *, struct buf *err);
+bool anchor_open(struct lane *, struct buf *err);
+void anchor_close(struct lane *); /* after http_free() */
+void anchor_reconfigure(struct lane *);
+void anchor_tick(struct lane *); /* each turn */
+/* A head waits for its anchor, which may be under way. */
+bool anchor_waits(const struct lane *);
+void anchor_hurry(struct lane *); /* the next one is due now, unless the store just failed */
 
 /* intake.c: what is read, and the windows it is in. */
 bool intake_read(struct lane *); /* true: there is more */

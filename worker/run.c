@@ -396,7 +396,9 @@ static int begin(struct worker *w, struct buf *err) {
         buf_puts(err, "setting up signals failed\n");
         return EX_OSERR;
     }
-    if (!try_override(w->cfg, err) || !open_ledger(w, err) || !open_admin(w, err)) return EX_CONFIG;
+    if (!try_override(w->cfg, err) || !open_ledger(w, err) ||
+        !anchor_check(w->cfg, w->signer, err) || !open_admin(w, err))
+        return EX_CONFIG;
     if (!admin_open(w->cfg, &w->server, err)) return EX_CONFIG;
     int rc = refresh_topics(w, true, err);
     if (rc != EX_OK) return rc;
