@@ -69,7 +69,8 @@ static const struct command {
      "  --from TIME, --to TIME\n"
      "                 entries of that time only: 2026-01-31T12:00:00Z, or an age such as 24h\n"
      "  --group NAME   the group that runs or ran (default: from the configuration)\n"
-     "  --export DIR   also write the ledger there, as files\n"
+     "  --anchors DIR  compare with the anchors in that folder instead of those in anchor.bucket\n"
+     "  --export DIR   also write the ledger there, as files, and the anchors\n"
      "  --json         one JSON object a line for each topic\n"
      "Exit codes: 0 all holds, 65 there are findings.\n"},
     {"trace", command_trace, true, "show every event of a run and what became of it",

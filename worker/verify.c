@@ -6,6 +6,8 @@
 #include <time.h>
 
 #include "worker/command.h"
+#include "worker/verify_anchor.h"
+#include "worker/verify_bucket.h"
 #include "worker/verify_objects.h"
 #include "worker/verify_topic.h"
 
@@ -15,7 +17,7 @@
 struct verify {
     struct config *cfg;
     const char *target; /* a topic or an exported folder; NULL: the configured topics */
-    const char *group, *export_dir;
+    const char *group, *export_dir, *anchors_dir;
     struct ledger_pubkey keys[KEYS_MAX];
     size_t n_keys;
     bool objects, records;
@@ -32,10 +34,17 @@ static int fail(struct verify *v, int code) {
     return code;
 }
 
-/* Findings go to the report, deliveries to the objects: two contexts behind one. */
+/* Findings go to the report, deliveries to the objects, entries to the anchors: contexts behind
+ * one.
+ */
 struct watchers {
     struct report *report;
     struct objects *objects;
+    struct anchored *anchored; /* NULL: there are none to compare with */
+    struct export *export;     /* of anchors; NULL: none */
+    struct audit *audit;
+    uint64_t anchors; /* seen, before any was judged */
+    struct buf *err;  /* of the export */
 };
 
 static void on_finding(void *context, const struct finding *f) {
@@ -49,6 +58,24 @@ static void on_delivered(void *context, const struct ledger_entry *e,
     objects_add(w->objects, e, g);
 }
 
+static void on_entry(void *context, const struct ledger_entry *e) {
+    struct watchers *w = context;
+    anchored_entry(w->anchored, e);
+}
+
+static void on_anchor(void *context, const char *name, struct str value) {
+    struct watchers *w = context;
+    w->anchors++;
+    anchored_add(w->anchored, name, value);
+    if (w->export && !w->err->n) export_anchor(w->export, name, value, w->err);
+}
+
+static void on_remark(void *context, bool finding, const char *code, const char *text) {
+    struct watchers *w = context;
+    struct finding f = {.note = !finding, .code = code, .offset = -1, .text = text};
+    audit_report(w->audit, &f);
+}
+
 static struct audit *new_audit(struct verify *v, const struct snapshot *s, struct watchers *w) {
     struct audit_options opts = {.source = s->source,
                                  .group = s->group,
@@ -58,12 +85,42 @@ static struct audit *new_audit(struct verify *v, const struct snapshot *s, struc
                                  .unfinished = s->unfinished,
                                  .keep_seen = v->records,
                                  .report = on_finding,
+                                 .entry = w->anchored ? on_entry : NULL,
                                  .delivered = w->objects ? on_delivered : NULL,
                                  .context = w};
-    struct audit *a = audit_new(&opts);
+    struct audit *a = w->audit = audit_new(&opts);
     if (w->objects) objects_report(w->objects, a);
-    snapshot_expect(s, a);
+    if (w->anchored) anchored_report(w->anchored, a);
     return a;
+}
+
+/* ---- anchors ---- */
+
+/* All anchors there are, from dir or, when that is NULL, from the bucket. Before the committed
+ * state is asked for, so that no anchor can be ahead of what is compared with it. That they can't
+ * be read is a finding: without them this is no complete verification. */
+static void read_anchors(struct verify *v, const char *dir, struct watchers *w) {
+    const struct anchor_visitor visitor = {on_anchor, on_remark, w};
+    struct buf err;
+    char text[600];
+    buf_init(&err, 65536);
+    bool ok = dir ? folder_anchors(dir, &visitor, &err)
+                  : bucket_anchors(v->cfg, v->group, &v->limits, &visitor, &err);
+    if (!ok) {
+        snprintf(text, sizeof text, "not all anchors could be read, verification is incomplete: %s",
+                 buf_cstr(&err));
+        on_remark(w, true, "anchors-unread", text);
+    } else if (!w->anchors) {
+        on_remark(w, false, "anchors-none", "there are no anchors of this group");
+    }
+    buf_free(&err);
+}
+
+static void finish_anchors(const struct watchers *w, struct report_sums *sums) {
+    if (!w->anchored) return;
+    anchored_finish(w->anchored);
+    sums->anchors = true;
+    anchored_sums(w->anchored, &sums->anchored);
 }
 
 /* ---- a topic ---- */
@@ -83,7 +140,34 @@ static bool read_all(struct verify *v, rd_kafka_t *rk, const struct topic_list *
     if (x && !export_finish(x, s, &v->err)) return false;
     snapshot_drained(s, a);
     audit_finish(a);
+    finish_anchors(w, sums);
     return true;
+}
+
+/* The committed state, and everything that was settled up to it. */
+static int audit_source(struct verify *v, rd_kafka_t *rk, const struct topic_list *all,
+                        struct snapshot *s, struct watchers *w) {
+    struct report_sums sums = {
+        .keys_given = v->n_keys > 0, .objects = v->objects, .records = v->records};
+    report_begin(&v->report, s->source);
+    struct audit *a = new_audit(v, s, w);
+    int rc = EX_OK;
+    if (w->anchored) read_anchors(v, v->anchors_dir, w);
+    s->has_anchors = w->anchored != NULL;
+    s->anchors = (int64_t)w->anchors;
+    if (v->err.n) {
+        rc = fail(v, EX_IOERR);
+    } else if (!verify_snapshot(rk, all, s->source, s, &v->err)) {
+        rc = fail(v, EX_UNAVAILABLE);
+    } else {
+        snapshot_expect(s, a);
+        if (!read_all(v, rk, all, s, a, w, w->export, &sums))
+            rc = fail(v, w->export ? EX_IOERR : EX_UNAVAILABLE);
+        else if (!report_end(&v->report, a, &sums))
+            rc = EX_DATAERR;
+    }
+    audit_free(a);
+    return rc;
 }
 
 static int verify_source(struct verify *v, rd_kafka_t *rk, rd_kafka_t *lookup,
@@ -91,28 +175,15 @@ static int verify_source(struct verify *v, rd_kafka_t *rk, rd_kafka_t *lookup,
     struct snapshot s = {.partial = v->limits.from_ms != 0, .unfinished = v->limits.to_ms != 0};
     snprintf(s.source, sizeof s.source, "%s", source);
     snprintf(s.group, sizeof s.group, "%s", v->group);
-    if (!verify_snapshot(rk, all, source, &s, &v->err)) {
-        snapshot_free(&s);
-        return fail(v, EX_UNAVAILABLE);
-    }
     struct export *x = NULL;
-    if (v->export_dir && !(x = export_open(v->export_dir, &v->err))) {
-        snapshot_free(&s);
-        return fail(v, EX_CANTCREAT);
-    }
-    struct watchers w = {.report = &v->report,
-                         .objects = lookup ? objects_new(v->cfg, lookup) : NULL};
-    struct report_sums sums = {
-        .keys_given = v->n_keys > 0, .objects = v->objects, .records = v->records};
-    report_begin(&v->report, source);
-    struct audit *a = new_audit(v, &s, &w);
-    int rc = EX_OK;
-    if (!read_all(v, rk, all, &s, a, &w, x, &sums))
-        rc = fail(v, x ? EX_IOERR : EX_UNAVAILABLE);
-    else if (!report_end(&v->report, a, &sums))
-        rc = EX_DATAERR;
+    if (v->export_dir && !(x = export_open(v->export_dir, &v->err))) return fail(v, EX_CANTCREAT);
+    struct watchers w = {.report = &v->report, .export = x, .err = &v->err};
+    if (lookup) w.objects = objects_new(v->cfg, lookup);
+    if (v->anchors_dir || v->cfg->anchor_bucket[0])
+        w.anchored = anchored_new(&s, v->keys, v->n_keys, &v->limits);
+    int rc = audit_source(v, rk, all, &s, &w);
+    anchored_free(w.anchored);
     objects_free(w.objects);
-    audit_free(a);
     export_free(x);
     snapshot_free(&s);
     return rc;
@@ -156,21 +227,43 @@ static int verify_topics(struct verify *v) {
 
 /* ---- a folder ---- */
 
+/* Those that were exported, which the manifest counts, or those of --anchors. */
+static void read_folder_anchors(struct verify *v, const struct snapshot *s, struct watchers *w) {
+    char text[128];
+    if (v->anchors_dir) {
+        read_anchors(v, v->anchors_dir, w);
+        return;
+    }
+    char *dir = files_anchors(v->target);
+    if (s->anchors) read_anchors(v, dir, w);
+    free(dir);
+    if ((int64_t)w->anchors == s->anchors) return;
+    snprintf(text, sizeof text, "the manifest counts %lld anchors, there are %llu",
+             (long long)s->anchors, (unsigned long long)w->anchors);
+    on_remark(w, true, "anchors-unread", text);
+}
+
 static int verify_folder(struct verify *v) {
     struct snapshot s = {0};
     if (!files_snapshot(v->target, &s, &v->err)) return fail(v, EX_NOINPUT);
-    struct watchers w = {.report = &v->report};
+    struct watchers w = {.report = &v->report, .err = &v->err};
+    if (v->anchors_dir || s.has_anchors)
+        w.anchored = anchored_new(&s, v->keys, v->n_keys, &v->limits);
     struct report_sums sums = {.keys_given = v->n_keys > 0};
     report_begin(&v->report, s.source);
     struct audit *a = new_audit(v, &s, &w);
+    snapshot_expect(&s, a);
+    if (w.anchored) read_folder_anchors(v, &s, &w);
     int rc = EX_OK;
     if (!files_audit(v->target, a, &v->err)) {
         rc = fail(v, EX_IOERR);
     } else {
         snapshot_drained(&s, a);
         audit_finish(a);
+        finish_anchors(&w, &sums);
         if (!report_end(&v->report, a, &sums)) rc = EX_DATAERR;
     }
+    anchored_free(w.anchored);
     audit_free(a);
     snapshot_free(&s);
     return rc;
@@ -207,6 +300,8 @@ static int options(struct verify *v, int argc, char **argv) {
             v->group = x;
         else if (!bad && (x = command_value("--export", argc, argv, &i, &bad)))
             v->export_dir = x;
+        else if (!bad && (x = command_value("--anchors", argc, argv, &i, &bad)))
+            v->anchors_dir = x;
         else if (strcmp(argv[i], "--objects") == 0)
             v->objects = true;
         else if (strcmp(argv[i], "--records") == 0)
@@ -234,7 +329,8 @@ int command_verify(struct config *cfg, int argc, char **argv) {
     int rc = options(&v, argc, argv);
     if (rc == EX_OK && is_folder(v.target)) {
         if (v.objects || v.records || v.export_dir || v.limits.from_ms || v.limits.to_ms)
-            rc = command_usage("verify", "a folder takes no other options than --key and --json");
+            rc = command_usage("verify",
+                               "a folder takes no other options than --key, --anchors and --json");
         else
             rc = verify_folder(&v);
     } else if (rc == EX_OK) {

@@ -397,6 +397,7 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     bool intact = memcmp(hash, e.hash, SHA256_LEN) == 0;
     /* An altered entry may not hide behind another group's name. */
     if (intact && !str_is(e.group, a->opts.group)) return;
+    if (intact && a->opts.entry) a->opts.entry(a->opts.context, &e);
     uint32_t number = chain_number(a, e.topic, e.partition);
     struct chain *c = a->chains[number];
     if (!c->links) open_chain(a, c, place);

@@ -37,6 +37,8 @@ struct audit_options {
     bool keep_seen;  /* remember which records have an outcome, for audit_seen() */
     finding_fn *report;
     void *context;
+    /* Called for each intact entry of the group, wherever it stands, or NULL. */
+    void (*entry)(void *context, const struct ledger_entry *);
     /* Called for each delivered group of an intact entry, or NULL. */
     void (*delivered)(void *context, const struct ledger_entry *, const struct ledger_group *);
 };

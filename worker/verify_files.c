@@ -11,6 +11,8 @@
 #define MANIFEST "manifest.json"
 #define UNNAMED "unnamed.ndjson"
 #define SUFFIX ".ndjson"
+#define ANCHORS "anchors"
+#define VERSIONS_MAX 1000
 #define MANIFEST_MAX (256u << 20)
 #define NAME_SIZE (TOPIC_MAX + 32)
 
@@ -125,6 +127,34 @@ bool export_entry(struct export *x, struct str key, struct str value, struct buf
     return close_written(f) || say_errno(err, "write", x->dir, name);
 }
 
+static void make_folders(const char *dir, const char *name) {
+    char path[4096];
+    for (const char *at = name; (at = strchr(at, '/')); at++) {
+        snprintf(path, sizeof path, "%s/%.*s", dir, (int)(at - name), name);
+        mkdir(path, 0777); /* what matters is whether the file can be made */
+    }
+}
+
+bool export_anchor(struct export *x, const char *name, struct str value, struct buf *err) {
+    char path[128];
+    snprintf(path, sizeof path, ANCHORS "/%s", name);
+    make_folders(x->dir, path);
+    FILE *f = open_in(x->dir, path, "wxe");
+    for (int version = 2; !f && errno == EEXIST && version < VERSIONS_MAX; version++) {
+        snprintf(path, sizeof path, ANCHORS "/%s.%d", name, version);
+        f = open_in(x->dir, path, "wxe");
+    }
+    if (!f) return say_errno(err, "create", x->dir, path);
+    fwrite(value.p, 1, value.n, f);
+    return close_written(f) || say_errno(err, "write", x->dir, path);
+}
+
+char *files_anchors(const char *dir) {
+    char *path = xmalloc(strlen(dir) + sizeof "/" ANCHORS);
+    sprintf(path, "%s/" ANCHORS, dir);
+    return path;
+}
+
 static void put_committed(FILE *f, const struct committed *c) {
     fprintf(f, "{\"topic\":\"%s\",\"partition\":%d,\"offset\":%" PRId64, c->topic,
             (int)c->partition, c->offset);
@@ -147,6 +177,7 @@ bool export_finish(struct export *x, const struct snapshot *s, struct buf *err) 
             s->source, buf_cstr(&group), s->partial ? "true" : "false",
             s->unfinished ? "true" : "false");
     buf_free(&group);
+    if (s->has_anchors) fprintf(f, "\"anchors\":%" PRId64 ",\n", s->anchors);
     fputs("\"committed\":[", f);
     for (size_t i = 0; i < s->n_committed; i++) {
         fputs(i ? ",\n" : "\n", f);
@@ -205,6 +236,8 @@ static bool read_manifest(const cJSON *root, struct snapshot *s) {
     snprintf(s->group, sizeof s->group, "%s", text_of(root, "group"));
     s->partial = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(root, "partial"));
     s->unfinished = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(root, "unfinished"));
+    s->has_anchors = cJSON_HasObjectItem(root, "anchors");
+    if (s->has_anchors && !number_of(root, "anchors", (int64_t)1 << 53, &s->anchors)) return false;
     cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(root, "committed")) {
         if (!read_committed(item, snapshot_add(s))) return false;
     }

@@ -2,6 +2,8 @@
  *     manifest.json                  the source topic, the group's committed state, the files
  *     <topic>-<partition>.ndjson     that partition's entries as they were, one a line
  *     unnamed.ndjson                 ledger records whose key names no partition
+ *     anchors/2026/01/31/...json     the anchors as they were, under the names that they have in
+ *                                    the group's folder (".2" behind it: another version)
  * The manifest is not signed: keep it where the ledger's writers can't change it, and a ledger that
  * was cut short can't hide that. One thread. */
 #ifndef RUNSINK_VERIFY_FILES_H
@@ -26,6 +28,8 @@ struct snapshot {
     size_t n_committed;
     char (*drained)[TOPIC_MAX + 1]; /* retry topics, see audit_drained() */
     size_t n_drained;
+    bool has_anchors; /* they were looked for: */
+    int64_t anchors;  /* exported */
 };
 void snapshot_free(struct snapshot *);
 struct committed *snapshot_add(struct snapshot *); /* zeroed */
@@ -38,6 +42,8 @@ void snapshot_drained(const struct snapshot *, struct audit *);
 struct export;
 struct export *export_open(const char *dir, struct buf *err);
 bool export_entry(struct export *, struct str key, struct str value, struct buf *err);
+/* name: a legal anchor's name. */
+bool export_anchor(struct export *, const char *name, struct str value, struct buf *err);
 /* Writes the manifest, last of all. */
 bool export_finish(struct export *, const struct snapshot *, struct buf *err);
 void export_free(struct export *);
@@ -45,5 +51,7 @@ void export_free(struct export *);
 /* Reading: the manifest, then all files, each entry given to the audit. */
 bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err);
 bool files_audit(const char *dir, struct audit *, struct buf *err);
+/* Where an export's anchors are; the caller's to free. */
+char *files_anchors(const char *dir);
 
 #endif

@@ -138,6 +138,12 @@ static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t fi
                 sums->objects_bytes);
     if (sums->records)
         fprintf(f, "%" PRIu64 " records still held by Kafka compared\n", sums->records_checked);
+    if (sums->anchors)
+        fprintf(f,
+                "%" PRIu64 " anchors name %" PRIu64 " heads: %" PRIu64
+                " are in the ledger, %" PRIu64 " lie before its beginning\n",
+                sums->anchored.anchors, sums->anchored.heads, sums->anchored.found,
+                sums->anchored.early);
     if (findings)
         fprintf(f, "NOT SOUND: %" PRIu64 " findings\n", findings);
     else
@@ -166,6 +172,12 @@ bool report_end(struct report *r, struct audit *a, const struct report_sums *sum
         fprintf(r->out, ",\"objects\":%" PRIu64 ",\"object_bytes\":%" PRIu64, sums->objects_checked,
                 sums->objects_bytes);
     if (sums->records) fprintf(r->out, ",\"records\":%" PRIu64, sums->records_checked);
+    if (sums->anchors)
+        fprintf(r->out,
+                ",\"anchors\":%" PRIu64 ",\"anchored_heads\":%" PRIu64
+                ",\"anchored_found\":%" PRIu64 ",\"anchored_early\":%" PRIu64,
+                sums->anchored.anchors, sums->anchored.heads, sums->anchored.found,
+                sums->anchored.early);
     fprintf(r->out, ",\"sound\":%s}\n", findings ? "false" : "true");
     return findings == 0;
 }

@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-#include "worker/verify_audit.h"
+#include "worker/verify_anchor.h"
 
 struct report {
     FILE *out;
@@ -27,6 +27,8 @@ struct report_sums {
     uint64_t objects_checked, objects_bytes;
     bool records; /* were compared with the topics: */
     uint64_t records_checked;
+    bool anchors; /* were looked for: */
+    struct anchored_sums anchored;
 };
 /* True when all holds. */
 bool report_end(struct report *, struct audit *, const struct report_sums *);

@@ -11,6 +11,7 @@ import base64, hashlib, json, pathlib, re, sys
 
 KINDS = ("delivered", "skipped", "parked", "dead", "redriven")
 ENTRY = re.compile(rb'(\{.*?),"hash":"([0-9a-f]{64})"(?:,"sig":"([^"]{88})","key":"([0-9a-f]{16})")?\}')
+ANCHOR = re.compile(rb'(\{"anchor":1,.*?\]),"hash":"([0-9a-f]{64})","sig":"([^"]{88})","key":"([0-9a-f]{16})"\}')
 ROTATE = b"runsink-ledger-rotate-1\n"
 
 
@@ -136,6 +137,25 @@ def story_findings(stories):
             yield f"record {record}: {final} delivered, {dead} dead, {waiting} waiting"
 
 
+def anchor_findings(folder, group, chains, keys):
+    """Every head that was anchored for the group is an entry of its chain, by number, end and hash."""
+    keys = {k: raw for chain in chains.values() for k, raw in chain.keys.items()} if keys else {}
+    for path in sorted((folder / "anchors").rglob("*.json*")):
+        try:
+            canonical, stated, sig, key = ANCHOR.fullmatch(path.read_bytes()).groups()
+            anchor, digest = json.loads(canonical + b"}"), hashlib.sha256(canonical).digest()
+            if digest.hex().encode() != stated:
+                yield f"{path.name}: hash differs"
+            if keys and not (key.decode() in keys and signed_by(keys[key.decode()], unbase64(sig), digest)):
+                yield f"{path.name}: signature is not a given key's"
+            for h in anchor["heads"] if anchor["group"] == group else ():
+                chain = chains.get((h["topic"], h["partition"]))
+                if not chain or chain.ends.get(h["seq"] + 1) != (h["hash"], h["next"]):
+                    yield f"{h['topic']}/{h['partition']}: entry {h['seq']} was anchored otherwise in {path.name}"
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
+            yield f"{path.name}: malformed: {e!r}"
+
+
 def verify(folder, keys):
     manifest = json.loads((folder / "manifest.json").read_text())
     chains, stories = {}, {}
@@ -166,6 +186,9 @@ def verify(folder, keys):
         if keys and (chain.tail or not chain.signed):
             yield f"{name}: its end is not signed by a current key"
     yield from story_findings(stories)
+    yield from anchor_findings(folder, manifest["group"], chains, keys)
+    if sum(1 for _ in (folder / "anchors").rglob("*.json*")) < manifest.get("anchors", 0):
+        yield "anchors that the manifest counts are not there"
 
 
 def agree(root):
