@@ -132,9 +132,9 @@ static bool set_number(const struct key *k, const char *text, int64_t *field, st
 
 static bool set_bool(const char *text, bool *field, struct buf *err) {
     char q[QUOTE_MAX];
-    bool yes = strcmp(text, "true") == 0;
-    if (!yes && strcmp(text, "false") != 0) {
-        buf_printf(err, "\"%s\" is neither true nor false", quote(text, q));
+    bool yes = strcmp(text, "true") == 0 || strcmp(text, "on") == 0;
+    if (!yes && strcmp(text, "false") != 0 && strcmp(text, "off") != 0) {
+        buf_printf(err, "\"%s\" is neither true (on) nor false (off)", quote(text, q));
         return false;
     }
     *field = yes;

@@ -140,7 +140,7 @@ static void test_bad_files(void **state) {
         {"[batch]\nbytes = 9223372036854775807TiB\n",
          "x.ini:2: batch.bytes: \"9223372036854775807TiB\" is not a size such as 4096, 64KiB, 8MiB "
          "or 1GiB\n"},
-        {"ledger = yes\n", "x.ini:1: ledger: \"yes\" is neither true nor false\n"},
+        {"ledger = yes\n", "x.ini:1: ledger: \"yes\" is neither true (on) nor false (off)\n"},
         {"archive = bat\n", "x.ini:1: archive: \"bat\" is not one of object|batch\n"},
         {"archive =\n", "x.ini:1: archive: \"\" is not one of object|batch\n"},
         {"group =\n", "x.ini:1: group: must not be empty\n"},

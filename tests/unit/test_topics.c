@@ -149,7 +149,7 @@ static void test_missing(void **state) {
                                 "b.ledger:2",
                                 "a:3 gone:0"),
                         "a.dead.system:3 a.dead.tenant:3 a.retry.20s:3");
-    assert_true(config_set(c, "ledger", "false", "test", &err));
+    assert_true(config_set(c, "ledger", "off", "test", &err));
     assert_true(config_set(c, "topics.partitions", "7", "test", &err));
     assert_string_equal(missing(c, "a:3 a.retry.10s:3 a.retry.20s:3", "a:3"),
                         "a.dead.data:7 a.dead.system:7 a.dead.tenant:7");
