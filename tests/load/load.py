@@ -1,7 +1,7 @@
 """Load with sick tenants against a real broker, a real S3 server and endpoints on loopback. Two scenarios:
 
-sick  1,000 tenants, one in ten sick in one of eleven ways. Healthy tenants' latencies while the others are well (silent) and
-      while they are sick, in turn, several rounds; then all recover, and every event must have arrived.
+sick  1,000 tenants, one in ten sick in one of eleven ways. Healthy tenants' latencies while the others are well and while
+      they are sick, in turn, under the same load, several rounds; then all recover, and every event must have arrived.
 hog   one tenant makes 90% of the traffic and takes half a second for each request. The others' latencies without and with it.
 
 Latency is from the instant the event was handed to the producer (it stands in the event's id) to its arrival at the endpoint.
@@ -27,6 +27,7 @@ from endpoints import Endpoints  # noqa: E402
 from confluent_kafka import Producer  # noqa: E402
 
 MIB = 1 << 20
+RECOVERY_S = 300
 ID = re.compile(r"([a-z]\d+)-(\d+)-(\d{16})")
 SICK = ("refused", "synhole", "hole", "e503", "e429", "drip", "tls", "nxdomain", "slowdns", "endless", "flood")
 # Ways for which a webhook's place differs from an S3 store's only in the request; each second such tenant has a store.
@@ -78,7 +79,7 @@ class World:
     def settings(self):
         return {
             "topics": self.topic, "group": self.group, "memory.budget": "64MiB",
-            "retry.delays": "1s,2s,4s,8s,12s", "retry.window.webhook": "1h", "retry.window.s3": "1h", "breaker.probe": "1s",
+            "retry.delays": self.options.delays, "retry.window.webhook": "1h", "retry.window.s3": "1h",
             "egress.allow": "127.0.0.0/8", "egress.http": "true", "http.ca_bundle": self.endpoints.ca,
             "log.level": self.options.log_level,
             "kafka": {"bootstrap.servers": self.kafka.bootstrap},
@@ -295,12 +296,11 @@ def sick_scenario(world, report):
     world.recover(60)
     members = world.members()
     for _ in range(options.rounds):
-        measured(world, report, "healthy", healthy, healthy, options.rate, options.seconds)
+        measured(world, report, "healthy", healthy, healthy + sick, options.rate, options.seconds)
         world.endpoints.sick()
-        measured(world, report, "sick", healthy, healthy + sick, options.rate * len(healthy + sick) / len(healthy),
-                 options.seconds)
+        measured(world, report, "sick", healthy, healthy + sick, options.rate, options.seconds)
         waiting = len(world.missing)
-        took = world.recover(120)
+        took = world.recover(RECOVERY_S)
         print(f"  recovered  {waiting} undelivered, all arrived and settled after {took:.1f} s", flush=True)
     report.ratios("healthy", "sick", options.limit)
     check_process(world, report, members)
@@ -323,7 +323,7 @@ def hog_scenario(world, report):
         measured(world, report, "with hog", others, mixed, rate * 10, options.seconds)
         waiting = len(world.missing)
         world.endpoints.quick()
-        took = world.recover(120)
+        took = world.recover(RECOVERY_S)
         print(f"  recovered  {waiting} undelivered, all arrived and settled after {took:.1f} s", flush=True)
     report.ratios("alone", "with hog", options.limit)
     check_process(world, report, members)
@@ -339,7 +339,8 @@ def main():
     parser.add_argument("--tenants", type=int, default=1000)
     parser.add_argument("--ways", type=lambda text: text.split(","), default=SICK, help=f"of being sick: {','.join(SICK)}")
     parser.add_argument("--versitygw", type=int, default=20, help="healthy tenants whose store is versitygw")
-    parser.add_argument("--rate", type=float, default=450, help="events a second in the phases without sick ones or a hog")
+    parser.add_argument("--rate", type=float, default=500, help="events a second")
+    parser.add_argument("--delays", default="10s,20s,40s,80s,120s", help="retry.delays")
     parser.add_argument("--seconds", type=float, default=40, help="length of a phase")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=1.25, help="how many times the latencies may be (medians over rounds)")
