@@ -8,6 +8,9 @@ const struct sink_type *const sink_types[] = {
     &s3_sink, &webhook_sink, &file_sink, &null_sink, &scripted_sink, NULL,
 };
 
+_Static_assert(sizeof sink_types / sizeof *sink_types - 1 <= SINK_TYPES_MAX,
+               "more types than a lane has slots for: raise SINK_TYPES_MAX");
+
 /* Internal types are for tests, never for events from outside: only RUNSINK_TEST_SINKS=1 in the
  * environment lets an event name one. */
 static bool may_be_named(const struct sink_type *type) {

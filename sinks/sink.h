@@ -71,11 +71,13 @@ struct batch {
     void *sink_state;    /* the sink's, while it has the batch; NULL before submit and after done */
 };
 
+#define SINK_TYPES_MAX 8
+
 /* What a sink may use; one per lane. */
 struct sink_env {
     const struct config *cfg;
     struct http *http;
-    void *state[8]; /* a slot for each type, by its place in sink_types[] */
+    void *state[SINK_TYPES_MAX]; /* a slot for each type, by its place in sink_types[] */
 };
 
 struct sink_type {

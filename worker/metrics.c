@@ -1,6 +1,5 @@
 #include "worker/metrics.h"
 
-#include <assert.h>
 #include <dirent.h>
 #include <inttypes.h>
 #include <string.h>
@@ -115,10 +114,10 @@ static const char *type_of(enum kind kind) {
 
 /* The type of sink that a slot counts for; NULL: an unused slot, or a type for tests. */
 static const char *slot_name(size_t slot) {
+    _Static_assert(SINK_SLOTS == 1 + SINK_TYPES_MAX, "each type has a slot of its own");
     size_t n_types = 0;
     if (slot == 0) return "none";
     while (sink_types[n_types]) n_types++;
-    assert(n_types < SINK_SLOTS);
     return slot <= n_types && !sink_types[slot - 1]->internal ? sink_types[slot - 1]->name : NULL;
 }
 

@@ -132,7 +132,7 @@ class Documentation(unittest.TestCase):
         for document, text in everything():
             for path in re.findall(rf"(?<![\w./-])((?:{'|'.join(FOLDERS)})/[\w./-]*\w)", text):
                 seen += 1
-                if not (ROOT / path).exists():
+                if "NAME" not in path and not (ROOT / path).exists():
                     wrong.append(f"{document}: {path}")
             for name in re.findall(r"^([a-z_.0-9]+\.(?:py|c|h|yml|def|json))$", text):
                 seen += 1
@@ -155,7 +155,9 @@ class Documentation(unittest.TestCase):
             for one in spans(text):
                 match = re.match(r"([a-z0-9_]+(?:\.[a-z0-9_*]+)+)(?: ?= ?\S.*)?$", one)
                 named += [match[1]] if match else []
-            for name in named + re.findall(r"--set ([a-z0-9_.]+)=", text):
+            for name in re.findall(r"--set ([a-z0-9_.]+)=", text):
+                wrong += [] if name in known or name.startswith("kafka.") else [f"{document}: --set {name}"]
+            for name in named + re.findall(r"--set (kafka[a-z0-9_.]+)=", text):
                 seen += 1
                 section = name.split(".")[0]
                 if name.startswith("kafka."):
@@ -218,7 +220,11 @@ class Documentation(unittest.TestCase):
         wrong = []
         for document in DOCUMENTS:
             for block in blocks(read(document)):
-                if not block[0].startswith(SHELL + OTHER):
+                section = re.match(r"\[(\w+)\]$", block[0])
+                if section:  # a configuration
+                    names = [line.split(" = ")[0] for line in block[1:] if " = " in line]
+                    wrong += [f"{document}: [{section[1]}] {name}" for name in names if f"{section[1]}.{name}" not in keys()]
+                elif not block[0].startswith(SHELL + OTHER):
                     wrong.append(f"{document}: {block[0]}")
         self.none(wrong)
 

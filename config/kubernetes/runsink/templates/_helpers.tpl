@@ -89,7 +89,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if eq $key "slot" -}}{{ fail "config: slot comes from the pod's name; see slotPrefix" }}{{- end -}}
 {{- if kindIs "map" $value -}}{{ fail (printf "config: %s holds a map: keys stand with their whole name, such as window.age" $key) }}{{- end -}}
 {{- if or (regexMatch "^kafka\\..*(password|passphrase|secret|ssl\\.key\\.pem|ssl_key|private\\.key\\.pem|oauthbearer\\.config)" $key)
-          (has $key (list "webhook.signing_secrets" "egress.proxy" "verify.access_key_id" "verify.secret_access_key")) -}}
+          (regexMatch "\\.(secret_access_key|access_key_id|session_token|signing_secrets)$" $key) (eq $key "egress.proxy") -}}
 {{- fail (printf "config: %s is a secret and would be readable in a ConfigMap: name a Secret in `secrets`" $key) -}}
 {{- end -}}
 {{- if or (hasKey $.Values.secrets $key) (hasKey $.Values.files $key) -}}{{ fail (printf "%s stands in config and in secrets or files" $key) }}{{- end -}}
