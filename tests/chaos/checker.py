@@ -26,7 +26,7 @@ from confluent_kafka.admin import AdminClient
 sys.path.append(str(Path(__file__).parents[1] / "e2e"))
 import model  # noqa: E402
 
-SAMPLE = 200  # objects that are read back whole where the listing's digest would do
+SAMPLE = 60  # objects that are read back whole where the listing's digest would do
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import random
 from dataclasses import dataclass, field
 
 PARTITIONS = 6
-CRASH_POINTS = ("boundary-before", "boundary-after", "put-before", "put-after", "txn-inside")
+CRASH_POINTS = ("boundary-before", "boundary-after", "put-before", "put-after", "txn-inside", "txn-sent")
 # A point's passage at which a worker crashes is drawn up to this, per 20,000 events: object mode puts often, batch mode rarely.
 CRASH_RANGE = {"object": {"put-before": 2000, "put-after": 2000}, "batch": {"put-before": 200, "put-after": 200}}
 SESSION_TIMEOUT_MS = 4000
