@@ -1,5 +1,5 @@
 """Judges what webhooks were called with: at least once, never something else under the same webhook-id, and again only for a
-reason. A reason is an answer that was a lie, or trouble between the first call and the settlement: the event was in flight then.
+reason. A reason is an answer that was a lie, or trouble while the event was in flight, between its first call and its settlement.
 What is settled is never sent again, but for what a worker that was frozen has in its hands when it wakes up."""
 import collections
 import hashlib
@@ -8,21 +8,26 @@ from dataclasses import dataclass, field
 
 import checker
 from checker import Violation
+from plan import SESSION_TIMEOUT_MS
 
 HEARD = (None, "half-answer")  # the worker could read a 200
 SLOW_S = 1.0  # an answer that took longer may have come too late for the worker
 ZOMBIE_S = 5.0  # for how long a worker that wakes up may act on what it believes
 SLACK_S = 0.3
+# For how long harm has consequences: a death is noticed after the session timeout; then all members give their partitions back
+# within five seconds, and a replay that this interrupts begins anew with the next owner.
+REACH_S = SESSION_TIMEOUT_MS / 1000 + 6
 
 
 @dataclass
 class Trouble:
-    """When workers or brokers were harmed, by time.time()."""
+    """When workers or brokers were harmed, or members came and went, by time.time()."""
     at: list = field(default_factory=list)
     woken: list = field(default_factory=list)  # frozen workers that went on
 
     def count(self, start, end):
-        return sum(start - SLACK_S <= at <= end + SLACK_S for at in self.at + self.woken)
+        """How often there was trouble, or the consequences of some, from start to end."""
+        return sum(start - REACH_S <= at <= end + SLACK_S for at in self.at + self.woken)
 
     def zombie(self, at):
         return any(0 <= at + SLACK_S - woken <= ZOMBIE_S for woken in self.woken)

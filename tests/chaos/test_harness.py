@@ -330,8 +330,12 @@ class Hooks(unittest.TestCase):
         self.assertEqual([], self.kinds(self.call(10), self.call(11)))
         self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(11), self.call(11.5)))
 
+    def test_again_while_trouble_has_consequences(self):
+        self.trouble.at = [10 - hooks.REACH_S + 1]
+        self.assertEqual([], self.kinds(self.call(10), self.call(11)))
+
     def test_trouble_at_another_time_is_no_reason(self):
-        self.trouble.at = [8, 14]
+        self.trouble.at = [10 - hooks.REACH_S - 1, 14]
         self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(11)))
 
     def test_after_it_was_settled(self):
@@ -339,7 +343,7 @@ class Hooks(unittest.TestCase):
         self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(15)))
 
     def test_by_a_worker_that_woke_up(self):
-        self.trouble.at, self.trouble.woken = [9], [14.5]
+        self.trouble.woken = [14.5]
         self.assertEqual([], self.kinds(self.call(10), self.call(15)))
         self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(15), self.call(15.1)))
 
