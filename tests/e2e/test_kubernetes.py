@@ -173,6 +173,11 @@ class Chart(unittest.TestCase):
                               "capabilities": {"drop": ["ALL"]}}, own)
             self.assertFalse(pod["automountServiceAccountToken"])
             self.assertEqual([], [k for k in pod if k.startswith("host")])
+            # What the image is built for.
+            image = (ROOT / "Dockerfile").read_text()
+            self.assertIn(f"\nUSER {pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}\n", image)
+            self.assertIn('ENTRYPOINT ["/usr/bin/runsink"]', image)
+            self.assertEqual("run", self.container(found)["args"][0])
 
     def test_configuration(self):
         """runsink accepts what the ConfigMap holds, and reads from it what the values say"""

@@ -1,0 +1,96 @@
+"""A cluster with ACLs: the rights of the README's table, and no others, are enough for the worker and for the commands."""
+import re
+import shutil
+import tempfile
+import unittest
+from pathlib import Path
+
+from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
+
+import events
+import rig
+
+README = Path(__file__).parents[2] / "README.md"
+KINDS = {"topic": ResourceType.TOPIC, "topics": ResourceType.TOPIC, "group": ResourceType.GROUP,
+         "transactional ids": ResourceType.TRANSACTIONAL_ID}
+
+
+def table():
+    """(kind, name, pattern type, the worker's operations, those that the commands need beyond) of each row."""
+    text = README.read_text()
+    text = text[text.index("### What runsink may do in Kafka"):]
+    rows = re.findall(r"^\| (topics?|group|transactional ids) `(\S+)`( \(prefixed\))? \| ([^|]+) \|", text, re.M)
+    for kind, name, prefixed, operations in rows:
+        own, _, more = operations.partition(";")
+        pattern = ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL
+        yield KINDS[kind], name, pattern, own.split(", "), more.split()[:1]
+
+
+class Acls(unittest.TestCase):
+    maxDiff = 4000
+
+    def setUp(self):
+        print(f"{self.id().partition('.')[2]}: {(self._testMethodDoc or '').strip()}", flush=True)
+        self.dir = Path(tempfile.mkdtemp(prefix="runsink-acls-"))
+        self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
+        self.services = rig.Services(self.dir / "services", ("kafka",))
+        self.addCleanup(self.services.stop)  # before its folder goes
+        properties = self.dir / "services/kafka-1/server.properties"
+        with open(properties, "a") as file:
+            file.write("\nauthorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
+                       "super.users=User:ANONYMOUS\n")
+        self.services.verb("restart", "kafka")
+        self.kafka = self.services.kafka()
+        self.config = self.dir / "runsink.ini"
+        self.config.write_text(rig.config_text({
+            "topics": "jobruns", "admin.listen": "", "file.root": str(self.dir / "archive"),
+            "egress.allow": "127.0.0.0/8", "egress.http": "true", "window.age": "200ms",
+            "kafka": {"bootstrap.servers": self.services.env["KAFKA_SASL"], "security.protocol": "SASL_PLAINTEXT",
+                      "sasl.mechanism": "PLAIN", "sasl.username": "runsink", "sasl.password": "runsink"}}))
+        (self.dir / "archive").mkdir()
+        self.kafka.create("jobruns", 2)
+
+    def allow(self, kind, name, pattern, operations):
+        bindings = [AclBinding(kind, name, pattern, "User:runsink", "*", AclOperation[one.upper()], AclPermissionType.ALLOW)
+                    for one in operations]
+        if bindings:
+            for done in self.kafka.admin.create_acls(bindings).values():
+                done.result()
+
+    def says(self, code, *arguments):
+        done = rig.runsink(*arguments, "--config", str(self.config), seconds=120)
+        text = (done.stdout + done.stderr).decode()
+        self.assertEqual(code, done.returncode, f"{arguments}: {text}")
+        return text
+
+    def test_acls(self):
+        """run settles, parks and buries; check, verify, trace and redrive see what they need to"""
+        rows = list(table())
+        self.assertEqual(7, len(rows))
+        nobody = f"http://127.0.0.1:{rig.free_port()}/hook"
+        for sink in ({"type": "file", "path": "acme"}, {"type": "webhook", "url": nobody}):
+            self.kafka.produce("jobruns", [(b"k", events.dump(events.run(sink)))])
+        self.kafka.produce("jobruns", [(b"k", b"no event at all")])
+        # The test would say nothing if everything were allowed anyway.
+        self.assertNotEqual(0, rig.runsink("check", "--config", str(self.config)).returncode)
+
+        for kind, name, pattern, own, _ in rows:
+            self.allow(kind, name, pattern, own)
+        text = self.says(75, "run", "--until-end")
+        self.assertIn("delivered=1 skipped=0 parked=1 dead_tenant=0 dead_data=1", text)
+        self.assertNotIn("authoriz", text.lower())
+
+        for kind, name, pattern, _, more in rows:
+            self.allow(kind, name, pattern, more)
+        checked = self.says(0, "check")
+        self.assertIn("parked, waiting for another attempt: 1", checked)
+        self.assertIn("dead letters that did not go back: 1", checked)
+        self.assertIn("sound: every record", self.says(0, "verify", "--objects", "--records"))
+        self.assertIn("sent 1 of 1", self.says(0, "redrive", "--fault", "data", "--yes"))
+        run = self.kafka.consume("jobruns")[0].value
+        identity = re.search(rb'"id": ?"([^"]+)"', run)[1].decode()
+        self.assertIn("delivered to file://", self.says(0, "trace", identity))
+
+
+if __name__ == "__main__":
+    rig.main()
