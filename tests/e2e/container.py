@@ -118,7 +118,8 @@ class Container(rig.Worker):
         """Another program in the container, confined as the first one: what exec probes and health checks do."""
         process = self.dir / "process.json"
         process.write_text(json.dumps({**self.spec["process"], "args": command}))
-        return subprocess.run([*self.runtime, "exec", "--process", process, self.name], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        return subprocess.run([*self.runtime, "exec", "--process", process, self.name], stdin=subprocess.DEVNULL,
+                              capture_output=True, timeout=60)
 
     def stop(self, seconds=60):
         if self.exited() is None:
