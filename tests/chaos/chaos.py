@@ -119,11 +119,10 @@ class Run:
 
     def broker(self, how, name="kafka"):
         """Ends it by a signal and starts it again."""
-        self.trouble_seen.at.append(time.time())
+        start = time.time()
         self.kafka.verb("kill" if how == "KILL" else "stop", name)
-        self.trouble_seen.at.append(time.time())
         self.kafka.verb("restart", name)
-        self.trouble_seen.at.append(time.time())
+        self.trouble_seen.away.append((start, time.time()))
 
     def coordinator(self, whose, how):
         """Ends the broker that coordinates now."""

@@ -4,6 +4,7 @@ What is settled is never sent again, but for what a worker that was frozen has i
 import collections
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 
 import checker
@@ -24,10 +25,13 @@ class Trouble:
     """When workers or brokers were harmed, or members came and went, by time.time()."""
     at: list = field(default_factory=list)
     woken: list = field(default_factory=list)  # frozen workers that went on
+    away: list = field(default_factory=list)  # (from, to): a broker was; every second of it is trouble
 
     def count(self, start, end):
         """How often there was trouble, or the consequences of some, from start to end."""
-        return sum(start - REACH_S <= at <= end + SLACK_S for at in self.at + self.woken)
+        start, end = start - REACH_S, end + SLACK_S
+        seconds = sum(math.ceil(max(0, min(end, to) - max(start, since))) for since, to in self.away)
+        return sum(start <= at <= end for at in self.at + self.woken) + seconds
 
     def zombie(self, at):
         return any(0 <= at + SLACK_S - woken <= ZOMBIE_S for woken in self.woken)

@@ -334,6 +334,13 @@ class Hooks(unittest.TestCase):
         self.trouble.at = [10 - hooks.REACH_S + 1]
         self.assertEqual([], self.kinds(self.call(10), self.call(11)))
 
+    def test_again_while_a_broker_is_away(self):
+        self.trouble.away = [(9.5, 10.5)]
+        self.assertEqual([], self.kinds(self.call(10), self.call(11)))
+        self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(10.5), self.call(11)))
+        self.trouble.away = [(13, 20)]
+        self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(11)))
+
     def test_trouble_at_another_time_is_no_reason(self):
         self.trouble.at = [10 - hooks.REACH_S - 1, 14]
         self.assertEqual(["repeated"], self.kinds(self.call(10), self.call(11)))
