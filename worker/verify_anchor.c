@@ -190,8 +190,8 @@ static bool is_ours(const struct anchored *x, struct str topic) {
     size_t base;
     snprintf(name, sizeof name, "%.*s", (int)topic.n, topic.p);
     enum topic_kind kind = topic_kind(name, &base);
-    return (kind == TOPIC_SOURCE || kind == TOPIC_RETRY) && base == strlen(x->snapshot->source) &&
-           strncmp(name, x->snapshot->source, base) == 0;
+    return (kind == TOPIC_SOURCE || kind == TOPIC_RETRY) &&
+           str_is((struct str){name, base}, x->snapshot->source);
 }
 
 static const struct ledger_pubkey *key_named(const struct anchored *x, const char *id) {

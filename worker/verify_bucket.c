@@ -16,6 +16,7 @@
 #define WAIT_MS 1000
 #define PAGE_MAX ((int64_t)8 << 20) /* bytes of a listing's page */
 #define VERSION_MAX 1024
+#define FOLDER_MAX 700 /* more than the bounds of prefix and group together */
 
 /* One anchor on its way. */
 struct fetch {
@@ -30,7 +31,7 @@ struct bucket {
     struct config cfg; /* a copy, with room for whole pages; owns nothing of its own */
     struct anchor_store *store;
     struct http *http;
-    struct buf folder; /* key of the group's */
+    char folder[FOLDER_MAX + 1]; /* key of the group's */
     const struct anchor_visitor *visitor;
     const struct reader_limits *limits;
     struct buf *err;
@@ -66,9 +67,9 @@ static void fetched(struct http_request *, const struct outcome *);
 
 static void fetch_send(struct fetch *f) {
     struct bucket *b = f->owner;
-    char key[KEY_MAX + 1];
+    char key[FOLDER_MAX + ANCHOR_NAME_LEN + 1];
     struct sigv4_param version = {STR("versionId"), str_c(f->version)};
-    snprintf(key, sizeof key, "%s%s", buf_cstr(&b->folder), f->name);
+    snprintf(key, sizeof key, "%s%s", b->folder, f->name);
     f->attempts++;
     f->request = (struct http_request){.done = fetched, .owner = f};
     if (!anchor_store_get(b->store, key, &version, *f->version ? 1 : 0, &f->request, &f->url))
@@ -136,17 +137,19 @@ static bool take(struct bucket *b, const struct listed_item *item) {
 
 /* A page; false when it can't be told what comes behind it. */
 static bool take_page(struct bucket *b) {
-    struct str folder = {b->folder.p, b->folder.n};
+    size_t folder = strlen(b->folder);
     bool ours = false;
     for (size_t i = 0; i < b->listing.n && !b->finished; i++) {
         const struct listed_item *item = &b->listing.items[i];
         struct str name = item->key;
-        if (name.n >= folder.n) name = (struct str){name.p + folder.n, name.n - folder.n};
-        if (!str_starts(item->key, buf_cstr(&b->folder)) || !anchor_name_legal(name) ||
+        if (name.n >= folder) name = (struct str){name.p + folder, name.n - folder};
+        if (!str_starts(item->key, b->folder) || !anchor_name_legal(name) ||
             item->version.n > VERSION_MAX) {
             b->foreign++;
             continue;
         }
+        /* Some stores begin a page with the item that the one before it ended with. */
+        if (str_is(name, b->name) && str_is(item->version, b->version)) continue;
         ours = true;
         memcpy(b->name, name.p, name.n);
         snprintf(b->version, sizeof b->version, "%.*s", (int)item->version.n,
@@ -176,8 +179,8 @@ static size_t page_params(const struct bucket *b, struct buf *marker, struct sig
     size_t n = 0;
     if (!*b->name && b->limits->from_ms) time_name(b->limits->from_ms, from);
     const char *name = *b->name ? b->name : from;
-    buf_printf(marker, "%s%s", b->folder.p, name);
-    ret[n++] = (struct sigv4_param){STR("prefix"), {b->folder.p, b->folder.n}};
+    buf_printf(marker, "%s%s", b->folder, name);
+    ret[n++] = (struct sigv4_param){STR("prefix"), str_c(b->folder)};
     ret[n++] = (struct sigv4_param){STR("max-keys"), STR("1000")};
     if (b->plain)
         ret[n++] = (struct sigv4_param){STR("list-type"), STR("2")};
@@ -211,7 +214,7 @@ static void read_page(struct bucket *b) {
                        anchor_store_label(b->store));
         else if (done && !take_page(b))
             buf_printf(b->err, "%s%s holds a thousand objects that are no anchors",
-                       anchor_store_label(b->store), buf_cstr(&b->folder));
+                       anchor_store_label(b->store), b->folder);
         run(b, 0); /* what the page names borrows nothing, but its errors count here */
         clear(&request, &url);
         buf_free(&marker);
@@ -243,9 +246,11 @@ bool bucket_anchors(const struct config *cfg, const char *group, const struct re
     struct bucket *b = xcalloc(1, sizeof *b);
     *b = (struct bucket){.cfg = *cfg, .visitor = visitor, .limits = limits, .err = err};
     b->cfg.http_response_max = PAGE_MAX;
-    buf_init(&b->folder, KEY_MAX);
+    struct buf folder;
+    buf_init(&folder, FOLDER_MAX);
     b->store = anchor_store_new(cfg, err);
-    if (b->store && anchor_folder(cfg->anchor_prefix, group, &b->folder)) {
+    if (b->store && anchor_folder(cfg->anchor_prefix, group, &folder)) {
+        memcpy(b->folder, buf_cstr(&folder), folder.n + 1);
         http_global_init();
         b->http = http_new(&b->cfg);
         while (!b->finished && !err->n) read_page(b);
@@ -253,7 +258,7 @@ bool bucket_anchors(const struct config *cfg, const char *group, const struct re
         remarks(b);
     }
     anchor_store_free(b->store);
-    buf_free(&b->folder);
+    buf_free(&folder);
     free(b);
     return err->n == 0;
 }

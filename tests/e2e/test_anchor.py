@@ -270,6 +270,22 @@ class Anchors(rig.Case):
         self.assertEqual(answer["anchored_heads"], answer["anchored_found"])
         self.assertEqual(len(before), answer["anchors"])
 
+    def test_more_than_a_page(self):
+        """a thousand and more anchors are listed page by page, each read once"""
+        for store in stores():
+            with self.subTest(store=store.name):
+                self.setUp_again(store)
+                self.work(rounds=1)
+                anchors = self.anchors()
+                key, body = next(iter(anchors.items()))
+                for i in range(1100):
+                    name = re.sub(r"[0-9a-f]{16}", f"{i:016x}", key)
+                    self.store.root.put_object(Bucket=self.bucket, Key=name, Body=body)
+                answer = self.verify()
+                self.assertSound(answer)
+                self.assertEqual(len(anchors) + 1100, answer["anchors"])
+                self.assertEqual(answer["anchored_heads"], answer["anchored_found"])
+
     def test_store_fails_and_recovers(self):
         """without the bucket deliveries go on, metrics and verify say so; once it is there the heads are anchored"""
         worker = self.worker(self.settings())

@@ -420,6 +420,7 @@ static void test_cut_short(void **state) {
     for (size_t i = 1; i <= 50; i++) world_window(&forged, i % forged.n_chains);
     compare(&t, &forged, &anchors);
     expect(&t, "anchor-missing", 5);
+    assert_non_null(strstr(t.seen.first, "is not there: the chain ends with entry 9 "));
     world_free(&forged);
 
     t = trial(k, "anchor-missing");
