@@ -270,6 +270,7 @@ void anchored_add(struct anchored *x, const char *name, struct str value) {
     x->sources[x->n_sources++] =
         (struct source){.name = xstrdup(name), .at_ms = a.at_ms, .late = late};
     x->sums.anchors++;
+    if (a.at_ms > x->sums.newest_ms) x->sums.newest_ms = a.at_ms;
     x->sorted = false;
     for (size_t i = 0; i < a.n; i++) add_head(x, &a.heads[i]);
 }

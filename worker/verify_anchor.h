@@ -28,6 +28,7 @@ struct anchored_sums {
     uint64_t anchors;      /* of this group, the limits' time, and well-formed */
     uint64_t heads, found; /* different ones, and those that the ledger has */
     uint64_t early;        /* those older than the first entry that was read */
+    int64_t newest_ms;     /* the last anchor's time; 0: there is none */
 };
 void anchored_sums(const struct anchored *, struct anchored_sums *ret);
 

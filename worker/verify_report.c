@@ -119,6 +119,19 @@ static void table(FILE *f, const struct audit_row *rows, size_t n) {
     }
 }
 
+/* What was settled after the last anchor is as yet unprotected: its time is part of the verdict. */
+static void print_anchors(FILE *f, const struct anchored_sums *s) {
+    time_t newest = (time_t)(s->newest_ms / 1000);
+    struct tm tm;
+    char text[64] = "";
+    if (s->newest_ms && gmtime_r(&newest, &tm))
+        strftime(text, sizeof text, ", the last at %Y-%m-%dT%H:%M:%SZ,", &tm);
+    fprintf(f,
+            "%" PRIu64 " anchors%s name %" PRIu64 " heads: %" PRIu64 " are in the ledger, %" PRIu64
+            " lie before its beginning\n",
+            s->anchors, text, s->heads, s->found, s->early);
+}
+
 static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t findings,
                     const struct report_sums *sums) {
     uint64_t entries = 0, signed_entries = 0, pending = 0, dead = 0;
@@ -138,12 +151,7 @@ static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t fi
                 sums->objects_bytes);
     if (sums->records)
         fprintf(f, "%" PRIu64 " records still held by Kafka compared\n", sums->records_checked);
-    if (sums->anchors)
-        fprintf(f,
-                "%" PRIu64 " anchors name %" PRIu64 " heads: %" PRIu64
-                " are in the ledger, %" PRIu64 " lie before its beginning\n",
-                sums->anchored.anchors, sums->anchored.heads, sums->anchored.found,
-                sums->anchored.early);
+    if (sums->anchors) print_anchors(f, &sums->anchored);
     if (findings)
         fprintf(f, "NOT SOUND: %" PRIu64 " findings\n", findings);
     else
@@ -175,9 +183,10 @@ bool report_end(struct report *r, struct audit *a, const struct report_sums *sum
     if (sums->anchors)
         fprintf(r->out,
                 ",\"anchors\":%" PRIu64 ",\"anchored_heads\":%" PRIu64
-                ",\"anchored_found\":%" PRIu64 ",\"anchored_early\":%" PRIu64,
+                ",\"anchored_found\":%" PRIu64 ",\"anchored_early\":%" PRIu64
+                ",\"anchored_last_ms\":%" PRId64,
                 sums->anchored.anchors, sums->anchored.heads, sums->anchored.found,
-                sums->anchored.early);
+                sums->anchored.early, sums->anchored.newest_ms);
     fprintf(r->out, ",\"sound\":%s}\n", findings ? "false" : "true");
     return findings == 0;
 }

@@ -190,6 +190,7 @@ class Anchors(rig.Case):
                 answer = self.verify()
                 self.assertSound(answer)
                 self.assertGreaterEqual(answer["anchors"], 3)
+                self.assertEqual(max(json.loads(a)["at"] for a in self.anchors().values()), answer["anchored_last_ms"])
                 self.assertEqual(answer["anchored_heads"], answer["anchored_found"])
 
                 self.rewrite(other_objects)

@@ -359,6 +359,7 @@ static void test_sound(void **state) {
     compare(&t, &w, &anchors);
     expect(&t, "", 0);
     assert_int_equal(t.sums.anchors, 6);
+    assert_int_equal(t.sums.newest_ms, AT + 6 * MINUTE);
     assert_int_equal(t.sums.heads, 30); /* two windows of each chain between anchors */
     assert_int_equal(t.sums.found, 30);
     assert_int_equal(t.sums.early + t.seen.notes, 0);
