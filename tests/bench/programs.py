@@ -41,7 +41,7 @@ class Process:
         return self.process.poll()
 
     def tail(self):
-        return self.log.read_text(errors="replace")[-2000:]
+        return (self.log.read_text(errors="replace") + self.out.read_text(errors="replace"))[-2000:]
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
@@ -138,8 +138,8 @@ class Runsink:
 
 
 class Bento:
-    """One bucket and one set of credentials: it can't route by the event's own sink. Ends by SIGTERM once the group's offsets
-    stand at the topic's ends."""
+    """One bucket and one set of credentials: it can't route by the event's own sink. It knows no zstd. Ends by SIGTERM once the
+    group's offsets stand at the topic's ends."""
 
     def __init__(self, binary):
         self.name, self.binary = "bento", binary
@@ -151,7 +151,7 @@ class Bento:
                                     "max_in_flight": CONNECTIONS, "headers": headers}}
         tenant = stage.tenants[0]
         form = case.settings.get("batch.compression")
-        suffix = {"gzip": ".ndjson.gz", "zstd": ".ndjson.zst", "none": ".ndjson", None: ".json"}[form]
+        suffix = {"gzip": ".ndjson.gz", "none": ".ndjson", None: ".json"}[form]
         s3 = {"bucket": tenant.bucket, "path": f"{tag}/${{! uuid_v4() }}{suffix}", "endpoint": stage.store.url,
               "region": "us-east-1", "force_path_style_urls": True, "max_in_flight": CONNECTIONS,
               "credentials": {"id": tenant.access, "secret": tenant.secret}}
@@ -163,7 +163,7 @@ class Bento:
         return {"aws_s3": s3}
 
     def run(self, stage, case, topic, tag):
-        config = stage.dir / f"{tag}.json"
+        config = stage.dir / f"{tag}-config.json"
         source = {"seed_brokers": [stage.kafka.bootstrap], "topics": [topic.full], "consumer_group": tag,
                   "start_from_oldest": True, "checkpoint_limit": 20000, "commit_period": "1s"}
         config.write_text(json.dumps({"http": {"address": f"127.0.0.1:{rig.free_port()}"}, "logger": {"level": "WARN"},
