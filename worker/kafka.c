@@ -9,6 +9,7 @@
 
 /* Why a value is not the operator's to choose: */
 #define SETTLED "offsets are committed in the transaction that settles them"
+#define IN_FLIGHT "a broker may lose the first of two requests that overtake each other"
 #define OWN_KEY "runsink has a key of its own for it: "
 
 /* fixed NULL: a default. A value NULL is set by whoever makes the handle. */
@@ -22,6 +23,8 @@ static const struct property {
     {"isolation.level", "read_committed", "aborted retry and ledger records must stay unseen"},
     {"auto.offset.reset", "error", OWN_KEY "start"},
     {"enable.idempotence", "true", "a retried produce must not write twice"},
+    {"max.in.flight", NULL, IN_FLIGHT},
+    {"max.in.flight.requests.per.connection", NULL, IN_FLIGHT},
     {"transactional.id", NULL, OWN_KEY "slot"},
     {"group.id", NULL, OWN_KEY "group"},
     {"group.instance.id", NULL, OWN_KEY "slot"},

@@ -14,6 +14,13 @@
  * goes through ours. Owned by the caller until rd_kafka_new() takes it. */
 rd_kafka_conf_t *kafka_conf_new(const struct config *, const char *const *extra, struct buf *err);
 
+/* Two more of extra, for producers. A broker that knows nothing of a producer yet takes whatever
+ * sequence number it sees first. So when the first request for a partition is turned away, because
+ * the broker has not heard yet that it leads it, and the second one is taken, the first one's
+ * records are lost without an error, and the transaction is committed without them (KAFKA-15591).
+ * One request at a time can't be overtaken. */
+#define KAFKA_ONE_IN_FLIGHT "max.in.flight", "1"
+
 /* rd_kafka_query_watermark_offsets() that asks again, within the time, while a partition is between
  * two leaders (just made, or its broker went away). Blocks; for commands, not for lanes. */
 rd_kafka_resp_err_t kafka_ends(rd_kafka_t *, const char *topic, int32_t partition, int64_t *ret_low,

@@ -413,8 +413,9 @@ static void send_all(struct sender *s) {
 static rd_kafka_t *producer_new(const struct sending *in, struct buf *err) {
     char id[2 * TOPIC_MAX + 32], why[256];
     snprintf(id, sizeof id, "%s/redrive/%s", in->cfg->group, in->source);
-    const char *extra[] = {"transactional.id", id,  "compression.type", "lz4", "isolation.level",
-                           "read_uncommitted", NULL};
+    const char *extra[] = {
+        "transactional.id",  id,  "compression.type", "lz4", "isolation.level", "read_uncommitted",
+        KAFKA_ONE_IN_FLIGHT, NULL};
     rd_kafka_conf_t *conf = kafka_conf_new(in->cfg, extra, err);
     if (!conf) return NULL;
     rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, why, sizeof why);

@@ -258,7 +258,8 @@ static void *settle_main(void *arg) {
 static rd_kafka_t *producer_new(const struct config *cfg, const char *transactional_id,
                                 struct buf *err) {
     char errstr[256];
-    const char *extra[] = {"transactional.id", transactional_id, "compression.type", "lz4", NULL};
+    const char *extra[] = {
+        "transactional.id", transactional_id, "compression.type", "lz4", KAFKA_ONE_IN_FLIGHT, NULL};
     rd_kafka_conf_t *conf = kafka_conf_new(cfg, extra, err);
     if (!conf) return NULL;
     rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof errstr);
