@@ -52,14 +52,11 @@ def dump_topics(bootstrap, topic, file):
     """Keys and headers of all that workers wrote to Kafka, and the ledger's values. Retry topics and dead letters hold the
     record itself in their values."""
     with open(file, "wb") as out:
-        for name in checker.topics(bootstrap, topic):
-            if name == topic:
-                continue
-            for message in checker.read(bootstrap, name):
-                out.write(message.key() or b"")
-                for header, value in message.headers() or []:
-                    out.write(b" " + header.encode() + b": " + (value or b""))
-                out.write((message.value() or b"" if name.endswith(".ledger") else b"") + b"\n")
+        for message in checker.read(bootstrap, *(name for name in checker.topics(bootstrap, topic) if name != topic)):
+            out.write(message.key() or b"")
+            for header, value in message.headers() or []:
+                out.write(b" " + header.encode() + b": " + (value or b""))
+            out.write((message.value() or b"" if message.topic().endswith(".ledger") else b"") + b"\n")
 
 
 class Scraper(threading.Thread):

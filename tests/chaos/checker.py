@@ -13,14 +13,16 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import botocore.config
 import botocore.session
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 sys.path.append(str(Path(__file__).parents[1] / "e2e"))
@@ -52,31 +54,29 @@ class Event:
 # ---- Kafka ------------------------------------------------------------------------------------------------------------
 
 
-def read(bootstrap, topic, start=None):
-    """Every committed record of the topic, from these offsets ({partition: offset}) or the beginning."""
+def read(bootstrap, *names, start=None):
+    """Every committed record of the topics, from these offsets ({(topic, partition): offset}) or the beginning."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "checker", "enable.auto.commit": False,
                          "isolation.level": "read_committed", "enable.partition.eof": True, "log_level": 2,
-                         "fetch.wait.max.ms": 20})
+                         "fetch.wait.max.ms": 20, "auto.offset.reset": "earliest"})
     try:
-        partitions = consumer.list_topics(topic, 30).topics[topic].partitions
-        at = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), 30)[0] for p in partitions}
-        if start is not None:
-            at = {p: max(low, start.get(p, low)) for p, low in at.items()}
-        consumer.assign([TopicPartition(topic, p, offset) for p, offset in at.items()])
-        left, heard = set(at), time.monotonic()
+        known = consumer.list_topics(timeout=30).topics
+        left = {(name, p): (start or {}).get((name, p), OFFSET_BEGINNING) for name in names for p in known[name].partitions}
+        consumer.assign([TopicPartition(*at, offset) for at, offset in left.items()])
+        heard = time.monotonic()
         while left:
             messages = consumer.consume(500, 0.1)  # waits for all 500, or as long as this
             if messages:
                 heard = time.monotonic()
             elif time.monotonic() - heard > 60:
-                raise RuntimeError(f"{topic}: no end in sight after 60 s")
+                raise RuntimeError(f"{', '.join(names)}: no end in sight after 60 s")
             for message in messages:
                 if not message.error():
                     yield message
                 elif message.error().code() == KafkaError._PARTITION_EOF:
-                    left.discard(message.partition())
+                    left.pop((message.topic(), message.partition()), None)
                 else:
-                    raise RuntimeError(f"{topic}: {message.error()}")
+                    raise RuntimeError(f"{message.topic()}: {message.error()}")
     finally:
         consumer.close()
 
@@ -87,28 +87,26 @@ def topics(bootstrap, topic):
     return sorted(name for name in names if name == topic or name.startswith(topic + "."))
 
 
-def committed(bootstrap, group, topic, partitions):
-    """By a consumer that never joins: librdkafka's admin client can crash when the coordinator moves meanwhile."""
+def committed(bootstrap, group, places):
+    """{(topic, partition): offset}. By a consumer that never joins: librdkafka's admin client can crash when the coordinator moves
+    meanwhile."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "isolation.level": "read_committed", "log_level": 2})
     try:
-        answer = consumer.committed([TopicPartition(topic, p) for p in partitions], timeout=10)
+        answer = consumer.committed([TopicPartition(*place) for place in places], timeout=10)
     finally:
         consumer.close()
     wrong = [tp.error for tp in answer if tp.error]
     if wrong:
         raise KafkaException(wrong[0])
-    return {tp.partition: tp.offset for tp in answer if tp.offset >= 0}
+    return {(tp.topic, tp.partition): tp.offset for tp in answer if tp.offset >= 0}
 
 
 def behind(bootstrap, group, topic):
     """How many records of the topic and of its retry topics the group has not settled, by topic and partition."""
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
-    found = collections.Counter()
-    for name, about in admin.list_topics(timeout=30).topics.items():
-        if name == topic or name.startswith(f"{topic}.retry."):
-            for message in read(bootstrap, name, committed(bootstrap, group, name, about.partitions)):
-                found[f"{name}/{message.partition()}"] += 1
-    return found
+    about = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2}).list_topics(timeout=30).topics
+    names = [name for name in about if name == topic or name.startswith(f"{topic}.retry.")]
+    start = committed(bootstrap, group, [(name, p) for name in names for p in about[name].partitions])
+    return collections.Counter(f"{message.topic()}/{message.partition()}" for message in read(bootstrap, *names, start=start))
 
 
 def event_of(message):
@@ -218,23 +216,27 @@ def key_pattern(topic):
                       r"-(?P<partition>\d+)-(?P<first>\d+)-(?P<next>\d+)(?:-(?P<nth>\d+))?\.ndjson(?:|\.gz|\.zst)")
 
 
-def plain(key, content):
-    if key.endswith(".gz"):
-        return gzip.decompress(content)
-    if key.endswith(".zst"):
-        return subprocess.run(["zstd", "-dc"], input=content, stdout=subprocess.PIPE, check=True).stdout
-    return content
+def plain(contents):
+    """{key: content} without their compression; one run of zstd for all of them."""
+    found = {key: gzip.decompress(content) if key.endswith(".gz") else content for key, content in contents.items()}
+    zstd = [key for key in found if key.endswith(".zst")]
+    if zstd:
+        with tempfile.TemporaryDirectory() as directory:
+            paths = [Path(directory, f"{number}.zst") for number in range(len(zstd))]
+            for key, path in zip(zstd, paths):
+                path.write_bytes(found[key])
+            subprocess.run(["zstd", "-dq", *paths], check=True)
+            found |= {key: path.with_suffix("").read_bytes() for key, path in zip(zstd, paths)}
+    return found
 
 
-def check_batch(place, key, pattern, by_line, members_of):
+def check_batch(place, key, text, metadata, pattern, by_line, members_of):
     """One object. Yields violations; returns its window (partition, first, next) and the events it holds."""
     match = pattern.fullmatch(key)
     if not match:
         yield Violation("unexplained", f"{place.name}/{key} is no batch's key")
         return None, []
     partition, first, next_ = int(match["partition"]), int(match["first"]), int(match["next"])
-    content, metadata = place.get(key)
-    text = plain(key, content)
     events = []
     for line in text.split(b"\n")[:-1]:
         event = by_line.get((place.name, line))
@@ -266,8 +268,11 @@ def check_batches(events, found_places, topic):
     windows = collections.defaultdict(set)
     pattern = key_pattern(topic)
     for place in found_places:
-        for key in place.list():
-            window, held = yield from check_batch(place, key, pattern, by_line, members_of)
+        with ThreadPoolExecutor(4) as pool:
+            got = dict(zip(place.list(), pool.map(place.get, place.list())))
+        texts = plain({key: content for key, (content, _) in got.items()})
+        for key, (_, metadata) in got.items():
+            window, held = yield from check_batch(place, key, texts[key], metadata, pattern, by_line, members_of)
             if window:
                 windows[window[0]].add(window[1:])
             for event in held:
@@ -290,12 +295,9 @@ def check_batches(events, found_places, topic):
 def check(bootstrap, topic, group, mode, found_places, acknowledged=()):
     """(violations, the events that webhooks should have had, what was there as text)"""
     violations = [Violation("unsettled", f"{count} records of {where}") for where, count in behind(bootstrap, group, topic).items()]
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
-    for name in admin.list_topics(timeout=30).topics:
-        if name.startswith(f"{topic}.dead."):
-            for message in read(bootstrap, name):
-                why = dict(message.headers() or []).get("runsink-reason", b"?").decode()
-                violations.append(Violation("dead", f"{name}/{message.partition()}/{message.offset()}: {why}"))
+    for message in read(bootstrap, *(name for name in topics(bootstrap, topic) if name.startswith(f"{topic}.dead."))):
+        why = dict(message.headers() or []).get("runsink-reason", b"?").decode()
+        violations.append(Violation("dead", f"{message.topic()}/{message.partition()}/{message.offset()}: {why}"))
     messages = list(read(bootstrap, topic))
     events = [event for event in map(event_of, messages) if event]
     lost = set(acknowledged) - {int(json.loads(message.value())["id"].removeprefix("run-")) for message in messages}
