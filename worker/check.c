@@ -11,6 +11,7 @@
 #include "worker/reader.h"
 
 #define TIMEOUT_MS 10000
+#define PAUSE_MS 100
 
 static bool take_group(const rd_kafka_ConsumerGroupDescription_t *g, struct check_result *ret) {
     rd_kafka_consumer_group_state_t state = rd_kafka_ConsumerGroupDescription_state(g);
@@ -24,7 +25,7 @@ static bool take_group(const rd_kafka_ConsumerGroupDescription_t *g, struct chec
     return true;
 }
 
-static bool ask_group(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+static rd_kafka_resp_err_t describe_group(rd_kafka_t *rk, struct check_result *ret) {
     char why[256];
     const char *groups[] = {ret->cfg->group};
     rd_kafka_AdminOptions_t *options =
@@ -40,14 +41,30 @@ static bool ask_group(rd_kafka_t *rk, struct check_result *ret, struct buf *err)
            : rd_kafka_DescribeConsumerGroups_result_groups(
                  rd_kafka_event_DescribeConsumerGroups_result(event), &n);
     if (!rc && n == 1) rc = rd_kafka_error_code(rd_kafka_ConsumerGroupDescription_error(all[0]));
-    bool ok = !rc && n == 1 && take_group(all[0], ret);
-    if (!ok)
-        buf_printf(err, "runsink check: can't describe group %s: %s\n", ret->cfg->group,
-                   rd_kafka_err2str(rc));
+    if (!rc && (n != 1 || !take_group(all[0], ret))) rc = RD_KAFKA_RESP_ERR__BAD_MSG;
     rd_kafka_event_destroy(event);
     rd_kafka_queue_destroy(queue);
     rd_kafka_AdminOptions_destroy(options);
-    return ok;
+    return rc;
+}
+
+/* While a new broker makes the topic that groups are kept in, it says that it is no coordinator. */
+static bool coordinator_moves(rd_kafka_resp_err_t rc) {
+    return rc == RD_KAFKA_RESP_ERR_NOT_COORDINATOR ||
+           rc == RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE ||
+           rc == RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
+}
+
+static bool ask_group(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+    rd_kafka_resp_err_t rc;
+    for (int tries = TIMEOUT_MS / PAUSE_MS;
+         coordinator_moves(rc = describe_group(rk, ret)) && tries > 0; tries--)
+        nanosleep(&pause, NULL); /* it changes without an event of ours */
+    if (rc)
+        buf_printf(err, "runsink check: can't describe group %s: %s\n", ret->cfg->group,
+                   rd_kafka_err2str(rc));
+    return !rc;
 }
 
 static rd_kafka_resp_err_t ask_partition(rd_kafka_t *rk, const rd_kafka_topic_partition_t *p,

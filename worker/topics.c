@@ -41,10 +41,8 @@ enum topic_kind topic_kind(const char *name, size_t *ret_base) {
 }
 
 static bool join(char ret[TOPIC_MAX + 1], const char *source, const char *middle, const char *end) {
-    size_t n = strlen(source) + strlen(middle) + strlen(end);
-    if (n > TOPIC_MAX) return false;
-    snprintf(ret, TOPIC_MAX + 1, "%s%s%s", source, middle, end);
-    return true;
+    int n = snprintf(ret, TOPIC_MAX + 1, "%s%s%s", source, middle, end);
+    return n >= 0 && n <= TOPIC_MAX;
 }
 
 bool topic_retry(const char *source, const char *delay, char ret[TOPIC_MAX + 1]) {
