@@ -257,6 +257,7 @@ class Ledger(rig.Case):
         self.produce()
         worker = self.worker(self.settings())
         self.worker_config = worker.config
+        rig.await_("the ledger's topic is known", 30, lambda: f"{self.topic}.ledger" in self.kafka.topics(), worker)
         for _ in range(6):
             self.produce(30)
             self.assertSound(self.verify("--key", self.public, "--records"))
