@@ -37,16 +37,6 @@ class Faults(rig.Case):
         rig.await_("everything is settled, retries too", seconds, lambda: self.quiet(), worker)
         self.assertEqual(0, worker.stop(), worker.tail())
 
-    def quiet(self):
-        if not self.kafka.settled(self.group, self.topic):
-            return False
-        for topic in self.kafka.topics():
-            if topic.startswith(self.topic + ".retry."):
-                committed = self.kafka.committed(self.group, topic)
-                if any(r.offset >= committed.get(r.partition, 0) for r in self.kafka.consume(topic)):
-                    return False
-        return True
-
     def one_dead(self, fault, reason=None):
         for other in {"tenant", "data", "system"} - {fault}:
             self.assertEqual([], self.dead(other))

@@ -7,20 +7,8 @@
 /* clang-format on */
 
 #include "tests/unit/json_cases.h"
+#include "tests/unit/redact_run.h"
 #include "worker/redact.h"
-
-#define LEN(array) (sizeof(array) / sizeof(array)[0])
-#define R "[REDACTED]"
-#define RUN_START                                                                                  \
-    "{\"id\":\"r\",\"startTime\":\"2024-01-01T00:00:00Z\",\"workspaceId\":\"w\",\"projectId\":"    \
-    "\"p\",\"jobId\":\"j\",\"createdAt\":\"2024-01-01T00:00:00Z\",\"updatedAt\":"                  \
-    "\"2024-01-01T00:00:00Z\",\"type\":\"MANUAL\",\"status\":\"SUCCESS\",\"payloads\":1,"          \
-    "\"successfulRuns\":1,\"failedRuns\":0"
-
-static bool decode(struct str text, struct arena *arena, struct jobrun *ret, struct outcome *err) {
-    struct record rec = {text, NULL, 0};
-    return jobrun_decode(&rec, arena, ret, err);
-}
 
 /* The property: whatever the document looks like, what comes out is JSON, differs from what went in
  * inside the spans only, and holds no secret in any spelling. */
