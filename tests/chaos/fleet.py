@@ -105,6 +105,8 @@ class Member:
         sanitizer = code not in (0, -signal.SIGKILL) and "Sanitizer" in self.tail()
         if -code in BUGS and -code != self.killed or sanitizer:
             self.fleet.bugs.append(f"worker {self.index} {what}\n{self.tail()}")
+        elif self.leaving and code == -signal.SIGTERM and not self.said():
+            pass  # it was asked before it had begun
         elif self.leaving and code not in (0, -signal.SIGKILL):
             self.fleet.bugs.append(f"worker {self.index} was asked to leave: {what}\n{self.tail()}")
 
@@ -115,6 +117,10 @@ class Member:
         gdb = ["gdb", "-p", str(self.process.pid), "-batch", "-ex", "thread apply all bt 15"]
         lines = subprocess.run(gdb, capture_output=True, text=True, errors="replace").stdout.splitlines()
         return "\n".join(line[:160] for line in lines if line.startswith(("Thread", "#")))
+
+    def said(self):
+        """What its last start wrote."""
+        return (self.fleet.dir / f"worker-{self.index}.log").read_text(errors="replace").rpartition("--- start ")[2].partition("\n")[2]
 
     def tail(self):
         lines = (self.fleet.dir / f"worker-{self.index}.log").read_text(errors="replace").splitlines()
