@@ -77,6 +77,7 @@ static const char *blocks(const char *p, const char *end) {
 
 static inline const char *plain(const char *p, const char *end) {
     p = blocks(p, end);
+    if (p < end && *p == '"') return p;
     while (p < end && *p >= ' ' && *p < 0x7f && *p != '"' && *p != '\\') p++;
     return p;
 }
@@ -119,15 +120,22 @@ static const char *escape(struct json *j, const char *p) {
     return p + 6;
 }
 
-/* The rest of a string from where plain() stopped; true behind its last character. Apart, so that
- * the common way is short. */
-__attribute__((noinline)) static bool special(struct json *j, const char **at, bool *escaped) {
-    const char *p = *at;
+static inline bool string_ends(struct json *j, struct json_value *ret, const char *from,
+                               const char *p, bool escaped) {
+    j->at = p + 1;
+    *ret = (struct json_value){JSON_STRING, escaped, {from, (size_t)(p - from)}};
+    return true;
+}
+
+/* A string that is not plain at p. Apart from string(), so that the common way is short. */
+__attribute__((noinline)) static bool special_string(struct json *j, struct json_value *ret,
+                                                     const char *from, const char *p) {
+    bool escaped = false;
     for (; p < j->end && *p != '"'; p = plain(p, j->end)) {
         if (*p == '\\') {
             const char *next = escape(j, p);
             if (!next) return refuse(j, p, "an invalid escape in a string");
-            *escaped = true;
+            escaped = true;
             p = next;
         } else if ((unsigned char)*p < 0x20) {
             return refuse(j, p, "a control character in a string");
@@ -137,19 +145,16 @@ __attribute__((noinline)) static bool special(struct json *j, const char **at, b
             p += n;
         }
     }
-    *at = p;
-    return p < j->end || refuse(j, p, "the text ends inside a string");
+    if (p == j->end) return refuse(j, p, "the text ends inside a string");
+    return string_ends(j, ret, from, p, escaped);
 }
 
 /* Reads a string; the reader stands on the opening quote. */
 static bool string(struct json *j, struct json_value *ret) {
     const char *from = j->at + 1;
     const char *p = plain(from, j->end);
-    bool escaped = false;
-    if ((p == j->end || *p != '"') && !special(j, &p, &escaped)) return false;
-    j->at = p + 1;
-    *ret = (struct json_value){JSON_STRING, escaped, {from, (size_t)(p - from)}};
-    return true;
+    if (p == j->end || *p != '"') return special_string(j, ret, from, p);
+    return string_ends(j, ret, from, p, false);
 }
 
 static const char *digits(const char *p, const char *end) {
