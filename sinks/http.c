@@ -248,6 +248,11 @@ static void set_tls(struct transfer *t) {
     }
 }
 
+/* libcurl's bounds; a small body needs no 64 KiB, which is the default. */
+static long upload_buffer(size_t body) {
+    return body < 16384 ? 16384 : body > 65536 ? 65536 : (long)body;
+}
+
 static void set_request(struct transfer *t) {
     const struct http_request *req = t->req;
     CURL *easy = t->easy;
@@ -260,6 +265,7 @@ static void set_request(struct transfer *t) {
         /* Not CURLOPT_UPLOAD, which asks for leave (Expect) and waits for it. Not copied. */
         SET(easy, CURLOPT_POST, 1L);
         SET(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)req->body_len);
+        SET(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer(req->body_len));
         SET(easy, CURLOPT_POSTFIELDS, req->body ? req->body : "");
         SET(easy, CURLOPT_CUSTOMREQUEST, req->method);
     }
