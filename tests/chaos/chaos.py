@@ -39,6 +39,7 @@ HERE = Path(__file__).parent
 # short timeout can leave a transaction hanging for good.
 TRANSACTION_TIMEOUT_MS = {False: 10000, True: 60000}
 CALM_S = 240
+COORDINATOR_S = 20
 LIES_S = 5  # of calm, for which servers still lie
 
 
@@ -112,9 +113,15 @@ class Run:
 
     def aside(self, work):
         """Does what takes seconds while the trouble goes on, one at a time."""
+        def watched():
+            try:
+                work()
+            except Exception:  # a run that could not do what it drew has shown nothing
+                self.fleet.bugs.append(traceback.format_exc())
+
         for thread in self.threads:
             thread.join()
-        self.threads = [threading.Thread(target=work, daemon=True)]
+        self.threads = [threading.Thread(target=watched, daemon=True)]
         self.threads[0].start()
 
     def broker(self, how, name="kafka"):
@@ -127,16 +134,15 @@ class Run:
     def coordinator(self, whose, how):
         """Ends the broker that coordinates now."""
         find = coordinators.of_group if whose == "group" else coordinators.of_transaction
-        node = -1
-        for _ in range(50):
-            with contextlib.suppress(KafkaException, KeyError):
+        node, end = -1, time.monotonic() + COORDINATOR_S
+        while node < 0 and time.monotonic() < end:
+            with contextlib.suppress(KafkaException, KeyError, RuntimeError):  # its topic is only just being made
                 node = find(self.kafka.kafka(), self.group)
-            if node > 0:
-                break
-            time.sleep(0.2)
+            time.sleep(0.1)
+        if node < 0:
+            raise RuntimeError(f"no coordinator of the {whose} within {COORDINATOR_S} s")
         self.coordinators_hit.append(f"{how} {whose}'s: kafka-{node}")
-        if node > 0:
-            self.broker(how, f"kafka-{node}")
+        self.broker(how, f"kafka-{node}")
 
     def later(self, seconds, what):
         self.timers.append((time.monotonic() + seconds, what))
