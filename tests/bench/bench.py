@@ -32,6 +32,7 @@ class Case:
     per: int = MILLION  # events that CPU time is told for; 0: it is told for a GB
     processes: int = 1
     peers: bool = False
+    ledger: bool = False  # what it costs is measured here
 
 
 def batch(compression, **more):
@@ -39,10 +40,11 @@ def batch(compression, **more):
 
 
 CASES = [
-    Case("batch-gzip", "batch mode, gzip 1", "runs", batch("gzip"), [Consume(), Consume("gzip")], peers=True),
+    Case("batch-gzip", "batch mode, gzip 1", "runs", batch("gzip"), [Consume(), Consume("gzip")], peers=True,
+         ledger=True),
     Case("batch-zstd", "batch mode, zstd 1", "runs", batch("zstd"), [Consume("zstd")]),
     Case("batch-plain", "batch mode, no compression", "runs", batch("none"), [Consume("none")], peers=True),
-    Case("object", "an object per event", "objects", {}, [Send("put")], TEN_THOUSAND, peers=True),
+    Case("object", "an object per event", "objects", {}, [Send("put")], TEN_THOUSAND, peers=True, ledger=True),
     Case("webhook", "a POST per event", "hooks", {}, [Send("post")], TEN_THOUSAND, peers=True),
     Case("object-10k", "an object per event, 10,000 destinations", "objects-10k", {}, [], TEN_THOUSAND),
     Case("webhook-10k", "a POST per event, 10,000 destinations", "hooks-10k", {}, [], TEN_THOUSAND),
@@ -75,6 +77,8 @@ def load(stage, name, options):
 def contenders(case, options):
     yield from case.floors
     yield Runsink(figures.OURS, rig.RUNSINK)
+    if case.ledger:
+        yield Runsink(figures.NO_LEDGER, rig.RUNSINK, ledger="off")
     for i, binary in enumerate(options.also):
         yield Runsink(f"also {i + 1}: {binary.name}", binary)
     if case.peers:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 OURS = "runsink"
+NO_LEDGER = "runsink, no ledger"
 
 
 class Figures:
@@ -83,6 +84,8 @@ def goals():
         yield cost(case, 96, "rss", "peak RSS, MiB")
     for case in ("batch-gzip", "batch-plain"):
         yield ratio(case, "bento", "rate", 1, "rate, to Bento's", least=True)
+    yield ratio("batch-gzip", NO_LEDGER, "cpu", 1.05, "CPU, to that without a ledger")
+    yield ratio("object", NO_LEDGER, "cpu", 1.1, "CPU, to that without a ledger")
     yield ratio("object", "floor: bare PUT", "rate", 0.9, "rate, to the bare client's", least=True)
     yield ratio("object", "floor: bare PUT", "cpu", 1.3, "CPU, to the bare client's")
     yield cost("webhook", 0.4, text="CPU-s per 10,000")

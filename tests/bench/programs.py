@@ -119,12 +119,12 @@ def check(stage, topic, tag):
 
 
 class Runsink:
-    def __init__(self, name, binary):
-        self.name, self.binary = name, binary
+    def __init__(self, name, binary, **more):
+        self.name, self.binary, self.more = name, binary, more
 
     def launch(self, stage, case, topic, tag, i):
         config = stage.dir / f"{tag}-{i}.ini"
-        chosen = {**settings(stage, case, topic, tag), "admin.listen": f"127.0.0.1:{rig.free_port()}"}
+        chosen = {**settings(stage, case, topic, tag), **self.more, "admin.listen": f"127.0.0.1:{rig.free_port()}"}
         config.write_text(rig.config_text(chosen))
         return Process(stage, f"{tag}-{i}", [self.binary, "run", "--config", config, "--until-end"])
 
