@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 import botocore.config
 import botocore.session
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 sys.path.append(str(Path(__file__).parents[1] / "e2e"))
 import model  # noqa: E402
@@ -107,6 +107,20 @@ def behind(bootstrap, group, topic):
     names = [name for name in about if name == topic or name.startswith(f"{topic}.retry.")]
     start = committed(bootstrap, group, [(name, p) for name in names for p in about[name].partitions])
     return collections.Counter(f"{message.topic()}/{message.partition()}" for message in read(bootstrap, *names, start=start))
+
+
+def hidden(bootstrap, topic):
+    """How many records behind open transactions nobody sees yet, in what belongs to the topic: a killed worker's transaction stays
+    open until its time is over."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
+    about = admin.list_topics(timeout=30).topics
+    latest = {TopicPartition(name, p): OffsetSpec.latest() for name in about if name.startswith(topic + ".")
+              for p in about[name].partitions}
+
+    def ends(level):
+        return sum(done.result(30).offset for done in admin.list_offsets(latest, isolation_level=level).values())
+
+    return ends(IsolationLevel.READ_UNCOMMITTED) - ends(IsolationLevel.READ_COMMITTED) if latest else 0
 
 
 def event_of(message):
