@@ -69,9 +69,8 @@ void assignment_drop(struct lane *lane, struct partition *p) {
     lane_drop_partition(lane, p);
     clear_stash(p);
     rd_kafka_queue_io_event_enable(p->queue, -1, NULL, 0);
-    rd_kafka_message_t *left[READ_BATCH];
-    for (ssize_t n; (n = rd_kafka_consume_batch_queue(p->queue, 0, left, READ_BATCH)) > 0;)
-        for (ssize_t i = 0; i < n; i++) rd_kafka_message_destroy(left[i]);
+    for (rd_kafka_message_t *left; (left = rd_kafka_consume_queue(p->queue, 0));)
+        rd_kafka_message_destroy(left);
     rd_kafka_queue_destroy(p->queue);
     free(p);
 }
