@@ -15,6 +15,7 @@ from pathlib import Path
 import events
 import model
 import rig
+from confluent_kafka import Producer
 from receiver import Receiver
 
 
@@ -34,6 +35,16 @@ class Feed:
                 run = events.run(self.sink, id=f"run-{self.count}")
                 records.append((b"k", events.dump(run)))
             self.kafka.produce(self.topic, records, partition)
+
+    def trickle(self, over):
+        """one run at a time to each partition in turn, each alone in its batch, until over is set"""
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap, "linger.ms": 0})
+        while not over.wait(0.003):
+            self.count += 1
+            run = events.run(self.sink, id=f"run-{self.count}")
+            producer.produce(self.topic, events.dump(run), b"k", self.count % self.partitions)
+            producer.poll(0)
+        producer.flush(30)
 
     def ids(self):
         return Counter(f"run-{n}" for n in range(1, self.count + 1))
@@ -179,6 +190,30 @@ class Lifecycle(rig.Case):
         self.until_settled(third)
         for worker in (second, third):
             self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertArchived(feed, bucket)
+
+    def test_rebalances_at_the_end(self):
+        """a member joins and leaves again and again while single records come to partitions read to their end: none is missed"""
+        bucket = self.bucket()
+        self.kafka.create(self.topic, 6)
+        feed = Feed(self.kafka, self.topic, self.store.sink(bucket), 6)
+        feed.send(1)
+        steady = self.worker(self.batch())
+        rig.await_("a first object", 30, lambda: self.store.keys(bucket), steady)
+        over = threading.Event()
+        trickle = threading.Thread(target=feed.trickle, args=(over,))
+        trickle.start()
+        try:
+            for _ in range(6):
+                guest = self.worker(self.batch())
+                rig.await_("two members", 30, lambda: self.kafka.members(self.group) == 2, guest)
+                self.assertEqual(0, guest.stop(), guest.tail())
+                rig.await_("one member", 30, lambda: self.kafka.members(self.group) == 1, steady)
+        finally:
+            over.set()
+            trickle.join()
+        self.until_settled(steady)
+        self.assertEqual(0, steady.stop(), steady.tail())
         self.assertArchived(feed, bucket)
 
     def test_slot(self):
