@@ -13,7 +13,8 @@
 #define LOOKUP_NEAR 2000
 #define LOOKUP_TIMEOUT_MS 15000
 
-rd_kafka_t *reader_consumer(const struct config *cfg, const char *group, struct buf *err) {
+static rd_kafka_t *consumer(const struct config *cfg, const char *group, const char *isolation,
+                            struct buf *err) {
     /* Many partitions may be read at once: little is read ahead for each. */
     const char *const extra[] = {"group.id",
                                  group,
@@ -23,6 +24,8 @@ rd_kafka_t *reader_consumer(const struct config *cfg, const char *group, struct 
                                  "earliest",
                                  "queued.max.messages.kbytes",
                                  "1024",
+                                 "isolation.level",
+                                 isolation,
                                  NULL};
     char why[512];
     rd_kafka_conf_t *conf = kafka_conf_new(cfg, extra, err);
@@ -35,6 +38,14 @@ rd_kafka_t *reader_consumer(const struct config *cfg, const char *group, struct 
     }
     rd_kafka_poll_set_consumer(rk);
     return rk;
+}
+
+rd_kafka_t *reader_consumer(const struct config *cfg, const char *group, struct buf *err) {
+    return consumer(cfg, group, "read_committed", err);
+}
+
+rd_kafka_t *reader_consumer_raw(const struct config *cfg, const char *group, struct buf *err) {
+    return consumer(cfg, group, "read_uncommitted", err);
 }
 
 struct stream {

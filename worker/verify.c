@@ -157,7 +157,8 @@ static int audit_source(struct verify *v, rd_kafka_t *rk, const struct topic_lis
     s->anchors = (int64_t)w->anchors;
     if (v->err.n) {
         rc = fail(v, EX_IOERR);
-    } else if (!verify_snapshot(rk, all, s->source, s, &v->err)) {
+    } else if (!verify_wait_visible(v->cfg, rk, all, s->source, a, &v->err) ||
+               !verify_snapshot(rk, all, s->source, s, &v->err)) {
         rc = fail(v, EX_UNAVAILABLE);
     } else {
         snapshot_expect(s, a);

@@ -8,6 +8,11 @@
 #include "worker/verify_files.h"
 #include "worker/verify_report.h"
 
+/* Waits until what is in the source's ledger and retry topics now can be read: a worker that was
+ * killed may have left a transaction open, and what others committed behind it stays hidden until
+ * the broker ends it. One that stays open is a finding. To be called before verify_snapshot(). */
+bool verify_wait_visible(const struct config *, rd_kafka_t *, const struct topic_list *all,
+                         const char *source, struct audit *, struct buf *err);
 /* The committed state of the source topic, its retry and its dead topics, and which retry topics
  * have nothing left. To be taken before the ledger is read. False with a message in err. */
 bool verify_snapshot(rd_kafka_t *, const struct topic_list *all, const char *source,

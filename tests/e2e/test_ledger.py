@@ -8,6 +8,7 @@ from pathlib import Path
 
 import events
 import rig
+from confluent_kafka import Producer
 
 COUNT = 120
 PARTITIONS = 3
@@ -264,6 +265,26 @@ class Ledger(rig.Case):
         self.settled(worker)
         self.assertEqual(0, worker.stop())
         self.assertSound(self.verify("--key", self.public, "--objects", "--records"))
+
+    def test_open_transaction(self):
+        """a transaction that was left open hides entries from readers: verify waits for its end, and then finds nothing"""
+        self.work()
+        stranger = Producer({"bootstrap.servers": self.kafka.bootstrap, "transactional.id": rig.unique("stranger")})
+        stranger.init_transactions(30)
+        stranger.begin_transaction()
+        for partition in range(PARTITIONS):
+            stranger.produce(f"{self.topic}.ledger", b"not ours", b"x", partition)
+        stranger.flush(30)
+        self.work()
+        command = [rig.RUNSINK, "verify", "--config", self.worker_config, "--key", self.public, "--records"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as verify:
+            said = verify.stderr.readline()
+            self.assertIn("a transaction is open", said)
+            self.assertIsNone(verify.poll())
+            stranger.abort_transaction(30)
+            report = verify.communicate(timeout=120)[0]
+        self.assertEqual(0, verify.returncode, report)
+        self.assertIn("\nsound: ", report)
 
 
 if __name__ == "__main__":
