@@ -308,7 +308,7 @@ class Anchors(rig.Case):
         self.assertIn("incomplete", answer["faults"][0]["text"])
 
         self.make_bucket()
-        rig.await_("all heads are anchored", 60, lambda: self.heads() == self.newest(), worker)
+        rig.await_("all heads are anchored", 60, self.all_anchored, worker)
         rig.await_("nothing is overdue", 30, lambda: worker.metric("runsink_anchor_overdue_seconds") == 0, worker)
         self.assertGreater(worker.metric("runsink_last_anchor_timestamp_seconds"), 0)
         self.assertEqual(0, worker.stop())
@@ -327,7 +327,7 @@ class Anchors(rig.Case):
         self.assertEqual({}, self.anchors())
         secret.write_text(self.store.secret_key)
         worker.process.send_signal(signal.SIGHUP)
-        rig.await_("all heads are anchored", 60, lambda: self.heads() == self.newest(), worker)
+        rig.await_("all heads are anchored", 60, self.all_anchored, worker)
         self.assertEqual(0, worker.stop())
 
     def test_last_anchor(self):
@@ -347,7 +347,7 @@ class Anchors(rig.Case):
         worker.kill()
         self.assertEqual(1, len(self.anchors()))
         worker = self.worker(self.settings())
-        rig.await_("what the killed one had settled is anchored", 60, lambda: self.heads() == self.newest(), worker)
+        rig.await_("what the killed one had settled is anchored", 60, self.all_anchored, worker)
         self.assertEqual(0, worker.stop())
 
     def test_refused(self):
