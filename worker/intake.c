@@ -141,8 +141,11 @@ static struct partition *fullest(const struct lane *lane, size_t *ret_open) {
  * the other half. The fullest go first: that makes the fewest objects. */
 void intake_press(struct lane *lane) {
     struct partition *p;
-    size_t open = 0;
-    while ((p = fullest(lane, &open)) && open > budget(lane) / 2) intake_seal(lane, p, true);
+    size_t open = 0, most = budget(lane) / 2;
+    while (lane->held > most && (p = fullest(lane, &open)) && open > most) {
+        intake_seal(lane, p, true);
+        if (windows_open(&p->windows)) return; /* it could not be: no use in asking again now */
+    }
 }
 
 /* ---- reading ---- */
