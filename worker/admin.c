@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "worker/clock.h"
 #include "worker/hash.h"
 #include "worker/lane.h"
 #include "worker/log.h"
@@ -47,12 +48,6 @@ struct admin {
     struct status_sample samples[STATUS_SAMPLES + 1]; /* and room for the present */
     size_t n_samples;
 };
-
-static int64_t clock_ms(clockid_t id) {
-    struct timespec ts;
-    clock_gettime(id, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 /* ---- how the lanes are ---- */
 

@@ -4,6 +4,7 @@
 #include <sysexits.h>
 #include <time.h>
 
+#include "worker/clock.h"
 #include "worker/command.h"
 #include "worker/redact.h"
 #include "worker/route.h"
@@ -18,12 +19,6 @@ struct explain {
     size_t n_headers;
     struct buf out; /* the answer's line */
 };
-
-static int64_t clock_ms(clockid_t id) {
-    struct timespec ts;
-    clock_gettime(id, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 static void add_member(struct buf *out, const char *name, struct str value) {
     buf_printf(out, "%s\"%s\":\"", out->n > 1 ? "," : "", name);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "worker/clock.h"
 #include "worker/log.h"
 #include "worker/outcome.h"
 #include "worker/topics.h"
@@ -140,14 +141,12 @@ static bool passes(rd_kafka_resp_err_t code) {
 
 rd_kafka_resp_err_t kafka_ends(rd_kafka_t *rk, const char *topic, int32_t partition,
                                int64_t *ret_low, int64_t *ret_high, int timeout_ms) {
-    struct timespec start, now, pause = {.tv_nsec = 100000000};
-    clock_gettime(CLOCK_MONOTONIC, &start);
+    const struct timespec pause = {.tv_nsec = 100000000};
+    int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms;
     for (;;) {
         rd_kafka_resp_err_t code =
             rd_kafka_query_watermark_offsets(rk, topic, partition, ret_low, ret_high, timeout_ms);
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        int64_t ms = (now.tv_sec - start.tv_sec) * 1000 + (now.tv_nsec - start.tv_nsec) / 1000000;
-        if (!passes(code) || ms >= timeout_ms) return code;
+        if (!passes(code) || clock_ms(CLOCK_MONOTONIC) >= end) return code;
         nanosleep(&pause, NULL); /* the broker's metadata changes without an event of ours */
     }
 }

@@ -10,15 +10,10 @@
 
 #include "sinks/http.h"
 #include "worker/batch.h"
+#include "worker/clock.h"
 #include "worker/log.h"
 
 #define RESTART_PAUSE_MS 1000
-
-static int64_t clock_ms(clockid_t id) {
-    struct timespec ts;
-    clock_gettime(id, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 static void read_clocks(struct lane *lane) {
     lane->now_ms = clock_ms(CLOCK_MONOTONIC);

@@ -4,17 +4,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "worker/clock.h"
 #include "worker/log.h"
 
 #define ROWS_SHOWN 200
 #define TERMINAL_MS 250
 #define LOG_MS 10000
-
-static int64_t now_ms(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 /* ---- text ---- */
 
@@ -74,7 +69,7 @@ void redrive_report_plan(struct redrive_report *r, const struct redrive_source *
 
 void redrive_progress(struct redrive_report *r, const char *topic, const char *what, uint64_t n,
                       uint64_t of) {
-    int64_t now = now_ms();
+    int64_t now = clock_ms(CLOCK_MONOTONIC);
     bool terminal = isatty(STDERR_FILENO);
     if (!r->shown_ms) r->shown_ms = now;
     if (now - r->shown_ms < (terminal ? TERMINAL_MS : LOG_MS)) return;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "worker/clock.h"
 #include "worker/kafka.h"
 #include "worker/log.h"
 #include "worker/reader.h"
@@ -53,12 +54,6 @@ struct sender {
     enum send_end end;
     struct buf *err;
 };
-
-static int64_t clock_ms(clockid_t id) {
-    struct timespec ts;
-    clock_gettime(id, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 /* ---- calls ---- */
 

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "worker/clock.h"
 #include "worker/kafka.h"
 #include "worker/verify_topic.h"
 
@@ -10,12 +11,6 @@
  * at which brokers look for those that were (10 s). */
 #define OPEN_MAX_MS 75000
 #define PAUSE_MS 200
-
-static int64_t monotonic_ms(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 struct wait {
     rd_kafka_t *rk, *raw;
@@ -52,7 +47,7 @@ static bool wait_for(const struct wait *w, const char *topic, int32_t partition)
     for (;;) {
         if (!end_of(w->rk, topic, partition, &visible, w->err)) return false;
         if (visible >= written) return true;
-        if (monotonic_ms() >= w->deadline_ms) break;
+        if (clock_ms(CLOCK_MONOTONIC) >= w->deadline_ms) break;
         if (!said)
             fprintf(stderr,
                     "runsink verify: a transaction is open in %s/%d: waiting until what lies "
@@ -76,7 +71,8 @@ static bool concerns(const char *name, const char *source) {
 
 bool verify_wait_visible(const struct config *cfg, rd_kafka_t *rk, const struct topic_list *all,
                          const char *source, struct audit *a, struct buf *err) {
-    struct wait w = {.rk = rk, .audit = a, .err = err, .deadline_ms = monotonic_ms() + OPEN_MAX_MS};
+    struct wait w = {
+        .rk = rk, .audit = a, .err = err, .deadline_ms = clock_ms(CLOCK_MONOTONIC) + OPEN_MAX_MS};
     w.raw = reader_consumer_raw(cfg, cfg->group, err);
     bool ok = w.raw != NULL;
     for (size_t i = 0; ok && i < all->n; i++)
