@@ -176,3 +176,8 @@ uint64_t keyed_hash(const void *data, size_t n) {
     pthread_once(&once, setup);
     return siphash13(process_key, data, n);
 }
+
+uint64_t keyed_hash_numbered(struct str name, int32_t number) {
+    uint64_t parts[2] = {keyed_hash(name.p, name.n), (uint64_t)(uint32_t)number};
+    return keyed_hash(parts, sizeof parts);
+}

@@ -30,5 +30,7 @@ bool unbase64_add(struct buf *, struct str); /* strict; false (nothing appended)
 uint64_t siphash13(const uint64_t key[2], const void *, size_t);
 /* The same under a key drawn at process start: for tables that an attacker fills. */
 uint64_t keyed_hash(const void *, size_t);
+/* Of a name and a number: topic and partition. */
+uint64_t keyed_hash_numbered(struct str name, int32_t number);
 
 #endif

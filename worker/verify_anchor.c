@@ -151,11 +151,7 @@ static void *grow(void *array, size_t n, size_t *cap, size_t size) {
 }
 
 static size_t slot_of(const struct anchored *x, struct str topic, int32_t partition) {
-    char key[TOPIC_MAX + 1 + sizeof partition];
-    size_t n = topic.n < TOPIC_MAX ? topic.n : TOPIC_MAX;
-    memcpy(key, &partition, sizeof partition);
-    memcpy(key + sizeof partition, topic.p, n);
-    size_t i = (size_t)keyed_hash(key, sizeof partition + n) & (x->cap_index - 1);
+    size_t i = (size_t)keyed_hash_numbered(topic, partition) & (x->cap_index - 1);
     for (; x->index[i]; i = (i + 1) & (x->cap_index - 1)) {
         const struct spot *s = &x->spots[x->index[i] - 1];
         if (s->partition == partition && str_is(topic, s->topic)) break;

@@ -115,11 +115,7 @@ static enum chain_kind kind_of(const struct audit *a, struct str topic) {
 }
 
 static size_t slot_of(const struct audit *a, struct str topic, int32_t partition) {
-    char key[TOPIC_MAX + 1 + sizeof partition];
-    size_t n = topic.n < TOPIC_MAX ? topic.n : TOPIC_MAX;
-    memcpy(key, &partition, sizeof partition);
-    memcpy(key + sizeof partition, topic.p, n);
-    size_t i = (size_t)keyed_hash(key, sizeof partition + n) & (a->cap_index - 1);
+    size_t i = (size_t)keyed_hash_numbered(topic, partition) & (a->cap_index - 1);
     for (; a->index[i]; i = (i + 1) & (a->cap_index - 1)) {
         const struct chain *c = a->chains[a->index[i] - 1];
         if (c->row.partition == partition && str_is(topic, c->topic)) break;
