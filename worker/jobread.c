@@ -192,9 +192,30 @@ static const struct member sink_members[][SAME_LENGTH] = {
 };
 static const struct members sink_table = MEMBERS(sink_members);
 
+/* The sink object that comes next, when it is known, without reading it. */
+static bool pass_sink(struct reading *r, struct json_value *ret) {
+    r->known = NULL;
+    if (json_peek(&r->j) != JSON_OBJECT) return false;
+    r->sink_at = r->j.at;
+    r->sink_depth = r->j.depth;
+    if (!r->known_sinks) return false;
+    struct str rest = {r->j.at, (size_t)(r->j.end - r->j.at)};
+    const struct known_sink *k = r->known_sinks->find(r->known_sinks->ctx, rest, r->j.depth);
+    if (!k) return false;
+    for (size_t i = 0; i < k->n_edits; i++) add_edit(r, rest.p + k->edits[i].at, k->edits[i].n);
+    json_pass(&r->j, JSON_OBJECT, k->json.n, ret);
+    r->known = k;
+    return true;
+}
+
 static void read_sink(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v;
+    if (pass_sink(r, &v)) {
+        keep(f, m, &v);
+        return;
+    }
     r->j.odd_escape = false;
-    struct json_value v = read_members(r, f, &sink_table);
+    v = read_members(r, f, &sink_table);
     /* cJSON, which the sinks read this with, ends a string at U+0000: two readings of one key. */
     if (r->j.odd_escape) fail(r, "bad-value", "sink", "holds U+0000 or an unpaired surrogate");
     keep(f, m, &v);
@@ -326,11 +347,14 @@ static const struct member run_members[][SAME_LENGTH] = {
 };
 static const struct members run_table = MEMBERS(run_members);
 
-bool job_read(struct reading *r, struct str document, bool structured, struct arena *arena,
-              struct json_value *ret_root) {
+bool job_read(struct reading *r, struct str document, bool structured,
+              const struct known_sinks *known, struct arena *arena, struct json_value *ret_root) {
     memset(r->fields, 0, sizeof r->fields);
     for (int i = 0; i < PLACES; i++) r->fields[i].place = (enum place)i;
     r->arena = arena;
+    r->known_sinks = known;
+    r->known = NULL;
+    r->sink_at = NULL;
     r->edits = r->few;
     r->n_edits = 0;
     r->cap_edits = sizeof r->few / sizeof r->few[0];

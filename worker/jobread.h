@@ -49,6 +49,11 @@ struct fields {
 struct reading {
     struct json j;
     struct arena *arena;
+    const struct known_sinks *known_sinks; /* or NULL */
+    /* Of the last sink object: where it starts, its depth, and whether it was known. */
+    const char *sink_at;
+    int sink_depth;
+    const struct known_sink *known;
     struct fields fields[PLACES];
     struct edit few[32];
     struct edit *edits;
@@ -59,7 +64,7 @@ struct reading {
 
 /* Reads the whole document into r (which may be uninitialised). False when it is no JSON (r->j.err
  * says why, r->j.at where) or r->failed. ret_root is the document's value. */
-bool job_read(struct reading *r, struct str document, bool structured, struct arena *,
-              struct json_value *ret_root);
+bool job_read(struct reading *r, struct str document, bool structured, const struct known_sinks *,
+              struct arena *, struct json_value *ret_root);
 
 #endif

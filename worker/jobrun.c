@@ -291,11 +291,16 @@ static const struct edit *lasting(const struct reading *r) {
 
 bool jobrun_decode(const struct record *rec, struct arena *arena, struct jobrun *ret,
                    struct outcome *reterr) {
+    return jobrun_decode_known(rec, NULL, arena, ret, reterr);
+}
+
+bool jobrun_decode_known(const struct record *rec, const struct known_sinks *known,
+                         struct arena *arena, struct jobrun *ret, struct outcome *reterr) {
     struct envelope e;
     struct reading r;
     struct json_value root = {0};
     if (!envelope_open(rec, arena, &e, reterr)) return false;
-    job_read(&r, e.document, e.structured, arena, &root);
+    job_read(&r, e.document, e.structured, known, arena, &root);
     if (!readable(&e, &r, &root, reterr)) return false;
     struct jobrun run = {.framing = e.framing, .payload = e.document};
     struct decoding d = {arena, find_run(&e, &r, &run.framing, reterr), reterr};
@@ -303,6 +308,10 @@ bool jobrun_decode(const struct record *rec, struct arena *arena, struct jobrun 
     run.event_id = event_id(&e, &r);
     run.edits = lasting(&r);
     run.n_edits = r.n_edits;
+    if (run.sink.p && run.sink.p == r.sink_at) { /* a document may hold others, without a meaning */
+        run.sink_depth = r.sink_depth;
+        run.known = r.known;
+    }
     *ret = run;
     return true;
 }

@@ -38,6 +38,22 @@ struct edit {
     size_t n;
 };
 
+/* A sink object that stood in an event before. Its bytes decide what is secret in it, so an equal
+ * one needs no second reading. */
+struct known_sink {
+    struct str json;
+    int depth;                /* of nesting, where it stood: JSON_DEPTH_MAX counts from the top */
+    const struct edit *edits; /* byte offsets into json */
+    size_t n_edits;
+};
+
+/* Who remembers them. */
+struct known_sinks {
+    /* The one that text starts with, or NULL. Borrowed until whoever remembers is changed. */
+    const struct known_sink *(*find)(void *ctx, struct str text, int depth);
+    void *ctx;
+};
+
 struct jobrun {
     enum framing framing;
     struct str payload; /* the JSON document to deliver: what is left when the framing is off (a
@@ -51,10 +67,13 @@ struct jobrun {
         status;
     struct str api_name; /* apiInfo.name; empty when the event names no API */
     struct str sink;     /* the sink object's raw JSON, braces included; p NULL: absent or null */
-    bool unknown_enum;   /* status, type, error.code or reason.type has a value the model does not
-                            list yet */
+    int sink_depth;      /* of nesting, where it stands; 0: not known */
+    const struct known_sink *known; /* the sink, when it was found among the known; for route() */
+    bool unknown_enum; /* status, type, error.code or reason.type has a value the model does not
+                          list yet */
     const struct edit *edits;
     size_t n_edits;
+    bool verbatim; /* the caller's: deliver the payload without the edits */
 };
 
 /* Takes the framing off, validates strictly (RFC 8259, UTF-8, types, required fields, both
@@ -64,5 +83,8 @@ struct jobrun {
  * skipped. */
 bool jobrun_decode(const struct record *, struct arena *, struct jobrun *ret,
                    struct outcome *reterr);
+/* The same, sooner where the sink object is known. known: NULL for none. */
+bool jobrun_decode_known(const struct record *, const struct known_sinks *known, struct arena *,
+                         struct jobrun *ret, struct outcome *reterr);
 
 #endif

@@ -220,6 +220,11 @@ enum json_kind json_peek(struct json *j) {
     }
 }
 
+void json_pass(struct json *j, enum json_kind kind, size_t n, struct json_value *ret) {
+    *ret = (struct json_value){kind, false, {j->at, n}};
+    j->at += n;
+}
+
 static bool enter(struct json *j, enum json_kind kind, struct json_value *ret) {
     if (j->depth == JSON_DEPTH_MAX) {
         j->too_deep = true;

@@ -64,6 +64,8 @@ bool json_open_array(struct json *, struct json_value *ret);
 bool json_item(struct json *);
 /* What comes next, by its first character; JSON_ABSENT when no value can start so. */
 enum json_kind json_peek(struct json *);
+/* Steps over the next n bytes: a value, byte for byte, that was read at this depth before. */
+void json_pass(struct json *, enum json_kind, size_t n, struct json_value *ret);
 /* Stops the walk for a reason of the caller's: a static phrase. */
 void json_stop(struct json *, const char *err);
 

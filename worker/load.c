@@ -156,12 +156,13 @@ static bool recall(struct load *load, struct slot *slot, const struct record *re
 static bool decode(struct load *load, struct slot *slot, const struct record *rec) {
     struct outcome o;
     struct jobrun *run = arena_alloc(&load->arena, sizeof *run);
-    if (!jobrun_decode(rec, &load->arena, run, &o)) {
+    struct known_sinks known = router_known(load->lane->router);
+    if (!jobrun_decode_known(rec, &known, &load->arena, run, &o)) {
         end_alone(load, slot, o.verdict == VERDICT_OK ? FATE_SKIPPED : FATE_DEAD, &o);
         return false;
     }
     if (run->unknown_enum) count(&load->lane->counters, COUNTER_UNKNOWN_ENUM, 1);
-    if (!load->lane->cfg->redact_payload) run->n_edits = 0;
+    if (!load->lane->cfg->redact_payload) run->verbatim = true;
     slot->run = run;
     return true;
 }
@@ -188,6 +189,7 @@ static void deliver(struct load *load, struct slot *slot, const struct record *r
     struct outcome o;
     enum route_kind kind =
         (past ? route_again : route)(lane->router, slot->run, lane->now_ms, &dest, &o);
+    slot->run->known = NULL; /* the router may forget it */
     bool batched = past && past->batch_key[0];
     switch (kind) {
     case ROUTE_SKIP:

@@ -2,9 +2,13 @@
 
 static const struct str mark = STR("[REDACTED]");
 
+static size_t edits(const struct jobrun *run) {
+    return run->verbatim ? 0 : run->n_edits;
+}
+
 size_t redact_size(const struct jobrun *run) {
     size_t n = run->payload.n;
-    for (size_t i = 0; i < run->n_edits; i++) n = n - run->edits[i].n + mark.n;
+    for (size_t i = 0; i < edits(run); i++) n = n - run->edits[i].n + mark.n;
     return n;
 }
 
@@ -13,7 +17,7 @@ bool redact_add(struct buf *b, const struct jobrun *run) {
     char *to = buf_reserve(b, size);
     if (!to) return false;
     size_t from = 0;
-    for (size_t i = 0; i < run->n_edits; i++) {
+    for (size_t i = 0; i < edits(run); i++) {
         const struct edit *e = &run->edits[i];
         memcpy(to, run->payload.p + from, e->at - from);
         to += e->at - from;

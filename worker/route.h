@@ -19,6 +19,9 @@ struct router *router_new(const struct config *, struct buf *err);
 void router_reconfigure(struct router *, const struct config *);
 void router_free(struct router *); /* no destination may be held */
 
+/* The sink objects that it has parsed, for jobrun_decode_known(). */
+struct known_sinks router_known(struct router *);
+
 /* Decides by configuration and event. DELIVER: *ret_dest is the destination, valid while held.
  * SKIP, DEAD: *reterr has the reason. now_ms is a monotonic clock. */
 enum route_kind route(struct router *, const struct jobrun *, int64_t now_ms,

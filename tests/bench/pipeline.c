@@ -47,7 +47,8 @@ static void take(struct lane *lane, struct arena *arena, struct str event, struc
     struct outcome o;
     struct destination *dest;
     slot->run = arena_alloc(arena, sizeof *slot->run);
-    if (!jobrun_decode(&record, arena, slot->run, &o)) die("an event", o.detail);
+    struct known_sinks known = router_known(lane->router);
+    if (!jobrun_decode_known(&record, &known, arena, slot->run, &o)) die("an event", o.detail);
     if (route(lane->router, slot->run, lane->now_ms, &dest, &o) == ROUTE_DEAD)
         die("an event", o.detail);
 }

@@ -109,6 +109,64 @@ static void test_apis_are_bounded(void **state) {
     config_free(cfg);
 }
 
+#define RUN(snapshot)                                                                              \
+    "{\"id\":\"r\",\"workspaceId\":\"w\",\"projectId\":\"p\",\"jobId\":\"j\",\"createdAt\":" TIME  \
+    ",\"updatedAt\":" TIME ",\"startTime\":" TIME ",\"type\":\"MANUAL\",\"status\":\"SUCCESS\","   \
+    "\"payloads\":1,\"successfulRuns\":1,\"failedRuns\":0,\"jobConfigurationSnapshot\":" snapshot  \
+    "}"
+#define TIME "\"2024-01-01T00:00:00Z\""
+#define HOOK "{\"type\":\"webhook\",\"url\":\"https://u:secret1@h.example.com/?t=secret2\""
+
+/* Decodes with what the router knows; whether it knew the sink. Routes it when told to. */
+static bool knew(struct router *r, const char *event, bool routed) {
+    const struct record rec = {str_c(event), NULL, 0};
+    const struct known_sinks known = router_known(r);
+    struct arena arena = {0};
+    struct jobrun run, plain;
+    struct destination *d;
+    struct outcome o;
+    assert_true(jobrun_decode_known(&rec, &known, &arena, &run, &o));
+    bool did = run.known != NULL;
+    assert_true(jobrun_decode(&rec, &arena, &plain, &o));
+    assert_null(plain.known);
+    assert_int_equal(run.n_edits, plain.n_edits);
+    assert_memory_equal(run.edits, plain.edits, run.n_edits * sizeof *run.edits);
+    assert_true(str_eq(run.sink, plain.sink));
+    if (routed) {
+        assert_int_equal(route(r, &run, 1, &d, &o), ROUTE_DELIVER);
+        assert_non_null(strstr(d->label, "h.example.com"));
+    }
+    arena_free(&arena);
+    return did;
+}
+
+static void test_known_sinks(void **state) {
+    (void)state;
+    struct config *cfg = configuration("16");
+    struct router *r = router(cfg);
+    const char *event = RUN("{\"sink\":" HOOK "}}");
+    const char *longer = RUN("{\"sink\":" HOOK ",\"headers\":{\"a\":\"secret3\"}}}");
+    const char *deeper = "{\"jobRun\":" RUN("{\"sink\":" HOOK "}}") "}";
+    assert_false(knew(r, event, true));
+    assert_true(knew(r, event, true));
+    assert_true(knew(r, RUN("{\"a\":1,\"sink\" : " HOOK "} , \"b\":2 }"), true));
+    /* Another that begins alike takes its place. */
+    assert_false(knew(r, longer, true));
+    assert_true(knew(r, longer, true));
+    assert_false(knew(r, event, true));
+    assert_true(knew(r, event, true));
+    /* Nesting is limited by the document's whole depth. */
+    assert_false(knew(r, deeper, false));
+    router_tick(r, INT64_MAX);
+    assert_false(knew(r, event, false));
+    assert_false(knew(r, event, true));
+    assert_true(knew(r, event, false));
+    router_reconfigure(r, cfg);
+    assert_false(knew(r, event, false));
+    router_free(r);
+    config_free(cfg);
+}
+
 /* A sink whose events can't go to sink.override's folder leaves nothing behind: no memory (which a
  * sanitizer tells) and no secret with the log's scrubber. */
 static void test_override_without_folder(void **state) {
@@ -137,9 +195,8 @@ static void test_override_without_folder(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes_are_bounded),
-        cmocka_unit_test(test_number_is_bounded),
-        cmocka_unit_test(test_apis_are_bounded),
+        cmocka_unit_test(test_bytes_are_bounded),       cmocka_unit_test(test_number_is_bounded),
+        cmocka_unit_test(test_apis_are_bounded),        cmocka_unit_test(test_known_sinks),
         cmocka_unit_test(test_override_without_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
