@@ -11,18 +11,18 @@
 #include <sys/queue.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "config/config.h"
 #include "sinks/http_error.h"
+#include "sinks/http_handle.h"
+#include "sinks/http_loop.h"
 #include "sinks/http_memory.h"
-#include "sinks/http_trace.h"
+#include "worker/clock.h"
 #include "worker/log.h"
 
 #define HEADER_BYTES_MAX 65536 /* of one answer, interim answers and trailers included */
 #define HEADER_LINES_MAX 500
-#define LOW_SPEED 100 /* bytes/s; http.idle_timeout's help names it */
-#define DNS_CACHE_S 30
-#define CA_CACHE_S 86400
 
 enum transfer_state {
     TRANSFER_QUEUED, /* waits for a handle */
@@ -35,15 +35,12 @@ struct transfer {
     struct http *http;
     struct http_request *req;
     enum transfer_state state;
-    struct outcome outcome; /* once ended */
-    CURL *easy;             /* while flying */
-    /* Put before the caller's headers: a name without value keeps curl from sending its own. */
-    struct curl_slist quiet[2];
+    struct outcome outcome;     /* once ended */
+    struct http_handle *handle; /* while flying */
     const char *denied;
     int socket_errno;
     bool opened, sent, answered, head_done, headers_too_large;
     size_t header_bytes, header_lines;
-    char text[CURL_ERROR_SIZE];
 };
 
 TAILQ_HEAD(transfers, transfer);
@@ -51,32 +48,22 @@ TAILQ_HEAD(transfers, transfer);
 struct http {
     const struct config *cfg;
     CURLM *multi;
+    struct http_loop *loop;
     struct transfers queued, flying, ended;
     size_t in_flight, n_flying, max_flying;
-    CURL **idle; /* handles at rest, room for max_flying */
+    struct http_handle **idle; /* at rest, room for max_flying */
     size_t n_idle;
-    int64_t flushed_ms; /* when the configuration last changed; 0: never */
+    unsigned rules;     /* counts configurations, from 1 */
+    int64_t changed_ms; /* when the configuration last changed; 0: never */
+    struct http_calls calls;
     bool closing;
 };
 
-/* A setting that libcurl refuses is a bug or lack of memory. */
-static void must(int code, const char *what) {
-    if (code == 0) return;
-    fprintf(stderr, "runsink: libcurl refused %s (code %d)\n", what, code);
-    abort();
-}
-
-#define SET(easy, option, value) must((int)curl_easy_setopt(easy, option, value), #option)
-#define SET_MULTI(multi, option, value) must((int)curl_multi_setopt(multi, option, value), #option)
-
-static int64_t monotonic_ms(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
+#define SET_MULTI(multi, option, value)                                                            \
+    http_must((int)curl_multi_setopt(multi, option, value), #option)
 
 void http_global_init(void) {
-    must(http_memory_init(), "its initialisation");
+    http_must(http_memory_init(), "its initialisation");
     /* CURLOPT_NOSIGNAL leaves a write to a closed TLS connection to the application. */
     signal(SIGPIPE, SIG_IGN);
     const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
@@ -89,7 +76,7 @@ void http_global_init(void) {
 /* --- What libcurl calls --- */
 
 static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_sockaddr *to) {
-    struct transfer *t = user;
+    struct transfer *t = ((struct http_handle *)user)->transfer;
     const struct config *cfg = t->http->cfg;
     (void)purpose;
     /* An egress proxy is the operator's choice, and decides on addresses in our place. */
@@ -106,13 +93,20 @@ static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_s
         return CURL_SOCKET_BAD;
     }
     t->opened = true;
+    http_loop_opened(t->http->loop, fd);
     return fd;
+}
+
+/* user is the multi handle's, not a transfer's: a pooled connection outlives them. */
+static int close_socket(void *user, curl_socket_t fd) {
+    http_loop_closing(((struct http *)user)->loop, fd);
+    return close(fd);
 }
 
 /* The connection is ready and the request about to go out. A connection from the pool is judged
  * here by the rules of now: they may have changed since it was opened. */
 static int before_request(void *user, char *ip, char *local_ip, int port, int local_port) {
-    struct transfer *t = user;
+    struct transfer *t = ((struct http_handle *)user)->transfer;
     const struct config *cfg = t->http->cfg;
     (void)local_ip;
     (void)local_port;
@@ -155,7 +149,8 @@ static void keep_header(struct http_request *req, struct str line) {
 
 /* Called once per line: status lines, headers, the empty line behind, trailers. */
 static size_t on_header(char *p, size_t size, size_t n, void *user) {
-    struct transfer *t = user;
+    const struct http_handle *handle = user;
+    struct transfer *t = handle->transfer;
     struct str line = {p, size * n};
     t->answered = true;
     t->header_bytes += line.n;
@@ -171,7 +166,7 @@ static size_t on_header(char *p, size_t size, size_t n, void *user) {
         t->req->retry_after_ms = 0;
     } else if (trim(line).n == 0) {
         long status = 0;
-        curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
+        curl_easy_getinfo(handle->easy, CURLINFO_RESPONSE_CODE, &status);
         t->head_done = status >= 200;
     } else {
         keep_header(t->req, line);
@@ -180,7 +175,7 @@ static size_t on_header(char *p, size_t size, size_t n, void *user) {
 }
 
 static size_t on_body(char *p, size_t size, size_t n, void *user) {
-    struct http_request *req = ((struct transfer *)user)->req;
+    struct http_request *req = ((struct http_handle *)user)->transfer->req;
     size_t bytes = size * n;
     size_t room = req->answer.max - req->answer.n;
     buf_add(&req->answer, p, bytes < room ? bytes : room);
@@ -189,113 +184,15 @@ static size_t on_body(char *p, size_t size, size_t n, void *user) {
     return CURL_WRITEFUNC_ERROR;
 }
 
-/* --- Setting a handle up --- */
-
-/* Connections older than the last change of configuration are passed over: libcurl can't be told to
- * drop them, but it can be told how old one may be. Whole seconds; errs towards fresh ones. */
-static void set_age(struct http *h, CURL *easy) {
-    if (h->flushed_ms == 0) return;
-    int64_t s = (monotonic_ms() - h->flushed_ms) / 1000;
-    SET(easy, CURLOPT_FRESH_CONNECT, s < 2 ? 1L : 0L);
-    if (s >= 2) SET(easy, CURLOPT_MAXLIFETIME_CONN, (long)(s - 1));
-    /* Parsed CA bundles are kept in the multi handle by path, and may hold another content now. */
-    SET(easy, CURLOPT_CA_CACHE_TIMEOUT, (long)(s < CA_CACHE_S ? s : CA_CACHE_S));
-}
-
-static void set_network(struct transfer *t) {
-    const struct config *cfg = t->http->cfg;
-    CURL *easy = t->easy;
-    SET(easy, CURLOPT_NOSIGNAL, 1L);
-    SET(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-    SET(easy, CURLOPT_FOLLOWLOCATION, 0L);
-    SET(easy, CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
-    SET(easy, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
-    SET(easy, CURLOPT_PROXY, cfg->egress_proxy); /* empty: none, whatever the environment says */
-    SET(easy, CURLOPT_NOPROXY, "");
-    SET(easy, CURLOPT_HTTPPROXYTUNNEL, cfg->egress_proxy[0] ? 1L : 0L);
-    SET(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-    SET(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
-    SET(easy, CURLOPT_OPENSOCKETDATA, t);
-    SET(easy, CURLOPT_PREREQFUNCTION, before_request);
-    SET(easy, CURLOPT_PREREQDATA, t);
-    SET(easy, CURLOPT_TCP_KEEPALIVE, 1L);
-    SET(easy, CURLOPT_DNS_CACHE_TIMEOUT, (long)DNS_CACHE_S);
-    /* Giving up on a name must not wait for the resolver's thread: the lane would stand still for
-     * as long as a tenant's name server wishes. */
-    SET(easy, CURLOPT_QUICK_EXIT, 1L);
-    SET(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)cfg->http_connect_timeout);
-    SET(easy, CURLOPT_TIMEOUT_MS, (long)cfg->http_timeout);
-    /* Not enough against a peer that drips: there the timeout above is the bound. */
-    SET(easy, CURLOPT_LOW_SPEED_LIMIT, (long)LOW_SPEED);
-    SET(easy, CURLOPT_LOW_SPEED_TIME, (long)(cfg->http_idle_timeout / 1000));
-    set_age(t->http, easy);
-}
-
-static void set_tls(struct transfer *t) {
-    const struct config *cfg = t->http->cfg;
-    CURL *easy = t->easy;
-    SET(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
-    SET(easy, CURLOPT_SSL_VERIFYPEER, 1L);
-    SET(easy, CURLOPT_SSL_VERIFYHOST, 2L);
-    SET(easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-    /* The system's folder of certificates would be trusted beside http.ca_bundle; and libcurl
-     * parses the bundle once instead of for each connection only when there is no folder. */
-    SET(easy, CURLOPT_CAPATH, (char *)NULL);
-    if (cfg->http_ca_bundle[0]) SET(easy, CURLOPT_CAINFO, cfg->http_ca_bundle);
-    if (t->req->mtls && cfg->http_client_cert[0]) {
-        SET(easy, CURLOPT_SSLCERT, cfg->http_client_cert);
-        if (cfg->http_client_key[0]) SET(easy, CURLOPT_SSLKEY, cfg->http_client_key);
-    }
-}
-
-/* libcurl's bounds; a small body needs no 64 KiB, which is the default. */
-static long upload_buffer(size_t body) {
-    return body < 16384 ? 16384 : body > 65536 ? 65536 : (long)body;
-}
-
-static void set_request(struct transfer *t) {
-    const struct http_request *req = t->req;
-    CURL *easy = t->easy;
-    SET(easy, CURLOPT_URL, req->url);
-    SET(easy, CURLOPT_PATH_AS_IS, 1L);
-    SET(easy, CURLOPT_USERAGENT, "runsink/" RUNSINK_VERSION);
-    if (strcmp(req->method, "GET") == 0) {
-        SET(easy, CURLOPT_HTTPGET, 1L);
-    } else {
-        /* Not CURLOPT_UPLOAD, which asks for leave (Expect) and waits for it. Not copied. */
-        SET(easy, CURLOPT_POST, 1L);
-        SET(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)req->body_len);
-        SET(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer(req->body_len));
-        SET(easy, CURLOPT_POSTFIELDS, req->body ? req->body : "");
-        SET(easy, CURLOPT_CUSTOMREQUEST, req->method);
-    }
-    static char accept[] = "Accept:", expect[] = "Expect:";
-    t->quiet[0] = (struct curl_slist){accept, &t->quiet[1]};
-    t->quiet[1] = (struct curl_slist){expect, req->headers};
-    SET(easy, CURLOPT_HTTPHEADER, t->quiet);
-    SET(easy, CURLOPT_HTTP09_ALLOWED, 0L);
-    SET(easy, CURLOPT_HEADERFUNCTION, on_header);
-    SET(easy, CURLOPT_HEADERDATA, t);
-    SET(easy, CURLOPT_WRITEFUNCTION, on_body);
-    SET(easy, CURLOPT_WRITEDATA, t);
-    SET(easy, CURLOPT_ERRORBUFFER, t->text);
-    SET(easy, CURLOPT_PRIVATE, t);
-    if (log_on(LOG_TRACE)) {
-        SET(easy, CURLOPT_DEBUGFUNCTION, http_trace);
-        SET(easy, CURLOPT_VERBOSE, 1L);
-    }
-}
-
 /* --- A request's way: queued, flying, ended --- */
 
 static void start(struct transfer *t) {
     struct http *h = t->http;
-    t->easy = h->n_idle ? h->idle[--h->n_idle] : curl_easy_init();
-    must(t->easy == NULL, "a new handle");
-    set_network(t);
-    set_tls(t);
-    set_request(t);
-    must((int)curl_multi_add_handle(h->multi, t->easy), "another transfer");
+    struct http_handle *handle = h->n_idle ? h->idle[--h->n_idle] : http_handle_new();
+    t->handle = handle;
+    handle->transfer = t;
+    http_handle_aim(handle, &h->calls, h->cfg, h->rules, h->changed_ms, t->req);
+    http_must((int)curl_multi_add_handle(h->multi, handle->easy), "another transfer");
     TAILQ_REMOVE(&h->queued, t, link);
     TAILQ_INSERT_TAIL(&h->flying, t, link);
     t->state = TRANSFER_FLYING;
@@ -311,10 +208,12 @@ static void start_queued(struct http *h) {
 static void end(struct transfer *t, struct outcome outcome) {
     struct http *h = t->http;
     if (t->state == TRANSFER_FLYING) {
-        must((int)curl_multi_remove_handle(h->multi, t->easy), "the end of a transfer");
-        curl_easy_reset(t->easy);
-        h->idle[h->n_idle++] = t->easy;
-        t->easy = NULL;
+        http_must((int)curl_multi_remove_handle(h->multi, t->handle->easy),
+                  "the end of a transfer");
+        http_handle_clear(t->handle);
+        t->handle->transfer = NULL;
+        h->idle[h->n_idle++] = t->handle;
+        t->handle = NULL;
         h->n_flying--;
         TAILQ_REMOVE(&h->flying, t, link);
     } else {
@@ -335,8 +234,9 @@ static struct outcome cancelled(bool sent) {
 
 static struct outcome judge(struct transfer *t, CURLcode code) {
     struct http_request *req = t->req;
+    CURL *easy = t->handle->easy;
     long status = 0;
-    curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
+    curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
     bool cut = code == CURLE_WRITE_ERROR && req->answer_cut;
     /* To libcurl an answer that ends within its head is complete. */
     if ((code == CURLE_OK || cut) && t->head_done) {
@@ -351,10 +251,10 @@ static struct outcome judge(struct transfer *t, CURLcode code) {
                              .headers_too_large = t->headers_too_large,
                              .proxied = t->http->cfg->egress_proxy[0] != '\0',
                              .socket_errno = t->socket_errno,
-                             .text = t->text};
-    curl_easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &f.os_errno);
-    curl_easy_getinfo(t->easy, CURLINFO_HTTP_CONNECTCODE, &f.proxy_status);
-    curl_easy_getinfo(t->easy, CURLINFO_SSL_VERIFYRESULT, &f.verify);
+                             .text = t->handle->text};
+    curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &f.os_errno);
+    curl_easy_getinfo(easy, CURLINFO_HTTP_CONNECTCODE, &f.proxy_status);
+    curl_easy_getinfo(easy, CURLINFO_SSL_VERIFYRESULT, &f.verify);
     return http_error(&f);
 }
 
@@ -377,13 +277,21 @@ static void deliver_ended(struct http *h) {
 struct http *http_new(const struct config *cfg) {
     struct http *h = xcalloc(1, sizeof *h);
     h->cfg = cfg;
+    h->rules = 1;
+    h->calls =
+        (struct http_calls){open_socket, close_socket, h, before_request, on_header, on_body};
     h->max_flying = (size_t)cfg->http_max_connections;
     h->idle = xcalloc(h->max_flying, sizeof *h->idle);
     TAILQ_INIT(&h->queued);
     TAILQ_INIT(&h->flying);
     TAILQ_INIT(&h->ended);
     h->multi = curl_multi_init();
-    must(h->multi == NULL, "a new multi handle");
+    http_must(h->multi == NULL, "a new multi handle");
+    h->loop = http_loop_new(h->multi);
+    if (!h->loop) {
+        fprintf(stderr, "runsink: epoll: %s\n", strerror(errno));
+        abort();
+    }
     SET_MULTI(h->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_MULTIPLEX);
     SET_MULTI(h->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)h->max_flying);
     SET_MULTI(h->multi, CURLMOPT_MAXCONNECTS, (long)h->max_flying);
@@ -397,15 +305,25 @@ void http_free(struct http *h) {
     while ((t = TAILQ_FIRST(&h->queued)) || (t = TAILQ_FIRST(&h->flying)))
         end(t, cancelled(t->sent));
     while (!TAILQ_EMPTY(&h->ended)) deliver_ended(h);
-    for (size_t i = 0; i < h->n_idle; i++) curl_easy_cleanup(h->idle[i]);
+    for (size_t i = 0; i < h->n_idle; i++) http_handle_free(h->idle[i]);
     curl_multi_cleanup(h->multi);
+    http_loop_free(h->loop);
     free(h->idle);
     free(h);
 }
 
 void http_reconfigure(struct http *h, const struct config *cfg) {
     h->cfg = cfg;
-    h->flushed_ms = monotonic_ms();
+    h->rules++;
+    h->changed_ms = clock_ms(CLOCK_MONOTONIC);
+}
+
+static bool may_reach(const struct http *h, const struct http_request *req,
+                      struct outcome *reterr) {
+    if (req->trusted || (req->passed && *req->passed == h->rules)) return true;
+    if (!egress_url(&h->cfg->egress, req->url, false, reterr)) return false;
+    if (req->passed) *req->passed = h->rules;
+    return true;
 }
 
 void http_submit(struct http *h, struct http_request *req) {
@@ -424,7 +342,7 @@ void http_submit(struct http *h, struct http_request *req) {
     /* Sinks have checked it, but under the rules of then; and behind an egress proxy no address of
      * the host is ever seen here, so one that is written in the URL is judged now. */
     struct outcome refused;
-    if (!req->trusted && !egress_url(&h->cfg->egress, req->url, false, &refused))
+    if (!may_reach(h, req, &refused))
         end(t, refused);
     else if (h->closing)
         end(t, cancelled(false));
@@ -439,20 +357,22 @@ void http_cancel(struct http *h, struct http_request *req) {
     end(t, cancelled(t->sent));
 }
 
-void http_wait(struct http *h, int extra_fd, int timeout_ms) {
-    struct curl_waitfd extra = {.fd = extra_fd, .events = CURL_WAIT_POLLIN};
-    if (!TAILQ_EMPTY(&h->ended)) timeout_ms = 0;
-    must((int)curl_multi_poll(h->multi, &extra, extra_fd < 0 ? 0 : 1, timeout_ms, NULL), "to wait");
+void http_wake_by(struct http *h, int fd) {
+    http_loop_wake_by(h->loop, fd);
+}
+
+void http_wait(struct http *h, int timeout_ms) {
+    http_loop_wait(h->loop, TAILQ_EMPTY(&h->ended) ? timeout_ms : 0);
 }
 
 void http_run(struct http *h) {
-    int running, left;
-    must((int)curl_multi_perform(h->multi, &running), "to move transfers");
+    int left;
+    http_must((int)http_loop_run(h->loop), "to move transfers");
     CURLMsg *m;
     while ((m = curl_multi_info_read(h->multi, &left))) {
-        struct transfer *t = NULL;
-        curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &t);
-        end(t, judge(t, m->data.result));
+        struct http_handle *handle = NULL;
+        curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &handle);
+        end(handle->transfer, judge(handle->transfer, m->data.result));
     }
     start_queued(h);
     deliver_ended(h);

@@ -28,6 +28,9 @@ struct http_request {
     bool trusted; /* the configuration names the URL, no event: the egress rules don't hold for it,
                      egress.proxy does */
     const char *want_headers[4]; /* names (lower case) of answer headers to keep, NULL-terminated */
+    /* The caller's note for all its URLs with this scheme, host and port: under which
+     * configuration they passed the egress rules; 0 at first. NULL: judged each time. */
+    unsigned *passed;
     http_done_fn *done;
     void *owner;
     /* The answer. */
@@ -54,8 +57,10 @@ void http_submit(struct http *, struct http_request *);
 /* done() comes soon, from http_run(): "cancelled", uncounted when nothing can have been sent yet.
  */
 void http_cancel(struct http *, struct http_request *);
-/* Waits for network activity or for extra_fd (readable; -1: none), at most timeout_ms. */
-void http_wait(struct http *, int extra_fd, int timeout_ms);
+/* Waits for network activity, at most timeout_ms. */
+void http_wait(struct http *, int timeout_ms);
+/* http_wait() also returns when fd is readable. fd stays open as long as the client. Once. */
+void http_wake_by(struct http *, int fd);
 /* Moves transfers and calls done() for the finished. */
 void http_run(struct http *);
 size_t http_in_flight(const struct http *);

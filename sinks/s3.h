@@ -36,6 +36,7 @@ struct s3_config {
     char *base_path;       /* endpoint's path without the last '/': "" or "/a/b" */
     /* What s3_place() derives from the above. */
     char *host;            /* value of the Host header */
+    unsigned passed;       /* struct http_request's, for this host */
     char *path_root;       /* path before the key, ends with '/' */
     struct s3_lines fixed; /* headers that are the same in every request */
     struct sigv4_key key;

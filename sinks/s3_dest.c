@@ -288,6 +288,7 @@ void s3_place(struct s3_config *c) {
     free(c->host);
     free(c->path_root);
     c->host = xstrdup(buf_cstr(&host));
+    c->passed = 0;
     c->path_root = xstrdup(buf_cstr(&root));
     buf_free(&host);
     buf_free(&root);

@@ -191,7 +191,7 @@ static void on_done(struct http_request *req, const struct outcome *transport) {
 }
 
 static void submit(struct sink_env *env, struct batch *b) {
-    const struct webhook *w = b->dest->config;
+    struct webhook *w = b->dest->config;
     struct call *c = xcalloc(1, sizeof *c);
     c->batch = b;
     set_headers(c, env->cfg);
@@ -200,6 +200,7 @@ static void submit(struct sink_env *env, struct batch *b) {
     c->req.body = b->body;
     c->req.body_len = b->body_len;
     c->req.mtls = true;
+    c->req.passed = &w->passed;
     c->req.done = on_done;
     c->req.owner = c;
     b->sink_state = c;

@@ -18,7 +18,8 @@ struct webhook {
     /* What is the same in every request: the sink's headers, Authorization from the userinfo,
      * Content-Type. Requests borrow it. */
     struct curl_slist *headers;
-    char **secrets; /* registered with the log's scrubber */
+    unsigned passed; /* struct http_request's */
+    char **secrets;  /* registered with the log's scrubber */
     size_t n_secrets;
 };
 

@@ -64,7 +64,7 @@ static int64_t sleep_ms(const struct lane *lane) {
 
 static void wait_for_work(struct lane *lane, int64_t timeout) {
     eventfd_t value;
-    http_wait(lane->http, lane->wake_fd, (int)timeout);
+    http_wait(lane->http, (int)timeout);
     if (eventfd_read(lane->wake_fd, &value) == 0) value = 0;
     read_clocks(lane);
     observer_serve(lane);
@@ -357,6 +357,7 @@ struct lane *lane_start(const struct config *cfg, const struct worker_shared *sh
     lane->router = router_new(cfg, err);
     if (lane->wake_fd < 0 || !lane->router) goto failed;
     lane->http = http_new(cfg);
+    http_wake_by(lane->http, lane->wake_fd);
     lane->sinks = (struct sink_env){.cfg = cfg, .http = lane->http};
     lane->dispatch = dispatch_new(cfg, &lane->sinks, &lane->now_ms, shared->until_end);
     read_clocks(lane);

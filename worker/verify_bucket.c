@@ -46,7 +46,7 @@ struct bucket {
 
 static void run(struct bucket *b, size_t until) {
     while (b->running > until) {
-        http_wait(b->http, -1, WAIT_MS);
+        http_wait(b->http, WAIT_MS);
         http_run(b->http);
     }
 }

@@ -301,7 +301,7 @@ static struct origin record_of(const struct ledger_entry *e, const struct ledger
 
 static void run(struct objects *o, size_t until) {
     while (o->running > until) {
-        http_wait(o->http, -1, WAIT_MS);
+        http_wait(o->http, WAIT_MS);
         http_run(o->http);
     }
 }

@@ -173,7 +173,7 @@ static void put(int argc, char **argv) {
         int wait = s3_sink.tick ? s3_sink.tick(&env, 0) : -1;
         left = 0;
         for (size_t i = 0; i < n; i++) left += !jobs[i].ended;
-        if (left > 0) http_wait(env.http, -1, wait >= 0 && wait < 1000 ? wait : 1000);
+        if (left > 0) http_wait(env.http, wait >= 0 && wait < 1000 ? wait : 1000);
     }
     for (size_t i = 0; i < n; i++) finish(&jobs[i]);
     if (s3_sink.close) s3_sink.close(&env);

@@ -143,7 +143,7 @@ static void wait_for(struct http *h, struct call *calls, size_t n) {
             continue;
         }
         assert_true(now_ms() < deadline);
-        http_wait(h, -1, 1000);
+        http_wait(h, 1000);
         http_run(h);
     }
 }
@@ -802,7 +802,7 @@ static void test_cancel(void **state) {
     int64_t deadline = now_ms() + PATIENCE_MS;
     while (peer_count("/silent") == before) { /* until the first has reached the peer */
         assert_true(now_ms() < deadline);
-        http_wait(h, -1, 10);
+        http_wait(h, 10);
         http_run(h);
     }
     http_cancel(h, &calls[1].req);
@@ -810,7 +810,7 @@ static void test_cancel(void **state) {
     http_cancel(h, &calls[0].req); /* twice does nothing */
     assert_int_equal(calls[0].done, 0);
     int64_t start = now_ms();
-    http_wait(h, -1, 60000); /* there is something to do already */
+    http_wait(h, 60000); /* there is something to do already */
     assert_true(now_ms() - start < 10000);
     wait_for(h, calls, 3);
     assert_why(&calls[0], "cancelled");
@@ -879,11 +879,12 @@ static void test_wait_for_another_fd(void **state) {
     assert_int_equal(pipe(fds), 0);
     assert_int_equal(write(fds[1], "x", 1), 1);
     int64_t start = now_ms();
-    http_wait(h, fds[0], 60000);
+    http_wake_by(h, fds[0]);
+    http_wait(h, 60000);
     assert_true(now_ms() - start < 10000);
+    http_free(h);
     close(fds[0]);
     close(fds[1]);
-    http_free(h);
 }
 
 /* --- Codes that no peer plays here --- */

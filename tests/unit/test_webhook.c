@@ -396,7 +396,7 @@ static void deliver(const struct config *cfg, struct destination *d, struct sent
     time_t deadline = time(NULL) + 20;
     while (!s->done) {
         assert_true(time(NULL) < deadline);
-        http_wait(env.http, -1, 1000);
+        http_wait(env.http, 1000);
         http_run(env.http);
     }
     assert_int_equal(s->done, 1);
@@ -418,7 +418,7 @@ static cJSON *last_request(const struct config *cfg) {
     struct http_request req = {.method = "GET", .url = url, .done = keep_answer, .owner = &done};
     http_submit(h, &req);
     while (!done) {
-        http_wait(h, -1, 1000);
+        http_wait(h, 1000);
         http_run(h);
     }
     cJSON *json = cJSON_Parse(buf_cstr(&req.answer));
