@@ -23,14 +23,15 @@ static bool is_plain(unsigned char c) {
 static bool encode(struct buf *b, struct str text, bool slash) {
     static const char digits[] = "0123456789ABCDEF";
     size_t start = b->n;
-    for (size_t i = 0; i < text.n; i++) {
-        unsigned char c = (unsigned char)text.p[i];
-        bool plain = is_plain(c) || (slash && c == '/');
+    for (size_t i = 0, from = 0; i <= text.n; i++) {
+        unsigned char c = i < text.n ? (unsigned char)text.p[i] : '\0';
+        if (i < text.n && (is_plain(c) || (slash && c == '/'))) continue;
         char out[3] = {'%', digits[c >> 4], digits[c & 15]};
-        if (!(plain ? buf_putc(b, (char)c) : buf_add(b, out, 3))) {
+        if (!buf_add(b, text.p + from, i - from) || (i < text.n && !buf_add(b, out, 3))) {
             b->n = start;
             return false;
         }
+        from = i + 1;
     }
     return true;
 }
@@ -101,25 +102,30 @@ static int entry_order(const void *a_, const void *b_) {
 }
 
 static bool add_name(struct buf *b, struct str name) {
-    for (size_t i = 0; i < name.n; i++)
-        if (!buf_putc(b, lower(name.p[i]))) return false;
+    char *to = buf_reserve(b, name.n);
+    if (!to) return false;
+    for (size_t i = 0; i < name.n; i++) to[i] = lower(name.p[i]);
+    b->n += name.n;
     return true;
 }
 
 /* Leading and trailing blanks go, a run of them becomes one space. */
 static bool add_value(struct buf *b, struct str value) {
-    bool blank = false, any = false;
+    char *to = buf_reserve(b, value.n);
+    if (!to) return false;
+    bool blank = false;
+    size_t n = 0;
     for (size_t i = 0; i < value.n; i++) {
         char c = value.p[i];
         if (c == ' ' || c == '\t') {
             blank = true;
             continue;
         }
-        if (blank && any && !buf_putc(b, ' ')) return false;
-        if (!buf_putc(b, c)) return false;
+        if (blank && n) to[n++] = ' ';
+        to[n++] = c;
         blank = false;
-        any = true;
     }
+    b->n += n;
     return true;
 }
 

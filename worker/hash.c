@@ -1,7 +1,7 @@
 #include "worker/hash.h"
 
+#include <openssl/core_names.h>
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
 #include <openssl/rand.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -16,28 +16,50 @@ static void must(int ok, const char *what) {
 
 /* Fetched once: OpenSSL 3 looks an algorithm up by name at each use otherwise. */
 static EVP_MD *sha256_md;
+static EVP_MAC *hmac;
 static uint64_t process_key[2];
-static pthread_key_t thread_ctx; /* a thread's digest context, freed when the thread ends */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static void free_ctx(void *ctx) {
-    EVP_MD_CTX_free(ctx);
+/* A thread's contexts, freed when the thread ends. */
+struct contexts {
+    EVP_MD_CTX *sha256;
+    EVP_MAC_CTX *hmac;
+};
+static pthread_key_t thread_ctx;
+
+static void free_ctx(void *arg) {
+    struct contexts *c = arg;
+    EVP_MD_CTX_free(c->sha256);
+    EVP_MAC_CTX_free(c->hmac);
+    free(c);
 }
 
 static void setup(void) {
     sha256_md = EVP_MD_fetch(NULL, "SHA256", NULL);
-    must(sha256_md != NULL, "fetching SHA-256");
+    hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+    must(sha256_md && hmac, "fetching SHA-256 and HMAC");
     must(RAND_bytes((unsigned char *)process_key, sizeof process_key), "drawing a random key");
     must(pthread_key_create(&thread_ctx, free_ctx) == 0, "making a thread key");
 }
 
-void sha256(const void *data, size_t n, uint8_t ret[SHA256_LEN]) {
-    static _Thread_local EVP_MD_CTX *ctx;
+static const struct contexts *contexts(void) {
+    static _Thread_local struct contexts *c;
+    if (c) return c;
     pthread_once(&once, setup);
-    if (!ctx) {
-        ctx = EVP_MD_CTX_new();
-        must(ctx && pthread_setspecific(thread_ctx, ctx) == 0, "SHA-256");
-    }
+    c = xcalloc(1, sizeof *c);
+    c->sha256 = EVP_MD_CTX_new();
+    c->hmac = EVP_MAC_CTX_new(hmac);
+    char digest[] = "SHA256";
+    const OSSL_PARAM params[] = {OSSL_PARAM_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 6),
+                                 OSSL_PARAM_END};
+    must(c->sha256 && c->hmac && EVP_MAC_CTX_set_params(c->hmac, params) == 1 &&
+             pthread_setspecific(thread_ctx, c) == 0,
+         "a thread's contexts");
+    return c;
+}
+
+void sha256(const void *data, size_t n, uint8_t ret[SHA256_LEN]) {
+    EVP_MD_CTX *ctx = contexts()->sha256;
     must(EVP_DigestInit_ex2(ctx, sha256_md, NULL), "SHA-256");
     must(EVP_DigestUpdate(ctx, data, n), "SHA-256");
     must(EVP_DigestFinal_ex(ctx, ret, NULL), "SHA-256");
@@ -61,8 +83,12 @@ void sha256_end(struct sha256_ctx *ctx, uint8_t ret[SHA256_LEN]) {
 
 void hmac_sha256(const void *key, size_t key_len, const void *data, size_t n,
                  uint8_t ret[SHA256_LEN]) {
-    pthread_once(&once, setup);
-    must(HMAC(sha256_md, key, (int)key_len, data, n, ret, NULL) != NULL, "HMAC-SHA-256");
+    EVP_MAC_CTX *ctx = contexts()->hmac;
+    size_t got = 0;
+    /* Without a key, OpenSSL would go on with the one before. */
+    must(EVP_MAC_init(ctx, key_len ? key : "", key_len, NULL), "HMAC-SHA-256");
+    must(EVP_MAC_update(ctx, data, n), "HMAC-SHA-256");
+    must(EVP_MAC_final(ctx, ret, &got, SHA256_LEN) == 1 && got == SHA256_LEN, "HMAC-SHA-256");
 }
 
 void hex(const uint8_t *p, size_t n, char *ret) {
