@@ -14,6 +14,7 @@
 #include "worker/log.h"
 
 #define CALL_TIMEOUT_MS 5000
+#define CONNECT_TIMEOUT_MS 1000
 
 /* Number of partitions of a topic that we produce to. */
 struct fanout {
@@ -34,6 +35,8 @@ struct settler {
     struct settle_job init; /* its error, otherwise */
     struct fanout *fanouts;
     size_t n_fanouts;
+    int32_t *leaders; /* brokers that the producer was made to connect to */
+    size_t n_leaders;
 };
 
 /* ---- jobs: the lane's thread ---- */
@@ -135,6 +138,27 @@ static enum step classify(rd_kafka_error_t *e, struct settle_job *job, const cha
         step_ == STEP_RETRY ? STEP_FATAL : step_;                                                  \
     })
 
+static bool is_new_leader(struct settler *s, int32_t broker) {
+    for (size_t i = 0; i < s->n_leaders; i++)
+        if (s->leaders[i] == broker) return false;
+    s->leaders = xrealloc(s->leaders, (s->n_leaders + 1) * sizeof *s->leaders);
+    s->leaders[s->n_leaders++] = broker;
+    return true;
+}
+
+/* librdkafka connects to a broker when there is something for it, and a produced message makes the
+ * broker's thread look up to a second later: the first settlement would take that long. A request
+ * is sent at once; what it answers is of no interest. */
+static void connect_leaders(struct settler *s, const rd_kafka_metadata_topic_t *topic) {
+    for (int i = 0; i < topic->partition_cnt; i++) {
+        const rd_kafka_metadata_partition_t *p = &topic->partitions[i];
+        int64_t low, high;
+        if (p->leader < 0 || !is_new_leader(s, p->leader)) continue;
+        rd_kafka_query_watermark_offsets(s->producer, topic->topic, p->id, &low, &high,
+                                         CONNECT_TIMEOUT_MS);
+    }
+}
+
 /* -1 when the broker doesn't tell now. */
 static int32_t partitions_of(struct settler *s, const char *topic) {
     for (size_t i = 0; i < s->n_fanouts; i++)
@@ -145,6 +169,7 @@ static int32_t partitions_of(struct settler *s, const char *topic) {
     if (t && rd_kafka_metadata(s->producer, 0, t, &md, CALL_TIMEOUT_MS) == 0 &&
         md->topic_cnt == 1 && md->topics[0].err == 0)
         n = md->topics[0].partition_cnt;
+    if (n > 0) connect_leaders(s, &md->topics[0]);
     if (md) rd_kafka_metadata_destroy(md);
     if (t) rd_kafka_topic_destroy(t);
     if (n <= 0) return -1;
@@ -154,9 +179,8 @@ static int32_t partitions_of(struct settler *s, const char *topic) {
 }
 
 static rd_kafka_resp_err_t produce(struct settler *s, const struct settle_record *r) {
-    int32_t partition = r->partition;
+    int32_t partition = r->partition, n = partitions_of(s, r->topic);
     if (partition >= 0) {
-        int32_t n = partitions_of(s, r->topic);
         if (n < 0) return RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
         partition %= n;
     }
@@ -297,6 +321,7 @@ void settler_free(struct settler *s) {
     rd_kafka_destroy(s->producer);
     for (size_t i = 0; i < s->n_fanouts; i++) free(s->fanouts[i].topic);
     free(s->fanouts);
+    free(s->leaders);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->mutex);
     free(s);
