@@ -122,6 +122,12 @@ static bool set_theirs(rd_kafka_conf_t *conf, const struct config *c, struct buf
     return ok;
 }
 
+bool kafka_configured(const struct config *c, const char *name) {
+    for (size_t i = 0; i < c->kafka_names.n; i++)
+        if (strcmp(c->kafka_names.v[i], name) == 0) return true;
+    return false;
+}
+
 rd_kafka_conf_t *kafka_conf_new(const struct config *c, const char *const *extra, struct buf *err) {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     rd_kafka_conf_set_log_cb(conf, on_log);

@@ -14,6 +14,9 @@
  * goes through ours. Owned by the caller until rd_kafka_new() takes it. */
 rd_kafka_conf_t *kafka_conf_new(const struct config *, const char *const *extra, struct buf *err);
 
+/* Whether [kafka] sets this property. */
+bool kafka_configured(const struct config *, const char *name);
+
 /* Two more of extra, for producers. A broker that knows nothing of a producer yet takes whatever
  * sequence number it sees first. So when the first request for a partition is turned away, because
  * the broker has not heard yet that it leads it, and the second one is taken, the first one's

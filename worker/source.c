@@ -14,9 +14,10 @@
 #define SEEK_AGAIN_MS 1000
 /* About 1.4 s of a partition's peak is enough to read ahead: older versions of librdkafka refill a
  * full queue once a second. */
-#define READ_AHEAD_MAX ((int64_t)4 << 20)
-#define READ_AHEAD_MIN ((int64_t)16 << 10)
-#define FETCH_MAX ((int64_t)512 << 10)
+#define QUEUE_MAX ((int64_t)4 << 20)
+#define QUEUE_MIN ((int64_t)16 << 10)
+#define FETCH_MAX ((int64_t)1 << 20)
+#define FETCH_MIN ((int64_t)64 << 10)
 
 /* ---- reading ---- */
 
@@ -161,34 +162,60 @@ static void subscribe(struct lane *lane) {
 
 /* ---- the consumer ---- */
 
-/* What librdkafka reads ahead has a quarter of the memory budget. Its bound is for each partition,
- * and all of them may come to this member; a queue overshoots its bound by one fetch, so each gets
- * half. Bytes. A fetch is bounded by its compressed size, for which an eighth is assumed: parked
- * records of one tenant resemble each other. */
-static int64_t read_ahead(const struct lane *lane) {
+static int64_t between(int64_t least, int64_t n, int64_t most) {
+    return n < least ? least : n > most ? most : n;
+}
+
+/* Reading ahead has a quarter of the memory budget, and of that the queues of the partitions three
+ * quarters. All partitions may come to this member. Bytes. */
+static int64_t queue_bytes(const struct lane *lane) {
     struct worker_shared *shared = (struct worker_shared *)(uintptr_t)lane->shared;
     pthread_mutex_lock(&shared->mutex);
     int64_t n = shared->partitions > 0 ? shared->partitions : 1;
     pthread_mutex_unlock(&shared->mutex);
-    int64_t bytes = lane->cfg->memory_budget / 4 / n / 2;
-    if (bytes < READ_AHEAD_MIN) return READ_AHEAD_MIN;
-    return bytes < READ_AHEAD_MAX ? bytes : READ_AHEAD_MAX;
+    return between(QUEUE_MIN, lane->cfg->memory_budget / 16 * 3 / n, QUEUE_MAX);
+}
+
+/* The rest is for what comes on top of full queues: an answer to one fetch from each broker, of
+ * which two are thought of. It is bounded as it is sent, compressed; to an eighth, let us say:
+ * parked records of one tenant resemble each other. */
+static int64_t fetch_bytes(const struct config *cfg) {
+    return between(FETCH_MIN, cfg->memory_budget / cfg->lanes / 16 / 2 / 8, FETCH_MAX);
 }
 
 static rd_kafka_t *consumer_new(struct lane *lane, struct buf *err) {
+    const struct config *cfg = lane->cfg;
     char instance[160], errstr[256], queue_kb[24], fetch[24];
-    int64_t ahead = read_ahead(lane), packed = ahead / 8;
-    snprintf(instance, sizeof instance, "%s-%d", lane->cfg->slot, lane->id);
-    snprintf(queue_kb, sizeof queue_kb, "%" PRId64, ahead / 1024);
-    snprintf(fetch, sizeof fetch, "%" PRId64, packed < FETCH_MAX ? packed : FETCH_MAX);
-    const char *extra[] = {"group.id", lane->cfg->group, "enable.partition.eof", "true",
-                           "queued.max.messages.kbytes", queue_kb, "fetch.message.max.bytes", fetch,
-                           /* A static member that dies between the two rounds of a cooperative
-                            * rebalance comes back to what it had in the first, and nobody asks for
-                            * the second: partitions stay without an owner. Eager has one round. */
-                           lane->cfg->slot[0] ? "group.instance.id" : NULL, instance,
-                           "partition.assignment.strategy", "roundrobin", NULL};
-    rd_kafka_conf_t *conf = kafka_conf_new(lane->cfg, extra, err);
+    snprintf(instance, sizeof instance, "%s-%d", cfg->slot, lane->id);
+    snprintf(queue_kb, sizeof queue_kb, "%" PRId64, queue_bytes(lane) / 1024);
+    snprintf(fetch, sizeof fetch, "%" PRId64, fetch_bytes(cfg));
+    const char *extra[24] = {"group.id",
+                             cfg->group,
+                             "enable.partition.eof",
+                             "true",
+                             "queued.max.messages.kbytes",
+                             queue_kb,
+                             "fetch.message.max.bytes",
+                             fetch};
+    size_t n = 8;
+    if (cfg->slot[0]) {
+        extra[n++] = "group.instance.id";
+        extra[n++] = instance;
+        /* A static member that dies between the two rounds of a cooperative rebalance comes back to
+         * what it had in the first, and nobody asks for the second: partitions stay without an
+         * owner. Eager has one round. */
+        extra[n++] = "partition.assignment.strategy";
+        extra[n++] = "roundrobin";
+    }
+    /* librdkafka takes no fetch.max.bytes below message.max.bytes, which bounds nothing that is
+     * read: a larger record comes as an answer of its own. */
+    if (!kafka_configured(cfg, "message.max.bytes")) {
+        extra[n++] = "message.max.bytes";
+        extra[n++] = fetch;
+        extra[n++] = "fetch.max.bytes";
+        extra[n++] = fetch;
+    }
+    rd_kafka_conf_t *conf = kafka_conf_new(cfg, extra, err);
     if (!conf) return NULL;
     rd_kafka_conf_set_rebalance_cb(conf, assignment_cb);
     rd_kafka_conf_set_opaque(conf, lane);
