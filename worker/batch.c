@@ -62,16 +62,16 @@ static bool compress(struct lane *lane, struct parcel *p, struct buf *plain) {
 bool batch_body(struct lane *lane, struct parcel *p, struct outcome *reterr) {
     struct batch *b = &p->delivery.batch;
     size_t size = 0;
-    for (uint32_t i = 0; i < p->n; i++) size += redact_size(p->members[i]->run) + 1;
+    for (uint32_t i = 0; i < p->n; i++) size += redact_size(&p->members[i]->payload) + 1;
     struct buf plain;
     /* Unredacted bodies hold the tenants' secrets. */
     (lane->cfg->redact_payload ? buf_init : buf_init_secret)(&plain, size);
     buf_reserve(&plain, size);
     for (uint32_t i = 0; i < p->n; i++) {
         if (p->ndjson)
-            redact_add_line(&plain, p->members[i]->run);
+            redact_add_line(&plain, &p->members[i]->payload);
         else
-            redact_add(&plain, p->members[i]->run);
+            redact_add(&plain, &p->members[i]->payload);
     }
     sha256(plain.p, plain.n, b->sha256);
     if (!p->ndjson) {

@@ -52,8 +52,8 @@ static void add_destination(struct buf *out, const struct destination *d, struct
 
 static void add_body(struct buf *out, const struct jobrun *run) {
     struct buf body;
-    buf_init(&body, EVENT_MAX + redact_size(run));
-    redact_add(&body, run);
+    buf_init(&body, EVENT_MAX + redact_size(&run->payload));
+    redact_add(&body, &run->payload);
     add_member(out, "body", (struct str){body.p, body.n});
     buf_wipe(&body);
 }

@@ -302,12 +302,12 @@ bool jobrun_decode_known(const struct record *rec, const struct known_sinks *kno
     if (!envelope_open(rec, arena, &e, reterr)) return false;
     job_read(&r, e.document, e.structured, known, arena, &root);
     if (!readable(&e, &r, &root, reterr)) return false;
-    struct jobrun run = {.framing = e.framing, .payload = e.document};
+    struct jobrun run = {.framing = e.framing, .payload.json = e.document};
     struct decoding d = {arena, find_run(&e, &r, &run.framing, reterr), reterr};
     if (!d.run || !agree(d.run, RUN_FIELDS, reterr) || !fill(&d, &run)) return false;
     run.event_id = event_id(&e, &r);
-    run.edits = lasting(&r);
-    run.n_edits = r.n_edits;
+    run.payload.edits = lasting(&r);
+    run.payload.n_edits = r.n_edits;
     if (run.sink.p && run.sink.p == r.sink_at) { /* a document may hold others, without a meaning */
         run.sink_depth = r.sink_depth;
         run.known = r.known;

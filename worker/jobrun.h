@@ -31,11 +31,19 @@ enum framing {
     FRAMING_OUTBOX
 };
 
-/* A span of payload (byte offsets into it) that is replaced by `[REDACTED]` when the payload is
+/* A span of a payload (byte offsets into it) that is replaced by `[REDACTED]` when the payload is
  * delivered. Spans are ascending, never overlap and lie inside JSON strings, quotes excluded. */
 struct edit {
     size_t at;
     size_t n;
+};
+
+/* The JSON document to deliver: what is left when the framing is off (a wrapper object stays). */
+struct payload {
+    struct str json;
+    const struct edit *edits;
+    size_t n_edits;
+    bool verbatim; /* the caller's: deliver it without the edits */
 };
 
 /* A sink object that stood in an event before. Its bytes decide what is secret in it, so an equal
@@ -56,8 +64,7 @@ struct known_sinks {
 
 struct jobrun {
     enum framing framing;
-    struct str payload; /* the JSON document to deliver: what is left when the framing is off (a
-                           wrapper object stays) */
+    struct payload payload;
     /* ce_id, structured "id", or the outbox header "id"; empty when there is none, or none that
      * can serve as an id: over 1024 bytes, not UTF-8, control characters. */
     struct str event_id;
@@ -71,9 +78,6 @@ struct jobrun {
     const struct known_sink *known; /* the sink, when it was found among the known; for route() */
     bool unknown_enum; /* status, type, error.code or reason.type has a value the model does not
                           list yet */
-    const struct edit *edits;
-    size_t n_edits;
-    bool verbatim; /* the caller's: deliver the payload without the edits */
 };
 
 /* Takes the framing off, validates strictly (RFC 8259, UTF-8, types, required fields, both

@@ -161,7 +161,7 @@ static struct ledger_item describe(const struct lane *lane, const struct slot *s
     struct ledger_item item = {.kind = kind_of(slot->fate), .dest = p ? p->label : NULL};
     if (item.kind == LEDGER_DELIVERED && p) {
         item.key = p->key;
-        item.status = p->outcome.status;
+        item.status = p->delivery.outcome.status;
         item.sha256 = p->delivery.batch.body_sha256;
         item.size = p->delivery.batch.body_len;
     } else if (o) {

@@ -29,14 +29,14 @@ static void let_go(struct load *load, struct slot *slot) {
     lane_held(load->lane, load, -(ptrdiff_t)(slot->bytes + RECORD_OVERHEAD));
     rd_kafka_message_destroy(slot->msg);
     slot->msg = NULL;
-    slot->run = NULL; /* borrowed from it */
+    slot->payload = (struct payload){0}; /* borrowed from it */
 }
 
 void load_free(struct load *load) {
     if (!load) return;
     for (struct parcel *p = load->parcels; p; p = p->next) {
         parcel_release(p);
-        free(p->members);
+        if (p->members != p->only) free(p->members);
     }
     for (struct slot *s = load->first; s; s = s->next) let_go(load, s);
     lane_held(load->lane, load, -(ptrdiff_t)load->held);
@@ -153,17 +153,17 @@ static bool recall(struct load *load, struct slot *slot, const struct record *re
     return false;
 }
 
-static bool decode(struct load *load, struct slot *slot, const struct record *rec) {
+static bool decode(struct load *load, struct slot *slot, const struct record *rec,
+                   struct jobrun *run) {
     struct outcome o;
-    struct jobrun *run = arena_alloc(&load->arena, sizeof *run);
     struct known_sinks known = router_known(load->lane->router);
     if (!jobrun_decode_known(rec, &known, &load->arena, run, &o)) {
         end_alone(load, slot, o.verdict == VERDICT_OK ? FATE_SKIPPED : FATE_DEAD, &o);
         return false;
     }
     if (run->unknown_enum) count(&load->lane->counters, COUNTER_UNKNOWN_ENUM, 1);
-    if (!load->lane->cfg->redact_payload) run->verbatim = true;
-    slot->run = run;
+    if (!load->lane->cfg->redact_payload) run->payload.verbatim = true;
+    slot->payload = run->payload;
     return true;
 }
 
@@ -182,14 +182,12 @@ static void park_again(struct load *load, struct slot *slot, const struct sink_t
     end_alone(load, slot, next == NEXT_RETRY ? FATE_PARKED : FATE_DEAD, &o);
 }
 
-static void deliver(struct load *load, struct slot *slot, const struct record *rec,
-                    const struct requeue *past) {
+static void deliver(struct load *load, struct slot *slot, const struct jobrun *run,
+                    const struct record *rec, const struct requeue *past) {
     struct lane *lane = load->lane;
     struct destination *dest;
     struct outcome o;
-    enum route_kind kind =
-        (past ? route_again : route)(lane->router, slot->run, lane->now_ms, &dest, &o);
-    slot->run->known = NULL; /* the router may forget it */
+    enum route_kind kind = (past ? route_again : route)(lane->router, run, lane->now_ms, &dest, &o);
     bool batched = past && past->batch_key[0];
     switch (kind) {
     case ROUTE_SKIP:
@@ -204,13 +202,13 @@ static void deliver(struct load *load, struct slot *slot, const struct record *r
     if (past && !batched && past->not_before_ms > lane->wall_ms)
         park_again(load, slot, dest->type, past);
     else if (dest->type->shape == SHAPE_POST)
-        parcel_send_post(load, slot, dest, rec);
+        parcel_send_post(load, slot, run, dest, rec);
     else if (batched)
         parcel_collect_again(load, slot, dest, past);
     else if (load->batched)
         parcel_collect(load, slot, dest);
     else
-        parcel_send_object(load, slot, dest);
+        parcel_send_object(load, slot, run, dest);
 }
 
 void load_take(struct load *load, rd_kafka_message_t *msg) {
@@ -231,10 +229,11 @@ void load_take(struct load *load, rd_kafka_message_t *msg) {
     struct record rec = {.value = {msg->payload, msg->len}};
     rec.headers = read_headers(load, msg, &rec.n_headers);
     struct requeue past;
+    struct jobrun run;
     bool again = load->partition->kind == PARTITION_RETRY;
     if (!again || recall(load, slot, &rec, &past)) {
-        if (decode(load, slot, &rec))
-            deliver(load, slot, &rec, again ? &past : NULL);
+        if (decode(load, slot, &rec, &run))
+            deliver(load, slot, &run, &rec, again ? &past : NULL);
         else if (again && past.batch_key[0])
             parcel_leave_batch(load, &past);
     }

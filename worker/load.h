@@ -35,8 +35,8 @@ struct slot {
     int64_t timestamp_ms; /* of the original record */
     uint32_t bytes;
     rd_kafka_message_t *msg; /* NULL once let go */
-    struct jobrun *run;      /* NULL: not decoded; borrows from msg */
     struct parcel *parcel;   /* NULL: none, the outcome is the record's own */
+    struct payload payload;  /* borrows from msg */
     struct progress progress;
     const struct outcome *outcome; /* why, when skipped or dead without a parcel */
     uint32_t batch_index;
@@ -47,9 +47,10 @@ struct slot {
 };
 
 struct parcel {
-    struct delivery delivery; /* first */
+    struct delivery delivery; /* first; its outcome is the parcel's */
     struct load *load;
-    struct slot **members;
+    struct slot **members; /* the array of one below, or malloc's */
+    struct slot *only[1];
     uint32_t n, cap;
     uint32_t expected; /* members of a batch that comes back; 0: not one */
     bool ndjson;       /* the key and compression of a batch object */
@@ -57,7 +58,6 @@ struct parcel {
     const char *label; /* of its destination, which may be gone by the time it is settled */
     size_t payload;    /* bytes of its members' payloads */
     struct buf body;
-    struct outcome outcome;
     struct progress progress;
     enum fate fate;
     bool sent;  /* handed to dispatch */

@@ -57,16 +57,16 @@ static void log_failure(const struct load *load, const struct parcel *p) {
     log_at(dead ? LOG_WARN : LOG_DEBUG, "not delivered", LOG_S("fate", dead ? "dead" : "parked"),
            LOG_S("topic", load->topic), LOG_I("partition", slot->from_partition),
            LOG_I("offset", slot->from_offset), LOG_I("members", p->n),
-           LOG_S("destination", p->label), LOG_S("fault", fault_name(p->outcome.fault)),
-           LOG_S("why", p->outcome.why), LOG_I("status", p->outcome.status),
-           LOG_S("detail", p->outcome.detail), LOG_I("attempts", p->progress.attempts));
+           LOG_S("destination", p->label), LOG_S("fault", fault_name(p->delivery.outcome.fault)),
+           LOG_S("why", p->delivery.outcome.why), LOG_I("status", p->delivery.outcome.status),
+           LOG_S("detail", p->delivery.outcome.detail), LOG_I("attempts", p->progress.attempts));
 }
 
 static void end_parcel(struct parcel *parcel, const struct outcome *o) {
     struct load *load = parcel->load;
     struct lane *lane = load->lane;
     unsigned sink = parcel->members[0]->sink;
-    parcel->outcome = *o;
+    parcel->delivery.outcome = *o;
     parcel->fate = decide(lane, parcel, o);
     if (parcel->fate == FATE_DELIVERED) {
         count_by(&lane->counters, COUNTER_PARCELS, sink, 1);
@@ -77,7 +77,7 @@ static void end_parcel(struct parcel *parcel, const struct outcome *o) {
     }
     parcel_release(parcel);
     for (uint32_t i = 0; i < parcel->n; i++)
-        slot_end(load, parcel->members[i], parcel->fate, &parcel->outcome);
+        slot_end(load, parcel->members[i], parcel->fate, &parcel->delivery.outcome);
 }
 
 static void parcel_done(struct delivery *d, const struct outcome *o) {
@@ -105,6 +105,8 @@ static struct parcel *parcel_new(struct load *load, struct destination *dest) {
     const struct parcel *before = load->last_parcel;
     bool same = before && before->holds && before->delivery.batch.dest == dest;
     p->load = load;
+    p->members = p->only;
+    p->cap = 1;
     p->label = same ? before->label : arena_strdup(&load->arena, str_c(dest->label));
     p->delivery = (struct delivery){.build = parcel_build, .done = parcel_done};
     p->delivery.batch.dest = dest;
@@ -118,11 +120,13 @@ static struct parcel *parcel_new(struct load *load, struct destination *dest) {
 
 static void parcel_add(struct parcel *p, struct slot *slot) {
     if (p->n == p->cap) {
-        p->cap = p->cap ? p->cap * 2 : 1;
-        p->members = xrealloc(p->members, p->cap * sizeof(struct slot *));
+        bool fresh = p->members == p->only;
+        p->cap *= 2;
+        p->members = xrealloc(fresh ? NULL : p->members, p->cap * sizeof(struct slot *));
+        if (fresh) p->members[0] = p->only[0];
     }
     p->members[p->n++] = slot;
-    p->payload += slot->run->payload.n;
+    p->payload += slot->payload.json.n;
     slot->parcel = p;
 }
 
@@ -148,7 +152,8 @@ static void count_ledger(struct load *load, const struct parcel *p, size_t key_l
     load->ledger_bytes += ledger_item_size(&item) + key_len;
 }
 
-void parcel_send_object(struct load *load, struct slot *slot, struct destination *dest) {
+void parcel_send_object(struct load *load, struct slot *slot, const struct jobrun *run,
+                        struct destination *dest) {
     struct lane *lane = load->lane;
     struct origin origin = {.partition = slot->from_partition, .offset = slot->from_offset};
     memcpy(origin.topic, load->partition->base, sizeof origin.topic);
@@ -158,8 +163,7 @@ void parcel_send_object(struct load *load, struct slot *slot, struct destination
     struct buf key;
     struct outcome o;
     buf_init(&key, KEY_MAX * 2);
-    bool ok =
-        route_object_key(lane->router, slot->run, dest, &origin, slot->timestamp_ms, &key, &o);
+    bool ok = route_object_key(lane->router, run, dest, &origin, slot->timestamp_ms, &key, &o);
     if (ok) p->key = arena_strdup(&load->arena, (struct str){key.p, key.n});
     count_ledger(load, p, key.n);
     buf_free(&key);
@@ -175,10 +179,9 @@ static struct str header_value(const struct record *rec, const char *name) {
     return (struct str){0};
 }
 
-void parcel_send_post(struct load *load, struct slot *slot, struct destination *dest,
-                      const struct record *rec) {
+void parcel_send_post(struct load *load, struct slot *slot, const struct jobrun *run,
+                      struct destination *dest, const struct record *rec) {
     struct parcel *p = parcel_new(load, dest);
-    const struct jobrun *run = slot->run;
     struct batch *b = &p->delivery.batch;
     p->progress = slot->progress;
     parcel_add(p, slot);

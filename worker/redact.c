@@ -2,30 +2,30 @@
 
 static const struct str mark = STR("[REDACTED]");
 
-static size_t edits(const struct jobrun *run) {
-    return run->verbatim ? 0 : run->n_edits;
+static size_t edits(const struct payload *p) {
+    return p->verbatim ? 0 : p->n_edits;
 }
 
-size_t redact_size(const struct jobrun *run) {
-    size_t n = run->payload.n;
-    for (size_t i = 0; i < edits(run); i++) n = n - run->edits[i].n + mark.n;
+size_t redact_size(const struct payload *p) {
+    size_t n = p->json.n;
+    for (size_t i = 0; i < edits(p); i++) n = n - p->edits[i].n + mark.n;
     return n;
 }
 
-bool redact_add(struct buf *b, const struct jobrun *run) {
-    size_t size = redact_size(run);
+bool redact_add(struct buf *b, const struct payload *p) {
+    size_t size = redact_size(p);
     char *to = buf_reserve(b, size);
     if (!to) return false;
     size_t from = 0;
-    for (size_t i = 0; i < edits(run); i++) {
-        const struct edit *e = &run->edits[i];
-        memcpy(to, run->payload.p + from, e->at - from);
+    for (size_t i = 0; i < edits(p); i++) {
+        const struct edit *e = &p->edits[i];
+        memcpy(to, p->json.p + from, e->at - from);
         to += e->at - from;
         memcpy(to, mark.p, mark.n);
         to += mark.n;
         from = e->at + e->n;
     }
-    memcpy(to, run->payload.p + from, run->payload.n - from);
+    memcpy(to, p->json.p + from, p->json.n - from);
     b->n += size;
     return true;
 }
@@ -34,9 +34,9 @@ static void blank(char *p, const char *end, char c) {
     while ((p = memchr(p, c, (size_t)(end - p)))) *p++ = ' ';
 }
 
-bool redact_add_line(struct buf *b, const struct jobrun *run) {
+bool redact_add_line(struct buf *b, const struct payload *p) {
     size_t start = b->n;
-    if (!buf_reserve(b, redact_size(run) + 1) || !redact_add(b, run)) return false;
+    if (!buf_reserve(b, redact_size(p) + 1) || !redact_add(b, p)) return false;
     /* A line break in valid JSON stands between tokens: strings hold none. */
     blank(b->p + start, b->p + b->n, '\n');
     blank(b->p + start, b->p + b->n, '\r');

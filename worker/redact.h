@@ -6,13 +6,13 @@
 #include "worker/jobrun.h"
 
 /* Bytes that redact_add() will append for this payload. */
-size_t redact_size(const struct jobrun *);
+size_t redact_size(const struct payload *);
 /* Appends the payload with each edit's span replaced by [REDACTED]; every other byte is the
  * producer's. */
-bool redact_add(struct buf *, const struct jobrun *);
+bool redact_add(struct buf *, const struct payload *);
 /* The same as one line for NDJSON, newline included: line breaks between tokens become spaces (the
  * same length, the same JSON value), nothing else differs. */
-bool redact_add_line(struct buf *, const struct jobrun *);
+bool redact_add_line(struct buf *, const struct payload *);
 
 /* The secret parts of a URL, one after another and ascending: its userinfo, then each value of its
  * query. More is taken rather than less where the text leaves doubt: all behind the scheme when

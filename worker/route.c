@@ -184,12 +184,13 @@ struct known_sinks router_known(struct router *r) {
 /* Notes what the reading of an event found in its sink. */
 static void make_known(struct router *r, struct entry *e, const struct jobrun *run) {
     if (e->n < QUICK_BYTES || run->sink_depth == 0) return;
-    size_t from = (size_t)(run->sink.p - run->payload.p), first = 0, n = 0;
-    while (first < run->n_edits && run->edits[first].at < from) first++;
-    while (first + n < run->n_edits && run->edits[first + n].at < from + e->n) n++;
+    size_t from = (size_t)(run->sink.p - run->payload.json.p), first = 0, n = 0;
+    while (first < run->payload.n_edits && run->payload.edits[first].at < from) first++;
+    while (first + n < run->payload.n_edits && run->payload.edits[first + n].at < from + e->n) n++;
     if (n > KNOWN_EDITS_MAX) return;
     for (size_t i = 0; i < n; i++)
-        e->edits[i] = (struct edit){run->edits[first + i].at - from, run->edits[first + i].n};
+        e->edits[i] =
+            (struct edit){run->payload.edits[first + i].at - from, run->payload.edits[first + i].n};
     e->known = (struct known_sink){{e->bytes, e->n}, run->sink_depth, e->edits, n};
     e->quick = quick_slot(r, e->bytes);
     *e->quick = e;

@@ -46,11 +46,11 @@ static void take(struct lane *lane, struct arena *arena, struct str event, struc
     struct record record = {.value = event};
     struct outcome o;
     struct destination *dest;
-    slot->run = arena_alloc(arena, sizeof *slot->run);
+    struct jobrun run;
     struct known_sinks known = router_known(lane->router);
-    if (!jobrun_decode_known(&record, &known, arena, slot->run, &o)) die("an event", o.detail);
-    if (route(lane->router, slot->run, lane->now_ms, &dest, &o) == ROUTE_DEAD)
-        die("an event", o.detail);
+    if (!jobrun_decode_known(&record, &known, arena, &run, &o)) die("an event", o.detail);
+    if (route(lane->router, &run, lane->now_ms, &dest, &o) == ROUTE_DEAD) die("an event", o.detail);
+    slot->payload = run.payload;
 }
 
 static void round_of_all(struct lane *lane) {

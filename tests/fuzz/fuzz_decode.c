@@ -41,10 +41,10 @@ static void check_fields(const struct jobrun *run) {
 
 static void check_edits(const struct jobrun *run) {
     size_t from = 0;
-    for (size_t i = 0; i < run->n_edits; i++) {
-        const struct edit *e = &run->edits[i];
-        assert(e->n > 0 && e->at > from && e->at + e->n < run->payload.n);
-        assert(!memchr(run->payload.p + e->at, '\n', e->n));
+    for (size_t i = 0; i < run->payload.n_edits; i++) {
+        const struct edit *e = &run->payload.edits[i];
+        assert(e->n > 0 && e->at > from && e->at + e->n < run->payload.json.n);
+        assert(!memchr(run->payload.json.p + e->at, '\n', e->n));
         from = e->at + e->n;
     }
 }
@@ -101,7 +101,7 @@ static void check_redacted(const struct jobrun *run, const struct header *h) {
     struct buf twice;
     buf_init(&once, SIZE_MAX);
     buf_init(&twice, SIZE_MAX);
-    assert(redact_add(&once, run) && once.n == redact_size(run));
+    assert(redact_add(&once, &run->payload) && once.n == redact_size(&run->payload));
     check_json((struct str){once.p, once.n});
     struct record rec = {{once.p, once.n}, h, 2};
     assert(jobrun_decode(&rec, &arena, &again, &err));
@@ -109,10 +109,10 @@ static void check_redacted(const struct jobrun *run, const struct header *h) {
     assert(str_eq(run->event_id, again.event_id) && run->unknown_enum == again.unknown_enum);
     assert(!run->sink.p == !again.sink.p);
     check_sink(again.sink);
-    assert(redact_add(&twice, &again));
+    assert(redact_add(&twice, &again.payload));
     assert(once.n == twice.n && memcmp(once.p, twice.p, once.n) == 0);
     buf_clear(&twice);
-    assert(redact_add_line(&twice, run) && twice.p[twice.n - 1] == '\n');
+    assert(redact_add_line(&twice, &run->payload) && twice.p[twice.n - 1] == '\n');
     assert(memchr(twice.p, '\n', twice.n) == twice.p + twice.n - 1);
     buf_free(&once);
     buf_free(&twice);
@@ -130,7 +130,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     if (!jobrun_decode(&rec, &arena, &run, &err)) {
         check_refusal(&err);
     } else {
-        check_json(run.payload);
+        check_json(run.payload.json);
         check_fields(&run);
         check_edits(&run);
         if (run.sink.p) {

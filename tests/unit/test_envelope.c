@@ -88,10 +88,10 @@ static void framings(void **state) {
         assert_int_equal(d.run.framing, cases[i].framing);
         assert_str(d.run.event_id, cases[i].event_id);
         if (cases[i].prefix == SIZE_MAX)
-            assert_str(d.run.payload, run);
+            assert_str(d.run.payload.json, run);
         else
-            assert_true(
-                str_eq(d.run.payload, (struct str){b.p + cases[i].prefix, b.n - cases[i].prefix}));
+            assert_true(str_eq(d.run.payload.json,
+                               (struct str){b.p + cases[i].prefix, b.n - cases[i].prefix}));
         drop(&d);
         buf_free(&b);
     }
@@ -136,7 +136,7 @@ static void wrapped_inside_an_outbox(void **state) {
     assert_true(d.ok);
     assert_model(&d.run);
     assert_int_equal(d.run.framing, FRAMING_OUTBOX);
-    assert_str(d.run.payload, buf_cstr(&inner));
+    assert_str(d.run.payload.json, buf_cstr(&inner));
     drop(&d);
     /* Once only. */
     struct buf twice;

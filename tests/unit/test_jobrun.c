@@ -22,7 +22,7 @@ static void both_spellings_of_each_field(void **state) {
         assert_true(d.ok);
         assert_model(&d.run);
         assert_int_equal(d.run.framing, FRAMING_BARE);
-        assert_str(d.run.payload, text);
+        assert_str(d.run.payload.json, text);
         assert_int_equal(d.run.event_id.n, 0);
         drop(&d);
         free(text);
@@ -231,7 +231,7 @@ static void accepted(void **state) {
         struct decoded d = decode(text);
         if (!d.ok) fail_msg("%s: %s %s", cases[i].insert, d.err.why, d.err.detail);
         assert_int_equal(d.run.unknown_enum, cases[i].unknown);
-        assert_str(d.run.payload, text);
+        assert_str(d.run.payload.json, text);
         assert_str(d.run.id, "run-1");
         drop(&d);
         free(text);
@@ -268,7 +268,7 @@ static void values_come_unescaped(void **state) {
     assert_true(d.ok);
     assert_str(d.run.job_id, "j/\"\xe2\x82\xac\xf0\x9f\x98\x80");
     assert_str(d.run.api_name, "ab");
-    assert_str(d.run.payload, text);
+    assert_str(d.run.payload.json, text);
     drop(&d);
     free(text);
 }
@@ -310,7 +310,7 @@ static void a_megabyte(void **state) {
     assert_model(&d.run);
     struct buf out;
     buf_init(&out, 4 << 20);
-    assert_true(redact_add(&out, &d.run));
+    assert_true(redact_add(&out, &d.run.payload));
     assert_non_null(memmem(out.p, out.n, b.p, b.n)); /* byte for byte */
     buf_free(&out);
     drop(&d);
@@ -373,11 +373,11 @@ static void the_examples(void **state) {
         assert_str(d.run.job_id, "job-123e4567-e89b-12d3");
         assert_str(d.run.status, cases[i].status);
         assert_int_equal(d.run.sink.p != NULL, cases[i].sink);
-        assert_int_equal(d.run.n_edits, cases[i].edits);
+        assert_int_equal(d.run.payload.n_edits, cases[i].edits);
         assert_false(d.run.unknown_enum);
         struct buf out;
         buf_init(&out, 65536);
-        assert_true(redact_add(&out, &d.run));
+        assert_true(redact_add(&out, &d.run.payload));
         for (size_t k = 0; k < LEN(secrets); k++) assert_null(strstr(buf_cstr(&out), secrets[k]));
         buf_free(&out);
         drop(&d);

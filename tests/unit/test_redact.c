@@ -22,8 +22,8 @@ static void assert_redacted(const char *tail, const char *want) {
     buf_printf(&in, "%s,%s}", RUN_START, tail);
     if (!decode((struct str){in.p, in.n}, &arena, &run, &err))
         fail_msg("%s: %s %s", tail, err.why, err.detail);
-    assert_true(redact_add(&out, &run));
-    assert_int_equal(out.n, redact_size(&run));
+    assert_true(redact_add(&out, &run.payload));
+    assert_int_equal(out.n, redact_size(&run.payload));
     size_t start = strlen(RUN_START) + 1;
     if (out.n != start + strlen(want) + 1 || memcmp(out.p + start, want, strlen(want)) != 0)
         fail_msg("%s\n  became %s\n  not    %s", tail, buf_cstr(&out) + start, want);
@@ -247,7 +247,7 @@ static void as_a_line(void **state) {
     assert_true(decode(str_c(text), &arena, &run, &err));
     buf_init(&out, 4096);
     assert_true(buf_puts(&out, "line\nbefore\n")); /* is left alone */
-    assert_true(redact_add_line(&out, &run));
+    assert_true(redact_add_line(&out, &run.payload));
     assert_int_equal(strncmp(buf_cstr(&out), "line\nbefore\n", 12), 0);
     assert_string_equal(buf_cstr(&out) + 12, want);
     /* Past the ceiling: an answer, and nothing is appended. */
@@ -255,10 +255,10 @@ static void as_a_line(void **state) {
     for (size_t max = need - 2; max <= need; max++) {
         struct buf small;
         buf_init(&small, max);
-        assert_int_equal(redact_add_line(&small, &run), max >= need);
+        assert_int_equal(redact_add_line(&small, &run.payload), max >= need);
         assert_int_equal(small.n, max >= need ? need : 0);
         buf_clear(&small);
-        assert_int_equal(redact_add(&small, &run), max >= need - 1);
+        assert_int_equal(redact_add(&small, &run.payload), max >= need - 1);
         buf_free(&small);
     }
     buf_free(&out);

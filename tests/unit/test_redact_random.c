@@ -320,9 +320,9 @@ static void assert_absent(struct str where, const struct gen *g) {
 static void assert_inside_strings(const struct jobrun *run) {
     bool inside = false;
     size_t k = 0;
-    for (size_t i = 0; i < run->payload.n; i++) {
-        bool edited = k < run->n_edits && i >= run->edits[k].at;
-        char c = run->payload.p[i];
+    for (size_t i = 0; i < run->payload.json.n; i++) {
+        bool edited = k < run->payload.n_edits && i >= run->payload.edits[k].at;
+        char c = run->payload.json.p[i];
         if (edited) assert_true(inside);
         if (inside && c == '\\') {
             i++;
@@ -330,9 +330,11 @@ static void assert_inside_strings(const struct jobrun *run) {
             assert_false(edited);
             inside = !inside;
         }
-        while (k < run->n_edits && i + 1 >= run->edits[k].at + run->edits[k].n) k++;
+        while (k < run->payload.n_edits &&
+               i + 1 >= run->payload.edits[k].at + run->payload.edits[k].n)
+            k++;
     }
-    assert_int_equal(k, run->n_edits);
+    assert_int_equal(k, run->payload.n_edits);
 }
 
 /* Once its sink object is known, the event decodes to the same. */
@@ -342,15 +344,16 @@ static void check_known(struct router *r, const struct jobrun *run, size_t *know
     struct jobrun again;
     struct outcome o;
     const struct known_sinks sinks = router_known(r);
-    const struct record rec = {run->payload, NULL, 0};
+    const struct record rec = {run->payload.json, NULL, 0};
     if (!run->sink.p) return;
     route_again(r, run, 1, &d, &o);
     assert_true(jobrun_decode_known(&rec, &sinks, &arena, &again, &o));
     assert_ptr_equal(again.sink.p, run->sink.p);
     assert_int_equal(again.sink.n, run->sink.n);
-    assert_int_equal(again.n_edits, run->n_edits);
-    if (run->n_edits)
-        assert_memory_equal(again.edits, run->edits, run->n_edits * sizeof *run->edits);
+    assert_int_equal(again.payload.n_edits, run->payload.n_edits);
+    if (run->payload.n_edits)
+        assert_memory_equal(again.payload.edits, run->payload.edits,
+                            run->payload.n_edits * sizeof *run->payload.edits);
     *known += again.known != NULL;
     arena_free(&arena);
 }
@@ -367,7 +370,7 @@ static void check_random(struct gen *g, struct router *r, size_t *known) {
     if (!decode((struct str){g->out.p, g->out.n}, &arena, &run, &err))
         fail_msg("%s %s\n%.*s", err.why, err.detail, (int)g->out.n, g->out.p);
     assert_inside_strings(&run);
-    assert_true(redact_add(&out, &run));
+    assert_true(redact_add(&out, &run.payload));
     json_begin(&j, (struct str){out.p, out.n});
     collect(&j, &texts);
     assert_true(json_end(&j));
@@ -375,15 +378,15 @@ static void check_random(struct gen *g, struct router *r, size_t *known) {
     assert_absent((struct str){texts.p, texts.n}, g);
     const char *p = out.p;
     size_t from = 0;
-    for (size_t i = 0; i <= run.n_edits; i++) {
-        size_t to = i < run.n_edits ? run.edits[i].at : g->out.n;
+    for (size_t i = 0; i <= run.payload.n_edits; i++) {
+        size_t to = i < run.payload.n_edits ? run.payload.edits[i].at : g->out.n;
         assert_true(to >= from);
         assert_memory_equal(p, g->out.p + from, to - from);
         p += to - from;
-        if (i == run.n_edits) break;
+        if (i == run.payload.n_edits) break;
         assert_memory_equal(p, R, strlen(R));
         p += strlen(R);
-        from = run.edits[i].at + run.edits[i].n;
+        from = run.payload.edits[i].at + run.payload.edits[i].n;
     }
     assert_ptr_equal(p, out.p + out.n);
     check_known(r, &run, known);

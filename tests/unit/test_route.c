@@ -129,8 +129,9 @@ static bool knew(struct router *r, const char *event, bool routed) {
     bool did = run.known != NULL;
     assert_true(jobrun_decode(&rec, &arena, &plain, &o));
     assert_null(plain.known);
-    assert_int_equal(run.n_edits, plain.n_edits);
-    assert_memory_equal(run.edits, plain.edits, run.n_edits * sizeof *run.edits);
+    assert_int_equal(run.payload.n_edits, plain.payload.n_edits);
+    assert_memory_equal(run.payload.edits, plain.payload.edits,
+                        run.payload.n_edits * sizeof *run.payload.edits);
     assert_true(str_eq(run.sink, plain.sink));
     if (routed) {
         assert_int_equal(route(r, &run, 1, &d, &o), ROUTE_DELIVER);
