@@ -43,7 +43,7 @@ static const struct member *find(const struct members *table, const struct json_
     if (name.n >= table->lengths) return NULL;
     const struct member *m = table->by_length[name.n];
     for (size_t i = 0; i < SAME_LENGTH && m[i].name; i++)
-        if (memcmp(m[i].name, name.p, name.n) == 0) return &m[i];
+        if (*m[i].name == *name.p && memcmp(m[i].name, name.p, name.n) == 0) return &m[i];
     return NULL;
 }
 

@@ -44,6 +44,7 @@ struct payload {
     const struct edit *edits;
     size_t n_edits;
     bool verbatim; /* the caller's: deliver it without the edits */
+    bool one_line; /* no line break stands in it */
 };
 
 /* A sink object that stood in an event before. Its bytes decide what is secret in it, so an equal

@@ -30,7 +30,8 @@ void json_begin(struct json *j, struct str text) {
 static inline void space(struct json *j) {
     const char *p = j->at;
     if (p<j->end && * p> ' ') return; /* most often */
-    while (p < j->end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t')) p++;
+    for (; p < j->end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t'); p++)
+        j->breaks = j->breaks || *p == '\n' || *p == '\r';
     j->at = p;
 }
 
@@ -222,6 +223,7 @@ enum json_kind json_peek(struct json *j) {
 
 void json_pass(struct json *j, enum json_kind kind, size_t n, struct json_value *ret) {
     *ret = (struct json_value){kind, false, {j->at, n}};
+    j->breaks = j->breaks || memchr(j->at, '\n', n) || memchr(j->at, '\r', n);
     j->at += n;
 }
 

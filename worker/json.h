@@ -41,6 +41,7 @@ struct json {
     int depth;
     bool fresh;    /* behind an opening bracket: no comma is due */
     bool too_deep; /* err is about JSON_DEPTH_MAX */
+    bool breaks;   /* a line break stands between tokens: nowhere else can one stand */
     /* An escape was read that no C string or UTF-8 text can hold: \u0000 or an unpaired surrogate.
      * Legal in JSON; the caller may clear it and look again. */
     bool odd_escape;

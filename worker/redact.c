@@ -37,9 +37,10 @@ static void blank(char *p, const char *end, char c) {
 bool redact_add_line(struct buf *b, const struct payload *p) {
     size_t start = b->n;
     if (!buf_reserve(b, redact_size(p) + 1) || !redact_add(b, p)) return false;
-    /* A line break in valid JSON stands between tokens: strings hold none. */
-    blank(b->p + start, b->p + b->n, '\n');
-    blank(b->p + start, b->p + b->n, '\r');
+    if (!p->one_line) { /* a line break in valid JSON stands between tokens: strings hold none */
+        blank(b->p + start, b->p + b->n, '\n');
+        blank(b->p + start, b->p + b->n, '\r');
+    }
     return buf_putc(b, '\n');
 }
 

@@ -354,6 +354,7 @@ static void check_known(struct router *r, const struct jobrun *run, size_t *know
     if (run->payload.n_edits)
         assert_memory_equal(again.payload.edits, run->payload.edits,
                             run->payload.n_edits * sizeof *run->payload.edits);
+    assert_int_equal(again.payload.one_line, run->payload.one_line);
     *known += again.known != NULL;
     arena_free(&arena);
 }
