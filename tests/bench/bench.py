@@ -44,7 +44,7 @@ CASES = [
          ledger=True),
     Case("batch-zstd", "batch mode, zstd 1", "runs", batch("zstd"), [Consume("zstd")]),
     Case("batch-plain", "batch mode, no compression", "runs", batch("none"), [Consume("none")], peers=True),
-    Case("object", "an object per event", "objects", {}, [Send("put")], TEN_THOUSAND, peers=True, ledger=True),
+    Case("object", "an object per event", "objects", {}, [Send("lean"), Send("put")], TEN_THOUSAND, peers=True, ledger=True),
     Case("webhook", "a POST per event", "hooks", {}, [Send("post")], TEN_THOUSAND, peers=True),
     Case("object-10k", "an object per event, 10,000 destinations", "objects-10k", {}, [], TEN_THOUSAND),
     Case("webhook-10k", "a POST per event, 10,000 destinations", "hooks-10k", {}, [], TEN_THOUSAND),

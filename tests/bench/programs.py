@@ -88,13 +88,13 @@ class Consume:
 class Send:
     def __init__(self, verb):
         self.verb = verb
-        self.name = f"floor: bare {verb.upper()}"
+        self.name = {"put": "floor: bare PUT", "lean": "floor: leaner PUT", "post": "floor: bare POST"}[verb]
 
     def run(self, stage, case, topic, tag):
         process = Process(stage, tag, [stage.programs / "send", self.verb, topic.file, topic.places, topic.events, CONNECTIONS,
                                        tag])
         cost = process.wait()
-        if self.verb == "put":
+        if self.verb != "post":
             arrived = stages.check_store(stage, topic, tag, routed=False)
         else:
             arrived = stages.check_receiver(stage, topic, base=10)

@@ -2,9 +2,11 @@
  * S3 (signed by sinks/sigv4.c) or by POST, over a number of kept connections, and does nothing
  * else: no Kafka, no decoding, no retries, no guard. An answer other than 2xx ends it.
  *
- * usage: send put|post EVENTS PLACES EVENTS_MAX CONNECTIONS [PREFIX]
+ * usage: send put|lean|post EVENTS PLACES EVENTS_MAX CONNECTIONS [PREFIX]
  * EVENTS has a body a line; PLACES has "URL ACCESS_KEY SECRET_KEY" a line (URL alone for POST),
- * used in turn. put appends "/PREFIX/NUMBER.json" to the URL. */
+ * used in turn. put asks the store for what runsink asks it for: a key of as many parts (a store on
+ * a file system makes folders of them), the same metadata. lean appends "/PREFIX/NUMBER.json" to
+ * the URL and sends no metadata. */
 #include <curl/curl.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -33,7 +35,7 @@ struct transfer {
 };
 
 static struct {
-    bool put;
+    bool put, lean;
     const char *at, *end; /* what is left of the events */
     const char *prefix;
     struct place *places;
@@ -102,19 +104,47 @@ static void add_header(struct transfer *t, const char *name, const char *value) 
     t->headers = list;
 }
 
+#define META 5
+/* What runsink says of an object, here of the object's number. */
+struct meta {
+    char text[META][HEX_LEN(SHA256_LEN) + 1];
+};
+
+static const char *const meta_names[META] = {"x-amz-meta-count", "x-amz-meta-offsets",
+                                             "x-amz-meta-partition", "x-amz-meta-sha256",
+                                             "x-amz-meta-topic"};
+
+static void fill_meta(struct meta *m, const char *sha) {
+    snprintf(m->text[0], sizeof m->text[0], "1");
+    snprintf(m->text[1], sizeof m->text[1], "%lld-%lld", run.started, run.started);
+    snprintf(m->text[2], sizeof m->text[2], "%lld", run.started % 6);
+    snprintf(m->text[3], sizeof m->text[3], "%s", sha);
+    snprintf(m->text[4], sizeof m->text[4], "bench-objects");
+}
+
 static void sign(struct transfer *t, struct place *p, const char *path, struct str body) {
     uint8_t digest[SHA256_LEN];
     char sha[HEX_LEN(SHA256_LEN) + 1], date[SIGV4_DATE_LEN + 1];
     sha256(body.p, body.n, digest);
     hex(digest, sizeof digest, sha);
     sigv4_date(time(NULL), date);
-    const struct sigv4_header headers[] = {{STR("host"), str_c(p->host)},
-                                           {STR("x-amz-content-sha256"), str_c(sha)},
-                                           {STR("x-amz-date"), str_c(date)}};
+    struct sigv4_header headers[4 + META] = {{STR("host"), str_c(p->host)},
+                                             {STR("x-amz-content-sha256"), str_c(sha)},
+                                             {STR("x-amz-date"), str_c(date)}};
+    size_t n = 3;
+    struct meta meta;
+    fill_meta(&meta, sha);
+    if (!run.lean) {
+        headers[n++] = (struct sigv4_header){STR("content-type"), STR("application/json")};
+        for (int i = 0; i < META; i++) {
+            headers[n++] = (struct sigv4_header){str_c(meta_names[i]), str_c(meta.text[i])};
+            add_header(t, meta_names[i], meta.text[i]);
+        }
+    }
     const struct sigv4_request request = {.method = "PUT",
                                           .path = str_c(path),
                                           .headers = headers,
-                                          .n_headers = 3,
+                                          .n_headers = n,
                                           .payload_sha256 = sha};
     struct buf authorization;
     buf_init(&authorization, LINE_MAX_BYTES);
@@ -128,7 +158,16 @@ static void sign(struct transfer *t, struct place *p, const char *path, struct s
 static void describe(struct transfer *t, struct place *p, struct str body) {
     char url[LINE_MAX_BYTES + 64], id[24];
     if (run.put) {
-        snprintf(url, sizeof url, "%s/%s/%08lld.json", p->url, run.prefix, run.started);
+        long long n = run.started;
+        if (run.lean)
+            snprintf(url, sizeof url, "%s/%s/%08lld.json", p->url, run.prefix, n);
+        else
+            snprintf(url, sizeof url,
+                     "%s/%s/workspace-%02lld/123e4567-e89b-12d3-a456-42661417%04lld/"
+                     "job-123e4567-e89b-%04lld/%08llx-e89b-12d3-a456-426614174000/"
+                     "2026-01-01T00%%3A00%%3A00Z-SUCCESS-%lld-%lld.json",
+                     p->url, run.prefix, n % (long long)run.n_places, n % 5, n % 40, n, n % 6,
+                     n / 6);
         sign(t, p, url + (p->path - p->url), body);
     } else {
         snprintf(id, sizeof id, "%08lld", run.started);
@@ -196,11 +235,13 @@ static void send_all(struct transfer *transfers, int n) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 6 || (strcmp(argv[1], "put") != 0 && strcmp(argv[1], "post") != 0)) {
-        fprintf(stderr, "usage: send put|post EVENTS PLACES EVENTS_MAX CONNECTIONS [PREFIX]\n");
+    run.lean = argc > 1 && strcmp(argv[1], "lean") == 0;
+    run.put = run.lean || (argc > 1 && strcmp(argv[1], "put") == 0);
+    if (argc < 6 || (!run.put && strcmp(argv[1], "post") != 0)) {
+        fprintf(stderr,
+                "usage: send put|lean|post EVENTS PLACES EVENTS_MAX CONNECTIONS [PREFIX]\n");
         return 64;
     }
-    run.put = strcmp(argv[1], "put") == 0;
     run.prefix = argc > 6 ? argv[6] : "bare";
     map_events(argv[2]);
     read_places(argv[3]);
