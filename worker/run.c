@@ -363,8 +363,13 @@ static bool open_ledger(struct worker *w, struct buf *err) {
     return w->signer != NULL;
 }
 
-static void worker_free(struct worker *w) {
+static void close_admin(struct worker *w) {
     if (w->admin) rd_kafka_destroy(w->admin);
+    w->admin = NULL;
+}
+
+static void worker_free(struct worker *w) {
+    close_admin(w);
     /* The first belongs to the caller, the others were made here. */
     if (w->n_replaced) config_free(w->cfg);
     for (size_t i = 1; i < w->n_replaced; i++) config_free(w->replaced[i]);
@@ -402,6 +407,8 @@ static int begin(struct worker *w, struct buf *err) {
     if (!admin_open(w->cfg, &w->server, err)) return EX_CONFIG;
     int rc = refresh_topics(w, true, err);
     if (rc != EX_OK) return rc;
+    /* A client costs threads, connections and a sixth of what an idle process takes. */
+    if (!has_pattern(w->cfg) && !w->shared.until_end) close_admin(w);
     if (!start_lanes(w, err)) return EX_CONFIG;
     return admin_serve(w->server, w->lanes, (size_t)w->n_lanes, err) ? EX_OK : EX_OSERR;
 }

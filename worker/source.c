@@ -167,12 +167,14 @@ static int64_t between(int64_t least, int64_t n, int64_t most) {
 }
 
 /* Reading ahead has a quarter of the memory budget, and of that the queues of the partitions three
- * quarters. All partitions may come to this member. Bytes. */
+ * quarters. All partitions may come to this member; those of retry topics, of which there are five
+ * for each of a source topic, count half, since they are empty mostly. Bytes. */
 static int64_t queue_bytes(const struct lane *lane) {
     struct worker_shared *shared = (struct worker_shared *)(uintptr_t)lane->shared;
     pthread_mutex_lock(&shared->mutex);
-    int64_t n = shared->partitions > 0 ? shared->partitions : 1;
+    int64_t n = (shared->partitions + shared->sources + 1) / 2;
     pthread_mutex_unlock(&shared->mutex);
+    if (n < 1) n = 1;
     return between(QUEUE_MIN, lane->cfg->memory_budget / 16 * 3 / n, QUEUE_MAX);
 }
 
