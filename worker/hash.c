@@ -89,6 +89,7 @@ void hmac_sha256(const void *key, size_t key_len, const void *data, size_t n,
     must(EVP_MAC_init(ctx, key_len ? key : "", key_len, NULL), "HMAC-SHA-256");
     must(EVP_MAC_update(ctx, data, n), "HMAC-SHA-256");
     must(EVP_MAC_final(ctx, ret, &got, SHA256_LEN) == 1 && got == SHA256_LEN, "HMAC-SHA-256");
+    must(EVP_MAC_init(ctx, (const unsigned char *)"", 1, NULL), "HMAC-SHA-256"); /* wipes the key */
 }
 
 void hex(const uint8_t *p, size_t n, char *ret) {
