@@ -166,4 +166,5 @@ void http_handle_clear(struct http_handle *h) {
     SET(h->easy, CURLOPT_URL, (char *)NULL);
     SET(h->easy, CURLOPT_HTTPHEADER, (struct curl_slist *)NULL);
     if (!is_get(h->method)) SET(h->easy, CURLOPT_POSTFIELDS, (char *)NULL);
+    wipe(h->text, sizeof h->text); /* may quote the host */
 }

@@ -180,10 +180,8 @@ static int32_t partitions_of(struct settler *s, const char *topic) {
 
 static rd_kafka_resp_err_t produce(struct settler *s, const struct settle_record *r) {
     int32_t partition = r->partition, n = partitions_of(s, r->topic);
-    if (partition >= 0) {
-        if (n < 0) return RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
-        partition %= n;
-    }
+    if (n < 0) return RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC; /* at once: each record would ask again */
+    if (partition >= 0) partition %= n;
     rd_kafka_headers_t *headers = rd_kafka_headers_new(r->n_headers);
     for (size_t i = 0; i < r->n_headers; i++)
         rd_kafka_header_add(headers, r->headers[i].name.p, (ssize_t)r->headers[i].name.n,
