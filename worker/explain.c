@@ -6,6 +6,7 @@
 
 #include "worker/clock.h"
 #include "worker/command.h"
+#include "worker/keys.h"
 #include "worker/redact.h"
 #include "worker/route.h"
 
@@ -65,7 +66,8 @@ static void explain_run(struct explain *e, const struct jobrun *run) {
     buf_init(&key, KEY_MAX);
     enum route_kind kind = route(e->router, run, clock_ms(CLOCK_MONOTONIC), &dest, &o);
     if (kind == ROUTE_DELIVER && dest->type->shape == SHAPE_OBJECT &&
-        !route_object_key(e->router, run, dest, &e->origin, clock_ms(CLOCK_REALTIME), &key, &o))
+        !keys_object(router_keys(e->router), run, dest, &e->origin, clock_ms(CLOCK_REALTIME), &key,
+                     &o))
         kind = ROUTE_DEAD;
     add_outcome(&e->out, kind, &o);
     if (kind == ROUTE_DELIVER) add_destination(&e->out, dest, &key);

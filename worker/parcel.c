@@ -5,6 +5,7 @@
 
 #include "worker/batch.h"
 #include "worker/crash.h"
+#include "worker/keys.h"
 #include "worker/lane.h"
 #include "worker/log.h"
 
@@ -163,7 +164,8 @@ void parcel_send_object(struct load *load, struct slot *slot, const struct jobru
     struct buf key;
     struct outcome o;
     buf_init(&key, KEY_MAX * 2);
-    bool ok = route_object_key(lane->router, run, dest, &origin, slot->timestamp_ms, &key, &o);
+    bool ok =
+        keys_object(router_keys(lane->router), run, dest, &origin, slot->timestamp_ms, &key, &o);
     if (ok) p->key = arena_strdup(&load->arena, (struct str){key.p, key.n});
     count_ledger(load, p, key.n);
     buf_free(&key);
@@ -327,8 +329,8 @@ static bool name_batch(struct load *load, struct parcel *p, struct key_seen *tab
     bool ok = true;
     for (unsigned round = 0; ok && round < 2; round++) {
         buf_clear(&key);
-        ok = route_batch_key(load->lane->router, dest, load->topic, load->partition->id, w->first,
-                             w->next, load->timestamp_ms, nth, &key, reterr);
+        ok = keys_batch(router_keys(load->lane->router), dest, load->topic, load->partition->id,
+                        w->first, w->next, load->timestamp_ms, nth, &key, reterr);
         if (ok && round == 0)
             nth = occurrence(table, cap, dest->key_space ? dest->key_space : "", buf_cstr(&key));
         if (nth == 1) break;

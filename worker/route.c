@@ -4,7 +4,7 @@
 
 #include "config/config.h"
 #include "sinks/file.h"
-#include "worker/key.h"
+#include "worker/keys.h"
 
 /* A destination as the table keeps it. */
 struct place {
@@ -38,7 +38,7 @@ struct entry {
 
 struct router {
     const struct config *cfg;
-    struct key_template *object_key, *batch_key;
+    struct keys *keys;
     struct entry **entries;
     struct place **places;
     struct entry **quick; /* by quick_slot(): the last parsed of those that share a slot */
@@ -53,41 +53,11 @@ struct router {
 #define BUDGET_SHARE 4
 #define APIS_MAX 1000 /* in apisToSend */
 
-#define OBJECT_FIELDS                                                                              \
-    (1u << KEY_PREFIX | 1u << KEY_TOPIC | 1u << KEY_PARTITION | 1u << KEY_OFFSET | 1u << KEY_ID |  \
-     1u << KEY_WORKSPACE_ID | 1u << KEY_PROJECT_ID | 1u << KEY_JOB_ID | 1u << KEY_UPDATED_AT |     \
-     1u << KEY_STATUS | 1u << KEY_DATE)
-#define BATCH_FIELDS                                                                               \
-    (1u << KEY_PREFIX | 1u << KEY_DATE | 1u << KEY_TOPIC | 1u << KEY_PARTITION | 1u << KEY_FIRST | \
-     1u << KEY_NEXT)
-
-/* A template without these would give two events, or two windows, one key. */
-static bool require(const struct key_template *t, const char *name, const enum key_field *fields,
-                    size_t n, struct buf *err) {
-    static const char *const names[KEY_FIELDS] = {[KEY_TOPIC] = "topic",
-                                                  [KEY_PARTITION] = "partition",
-                                                  [KEY_OFFSET] = "offset",
-                                                  [KEY_FIRST] = "first",
-                                                  [KEY_NEXT] = "next"};
-    for (size_t i = 0; i < n; i++) {
-        if (key_template_uses(t, fields[i])) continue;
-        buf_printf(err, "%s must contain {%s}: without it different events would share a key", name,
-                   names[fields[i]]);
-        return false;
-    }
-    return true;
-}
-
 struct router *router_new(const struct config *cfg, struct buf *err) {
-    static const enum key_field object_needs[] = {KEY_PARTITION, KEY_OFFSET};
-    static const enum key_field batch_needs[] = {KEY_TOPIC, KEY_PARTITION, KEY_FIRST, KEY_NEXT};
     struct router *r = xcalloc(1, sizeof *r);
     r->cfg = cfg;
-    r->object_key = key_template_new(cfg->key_object, OBJECT_FIELDS, err);
-    if (r->object_key) r->batch_key = key_template_new(cfg->key_batch, BATCH_FIELDS, err);
-    if (!r->object_key || !r->batch_key ||
-        !require(r->object_key, "key.object", object_needs, 2, err) ||
-        !require(r->batch_key, "key.batch", batch_needs, 4, err)) {
+    r->keys = keys_new(cfg, err);
+    if (!r->keys) {
         router_free(r);
         return NULL;
     }
@@ -205,8 +175,7 @@ void router_reconfigure(struct router *r, const struct config *cfg) {
 void router_free(struct router *r) {
     if (!r) return;
     while (r->oldest) entry_free(r, r->oldest);
-    key_template_free(r->object_key);
-    key_template_free(r->batch_key);
+    keys_free(r->keys);
     free(r->entries);
     free(r->places);
     free(r->quick);
@@ -438,68 +407,6 @@ void router_tick(struct router *r, int64_t now_ms) {
     while (r->oldest && now_ms - r->oldest->used_ms > r->cfg->dest_idle) entry_free(r, r->oldest);
 }
 
-static bool too_long(struct outcome *reterr) {
-    *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "key-too-long",
-                           "the object's key would pass %d bytes", KEY_MAX);
-    return false;
-}
-
-/* Numbers as text that lives in the caller's frame. */
-struct digits {
-    char text[24];
-};
-
-static struct str number(struct digits *d, int64_t n) {
-    char *p = d->text + sizeof d->text;
-    uint64_t u = n < 0 ? 0 : (uint64_t)n;
-    do *--p = (char)('0' + u % 10);
-    while (u /= 10);
-    return (struct str){p, (size_t)(d->text + sizeof d->text - p)};
-}
-
-bool route_object_key(struct router *r, const struct jobrun *run, const struct destination *dest,
-                      const struct origin *origin, int64_t timestamp_ms, struct buf *out,
-                      struct outcome *reterr) {
-    struct digits partition, offset;
-    char date[11] = "";
-    if (key_template_uses(r->object_key, KEY_DATE)) key_date(timestamp_ms, date);
-    struct key_values values = {.v = {[KEY_PREFIX] = str_c(dest->prefix ? dest->prefix : ""),
-                                      [KEY_TOPIC] = str_c(origin->topic),
-                                      [KEY_PARTITION] = number(&partition, origin->partition),
-                                      [KEY_OFFSET] = number(&offset, origin->offset),
-                                      [KEY_ID] = run->id,
-                                      [KEY_WORKSPACE_ID] = run->workspace_id,
-                                      [KEY_PROJECT_ID] = run->project_id,
-                                      [KEY_JOB_ID] = run->job_id,
-                                      [KEY_UPDATED_AT] = run->updated_at,
-                                      [KEY_STATUS] = run->status,
-                                      [KEY_DATE] = str_c(date)}};
-    return key_make(r->object_key, &values, KEY_MAX, out) || too_long(reterr);
-}
-
-bool route_batch_key(struct router *r, const struct destination *dest, const char *topic,
-                     int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms,
-                     unsigned nth, struct buf *out, struct outcome *reterr) {
-    static const char *const suffixes[] = {[CONFIG_COMPRESSION_GZIP] = ".gz",
-                                           [CONFIG_COMPRESSION_ZSTD] = ".zst",
-                                           [CONFIG_COMPRESSION_NONE] = ""};
-    struct digits part, from, to;
-    char date[11];
-    key_date(timestamp_ms, date);
-    struct key_values values = {.v = {[KEY_PREFIX] = str_c(dest->prefix ? dest->prefix : ""),
-                                      [KEY_DATE] = str_c(date),
-                                      [KEY_TOPIC] = str_c(topic),
-                                      [KEY_PARTITION] = number(&part, partition),
-                                      [KEY_FIRST] = number(&from, first),
-                                      [KEY_NEXT] = number(&to, next)}};
-    if (!key_make(r->batch_key, &values, KEY_MAX, out)) return too_long(reterr);
-    if (nth > 1) {
-        const char *ending = ".ndjson";
-        size_t n = strlen(ending);
-        bool has = out->n > n && memcmp(out->p + out->n - n, ending, n) == 0;
-        if (has) out->n -= n;
-        buf_printf(out, "-%u%s", nth, has ? ending : "");
-    }
-    buf_puts(out, suffixes[r->cfg->batch_compression]);
-    return out->n <= KEY_MAX || too_long(reterr);
+const struct keys *router_keys(const struct router *r) {
+    return r->keys;
 }

@@ -10,6 +10,7 @@
 #include "worker/requeue.h"
 
 struct router;
+struct keys;
 
 enum route_kind { ROUTE_DELIVER, ROUTE_SKIP, ROUTE_DEAD };
 
@@ -42,13 +43,7 @@ size_t router_count(const struct router *);
 /* Forgets the idle. Cheap when there is nothing to do. */
 void router_tick(struct router *, int64_t now_ms);
 
-/* Appends the key of an event's own object. False with reterr when it can't be made (too long). */
-bool route_object_key(struct router *, const struct jobrun *, const struct destination *,
-                      const struct origin *, int64_t timestamp_ms, struct buf *out,
-                      struct outcome *reterr);
-/* Appends the key of a batch: the window's, with "-nth" before the suffix when nth > 1. */
-bool route_batch_key(struct router *, const struct destination *, const char *topic,
-                     int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms,
-                     unsigned nth, struct buf *out, struct outcome *reterr);
+/* Where objects get their keys from. The router's. */
+const struct keys *router_keys(const struct router *);
 
 #endif

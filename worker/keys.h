@@ -1,0 +1,26 @@
+/* The keys of objects: an event's own, and a batch's, by the templates key.object and key.batch.
+ * Any thread. */
+#ifndef RUNSINK_KEYS_H
+#define RUNSINK_KEYS_H
+
+#include "sinks/sink.h"
+#include "worker/jobrun.h"
+#include "worker/requeue.h"
+
+struct keys;
+
+/* NULL with a message for the operator in err (a bad template). Keeps nothing of the configuration.
+ */
+struct keys *keys_new(const struct config *, struct buf *err);
+void keys_free(struct keys *); /* NULL is fine */
+
+/* Appends the key of an event's own object. False with reterr when it can't be made (too long). */
+bool keys_object(const struct keys *, const struct jobrun *, const struct destination *,
+                 const struct origin *, int64_t timestamp_ms, struct buf *out,
+                 struct outcome *reterr);
+/* Appends the key of a batch: the window's, with "-nth" before the suffix when nth > 1. */
+bool keys_batch(const struct keys *, const struct destination *, const char *topic,
+                int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms, unsigned nth,
+                struct buf *out, struct outcome *reterr);
+
+#endif
