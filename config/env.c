@@ -19,9 +19,9 @@ static bool is_service_link(const char *name, const char *value) {
     return host || port || number || strstr(name, "_SERVICE_PORT");
 }
 
-/* Not keys: the path of the file, and the switches of the crash tests (worker/crash.h). */
+/* Not a key: the path of the file. */
 static bool is_apart(const char *name) {
-    return strcmp(name, PREFIX "CONFIG") == 0 || strncmp(name, PREFIX "TEST_", 13) == 0;
+    return strcmp(name, PREFIX "CONFIG") == 0;
 }
 
 /* The key that a variable stands for: its name, or "kafka." and a property; false for none. */

@@ -42,7 +42,7 @@ static bool has_undeclared(const struct partition *p) {
 }
 
 static size_t settleable(const struct partition *p) {
-    if (!crash_breaks("commit-first")) return windows_settleable(&p->windows);
+    if (!crash_breaks(CRASH_COMMIT_FIRST)) return windows_settleable(&p->windows);
     size_t n = 0;
     for (const struct window *w = p->windows.oldest; w && w->sealed; w = w->newer) n++;
     return n;
@@ -254,7 +254,7 @@ static void keep_ends(const struct lane *lane, const struct partition *p, struct
                       size_t skip) {
     meta->n_ends = windows_ends(&p->windows, skip, meta->ends);
     if (p->kind == PARTITION_SOURCE && lane->cfg->archive == CONFIG_ARCHIVE_BATCH) {
-        if (crash_breaks("no-boundary")) meta->n_ends = 0;
+        if (crash_breaks(CRASH_NO_BOUNDARY)) meta->n_ends = 0;
         return;
     }
     while (meta->n_ends && meta->ends[meta->n_ends - 1] > p->replay_end) meta->n_ends--;
@@ -325,7 +325,7 @@ static void submit(struct lane *lane) {
         back_off(lane);
         return;
     }
-    if (j->boundaries) crash_point("boundary-before");
+    if (j->boundaries) crash_point(CRASH_BOUNDARY_BEFORE);
     lane->journal = j;
     settler_submit(lane->settler, job);
 }
@@ -350,7 +350,7 @@ static void apply(struct lane *lane, struct partition *p, const struct chapter *
     for (struct window *w = p->windows.oldest; w && w->sealed; w = w->newer) {
         struct load *load = w->user;
         if (w->declared || !load->batched) continue;
-        if (w->next > last && !crash_breaks("no-boundary")) break;
+        if (w->next > last && !crash_breaks(CRASH_NO_BOUNDARY)) break;
         w->declared = true;
         load_flush(load);
     }
@@ -369,7 +369,7 @@ static void finish(struct lane *lane, struct journal *j) {
     struct settle_job *job = j->job;
     observe_us(&lane->counters, HISTOGRAM_SETTLEMENT, 0, job->took_us);
     if (job->result == SETTLE_DONE) {
-        if (j->boundaries) crash_point("boundary-after");
+        if (j->boundaries) crash_point(CRASH_BOUNDARY_AFTER);
         count(&lane->counters, COUNTER_TRANSACTIONS, 1);
         count_set(&lane->counters, COUNTER_SETTLED_AT_MS, (uint64_t)lane->wall_ms);
         lane->settle_backoff_ms = 0;

@@ -83,7 +83,7 @@ static void end_parcel(struct parcel *parcel, const struct outcome *o) {
 
 static void parcel_done(struct delivery *d, const struct outcome *o) {
     struct parcel *parcel = (struct parcel *)(void *)d;
-    if (o->verdict == VERDICT_OK) crash_point("put-after");
+    if (o->verdict == VERDICT_OK) crash_point(CRASH_PUT_AFTER);
     if (d->sent_ms && !o->uncounted)
         observe_us(&parcel->load->lane->counters, HISTOGRAM_DELIVERY, parcel->members[0]->sink,
                    (parcel->load->lane->now_ms - d->sent_ms) * 1000);
@@ -97,7 +97,7 @@ static bool parcel_build(struct delivery *d, struct outcome *reterr) {
     struct parcel *parcel = (struct parcel *)(void *)d;
     if (!batch_body(parcel->load->lane, parcel, reterr)) return false;
     lane_held(parcel->load->lane, parcel->load, (ptrdiff_t)parcel->body.n);
-    crash_point("put-before");
+    crash_point(CRASH_PUT_BEFORE);
     return true;
 }
 

@@ -15,7 +15,6 @@
 #include "sinks/http.h"
 #include "worker/admin.h"
 #include "worker/command.h"
-#include "worker/crash.h"
 #include "worker/kafka.h"
 #include "worker/lane.h"
 #include "worker/limits.h"
@@ -422,7 +421,6 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     struct buf err;
     buf_init(&err, 65536);
     memset(totals, 0, COUNTERS * sizeof *totals);
-    crash_setup();
     limits_check(cfg);
     http_global_init();
     int rc = begin(&w, &err);

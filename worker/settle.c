@@ -207,7 +207,7 @@ static enum step fill(struct settler *s, struct settle_job *job) {
                  rd_kafka_err2str(err));
         return STEP_ABORT;
     }
-    crash_point("txn-inside");
+    crash_point(CRASH_TXN_INSIDE);
     rd_kafka_consumer_group_metadata_t *group = NULL;
     enum step step = classify(
         rd_kafka_consumer_group_metadata_read(&group, job->group_metadata, job->group_metadata_len),
@@ -217,7 +217,7 @@ static enum step fill(struct settler *s, struct settle_job *job) {
         s, job, "send offsets",
         rd_kafka_send_offsets_to_transaction(s->producer, job->offsets, group, CALL_TIMEOUT_MS));
     rd_kafka_consumer_group_metadata_destroy(group);
-    crash_point("txn-sent");
+    crash_point(CRASH_TXN_SENT);
     return step;
 }
 

@@ -91,7 +91,7 @@ class Run:
         self.receiver = Proxy("--record", directory / "calls", plan.seed, plan.fault_rate, 1)
         self.threads, self.coordinators_hit = [], []
         self.timers = []  # (when, what to do)
-        environment = {"RUNSINK_TEST_BREAK": options.broken} if options.broken else {}
+        environment = {"HOOK_BREAK": options.broken} if options.broken else {}
         self.fleet = Fleet(plan, directory, options.binary, lambda index: settings(plan, self, index), environment, self.trouble_seen)
         self.admin_ports = [free_port() for _ in range(plan.workers)]
         self.scraper = Scraper(self.admin_ports if plan.noisy else [], directory)
@@ -396,7 +396,7 @@ def parse():
     options = parser.parse_args()
     if options.minutes and options.seed is None and options.seeds == 10:
         options.seeds = 1000000
-    options.binary = Path(os.environ.get("RUNSINK", HERE.parents[1] / "build/release/runsink")).resolve()
+    options.binary = Path(os.environ.get("RUNSINK", HERE.parents[1] / "build/release/runsink-hooks")).resolve()
     options.cache = Path(os.environ["RUNSINK_CACHE"])
     return options
 

@@ -31,7 +31,7 @@ class Member:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RUNSINK")}
         environment |= self.fleet.environment
         if self.crash:
-            environment["RUNSINK_TEST_CRASH"] = self.crash
+            environment["HOOK_CRASH"] = self.crash
         self.armed, self.crash = self.crash, None
         name = f"worker-{self.index}"
         config = self.fleet.dir / f"{name}.ini"

@@ -317,16 +317,14 @@ static void override_destination(void **state) {
     assert_int_equal(err.fault, FAULT_SYSTEM);
 }
 
-static void internal_types_need_the_switch(void **state) {
+static void internal_types_can_not_be_named(void **state) {
     (void)state;
-    unsetenv("RUNSINK_TEST_SINKS");
+    setenv("RUNSINK_TEST_SINKS", "1", 1); /* once a switch */
     assert_non_null(sink_type_named("s3"));
     assert_non_null(sink_type_named("file"));
     assert_null(sink_type_named("null"));
     assert_null(sink_type_named("scripted"));
     assert_null(sink_type_named("S3"));
-    setenv("RUNSINK_TEST_SINKS", "1", 1);
-    assert_ptr_equal(sink_type_named("scripted"), &scripted_sink);
     unsetenv("RUNSINK_TEST_SINKS");
     for (size_t i = 0; sink_types[i]; i++) {
         assert_int_equal(sink_type_index(sink_types[i]), i);
@@ -404,7 +402,7 @@ int main(void) {
         TEST(refused_without_a_root),    TEST(links_are_not_followed),
         TEST(what_is_in_the_way),        TEST(a_failing_disk_is_retried),
         TEST(a_missing_root_is_retried), TEST(old_temporary_files_are_removed),
-        TEST(override_destination),      TEST(internal_types_need_the_switch),
+        TEST(override_destination),      TEST(internal_types_can_not_be_named),
         TEST(script_is_played_by_key),   TEST(hang_and_slow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
