@@ -1,16 +1,15 @@
 #include "worker/log.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "worker/log_out.h"
 #include "worker/scrub.h"
 
 #define LINE_MAX_BYTES ((size_t)16384)
@@ -20,8 +19,6 @@
 
 static atomic_int least = LOG_INFO;
 static atomic_bool as_json;
-static atomic_ulong lost; /* lines that stderr did not take */
-static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
 
 void log_setup(enum log_level level, bool json) {
     /* A closed stderr must cost lines, not the process. */
@@ -159,30 +156,6 @@ static void make_line(struct buf *line, enum log_level level, const struct log_l
     buf_puts(line, json ? "}\n" : "\n");
 }
 
-/* One write() for a line, unless stderr takes it in pieces. A reader that is gone or stuck costs
- * the line, and is told of it by the next one that gets through. */
-static bool put(const char *p, size_t n) {
-    while (n) {
-        ssize_t k = write(STDERR_FILENO, p, n);
-        if (k >= 0) {
-            p += k;
-            n -= (size_t)k;
-        } else if (errno == EAGAIN) {
-            if (poll(&(struct pollfd){.fd = STDERR_FILENO, .events = POLLOUT}, 1, 100) <= 0)
-                return false;
-        } else if (errno != EINTR) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void put_line(const struct buf *line, unsigned long stands_for) {
-    pthread_mutex_lock(&writing);
-    if (!put(line->p, line->n)) atomic_fetch_add(&lost, stands_for);
-    pthread_mutex_unlock(&writing);
-}
-
 /* One tenant can cause as many lines as it sends events. Of one kind of line at most LIMIT_LINES
  * are written in LIMIT_MS; the next one written says how many were not. Whoever debugs (trace,
  * debug) wants them all. */
@@ -233,28 +206,81 @@ static bool may_write(enum log_level level, const char *event, unsigned long *re
     return ok;
 }
 
+/* Appended lines go out one by one; the buffer is empty afterwards. */
+static void put_line(struct buf *line, unsigned long stands_for) {
+    log_out(line->p, line->n, stands_for);
+    buf_clear(line);
+}
+
+static void put_lost(struct buf *line, bool json) {
+    unsigned long lines = log_out_lost();
+    if (!lines) return;
+    make_line(line, LOG_WARN, &(const struct log_line){"log lines lost", LOG_I("lines", lines)},
+              json);
+    put_line(line, lines);
+}
+
 void log_write(enum log_level level, const struct log_line *l) {
     unsigned long left_out;
     if (!may_write(level, l->event, &left_out)) return;
     bool json = atomic_load_explicit(&as_json, memory_order_relaxed);
     struct buf line;
     buf_init(&line, LINE_MAX_BYTES);
-    unsigned long missing = atomic_exchange(&lost, 0);
-    if (missing) {
-        make_line(&line, LOG_WARN,
-                  &(const struct log_line){"log lines lost", LOG_I("lines", missing)}, json);
-        put_line(&line, missing);
-        buf_clear(&line);
-    }
+    put_lost(&line, json);
     if (left_out) {
         make_line(&line, level,
                   &(const struct log_line){"log lines left out", LOG_S("kind", l->event),
                                            LOG_I("lines", left_out)},
                   json);
         put_line(&line, 1);
-        buf_clear(&line);
     }
     make_line(&line, level, l, json);
     put_line(&line, 1);
     buf_wipe(&line);
+}
+
+/* ---- a thread that writes ---- */
+
+#define CRASH_FLUSH_MS 1000
+#define STOP_FLUSH_MS 2000
+
+static void tell_lost(void) {
+    struct buf line;
+    buf_init(&line, LINE_MAX_BYTES);
+    put_lost(&line, atomic_load_explicit(&as_json, memory_order_relaxed));
+    buf_free(&line);
+}
+
+/* The thread goes on meanwhile and writes what led here. Whatever the signal does by default comes
+ * after this. */
+static void on_crash(int signal_number) {
+    (void)signal_number;
+    log_out_flush(CRASH_FLUSH_MS);
+}
+
+void log_start(size_t buffer_bytes) {
+    static const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+    if (!log_out_start(buffer_bytes, tell_lost)) return;
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        struct sigaction is, flush = {.sa_handler = on_crash, .sa_flags = (int)SA_RESETHAND};
+        if (sigaction(signals[i], NULL, &is) == 0 && is.sa_handler == SIG_DFL)
+            sigaction(signals[i], &flush, NULL); /* a sanitizer's stay */
+    }
+}
+
+void log_raw(const char *fmt, ...) {
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (n > 0) log_out(text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1, 0);
+}
+
+void log_flush(int ms) {
+    log_out_flush(ms);
+}
+
+void log_stop(void) {
+    log_out_stop(STOP_FLUSH_MS);
 }

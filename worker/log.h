@@ -1,5 +1,5 @@
 /* Structured logging to stderr, one line an event, as text (logfmt) or JSON. Any thread; a line is
- * one write(), at most 16 KiB, cut visibly beyond that. Every value, whoever caused it, passes the
+ * one write(), at most 16 KiB, cut visibly beyond that, and costs whoever logs no wait (log_start). Every value, whoever caused it, passes the
  * scrubber, which replaces each registered secret (and its JSON-escaped, percent-encoded and base64
  * forms) by [REDACTED]. Only logging functions log. */
 #ifndef RUNSINK_LOG_H
@@ -12,6 +12,14 @@
 enum log_level { LOG_TRACE, LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
 void log_setup(enum log_level, bool json);
+/* From here on lines go through a buffer of that many bytes and a thread that writes them: who logs
+ * is never held up by who reads, and what finds no room is left out, counted, and told of once
+ * lines flow again. Whoever calls abort() next has its lines written first. Main thread. */
+void log_start(size_t buffer_bytes);
+/* Text for a terminal among the lines, as it stands; none of it from outside. */
+void log_raw(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void log_flush(int ms); /* waits until what was logged is written, at most ms */
+void log_stop(void);    /* flushes, for at most 2 s, and ends the thread */
 void log_set_level(enum log_level);
 bool log_on(enum log_level);
 

@@ -1,6 +1,7 @@
 #include "worker/progress.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "worker/log.h"
@@ -38,7 +39,7 @@ void progress_show(struct progress_meter *m, const uint64_t totals[COUNTERS], in
     time_left(left, sizeof left, m->first_remaining - remaining, remaining, ms);
     double rate = ms ? (double)totals[COUNTER_RECORDS] * 1000 / (double)ms : 0;
     if (m->terminal)
-        fprintf(stderr, "\r%llu events, %.1f MB, %llu objects, %.0f/s, %llu left%s%s\033[K",
+        log_raw("\r%llu events, %.1f MB, %llu objects, %.0f/s, %llu left%s%s\033[K",
                 (unsigned long long)totals[COUNTER_RECORDS], (double)totals[COUNTER_BYTES] / 1e6,
                 (unsigned long long)totals[COUNTER_PARCELS], rate, (unsigned long long)remaining,
                 left[0] ? ", " : "", left);
@@ -50,5 +51,27 @@ void progress_show(struct progress_meter *m, const uint64_t totals[COUNTERS], in
 }
 
 void progress_end(const struct progress_meter *m) {
-    if (m->terminal) fputc('\n', stderr);
+    if (m->terminal) log_raw("\n");
+}
+
+int heartbeat_wait_ms(const struct heartbeat *h, int64_t period_ms, int64_t now_ms) {
+    if (period_ms == 0) return -1;
+    int64_t left = h->last_ms + period_ms - now_ms;
+    return left > 0 ? (int)left : 0;
+}
+
+void heartbeat_show(struct heartbeat *h, const uint64_t totals[COUNTERS], int64_t now_ms) {
+#define SINCE(id) ((int64_t)(totals[COUNTER_##id] - h->totals[COUNTER_##id]))
+    log_info("heartbeat", LOG_F("seconds", (double)(now_ms - h->last_ms) / 1000),
+             LOG_I("records", SINCE(RECORDS)), LOG_I("delivered", SINCE(DELIVERED)),
+             LOG_I("skipped", SINCE(SKIPPED)), LOG_I("parked", SINCE(PARKED)),
+             LOG_I("dead", SINCE(DEAD_TENANT) + SINCE(DEAD_DATA) + SINCE(DEAD_SYSTEM)),
+             LOG_I("attempts_failed", SINCE(ATTEMPTS_FAILED)),
+             LOG_I("transactions_failed", SINCE(TRANSACTIONS_FAILED)),
+             LOG_I("partitions", totals[COUNTER_PARTITIONS]), LOG_I("lag", totals[COUNTER_LAG]),
+             LOG_I("waiting", totals[COUNTER_WAITING]), LOG_I("in_flight", totals[COUNTER_FLYING]),
+             LOG_I("held_bytes", totals[COUNTER_HELD_BYTES]));
+#undef SINCE
+    h->last_ms = now_ms;
+    memcpy(h->totals, totals, sizeof h->totals);
 }

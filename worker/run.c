@@ -176,6 +176,7 @@ static void take_signal(struct worker *w) {
     if (w->draining && info.ssi_signo != SIGINT) return;
     if (w->draining) {
         log_warn("second signal: leaving without draining; what was not settled is read again");
+        log_flush(1000);
         _exit(EX_TEMPFAIL);
     }
     log_info("draining", LOG_I("signal", info.ssi_signo),
@@ -214,12 +215,23 @@ static int64_t now_ms(void) {
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-static void show_progress(const struct worker *w, struct progress_meter *meter) {
-    uint64_t totals[COUNTERS] = {0};
+static void sum_lanes(const struct worker *w, uint64_t totals[COUNTERS]) {
+    memset(totals, 0, COUNTERS * sizeof *totals);
     for (int64_t l = 0; l < w->n_lanes; l++)
         for (int i = 0; i < COUNTERS; i++)
             totals[i] += count_get(&w->lanes[l]->counters, (enum counter)i);
+}
+
+static void show_progress(const struct worker *w, struct progress_meter *meter) {
+    uint64_t totals[COUNTERS];
+    sum_lanes(w, totals);
     progress_show(meter, totals, now_ms());
+}
+
+static void show_heartbeat(const struct worker *w, struct heartbeat *heartbeat) {
+    uint64_t totals[COUNTERS];
+    sum_lanes(w, totals);
+    heartbeat_show(heartbeat, totals, now_ms());
 }
 
 /* The sooner of two waits of poll(2), where -1 is for ever. */
@@ -291,6 +303,7 @@ static bool watch(struct worker *w) {
     bool failed = false, pattern = has_pattern(w->cfg), meter_on = w->shared.until_end;
     int64_t refreshed = now_ms();
     struct progress_meter meter;
+    struct heartbeat heartbeat = {.last_ms = refreshed};
     progress_begin(&meter, refreshed);
     while (lanes_running(w, &failed) > 0) {
         if (failed) drain_all(w);
@@ -299,6 +312,7 @@ static bool watch(struct worker *w) {
         int64_t left = refreshed + w->cfg->topics_refresh - now_ms();
         int wait = pattern && !w->draining ? (int)(left > 0 ? left : 0) : -1;
         if (meter_on) wait = sooner(wait, progress_wait_ms(&meter, now_ms()));
+        wait = sooner(wait, heartbeat_wait_ms(&heartbeat, w->cfg->log_heartbeat, now_ms()));
         if (w->shared.until_end && !w->draining) wait = sooner(wait, END_CHECK_MS);
         poll(fds, 2, wait);
         eventfd_t value;
@@ -306,6 +320,8 @@ static bool watch(struct worker *w) {
         if (fds[1].revents && eventfd_read(w->shared.ended_fd, &value) != 0) continue;
         if (w->shared.until_end && !w->draining) end_when_done(w);
         if (meter_on && progress_wait_ms(&meter, now_ms()) == 0) show_progress(w, &meter);
+        if (heartbeat_wait_ms(&heartbeat, w->cfg->log_heartbeat, now_ms()) == 0)
+            show_heartbeat(w, &heartbeat);
         if (!pattern || w->draining || now_ms() < refreshed + w->cfg->topics_refresh) continue;
         refresh_later(w);
         refreshed = now_ms();
@@ -421,6 +437,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     struct buf err;
     buf_init(&err, 65536);
     memset(totals, 0, COUNTERS * sizeof *totals);
+    log_start((size_t)cfg->log_buffer);
     limits_check(cfg);
     http_global_init();
     int rc = begin(&w, &err);
@@ -430,6 +447,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     if (rc == EX_OK) report(totals);
     worker_free(&w);
     buf_free(&err);
+    log_stop();
     if (rc != EX_OK) return rc;
     if (!ok) return EX_SOFTWARE;
     /* Something waits in a retry topic, or was parked by this run and has not come back; one lane

@@ -1,8 +1,10 @@
 """Starts, stops, crashes and rebalances: nothing is lost, and no object holds an event twice."""
+import contextlib
 import gzip
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -168,6 +170,30 @@ class Lifecycle(rig.Case):
         self.assertEqual(1, sum(len(self.kafka.consume(t)) for t in self.kafka.topics() if t.startswith(self.topic + ".retry.")))
 
     # ---- rebalances ----
+
+    def test_stderr_that_nobody_reads(self):
+        """a full pipe behind stderr holds up neither deliveries nor health nor the end"""
+        fifo = self.dir / "stderr"
+        os.mkfifo(fifo)
+        pipe = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        self.addCleanup(os.close, pipe)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(pipe, b"x" * 4096)
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        self.kafka.create(self.topic, 1)
+        settings = self.settings(log__level="trace", log__buffer="64KiB")
+        worker = self.worker(settings, wrap=("sh", "-c", f'exec "$@" 2>>{fifo}', "sh"))
+        Feed(self.kafka, self.topic, {"type": "webhook", "url": receiver.url}, 1).send(100)
+        self.until_settled(worker)
+        self.assertEqual(100, len(receiver.requests))
+        self.assertEqual("ok\n", worker.http("/healthz"))
+        os.set_blocking(pipe, True)
+        os.read(pipe, 1 << 20)
+        lines = rig.await_("what was left out is told", 20, lambda: re.search(rb'lines lost" lines=(\d+)', os.read(pipe, 1 << 20)))
+        self.assertGreater(int(lines[1]), 100)
+        self.assertEqual(0, worker.stop())
 
     def test_rebalance(self):
         """members come and go while events flow: every event stands in the archive once"""

@@ -12,6 +12,9 @@
 #include <cjson/cJSON.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include "worker/buf.h"
@@ -127,6 +130,115 @@ static void test_lost_lines_are_told(void **state) {
     log_info("back");
     assert_non_null(strstr(logged(), "event=\"log lines lost\" lines=2\n"));
     assert_non_null(strstr(logged(), "event=back\n"));
+}
+
+/* A child whose stderr is a pipe; its exit status. */
+static pid_t with_pipe(void (*child)(void), int *ret_read_end) {
+    int p[2];
+    assert_int_equal(pipe(p), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        dup2(p[1], STDERR_FILENO);
+        close(p[0]);
+        close(p[1]);
+        alarm(30); /* whoever is held up dies of it */
+        child();
+        _exit(0);
+    }
+    close(p[1]);
+    *ret_read_end = p[0];
+    return pid;
+}
+
+static int status_of(pid_t pid) {
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return status;
+}
+
+static char *read_all(int fd) {
+    struct buf all;
+    buf_init(&all, (size_t)16 << 20);
+    char piece[65536];
+    for (ssize_t n; (n = read(fd, piece, sizeof piece)) > 0;)
+        assert_true(buf_add(&all, piece, (size_t)n));
+    close(fd);
+    char *ret = xstrdup(buf_cstr(&all));
+    buf_free(&all);
+    return ret;
+}
+
+#define STORM 20000
+
+static void storm(void) {
+    log_setup(LOG_DEBUG, false);
+    log_start(65536);
+    for (int i = 0; i < STORM; i++) log_debug("storm", LOG_I("i", i));
+    raise(SIGSTOP); /* until the reader reads */
+    log_stop();
+}
+
+/* stderr is a pipe that nobody reads: nobody waits, and once it flows the lines come in order, with
+ * counts of those that found no room where these are missing. */
+static void test_stuck_reader(void **state) {
+    (void)state;
+    int fd, status, next = 0, told = 0;
+    pid_t pid = with_pipe(storm, &fd);
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    assert_true(WIFSTOPPED(status)); /* all was logged, nothing was read */
+    kill(pid, SIGCONT);
+    char *text = read_all(fd);
+    assert_int_equal(status_of(pid), 0);
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        const char *i = strstr(line, "event=storm i="), *lost = strstr(line, "lines lost\" lines=");
+        assert_true(i || lost);
+        if (i) assert_int_equal(atoi(i + strlen("event=storm i=")), next++);
+        if (lost) next += atoi(lost + strlen("lines lost\" lines="));
+        told += lost != NULL;
+    }
+    assert_int_equal(next, STORM);
+    assert_in_range(told, 1, 9);
+    free(text);
+}
+
+static void stuck_to_the_end(void) {
+    log_setup(LOG_DEBUG, false);
+    log_start(65536);
+    for (int i = 0; i < STORM; i++) log_debug("storm", LOG_I("i", i));
+    log_stop();
+    exit(7);
+}
+
+static void test_stuck_reader_at_exit(void **state) {
+    (void)state;
+    int fd;
+    pid_t pid = with_pipe(stuck_to_the_end, &fd);
+    int status = status_of(pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 7);
+    close(fd);
+}
+
+static void die(void) {
+    log_setup(LOG_DEBUG, false);
+    log_start((size_t)1 << 20);
+    for (int i = 0; i < 1000; i++) log_debug("storm", LOG_I("i", i));
+    log_error("last words");
+    abort();
+}
+
+static void test_crash_tells(void **state) {
+    (void)state;
+    int fd;
+    pid_t pid = with_pipe(die, &fd);
+    char *text = read_all(fd);
+    int status = status_of(pid);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(WTERMSIG(status), SIGABRT);
+    assert_non_null(strstr(text, "event=storm i=999\n"));
+    assert_non_null(strstr(text, "event=\"last words\"\n"));
+    free(text);
 }
 
 /* What the scrubber makes of a text while the secrets (up to a NULL) are registered. */
@@ -383,6 +495,9 @@ int main(void) {
         LOG_TEST(test_level),
         LOG_TEST(test_long_values_are_cut),
         LOG_TEST(test_lost_lines_are_told),
+        cmocka_unit_test(test_stuck_reader),
+        cmocka_unit_test(test_stuck_reader_at_exit),
+        cmocka_unit_test(test_crash_tells),
         LOG_TEST(test_line_is_scrubbed),
         LOG_TEST(test_threads),
         LOG_TEST(test_full_table),
