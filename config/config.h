@@ -53,6 +53,7 @@ struct config {
     struct list kafka_origins;
     struct setting *settings; /* one per key of the table */
     bool secrets_added;       /* to the log's scrubber */
+    bool unended;             /* the file's last line has no newline */
 };
 
 /* Defaults only. */
@@ -72,11 +73,12 @@ bool config_set(struct config *, const char *name, const char *value, const char
 bool config_finish(struct config *, struct buf *err);
 /* What `run` needs beyond that: topics, a broker, a key for anchors. After config_finish(). */
 bool config_check_run(const struct config *, struct buf *err);
-/* For a configuration read anew, before config_finish(): keys that may not change while the process
- * runs get the value they have now. The names of keys that changed go to taken, of those that
- * differ but must wait for a restart to ignored, each followed by a blank. */
-void config_reload(struct config *fresh, const struct config *now, struct buf *taken,
-                   struct buf *ignored);
+/* The configuration in force once fresh, which was read anew and passed all checks, is taken over:
+ * keys that may not change while the process runs, and [kafka], have the value they have now. The
+ * names of keys that changed go to taken, of those that differ but must wait for a restart to
+ * ignored, each followed by a blank. Not finished. */
+struct config *config_reload(const struct config *fresh, const struct config *now,
+                             struct buf *taken, struct buf *ignored);
 /* name = value, origin in a comment, secrets as ***. */
 void config_print(const struct config *, FILE *);
 /* The same as an object, appended: {"name":{"value":"...","origin":"..."},...}. */

@@ -130,6 +130,7 @@ static int on_value(void *user, const char *section, const char *name, const cha
 
 bool config_read_text(struct config *c, const char *name, struct str text, struct buf *err) {
     struct source s = {.config = c, .name = name, .rest = text, .err = err};
+    c->unended = text.n && text.p[text.n - 1] != '\n';
     int line = ini_parse_stream(next_line, &s, on_value, &s);
     if (line != 0) {
         s.number = line < 0 ? 0 : line;

@@ -1,4 +1,6 @@
 #include <errno.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
 #include <regex.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -195,6 +197,59 @@ static void check_readable(struct check *k, const char *name, const char *path) 
         fail(k, name, "can't read %s: %s", quote(path, q), strerror(errno));
 }
 
+/* The first certificate of a PEM file all of whose certificates are whole; NULL otherwise. */
+static X509 *read_certificates(const char *path) {
+    FILE *f = fopen(path, "re");
+    X509 *first = NULL, *next;
+    ERR_clear_error();
+    while (f && (next = PEM_read_X509_AUX(f, NULL, NULL, NULL))) {
+        if (first)
+            X509_free(next);
+        else
+            first = next;
+    }
+    bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+    ERR_clear_error();
+    if (f) fclose(f);
+    if (at_end) return first;
+    X509_free(first);
+    return NULL;
+}
+
+/* An encrypted one can't be used: there is nobody to ask for the password. */
+static int no_password(char *buf, int size, int writing, void *user) {
+    (void)buf, (void)size, (void)writing, (void)user;
+    return -1;
+}
+
+static EVP_PKEY *read_private_key(const char *path) {
+    FILE *f = fopen(path, "re");
+    EVP_PKEY *key = f ? PEM_read_PrivateKey(f, NULL, no_password, NULL) : NULL;
+    ERR_clear_error();
+    if (f) fclose(f);
+    return key;
+}
+
+/* A file that was cut would fail every request, not the start. */
+static void check_tls(struct check *k) {
+    const struct config *c = k->c;
+    X509 *bundle = NULL, *cert = NULL;
+    EVP_PKEY *key = NULL;
+    if (!k->ok) return;
+    if (*c->http_ca_bundle && !(bundle = read_certificates(c->http_ca_bundle)))
+        fail(k, "http.ca_bundle", "is no file of whole PEM certificates");
+    if (*c->http_client_cert && !(cert = read_certificates(c->http_client_cert)))
+        fail(k, "http.client_cert", "is no file of whole PEM certificates");
+    if (*c->http_client_key && !(key = read_private_key(c->http_client_key)))
+        fail(k, "http.client_key", "is no whole PEM private key without a password");
+    if (cert && key && X509_check_private_key(cert, key) != 1)
+        fail(k, "http.client_key", "does not belong to http.client_cert");
+    ERR_clear_error();
+    X509_free(bundle);
+    X509_free(cert);
+    EVP_PKEY_free(key);
+}
+
 static void check_files(struct check *k) {
     struct config *c = k->c;
     check_readable(k, "http.ca_bundle", c->http_ca_bundle);
@@ -204,6 +259,7 @@ static void check_files(struct check *k) {
     if (!*c->http_client_cert != !*c->http_client_key)
         fail(k, *c->http_client_cert ? "http.client_cert" : "http.client_key",
              "http.client_cert and http.client_key go together");
+    check_tls(k);
     if (*c->ledger_key && !c->ledger) fail(k, "ledger.key", "needs ledger = true");
     if (*c->file_root && c->file_root[0] != '/') fail(k, "file.root", "must be an absolute path");
     if (strncmp(c->sink_override, "file:/", 6) == 0)

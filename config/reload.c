@@ -1,5 +1,5 @@
-/* What a SIGHUP may change: the keys that the table marks RELOAD. All else keeps the value that the
- * process started with. */
+/* What a SIGHUP may change: the keys that the table marks RELOAD. All else, and [kafka], keeps the
+ * value that the process started with. */
 #include <stdlib.h>
 
 #include "config/table.h"
@@ -54,15 +54,36 @@ static void copy_value(const struct key *k, const void *from, void *to) {
     }
 }
 
-void config_reload(struct config *fresh, const struct config *now, struct buf *taken,
-                   struct buf *ignored) {
+/* Nothing of [kafka] may change while clients are open; which properties would is told. */
+static void reload_kafka(const struct config *fresh, const struct config *now, struct config *ret,
+                         struct buf *ignored) {
+    for (size_t i = 0; i < now->kafka_names.n; i++) {
+        const char *name = now->kafka_names.v[i], *value = now->kafka_values.v[i];
+        const char *wanted = config_kafka(fresh, name);
+        list_add(&ret->kafka_names, str_c(name));
+        list_add(&ret->kafka_values, str_c(value));
+        list_add(&ret->kafka_origins, str_c(now->kafka_origins.v[i]));
+        if (!wanted || strcmp(wanted, value) != 0) buf_printf(ignored, "kafka.%s ", name);
+    }
+    for (size_t i = 0; i < fresh->kafka_names.n; i++)
+        if (!config_kafka(now, fresh->kafka_names.v[i]))
+            buf_printf(ignored, "kafka.%s ", fresh->kafka_names.v[i]);
+}
+
+struct config *config_reload(const struct config *fresh, const struct config *now,
+                             struct buf *taken, struct buf *ignored) {
+    struct config *ret = config_new();
     for (size_t i = 0; i < config_n_keys; i++) {
         const struct key *k = &config_keys[i];
-        const void *from = (const char *)now + k->offset;
-        void *to = (char *)fresh + k->offset;
-        if (same_value(k, from, to)) continue;
+        const void *new = (const char *)fresh + k->offset, *old = (const char *)now + k->offset;
         bool may = k->flags & RELOAD;
-        buf_printf(may ? taken : ignored, "%s ", k->name);
-        if (!may) copy_value(k, from, to);
+        const struct setting *from = may ? &fresh->settings[i] : &now->settings[i];
+        if (!same_value(k, old, new)) buf_printf(may ? taken : ignored, "%s ", k->name);
+        copy_value(k, may ? new : old, (char *)ret + k->offset);
+        if (from->text) ret->settings[i].text = xstrdup(from->text);
+        if (from->origin) ret->settings[i].origin = xstrdup(from->origin);
     }
+    reload_kafka(fresh, now, ret, ignored);
+    ret->unended = fresh->unended;
+    return ret;
 }

@@ -229,6 +229,7 @@ static void answer_metrics(struct admin *a, struct answer *to) {
     alone(GIVEN_LANES, (double)running, out);
     alone(GIVEN_TURN_AGE, (double)admin_silence_ms(a->lanes, a->n, a->served_ms, now) / 1000, out);
     alone(GIVEN_READY, !admin_not_ready(a->lanes, a->n), out);
+    alone(GIVEN_RELOADED, !atomic_load(&a->lanes[0]->shared->reload_failed), out);
     print_build(out);
     metrics_process((double)a->started_ms / 1000, out);
     to->type = "text/plain; version=0.0.4; charset=utf-8";

@@ -115,6 +115,7 @@ struct worker_shared {
     bool until_end;
     const struct ledger_signer *signer; /* NULL: unsigned */
     int ended_fd;                       /* an eventfd, written by each lane that ends */
+    atomic_bool reload_failed;          /* the last SIGHUP changed nothing */
 };
 
 enum lane_command { LANE_GO, LANE_DRAIN };

@@ -10,6 +10,7 @@
 
 #include "worker/command.h"
 #include "worker/log.h"
+#include "worker/run.h"
 
 extern char **environ;
 
@@ -203,12 +204,21 @@ static bool read_all(struct config *c, struct buf *err) {
 
 struct config *command_reload(const struct config *now, struct buf *taken, struct buf *ignored,
                               struct buf *err) {
-    struct config *c = config_new();
-    bool ok = read_all(c, err);
-    if (ok) config_reload(c, now, taken, ignored);
-    if (ok && config_finish(c, err)) return c;
-    config_free(c);
-    return NULL;
+    struct config *fresh = config_new(), *ret = NULL;
+    bool ok = read_all(fresh, err);
+    if (ok && fresh->unended && !now->unended) {
+        buf_puts(err, "the configuration file ends in the middle of a line, as one does that is "
+                      "still being written: end it with a newline\n");
+        ok = false;
+    }
+    ok = ok && config_finish(fresh, err) && run_check(fresh, err);
+    if (ok) ret = config_reload(fresh, now, taken, ignored);
+    if (ret && !config_finish(ret, err)) {
+        config_free(ret);
+        ret = NULL;
+    }
+    config_free(fresh);
+    return ret;
 }
 
 struct config *command_config(void) {

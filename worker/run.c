@@ -148,6 +148,7 @@ static void reload(struct worker *w) {
     buf_init(&err, 65536);
     bool can = w->reload && w->n_replaced < RELOADS_MAX;
     struct config *fresh = can ? w->reload(w->cfg, &taken, &ignored, &err) : NULL;
+    atomic_store(&w->shared.reload_failed, !fresh);
     if (!fresh) {
         log_error("the configuration could not be read anew; the one in force stays",
                   LOG_S("error", can ? buf_cstr(&err) : "start the process anew"));
@@ -368,14 +369,18 @@ static void report(const uint64_t totals[COUNTERS]) {
              LOG_I("transactions", totals[COUNTER_TRANSACTIONS]));
 }
 
-static bool open_ledger(struct worker *w, struct buf *err) {
-    if (!w->cfg->ledger || !w->cfg->ledger_key[0]) return true;
-    w->signer = ledger_signer_load(w->cfg->ledger_key, err);
-    if (w->signer && w->cfg->ledger_key_previous[0] &&
-        !ledger_signer_rotate(w->signer, w->cfg->ledger_key_previous, err))
-        return false;
-    w->shared.signer = w->signer;
-    return w->signer != NULL;
+/* *ret stays NULL where nothing is to be signed. */
+static bool load_signer(const struct config *cfg, struct ledger_signer **ret, struct buf *err) {
+    if (!cfg->ledger || !cfg->ledger_key[0]) return true;
+    *ret = ledger_signer_load(cfg->ledger_key, err);
+    return *ret && (!cfg->ledger_key_previous[0] ||
+                    ledger_signer_rotate(*ret, cfg->ledger_key_previous, err));
+}
+
+static bool try_kafka(const struct config *cfg, struct buf *err) {
+    rd_kafka_conf_t *conf = kafka_conf_new(cfg, NULL, err);
+    if (conf) rd_kafka_conf_destroy(conf);
+    return conf != NULL;
 }
 
 static void close_admin(struct worker *w) {
@@ -411,14 +416,26 @@ static bool try_override(const struct config *cfg, struct buf *err) {
     return true;
 }
 
+/* What a start and a reload have to pass alike. */
+static bool passes(const struct config *cfg, struct ledger_signer **ret_signer, struct buf *err) {
+    return config_check_run(cfg, err) && try_override(cfg, err) && try_kafka(cfg, err) &&
+           load_signer(cfg, ret_signer, err) && anchor_check(cfg, *ret_signer, err);
+}
+
+bool run_check(const struct config *cfg, struct buf *err) {
+    struct ledger_signer *signer = NULL;
+    bool ok = passes(cfg, &signer, err);
+    ledger_signer_free(signer);
+    return ok;
+}
+
 static int begin(struct worker *w, struct buf *err) {
     if (!open_signals(w) || (w->shared.ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) {
         buf_puts(err, "setting up signals failed\n");
         return EX_OSERR;
     }
-    if (!try_override(w->cfg, err) || !open_ledger(w, err) ||
-        !anchor_check(w->cfg, w->signer, err) || !open_admin(w, err))
-        return EX_CONFIG;
+    if (!passes(w->cfg, &w->signer, err) || !open_admin(w, err)) return EX_CONFIG;
+    w->shared.signer = w->signer;
     if (!admin_open(w->cfg, &w->server, err)) return EX_CONFIG;
     int rc = refresh_topics(w, true, err);
     if (rc != EX_OK) return rc;

@@ -195,6 +195,51 @@ class Lifecycle(rig.Case):
         self.assertGreater(int(lines[1]), 100)
         self.assertEqual(0, worker.stop())
 
+    def test_reload(self):
+        """SIGHUP with a file that a start would refuse changes nothing, and log and metric say so; the next good one is taken"""
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        self.kafka.create(self.topic, 1)
+        bundle = self.dir / "ca.pem"
+        made = subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                               "-subj", "/CN=ca", "-keyout", os.devnull, "-out", bundle], capture_output=True)
+        self.assertEqual(0, made.returncode, made.stderr)
+        certificate = bundle.read_bytes()
+        worker = self.worker(self.settings(log__heartbeat="300ms", http__ca_bundle=bundle))
+        rig.await_("it runs", 30, lambda: worker.says("event=heartbeat"), worker)
+        good = worker.config.read_text()
+        done = "configuration read anew", "could not be read anew"
+
+        def reload(text, outcome):
+            """The line that the log then has."""
+            worker.config.write_text(text)
+            before = [worker.text().count(phrase) for phrase in done]
+            worker.process.send_signal(signal.SIGHUP)
+            rig.await_("the signal is taken", 20, lambda: [worker.text().count(phrase) for phrase in done] != before, worker)
+            line = [line for line in worker.text().splitlines() if any(phrase in line for phrase in done)][-1]
+            self.assertIn(done[not outcome], line)
+            self.assertEqual(outcome, worker.metric("runsink_config_last_reload_successful"))
+            return line
+
+        self.assertEqual(1, worker.metric("runsink_config_last_reload_successful"))
+        half = good[:good.index("[kafka]")]
+        for text, why in (("", "topics"), (half, "bootstrap.servers"), (good.replace("allow = 127.0.0.0/8", "allow = 127.0.0.0/x"), "CIDR"),
+                          (good.rstrip()[:-1], "middle of a line"), (good + "no.such.property = 1\n", "no.such.property"),
+                          (good + "[key]\nobject = {prefix}x\n", "key.object"), (good + "[sink]\noverride = file:/proc/none\n", "/proc/none"),
+                          (good + "[ledger]\nkey = /dev/null\n", "Ed25519")):
+            self.assertIn(why, reload(text, False))
+        bundle.write_bytes(certificate[:len(certificate) // 2])
+        self.assertIn("http.ca_bundle", reload(good, False))
+        bundle.write_bytes(certificate)
+        Feed(self.kafka, self.topic, {"type": "webhook", "url": receiver.url}, 1).send(5)
+        self.until_settled(worker)
+        self.assertEqual(5, len(receiver.requests))
+        line = reload(good.replace("session.timeout.ms = 6000", "session.timeout.ms = 7000")
+                      .replace("breaker]", "breaker]\nfailures = 9\n[http]\ntimeout = 7s\n[breaker]").replace("failures = 100000\n", ""), True)
+        self.assertRegex(line, r'changed="?[^"]*breaker.failures')
+        self.assertIn("kafka.session.timeout.ms", line)
+        self.assertEqual(0, worker.stop())
+
     def test_rebalance(self):
         """members come and go while events flow: every event stands in the archive once"""
         bucket = self.bucket()

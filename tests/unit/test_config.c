@@ -456,16 +456,27 @@ static void test_reload(void **state) {
     assert_true(config_set(fresh, "lanes", "3", "test", &err));
     assert_true(config_set(fresh, "http.timeout", "5s", "test", &err));
     assert_true(config_set(fresh, "egress.allow", "10.1.0.0/16,::1", "test", &err));
-    config_reload(fresh, now, &taken, &ignored);
-    assert_string_equal(buf_cstr(&taken), "http.timeout egress.allow ");
-    assert_string_equal(buf_cstr(&ignored), "topics lanes ");
-    assert_true(config_finish(fresh, &err));
-    assert_int_equal(fresh->lanes, 1);
-    assert_int_equal(fresh->topics.n, 2);
-    assert_int_equal(fresh->http_timeout, 5000);
-    assert_int_equal(fresh->egress.n_allow, 2);
-    config_free(now);
+    assert_true(config_set(now, "kafka.bootstrap.servers", "a:1", "test", &err));
+    assert_true(config_set(now, "kafka.sasl.password", "hunter22", "test", &err));
+    assert_true(config_set(now, "kafka.client.id", "same", "test", &err));
+    assert_true(config_set(fresh, "kafka.client.id", "same", "test", &err));
+    assert_true(config_set(fresh, "kafka.bootstrap.servers", "b:1", "test", &err));
+    assert_true(config_set(fresh, "kafka.linger.ms", "7", "test", &err));
+    struct config *then = config_reload(fresh, now, &taken, &ignored);
     config_free(fresh);
+    config_free(now);
+    assert_string_equal(buf_cstr(&taken), "http.timeout egress.allow ");
+    assert_string_equal(buf_cstr(&ignored), "topics lanes kafka.bootstrap.servers "
+                                            "kafka.sasl.password kafka.linger.ms ");
+    assert_true(config_finish(then, &err));
+    assert_int_equal(then->lanes, 1);
+    assert_int_equal(then->topics.n, 2);
+    assert_int_equal(then->http_timeout, 5000);
+    assert_int_equal(then->egress.n_allow, 2);
+    assert_string_equal(config_kafka(then, "bootstrap.servers"), "a:1");
+    assert_string_equal(config_kafka(then, "sasl.password"), "hunter22");
+    assert_null(config_kafka(then, "linger.ms"));
+    config_free(then);
     buf_free(&taken);
     buf_free(&ignored);
 }
