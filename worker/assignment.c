@@ -79,6 +79,7 @@ void assignment_drop(struct lane *lane, struct partition *p) {
 
 bool assignment_watermarks(struct lane *lane, const struct partition *p, int64_t *low,
                            int64_t *high) {
+    place_at(&lane->place, STEP_KAFKA, -1); /* a rebalance may ask for many */
     rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(lane->consumer, p->topic, p->id, low,
                                                                high, WATERMARK_TIMEOUT_MS);
     if (err)

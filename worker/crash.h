@@ -1,6 +1,6 @@
-/* Where the tests may make the worker die, or break a rule of the protocol on purpose, to prove that
- * the checker notices. In the program all of this is empty; tests/hooks/crash.c has the functions of
- * the tests' own build, runsink-hooks. Any thread. */
+/* Where the tests may make the worker die, or break a rule of the protocol on purpose, to prove
+ * that the checker notices. In the program all of this is empty; tests/hooks/crash.c has the
+ * functions of the tests' own build, runsink-hooks. Any thread. */
 #ifndef RUNSINK_CRASH_H
 #define RUNSINK_CRASH_H
 

@@ -52,6 +52,7 @@ void lane_drop_partition(struct lane *lane, struct partition *p) {
         window_free(w);
         if (!load) continue;
         load->window = NULL;
+        load->partition = NULL;
         lane_discard(lane, load);
     }
 }
@@ -191,6 +192,7 @@ static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg
         note_sealed(lane, p);
         load_new(lane, p, w, rd_kafka_message_timestamp(msg, NULL));
     }
+    place_at(&lane->place, STEP_DECODE, offset);
     load_take(w->user, msg);
     /* A replayed window ends with its last record: the next one may have no room until it is
      * settled. */
@@ -201,6 +203,7 @@ static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg
 static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
     size_t n = 0;
     rd_kafka_message_t *msg;
+    place_topic(&lane->place, p->topic, p->id);
     while (n < most && (msg = source_peek(lane, p))) {
         if (intake_past_end(p, msg->offset)) break;
         enum room room = room_for(lane, p, msg->offset);

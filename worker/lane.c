@@ -20,6 +20,10 @@ static void read_clocks(struct lane *lane) {
     lane->wall_ms = clock_ms(CLOCK_REALTIME);
 }
 
+static void enter(struct lane *lane, enum lane_step step) {
+    place_at(&lane->place, step, -1);
+}
+
 /* ---- the turn ---- */
 
 static void note_end(struct lane *lane);
@@ -64,6 +68,7 @@ static int64_t sleep_ms(const struct lane *lane) {
 
 static void wait_for_work(struct lane *lane, int64_t timeout) {
     eventfd_t value;
+    enter(lane, STEP_WAIT);
     http_wait(lane->http, (int)timeout);
     if (eventfd_read(lane->wake_fd, &value) == 0) value = 0;
     read_clocks(lane);
@@ -71,6 +76,7 @@ static void wait_for_work(struct lane *lane, int64_t timeout) {
 }
 
 static void transfer(struct lane *lane) {
+    enter(lane, STEP_TRANSFER);
     dispatch_run(lane->dispatch);
     http_run(lane->http);
     dispatch_run(lane->dispatch);
@@ -119,6 +125,7 @@ static void take_config(struct lane *lane) {
 static void turn(struct lane *lane) {
     take_config(lane);
     wait_for_work(lane, lane->sleep_ms);
+    enter(lane, STEP_KAFKA);
     source_poll(lane);
     bool more = intake_read(lane);
     note_end(lane);
@@ -127,6 +134,7 @@ static void turn(struct lane *lane) {
     transfer(lane);
     int wish = sinks_tick(lane);
     transfer(lane);
+    enter(lane, STEP_SETTLE);
     journal_run(lane);
     anchor_tick(lane);
     intake_free_dropped(lane);
@@ -184,6 +192,7 @@ void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *)
         transfer(lane);
         int wish = sinks_tick(lane);
         transfer(lane);
+        enter(lane, STEP_SETTLE);
         journal_run(lane);
         intake_free_dropped(lane);
         int64_t timeout = 100;
@@ -237,6 +246,7 @@ static void transactional_id(const struct lane *lane, char *ret, size_t size) {
 
 static bool lane_open(struct lane *lane, struct buf *err) {
     char id[512];
+    enter(lane, STEP_CLOSE); /* of like cost */
     transactional_id(lane, id, sizeof id);
     read_clocks(lane);
     lane->restart = false;
@@ -249,7 +259,9 @@ static bool lane_open(struct lane *lane, struct buf *err) {
 /* The other way round than lane_open(): transfers are given up, the group is left, the settle
  * thread ends. */
 static void lane_shut(struct lane *lane) {
+    enter(lane, STEP_CLOSE);
     source_close(lane);
+    enter(lane, STEP_CLOSE);
     settler_free(lane->settler); /* abandons the job under way */
     lane->settler = NULL;
     journal_abandon(lane);
@@ -259,6 +271,7 @@ static void lane_shut(struct lane *lane) {
         intake_free_dropped(lane);
         if (lane->dropped) wait_for_work(lane, 10);
     }
+    enter(lane, STEP_CLOSE);
     source_free(lane);
 }
 
@@ -322,6 +335,7 @@ static void *lane_main(void *arg) {
     update_gauges(lane);
     lane_shut(lane);
     update_gauges(lane);
+    enter(lane, STEP_ENDED);
     atomic_store(&lane->state, end);
     if (eventfd_write(lane->shared->ended_fd, 1) != 0) log_warn("waking the main thread failed");
     return NULL;

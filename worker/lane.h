@@ -20,6 +20,7 @@
 #include "worker/route.h"
 #include "worker/settle.h"
 #include "worker/snapshot.h"
+#include "worker/watchdog.h"
 #include "worker/window.h"
 
 #define READ_BATCH 128
@@ -67,6 +68,7 @@ struct lane {
     atomic_int state;   /* enum lane_state, by the lane */
     struct counters counters;
     struct observer *observer;
+    struct place place; /* for the watchdog */
 
     rd_kafka_t *consumer;
     rd_kafka_queue_t *main_queue;

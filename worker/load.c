@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "worker/crash.h"
 #include "worker/lane.h"
 #include "worker/log.h"
 #include "worker/parcel.h"
@@ -228,6 +229,7 @@ void load_take(struct load *load, rd_kafka_message_t *msg) {
     count(&load->lane->counters, COUNTER_BYTES, msg->len);
     struct record rec = {.value = {msg->payload, msg->len}};
     rec.headers = read_headers(load, msg, &rec.n_headers);
+    crash_record(CRASH_DECODE, msg->payload, msg->len);
     struct requeue past;
     struct jobrun run;
     bool again = load->partition->kind == PARTITION_RETRY;

@@ -81,9 +81,24 @@ static void end_parcel(struct parcel *parcel, const struct outcome *o) {
         slot_end(load, parcel->members[i], parcel->fate, &parcel->delivery.outcome);
 }
 
+/* Where the record was read, not where it came from at first. */
+static void enter(const struct parcel *p, enum lane_step step) {
+    const struct load *load = p->load;
+    struct place *place = &load->lane->place;
+    if (load->partition) place_topic(place, load->partition->topic, load->partition->id);
+    place_at(place, step, load->partition ? p->members[0]->offset : -1);
+}
+
+static void harm(const struct parcel *p, enum crash_work work) {
+    for (uint32_t i = 0; i < p->n; i++)
+        crash_record(work, p->members[i]->payload.json.p, p->members[i]->payload.json.n);
+}
+
 static void parcel_done(struct delivery *d, const struct outcome *o) {
     struct parcel *parcel = (struct parcel *)(void *)d;
+    enter(parcel, STEP_END);
     if (o->verdict == VERDICT_OK) crash_point(CRASH_PUT_AFTER);
+    harm(parcel, CRASH_SENT);
     if (d->sent_ms && !o->uncounted)
         observe_us(&parcel->load->lane->counters, HISTOGRAM_DELIVERY, parcel->members[0]->sink,
                    (parcel->load->lane->now_ms - d->sent_ms) * 1000);
@@ -95,9 +110,12 @@ static void parcel_done(struct delivery *d, const struct outcome *o) {
 
 static bool parcel_build(struct delivery *d, struct outcome *reterr) {
     struct parcel *parcel = (struct parcel *)(void *)d;
+    enter(parcel, STEP_BUILD);
+    harm(parcel, CRASH_BUILD);
     if (!batch_body(parcel->load->lane, parcel, reterr)) return false;
     lane_held(parcel->load->lane, parcel->load, (ptrdiff_t)parcel->body.n);
     crash_point(CRASH_PUT_BEFORE);
+    enter(parcel, STEP_SEND);
     return true;
 }
 

@@ -2,6 +2,7 @@
  * signals and for lanes that end. Main thread. */
 #include "worker/run.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -38,6 +39,7 @@ struct worker {
     struct admin *server; /* NULL: switched off */
     struct lane **lanes;
     int64_t n_lanes;
+    struct watchdog *watchdog; /* NULL: switched off */
     int signal_fd;
     bool draining;
 };
@@ -345,8 +347,20 @@ static bool start_lanes(struct worker *w, struct buf *err) {
     return true;
 }
 
+static bool start_watchdog(struct worker *w, struct buf *err) {
+    if (!w->cfg->watchdog_timeout) return true;
+    const struct place **places = xcalloc((size_t)w->n_lanes, sizeof *places);
+    for (int64_t i = 0; i < w->n_lanes; i++) places[i] = &w->lanes[i]->place;
+    w->watchdog = watchdog_start(w->cfg->watchdog_timeout, places, (size_t)w->n_lanes);
+    if (!w->watchdog) buf_printf(err, "starting the watchdog failed: %s\n", strerror(errno));
+    free(places);
+    return w->watchdog != NULL;
+}
+
 static void stop_lanes(struct worker *w, uint64_t totals[COUNTERS]) {
-    admin_close(w->server); /* it looks at the lanes */
+    watchdog_stop(w->watchdog); /* they look at the lanes */
+    w->watchdog = NULL;
+    admin_close(w->server);
     w->server = NULL;
     drain_all(w);
     for (int64_t i = 0; i < w->n_lanes; i++) {
@@ -442,6 +456,7 @@ static int begin(struct worker *w, struct buf *err) {
     /* A client costs threads, connections and a sixth of what an idle process takes. */
     if (!has_pattern(w->cfg) && !w->shared.until_end) close_admin(w);
     if (!start_lanes(w, err)) return EX_CONFIG;
+    if (!start_watchdog(w, err)) return EX_OSERR;
     return admin_serve(w->server, w->lanes, (size_t)w->n_lanes, err) ? EX_OK : EX_OSERR;
 }
 

@@ -33,6 +33,8 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 SCRIPTS = Path(os.environ.get("SCRIPTS", Path(__file__).parents[2] / "scripts"))
 RUNSINK = Path(os.environ.get("RUNSINK", Path(__file__).parents[2] / "build/release/runsink")).resolve()
+# The same program with hooks by which tests harm it (tests/hooks).
+HOOKS = RUNSINK.with_name("runsink-hooks")
 CACHE = Path(os.environ["CACHE"])
 ALL_SERVICES = ("kafka", "s3proxy", "versitygw", "minio")
 
@@ -315,7 +317,7 @@ class Worker:
 
     count = 0
 
-    def __init__(self, dir, settings, *arguments, env=None, command="run", wrap=()):
+    def __init__(self, dir, settings, *arguments, env=None, command="run", wrap=(), program=RUNSINK):
         Worker.count += 1
         self.name = f"worker-{Worker.count}"
         self.dir = Path(dir)
@@ -326,7 +328,7 @@ class Worker:
         self.config.write_text(config_text({"admin.listen": f"127.0.0.1:{self.admin_port}", **settings}))
         self.config.chmod(0o600)
         with open(self.log, "wb") as log, open(self.out, "wb") as out:
-            self.process = subprocess.Popen([*wrap, RUNSINK, command, "--config", self.config, *arguments],
+            self.process = subprocess.Popen([*wrap, program, command, "--config", self.config, *arguments],
                                             stdin=subprocess.DEVNULL, stdout=out, stderr=log,
                                             env={**ENVIRONMENT, **(env or {})})
         atexit.register(self.kill)
