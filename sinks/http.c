@@ -51,8 +51,6 @@ struct http {
     struct http_loop *loop;
     struct transfers queued, flying, ended;
     size_t in_flight, n_flying, max_flying;
-    struct http_handle **idle; /* at rest, room for max_flying */
-    size_t n_idle;
     unsigned rules;     /* counts configurations, from 1 */
     int64_t changed_ms; /* when the configuration last changed; 0: never */
     struct http_calls calls;
@@ -188,11 +186,9 @@ static size_t on_body(char *p, size_t size, size_t n, void *user) {
 
 static void start(struct transfer *t) {
     struct http *h = t->http;
-    struct http_handle *handle = h->n_idle ? h->idle[--h->n_idle] : http_handle_new();
-    t->handle = handle;
-    handle->transfer = t;
-    http_handle_aim(handle, &h->calls, h->cfg, h->rules, h->changed_ms, t->req);
-    http_must((int)curl_multi_add_handle(h->multi, handle->easy), "another transfer");
+    t->handle = http_handle_new(&h->calls, h->cfg, h->changed_ms, t->req);
+    t->handle->transfer = t;
+    http_must((int)curl_multi_add_handle(h->multi, t->handle->easy), "another transfer");
     TAILQ_REMOVE(&h->queued, t, link);
     TAILQ_INSERT_TAIL(&h->flying, t, link);
     t->state = TRANSFER_FLYING;
@@ -210,9 +206,7 @@ static void end(struct transfer *t, struct outcome outcome) {
     if (t->state == TRANSFER_FLYING) {
         http_must((int)curl_multi_remove_handle(h->multi, t->handle->easy),
                   "the end of a transfer");
-        http_handle_clear(t->handle);
-        t->handle->transfer = NULL;
-        h->idle[h->n_idle++] = t->handle;
+        http_handle_free(t->handle);
         t->handle = NULL;
         h->n_flying--;
         TAILQ_REMOVE(&h->flying, t, link);
@@ -281,7 +275,6 @@ struct http *http_new(const struct config *cfg) {
     h->calls =
         (struct http_calls){open_socket, close_socket, h, before_request, on_header, on_body};
     h->max_flying = (size_t)cfg->http_max_connections;
-    h->idle = xcalloc(h->max_flying, sizeof *h->idle);
     TAILQ_INIT(&h->queued);
     TAILQ_INIT(&h->flying);
     TAILQ_INIT(&h->ended);
@@ -305,10 +298,8 @@ void http_free(struct http *h) {
     while ((t = TAILQ_FIRST(&h->queued)) || (t = TAILQ_FIRST(&h->flying)))
         end(t, cancelled(t->sent));
     while (!TAILQ_EMPTY(&h->ended)) deliver_ended(h);
-    for (size_t i = 0; i < h->n_idle; i++) http_handle_free(h->idle[i]);
     curl_multi_cleanup(h->multi);
     http_loop_free(h->loop);
-    free(h->idle);
     free(h);
 }
 

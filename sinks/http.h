@@ -1,4 +1,4 @@
-/* The HTTP client of a lane: one curl multi handle, a bounded pool of reused handles and
+/* The HTTP client of a lane: one curl multi handle, a bounded pool of
  * connections, the egress guard on each socket. Lane's thread only. Outcomes of transport errors
  * are decided here, so every sink tells them alike. */
 #ifndef RUNSINK_HTTP_H

@@ -20,18 +20,6 @@ void http_must(int code, const char *what) {
 
 #define SET(easy, option, value) http_must((int)curl_easy_setopt(easy, option, value), #option)
 
-struct http_handle *http_handle_new(void) {
-    struct http_handle *h = xcalloc(1, sizeof *h);
-    h->easy = curl_easy_init();
-    http_must(h->easy == NULL, "a new handle");
-    return h;
-}
-
-void http_handle_free(struct http_handle *h) {
-    curl_easy_cleanup(h->easy);
-    free(h);
-}
-
 static void set_network(CURL *easy, const struct config *cfg) {
     SET(easy, CURLOPT_NOSIGNAL, 1L);
     SET(easy, CURLOPT_PROTOCOLS_STR, "http,https");
@@ -89,7 +77,7 @@ static bool is_get(const char *method) {
     return strcmp(method, "GET") == 0;
 }
 
-static void set_http(CURL *easy, const char *method, bool traced) {
+static void set_http(CURL *easy, const char *method) {
     SET(easy, CURLOPT_PATH_AS_IS, 1L);
     SET(easy, CURLOPT_USERAGENT, "runsink/" RUNSINK_VERSION);
     SET(easy, CURLOPT_HTTP09_ALLOWED, 0L);
@@ -100,16 +88,10 @@ static void set_http(CURL *easy, const char *method, bool traced) {
         SET(easy, CURLOPT_POST, 1L);
         SET(easy, CURLOPT_CUSTOMREQUEST, method);
     }
-    if (traced) {
+    if (log_on(LOG_TRACE)) {
         SET(easy, CURLOPT_DEBUGFUNCTION, http_trace);
         SET(easy, CURLOPT_VERBOSE, 1L);
     }
-}
-
-static bool fits(const struct http_handle *h, const struct http_request *req, unsigned rules,
-                 bool traced) {
-    return h->method && strcmp(h->method, req->method) == 0 && h->mtls == req->mtls &&
-           h->rules == rules && h->traced == traced;
 }
 
 /* Connections older than the last change of configuration are passed over: libcurl can't be told to
@@ -142,29 +124,23 @@ static void set_request(struct http_handle *h, const struct http_request *req) {
     SET(easy, CURLOPT_HTTPHEADER, h->quiet);
 }
 
-void http_handle_aim(struct http_handle *h, const struct http_calls *calls,
-                     const struct config *cfg, unsigned rules, int64_t changed_ms,
-                     const struct http_request *req) {
-    bool traced = log_on(LOG_TRACE);
-    if (!fits(h, req, rules, traced)) {
-        curl_easy_reset(h->easy);
-        set_network(h->easy, cfg);
-        set_tls(h->easy, cfg, req->mtls);
-        set_http(h->easy, req->method, traced);
-        set_calls(h, calls);
-        h->method = req->method;
-        h->mtls = req->mtls;
-        h->rules = rules;
-        h->traced = traced;
-    }
-    h->text[0] = '\0';
+struct http_handle *http_handle_new(const struct http_calls *calls, const struct config *cfg,
+                                    int64_t changed_ms, const struct http_request *req) {
+    struct http_handle *h = xcalloc(1, sizeof *h);
+    h->easy = curl_easy_init();
+    http_must(h->easy == NULL, "a new handle");
+    set_network(h->easy, cfg);
+    set_tls(h->easy, cfg, req->mtls);
+    set_http(h->easy, req->method);
+    set_calls(h, calls);
     set_age(h->easy, changed_ms);
     set_request(h, req);
+    return h;
 }
 
-void http_handle_clear(struct http_handle *h) {
-    SET(h->easy, CURLOPT_URL, (char *)NULL);
-    SET(h->easy, CURLOPT_HTTPHEADER, (struct curl_slist *)NULL);
-    if (!is_get(h->method)) SET(h->easy, CURLOPT_POSTFIELDS, (char *)NULL);
+void http_handle_free(struct http_handle *h) {
+    if (!h) return;
+    curl_easy_cleanup(h->easy);
     wipe(h->text, sizeof h->text); /* may quote the host */
+    free(h);
 }
