@@ -32,6 +32,7 @@ enum transfer_state {
 
 struct transfer {
     TAILQ_ENTRY(transfer) link;
+    TAILQ_ENTRY(transfer) resting_link;
     struct http *http;
     struct http_request *req;
     enum transfer_state state;
@@ -39,8 +40,12 @@ struct transfer {
     struct http_handle *handle; /* while flying */
     const char *denied;
     int socket_errno;
-    bool opened, sent, answered, head_done, headers_too_large;
-    size_t header_bytes, header_lines;
+    bool opened, sent, answered, headers_too_large;
+    bool framed; /* the head says how the body ends, other than by the connection's end */
+    int status;  /* once the head of the final answer has ended; 0 */
+    size_t header_bytes, header_lines, body_bytes;
+    bool resting; /* what counts has come, the rest of the body is waited for until then: */
+    int64_t until_ms;
 };
 
 TAILQ_HEAD(transfers, transfer);
@@ -50,6 +55,7 @@ struct http {
     CURLM *multi;
     struct http_loop *loop;
     struct transfers queued, flying, ended;
+    struct transfers resting; /* of those flying, first come first */
     size_t in_flight, n_flying, max_flying;
     unsigned rules;     /* counts configurations, from 1 */
     int64_t changed_ms; /* when the configuration last changed; 0: never */
@@ -131,24 +137,63 @@ static struct str trim(struct str s) {
     return s;
 }
 
-static void keep_header(struct http_request *req, struct str line) {
+static bool is_named(struct str name, const char *what) {
+    return strlen(what) == name.n && strncasecmp(name.p, what, name.n) == 0;
+}
+
+static void keep_header(struct transfer *t, struct str line) {
+    struct http_request *req = t->req;
     const char *colon = memchr(line.p, ':', line.n);
     if (!colon) return;
-    size_t name_len = (size_t)(colon - line.p);
-    struct str value = trim((struct str){colon + 1, line.n - name_len - 1});
-    if (name_len == 11 && strncasecmp(line.p, "retry-after", 11) == 0)
+    struct str name = {line.p, (size_t)(colon - line.p)};
+    struct str value = trim((struct str){colon + 1, line.n - name.n - 1});
+    if (is_named(name, "retry-after"))
         req->retry_after_ms = http_retry_after(value, time(NULL));
-    for (size_t i = 0; i < 4 && req->want_headers[i]; i++) {
-        const char *want = req->want_headers[i];
-        if (strlen(want) == name_len && strncasecmp(line.p, want, name_len) == 0)
+    else if (is_named(name, "content-length") || is_named(name, "transfer-encoding"))
+        t->framed = true;
+    for (size_t i = 0; i < 4 && req->want_headers[i]; i++)
+        if (is_named(name, req->want_headers[i]))
             outcome_text(req->kept[i], sizeof req->kept[i], value);
-    }
+}
+
+/* The head of an answer begins. What an interim one (1xx) before it said is void. */
+static void begin_head(struct transfer *t, struct str line) {
+    memset(t->req->kept, 0, sizeof t->req->kept);
+    t->req->retry_after_ms = 0;
+    t->framed = str_starts(line, "HTTP/2") || str_starts(line, "HTTP/3");
+}
+
+/* Whether the answer counts as it stands, however the transfer ends from here. A receiver that says
+ * 2xx to half a request and hangs up has not taken it. */
+static bool decided(const struct transfer *t) {
+    if (t->status == 0 || t->req->needs == HTTP_WHOLE) return false;
+    if (t->status / 100 != 2) return true;
+    curl_off_t up = 0;
+    curl_easy_getinfo(t->handle->easy, CURLINFO_SIZE_UPLOAD_T, &up);
+    return up >= (curl_off_t)t->req->body_len;
+}
+
+/* A head has ended. False: there is nothing to wait for. A body that only the connection's end ends
+ * is not read for its own sake: the connection could not be used again. */
+static bool end_head(struct transfer *t) {
+    struct http *h = t->http;
+    long status = 0;
+    curl_easy_getinfo(t->handle->easy, CURLINFO_RESPONSE_CODE, &status);
+    /* 101: nobody has asked for another protocol, so nothing follows it. */
+    if (status < 200 && status != 101) return true;
+    t->status = (int)status;
+    if (!decided(t)) return true;
+    if (t->req->needs == HTTP_ERROR && status / 100 != 2) return true;
+    if (!t->framed && status != 204 && status != 304) return false;
+    t->resting = true;
+    t->until_ms = clock_ms(CLOCK_MONOTONIC) + h->cfg->http_answer_wait;
+    TAILQ_INSERT_TAIL(&h->resting, t, resting_link);
+    return true;
 }
 
 /* Called once per line: status lines, headers, the empty line behind, trailers. */
 static size_t on_header(char *p, size_t size, size_t n, void *user) {
-    const struct http_handle *handle = user;
-    struct transfer *t = handle->transfer;
+    struct transfer *t = ((struct http_handle *)user)->transfer;
     struct str line = {p, size * n};
     t->answered = true;
     t->header_bytes += line.n;
@@ -157,28 +202,25 @@ static size_t on_header(char *p, size_t size, size_t n, void *user) {
         t->headers_too_large = true;
         return CURL_WRITEFUNC_ERROR;
     }
-    if (t->head_done) return line.n; /* a trailer */
-    if (str_starts(line, "HTTP/")) {
-        /* What an interim answer (1xx) said is void. */
-        memset(t->req->kept, 0, sizeof t->req->kept);
-        t->req->retry_after_ms = 0;
-    } else if (trim(line).n == 0) {
-        long status = 0;
-        curl_easy_getinfo(handle->easy, CURLINFO_RESPONSE_CODE, &status);
-        t->head_done = status >= 200;
-    } else {
-        keep_header(t->req, line);
-    }
+    if (t->status) return line.n; /* a trailer */
+    if (str_starts(line, "HTTP/"))
+        begin_head(t, line);
+    else if (trim(line).n)
+        keep_header(t, line);
+    else if (!end_head(t))
+        return CURL_WRITEFUNC_ERROR;
     return line.n;
 }
 
 static size_t on_body(char *p, size_t size, size_t n, void *user) {
-    struct http_request *req = ((struct http_handle *)user)->transfer->req;
-    size_t bytes = size * n;
-    size_t room = req->answer.max - req->answer.n;
-    buf_add(&req->answer, p, bytes < room ? bytes : room);
+    struct transfer *t = ((struct http_handle *)user)->transfer;
+    struct buf *answer = &t->req->answer;
+    size_t bytes = size * n, room = answer->max - t->body_bytes;
+    size_t taken = bytes < room ? bytes : room;
+    if (t->req->needs != HTTP_HEAD) buf_add(answer, p, taken);
+    t->body_bytes += taken;
     if (bytes <= room) return bytes;
-    req->answer_cut = true;
+    t->req->answer_cut = true;
     return CURL_WRITEFUNC_ERROR;
 }
 
@@ -204,6 +246,7 @@ static void start_queued(struct http *h) {
 static void end(struct transfer *t, struct outcome outcome) {
     struct http *h = t->http;
     if (t->state == TRANSFER_FLYING) {
+        if (t->resting) TAILQ_REMOVE(&h->resting, t, resting_link);
         http_must((int)curl_multi_remove_handle(h->multi, t->handle->easy),
                   "the end of a transfer");
         http_handle_free(t->handle);
@@ -218,25 +261,29 @@ static void end(struct transfer *t, struct outcome outcome) {
     TAILQ_INSERT_TAIL(&h->ended, t, link);
 }
 
-static struct outcome cancelled(bool sent) {
+static struct outcome answered(struct transfer *t) {
+    t->req->status = t->status;
+    return outcome_ok(t->status);
+}
+
+/* Ends it before libcurl does. */
+static void give_up(struct transfer *t) {
+    if (decided(t)) {
+        end(t, answered(t));
+        return;
+    }
     struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "cancelled", "%s",
-                                    sent ? "given up by the worker while it was under way"
-                                         : "given up by the worker before it was sent");
-    o.uncounted = !sent;
-    return o;
+                                    t->sent ? "given up by the worker while it was under way"
+                                            : "given up by the worker before it was sent");
+    o.uncounted = !t->sent;
+    end(t, o);
 }
 
 static struct outcome judge(struct transfer *t, CURLcode code) {
-    struct http_request *req = t->req;
     CURL *easy = t->handle->easy;
-    long status = 0;
-    curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
-    bool cut = code == CURLE_WRITE_ERROR && req->answer_cut;
+    bool cut = code == CURLE_WRITE_ERROR && t->req->answer_cut;
     /* To libcurl an answer that ends within its head is complete. */
-    if ((code == CURLE_OK || cut) && t->head_done) {
-        req->status = (int)status;
-        return outcome_ok((int)status);
-    }
+    if (decided(t) || ((code == CURLE_OK || cut) && t->status)) return answered(t);
     struct http_failure f = {.code = code == CURLE_OK ? CURLE_PARTIAL_FILE : code,
                              .denied = t->denied,
                              .opened = t->opened,
@@ -277,6 +324,7 @@ struct http *http_new(const struct config *cfg) {
     h->max_flying = (size_t)cfg->http_max_connections;
     TAILQ_INIT(&h->queued);
     TAILQ_INIT(&h->flying);
+    TAILQ_INIT(&h->resting);
     TAILQ_INIT(&h->ended);
     h->multi = curl_multi_init();
     http_must(h->multi == NULL, "a new multi handle");
@@ -295,8 +343,7 @@ void http_free(struct http *h) {
     if (!h) return;
     h->closing = true;
     struct transfer *t;
-    while ((t = TAILQ_FIRST(&h->queued)) || (t = TAILQ_FIRST(&h->flying)))
-        end(t, cancelled(t->sent));
+    while ((t = TAILQ_FIRST(&h->queued)) || (t = TAILQ_FIRST(&h->flying))) give_up(t);
     while (!TAILQ_EMPTY(&h->ended)) deliver_ended(h);
     curl_multi_cleanup(h->multi);
     http_loop_free(h->loop);
@@ -336,7 +383,7 @@ void http_submit(struct http *h, struct http_request *req) {
     if (!may_reach(h, req, &refused))
         end(t, refused);
     else if (h->closing)
-        end(t, cancelled(false));
+        give_up(t);
     else
         start_queued(h);
 }
@@ -345,7 +392,7 @@ void http_cancel(struct http *h, struct http_request *req) {
     (void)h;
     struct transfer *t = req->transfer;
     if (!t || t->state == TRANSFER_ENDED) return;
-    end(t, cancelled(t->sent));
+    give_up(t);
 }
 
 void http_wake_by(struct http *h, int fd) {
@@ -353,7 +400,22 @@ void http_wake_by(struct http *h, int fd) {
 }
 
 void http_wait(struct http *h, int timeout_ms) {
-    http_loop_wait(h->loop, TAILQ_EMPTY(&h->ended) ? timeout_ms : 0);
+    const struct transfer *t = TAILQ_FIRST(&h->resting);
+    if (!TAILQ_EMPTY(&h->ended)) {
+        timeout_ms = 0;
+    } else if (t) {
+        int64_t left = t->until_ms - clock_ms(CLOCK_MONOTONIC);
+        if (left < timeout_ms) timeout_ms = left > 0 ? (int)left : 0;
+    }
+    http_loop_wait(h->loop, timeout_ms);
+}
+
+static void end_resting(struct http *h) {
+    struct transfer *t = TAILQ_FIRST(&h->resting);
+    if (!t) return;
+    for (int64_t now = clock_ms(CLOCK_MONOTONIC); t && t->until_ms <= now;
+         t = TAILQ_FIRST(&h->resting))
+        end(t, answered(t));
 }
 
 void http_run(struct http *h) {
@@ -365,6 +427,7 @@ void http_run(struct http *h) {
         curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &handle);
         end(handle->transfer, judge(handle->transfer, m->data.result));
     }
+    end_resting(h);
     start_queued(h);
     deliver_ended(h);
 }

@@ -12,6 +12,15 @@ struct http;
 struct http_request;
 struct curl_slist;
 
+/* What of an answer has to be there for it to count. What is missing is a transport error. */
+enum http_needs {
+    HTTP_WHOLE, /* all of it */
+    HTTP_HEAD,  /* its status and headers; the body is passed over, as long as http.answer_wait lets
+                   it, so that the connection can be used again */
+    HTTP_ERROR  /* of a 2xx its status and headers, with what comes of the body in that time; of
+                   others too, but their body may take the time that a whole answer has */
+};
+
 /* Called once, from http_run() or http_free(), never from inside http_submit() or http_cancel().
  * transport is VERDICT_OK when an answer with a status came (any status); otherwise it is the
  * finished outcome (timeout, refused, dns, tls, egress-denied, cancelled, ...). */
@@ -24,6 +33,7 @@ struct http_request {
     struct curl_slist *headers; /* "Name: value", the caller's; may hold secrets */
     const char *body;           /* borrowed; NULL: none */
     size_t body_len;
+    enum http_needs needs;
     bool mtls;    /* offer the client certificate of http.client_cert */
     bool trusted; /* the configuration names the URL, no event: the egress rules don't hold for it,
                      egress.proxy does */
@@ -35,9 +45,8 @@ struct http_request {
     void *owner;
     /* The answer. */
     int status;
-    struct buf
-        answer; /* at most http.response_max bytes; the rest was dropped and the transfer ended */
-    bool answer_cut;
+    struct buf answer;       /* at most http.response_max bytes; empty under HTTP_HEAD */
+    bool answer_cut;         /* the rest was dropped and the transfer ended */
     char kept[4][256];       /* values of want_headers, empty when absent, cut to fit */
     uint32_t retry_after_ms; /* Retry-After, seconds or date form, at most 1 h; 0 absent */
     void *transfer;          /* http.c's */
@@ -54,8 +63,8 @@ void http_free(
     struct http *); /* every unfinished request gets its done() with why "cancelled" first */
 /* Beyond http.max_connections requests wait here for their turn; their timeouts start then. */
 void http_submit(struct http *, struct http_request *);
-/* done() comes soon, from http_run(): "cancelled", uncounted when nothing can have been sent yet.
- */
+/* done() comes soon, from http_run(): "cancelled", uncounted when nothing can have been sent yet;
+ * or the answer, where what is needed of it has come already. */
 void http_cancel(struct http *, struct http_request *);
 /* Waits for network activity, at most timeout_ms. */
 void http_wait(struct http *, int timeout_ms);

@@ -139,6 +139,11 @@ struct outcome http_error(const struct http_failure *f) {
         if (m->code == f->code)
             return with_text(m->verdict, m->fault, m->why, m->detail, m->text ? f->text : "");
     }
+    /* What libcurl's parsers make of an answer that they can't read is told in many codes: 43 is a
+     * folded line that follows none. */
+    if (f->answered)
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "http-malformed",
+                            "the answer is not valid HTTP: %s", curl_easy_strerror(f->code));
     char why[16];
     snprintf(why, sizeof why, "curl-%d", (int)f->code);
     return with_text(VERDICT_RETRY, f->opened ? FAULT_TENANT : FAULT_SYSTEM, why,

@@ -39,6 +39,7 @@ static void send_put(struct put *p) {
     p->request = (struct http_request){.method = "PUT",
                                        .body = p->batch->body,
                                        .body_len = p->batch->body_len,
+                                       .needs = HTTP_ERROR,
                                        .passed = &c->passed,
                                        .want_headers = {"x-amz-bucket-region"},
                                        .done = answered,

@@ -199,6 +199,7 @@ static void submit(struct sink_env *env, struct batch *b) {
     c->req.url = w->url;
     c->req.body = b->body;
     c->req.body_len = b->body_len;
+    c->req.needs = HTTP_HEAD;
     c->req.mtls = true;
     c->req.passed = &w->passed;
     c->req.done = on_done;

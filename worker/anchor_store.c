@@ -176,6 +176,7 @@ bool anchor_store_put(struct anchor_store *s, const char *key, struct str body,
     buf_free(&sha_base64);
     request->body = body.p;
     request->body_len = body.n;
+    request->needs = HTTP_ERROR;
     return ok;
 }
 

@@ -43,7 +43,8 @@ class Stream:
 
 class Http2Receiver:
     """answer(stream) is asked once a request is whole: a status, "reset" (the stream alone), or "leave" (200, then GOAWAY and
-    the end of the connection, whatever else is under way on it). at_once is how many streams a connection may have."""
+    the end of the connection, whatever else is under way on it), or what begins as 200 and does not end well: "half" (the stream
+is reset within the body), "hang" (the body does not end), "drop" (the connection does). at_once is how many streams a connection may have."""
 
     def __init__(self, dir, answer, at_once=20):
         self.answer, self.at_once = answer, at_once
@@ -120,10 +121,22 @@ class Connection:
     def respond(self, id, stream):
         with self.receiver.lock:
             answer = self.receiver.answer(stream)
-            if answer in (200, "leave"):
+            if answer in (200, "leave", "half", "hang", "drop"):
                 self.receiver.requests.append(stream)
         if answer == "reset":
             self.h2.reset_stream(id, h2.errors.ErrorCodes.INTERNAL_ERROR)
+            return
+        if answer in ("half", "hang", "drop"):
+            self.h2.send_headers(id, [(":status", "200"), ("content-length", "20")])
+            self.h2.send_data(id, b"ok")
+            self.flush()
+            if answer == "half":
+                self.h2.reset_stream(id, h2.errors.ErrorCodes.INTERNAL_ERROR)
+            if answer == "drop":  # no reset, which could overtake what has been said
+                self.tls.shutdown(socket.SHUT_WR)
+                while self.tls.recv(65536):
+                    pass
+                raise ConnectionError("dropped")
             return
         status = 200 if answer == "leave" else answer
         self.h2.send_headers(id, [(":status", str(status)), ("content-length", "0")], end_stream=True)

@@ -70,6 +70,17 @@ class Http2(rig.Case):
         self.deliver(receiver, self.texts(receiver, FEW), retry__window__webhook="2m", breaker__failures="1000")
         self.assertGreater(seen["all"], FEW)
 
+    def test_head_decides(self):
+        """an answer of 200 counts, whatever becomes of its body, its stream and its connection"""
+        for untidy in ("half", "hang", "drop"):
+            with self.subTest(untidy):
+                receiver = self.receiver(lambda stream: untidy)
+                self.topic = rig.unique("untidy")
+                self.kafka.create(self.topic, 2)
+                # One at a time on a connection: another stream on one that is dropped is another story.
+                bodies = self.deliver(receiver, self.texts(receiver, 12, tenants=1), dest__concurrency="1", http__answer_wait="100ms" if untidy == "hang" else "20s")
+                self.assertEqual({1}, {len(arrived) for arrived in bodies.values()})
+
     def test_connections_end(self):
         """the peer says GOAWAY after every twentieth answer"""
         seen = collections.Counter()

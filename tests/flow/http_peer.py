@@ -47,6 +47,99 @@ def forever(conn, head, piece, pause=0.0):
             time.sleep(pause)
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+# What a server may say: its bytes, and what becomes of the connection (keep, fin, reset, hang: open and silent).
+RAW = {
+    # The head is whole.
+    "short": (b"HTTP/1.1 202 Accepted\r\nContent-Length: 20\r\n\r\nok", "fin"),
+    "short-reset": (OK + b"Content-Length: 20\r\n\r\nok", "reset"),
+    "none-of-it": (OK + b"Content-Length: 100\r\n\r\n", "fin"),
+    "close-reset": (OK + b"Connection: close\r\n\r\nok", "reset"),
+    "close": (OK + b"Connection: close\r\n\r\nok", "fin"),
+    "close-hang": (OK + b"Connection: close\r\n\r\nok", "hang"),
+    "unchunked": (CHUNKED + b"2\r\nok\r\n", "fin"),
+    "chunk-cut": (CHUNKED + b"20\r\nok", "fin"),
+    "chunk-hang": (CHUNKED + b"2\r\nok\r\n", "hang"),
+    "chunk-garbage": (CHUNKED + b"zz\r\nok\r\n", "keep"),
+    "chunk-huge": (CHUNKED + b"ffffffffffffffffff\r\nok\r\n", "keep"),
+    "chunk-negative": (CHUNKED + b"-1\r\nok\r\n", "keep"),
+    "trailers-cut": (CHUNKED + b"0\r\nX-Tail: a", "fin"),
+    "trailers-folded": (CHUNKED + b"0\r\n folded: tail\r\nX: y\r\n z\r\n\r\n", "keep"),
+    "length-hang": (OK + b"Content-Length: 20\r\n\r\nok", "hang"),
+    "endless": (OK + b"\r\n", "hang"),
+    "http10": (b"HTTP/1.0 200 OK\r\n\r\n", "hang"),
+    "http10-reset": (b"HTTP/1.0 200 OK\r\n\r\nok", "reset"),
+    "no-content": (b"HTTP/1.1 204 No Content\r\n\r\n", "keep"),
+    "more-than-told": (OK + b"Content-Length: 2\r\n\r\nok and more", "keep"),
+    "two-answers": (OK + b"Content-Length: 0\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n", "keep"),
+    "hints": (b"HTTP/1.1 103 Early Hints\r\nA: b\r\n c\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n", "keep"),
+    "hundreds": (b"HTTP/1.1 100 Continue\r\n\r\n" * 50 + OK + b"Content-Length: 0\r\n\r\n", "keep"),
+    "gone": (b"HTTP/1.1 410 Gone\r\nContent-Length: 20\r\n\r\nok", "fin"),
+    "too-large": (b"HTTP/1.1 413 Too Large\r\nConnection: close\r\n\r\n", "reset"),
+    "later": (b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 20\r\n\r\nok", "hang"),
+    "later-reset": (b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nConnection: close\r\n\r\n", "reset"),
+    "switching": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n\0\0", "hang"),
+    "denied": (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 400\r\n\r\n<Error><Code>AccessDenied</Code>", "fin"),
+    "denied-chunked": (b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n<Error>\r\n", "reset"),
+    # It is not.
+    "folded-first": (OK + b" folded: first\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "tab-first": (OK + b"\tfolded: first\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "blank-first": (OK + b" \r\nContent-Length: 0\r\n\r\n", "keep"),
+    "folded-status": (b"HTTP/1.1 200\r\n OK\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "folded-long": (OK + b"A: " + b"x" * 2000 + b"\r\n" + (b" " + b"y" * 2000 + b"\r\n") * 9 + b"Content-Length: 0\r\n\r\n", "keep"),
+    "folded-often": (OK + b"A: b\r\n" + b" c\r\n" * 200 + b"Content-Length: 0\r\n\r\n", "keep"),
+    "folded-hints": (b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n folded: first\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "no-colon": (OK + b"nonsense\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "no-name": (OK + b": nothing\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "zero-bytes": (OK + b"A\0B: c\0d\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "bare-lf": (b"HTTP/1.1 200 OK\nContent-Length: 0\n\n", "keep"),
+    "bare-cr": (OK + b"A: b\rContent-Length: 5\r\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "negative-length": (OK + b"Content-Length: -5\r\n\r\nok", "fin"),
+    "huge-length": (OK + b"Content-Length: 99999999999999999999999\r\n\r\nok", "fin"),
+    "two-lengths": (OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", "fin"),
+    "length-and-chunks": (OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "keep"),
+    "gzip": (OK + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00", "keep"),
+    "gzip-te": (OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n4\r\n\x1f\x8b\x08\x00\r\n0\r\n\r\n", "keep"),
+    "cookies": (OK + b"Set-Cookie: a=b; Path=/\r\n" * 60 + b"Content-Length: 0\r\n\r\n", "keep"),
+    "alt-svc": (OK + b'Alt-Svc: h2="127.0.0.1:1"; ma=86400\r\nStrict-Transport-Security: max-age=9\r\nContent-Length: 0\r\n\r\n', "keep"),
+    "auth": (b"HTTP/1.1 401 x\r\nWWW-Authenticate: Negotiate\r\nWWW-Authenticate: NTLM abc\r\nWWW-Authenticate: Digest realm=x\r\n"
+             b"Content-Length: 0\r\n\r\n", "keep"),
+    "proxy-auth": (b"HTTP/1.1 407 x\r\nProxy-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "see-other": (b"HTTP/1.1 303 x\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "expect": (b"HTTP/1.1 417 x\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "misdirected": (b"HTTP/1.1 421 x\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "range": (b"HTTP/1.1 206 x\r\nContent-Range: bytes 5-9/1\r\nContent-Length: 0\r\n\r\n", "keep"),
+    "timeout": (b"HTTP/1.1 408 x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", "fin"),
+    "head-cut": (OK + b"Content-Length: 0\r\n", "fin"),
+    "status-cut": (b"HTTP/1.1 200 OK\r\n", "fin"),
+    "status-only": (b"HTTP/1.1 200", "fin"),
+    "status-reset": (b"HTTP/1.1 200 OK\r\nA: b", "reset"),
+    "status-999": (b"HTTP/1.1 99999999999 x\r\n\r\n", "fin"),
+    "version-3": (b"HTTP/3 200 OK\r\nContent-Length: 0\r\n\r\n", "fin"),
+    "http2": (b"HTTP/2 200 OK\r\nContent-Length: 0\r\n\r\n", "fin"),
+    "preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), "fin"),
+    "rtsp": (b"RTSP/1.0 200 OK\r\nCSeq: 1\r\n\r\n", "fin"),
+    "http09": (b"hello\r\n", "fin"),
+    "blank": (b"\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n", "fin"),
+    "bytes": (bytes(range(256)) * 20, "fin"),
+    "nothing": (b"", "fin"),
+    "nothing-reset": (b"", "reset"),
+}
+
+
+def raw(conn, name):
+    """False: the connection is over."""
+    said, ends = RAW[name]
+    conn.sendall(said)
+    if ends == "reset":
+        time.sleep(0.02)  # what was said has arrived before it
+        reset(conn)
+    elif ends == "hang":
+        conn.recv(1)
+    return ends == "keep"
+
+
 def echo(method, path, headers, body):
     text = json.dumps({"method": method, "path": path, "headers": headers, "length": len(body),
                        "sha256": hashlib.sha256(body).hexdigest()})
@@ -68,6 +161,10 @@ def serve(conn, canary):
             headers.append([name, value.strip()])
             if name.lower() == "content-length":
                 length = int(value)
+        if path == "/early":  # answers and is gone before it has read the request
+            conn.sendall(answer(413, b"too large", ["Connection: close"]))
+            reset(conn)
+            return
         body = stream.read(length)
         count(path)
         if not respond(conn, method, path, headers, body, canary):
@@ -85,6 +182,7 @@ def respond(conn, method, path, headers, body, canary):
         "/last": last["request"],
         "/ok": answer(200, b"fine", ['ETag: "e1"', "X-Other: 1"]),
         "/echo": echo(method, path, headers, body),
+        "/raw": answer(200, " ".join(name for name, (_, ends) in RAW.items() if ends != "hang").encode()),
         "/counts": answer(200, json.dumps(counts).encode()),
         "/later-seconds": answer(503, b"busy", ["Retry-After: 7"]),
         "/later-date": answer(503, b"busy", ["Retry-After: " + date]),
@@ -97,6 +195,8 @@ def respond(conn, method, path, headers, body, canary):
                     b"4\r\nfine\r\n0\r\nETag: tail\r\nRetry-After: 5\r\n\r\n",
         "/big": answer(200, b"x" * 300000),
     }
+    if path.startswith("/raw/"):
+        return raw(conn, path[5:])
     if path.startswith("/status/"):
         conn.sendall(answer(int(path[8:])))
     elif path.partition("?")[0] in whole:
