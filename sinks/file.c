@@ -246,7 +246,6 @@ static void fill(const char *root, const char *path, const char *shown, struct d
     }
     ret->prefix = xstrdup(buf_cstr(&b));
     buf_free(&b);
-    ret->key_space = xstrdup("file");
     ret->config = c;
     char label[LABEL_MAX];
     snprintf(label, sizeof label, "file://%s", shown);
@@ -255,6 +254,7 @@ static void fill(const char *root, const char *path, const char *shown, struct d
     const char *const fields[] = {"file", root, ret->prefix};
     for (size_t i = 0; i < 3; i++) sha256_add(h, fields[i], strlen(fields[i]) + 1);
     sha256_end(h, ret->identity);
+    hex(ret->identity, PLACE_LEN / 2, ret->place); /* no credentials are in it */
 }
 
 static bool parse(const struct config *cfg, const cJSON *sink, struct destination *ret,

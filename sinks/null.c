@@ -27,7 +27,7 @@ static bool parse(const struct config *cfg, const cJSON *sink, struct destinatio
     sha256_add(h, text, strlen(text));
     sha256_end(h, ret->identity);
     ret->prefix = xstrdup("");
-    ret->key_space = xstrdup("null");
+    hex(ret->identity, PLACE_LEN / 2, ret->place);
     ret->config = NULL;
     return true;
 }

@@ -294,30 +294,31 @@ void s3_place(struct s3_config *c) {
     buf_free(&root);
 }
 
-static void hash_field(struct sha256_ctx *h, const char *text) {
-    uint32_t n = text ? (uint32_t)strlen(text) : UINT32_MAX;
-    sha256_add(h, &n, sizeof n);
-    if (text) sha256_add(h, text, n);
+/* Of a digest (NULL: none) and fields, any of which may be NULL. */
+static void hash_fields(const uint8_t *before, const char *const *fields, size_t n,
+                        uint8_t ret[SHA256_LEN]) {
+    struct sha256_ctx *h = sha256_begin();
+    if (before) sha256_add(h, before, SHA256_LEN);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t len = fields[i] ? (uint32_t)strlen(fields[i]) : UINT32_MAX;
+        sha256_add(h, &len, sizeof len);
+        if (fields[i]) sha256_add(h, fields[i], len);
+    }
+    sha256_end(h, ret);
 }
 
 static void fill_destination(const struct fields *f, const struct s3_config *c,
                              struct destination *ret) {
-    struct sha256_ctx *h = sha256_begin();
-    const char *const fields[] = {"s3",
-                                  c->bucket,
-                                  f->region,
-                                  f->prefix ? f->prefix : "",
-                                  c->authority,
-                                  c->base_path,
-                                  c->https ? "s" : "",
-                                  c->path_style ? "p" : "",
-                                  c->access_key_id,
-                                  c->secret_access_key,
-                                  c->session_token};
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) hash_field(h, fields[i]);
-    sha256_end(h, ret->identity);
+    const char *const place[] = {"s3",         c->bucket,    f->region,
+                                 f->prefix ? f->prefix : "",
+                                 c->authority, c->base_path, c->https ? "s" : "",
+                                 c->path_style ? "p" : ""};
+    const char *const credentials[] = {c->access_key_id, c->secret_access_key, c->session_token};
+    uint8_t digest[SHA256_LEN];
+    hash_fields(NULL, place, sizeof place / sizeof *place, digest);
+    hash_fields(digest, credentials, sizeof credentials / sizeof *credentials, ret->identity);
+    hex(digest, PLACE_LEN / 2, ret->place);
     ret->prefix = xstrdup(f->prefix ? f->prefix : "");
-    ret->key_space = xstrdup(c->bucket);
     ret->config = NULL;
     struct buf prefix; /* encoded: a blank and an "@ host" in it must not pass for the real one */
     buf_init(&prefix, 3 * PREFIX_MAX + 1);

@@ -101,7 +101,7 @@ static bool parse(const struct config *cfg, const cJSON *sink, struct destinatio
     sha256_add(h, c->steps, sizeof c->steps);
     sha256_end(h, ret->identity);
     ret->prefix = xstrdup(cJSON_IsString(prefix) ? prefix->valuestring : "");
-    ret->key_space = xstrdup("scripted");
+    hex(ret->identity, PLACE_LEN / 2, ret->place);
     ret->config = c;
     return true;
 }

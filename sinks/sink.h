@@ -15,6 +15,7 @@ struct http;
 struct sink_type;
 
 #define LABEL_MAX 192
+#define PLACE_LEN 12
 #define KEY_MAX 1024 /* S3's own limit on an object key, bytes */
 
 /* What a sink object in an event comes down to: type, place and credentials. Made by parse(), kept
@@ -30,10 +31,10 @@ struct destination {
     uint8_t identity[SHA256_LEN];
     /* s3, file: prepended to every key; empty otherwise. Owned. */
     char *prefix;
-    /* Names what the key is unique in (s3: the bucket; file: "file"; otherwise NULL): two groups of
-     * one window that would write the same key in the same space are told apart by a suffix. Owned.
-     */
-    char *key_space;
+    /* A short digest of type and place without credentials, hex: the same on every machine. Stands
+     * in the keys of batches, since stores take places for equal that differ in spelling. Empty
+     * where there are no keys. */
+    char place[PLACE_LEN + 1];
     void *config; /* the type's own, freed by type->free_config; holds the credentials */
 };
 
@@ -85,7 +86,7 @@ struct sink_type {
     enum sink_shape shape;
     bool internal; /* never taken from an event: scripted, null */
     /* The sink object -> a destination. On true fills ret (config, label, identity, prefix,
-     * key_space; type is set by the caller). On false fills reterr (VERDICT_PERMANENT; FAULT_DATA
+     * place; type is set by the caller). On false fills reterr (VERDICT_PERMANENT; FAULT_DATA
      * for a missing or mistyped field, FAULT_TENANT for a value that policy refuses), naming the
      * field and quoting no value. Registers each secret with secret_add(). Spellings: see
      * sink_field(). */

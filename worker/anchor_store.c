@@ -66,7 +66,6 @@ void anchor_store_free(struct anchor_store *s) {
     if (!s) return;
     s3_free_config(s->dest.config);
     free(s->dest.prefix);
-    free(s->dest.key_space);
     free(s);
 }
 

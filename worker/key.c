@@ -20,6 +20,7 @@ static const char *const field_names[KEY_FIELDS] = {
     [KEY_DATE] = "date",
     [KEY_FIRST] = "first",
     [KEY_NEXT] = "next",
+    [KEY_DESTINATION] = "destination",
 };
 
 /* A run of literal text, then a field, either of which may be missing (n 0, KEY_FIELDS). */

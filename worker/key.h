@@ -21,6 +21,7 @@ enum key_field {
     KEY_DATE,
     KEY_FIRST,
     KEY_NEXT,
+    KEY_DESTINATION,
     KEY_FIELDS
 };
 struct key_values {

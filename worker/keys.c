@@ -16,7 +16,7 @@ struct keys {
      1u << KEY_STATUS | 1u << KEY_DATE)
 #define BATCH_FIELDS                                                                               \
     (1u << KEY_PREFIX | 1u << KEY_DATE | 1u << KEY_TOPIC | 1u << KEY_PARTITION | 1u << KEY_FIRST | \
-     1u << KEY_NEXT)
+     1u << KEY_NEXT | 1u << KEY_DESTINATION)
 
 /* A template without these would give two events, or two windows, one key. */
 static bool require(const struct key_template *t, const char *name, const enum key_field *fields,
@@ -95,6 +95,10 @@ bool keys_object(const struct keys *k, const struct jobrun *run, const struct de
     return key_make(k->object, &values, KEY_MAX, out) || too_long(reterr);
 }
 
+bool keys_batch_names_place(const struct keys *k) {
+    return key_template_uses(k->batch, KEY_DESTINATION);
+}
+
 bool keys_batch(const struct keys *k, const struct destination *dest, const char *topic,
                 int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms, unsigned nth,
                 struct buf *out, struct outcome *reterr) {
@@ -109,14 +113,15 @@ bool keys_batch(const struct keys *k, const struct destination *dest, const char
                                       [KEY_TOPIC] = str_c(topic),
                                       [KEY_PARTITION] = number(&part, partition),
                                       [KEY_FIRST] = number(&from, first),
-                                      [KEY_NEXT] = number(&to, next)}};
+                                      [KEY_NEXT] = number(&to, next),
+                                      [KEY_DESTINATION] = str_c(dest->place)}};
     if (!key_make(k->batch, &values, KEY_MAX, out)) return too_long(reterr);
     if (nth > 1) {
         const char *ending = ".ndjson";
         size_t n = strlen(ending);
         bool has = out->n > n && memcmp(out->p + out->n - n, ending, n) == 0;
         if (has) out->n -= n;
-        buf_printf(out, "-%u%s", nth, has ? ending : "");
+        buf_printf(out, ".%u%s", nth, has ? ending : "");
     }
     buf_puts(out, suffixes[k->compression]);
     return out->n <= KEY_MAX || too_long(reterr);

@@ -18,7 +18,11 @@ void keys_free(struct keys *); /* NULL is fine */
 bool keys_object(const struct keys *, const struct jobrun *, const struct destination *,
                  const struct origin *, int64_t timestamp_ms, struct buf *out,
                  struct outcome *reterr);
-/* Appends the key of a batch: the window's, with "-nth" before the suffix when nth > 1. */
+/* Whether a batch's key tells destinations of different places apart. */
+bool keys_batch_names_place(const struct keys *);
+/* Appends the key of a batch: the window's and the destination's, with ".nth" before the suffix
+ * when nth > 1: whatever a store makes of buckets, prefixes and spellings, no two batches of a
+ * window may have keys that differ in nothing else. */
 bool keys_batch(const struct keys *, const struct destination *, const char *topic,
                 int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms, unsigned nth,
                 struct buf *out, struct outcome *reterr);

@@ -321,38 +321,34 @@ void parcel_leave_batch(struct load *load, const struct requeue *r) {
 
 /* ---- flush and cancel ---- */
 
-struct key_seen {
+struct place_seen {
     uint64_t hash;
     unsigned n;
 };
 
-/* How many parcels of this window had this key in this space so far, this one included. A bounded
- * table, sized for the window. */
-static unsigned occurrence(struct key_seen *table, size_t cap, const char *space, const char *key) {
-    uint64_t parts[2] = {keyed_hash(space, strlen(space)), keyed_hash(key, strlen(key))};
-    uint64_t h = keyed_hash(parts, sizeof parts) | 1;
+/* How many parcels of this window had this place so far, this one included. A bounded table, sized
+ * for the window. */
+static unsigned occurrence(struct place_seen *table, size_t cap, const char *place) {
+    uint64_t h = keyed_hash(place, strlen(place)) | 1;
     size_t i = h & (cap - 1);
     while (table[i].hash && table[i].hash != h) i = (i + 1) & (cap - 1);
     table[i].hash = h;
     return ++table[i].n;
 }
 
-static bool name_batch(struct load *load, struct parcel *p, struct key_seen *table, size_t cap,
+/* Destinations of one place (a key was rotated in the middle of the window), and all of them where
+ * the template tells no places apart, are numbered in the order of their first records: a replay of
+ * the window numbers them the same. */
+static bool name_batch(struct load *load, struct parcel *p, struct place_seen *table, size_t cap,
                        struct outcome *reterr) {
     const struct window *w = load->window;
     const struct destination *dest = p->delivery.batch.dest;
+    const struct keys *keys = router_keys(load->lane->router);
+    unsigned nth = occurrence(table, cap, keys_batch_names_place(keys) ? dest->place : "");
     struct buf key;
     buf_init(&key, KEY_MAX * 2);
-    unsigned nth = 1;
-    bool ok = true;
-    for (unsigned round = 0; ok && round < 2; round++) {
-        buf_clear(&key);
-        ok = keys_batch(router_keys(load->lane->router), dest, load->topic, load->partition->id,
-                        w->first, w->next, load->timestamp_ms, nth, &key, reterr);
-        if (ok && round == 0)
-            nth = occurrence(table, cap, dest->key_space ? dest->key_space : "", buf_cstr(&key));
-        if (nth == 1) break;
-    }
+    bool ok = keys_batch(keys, dest, load->topic, load->partition->id, w->first, w->next,
+                         load->timestamp_ms, nth, &key, reterr);
     if (ok) p->key = arena_strdup(&load->arena, (struct str){key.p, key.n});
     buf_free(&key);
     return ok;
@@ -362,7 +358,7 @@ void load_flush(struct load *load) {
     load->flushed = true;
     size_t cap = 16;
     while (cap < load->n_groups * 2) cap *= 2;
-    struct key_seen *table = xcalloc(cap, sizeof *table);
+    struct place_seen *table = xcalloc(cap, sizeof *table);
     for (struct parcel *p = load->parcels; p; p = p->next) {
         struct outcome o;
         if (p->sent || p->fate != FATE_OPEN || !p->ndjson || p->expected) continue;

@@ -77,7 +77,6 @@ static uint64_t identity_hash(const struct destination *d) {
 static void release(const struct destination *d) {
     if (d->config) d->type->free_config(d->config);
     free(d->prefix);
-    free(d->key_space);
 }
 
 static void place_free(struct router *r, struct place *p) {
@@ -198,6 +197,7 @@ static bool override(struct router *r, struct destination *d, struct outcome *re
             buf_putc(&prefix, strchr("?#%\\\"'*", *c) ? '-' : *c);
     if (prefix.p[prefix.n - 1] != '/') buf_putc(&prefix, '/');
     memcpy(file.identity, d->identity, sizeof file.identity);
+    memcpy(file.place, d->place, sizeof file.place);
     release(d);
     free(file.prefix);
     file.prefix = xstrdup(buf_cstr(&prefix));

@@ -426,7 +426,6 @@ static bool try_override(const struct config *cfg, struct buf *err) {
     }
     d.type->free_config(d.config);
     free(d.prefix);
-    free(d.key_space);
     return true;
 }
 

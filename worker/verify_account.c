@@ -24,7 +24,6 @@ struct accounts *accounts_new(const struct config *cfg, rd_kafka_t *rk) {
 static void forget(struct account *a) {
     s3_free_config(a->dest.config);
     free(a->dest.prefix);
-    free(a->dest.key_space);
     free(a);
 }
 

@@ -16,7 +16,7 @@ CONNECTIONS = 32   # of runsink, of the bare clients, and of the peers
 PIECE = (8 << 20) // stages.TENANTS
 # The defaults; each run writes below a folder of its own.
 KEY_OBJECT = "{prefix}{workspaceId}/{projectId}/{jobId}/{id}/{updatedAt}-{status}-{partition}-{offset}.json"
-KEY_BATCH = "{prefix}dt={date}/{topic}-{partition}-{first}-{next}.ndjson"
+KEY_BATCH = "{prefix}dt={date}/{topic}-{partition}-{first}-{next}-{destination}.ndjson"
 
 
 @dataclass

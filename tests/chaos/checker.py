@@ -227,7 +227,7 @@ def check_objects(events, found_places):
 def key_pattern(topic):
     # The topic is known, and must be: its own dashes and digits would make the numbers ambiguous.
     return re.compile(r"(?P<prefix>.*)dt=\d{4}-\d\d-\d\d/" + re.escape(topic) +
-                      r"-(?P<partition>\d+)-(?P<first>\d+)-(?P<next>\d+)(?:-(?P<nth>\d+))?\.ndjson(?:|\.gz|\.zst)")
+                      r"-(?P<partition>\d+)-(?P<first>\d+)-(?P<next>\d+)-[0-9a-f]{12}(?:\.(?P<nth>\d+))?\.ndjson(?:|\.gz|\.zst)")
 
 
 def plain(contents):

@@ -68,6 +68,12 @@ class Objects(unittest.TestCase):
         self.assertEqual(["changed"], self.kinds())
 
 
+def named(window):
+    """As keys have it: with a digest of the destination, and the ordinal where one window has several of one place."""
+    window, dot, nth = window.partition(".")
+    return f"{window}-0123456789ab{dot}{nth}"
+
+
 class Batches(unittest.TestCase):
     def setUp(self):
         self.events = [event(n) for n in range(6)] + [event(n, partition=1) for n in range(3)]
@@ -78,10 +84,10 @@ class Batches(unittest.TestCase):
 
     def put(self, window, events, suffix="", prefix=""):
         text = b"".join(e.line + b"\n" for e in events)
-        self.place.content[f"{prefix}dt=2026-01-02/{TOPIC}-{window}.ndjson{suffix}"] = gzip.compress(text) if suffix else text
+        self.place.content[f"{prefix}dt=2026-01-02/{TOPIC}-{named(window)}.ndjson{suffix}"] = gzip.compress(text) if suffix else text
 
     def drop(self, window):
-        del self.place.content[f"dt=2026-01-02/{TOPIC}-{window}.ndjson"]
+        del self.place.content[f"dt=2026-01-02/{TOPIC}-{named(window)}.ndjson"]
 
     def kinds(self):
         return sorted({v.kind for v in checker.check_batches(self.events, [self.place], TOPIC)})
@@ -115,11 +121,11 @@ class Batches(unittest.TestCase):
         self.assertEqual(["unexplained"], self.kinds())
 
     def test_changed_line(self):
-        self.place.content[f"dt=2026-01-02/{TOPIC}-0-4-9.ndjson"] += b'{"n":"nobody\'s"}\n'
+        self.place.content[f"dt=2026-01-02/{TOPIC}-{named('0-4-9')}.ndjson"] += b'{"n":"nobody\'s"}\n'
         self.assertEqual(["changed"], self.kinds())
 
     def test_last_line_has_no_end(self):
-        key = f"dt=2026-01-02/{TOPIC}-0-4-9.ndjson"
+        key = f"dt=2026-01-02/{TOPIC}-{named('0-4-9')}.ndjson"
         self.place.content[key] = self.place.content[key][:-1]
         self.assertIn("unexplained", self.kinds())
 
@@ -138,7 +144,7 @@ class Batches(unittest.TestCase):
         self.assertEqual(["unexplained"], self.kinds())
 
     def test_metadata(self):
-        key = f"dt=2026-01-02/{TOPIC}-0-4-9.ndjson"
+        key = f"dt=2026-01-02/{TOPIC}-{named('0-4-9')}.ndjson"
         self.place.metadata[key] = {"count": "2", "sha256": hashlib.sha256(self.place.content[key]).hexdigest()}
         self.assertEqual([], self.kinds())
         self.place.metadata[key] = {"count": "3"}
@@ -151,9 +157,9 @@ class Batches(unittest.TestCase):
         self.events += twins
         self.drop("0-4-9")
         self.put("0-4-9", self.events[4:6])
-        self.put("0-4-9-2", twins)
+        self.put("0-4-9.2", twins)
         self.assertEqual([], self.kinds())
-        self.put("0-4-9-2", [self.events[5], *twins])
+        self.put("0-4-9.2", [self.events[5], *twins])
         self.assertEqual(["duplicate", "unexplained"], self.kinds())
 
 

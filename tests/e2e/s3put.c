@@ -134,7 +134,6 @@ static void finish(struct job *j) {
     answer(j);
     if (j->dest.config) s3_sink.free_config(j->dest.config);
     free(j->dest.prefix);
-    free(j->dest.key_space);
     cJSON_Delete(j->line);
 }
 

@@ -102,7 +102,7 @@ class Many(rig.Case):
     def delivered(self):
         """{(bucket, prefix): (first, next, MD5)}, and that there is one object each."""
         found = {}
-        name = re.compile(r"(tenant \d+/)dt=[\d-]+/" + self.topic + r"-0-(\d+)-(\d+)\.ndjson")
+        name = re.compile(r"(tenant \d+/)dt=[\d-]+/" + self.topic + r"-0-(\d+)-(\d+)-[0-9a-f]{12}\.ndjson")
         for bucket in self.buckets:
             listed = self.store.root.list_objects_v2(Bucket=bucket)
             self.assertFalse(listed["IsTruncated"])

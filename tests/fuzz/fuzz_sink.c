@@ -118,7 +118,7 @@ static void check_path(const struct s3_config *c, const struct destination *d, c
     }
     for (const char *p = path; *p; p++) must(*p > ' ' && *p < 0x7f && *p != '\\');
     must(!strstr(path, "/../") && !strstr(path, "/./") && !strpbrk(path, "?#"));
-    must(d->prefix && d->key_space && strcmp(d->key_space, c->bucket) == 0);
+    must(c->bucket && d->prefix && strlen(d->place) == PLACE_LEN);
     curl_free(path);
 }
 
@@ -152,7 +152,7 @@ static void check_s3(const cJSON *sink) {
     struct outcome o = {0};
     if (!s3_parse(configuration(), sink, &d, &o)) {
         check_refusal(&o);
-        must(!d.config && !d.prefix && !d.key_space);
+        must(!d.config && !d.prefix && !d.place[0]);
         return;
     }
     const struct s3_config *c = d.config;
@@ -160,7 +160,6 @@ static void check_s3(const cJSON *sink) {
     must(!strstr(d.label, c->secret_access_key) || strlen(c->secret_access_key) < 8);
     check_put(&d);
     free(d.prefix);
-    free(d.key_space);
     s3_free_config(d.config);
 }
 

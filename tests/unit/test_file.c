@@ -81,7 +81,6 @@ static bool parse(const struct fixture *f, const struct sink_type *type, const c
 static void drop(struct destination *d) {
     d->type->free_config(d->config);
     free(d->prefix);
-    free(d->key_space);
 }
 
 static struct outcome put(struct fixture *f, struct destination *d, const char *key,
@@ -124,7 +123,7 @@ static void writes_and_replaces(void **state) {
     assert_true(parse(f, &file_sink, "{\"path\":\"tenant//a\"}", &d, &err));
     assert_string_equal(d.prefix, "tenant/a/");
     assert_string_equal(d.label, "file://tenant//a");
-    assert_string_equal(d.key_space, "file");
+    assert_int_equal(strlen(d.place), PLACE_LEN);
     assert_int_equal(put(f, &d, "tenant/a/x/y.json", "one").verdict, VERDICT_OK);
     assert_content(f->root, "tenant/a/x/y.json", "one");
     assert_int_equal(put(f, &d, "tenant/a/x/y.json", "two").verdict, VERDICT_OK);

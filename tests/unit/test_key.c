@@ -59,11 +59,12 @@ static void test_the_default_templates(void **state) {
     v.v[KEY_TOPIC] = STR("jobruns");
     v.v[KEY_FIRST] = STR("10");
     v.v[KEY_NEXT] = STR("20");
+    v.v[KEY_DESTINATION] = STR("0123456789ab");
     static const char *const cases[][2] = {
         {OBJECT, "logs/acme corp/ws%201/p%2F..%2Fq/job_1-A.b/%2E%2E/"
                  "2026-01-02T03%3A04%3A05%2B01%3A00-SUCCESS-3-9223372036854775807.json"},
-        {"{prefix}dt={date}/{topic}-{partition}-{first}-{next}.ndjson",
-         "logs/acme corp/dt=2026-01-02/jobruns-3-10-20.ndjson"},
+        {"{prefix}dt={date}/{topic}-{partition}-{first}-{next}-{destination}.ndjson",
+         "logs/acme corp/dt=2026-01-02/jobruns-3-10-20-0123456789ab.ndjson"},
         {"no field", "no field"},
         {"{topic}{topic}", "jobrunsjobruns"},
         {"\303\244/{id}", "\303\244/%2E%2E"},

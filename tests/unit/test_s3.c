@@ -50,7 +50,6 @@ static bool parse(const struct config *cfg, const char *fields, struct destinati
 
 static void drop(struct destination *d) {
     free(d->prefix);
-    free(d->key_space);
     s3_free_config(d->config);
 }
 
@@ -63,6 +62,21 @@ static void places(void **state) {
         {BASE, "my-bucket.s3.us-west-2.amazonaws.com", "/", "s3://my-bucket/"},
         {"\"bucket\":\"my-bucket\",\"region\":\"cn-north-1\"," KEYS,
          "my-bucket.s3.cn-north-1.amazonaws.com.cn", "/", "s3://my-bucket/"},
+        {"\"bucket\":\"my-bucket\",\"region\":\"eusc-de-east-1\"," KEYS,
+         "my-bucket.s3.eusc-de-east-1.amazonaws.eu", "/", "s3://my-bucket/"},
+        {"\"bucket\":\"my-bucket\",\"region\":\"us-iso-east-1\"," KEYS,
+         "my-bucket.s3.us-iso-east-1.c2s.ic.gov", "/", "s3://my-bucket/"},
+        {"\"bucket\":\"my-bucket\",\"region\":\"us-isob-east-1\"," KEYS,
+         "my-bucket.s3.us-isob-east-1.sc2s.sgov.gov", "/", "s3://my-bucket/"},
+        {"\"bucket\":\"my-bucket\",\"region\":\"us-isof-south-1\"," KEYS,
+         "my-bucket.s3.us-isof-south-1.csp.hci.ic.gov", "/", "s3://my-bucket/"},
+        {"\"bucket\":\"my-bucket\",\"region\":\"eu-isoe-west-1\"," KEYS,
+         "my-bucket.s3.eu-isoe-west-1.cloud.adc-e.uk", "/", "s3://my-bucket/"},
+        {"\"bucket\":\"my-bucket\",\"region\":\"us-gov-east-1\"," KEYS,
+         "my-bucket.s3.us-gov-east-1.amazonaws.com", "/", "s3://my-bucket/"},
+        {"\"bucket\":\"my-bucket\",\"region\":\"RegionOne\","
+         "\"endpoint\":\"https://rgw.example.com\"," KEYS,
+         "my-bucket.rgw.example.com", "/", "s3://my-bucket/ @ rgw.example.com"},
         {"\"bucket\":\"dotted.bucket\",\"region\":\"eu-west-1\"," KEYS,
          "s3.eu-west-1.amazonaws.com", "/dotted.bucket/", "s3://dotted.bucket/"},
         {"\"bucket\":\"Old_Bucket\",\"region\":\"us-east-1\"," KEYS, "s3.us-east-1.amazonaws.com",
@@ -96,7 +110,7 @@ static void places(void **state) {
         assert_string_equal(c->host, cases[i].host);
         assert_string_equal(c->path_root, cases[i].root);
         assert_string_equal(d.label, cases[i].label);
-        assert_string_equal(d.key_space, c->bucket);
+        assert_int_equal(strlen(d.place), PLACE_LEN);
         drop(&d);
     }
     config_free(cfg);

@@ -192,7 +192,7 @@ static void test_label(void **state) {
         struct destination d = parsed(json);
         assert_string_equal(d.label, cases[i].label);
         assert_null(d.prefix);
-        assert_null(d.key_space);
+        assert_string_equal(d.place, "");
         webhook_sink.free_config(d.config);
     }
     snprintf(json, sizeof json, "{\"url\":\"https://example.com/%01000d\"}", 0);
