@@ -2,6 +2,7 @@
 
 #include <curl/curl.h>
 #include <stdlib.h>
+#include <strings.h>
 #include <time.h>
 
 #include "sinks/http.h"
@@ -9,6 +10,9 @@
 #include "worker/log.h"
 
 #define URL_MAX ((size_t)8192)
+
+/* Headers of an answer that are kept. */
+enum { REGION, ETAG, REQUEST_ID, CONTENT_TYPE };
 
 /* One PUT under way; batch->sink_state. */
 struct put {
@@ -41,7 +45,10 @@ static void send_put(struct put *p) {
                                        .body_len = p->batch->body_len,
                                        .needs = HTTP_ERROR,
                                        .passed = &c->passed,
-                                       .want_headers = {"x-amz-bucket-region"},
+                                       .want_headers = {[REGION] = "x-amz-bucket-region",
+                                                        [ETAG] = "etag",
+                                                        [REQUEST_ID] = "x-amz-request-id",
+                                                        [CONTENT_TYPE] = "content-type"},
                                        .done = answered,
                                        .owner = p};
     s3_put_request(c, p->env->cfg, p->batch, (int64_t)time(NULL), &p->url, &p->request.headers);
@@ -58,6 +65,14 @@ static void resend(struct put *p) {
     send_put(p);
 }
 
+/* A web server behind the endpoint's name (a sign-in page, a parked domain) says 200 to anything.
+ * Amazon S3 API reference, PutObject: a success names the object's ETag, and every answer its
+ * request. */
+static bool is_store(const struct http_request *r) {
+    return (r->kept[ETAG][0] || r->kept[REQUEST_ID][0]) &&
+           strncasecmp(r->kept[CONTENT_TYPE], "text/html", 9) != 0;
+}
+
 static void answered(struct http_request *r, const struct outcome *transport) {
     struct put *p = r->owner;
     if (transport->verdict != VERDICT_OK) {
@@ -68,12 +83,12 @@ static void answered(struct http_request *r, const struct outcome *transport) {
     struct s3_error error = {{0}};
     bool refused = s3_error_read(r->answer.p, r->answer.n, &error);
     if (r->status / 100 == 2 && !refused) {
-        struct outcome o = outcome_ok(r->status);
+        struct outcome o = is_store(r) ? outcome_ok(r->status) : s3_not_a_store(r->status);
         finish(p, &o);
         return;
     }
     if (!p->resent && !p->cancelled &&
-        s3_learn_region(p->batch->dest->config, r->status, &error, r->kept[0], p->region)) {
+        s3_learn_region(p->batch->dest->config, r->status, &error, r->kept[REGION], p->region)) {
         resend(p);
         return;
     }

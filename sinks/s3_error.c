@@ -229,6 +229,14 @@ static struct meaning by_status(int status) {
     return (struct meaning){NULL, VERDICT_PERMANENT, FAULT_TENANT, flags};
 }
 
+struct outcome s3_not_a_store(int status) {
+    struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, "not-a-store",
+                                    "the endpoint answered as no S3 store does (no ETag and no "
+                                    "x-amz-request-id, or an HTML page): check sink.endpoint");
+    o.status = status;
+    return o;
+}
+
 struct outcome s3_outcome(int status, const struct s3_error *e, uint32_t retry_after_ms) {
     const struct meaning *known = meaning_of(e->code);
     struct meaning m = known ? *known : by_status(status);

@@ -28,7 +28,14 @@ bool s3_error_read(char *body, size_t n, struct s3_error *ret);
  * store. A registered secret that the store echoes is scrubbed. */
 struct outcome s3_outcome(int status, const struct s3_error *, uint32_t retry_after_ms);
 
-/* 1 to SIGV4_REGION_MAX characters of [a-z0-9-]. */
+/* The outcome of a 2xx to a PUT that no store gives: the object is not there. */
+struct outcome s3_not_a_store(int status);
+
+/* 1 to SIGV4_REGION_MAX characters of [a-z0-9-]: may be a label of a host's name. */
+bool s3_region_is_label(struct str);
+/* 1 to SIGV4_REGION_MAX visible ASCII characters that don't part the fields of an Authorization
+ * header: may be signed for, and is a name of the store's own choosing ("RegionOne", "us_east_1").
+ */
 bool s3_region_valid(struct str);
 
 #endif

@@ -76,6 +76,8 @@ class Receiver:
         handler.send_response(status)
         for name, value in headers.items():
             handler.send_header(name, value)
+        if handler.command == "PUT" and status // 100 == 2 and "etag" not in {name.lower() for name in headers}:
+            handler.send_header("ETag", '"0"')  # as every store does
         if "content-length" not in {name.lower() for name in headers}:
             handler.send_header("content-length", str(len(text)))
         handler.end_headers()

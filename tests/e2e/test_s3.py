@@ -291,12 +291,17 @@ class Misbehaviour(unittest.TestCase):
             "temporary": (307, {"Location": other}, ""),
             "teapot": (418, {}, "no xml"),
             "flipping": (400, {"x-amz-bucket-region": "eu-west-1"}, "<Error><Code>AuthorizationHeaderMalformed</Code></Error>"),
-            "created": (201, {}, "<Created/>"),
+            "created": (201, {"ETag": '"0"'}, "<Created/>"),
+            "named": (200, {"x-amz-request-id": "0"}, ""),
+            "parked-domain": (200, {}, ""),
+            "sign-in": (200, {"ETag": 'W/"0"', "Content-Type": "Text/HTML; charset=utf-8"}, "<html>Sign in</html>"),
+            "proxy": (202, {"Content-Type": "application/json"}, "{}"),
         }
         want = {"error200": ("retry", "InternalError"), "echo": ("permanent", "AccessDenied"), "slow": ("retry", "SlowDown"),
                 "moved": ("permanent", "PermanentRedirect"), "temporary": ("permanent", "http-307"),
                 "teapot": ("permanent", "http-418"), "flipping": ("permanent", "AuthorizationHeaderMalformed"),
-                "created": ("ok", "")}
+                "created": ("ok", ""), "named": ("ok", ""), "parked-domain": ("retry", "not-a-store"),
+                "sign-in": ("retry", "not-a-store"), "proxy": ("retry", "not-a-store")}
         answers = put([{"sink": self.sink(name), "key": "k", "body": "x"} for name in want])
         self.assertEqual(want, {name: (a["verdict"], a["why"]) for name, a in zip(want, answers)})
         self.assertNotIn("canary", json.dumps(answers))
