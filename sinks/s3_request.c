@@ -74,13 +74,18 @@ static void line_base64(struct s3_lines *l, const char *name, const void *p, siz
 }
 
 static void checksum(struct s3_lines *l, const struct config *cfg, const struct batch *b) {
-    /* S3 takes no object with a retention period without a checksum. */
+    /* S3 takes no object with a retention period, asked for by us or the bucket's default, without
+     * Content-MD5 or a checksum; and every store knows Content-MD5. */
+    uint8_t digest[MD5_LEN];
+    bool has_md5 = cfg->s3_checksum == CONFIG_CHECKSUM_NONE && md5(b->body, b->body_len, digest);
     bool locked = cfg->s3_lock_mode != CONFIG_LOCK_NONE;
     if (cfg->s3_checksum == CONFIG_CHECKSUM_CRC32) {
         uint32_t crc = libdeflate_crc32(0, b->body, b->body_len);
         uint8_t be[4] = {(uint8_t)(crc >> 24), (uint8_t)(crc >> 16), (uint8_t)(crc >> 8),
                          (uint8_t)crc};
         line_base64(l, "x-amz-checksum-crc32", be, sizeof be);
+    } else if (has_md5) {
+        line_base64(l, "Content-MD5", digest, sizeof digest);
     } else if (cfg->s3_checksum == CONFIG_CHECKSUM_SHA256 || locked) {
         line_base64(l, "x-amz-checksum-sha256", b->body_sha256, SHA256_LEN);
     }

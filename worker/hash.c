@@ -15,14 +15,14 @@ static void must(int ok, const char *what) {
 }
 
 /* Fetched once: OpenSSL 3 looks an algorithm up by name at each use otherwise. */
-static EVP_MD *sha256_md;
+static EVP_MD *sha256_md, *md5_md; /* md5_md NULL: refused */
 static EVP_MAC *hmac;
 static uint64_t process_key[2];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* A thread's contexts, freed when the thread ends. */
 struct contexts {
-    EVP_MD_CTX *sha256;
+    EVP_MD_CTX *sha256, *md5; /* one each: a context that changes its digest is set up anew */
     EVP_MAC_CTX *hmac;
 };
 static pthread_key_t thread_ctx;
@@ -30,12 +30,14 @@ static pthread_key_t thread_ctx;
 static void free_ctx(void *arg) {
     struct contexts *c = arg;
     EVP_MD_CTX_free(c->sha256);
+    EVP_MD_CTX_free(c->md5);
     EVP_MAC_CTX_free(c->hmac);
     free(c);
 }
 
 static void setup(void) {
     sha256_md = EVP_MD_fetch(NULL, "SHA256", NULL);
+    md5_md = EVP_MD_fetch(NULL, "MD5", NULL);
     hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
     must(sha256_md && hmac, "fetching SHA-256 and HMAC");
     must(RAND_bytes((unsigned char *)process_key, sizeof process_key), "drawing a random key");
@@ -48,11 +50,12 @@ static const struct contexts *contexts(void) {
     pthread_once(&once, setup);
     c = xcalloc(1, sizeof *c);
     c->sha256 = EVP_MD_CTX_new();
+    c->md5 = EVP_MD_CTX_new();
     c->hmac = EVP_MAC_CTX_new(hmac);
     char digest[] = "SHA256";
     const OSSL_PARAM params[] = {OSSL_PARAM_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 6),
                                  OSSL_PARAM_END};
-    must(c->sha256 && c->hmac && EVP_MAC_CTX_set_params(c->hmac, params) == 1 &&
+    must(c->sha256 && c->md5 && c->hmac && EVP_MAC_CTX_set_params(c->hmac, params) == 1 &&
              pthread_setspecific(thread_ctx, c) == 0,
          "a thread's contexts");
     return c;
@@ -63,6 +66,15 @@ void sha256(const void *data, size_t n, uint8_t ret[SHA256_LEN]) {
     must(EVP_DigestInit_ex2(ctx, sha256_md, NULL), "SHA-256");
     must(EVP_DigestUpdate(ctx, data, n), "SHA-256");
     must(EVP_DigestFinal_ex(ctx, ret, NULL), "SHA-256");
+}
+
+bool md5(const void *data, size_t n, uint8_t ret[MD5_LEN]) {
+    EVP_MD_CTX *ctx = contexts()->md5;
+    if (!md5_md) return false;
+    must(EVP_DigestInit_ex2(ctx, md5_md, NULL), "MD5");
+    must(EVP_DigestUpdate(ctx, data, n), "MD5");
+    must(EVP_DigestFinal_ex(ctx, ret, NULL), "MD5");
+    return true;
 }
 
 struct sha256_ctx *sha256_begin(void) {

@@ -11,6 +11,10 @@
 
 void sha256(const void *, size_t, uint8_t ret[SHA256_LEN]);
 
+/* For Content-MD5 alone. False where the library refuses it (FIPS mode). */
+#define MD5_LEN 16
+bool md5(const void *, size_t, uint8_t ret[MD5_LEN]);
+
 /* Incremental: begin, add, end (which frees). */
 struct sha256_ctx;
 struct sha256_ctx *sha256_begin(void);

@@ -315,12 +315,14 @@ static void request_has_the_batch_in_its_headers(void **state) {
     assert_null(header(list, "x-amz-storage-class"));
     assert_null(header(list, "x-amz-object-lock-mode"));
     const char *authorization = header(list, "Authorization");
+    assert_string_equal(header(list, "Content-MD5"), "mZFLkyvTelC5g8XnyQrpOw==");
     assert_non_null(authorization);
     assert_non_null(strstr(authorization, "AKIAIOSFODNN7EXAMPLE/20150830/us-west-2/s3/"));
-    assert_non_null(strstr(authorization,
-                           "SignedHeaders=content-type;host;x-amz-content-sha256;x-amz-date;"
-                           "x-amz-meta-count;x-amz-meta-offsets;x-amz-meta-partition;"
-                           "x-amz-meta-sha256;x-amz-meta-topic;x-amz-security-token,"));
+    assert_non_null(
+        strstr(authorization,
+               "SignedHeaders=content-md5;content-type;host;x-amz-content-sha256;x-amz-date;"
+               "x-amz-meta-count;x-amz-meta-offsets;x-amz-meta-partition;"
+               "x-amz-meta-sha256;x-amz-meta-topic;x-amz-security-token,"));
     curl_slist_free_all(list);
     buf_free(&url);
     drop(&d);
