@@ -141,10 +141,12 @@ static void check_archive(struct check *k) {
     const struct config *c = k->c;
     unsigned window = 1u << KEY_FIRST | 1u << KEY_NEXT;
     unsigned place = 1u << KEY_TOPIC | 1u << KEY_PARTITION, destination = 1u << KEY_DESTINATION;
-    check_template(k, "key.object", c->key_object, ((1u << KEY_FIELDS) - 1) & ~window & ~destination,
+    check_template(k, "key.object", c->key_object,
+                   ((1u << KEY_FIELDS) - 1) & ~window & ~destination,
                    1u << KEY_PARTITION | 1u << KEY_OFFSET, "{partition} and {offset}");
     check_template(k, "key.batch", c->key_batch,
-                   1u << KEY_PREFIX | 1u << KEY_DATE | place | window | destination, place | window, "{topic}, {partition}, {first} and {next}");
+                   1u << KEY_PREFIX | 1u << KEY_DATE | place | window | destination, place | window,
+                   "{topic}, {partition}, {first} and {next}");
     if (c->batch_compression == CONFIG_COMPRESSION_GZIP && c->batch_level > 12)
         fail(k, "batch.level", "gzip knows 1 to 12");
     if (c->batch_bytes > c->memory_budget / 2)

@@ -46,6 +46,10 @@ bool s3_parse(const struct config *, const cJSON *sink, struct destination *ret,
               struct outcome *reterr);
 void s3_free_config(void *);
 
+/* The domain below which AWS serves S3 in the partition that a region belongs to.
+ * Source: botocore's endpoints.json, 1.44.5, November 2026. */
+const char *s3_dns_suffix(const char *region);
+
 /* Derives host and path_root; again after the region changed. */
 void s3_place(struct s3_config *);
 

@@ -86,6 +86,12 @@ static bool visible(const char *s, size_t max) {
     return n <= max;
 }
 
+/* A secret only feeds an HMAC: blanks and characters beyond ASCII do no harm there. */
+static bool has_control(const char *s) {
+    while ((unsigned char)*s >= 0x20 && *s != 0x7f) s++;
+    return *s;
+}
+
 /* Stores fold "." and ".." segments, or climb: neither may stand in a key. The prefix may end
  * inside a segment, so what follows its last '/' is refused as well. */
 static bool prefix_valid(const char *p) {
@@ -127,12 +133,16 @@ static bool shows_secret(const struct fields *f, const char *secret) {
 static bool check_fields(const struct fields *f, struct outcome *reterr) {
     if (!bucket_valid(f->bucket))
         return refuse(reterr, FAULT_TENANT, "bucket", "is not a bucket name");
+    if (!f->endpoint && !s3_region_is_label(str_c(f->region)))
+        return refuse(reterr, FAULT_TENANT, "region",
+                      "is not a region of AWS, and there is no sink.endpoint");
     if (!s3_region_valid(str_c(f->region)))
         return refuse(reterr, FAULT_TENANT, "region", "is not a region name");
     if (!visible(f->access_key_id, CREDENTIAL_MAX) || strchr(f->access_key_id, '/'))
         return refuse(reterr, FAULT_TENANT, "accessKeyId", "is not an access key id");
-    if (!visible(f->secret_access_key, CREDENTIAL_MAX))
-        return refuse(reterr, FAULT_TENANT, "secretAccessKey", "is not a secret access key");
+    if (strlen(f->secret_access_key) > CREDENTIAL_MAX || has_control(f->secret_access_key))
+        return refuse(reterr, FAULT_TENANT, "secretAccessKey",
+                      "is too long, or has control characters");
     if (f->session_token && !visible(f->session_token, TOKEN_MAX))
         return refuse(reterr, FAULT_TENANT, "sessionToken", "is not a session token");
     if (f->prefix && !prefix_valid(f->prefix))
@@ -269,8 +279,7 @@ void s3_place(struct s3_config *c) {
     if (c->default_endpoint) {
         struct buf b;
         buf_init(&b, 256);
-        buf_printf(&b, "s3.%s.amazonaws.com%s", c->region,
-                   strncmp(c->region, "cn-", 3) == 0 ? ".cn" : "");
+        buf_printf(&b, "s3.%s.%s", c->region, s3_dns_suffix(c->region));
         free(c->authority);
         c->authority = xstrdup(buf_cstr(&b));
         buf_free(&b);
@@ -309,10 +318,9 @@ static void hash_fields(const uint8_t *before, const char *const *fields, size_t
 
 static void fill_destination(const struct fields *f, const struct s3_config *c,
                              struct destination *ret) {
-    const char *const place[] = {"s3",         c->bucket,    f->region,
-                                 f->prefix ? f->prefix : "",
-                                 c->authority, c->base_path, c->https ? "s" : "",
-                                 c->path_style ? "p" : ""};
+    const char *const place[] = {
+        "s3",         c->bucket,    f->region,           f->prefix ? f->prefix : "",
+        c->authority, c->base_path, c->https ? "s" : "", c->path_style ? "p" : ""};
     const char *const credentials[] = {c->access_key_id, c->secret_access_key, c->session_token};
     uint8_t digest[SHA256_LEN];
     hash_fields(NULL, place, sizeof place / sizeof *place, digest);
@@ -370,6 +378,9 @@ bool s3_parse(const struct config *cfg, const cJSON *sink, struct destination *r
     c->registered[2] = keep(c->session_token);
     fill_destination(&f, c, ret);
     ret->config = c;
+    if (f.prefix && f.prefix[strlen(f.prefix) - 1] != '/')
+        log_debug("sink.prefix does not end in a slash: keys begin with it and go on without one",
+                  LOG_S("destination", ret->label));
     return true;
 }
 

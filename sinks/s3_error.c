@@ -106,6 +106,13 @@ static bool skip_element(struct scanner *s) {
 bool s3_region_valid(struct str r) {
     if (r.n == 0 || r.n > SIGV4_REGION_MAX) return false;
     for (size_t i = 0; i < r.n; i++)
+        if (r.p[i] <= ' ' || r.p[i] >= 0x7f || strchr("/,=", r.p[i])) return false;
+    return true;
+}
+
+bool s3_region_is_label(struct str r) {
+    if (r.n == 0 || r.n > SIGV4_REGION_MAX) return false;
+    for (size_t i = 0; i < r.n; i++)
         if (!((r.p[i] >= 'a' && r.p[i] <= 'z') || (r.p[i] >= '0' && r.p[i] <= '9') ||
               r.p[i] == '-'))
             return false;
@@ -222,19 +229,19 @@ bool s3_error_read(char *body, size_t n, struct s3_error *ret) {
     return true;
 }
 
-static struct meaning by_status(int status) {
-    if (status == 408 || status == 429 || status >= 500)
-        return (struct meaning){NULL, VERDICT_RETRY, FAULT_TENANT, 0};
-    int flags = status == 401 || status == 403 ? CREDENTIAL : 0;
-    return (struct meaning){NULL, VERDICT_PERMANENT, FAULT_TENANT, flags};
-}
-
 struct outcome s3_not_a_store(int status) {
     struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, "not-a-store",
                                     "the endpoint answered as no S3 store does (no ETag and no "
                                     "x-amz-request-id, or an HTML page): check sink.endpoint");
     o.status = status;
     return o;
+}
+
+static struct meaning by_status(int status) {
+    if (status == 408 || status == 429 || status >= 500)
+        return (struct meaning){NULL, VERDICT_RETRY, FAULT_TENANT, 0};
+    int flags = status == 401 || status == 403 ? CREDENTIAL : 0;
+    return (struct meaning){NULL, VERDICT_PERMANENT, FAULT_TENANT, flags};
 }
 
 struct outcome s3_outcome(int status, const struct s3_error *e, uint32_t retry_after_ms) {

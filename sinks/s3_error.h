@@ -10,7 +10,7 @@
 struct s3_error {
     char code[48];                     /* a token; empty: none found */
     char message[512];                 /* printable ASCII, from the store: scrub before showing */
-    char region[SIGV4_REGION_MAX + 1]; /* [a-z0-9-]; empty: none found */
+    char region[SIGV4_REGION_MAX + 1]; /* valid; empty: none found */
     char endpoint[256];                /* a host name; empty: none found */
 };
 

@@ -173,23 +173,33 @@ void s3_put_request(struct s3_config *c, const struct config *cfg, const struct 
     buf_wipe(&lines.text);
 }
 
+const char *s3_dns_suffix(const char *region) {
+    static const struct {
+        const char *regions, *suffix;
+    } partitions[] = {
+        {"cn-", "amazonaws.com.cn"}, {"us-iso-", "c2s.ic.gov"},      {"us-isob-", "sc2s.sgov.gov"},
+        {"eusc-", "amazonaws.eu"},   {"us-isof-", "csp.hci.ic.gov"}, {"eu-isoe-", "cloud.adc-e.uk"},
+    };
+    for (size_t i = 0; i < sizeof partitions / sizeof *partitions; i++)
+        if (str_starts(str_c(region), partitions[i].regions)) return partitions[i].suffix;
+    return "amazonaws.com";
+}
+
 /* "bucket.s3.eu-west-1.amazonaws.com", "s3-eu-west-1.amazonaws.com" -> "eu-west-1" */
 static bool region_of_host(const char *host, char ret[SIGV4_REGION_MAX + 1]) {
-    const char *end = strstr(host, ".amazonaws.com");
-    if (!end) return false;
-    const char *from = end;
-    while (from > host && from[-1] != '.') from--;
-    size_t n = (size_t)(end - from);
-    if (n > 3 && strncmp(from, "s3-", 3) == 0) { /* the old form */
-        from += 3;
-        n -= 3;
-    } else if (from - host < 3 || strncmp(from - 3, "s3.", 3) != 0) {
-        return false;
+    for (const char *label = host; label; label = strchr(label, '.')) {
+        label += *label == '.';
+        if (strncmp(label, "s3.", 3) != 0 && strncmp(label, "s3-", 3) != 0) continue;
+        const char *from = label + 3;
+        size_t n = strcspn(from, ".");
+        char region[SIGV4_REGION_MAX + 1] = "";
+        if (!from[n] || !s3_region_is_label((struct str){from, n})) continue;
+        memcpy(region, from, n);
+        if (strcmp(from + n + 1, s3_dns_suffix(region)) != 0) continue;
+        memcpy(ret, region, sizeof region);
+        return true;
     }
-    if (!s3_region_valid((struct str){from, n})) return false;
-    memcpy(ret, from, n);
-    ret[n] = '\0';
-    return true;
+    return false;
 }
 
 bool s3_learn_region(struct s3_config *c, int status, const struct s3_error *e,
@@ -202,6 +212,7 @@ bool s3_learn_region(struct s3_config *c, int status, const struct s3_error *e,
         memcpy(region, e->region, sizeof region);
     else if (!c->default_endpoint || !region_of_host(e->endpoint, region))
         return false;
+    if (c->default_endpoint && !s3_region_is_label(str_c(region))) return false;
     if (strcmp(region, signed_region) == 0) return false;
     if (c->region_learned) return strcmp(region, c->region) == 0;
     memcpy(c->region, region, sizeof region);

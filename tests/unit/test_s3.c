@@ -144,7 +144,11 @@ static void refusals(void **state) {
          FAULT_TENANT, "sink.bucket"},
         {"\"bucket\":\"bbb\",\"region\":\"a.evil.com/\"," KEYS, FAULT_TENANT, "sink.region"},
         {"\"bucket\":\"bbb\",\"region\":\"" X100 "\"," KEYS, FAULT_TENANT, "sink.region"},
-        {"\"bucket\":\"bbb\",\"region\":\"US\"," KEYS, FAULT_TENANT, "sink.region"},
+        {"\"bucket\":\"bbb\",\"region\":\"US\"," KEYS, FAULT_TENANT, "sink.endpoint"},
+        {"\"bucket\":\"bbb\",\"region\":\"a/b\",\"endpoint\":\"https://example.com\"," KEYS,
+         FAULT_TENANT, "sink.region"},
+        {"\"bucket\":\"bbb\",\"region\":\"a b\",\"endpoint\":\"https://example.com\"," KEYS,
+         FAULT_TENANT, "sink.region"},
         {"\"bucket\":\"bbb\",\"region\":\"r\",\"accessKeyId\":\"a\\r\\nX: y\","
          "\"secretAccessKey\":\"s\"",
          FAULT_TENANT, "sink.accessKeyId"},
@@ -311,11 +315,11 @@ static void request_has_the_batch_in_its_headers(void **state) {
         assert_non_null(value);
         assert_string_equal(value, want[i][1]);
     }
+    assert_string_equal(header(list, "Content-MD5"), "mZFLkyvTelC5g8XnyQrpOw==");
     assert_null(header(list, "x-amz-checksum-sha256"));
     assert_null(header(list, "x-amz-storage-class"));
     assert_null(header(list, "x-amz-object-lock-mode"));
     const char *authorization = header(list, "Authorization");
-    assert_string_equal(header(list, "Content-MD5"), "mZFLkyvTelC5g8XnyQrpOw==");
     assert_non_null(authorization);
     assert_non_null(strstr(authorization, "AKIAIOSFODNN7EXAMPLE/20150830/us-west-2/s3/"));
     assert_non_null(
@@ -517,6 +521,10 @@ static void region_hints(void **state) {
     snprintf(other.endpoint, sizeof other.endpoint, "s3.eu-west-1.evil.com");
     assert_false(s3_learn_region(c, 301, &other, "", "us-west-2"));
     assert_string_equal(c->region, "us-west-2");
+
+    assert_false(s3_learn_region(c, 400, &none, "RegionOne", "us-west-2"));
+    snprintf(other.endpoint, sizeof other.endpoint, "s3.evil.c2s.ic.gov");
+    assert_false(s3_learn_region(c, 301, &other, "", "us-west-2"));
 
     assert_true(s3_learn_region(c, 301, &endpoint, "", "us-west-2"));
     assert_string_equal(c->region, "eu-west-1");
