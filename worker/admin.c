@@ -23,7 +23,9 @@
 #define FRESH_MS 1000                     /* a younger snapshot is not asked for again */
 #define SILENT_MS 2000                    /* a lane that does not turn is not waited for */
 #define PATIENCE_MS 300                   /* for all lanes together */
-#define ANSWER_MAX ((size_t)128 << 20)    /* more than the most that bounded lists can make */
+#define READY_MAX ((size_t)4096)
+#define READY_LINES 32                 /* of troubles, in /readyz */
+#define ANSWER_MAX ((size_t)128 << 20) /* more than the most that bounded lists can make */
 
 /* worker/status.html, embedded by worker/embed.cmake */
 extern const unsigned char status_page[];
@@ -66,10 +68,11 @@ int64_t admin_silence_ms(struct lane *const *lanes, size_t n, int64_t since_ms, 
     return most;
 }
 
+static const char draining[] = "draining: what flies is finished, nothing new is taken";
+
 const char *admin_not_ready(struct lane *const *lanes, size_t n) {
     for (size_t i = 0; i < n; i++)
-        if (atomic_load(&lanes[i]->command) == LANE_DRAIN || !is_running(lanes[i]))
-            return "draining: what flies is finished, nothing new is taken";
+        if (atomic_load(&lanes[i]->command) == LANE_DRAIN || !is_running(lanes[i])) return draining;
     for (size_t i = 0; i < n; i++)
         if (!count_get(&lanes[i]->counters, COUNTER_ASSIGNED))
             return "no assignment yet: joining the consumer group";
@@ -77,6 +80,23 @@ const char *admin_not_ready(struct lane *const *lanes, size_t n) {
         if (count_get(&lanes[i]->counters, COUNTER_UNLOADED))
             return "the committed offset of a partition is not available yet";
     return NULL;
+}
+
+/* What keeps events from flowing now; the caller's to free. */
+static size_t list_troubles(const struct admin *a, struct trouble_report **ret) {
+    const struct worker_shared *shared = a->lanes[0]->shared;
+    return troubles_list(shared->troubles, atomic_load(&shared->cfg)->ready_patience, ret);
+}
+
+/* Why it is not ready, into a buffer that is empty: the worst trouble that has lasted, which is the
+ * cause of what the lanes say of themselves. */
+static bool is_ready(const struct admin *a, const struct trouble_report *troubles, size_t n,
+                     struct buf *ret_why) {
+    const char *why = admin_not_ready(a->lanes, a->n);
+    for (size_t i = 0; i < n && why != draining && !ret_why->n; i++)
+        if (troubles[i].unready) trouble_print(&troubles[i], ret_why);
+    if (why && !ret_why->n) buf_puts(ret_why, why);
+    return ret_why->n == 0;
 }
 
 static void add_lanes(const struct admin *a, struct metrics_sums *ret) {
@@ -157,8 +177,43 @@ static void answer_health(struct admin *a, struct answer *to) {
 }
 
 static void answer_ready(struct admin *a, struct answer *to) {
-    const char *why = admin_not_ready(a->lanes, a->n);
-    say(to, why ? MHD_HTTP_SERVICE_UNAVAILABLE : MHD_HTTP_OK, why ? why : "ready");
+    struct trouble_report *troubles;
+    struct buf why;
+    buf_init(&why, READY_MAX);
+    size_t n = list_troubles(a, &troubles);
+    bool ready = is_ready(a, troubles, n, &why);
+    say(to, ready ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, ready ? "ready" : buf_cstr(&why));
+    for (size_t i = 0; i < n && i < READY_LINES; i++) {
+        struct buf line;
+        buf_init(&line, READY_MAX);
+        trouble_print(&troubles[i], &line);
+        if (strcmp(buf_cstr(&line), buf_cstr(&why)) != 0)
+            buf_printf(&to->body, "%s\n", buf_cstr(&line));
+        buf_free(&line);
+    }
+    buf_free(&why);
+    free(troubles);
+}
+
+/* Each cause, so that a rule has something to look at before it happens. */
+static void print_troubles(const struct trouble_report *troubles, size_t n, struct buf *out) {
+    int64_t count_of[TROUBLE_CAUSES] = {0}, longest[TROUBLE_CAUSES] = {0};
+    char label[64];
+    for (size_t i = 0; i < n; i++) {
+        enum trouble cause = troubles[i].cause;
+        count_of[cause]++;
+        if (troubles[i].for_ms > longest[cause]) longest[cause] = troubles[i].for_ms;
+    }
+    metrics_head(GIVEN_TROUBLE, out);
+    for (int i = 0; i < TROUBLE_CAUSES; i++) {
+        snprintf(label, sizeof label, "cause=\"%s\"", trouble_name((enum trouble)i));
+        metrics_sample(GIVEN_TROUBLE, label, (double)count_of[i], out);
+    }
+    metrics_head(GIVEN_TROUBLE_AGE, out);
+    for (int i = 0; i < TROUBLE_CAUSES; i++) {
+        snprintf(label, sizeof label, "cause=\"%s\"", trouble_name((enum trouble)i));
+        metrics_sample(GIVEN_TROUBLE_AGE, label, (double)longest[i] / 1000, out);
+    }
 }
 
 static void print_lag(const struct admin *a, struct buf *out) {
@@ -228,7 +283,14 @@ static void answer_metrics(struct admin *a, struct answer *to) {
     alone(GIVEN_BUDGET, (double)a->cfg->memory_budget, out);
     alone(GIVEN_LANES, (double)running, out);
     alone(GIVEN_TURN_AGE, (double)admin_silence_ms(a->lanes, a->n, a->served_ms, now) / 1000, out);
-    alone(GIVEN_READY, !admin_not_ready(a->lanes, a->n), out);
+    struct trouble_report *troubles;
+    struct buf why;
+    buf_init(&why, READY_MAX);
+    size_t n = list_troubles(a, &troubles);
+    print_troubles(troubles, n, out);
+    alone(GIVEN_READY, is_ready(a, troubles, n, &why), out);
+    buf_free(&why);
+    free(troubles);
     alone(GIVEN_RELOADED, !atomic_load(&a->lanes[0]->shared->reload_failed), out);
     print_build(out);
     metrics_process((double)a->started_ms / 1000, out);
@@ -241,6 +303,11 @@ static void answer_status(struct admin *a, struct answer *to) {
     refresh_snapshots(a);
     add_lanes(a, sums);
     int64_t now = clock_ms(CLOCK_MONOTONIC);
+    struct trouble_report *troubles;
+    struct buf why;
+    buf_init(&why, READY_MAX);
+    size_t n = list_troubles(a, &troubles);
+    bool ready = is_ready(a, troubles, n, &why);
     for (size_t i = 0; i < a->n; i++) ages[i] = now - a->snapshot_ms[i];
     struct status s = {.cfg = a->cfg,
                        .sums = sums,
@@ -251,13 +318,17 @@ static void answer_status(struct admin *a, struct answer *to) {
                        .now_ms = clock_ms(CLOCK_REALTIME),
                        .started_ms = a->started_ms,
                        .silence_ms = admin_silence_ms(a->lanes, a->n, a->served_ms, now),
-                       .not_ready = admin_not_ready(a->lanes, a->n)};
+                       .not_ready = ready ? NULL : buf_cstr(&why),
+                       .troubles = troubles,
+                       .n_troubles = n};
     pthread_mutex_lock(&a->mutex);
     status_sample(sums, s.now_ms, &a->samples[a->n_samples]);
     s.n_samples = a->n_samples + 1;
     status_json(&s, &to->body);
     pthread_mutex_unlock(&a->mutex);
     to->type = "application/json";
+    buf_free(&why);
+    free(troubles);
     free(ages);
     free(sums);
 }

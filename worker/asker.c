@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 
 #include "worker/buf.h"
+#include "worker/clock.h"
 #include "worker/log.h"
 
 struct question {
@@ -41,6 +42,12 @@ static void push(struct queue *q, struct question *it) {
     q->last = &it->next;
 }
 
+static void push_first(struct queue *q, struct question *it) {
+    it->next = q->first;
+    if (!q->first) q->last = &it->next;
+    q->first = it;
+}
+
 static struct question *pop(struct queue *q) {
     struct question *it = q->first;
     if (!it) return NULL;
@@ -51,7 +58,32 @@ static struct question *pop(struct queue *q) {
 
 /* ---- the thread ---- */
 
+static rd_kafka_resp_err_t look_for(rd_kafka_t *rk, const char *topic, int timeout_ms) {
+    rd_kafka_topic_t *t = rd_kafka_topic_new(rk, topic, NULL);
+    const struct rd_kafka_metadata *md = NULL;
+    rd_kafka_resp_err_t err =
+        t ? rd_kafka_metadata(rk, 0, t, &md, timeout_ms) : rd_kafka_last_error();
+    if (!err) err = md->topic_cnt ? md->topics[0].err : RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
+    if (md) rd_kafka_metadata_destroy(md);
+    if (t) rd_kafka_topic_destroy(t);
+    return err;
+}
+
+static void look(const struct asker *a, const struct question *it) {
+    int64_t end = clock_ms(CLOCK_MONOTONIC) + ASKER_LOOK_MS;
+    for (int i = 0; i < it->list->cnt; i++) {
+        rd_kafka_topic_partition_t *tp = &it->list->elems[i];
+        int64_t left = end - clock_ms(CLOCK_MONOTONIC);
+        tp->err =
+            left > 0 ? look_for(a->consumer, tp->topic, (int)left) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+    }
+}
+
 static void ask(const struct asker *a, const struct question *it) {
+    if (!it->serial) {
+        look(a, it);
+        return;
+    }
     rd_kafka_resp_err_t err = rd_kafka_committed(a->consumer, it->list, ASKER_TIMEOUT_MS);
     if (err) it->list->elems[0].err = err;
 }
@@ -115,15 +147,24 @@ void asker_free(struct asker *a) {
     free(a);
 }
 
-void asker_ask(struct asker *a, const char *topic, int32_t partition, uint64_t serial) {
+static void enqueue(struct asker *a, rd_kafka_topic_partition_list_t *list, uint64_t serial) {
     struct question *it = xcalloc(1, sizeof *it);
     it->serial = serial;
-    it->list = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_list_add(it->list, topic, partition);
+    it->list = list;
     pthread_mutex_lock(&a->mutex);
-    push(&a->asked, it);
+    (serial ? push : push_first)(&a->asked, it);
     pthread_cond_signal(&a->changed);
     pthread_mutex_unlock(&a->mutex);
+}
+
+void asker_ask(struct asker *a, const char *topic, int32_t partition, uint64_t serial) {
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, topic, partition);
+    enqueue(a, list, serial);
+}
+
+void asker_look(struct asker *a, rd_kafka_topic_partition_list_t *topics) {
+    enqueue(a, topics, 0);
 }
 
 rd_kafka_topic_partition_list_t *asker_answer(struct asker *a, uint64_t *ret_serial) {

@@ -68,6 +68,9 @@ void assignment_drop(struct lane *lane, struct partition *p) {
     *at = p->next;
     lane_drop_partition(lane, p);
     clear_stash(p);
+    char place[TOPIC_MAX + 16];
+    vitals_place(p, place);
+    trouble_drop(lane->shared->troubles, lane->id, place);
     rd_kafka_queue_io_event_enable(p->queue, -1, NULL, 0);
     for (rd_kafka_message_t *left; (left = rd_kafka_consume_queue(p->queue, 0));)
         rd_kafka_message_destroy(left);
@@ -149,6 +152,7 @@ static void take_committed(struct lane *lane, const rd_kafka_topic_partition_lis
         const rd_kafka_topic_partition_t *tp = &list->elems[i];
         struct partition *p = find_named(lane, tp->topic, tp->partition);
         if (!p || p->loaded || tp->err) continue;
+        vitals_contact(lane);
         load_state(lane, p, tp->offset, (struct str){tp->metadata, tp->metadata_size});
     }
 }
@@ -157,8 +161,10 @@ static void take_answers(struct lane *lane) {
     rd_kafka_topic_partition_list_t *answer;
     uint64_t serial;
     while ((answer = asker_answer(lane->asker, &serial))) {
-        struct partition *p = source_find(lane, serial);
-        if (p) {
+        struct partition *p = serial ? source_find(lane, serial) : NULL;
+        if (!serial) {
+            vitals_answer(lane, answer);
+        } else if (p) {
             p->asking = false;
             take_committed(lane, answer);
         }
@@ -232,6 +238,7 @@ static void on_assign(struct lane *lane, rd_kafka_topic_partition_list_t *list) 
     rd_kafka_topic_partition_list_destroy(committed);
     assign(lane, list);
     lane->assigned = true;
+    lane->vitals.revoked_ms = 0;
     log_info("partitions assigned", LOG_I("lane", lane->id), LOG_I("partitions", list->cnt),
              LOG_S("group", lane->cfg->group));
 }
@@ -309,6 +316,9 @@ static void on_revoke(struct lane *lane, rd_kafka_topic_partition_list_t *list) 
         struct partition *p = find_named(lane, list->elems[i].topic, list->elems[i].partition);
         if (p) assignment_drop(lane, p);
     }
+    /* The cooperative protocol takes away what is to go elsewhere, and the rest stays. */
+    if (lost || !is_cooperative(lane)) lane->vitals.revoked_ms = lane->now_ms;
+    if (lost) lane->assigned = false;
 }
 
 void assignment_cb(rd_kafka_t *rk, rd_kafka_resp_err_t err, rd_kafka_topic_partition_list_t *list,

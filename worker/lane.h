@@ -20,6 +20,8 @@
 #include "worker/route.h"
 #include "worker/settle.h"
 #include "worker/snapshot.h"
+#include "worker/trouble.h"
+#include "worker/vitals.h"
 #include "worker/watchdog.h"
 #include "worker/window.h"
 
@@ -54,8 +56,14 @@ struct partition {
     rd_kafka_message_t *stash[READ_BATCH]; /* read but not taken: no room, or not due */
     size_t stash_at, stash_n;
     int64_t head_due_ms; /* wall clock; 0: not known to wait */
-    bool eof;            /* the reader has reached the end of what is visible */
-    int64_t end;         /* --until-end: the high watermark at start; -1: none */
+    bool eof;            /* the reader has reached the end of what is visible: */
+    int64_t eof_at;
+    int64_t held_ms, held_at; /* since when an open transaction has held that end, monotonic; 0 */
+    /* Since when it can't be read, with the error, and when that is tried again; since when the
+     * committed offset has been beyond the end. Monotonic; 0: it is not so. */
+    int64_t unreadable_ms, reread_ms, beyond_ms;
+    char error[160];
+    int64_t end; /* --until-end: the high watermark at start; -1: none */
     struct partition *next;
 };
 
@@ -69,6 +77,7 @@ struct lane {
     struct counters counters;
     struct observer *observer;
     struct place place; /* for the watchdog */
+    struct vitals vitals;
 
     rd_kafka_t *consumer;
     rd_kafka_queue_t *main_queue;
@@ -116,8 +125,9 @@ struct worker_shared {
     uint64_t version;
     bool until_end;
     const struct ledger_signer *signer; /* NULL: unsigned */
-    int ended_fd;                       /* an eventfd, written by each lane that ends */
-    atomic_bool reload_failed;          /* the last SIGHUP changed nothing */
+    struct troubles *troubles;
+    int ended_fd;              /* an eventfd, written by each lane that ends */
+    atomic_bool reload_failed; /* the last SIGHUP changed nothing */
 };
 
 enum lane_command { LANE_GO, LANE_DRAIN };

@@ -411,6 +411,7 @@ static void worker_free(struct worker *w) {
     for (size_t i = 0; i < w->shared.topics.n; i++) free(w->shared.topics.v[i]);
     free(w->shared.topics.v);
     pthread_mutex_destroy(&w->shared.mutex);
+    troubles_free(w->shared.troubles);
     if (w->signal_fd >= 0) close(w->signal_fd);
     if (w->shared.ended_fd >= 0) close(w->shared.ended_fd);
 }
@@ -464,6 +465,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     struct worker w = {.cfg = cfg, .reload = reload_config, .signal_fd = -1};
     w.shared = (struct worker_shared){.until_end = until_end, .ended_fd = -1};
     atomic_store(&w.shared.cfg, cfg);
+    w.shared.troubles = troubles_new();
     pthread_mutex_init(&w.shared.mutex, NULL);
     struct buf err;
     buf_init(&err, 65536);

@@ -109,16 +109,15 @@ static int64_t oldest_ms(const struct lane *lane, const struct partition *p) {
 
 /* Nothing left to read and nothing unsettled: what lies between is the markers of transactions. */
 static bool is_idle(const struct partition *p) {
-    return p->loaded && p->eof && !p->windows.count && p->stash_at == p->stash_n;
+    return p->loaded && p->eof && !p->windows.count && p->stash_at == p->stash_n && !p->held_ms;
 }
 
 static void measure(const struct lane *lane, const struct partition *p, int64_t *ret_end,
                     int64_t *ret_lag) {
-    int64_t low = -1, high = -1;
+    int64_t low = -1, high;
     *ret_end = *ret_lag = -1;
-    if (!p->loaded || rd_kafka_get_watermark_offsets(lane->consumer, p->topic, p->id, &low,
-                                                     &high) != RD_KAFKA_RESP_ERR_NO_ERROR)
-        return;
+    if (!p->loaded) return;
+    high = vitals_high(lane, p, &low);
     int64_t from = p->begins ? low : p->committed;
     if (high < 0 || from < 0) return; /* nothing was fetched yet */
     *ret_end = high;
@@ -127,17 +126,18 @@ static void measure(const struct lane *lane, const struct partition *p, int64_t 
 
 struct gauges {
     uint64_t partitions, unloaded, open, unsettled, lag;
-    int64_t oldest, record_age, unstable;
+    int64_t oldest, record_age, unstable, held;
 };
 
 static void greatest(int64_t *most, int64_t n) {
     if (n > *most) *most = n;
 }
 
-static void gauge(const struct lane *lane, struct partition *p, struct gauges *g) {
+static void gauge(struct lane *lane, struct partition *p, struct gauges *g) {
     int64_t end, lag;
     const struct window *open = windows_open(&p->windows);
     const struct load *first = p->windows.oldest ? p->windows.oldest->user : NULL;
+    greatest(&g->held, vitals_held_ms(lane, p));
     measure(lane, p, &end, &lag);
     g->partitions++;
     g->unloaded += !p->loaded;
@@ -168,6 +168,7 @@ static bool set_gauges(struct lane *lane) {
     count_set(c, COUNTER_OLDEST_MS, (uint64_t)g.oldest);
     count_set(c, COUNTER_RECORD_AGE_MS, (uint64_t)g.record_age);
     count_set(c, COUNTER_UNSTABLE_MS, (uint64_t)g.unstable);
+    count_set(c, COUNTER_HELD_MS, (uint64_t)g.held);
     return lane->assigned && !g.unloaded;
 }
 
@@ -176,10 +177,13 @@ static bool set_gauges(struct lane *lane) {
 static const char *state_of(const struct lane *lane, const struct partition *p) {
     const struct window *open = windows_open(&p->windows);
     if (!p->loaded) return "waits for its committed offset";
+    if (p->unreadable_ms) return "not readable";
+    if (p->beyond_ms) return "its committed offset lies beyond its end";
     if (p->seek_ms) return "looks for its position";
     if (p->left) return "left to the next owner";
     if (open && open->replayed) return "replays";
     if (p->head_due_ms > lane->wall_ms) return "waits until due";
+    if (p->held_ms) return "held by an open transaction";
     return is_idle(p) ? "at the end" : "reads";
 }
 
@@ -274,6 +278,7 @@ void observer_serve(struct lane *lane) {
     if (lane->now_ms - o->gauges_ms >= GAUGES_MS || o->unready || !lane->assigned) {
         o->gauges_ms = lane->now_ms;
         o->unready = !set_gauges(lane);
+        vitals_tick(lane);
     }
     if (!atomic_exchange(&o->asked, false)) return;
     struct lane_snapshot *s = xcalloc(1, sizeof *s);

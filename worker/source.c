@@ -12,6 +12,7 @@
 #include "worker/topics.h"
 
 #define SEEK_AGAIN_MS 1000
+#define REREAD_MS 10000
 /* About 1.4 s of a partition's peak is enough to read ahead: older versions of librdkafka refill a
  * full queue once a second. */
 #define QUEUE_MAX ((int64_t)4 << 20)
@@ -38,6 +39,19 @@ static void lose(struct lane *lane, struct partition *p, int64_t low) {
     assignment_move(lane, p, low);
 }
 
+static int64_t reading_at(const struct partition *p) {
+    const struct window *open = windows_open(&p->windows);
+    return open ? open->last_taken + 1 : p->windows.next;
+}
+
+/* A partition that could not be read says nothing once it can be, while nothing new comes. */
+static void read_again(struct lane *lane, struct partition *p) {
+    p->reread_ms = lane->now_ms + REREAD_MS;
+    if (!p->eof || p->stash_at != p->stash_n) return; /* the next record will tell */
+    p->eof = false;
+    assignment_move(lane, p, p->begins ? RD_KAFKA_OFFSET_BEGINNING : reading_at(p));
+}
+
 /* The broker does not have the offset that we want to read. */
 static void find_position(struct lane *lane, struct partition *p) {
     int64_t low, high;
@@ -48,33 +62,33 @@ static void find_position(struct lane *lane, struct partition *p) {
     }
     if (!assignment_watermarks(lane, p, &low, &high)) return;
     windows_seal(&p->windows);
-    const struct window *open = windows_open(&p->windows);
-    int64_t at = open ? open->last_taken + 1 : p->windows.next;
+    int64_t at = reading_at(p);
     if (low > at) {
         lose(lane, p, low);
     } else if (at > high) {
-        log_error("the committed offset lies beyond the end of the partition: the topic was made "
-                  "anew or truncated; nothing is read until the group's offset is set or the "
-                  "partition has grown to it",
-                  LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("offset", at),
-                  LOG_I("low", low), LOG_I("high", high));
+        if (!p->beyond_ms) p->beyond_ms = lane->now_ms;
+        snprintf(p->error, sizeof p->error,
+                 "committed %" PRId64 ", available %" PRId64 " to %" PRId64, at, low, high);
         p->seek_ms = lane->now_ms + 30 * SEEK_AGAIN_MS;
+        return;
     } else { /* a broker that had just become, or ceased to be, the leader */
         assignment_move(lane, p, at);
     }
+    p->beyond_ms = 0;
 }
 
 /* What stands in the queue between the records. */
 static void on_error(struct lane *lane, struct partition *p, const rd_kafka_message_t *msg) {
     if (msg->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
         p->eof = true;
+        p->eof_at = msg->offset;
+        if (p->unreadable_ms) vitals_readable(lane, p);
         if (p->begins) assignment_begin(p, msg->offset);
         windows_passed(&p->windows, msg->offset);
     } else if (msg->err == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET) {
         find_position(lane, p);
     } else {
-        log_warn("reading a partition failed; it is tried again", LOG_S("topic", p->topic),
-                 LOG_I("partition", p->id), LOG_S("error", rd_kafka_message_errstr(msg)));
+        vitals_unreadable(lane, p, rd_kafka_message_errstr(msg));
     }
 }
 
@@ -120,6 +134,7 @@ rd_kafka_message_t *source_peek(struct lane *lane, struct partition *p) {
             if (lane->restart) return NULL;
             continue;
         }
+        if (p->unreadable_ms) vitals_readable(lane, p);
         if (p->begins) assignment_begin(p, msg->offset);
         if (p->kind == PARTITION_SOURCE) return msg;
         p->head_due_ms = due_of(msg);
@@ -185,6 +200,11 @@ static int64_t fetch_bytes(const struct config *cfg) {
     return between(FETCH_MIN, cfg->memory_budget / cfg->lanes / 16 / 2 / 8, FETCH_MAX);
 }
 
+static void error_cb(rd_kafka_t *rk, int err, const char *reason, void *lane) {
+    (void)rk;
+    vitals_client_error(lane, (rd_kafka_resp_err_t)err, reason);
+}
+
 static rd_kafka_t *consumer_new(struct lane *lane, struct buf *err) {
     const struct config *cfg = lane->cfg;
     char instance[160], errstr[256], queue_kb[24], fetch[24];
@@ -220,6 +240,7 @@ static rd_kafka_t *consumer_new(struct lane *lane, struct buf *err) {
     rd_kafka_conf_t *conf = kafka_conf_new(cfg, extra, err);
     if (!conf) return NULL;
     rd_kafka_conf_set_rebalance_cb(conf, assignment_cb);
+    rd_kafka_conf_set_error_cb(conf, error_cb);
     rd_kafka_conf_set_opaque(conf, lane);
     rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, errstr, sizeof errstr);
     if (rk) return rk;
@@ -242,6 +263,7 @@ bool source_open(struct lane *lane, struct buf *err) {
     }
     lane->subscribed = 0;
     lane->assigned = lane->stale = false;
+    vitals_begin(lane);
     subscribe(lane);
     return true;
 }
@@ -250,6 +272,7 @@ void source_close(struct lane *lane) {
     if (!lane->consumer) return;
     asker_free(lane->asker);
     lane->asker = NULL;
+    vitals_end(lane);
     rd_kafka_consumer_close(lane->consumer); /* revokes through the callback */
     while (lane->partitions) assignment_drop(lane, lane->partitions);
 }
@@ -280,15 +303,17 @@ static void stray(struct lane *lane, const rd_kafka_message_t *msg) {
 void source_poll(struct lane *lane) {
     rd_kafka_message_t *msg;
     while ((msg = rd_kafka_consumer_poll(lane->consumer, 0))) {
-        if (msg->err)
+        if (!msg->err)
+            stray(lane, msg);
+        else if (!vitals_topic_error(lane, msg))
             log_warn("consumer", LOG_I("lane", lane->id),
                      LOG_S("error", rd_kafka_message_errstr(msg)));
-        else
-            stray(lane, msg);
         rd_kafka_message_destroy(msg);
     }
-    for (struct partition *p = lane->partitions; p; p = p->next)
+    for (struct partition *p = lane->partitions; p; p = p->next) {
         if (p->seek_ms && p->seek_ms <= lane->now_ms) find_position(lane, p);
+        if (p->reread_ms && p->reread_ms <= lane->now_ms) read_again(lane, p);
+    }
     assignment_poll(lane);
     subscribe(lane);
 }

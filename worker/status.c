@@ -303,6 +303,23 @@ static void settlement(const struct status *s, struct buf *out) {
     number(out, "snapshotAgeMs", age);
 }
 
+static void troubles(const struct status *s, struct buf *out) {
+    begin(out, "troubles", '[');
+    for (size_t i = 0; i < s->n_troubles; i++) {
+        const struct trouble_report *r = &s->troubles[i];
+        begin(out, NULL, '{');
+        text(out, "cause", trouble_name(r->cause));
+        text(out, "text", trouble_text(r->cause));
+        text(out, "place", r->place);
+        foreign(out, "detail", r->detail);
+        text(out, "advice", trouble_advice(r->cause));
+        number(out, "forMs", r->for_ms);
+        truth(out, "unready", r->unready);
+        buf_putc(out, '}');
+    }
+    buf_putc(out, ']');
+}
+
 void status_json(const struct status *s, struct buf *out) {
     bool batch = s->cfg->archive == CONFIG_ARCHIVE_BATCH;
     buf_putc(out, '{');
@@ -320,6 +337,7 @@ void status_json(const struct status *s, struct buf *out) {
     number(out, "windowAgeMs", batch ? s->cfg->batch_age : s->cfg->window_age);
     truth(out, "ready", !s->not_ready);
     text(out, "notReady", s->not_ready ? s->not_ready : "");
+    troubles(s, out);
     counters(s, out);
     history(s, out);
     partitions(s, out);

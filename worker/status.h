@@ -5,6 +5,7 @@
 #include "config/config.h"
 #include "worker/metrics.h"
 #include "worker/snapshot.h"
+#include "worker/trouble.h"
 
 /* How things stood at a moment: the plots' past, kept so that whoever opens the page sees it. */
 struct status_sample {
@@ -25,8 +26,10 @@ struct status {
     size_t n_samples;
     int64_t now_ms; /* wall clock */
     int64_t started_ms;
-    int64_t silence_ms;    /* of the most silent lane */
-    const char *not_ready; /* NULL: ready */
+    int64_t silence_ms;                    /* of the most silent lane */
+    const char *not_ready;                 /* NULL: ready */
+    const struct trouble_report *troubles; /* worst first */
+    size_t n_troubles;
 };
 /* At most about 2 MB. */
 void status_json(const struct status *, struct buf *);
