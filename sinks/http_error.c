@@ -6,6 +6,10 @@
 
 #include "worker/log.h"
 
+/* What a tenant names, or its server does, decides nothing but FAULT_TENANT: neither wakes anybody.
+ * FAULT_SYSTEM is left for what goes wrong before the tenant has a say. Whether many have the same
+ * trouble, so that it is on this side after all, is for the alerts to see. */
+
 #define RETRY_AFTER_MAX_S 3600
 
 /* Codes that mean one thing whatever else happened. text: libcurl's words add something. */
@@ -56,16 +60,22 @@ static struct outcome with_text(enum verdict verdict, enum fault fault, const ch
 
 /* No socket came to be connected. */
 static struct outcome connect_failure(const struct http_failure *f) {
-    if (f->socket_errno && !f->opened)
+    /* Those say that there is no way to such an address (no IPv6, mostly), and the tenant chose it.
+     */
+    bool foreign = f->socket_errno == EAFNOSUPPORT || f->socket_errno == EPROTONOSUPPORT;
+    if (f->socket_errno && !f->opened && !foreign)
         return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "no-socket",
                             "no socket could be opened: %s", strerror(f->socket_errno));
-    if (f->os_errno == EADDRNOTAVAIL)
-        return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "no-port",
-                            "no local port was free for the connection");
     if (f->proxied)
         return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "proxy-connect",
                             "no connection to the egress proxy");
+    if (foreign && !f->opened)
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "unreachable",
+                            "this machine has no network of the address's kind");
     switch (f->os_errno) {
+    case EADDRNOTAVAIL: /* no IPv6 address of ours for one; or all ports to this place are in use */
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "unreachable",
+                            "no local address or port for a connection to it");
     case ECONNREFUSED:
         return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "refused", "the connection was refused");
     case ETIMEDOUT:
@@ -73,6 +83,7 @@ static struct outcome connect_failure(const struct http_failure *f) {
                             "no connection before the system gave up");
     case ENETUNREACH:
     case EHOSTUNREACH:
+    case EAFNOSUPPORT:
         return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "unreachable", "no route to the address");
     default:
         return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "connect", "no connection: %s",
@@ -84,8 +95,9 @@ static struct outcome timed_out(const struct http_failure *f) {
     if (f->sent)
         return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "timeout", "%s",
                             f->answered ? "the answer took too long" : "no answer in time");
+    /* The proxy may be waiting for a tenant's host that is silent. */
     if (f->proxied)
-        return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "proxy-connect",
+        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "proxy-timeout",
                             "no connection through the egress proxy in time");
     if (!f->opened)
         return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "dns",
@@ -136,7 +148,7 @@ struct outcome http_error(const struct http_failure *f) {
                             "the connection was gone before the request");
     for (size_t i = 0; i < sizeof meanings / sizeof *meanings; i++) {
         const struct meaning *m = &meanings[i];
-        if (m->code == f->code)
+        if (m->code == f->code && !(f->code == CURLE_OUT_OF_MEMORY && f->opened))
             return with_text(m->verdict, m->fault, m->why, m->detail, m->text ? f->text : "");
     }
     /* What libcurl's parsers make of an answer that they can't read is told in many codes: 43 is a
@@ -146,8 +158,7 @@ struct outcome http_error(const struct http_failure *f) {
                             "the answer is not valid HTTP: %s", curl_easy_strerror(f->code));
     char why[16];
     snprintf(why, sizeof why, "curl-%d", (int)f->code);
-    return with_text(VERDICT_RETRY, f->opened ? FAULT_TENANT : FAULT_SYSTEM, why,
-                     curl_easy_strerror(f->code), "");
+    return with_text(VERDICT_RETRY, FAULT_TENANT, why, curl_easy_strerror(f->code), "");
 }
 
 uint32_t http_retry_after(struct str value, int64_t now_s) {

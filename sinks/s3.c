@@ -81,7 +81,7 @@ static void answered(struct http_request *r, const struct outcome *transport) {
         return;
     }
     struct s3_error error = {{0}};
-    bool refused = s3_error_read(r->answer.p, r->answer.n, &error);
+    bool refused = s3_error_parse((struct str){r->answer.p, r->answer.n}, &error);
     if (r->status / 100 == 2 && !refused) {
         struct outcome o = is_store(r) ? outcome_ok(r->status) : s3_not_a_store(r->status);
         finish(p, &o);

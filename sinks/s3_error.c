@@ -171,62 +171,104 @@ bool s3_error_parse(struct str body, struct s3_error *ret) {
     return true;
 }
 
-enum { CREDENTIAL = 1 };
+/* What a code means. Each is quoted in logs, headers and the ledger, so the list is also that of
+ * the codes that are: any other is a tenant's text. None is fault system, since whoever owns the
+ * store chooses it: that this machine's clock is wrong, or its network garbles what is sent, shows
+ * in many stores at once (RunsinkManyDestinationsSick). */
+enum { BY_STATUS = 1, CREDENTIAL = 2 };
+#define REFUSED(name)                                                                              \
+    { name, VERDICT_PERMANENT, BY_STATUS, NULL }
+#define LATER(name)                                                                                \
+    { name, VERDICT_RETRY, 0, "the store asks to be tried again later" }
+#define GARBLED(name)                                                                              \
+    { name, VERDICT_RETRY, 0, "the store says that what arrived is not what was sent" }
+#define OWNER(name, what)                                                                          \
+    { name, VERDICT_PERMANENT, CREDENTIAL, what }
 static const struct meaning {
     const char *code;
     enum verdict verdict;
-    enum fault fault;
     int flags;
+    const char *text; /* NULL: that of the status */
 } meanings[] = {
-    /* Passing troubles that come without a 5xx status, or whose cause isn't the tenant's. */
-    {"RequestTimeout", VERDICT_RETRY, FAULT_TENANT, 0},
-    {"RequestTimeTooSkewed", VERDICT_RETRY, FAULT_SYSTEM, 0}, /* this machine's clock is wrong */
-    {"OperationAborted", VERDICT_RETRY, FAULT_TENANT, 0},
-    {"ConditionalRequestConflict", VERDICT_RETRY, FAULT_TENANT, 0},
-    {"SlowDown", VERDICT_RETRY, FAULT_TENANT, 0},
-    {"InternalError", VERDICT_RETRY, FAULT_TENANT, 0},
-    {"ServiceUnavailable", VERDICT_RETRY, FAULT_TENANT, 0},
-    {"RequestLimitExceeded", VERDICT_RETRY, FAULT_TENANT, 0},
-    {"Throttling", VERDICT_RETRY, FAULT_TENANT, 0},
-    {"TemporaryRedirect", VERDICT_RETRY, FAULT_TENANT, 0}, /* a new bucket's name is spreading */
+    /* Passing troubles that come without a 5xx status. */
+    LATER("ConditionalRequestConflict"),
+    LATER("InternalError"),
+    LATER("OperationAborted"),
+    LATER("RequestLimitExceeded"),
+    LATER("RequestTimeout"),
+    LATER("ServiceUnavailable"),
+    LATER("SlowDown"),
+    LATER("TemporaryRedirect"), /* a new bucket's name is spreading */
+    LATER("Throttling"),
+    {"RequestTimeTooSkewed", VERDICT_RETRY, 0,
+     "the store's clock and this machine's are too far apart"},
     /* The bytes did not arrive as they left: sending them again is the cure. */
-    {"IncompleteBody", VERDICT_RETRY, FAULT_SYSTEM, 0},
-    {"BadDigest", VERDICT_RETRY, FAULT_SYSTEM, 0},
-    {"XAmzContentSHA256Mismatch", VERDICT_RETRY, FAULT_SYSTEM, 0},
-    {"XAmzContentChecksumMismatch", VERDICT_RETRY, FAULT_SYSTEM, 0},
+    GARBLED("BadDigest"),
+    GARBLED("IncompleteBody"),
+    GARBLED("XAmzContentChecksumMismatch"),
+    GARBLED("XAmzContentSHA256Mismatch"),
     /* Nothing this destination is sent will be taken until its owner acts. */
-    {"AccessDenied", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"AccountProblem", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"AllAccessDisabled", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"AuthorizationHeaderMalformed", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"ExpiredToken", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"InvalidAccessKeyId", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"InvalidSecurity", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"InvalidToken", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"NoSuchBucket", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"NotSignedUp", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"PermanentRedirect", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"SignatureDoesNotMatch", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
-    {"TokenRefreshRequired", VERDICT_PERMANENT, FAULT_TENANT, CREDENTIAL},
+    OWNER("AccessDenied", "the credentials may not write there"),
+    OWNER("AccountProblem", "the account is shut off"),
+    OWNER("AllAccessDisabled", "the bucket is shut off"),
+    OWNER("AuthorizationHeaderMalformed", "the region is not the bucket's"),
+    OWNER("ExpiredToken", "the session token has expired"),
+    OWNER("InvalidAccessKeyId", "the store does not know the access key"),
+    OWNER("InvalidSecurity", "the credentials are not valid"),
+    OWNER("InvalidToken", "the session token is not valid"),
+    OWNER("NoSuchBucket", "the bucket does not exist"),
+    OWNER("NotSignedUp", "the account may not use the store"),
+    OWNER("PermanentRedirect", "the bucket is in another region, or its endpoint another one"),
+    OWNER("SignatureDoesNotMatch", "the secret access key is not the access key's"),
+    OWNER("TokenRefreshRequired", "the session token has to be renewed"),
     /* A 501: a header that configuration asks for is beyond this store. */
-    {"NotImplemented", VERDICT_PERMANENT, FAULT_TENANT, 0},
+    {"NotImplemented", VERDICT_PERMANENT, 0, "the store does not know a header of the request"},
+    /* The status decides. */
+    REFUSED("AccessControlListNotSupported"),
+    REFUSED("BucketAlreadyExists"),
+    REFUSED("CredentialsNotSupported"),
+    REFUSED("EntityTooLarge"),
+    REFUSED("EntityTooSmall"),
+    REFUSED("InvalidArgument"),
+    REFUSED("InvalidBucketName"),
+    REFUSED("InvalidBucketState"),
+    REFUSED("InvalidDigest"),
+    REFUSED("InvalidEncryptionAlgorithmError"),
+    REFUSED("InvalidObjectState"),
+    REFUSED("InvalidPayer"),
+    REFUSED("InvalidRegionName"),
+    REFUSED("InvalidRequest"),
+    REFUSED("InvalidStorageClass"),
+    REFUSED("InvalidTag"),
+    REFUSED("InvalidURI"),
+    REFUSED("KMS.DisabledException"),
+    REFUSED("KMS.NotFoundException"),
+    REFUSED("KeyTooLongError"),
+    REFUSED("MalformedXML"),
+    REFUSED("MetadataTooLarge"),
+    REFUSED("MethodNotAllowed"),
+    REFUSED("MissingContentLength"),
+    REFUSED("MissingSecurityHeader"),
+    REFUSED("NoSuchKey"),
+    REFUSED("ObjectLockConfigurationNotFoundError"),
+    REFUSED("PreconditionFailed"),
+    REFUSED("QuotaExceeded"),
+    REFUSED("Redirect"),
+    REFUSED("RequestHeaderSectionTooLarge"),
+    REFUSED("StorageFull"),
+    REFUSED("TooManyBuckets"),
+    REFUSED("UnexpectedContent"),
+    REFUSED("UserKeyMustBeSpecified"),
+    REFUSED("XMinioAdminBucketQuotaExceeded"),
+    REFUSED("XMinioObjectTampered"),
+    REFUSED("XMinioServerNotInitialized"),
+    REFUSED("XMinioStorageFull"),
 };
 
 static const struct meaning *meaning_of(const char *code) {
     for (size_t i = 0; i < sizeof meanings / sizeof *meanings; i++)
         if (strcmp(meanings[i].code, code) == 0) return &meanings[i];
     return NULL;
-}
-
-bool s3_error_read(char *body, size_t n, struct s3_error *ret) {
-    struct s3_error e = {{0}}, shown = {{0}};
-    if (!s3_error_parse((struct str){body, n}, &e)) return false;
-    secret_scrub(body, n); /* before anything is cut off it, so that no part of one is left over */
-    s3_error_parse((struct str){body, n}, &shown);
-    memcpy(e.message, shown.message, sizeof e.message);
-    if (!meaning_of(e.code)) memcpy(e.code, shown.code, sizeof e.code);
-    *ret = e;
-    return true;
 }
 
 struct outcome s3_not_a_store(int status) {
@@ -238,28 +280,35 @@ struct outcome s3_not_a_store(int status) {
 }
 
 static struct meaning by_status(int status) {
-    if (status == 408 || status == 429 || status >= 500)
-        return (struct meaning){NULL, VERDICT_RETRY, FAULT_TENANT, 0};
-    int flags = status == 401 || status == 403 ? CREDENTIAL : 0;
-    return (struct meaning){NULL, VERDICT_PERMANENT, FAULT_TENANT, flags};
+    if (status == 401 || status == 403)
+        return (struct meaning)OWNER(NULL, "the store refuses the credentials");
+    if (status == 408 || status == 429 || status >= 500) return (struct meaning)LATER(NULL);
+    return (struct meaning){NULL, VERDICT_PERMANENT, 0, "the store does not take the object"};
 }
 
 struct outcome s3_outcome(int status, const struct s3_error *e, uint32_t retry_after_ms) {
     const struct meaning *known = meaning_of(e->code);
-    struct meaning m = known ? *known : by_status(status);
+    struct meaning m = by_status(status);
     char why[sizeof e->code];
-    if (e->code[0])
-        memcpy(why, e->code, sizeof why);
+    if (known && !(known->flags & BY_STATUS)) m = *known;
+    if (known)
+        snprintf(why, sizeof why, "%s", known->code);
+    else if (status / 100 == 2) /* an error behind a good status: some have to send that early */
+        snprintf(why, sizeof why, "s3-error");
     else
         snprintf(why, sizeof why, "http-%d", status);
-    if (!known) secret_scrub(why, strlen(why));
-    char message[sizeof e->message];
-    memcpy(message, e->message, sizeof message);
-    secret_scrub(message, strlen(message));
-    struct outcome o = message[0] ? outcome_fail(m.verdict, m.fault, why, "%s", message)
-                                  : outcome_fail(m.verdict, m.fault, why, NULL);
+    struct outcome o = outcome_fail(m.verdict, FAULT_TENANT, why, "%s (HTTP %d)", m.text, status);
     o.status = status;
     o.credential = (m.flags & CREDENTIAL) != 0;
     o.retry_after_ms = retry_after_ms;
+    return o;
+}
+
+struct outcome s3_outcome_told(int status, const struct s3_error *e, uint32_t retry_after_ms) {
+    struct outcome o = s3_outcome(status, e, retry_after_ms);
+    char text[sizeof e->message];
+    memcpy(text, e->message, sizeof text);
+    secret_scrub(text, strlen(text)); /* before it is cut, so that no part of one is left over */
+    if (text[0]) outcome_text(o.detail, sizeof o.detail, str_c(text));
     return o;
 }

@@ -9,7 +9,7 @@
 
 struct s3_error {
     char code[48];                     /* a token; empty: none found */
-    char message[512];                 /* printable ASCII, from the store: scrub before showing */
+    char message[512];                 /* printable ASCII, the store's own words: not for showing */
     char region[SIGV4_REGION_MAX + 1]; /* valid; empty: none found */
     char endpoint[256];                /* a host name; empty: none found */
 };
@@ -19,14 +19,13 @@ struct s3_error {
  * unusual it stops and keeps what it has. False (ret all empty) when the document is no Error. */
 bool s3_error_parse(struct str body, struct s3_error *ret);
 
-/* The same of an answer that may echo secrets: scrubs body in place. Decisions rest on the words as
- * they stood, since tenants choose what is a secret: one that is called AccessDenied must not
- * change what other tenants' answers mean. What is shown is scrubbed. */
-bool s3_error_read(char *body, size_t n, struct s3_error *ret);
-
 /* The outcome of an answer with this status (not a success). retry_after_ms as asked for by the
- * store. A registered secret that the store echoes is scrubbed. */
+ * store. Never FAULT_SYSTEM, and not a word of it is the store's: its code is quoted when it is one
+ * that we know, and otherwise the status alone. A store is a tenant's, who may have it say anything:
+ * his own credentials too, in forms that no scrubber knows. */
 struct outcome s3_outcome(int status, const struct s3_error *, uint32_t retry_after_ms);
+/* The same of a store of the operator's own: with its message, scrubbed. */
+struct outcome s3_outcome_told(int status, const struct s3_error *, uint32_t retry_after_ms);
 
 /* The outcome of a 2xx to a PUT that no store gives: the object is not there. */
 struct outcome s3_not_a_store(int status);

@@ -192,11 +192,11 @@ struct outcome anchor_store_judge(struct anchor_store *s, struct http_request *r
     struct s3_error error = {{0}};
     if (transport->verdict != VERDICT_OK) return *transport;
     bool got = strcmp(r->method, "GET") == 0 && r->status == 200;
-    bool refused = !got && s3_error_read(r->answer.p, r->answer.n, &error);
+    bool refused = !got && s3_error_parse((struct str){r->answer.p, r->answer.n}, &error);
     if (r->status / 100 == 2 && !refused) return outcome_ok(r->status);
     s3_learn_region(s->s3, r->status, &error, r->kept[0], s->region);
     if (r->status == 501 && strcmp(r->method, "PUT") == 0) s->unconditional = true;
-    return s3_outcome(r->status, &error, r->retry_after_ms);
+    return s3_outcome_told(r->status, &error, r->retry_after_ms);
 }
 
 /* ---- listings ---- */

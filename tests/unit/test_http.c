@@ -10,6 +10,7 @@
 
 #include <curl/curl.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -1140,10 +1141,26 @@ static void test_error_table(void **state) {
         enum verdict verdict;
         enum fault fault;
     } cases[] = {
-        {{CURLE_COULDNT_CONNECT, .opened = true, .os_errno = 99},
-         "no-port",
+        /* A tenant chose an address that there is no way to: no IPv6 here, for instance. */
+        {{CURLE_COULDNT_CONNECT, .opened = true, .os_errno = EADDRNOTAVAIL},
+         "unreachable",
          VERDICT_RETRY,
-         FAULT_SYSTEM},
+         FAULT_TENANT},
+        {{CURLE_COULDNT_CONNECT, .opened = true, .os_errno = EAFNOSUPPORT},
+         "unreachable",
+         VERDICT_RETRY,
+         FAULT_TENANT},
+        {{CURLE_COULDNT_CONNECT, .socket_errno = EAFNOSUPPORT},
+         "unreachable",
+         VERDICT_RETRY,
+         FAULT_TENANT},
+        {{CURLE_COULDNT_CONNECT, .socket_errno = EMFILE}, "no-socket", VERDICT_RETRY, FAULT_SYSTEM},
+        /* The egress proxy waits for a tenant's host. */
+        {{CURLE_OPERATION_TIMEDOUT, .proxied = true, .opened = true},
+         "proxy-timeout",
+         VERDICT_RETRY,
+         FAULT_TENANT},
+        {{CURLE_OUT_OF_MEMORY, .opened = true}, "curl-27", VERDICT_RETRY, FAULT_TENANT},
         {{CURLE_COULDNT_CONNECT, .opened = true, .os_errno = 113},
          "unreachable",
          VERDICT_RETRY,
@@ -1168,7 +1185,7 @@ static void test_error_table(void **state) {
         {{CURLE_COULDNT_RESOLVE_PROXY, .proxied = true}, "proxy-dns", VERDICT_RETRY, FAULT_SYSTEM},
         {{CURLE_HTTP2_STREAM, .opened = true}, "http2", VERDICT_RETRY, FAULT_TENANT},
         {{CURLE_ABORTED_BY_CALLBACK, .opened = true}, "reset", VERDICT_RETRY, FAULT_TENANT},
-        {{CURLE_SSL_ENGINE_NOTFOUND}, "curl-53", VERDICT_RETRY, FAULT_SYSTEM},
+        {{CURLE_SSL_ENGINE_NOTFOUND}, "curl-53", VERDICT_RETRY, FAULT_TENANT},
         {{CURLE_SSL_PINNEDPUBKEYNOTMATCH, .opened = true}, "curl-90", VERDICT_RETRY, FAULT_TENANT},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
