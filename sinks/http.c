@@ -3,8 +3,10 @@
 #include <arpa/inet.h>
 #include <curl/curl.h>
 #include <errno.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
@@ -25,7 +27,8 @@
 #define HEADER_LINES_MAX 500
 
 enum transfer_state {
-    TRANSFER_QUEUED, /* waits for a handle */
+    TRANSFER_QUEUED, /* waits for its turn */
+    TRANSFER_NAMING, /* waits for its host's addresses */
     TRANSFER_FLYING, /* with libcurl */
     TRANSFER_ENDED   /* has its outcome, done() is to come */
 };
@@ -33,6 +36,7 @@ enum transfer_state {
 struct transfer {
     TAILQ_ENTRY(transfer) link;
     TAILQ_ENTRY(transfer) resting_link;
+    struct resolver_wait naming;
     struct http *http;
     struct http_request *req;
     enum transfer_state state;
@@ -44,8 +48,9 @@ struct transfer {
     bool framed; /* the head says how the body ends, other than by the connection's end */
     int status;  /* once the head of the final answer has ended; 0 */
     size_t header_bytes, header_lines, body_bytes;
-    bool resting; /* what counts has come, the rest of the body is waited for until then: */
-    int64_t until_ms;
+    bool resting;     /* what counts has come, and the rest of the body is waited for */
+    int64_t until_ms; /* naming, resting */
+    bool looked_up;   /* libcurl was told the addresses, and is to ask for none */
 };
 
 TAILQ_HEAD(transfers, transfer);
@@ -54,7 +59,8 @@ struct http {
     const struct config *cfg;
     CURLM *multi;
     struct http_loop *loop;
-    struct transfers queued, flying, ended;
+    struct resolver *resolver;
+    struct transfers queued, naming, flying, ended;
     struct transfers resting; /* of those flying, first come first */
     size_t in_flight, n_flying, max_flying;
     unsigned rules;     /* counts configurations, from 1 */
@@ -70,11 +76,6 @@ void http_global_init(void) {
     http_must(http_memory_init(), "its initialisation");
     /* CURLOPT_NOSIGNAL leaves a write to a closed TLS connection to the application. */
     signal(SIGPIPE, SIG_IGN);
-    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
-    if (!(v->features & CURL_VERSION_ASYNCHDNS))
-        log_warn("libcurl resolves names one at a time: a slow name server delays every delivery; "
-                 "use a build with the threaded resolver",
-                 LOG_S("libcurl", v->version));
 }
 
 /* --- What libcurl calls --- */
@@ -105,6 +106,14 @@ static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_s
 static int close_socket(void *user, curl_socket_t fd) {
     http_loop_closing(((struct http *)user)->loop, fd);
     return close(fd);
+}
+
+/* libcurl has no address for a host. Its own resolver starts a thread for each transfer: it is left
+ * to the addresses and names that need no name server. */
+static int look_up(void *state, void *reserved, void *user) {
+    (void)state;
+    (void)reserved;
+    return ((struct http_handle *)user)->transfer->looked_up;
 }
 
 /* The connection is ready and the request about to go out. A connection from the pool is judged
@@ -226,39 +235,94 @@ static size_t on_body(char *p, size_t size, size_t n, void *user) {
 
 /* --- A request's way: queued, flying, ended --- */
 
-static void start(struct transfer *t) {
+static void move(struct transfer *t, struct transfers *from, struct transfers *to,
+                 enum transfer_state state) {
+    TAILQ_REMOVE(from, t, link);
+    TAILQ_INSERT_TAIL(to, t, link);
+    t->state = state;
+}
+
+static void start(struct transfer *t, const struct http_place *place, const char *addresses) {
     struct http *h = t->http;
     t->handle = http_handle_new(&h->calls, h->cfg, h->changed_ms, t->req);
     t->handle->transfer = t;
+    t->looked_up = addresses != NULL;
+    if (addresses) http_handle_addresses(t->handle, place, addresses);
     http_must((int)curl_multi_add_handle(h->multi, t->handle->easy), "another transfer");
-    TAILQ_REMOVE(&h->queued, t, link);
-    TAILQ_INSERT_TAIL(&h->flying, t, link);
-    t->state = TRANSFER_FLYING;
+    move(t, &h->queued, &h->flying, TRANSFER_FLYING);
     h->n_flying++;
+}
+
+static bool proxied(const struct http *h) {
+    return h->cfg->egress_proxy[0] != '\0';
+}
+
+static void end(struct transfer *, struct outcome);
+
+static void on_resolved(struct resolver_wait *w, int code) {
+    struct transfer *t = (struct transfer *)(void *)((char *)w - offsetof(struct transfer, naming));
+    struct http *h = t->http;
+    if (code == 0)
+        move(t, &h->naming, &h->queued, TRANSFER_QUEUED);
+    else
+        end(t, http_no_address(code, http_place(h->cfg, t->req).host, proxied(h)));
+}
+
+/* The first of the queue: flies, or waits for addresses, or ends. */
+static void start_or_ask(struct transfer *t) {
+    struct http *h = t->http;
+    struct http_place place = http_place(h->cfg, t->req);
+    const char *addresses = NULL;
+    t->naming.done = on_resolved;
+    switch (place.fixed ? RESOLVED
+                        : resolver_ask(h->resolver, place.host, &t->naming, &addresses)) {
+    case RESOLVED:
+        start(t, &place, addresses);
+        break;
+    case RESOLVED_LATER:
+        t->until_ms = clock_ms(CLOCK_MONOTONIC) + h->cfg->http_connect_timeout;
+        move(t, &h->queued, &h->naming, TRANSFER_NAMING);
+        break;
+    case RESOLVED_FULL:
+        end(t, http_no_address(EAI_CANCELED, place.host, proxied(h)));
+        break;
+    }
 }
 
 static void start_queued(struct http *h) {
     struct transfer *t;
-    while (h->n_flying < h->max_flying && (t = TAILQ_FIRST(&h->queued))) start(t);
+    while (h->n_flying < h->max_flying && (t = TAILQ_FIRST(&h->queued))) start_or_ask(t);
 }
 
-/* From queued or flying to ended. */
+/* Those whose names took too long. */
+static void end_naming(struct http *h) {
+    struct transfer *t = TAILQ_FIRST(&h->naming);
+    if (!t) return;
+    for (int64_t now = clock_ms(CLOCK_MONOTONIC); t && t->until_ms <= now;
+         t = TAILQ_FIRST(&h->naming)) {
+        int code = resolver_begun(&t->naming) ? EAI_INPROGRESS : EAI_CANCELED;
+        on_resolved(&t->naming, resolver_leave(h->resolver, &t->naming) ? 0 : code);
+    }
+}
+
+/* From anywhere to ended. */
 static void end(struct transfer *t, struct outcome outcome) {
     struct http *h = t->http;
-    if (t->state == TRANSFER_FLYING) {
+    struct transfers *from = &h->queued;
+    if (t->state == TRANSFER_NAMING) {
+        resolver_leave(h->resolver, &t->naming);
+        from = &h->naming;
+    } else if (t->state == TRANSFER_FLYING) {
         if (t->resting) TAILQ_REMOVE(&h->resting, t, resting_link);
         http_must((int)curl_multi_remove_handle(h->multi, t->handle->easy),
                   "the end of a transfer");
         http_handle_free(t->handle);
         t->handle = NULL;
         h->n_flying--;
-        TAILQ_REMOVE(&h->flying, t, link);
-    } else {
-        TAILQ_REMOVE(&h->queued, t, link);
+        from = &h->flying;
     }
-    t->state = TRANSFER_ENDED;
     t->outcome = outcome;
-    TAILQ_INSERT_TAIL(&h->ended, t, link);
+    move(t, from, &h->ended, TRANSFER_ENDED);
 }
 
 static struct outcome answered(struct transfer *t) {
@@ -290,7 +354,8 @@ static struct outcome judge(struct transfer *t, CURLcode code) {
                              .sent = t->sent,
                              .answered = t->answered,
                              .headers_too_large = t->headers_too_large,
-                             .proxied = t->http->cfg->egress_proxy[0] != '\0',
+                             .proxied = proxied(t->http),
+                             .host = http_place(t->http->cfg, t->req).host,
                              .socket_errno = t->socket_errno,
                              .text = t->handle->text};
     curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &f.os_errno);
@@ -319,10 +384,11 @@ struct http *http_new(const struct config *cfg) {
     struct http *h = xcalloc(1, sizeof *h);
     h->cfg = cfg;
     h->rules = 1;
-    h->calls =
-        (struct http_calls){open_socket, close_socket, h, before_request, on_header, on_body};
+    h->calls = (struct http_calls){open_socket, close_socket, h,      before_request,
+                                   look_up,     on_header,    on_body};
     h->max_flying = (size_t)cfg->http_max_connections;
     TAILQ_INIT(&h->queued);
+    TAILQ_INIT(&h->naming);
     TAILQ_INIT(&h->flying);
     TAILQ_INIT(&h->resting);
     TAILQ_INIT(&h->ended);
@@ -333,6 +399,8 @@ struct http *http_new(const struct config *cfg) {
         fprintf(stderr, "runsink: epoll: %s\n", strerror(errno));
         abort();
     }
+    h->resolver = resolver_new(cfg);
+    http_loop_wake_by(h->loop, resolver_fd(h->resolver));
     SET_MULTI(h->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_MULTIPLEX);
     SET_MULTI(h->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)h->max_flying);
     SET_MULTI(h->multi, CURLMOPT_MAXCONNECTS, (long)h->max_flying);
@@ -343,9 +411,12 @@ void http_free(struct http *h) {
     if (!h) return;
     h->closing = true;
     struct transfer *t;
-    while ((t = TAILQ_FIRST(&h->queued)) || (t = TAILQ_FIRST(&h->flying))) give_up(t);
+    while ((t = TAILQ_FIRST(&h->queued)) || (t = TAILQ_FIRST(&h->naming)) ||
+           (t = TAILQ_FIRST(&h->flying)))
+        give_up(t);
     while (!TAILQ_EMPTY(&h->ended)) deliver_ended(h);
     curl_multi_cleanup(h->multi);
+    resolver_free(h->resolver);
     http_loop_free(h->loop);
     free(h);
 }
@@ -399,15 +470,17 @@ void http_wake_by(struct http *h, int fd) {
     http_loop_wake_by(h->loop, fd);
 }
 
+/* The time left until the first of a list is due, or timeout_ms. */
+static int sooner(const struct transfers *list, int timeout_ms) {
+    const struct transfer *t = TAILQ_FIRST(list);
+    if (!t) return timeout_ms;
+    int64_t left = t->until_ms - clock_ms(CLOCK_MONOTONIC);
+    return left >= timeout_ms ? timeout_ms : left > 0 ? (int)left : 0;
+}
+
 void http_wait(struct http *h, int timeout_ms) {
-    const struct transfer *t = TAILQ_FIRST(&h->resting);
-    if (!TAILQ_EMPTY(&h->ended)) {
-        timeout_ms = 0;
-    } else if (t) {
-        int64_t left = t->until_ms - clock_ms(CLOCK_MONOTONIC);
-        if (left < timeout_ms) timeout_ms = left > 0 ? (int)left : 0;
-    }
-    http_loop_wait(h->loop, timeout_ms);
+    if (!TAILQ_EMPTY(&h->ended)) timeout_ms = 0;
+    http_loop_wait(h->loop, sooner(&h->resting, sooner(&h->naming, timeout_ms)));
 }
 
 static void end_resting(struct http *h) {
@@ -428,6 +501,8 @@ void http_run(struct http *h) {
         end(handle->transfer, judge(handle->transfer, m->data.result));
     }
     end_resting(h);
+    resolver_run(h->resolver);
+    end_naming(h);
     start_queued(h);
     deliver_ended(h);
 }

@@ -1,6 +1,7 @@
 #include "sinks/http_error.h"
 
 #include <errno.h>
+#include <netdb.h>
 #include <openssl/x509.h>
 #include <stdio.h>
 
@@ -24,10 +25,6 @@ static const struct meaning {
     {CURLE_URL_MALFORMAT, VERDICT_PERMANENT, FAULT_TENANT, "invalid-url", "the URL is malformed"},
     {CURLE_LOGIN_DENIED, VERDICT_PERMANENT, FAULT_TENANT, "invalid-url",
      "the URL holds a user name"},
-    {CURLE_COULDNT_RESOLVE_HOST, VERDICT_RETRY, FAULT_TENANT, "dns",
-     "the host name could not be resolved"},
-    {CURLE_COULDNT_RESOLVE_PROXY, VERDICT_RETRY, FAULT_SYSTEM, "proxy-dns",
-     "the egress proxy's name could not be resolved"},
     {CURLE_PROXY, VERDICT_RETRY, FAULT_SYSTEM, "proxy", "the handshake with the proxy failed"},
     {CURLE_SSL_CONNECT_ERROR, VERDICT_RETRY, FAULT_TENANT, "tls-handshake",
      "the TLS handshake failed", true},
@@ -99,9 +96,7 @@ static struct outcome timed_out(const struct http_failure *f) {
     if (f->proxied)
         return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "proxy-timeout",
                             "no connection through the egress proxy in time");
-    if (!f->opened)
-        return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "dns",
-                            "the host name was not resolved in time");
+    if (!f->opened) return http_no_address(EAI_INPROGRESS, f->host, false);
     return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "timeout-connect",
                         "no connection in time (http.connect_timeout)");
 }
@@ -117,11 +112,54 @@ static struct outcome proxy_refusal(long status) {
                         "the egress proxy answered CONNECT with %ld", status);
 }
 
+/* The host's name, for people. Scrubbed before it is cut. */
+struct shown_host {
+    char text[256];
+};
+
+static struct shown_host shown(struct str host) {
+    struct shown_host s;
+    outcome_text(s.text, sizeof s.text, host);
+    secret_scrub(s.text, strlen(s.text));
+    if (strlen(s.text) > 80) memcpy(s.text + 77, "...", 4);
+    return s;
+}
+
 static struct outcome bad_certificate(const struct http_failure *f) {
-    const char *what = f->verify ? X509_verify_cert_error_string(f->verify)
-                                 : "it is not for this host, or could not be checked";
+    struct shown_host host = shown(f->host);
+    /* libcurl compares the names itself, once the chain has been found good. Then, by version, it
+     * tells of no error or of one without a name. */
+    if (f->verify == X509_V_OK || f->verify == X509_V_ERR_UNSPECIFIED)
+        return outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "tls-certificate",
+                            "the server's certificate is not for %s (or could not be checked)",
+                            host.text);
     return outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "tls-certificate",
-                        "the server's certificate is not trusted: %s", what);
+                        "the server's certificate is not trusted: %s",
+                        X509_verify_cert_error_string(f->verify));
+}
+
+struct outcome http_no_address(int code, struct str host, bool proxied) {
+    struct shown_host name = shown(host);
+    struct outcome o;
+    switch (code) {
+    case EAI_CANCELED:
+        o = outcome_fail(VERDICT_RETRY, FAULT_NONE, "resolver-busy",
+                         "too many names are being looked up (resolver.threads)");
+        o.uncounted = true;
+        return o;
+    case EAI_MEMORY:
+        return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "no-resolver",
+                            "no thread, memory or file was left to look up a name");
+    default:
+        break;
+    }
+    const char *what = code == EAI_NONAME || code == EAI_NODATA ? "does not exist"
+                       : code == EAI_INPROGRESS                 ? "was not resolved in time"
+                                                                : "could not be resolved";
+    if (proxied)
+        return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "proxy-dns", "the egress proxy's name %s",
+                            what);
+    return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "dns", "the host %s %s", name.text, what);
 }
 
 /* libcurl's own limit on a header line: told as memory running out by older versions. */
@@ -140,6 +178,8 @@ struct outcome http_error(const struct http_failure *f) {
         return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "answer-headers-too-large",
                             "the answer's headers are too many or too large");
     if (f->proxied && f->proxy_status >= 300) return proxy_refusal(f->proxy_status);
+    if (f->code == CURLE_COULDNT_RESOLVE_HOST || f->code == CURLE_COULDNT_RESOLVE_PROXY)
+        return http_no_address(EAI_AGAIN, f->host, f->proxied);
     if (f->code == CURLE_COULDNT_CONNECT) return connect_failure(f);
     if (f->code == CURLE_OPERATION_TIMEDOUT) return timed_out(f);
     if (f->code == CURLE_PEER_FAILED_VERIFICATION) return bad_certificate(f);

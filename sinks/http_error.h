@@ -19,14 +19,19 @@ struct http_failure {
     long os_errno;          /* of the last connect; 0 */
     long proxy_status;      /* of the proxy's answer to CONNECT; 0 */
     long verify;            /* X509_V_ERR_*; 0 */
+    struct str host;        /* that was to be reached */
     const char *text;       /* libcurl's own words; only used where they hold no URL */
 };
 
 /* Never VERDICT_OK. What the tenant's endpoint does is FAULT_TENANT and retried, but for what the
  * tenant alone can change (a refused address, a bad certificate): PERMANENT, where configuration
- * decides. A name that does not exist and a resolver that is down look the same through libcurl, so
- * "dns" is always retried. Our own shortages are FAULT_SYSTEM and retried. */
+ * decides. A name that does not exist may exist in a minute, so "dns" is always retried. Our own
+ * shortages are FAULT_SYSTEM and retried. */
 struct outcome http_error(const struct http_failure *);
+
+/* No address was found for a host: code is getaddrinfo()'s, EAI_INPROGRESS when there was no answer
+ * in time, and EAI_CANCELED when nobody came to ask in time, which is nobody's fault. */
+struct outcome http_no_address(int code, struct str host, bool proxied);
 
 /* Retry-After (RFC 9110 section 10.2.3), seconds or a date, as ms from now_s; at most an hour; 0
  * when it is neither or has passed. */

@@ -1,15 +1,18 @@
 #include "sinks/http_handle.h"
 
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 
 #include "config/config.h"
 #include "sinks/http_trace.h"
 #include "worker/clock.h"
 #include "worker/log.h"
 
-#define LOW_SPEED 100 /* bytes/s; http.idle_timeout's help names it */
-#define DNS_CACHE_S 30
+#define LOW_SPEED 100    /* bytes/s; http.idle_timeout's help names it */
+#define DNS_CACHE_S 60   /* ours are fresher: sinks/resolver.h */
+#define PROXY_PORT 1080U /* libcurl's, where the URL has none */
 #define CA_CACHE_S 86400
 
 void http_must(int code, const char *what) {
@@ -31,10 +34,8 @@ static void set_network(CURL *easy, const struct config *cfg) {
     SET(easy, CURLOPT_HTTPPROXYTUNNEL, cfg->egress_proxy[0] ? 1L : 0L);
     SET(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
     SET(easy, CURLOPT_TCP_KEEPALIVE, 1L);
-    SET(easy, CURLOPT_DNS_CACHE_TIMEOUT, (long)DNS_CACHE_S);
-    /* Giving up on a name must not wait for the resolver's thread: the lane would stand still for
-     * as long as a tenant's name server wishes. */
-    SET(easy, CURLOPT_QUICK_EXIT, 1L);
+    /* Counted from when an address was given; it is needed as long as no connection is made. */
+    SET(easy, CURLOPT_DNS_CACHE_TIMEOUT, (long)(DNS_CACHE_S + cfg->http_connect_timeout / 1000));
     SET(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)cfg->http_connect_timeout);
     SET(easy, CURLOPT_TIMEOUT_MS, (long)cfg->http_timeout);
     /* Not enough against a peer that drips: there the timeout above is the bound. */
@@ -65,6 +66,8 @@ static void set_calls(struct http_handle *h, const struct http_calls *calls) {
     SET(easy, CURLOPT_CLOSESOCKETDATA, calls->closer);
     SET(easy, CURLOPT_PREREQFUNCTION, calls->before_request);
     SET(easy, CURLOPT_PREREQDATA, h);
+    SET(easy, CURLOPT_RESOLVER_START_FUNCTION, calls->look_up);
+    SET(easy, CURLOPT_RESOLVER_START_DATA, h);
     SET(easy, CURLOPT_HEADERFUNCTION, calls->header);
     SET(easy, CURLOPT_HEADERDATA, h);
     SET(easy, CURLOPT_WRITEFUNCTION, calls->body);
@@ -122,6 +125,46 @@ static void set_request(struct http_handle *h, const struct http_request *req) {
     h->quiet[0] = (struct curl_slist){accept, &h->quiet[1]};
     h->quiet[1] = (struct curl_slist){expect, req->headers};
     SET(easy, CURLOPT_HTTPHEADER, h->quiet);
+}
+
+static bool is_localhost(struct str host) {
+    if (host.n && host.p[host.n - 1] == '.') host.n--;
+    return host.n >= 9 && strncasecmp(host.p + host.n - 9, "localhost", 9) == 0 &&
+           (host.n == 9 || host.p[host.n - 10] == '.');
+}
+
+/* egress_url() has read an event's URL before, by stricter rules. Should libcurl ever read another
+ * host than this, it finds no address for it. */
+struct http_place http_place(const struct config *cfg, const struct http_request *req) {
+    bool proxied = cfg->egress_proxy[0] != '\0';
+    struct str url = str_c(proxied ? cfg->egress_proxy : req->url), rest;
+    bool https = strncasecmp(url.p, "https:", 6) == 0;
+    struct http_place place = {.port = https ? 443 : proxied ? PROXY_PORT : 80};
+    const char *from = strstr(url.p, "://");
+    rest = str_c(from ? from + 3 : url.p);
+    rest.n = strcspn(rest.p, "/?#");
+    for (const char *at; (at = memchr(rest.p, '@', rest.n));)
+        rest = (struct str){at + 1, rest.n - (size_t)(at + 1 - rest.p)};
+    const char *bracket = rest.n && *rest.p == '[' ? memchr(rest.p, ']', rest.n) : NULL;
+    const char *host_end = bracket ? bracket + 1 : rest.p;
+    const char *colon = memchr(host_end, ':', rest.n - (size_t)(host_end - rest.p));
+    place.host = (struct str){rest.p, colon ? (size_t)(colon - rest.p) : rest.n};
+    if (colon) place.port = (unsigned)strtoul(colon + 1, NULL, 10);
+    char text[INET_ADDRSTRLEN] = "";
+    struct in_addr address;
+    if (place.host.n < sizeof text) memcpy(text, place.host.p, place.host.n);
+    place.fixed = bracket || place.host.n == 0 || place.host.n > RESOLVER_NAME_MAX ||
+                  is_localhost(place.host) ||
+                  (place.host.n < sizeof text && inet_pton(AF_INET, text, &address) == 1);
+    return place;
+}
+
+void http_handle_addresses(struct http_handle *h, const struct http_place *place,
+                           const char *list) {
+    snprintf(h->addresses_text, sizeof h->addresses_text, "+%.*s:%u:%s", (int)place->host.n,
+             place->host.p, place->port, list);
+    h->addresses = (struct curl_slist){h->addresses_text, NULL};
+    SET(h->easy, CURLOPT_RESOLVE, &h->addresses);
 }
 
 struct http_handle *http_handle_new(const struct http_calls *calls, const struct config *cfg,

@@ -9,6 +9,7 @@
 #include <curl/curl.h>
 
 #include "sinks/http.h"
+#include "sinks/resolver.h"
 
 /* A setting that libcurl refuses is a bug or lack of memory: aborts then. */
 void http_must(int code, const char *what);
@@ -20,6 +21,7 @@ struct http_calls {
     curl_closesocket_callback close_socket;
     void *closer; /* close_socket's */
     curl_prereq_callback before_request;
+    curl_resolver_start_callback look_up; /* when libcurl knows no address by itself */
     curl_write_callback header, body;
 };
 
@@ -30,13 +32,25 @@ struct http_handle {
     char text[CURL_ERROR_SIZE]; /* what libcurl says of an error */
     /* What the headers begin with: a name without value keeps libcurl from sending its own. */
     struct curl_slist quiet[2];
+    struct curl_slist addresses; /* one "host:port:addresses" */
+    char addresses_text[RESOLVER_NAME_MAX + RESOLVER_LIST_SIZE + 16];
 };
+
+/* Where a request's connection goes: its URL's host, or the egress proxy. */
+struct http_place {
+    struct str host; /* without brackets */
+    unsigned port;
+    bool fixed; /* an address, or localhost: nobody needs to look it up */
+};
+struct http_place http_place(const struct config *, const struct http_request *);
 
 /* For this request, whose URL is copied, and whose headers and body are borrowed. changed_ms is
  * when the configuration came, monotonic, 0 for the first: connections that are older are not used.
  */
 struct http_handle *http_handle_new(const struct http_calls *, const struct config *,
                                     int64_t changed_ms, const struct http_request *);
+/* The place's addresses, as resolver_ask() gives them. */
+void http_handle_addresses(struct http_handle *, const struct http_place *, const char *list);
 void http_handle_free(struct http_handle *);
 
 #endif

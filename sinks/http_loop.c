@@ -19,13 +19,14 @@
 struct socket {
     uint32_t watched, wanted; /* EPOLLIN, EPOLLOUT; what the kernel looks for, what libcurl does */
     bool connection;
+    bool wakes; /* it is none of libcurl's */
 };
 
 struct http_loop {
     CURLM *multi;
     struct socket *sockets;
     size_t n_sockets;
-    int epoll_fd, wake_fd;
+    int epoll_fd;
     int64_t due_ms; /* monotonic; -1: no timer is set */
     struct epoll_event ready[EVENTS_MAX];
     int n_ready;
@@ -88,7 +89,7 @@ struct http_loop *http_loop_new(CURLM *multi) {
     int fd = epoll_create1(EPOLL_CLOEXEC);
     if (fd < 0) return NULL;
     struct http_loop *l = xcalloc(1, sizeof *l);
-    *l = (struct http_loop){.multi = multi, .epoll_fd = fd, .wake_fd = -1, .due_ms = -1};
+    *l = (struct http_loop){.multi = multi, .epoll_fd = fd, .due_ms = -1};
     curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket);
     curl_multi_setopt(multi, CURLMOPT_SOCKETDATA, l);
     curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer);
@@ -104,8 +105,7 @@ void http_loop_free(struct http_loop *l) {
 }
 
 void http_loop_wake_by(struct http_loop *l, int fd) {
-    l->wake_fd = fd;
-    socket_of(l, fd)->wanted = EPOLLIN;
+    *socket_of(l, fd) = (struct socket){.wakes = true};
     watch(l, fd, EPOLLIN);
 }
 
@@ -130,7 +130,7 @@ CURLMcode http_loop_run(struct http_loop *l) {
     l->n_ready = 0;
     for (int i = 0; i < n; i++) {
         int fd = l->ready[i].data.fd, mask = mask_of(l->ready[i].events);
-        if (fd == l->wake_fd) continue;
+        if (socket_of(l, fd)->wakes) continue;
         if (!socket_of(l, fd)->wanted) { /* the peer has closed it, most likely */
             watch(l, fd, 0);
             continue;

@@ -15,7 +15,7 @@ void http_loop_free(struct http_loop *); /* after curl_multi_cleanup() */
 void http_loop_opened(struct http_loop *, int fd);
 void http_loop_closing(struct http_loop *, int fd);
 /* http_loop_wait() also returns when fd is readable; it stays so until somebody reads it. fd stays
- * open as long as the loop. Once. */
+ * open as long as the loop waits. */
 void http_loop_wake_by(struct http_loop *, int fd);
 /* Returns when something is ready, the timer is due or timeout_ms are over. */
 void http_loop_wait(struct http_loop *, int timeout_ms);

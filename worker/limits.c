@@ -9,9 +9,12 @@
  * brokers, and what it wakes itself by. */
 #define FILES_PER_LANE 64
 #define FILES_PER_PROCESS 64
+#define FILES_PER_LOOKUP 4 /* a name server or two, the machine's own list of hosts */
 
 uint64_t limits_files_needed(const struct config *cfg) {
-    return (uint64_t)cfg->lanes * ((uint64_t)cfg->http_max_connections + FILES_PER_LANE) +
+    return (uint64_t)cfg->lanes *
+               ((uint64_t)cfg->http_max_connections +
+                FILES_PER_LOOKUP * (uint64_t)cfg->resolver_threads + FILES_PER_LANE) +
            FILES_PER_PROCESS;
 }
 

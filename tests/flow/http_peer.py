@@ -163,6 +163,7 @@ def serve(conn, canary):
                 length = int(value)
         if path == "/early":  # answers and is gone before it has read the request
             conn.sendall(answer(413, b"too large", ["Connection: close"]))
+            time.sleep(0.1)  # what was said has arrived before it
             reset(conn)
             return
         body = stream.read(length)

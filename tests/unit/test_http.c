@@ -31,7 +31,9 @@
 
 static pthread_mutex_t resolver_lock = PTHREAD_MUTEX_INITIALIZER;
 static const char *resolver_answer = "127.0.0.1"; /* what every .test name is, comma-separated */
-static int held_pipe[2];                          /* "held.test" is resolved once this closes */
+static int held_pipe[2]; /* names that begin with "held" are resolved once this closes */
+/* Calls of getaddrinfo() by the engine's resolver; by libcurl's, whose threads nobody bounds. */
+static int lookups, foreign_lookups;
 
 int getaddrinfo(const char *restrict name, const char *restrict service,
                 const struct addrinfo *restrict hints, struct addrinfo **restrict ret) {
@@ -39,8 +41,14 @@ int getaddrinfo(const char *restrict name, const char *restrict service,
     void *symbol = dlsym(RTLD_NEXT, "getaddrinfo");
     memcpy(&real, &symbol, sizeof real);
     size_t n = name ? strlen(name) : 0;
-    if (n < 5 || strcmp(name + n - 5, ".test") != 0) return real(name, service, hints, ret);
-    if (strcmp(name, "held.test") == 0) {
+    size_t end = n && name[n - 1] == '.' ? n - 1 : n;
+    if (end < 5 || strncmp(name + end - 5, ".test", 5) != 0) return real(name, service, hints, ret);
+    char thread[16] = "";
+    pthread_getname_np(pthread_self(), thread, sizeof thread);
+    pthread_mutex_lock(&resolver_lock);
+    *(strcmp(thread, "resolver") == 0 ? &lookups : &foreign_lookups) += 1;
+    pthread_mutex_unlock(&resolver_lock);
+    if (strncmp(name, "held", 4) == 0) {
         char c;
         while (read(held_pipe[0], &c, 1) > 0) continue;
         return EAI_AGAIN;
@@ -81,13 +89,14 @@ static int start(void **state) {
 static int stop(void **state) {
     (void)state;
     close(held_pipe[1]);
-    return http_peer_stop(&peer) ? 0 : -1;
+    if (foreign_lookups) fprintf(stderr, "libcurl looked up %d names itself\n", foreign_lookups);
+    return http_peer_stop(&peer) && !foreign_lookups ? 0 : -1;
 }
 
 /* --- A client --- */
 
 static char none[] = "";
-static char ca_path[256], client_cert[256], client_key[256], proxy_url[64];
+static char ca_path[256], client_cert[256], client_key[256], proxy_url[80];
 static struct cidr loopback[1];
 
 static struct config test_config(void) {
@@ -101,6 +110,9 @@ static struct config test_config(void) {
                            .http_idle_timeout = 15000,
                            .http_answer_wait = 200,
                            .http_max_connections = 256,
+                           .resolver_threads = 4,
+                           .resolver_waiting = 100,
+                           .resolver_cache = 100,
                            .http_response_max = 65536,
                            .http_ca_bundle = none,
                            .http_client_cert = none,
@@ -151,7 +163,7 @@ static void wait_for(struct http *h, struct call *calls, size_t n) {
 }
 
 static const char *base_url(const char *scheme, const char *host, int port) {
-    static char url[4][64];
+    static char url[4][128];
     static int next;
     next = (next + 1) % 4;
     snprintf(url[next], sizeof url[next], "%s://%s:%d", scheme, host, port);
@@ -826,6 +838,7 @@ static void test_unknown_name(void **state) {
     assert_why(&c, "dns");
     assert_int_equal(c.outcome.verdict, VERDICT_RETRY);
     assert_int_equal(c.outcome.fault, FAULT_TENANT);
+    assert_string_equal(c.outcome.detail, "the host missing.test does not exist");
     clear(&c);
     http_free(h);
 }
@@ -843,6 +856,7 @@ static void test_resolver_that_hangs(void **state) {
     http_submit(h, &calls[1].req);
     wait_for(h, calls, 2);
     assert_why(&calls[0], "dns");
+    assert_string_equal(calls[0].outcome.detail, "the host held.test was not resolved in time");
     assert_why(&calls[1], "");
     prepare(&calls[0], base_url("http", "held.test", peer.plain), "/ok");
     http_submit(h, &calls[0].req);
@@ -854,6 +868,94 @@ static void test_resolver_that_hangs(void **state) {
     clear(&calls[1]);
     http_free(h);
     assert_true(now_ms() - start < 3000);
+}
+
+/* However a host is written, libcurl takes the addresses that it is given, all of them, and looks
+ * up nothing itself (foreign_lookups, at the end). */
+static void test_names_are_given(void **state) {
+    (void)state;
+    struct config cfg = test_config();
+    cfg.http_ca_bundle = ca_path;
+    static const struct {
+        const char *scheme, *host, *answer;
+        int new_lookups;
+    } cases[] = {{"http", "one.test", "127.0.0.1", 1},
+                 {"http", "ONE.Test", "127.0.0.1", 0},
+                 {"http", "one.test.", "127.0.0.1", 1},
+                 {"https", "good.test", "127.0.0.1", 1},
+                 {"https", "GOOD.test", "127.0.0.1", 0},
+                 {"http", "two.test", "127.0.0.2,127.0.0.1", 1},
+                 {"http", "127.0.0.1", "", 0}};
+    struct http *h = http_new(&cfg);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        bool https = strcmp(cases[i].scheme, "https") == 0;
+        struct call c;
+        int before = lookups;
+        resolve_to(cases[i].answer);
+        get(h, &c, base_url(cases[i].scheme, cases[i].host, https ? peer.tls : peer.plain), "/ok");
+        assert_why(&c, "");
+        assert_int_equal(lookups - before, cases[i].new_lookups);
+        clear(&c);
+        /* On a new connection. */
+        get(h, &c, base_url(cases[i].scheme, cases[i].host, https ? peer.tls : peer.plain),
+            "/closed-10");
+        assert_why(&c, "");
+        clear(&c);
+    }
+    http_free(h);
+    resolve_to("127.0.0.1");
+    snprintf(proxy_url, sizeof proxy_url, "http://u:p@proxy.test:%d/", peer.proxy);
+    cfg.egress_proxy = proxy_url;
+    h = http_new(&cfg);
+    struct call c;
+    int before = lookups;
+    get(h, &c, base_url("https", "good.test", peer.tls), "/ok");
+    assert_why(&c, "");
+    assert_int_equal(lookups - before, 1); /* the proxy's */
+    clear(&c);
+    http_free(h);
+}
+
+/* Many names whose name servers are silent: few threads, and those who are known are served. */
+static void test_silent_name_servers(void **state) {
+    (void)state;
+    struct config cfg = test_config();
+    struct http *h = http_new(&cfg);
+    static struct call held[300], calls[20];
+    struct call first;
+    get(h, &first, base_url("http", "www.known.test", peer.plain), "/ok");
+    clear(&first);
+    for (size_t i = 0; i < COUNT(held); i++) {
+        char host[64];
+        snprintf(host, sizeof host, "held-%zu.evil-%zu.test", i, i / 2);
+        prepare(&held[i], base_url("http", host, peer.plain), "/ok");
+        http_submit(h, &held[i].req);
+    }
+    int before = lookups;
+    for (size_t i = 0; i < COUNT(calls); i++) {
+        char host[64];
+        snprintf(host, sizeof host, "www-%zu.known.test", i);
+        prepare(&calls[i], base_url("http", host, peer.plain), "/ok");
+        http_submit(h, &calls[i].req);
+    }
+    wait_for(h, calls, COUNT(calls));
+    wait_for(h, held, COUNT(held));
+    for (size_t i = 0; i < COUNT(calls); i++) {
+        assert_why(&calls[i], "");
+        clear(&calls[i]);
+    }
+    size_t begun = 0;
+    for (size_t i = 0; i < COUNT(held); i++) {
+        bool dns = strcmp(held[i].outcome.why, "dns") == 0;
+        begun += dns;
+        if (!dns) assert_why(&held[i], "resolver-busy");
+        assert_int_equal(held[i].outcome.fault, dns ? FAULT_TENANT : FAULT_NONE);
+        assert_int_equal(held[i].outcome.uncounted, !dns);
+        clear(&held[i]);
+    }
+    assert_in_range(begun, 1, 3);
+    assert_in_range(lookups - before, COUNT(calls), COUNT(calls) + 3);
+    http_free(h);
 }
 
 /* --- TLS --- */
@@ -880,12 +982,13 @@ static void test_tls(void **state) {
         const char *why;
         enum verdict verdict;
         enum fault fault;
+        const char *detail;
     } cases[] = {
         {&trusting, "good.test", peer.tls, false, "", VERDICT_OK, FAULT_NONE},
-        {&foreign, "good.test", peer.tls, false, "tls-certificate", VERDICT_PERMANENT,
-         FAULT_TENANT},
+        {&foreign, "good.test", peer.tls, false, "tls-certificate", VERDICT_PERMANENT, FAULT_TENANT,
+         "the server's certificate is not trusted: unable to get local issuer certificate"},
         {&trusting, "other.test", peer.tls, false, "tls-certificate", VERDICT_PERMANENT,
-         FAULT_TENANT},
+         FAULT_TENANT, "the server's certificate is not for other.test (or could not be checked)"},
         {&ident, "good.test", peer.mtls, true, "", VERDICT_OK, FAULT_NONE},
         {&broken, "good.test", peer.tls, false, "ca-bundle", VERDICT_RETRY, FAULT_SYSTEM},
         {&trusting, "good.test", peer.plain, false, "tls-handshake", VERDICT_RETRY, FAULT_TENANT},
@@ -900,6 +1003,7 @@ static void test_tls(void **state) {
         assert_why(&c, cases[i].why);
         assert_int_equal(c.outcome.verdict, cases[i].verdict);
         assert_int_equal(c.outcome.fault, cases[i].fault);
+        if (cases[i].detail) assert_string_equal(c.outcome.detail, cases[i].detail);
         clear(&c);
         http_free(h);
     }
@@ -1182,6 +1286,12 @@ static void test_error_table(void **state) {
          "client-certificate",
          VERDICT_RETRY,
          FAULT_SYSTEM},
+        {{CURLE_COULDNT_RESOLVE_HOST}, "dns", VERDICT_RETRY, FAULT_TENANT},
+        {{CURLE_BAD_FUNCTION_ARGUMENT, .opened = true, .answered = true},
+         "http-malformed",
+         VERDICT_RETRY,
+         FAULT_TENANT},
+        {{CURLE_BAD_FUNCTION_ARGUMENT, .opened = true}, "curl-43", VERDICT_RETRY, FAULT_TENANT},
         {{CURLE_COULDNT_RESOLVE_PROXY, .proxied = true}, "proxy-dns", VERDICT_RETRY, FAULT_SYSTEM},
         {{CURLE_HTTP2_STREAM, .opened = true}, "http2", VERDICT_RETRY, FAULT_TENANT},
         {{CURLE_ABORTED_BY_CALLBACK, .opened = true}, "reset", VERDICT_RETRY, FAULT_TENANT},
@@ -1228,6 +1338,8 @@ int main(void) {
         cmocka_unit_test(test_reconfigure_drops_connections),
         cmocka_unit_test(test_unknown_name),
         cmocka_unit_test(test_resolver_that_hangs),
+        cmocka_unit_test(test_names_are_given),
+        cmocka_unit_test(test_silent_name_servers),
         cmocka_unit_test(test_tls),
         cmocka_unit_test(test_no_client_certificate_unasked),
         cmocka_unit_test(test_proxy),
