@@ -8,12 +8,11 @@
 #include "worker/rfc3339.h"
 
 #define FIELD_MAX 1024 /* bytes of one of the run's own text fields */
-#define TIME_MAX 64
 #define RUN_FIELDS                                                                                 \
     (UINT32_MAX << F_SNAPSHOT) /* the wrappers' names mean nothing inside the run                  \
                                 */
 
-enum want { ANY, TEXT, TIME, TIME_OR_NULL, COUNT, OBJECT, OBJECT_OR_NULL, TEXT_OR_NULL };
+enum want { ANY, TEXT, TIME, TIME_OR_NULL, COUNT_OR_NULL, OBJECT, OBJECT_OR_NULL, TEXT_OR_NULL };
 
 /* The model: each field's name for people, what its value has to be, whether it must be there. */
 static const struct rule {
@@ -36,9 +35,9 @@ static const struct rule {
     [F_END_TIME] = {"endTime", TIME_OR_NULL, false},
     [F_TYPE] = {"type", TEXT, true},
     [F_STATUS] = {"status", TEXT, true},
-    [F_PAYLOADS] = {"payloads", COUNT, true},
-    [F_SUCCESSFUL_RUNS] = {"successfulRuns", COUNT, true},
-    [F_FAILED_RUNS] = {"failedRuns", COUNT, true},
+    [F_PAYLOADS] = {"payloads", COUNT_OR_NULL, true},
+    [F_SUCCESSFUL_RUNS] = {"successfulRuns", COUNT_OR_NULL, true},
+    [F_FAILED_RUNS] = {"failedRuns", COUNT_OR_NULL, true},
     [F_ERROR] = {"error", OBJECT_OR_NULL, false},
     [F_ERROR_CODE] = {"error.code", ANY, false},
     [F_REASON] = {"reason", OBJECT_OR_NULL, false},
@@ -86,6 +85,11 @@ static bool printable(struct str s, bool escaped) {
     return true;
 }
 
+/* The schema says string. Most producers write RFC 3339, one wrote what Postgres prints. */
+static bool is_time(enum field field) {
+    return rules[field].want == TIME || rules[field].want == TIME_OR_NULL;
+}
+
 /* Reads a text field of the run, checked by its rule. Field values end up in object keys and HTTP
  * headers, so control characters have no place in them. */
 static bool text(const struct decoding *d, enum field field, struct str *ret) {
@@ -95,20 +99,12 @@ static bool text(const struct decoding *d, enum field field, struct str *ret) {
     if (v->kind != JSON_STRING) return refuse(d->reterr, "wrong-type", "%s must be a string", name);
     if (!resolve(v, d->arena, &s))
         return refuse(d->reterr, "bad-value", "%s holds an unpaired surrogate", name);
-    if (s.n == 0) return refuse(d->reterr, "bad-value", "%s must not be empty", name);
+    if (s.n == 0 && !is_time(field))
+        return refuse(d->reterr, "bad-value", "%s must not be empty", name);
     if (s.n > FIELD_MAX)
         return refuse(d->reterr, "bad-value", "%s is longer than %d bytes", name, FIELD_MAX);
     if (!printable(s, v->escaped))
         return refuse(d->reterr, "bad-value", "%s holds a control character", name);
-    *ret = s;
-    return true;
-}
-
-static bool timestamp(const struct decoding *d, enum field field, struct str *ret) {
-    struct str s;
-    if (!text(d, field, &s)) return false;
-    if (s.n > TIME_MAX || !rfc3339_ok(s))
-        return refuse(d->reterr, "bad-value", "%s is no RFC 3339 date and time", rules[field].name);
     *ret = s;
     return true;
 }
@@ -136,12 +132,13 @@ static bool follows(const struct decoding *d, enum field field, struct str *ret)
     case TEXT_OR_NULL:
         return empty || text(d, field, ret);
     case TIME:
-        return timestamp(d, field, ret);
+        return text(d, field, ret);
     case TIME_OR_NULL:
-        return empty || timestamp(d, field, ret);
-    case COUNT:
-        return count(v) || refuse(d->reterr, v->kind == JSON_NUMBER ? "bad-value" : "wrong-type",
-                                  "%s must be a number, zero or more", rule->name);
+        return empty || text(d, field, ret);
+    case COUNT_OR_NULL:
+        return v->kind == JSON_NULL || count(v) ||
+               refuse(d->reterr, v->kind == JSON_NUMBER ? "bad-value" : "wrong-type",
+                      "%s must be null or a number, zero or more", rule->name);
     case OBJECT:
         return v->kind == JSON_OBJECT ||
                refuse(d->reterr, "wrong-type", "%s must be an object", rule->name);
@@ -258,7 +255,7 @@ static struct str event_id(const struct envelope *e, const struct reading *r) {
 
 /* Checks every field by its rule and fills in those that struct jobrun has. */
 static bool fill(const struct decoding *d, struct jobrun *run) {
-    struct str rest;
+    struct str rest, end_time = STR("");
     struct str *const to[FIELDS] = {
         [F_ID] = &run->id,
         [F_WORKSPACE_ID] = &run->workspace_id,
@@ -267,6 +264,7 @@ static bool fill(const struct decoding *d, struct jobrun *run) {
         [F_CREATED_AT] = &run->created_at,
         [F_UPDATED_AT] = &run->updated_at,
         [F_START_TIME] = &run->start_time,
+        [F_END_TIME] = &end_time,
         [F_TYPE] = &run->type,
         [F_STATUS] = &run->status,
         [F_API_NAME] = &run->api_name,
@@ -275,9 +273,11 @@ static bool fill(const struct decoding *d, struct jobrun *run) {
         if (!follows(d, (enum field)i, to[i] ? to[i] : &rest)) return false;
     const struct json_value *v = d->run->v;
     if (v[F_SINK].kind == JSON_OBJECT) run->sink = v[F_SINK].raw;
-    run->unknown_enum = unknown(&v[F_TYPE], types) || unknown(&v[F_STATUS], statuses) ||
-                        unknown(&v[F_ERROR_CODE], error_codes) ||
-                        unknown(&v[F_REASON_TYPE], reason_types);
+    run->unknown_value = unknown(&v[F_TYPE], types) || unknown(&v[F_STATUS], statuses) ||
+                         unknown(&v[F_ERROR_CODE], error_codes) ||
+                         unknown(&v[F_REASON_TYPE], reason_types) || !rfc3339_ok(run->created_at) ||
+                         !rfc3339_ok(run->updated_at) || !rfc3339_ok(run->start_time) ||
+                         (v[F_END_TIME].kind == JSON_STRING && !rfc3339_ok(end_time));
     return true;
 }
 

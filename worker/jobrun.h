@@ -69,16 +69,16 @@ struct jobrun {
     /* ce_id, structured "id", or the outbox header "id"; empty when there is none, or none that
      * can serve as an id: over 1024 bytes, not UTF-8, control characters. */
     struct str event_id;
-    /* Field values with JSON escapes resolved. Required by the model, so never empty after
-     * jobrun_decode. */
+    /* Field values with JSON escapes resolved. Required by the model; only times may be empty. */
     struct str id, workspace_id, project_id, job_id, created_at, updated_at, start_time, type,
         status;
     struct str api_name; /* apiInfo.name; empty when the event names no API */
     struct str sink;     /* the sink object's raw JSON, braces included; p NULL: absent or null */
     int sink_depth;      /* of nesting, where it stands; 0: not known */
     const struct known_sink *known; /* the sink, when it was found among the known; for route() */
-    bool unknown_enum; /* status, type, error.code or reason.type has a value the model does not
-                          list yet */
+    /* status, type, error.code or reason.type has a value that the model does not list yet, or a
+     * time is no RFC 3339. */
+    bool unknown_value;
 };
 
 /* Takes the framing off, validates strictly (RFC 8259, UTF-8, types, required fields, both

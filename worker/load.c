@@ -162,7 +162,7 @@ static bool decode(struct load *load, struct slot *slot, const struct record *re
         end_alone(load, slot, o.verdict == VERDICT_OK ? FATE_SKIPPED : FATE_DEAD, &o);
         return false;
     }
-    if (run->unknown_enum) count(&load->lane->counters, COUNTER_UNKNOWN_ENUM, 1);
+    if (run->unknown_value) count(&load->lane->counters, COUNTER_UNKNOWN_VALUE, 1);
     if (!load->lane->cfg->redact_payload) run->payload.verbatim = true;
     slot->payload = run->payload;
     return true;

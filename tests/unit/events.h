@@ -112,7 +112,7 @@ static inline void assert_model(const struct jobrun *run) {
     assert_str(run->status, "SUCCESS");
     assert_str(run->sink, SINK);
     assert_int_equal(run->api_name.n, 0);
-    assert_false(run->unknown_enum);
+    assert_false(run->unknown_value);
     assert_int_equal(run->payload.n_edits, 1);
     assert_memory_equal(run->payload.json.p + run->payload.edits[0].at, "CANARY1",
                         run->payload.edits[0].n);

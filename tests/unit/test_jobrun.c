@@ -92,16 +92,14 @@ static void refusals(void **state) {
         {"id", "\"id\":{\"a\":\"CANARY\"}", "wrong-type", "id must be a string"},
         {"status", "\"status\":\"A\\r\\nB\"", "bad-value", "status holds a control character"},
         {"type", "\"type\":[]", "wrong-type", "type must be a string"},
-        {"createdAt", "\"createdAt\":\"CANARY\"", "bad-value", "createdAt is no RFC 3339"},
+        {"createdAt", "\"createdAt\":\"CANARY\\n\"", "bad-value", "createdAt holds a control"},
         {"createdAt", "\"createdAt\":1704067200", "wrong-type", "createdAt must be a string"},
-        {"updatedAt", "\"updated_at\":\"2024-13-01T00:00:00Z\"", "bad-value", "updatedAt is no"},
         {"startTime", "\"startTime\":null", "wrong-type", "startTime must be a string"},
-        {"endTime", "\"endTime\":\"\"", "bad-value", "endTime must not be empty"},
-        {"endTime", "\"endTime\":\"2024-01-01\"", "bad-value", "endTime is no RFC 3339"},
         {"endTime", "\"endTime\":0", "wrong-type", "endTime must be a string"},
-        {"payloads", "\"payloads\":-1", "bad-value", "payloads must be a number"},
-        {"payloads", "\"payloads\":\"100\"", "wrong-type", "payloads must be a number"},
-        {"payloads", "\"payloads\":null", "wrong-type", "payloads must be a number"},
+        {"payloads", "\"payloads\":-1", "bad-value", "payloads must be null or a"},
+        {"payloads", "\"payloads\":\"100\"", "wrong-type", "payloads must be null or a number"},
+        {"payloads", "\"payloads\":false", "wrong-type", "payloads must be null or a number"},
+        {"payloads", "\"payload\":null", "missing-field", "payloads is missing"},
         {"successfulRuns", "\"successfulRuns\":-0.5", "bad-value", "successfulRuns must be"},
         {"failedRuns", "\"failed_runs\":-1e-400", "bad-value", "failedRuns must be"},
         {"jobConfigurationSnapshot", "\"jobConfigurationSnapshot\":null", "wrong-type",
@@ -197,6 +195,15 @@ static void accepted(void **state) {
         {"payloads", "\"payloads\":1e400", false},
         {"payloads", "\"payloads\":9007199254740993", false},
         {"payloads", "\"payloads\":1.5", false},
+        {"payloads", "\"payloads\":null", false},
+        {"successfulRuns", "\"successful_runs\":null", false},
+        {"failedRuns", "\"failedRuns\":null", false},
+        {"createdAt", "\"createdAt\":\"2024-01-01 00:00:00+00\"", true},
+        {"updatedAt", "\"updated_at\":\"2024-01-01 00:00:00.123456+00\"", true},
+        {"updatedAt", "\"updated_at\":\"2024-13-01T00:00:00Z\"", true},
+        {"startTime", "\"startTime\":\"\"", true},
+        {"endTime", "\"endTime\":\"\"", true},
+        {"endTime", "\"endTime\":\"2024-01-01\"", true},
         {"endTime", "\"end_time\":\"2024-06-01T12:00:00.123456789+05:30\"", false},
         {"status", "\"status\":\"TERMINATED\"", false},
         {"status", "\"status\":\"\\u0053UCCESS\"", false},
@@ -230,7 +237,7 @@ static void accepted(void **state) {
         char *text = event(cases[i].drop, cases[i].insert);
         struct decoded d = decode(text);
         if (!d.ok) fail_msg("%s: %s %s", cases[i].insert, d.err.why, d.err.detail);
-        assert_int_equal(d.run.unknown_enum, cases[i].unknown);
+        assert_int_equal(d.run.unknown_value, cases[i].unknown);
         assert_str(d.run.payload.json, text);
         assert_str(d.run.id, "run-1");
         drop(&d);
@@ -374,7 +381,7 @@ static void the_examples(void **state) {
         assert_str(d.run.status, cases[i].status);
         assert_int_equal(d.run.sink.p != NULL, cases[i].sink);
         assert_int_equal(d.run.payload.n_edits, cases[i].edits);
-        assert_false(d.run.unknown_enum);
+        assert_false(d.run.unknown_value);
         struct buf out;
         buf_init(&out, 65536);
         assert_true(redact_add(&out, &d.run.payload));
