@@ -295,6 +295,15 @@ static void check_admin(struct check *k) {
     const char *text = k->c->admin_listen;
     const char *colon = strrchr(text, ':');
     uint16_t port;
+    for (size_t i = 0; i < k->c->admin_hosts.n; i++) {
+        const char *host = k->c->admin_hosts.v[i];
+        char q[QUOTE_MAX];
+        bool ok = only(host + (strncmp(host, "*.", 2) == 0 ? 2 : 0), ALNUM "._-") ||
+                  cidr_parse(str_c(host), &(struct cidr){0});
+        if (!ok || strlen(host) > 253 || strchr(host, '/'))
+            fail(k, "admin.hosts", "\"%s\" is no name, *.domain or address without a port",
+                 quote(host, q));
+    }
     if (!*text) return;
     if (colon) colon++;
     if (!colon || !parse_port(&colon, &port) || *colon)

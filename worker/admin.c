@@ -1,24 +1,25 @@
 #include "worker/admin.h"
 
+#include <arpa/inet.h>
 #include <curl/curl.h>
 #include <errno.h>
+#include <ifaddrs.h>
 #include <microhttpd.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "worker/clock.h"
+#include "worker/gate.h"
 #include "worker/hash.h"
 #include "worker/lane.h"
 #include "worker/log.h"
 #include "worker/status.h"
 
-#define CONNECTIONS_MAX 64
-#define CONNECTIONS_PER_IP 32
-#define CONNECTION_TIMEOUT_S 15
 #define CONNECTION_MEMORY ((size_t)16384) /* bounds a request's head */
 #define FRESH_MS 1000                     /* a younger snapshot is not asked for again */
 #define SILENT_MS 2000                    /* a lane that does not turn is not waited for */
@@ -33,8 +34,10 @@ extern const size_t status_page_len;
 
 struct admin {
     const struct config *cfg;
-    int fd; /* listens; MHD's once it serves */
+    int fd; /* listens; the gate's once it serves */
+    struct gate *gate;
     struct MHD_Daemon *daemon;
+    char machine[ADMIN_HOST_MAX], listens[ADMIN_HOST_MAX]; /* names that it may be asked by */
     struct lane *const *lanes;
     size_t n;
     int64_t served_ms, started_ms; /* monotonic; wall clock */
@@ -339,16 +342,100 @@ static void answer_page(struct admin *a, struct answer *to) {
     to->type = "text/html; charset=utf-8";
 }
 
+/* ---- by which name ---- */
+
+/* A page from elsewhere can make a browser ask here under a name of its own that it lets point to
+ * this address (DNS rebinding), and read the answer. It can't choose the Host header otherwise: a
+ * name or address that is this server's own is what an operator typed. */
+
+bool admin_host(const char *header, char ret[ADMIN_HOST_MAX]) {
+    bool bracketed = header[0] == '[';
+    const char *from = header + bracketed;
+    size_t n = strcspn(from, bracketed ? "]" : ":");
+    const char *rest = from + n;
+    if (bracketed && *rest++ != ']') return false;
+    if (*rest && (rest[0] != ':' || rest[1 + strspn(rest + 1, "0123456789")])) return false;
+    if (n && from[n - 1] == '.') n--;
+    if (n == 0 || n >= ADMIN_HOST_MAX) return false;
+    for (size_t i = 0; i < n; i++)
+        ret[i] = from[i] >= 'A' && from[i] <= 'Z' ? (char)(from[i] | 0x20) : from[i];
+    ret[n] = '\0';
+    return true;
+}
+
+/* As 16 bytes, IPv4 mapped. */
+static bool parse_address(const char *text, uint8_t ret[16]) {
+    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+    memcpy(ret, mapped, sizeof mapped);
+    return inet_pton(AF_INET, text, ret + 12) == 1 || inet_pton(AF_INET6, text, ret) == 1;
+}
+
+static bool is_address(const struct sockaddr *a, const uint8_t want[16]) {
+    uint8_t have[16] = {[10] = 0xff, [11] = 0xff};
+    if (!a || (a->sa_family != AF_INET && a->sa_family != AF_INET6)) return false;
+    if (a->sa_family == AF_INET)
+        memcpy(have + 12, &((const struct sockaddr_in *)(const void *)a)->sin_addr, 4);
+    else
+        memcpy(have, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, 16);
+    return memcmp(have, want, 16) == 0;
+}
+
+/* Whether the address is one of this machine's: the one that was connected to, or another. */
+static bool is_ours(int fd, const uint8_t address[16]) {
+    struct sockaddr_storage local;
+    socklen_t n = sizeof local;
+    struct ifaddrs *list = NULL;
+    if (getsockname(fd, (struct sockaddr *)&local, &n) == 0 &&
+        is_address((struct sockaddr *)&local, address))
+        return true;
+    bool ours = false;
+    if (getifaddrs(&list) != 0) return false;
+    for (const struct ifaddrs *i = list; i && !ours; i = i->ifa_next)
+        ours = is_address(i->ifa_addr, address);
+    freeifaddrs(list);
+    return ours;
+}
+
+static bool is_listed(const struct list *hosts, const char *host) {
+    for (size_t i = 0; i < hosts->n; i++) {
+        const char *entry = hosts->v[i];
+        size_t n = strlen(host), below = strlen(entry);
+        if (strcasecmp(entry, host) == 0) return true;
+        if (entry[0] == '*' && n >= below && strcasecmp(entry + 1, host + n + 1 - below) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool may_be_asked_by(const struct admin *a, int fd, const char *header) {
+    char host[ADMIN_HOST_MAX];
+    uint8_t address[16];
+    if (!admin_host(header, host)) return false;
+    if (strcmp(host, "localhost") == 0 || is_listed(&a->cfg->admin_hosts, host)) return true;
+    if (parse_address(host, address)) return is_ours(fd, address);
+    /* The machine's name, with and without its domain. */
+    size_t bare = strcspn(a->machine, ".");
+    return strcasecmp(host, a->machine) == 0 || strcasecmp(host, a->listens) == 0 ||
+           (bare && strlen(host) == bare && strncasecmp(host, a->machine, bare) == 0);
+}
+
+static void learn_names(struct admin *a) {
+    char port[6];
+    if (gethostname(a->machine, sizeof a->machine - 1) != 0) a->machine[0] = '\0';
+    if (!admin_address(a->cfg->admin_listen, a->listens, port)) a->listens[0] = '\0';
+}
+
 /* ---- HTTP ---- */
 
 static const struct route {
     const char *path;
     void (*fn)(struct admin *, struct answer *);
-} routes[] = {{"/", answer_page},
-              {"/metrics", answer_metrics},
-              {"/status.json", answer_status},
-              {"/healthz", answer_health},
-              {"/readyz", answer_ready}};
+    bool any_host; /* what a probe learns is no secret, and it may ask by whatever name */
+} routes[] = {{"/", answer_page, false},
+              {"/metrics", answer_metrics, false},
+              {"/status.json", answer_status, false},
+              {"/healthz", answer_health, true},
+              {"/readyz", answer_ready, true}};
 
 static enum MHD_Result send_answer(const struct admin *a, struct MHD_Connection *c,
                                    struct answer *answer) {
@@ -380,9 +467,39 @@ static bool has_body(struct MHD_Connection *c) {
            (length && strcmp(length, "0") != 0);
 }
 
-static void answer(struct admin *a, const char *url, struct answer *to) {
+static int descriptor(struct MHD_Connection *c) {
+    return MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+}
+
+static enum MHD_Result count_host(void *cls, enum MHD_ValueKind kind, const char *name,
+                                  const char *value) {
+    (void)kind;
+    (void)value;
+    *(int *)cls += strcasecmp(name, "Host") == 0;
+    return MHD_YES;
+}
+
+/* Without a Host header, which HTTP/1.0 alone allows, there is no browser. */
+static bool is_for_us(const struct admin *a, struct MHD_Connection *c, const char *version) {
+    int hosts = 0;
+    MHD_get_connection_values(c, MHD_HEADER_KIND, count_host, &hosts);
+    const char *host = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Host");
+    if (hosts == 0 && strcmp(version, "HTTP/1.0") == 0) return true;
+    if (hosts == 1 && host && may_be_asked_by(a, descriptor(c), host)) return true;
+    log_info("admin request refused: this name is not in admin.hosts",
+             LOG_S("host", host ? host : ""));
+    return false;
+}
+
+static void answer(struct admin *a, struct MHD_Connection *c, const char *url, const char *version,
+                   struct answer *to) {
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
         if (strcmp(url, routes[i].path) != 0) continue;
+        if (!routes[i].any_host && !is_for_us(a, c, version)) {
+            say(to, MHD_HTTP_MISDIRECTED_REQUEST,
+                "this server is not asked by that name: add it to admin.hosts");
+            return;
+        }
         to->status = MHD_HTTP_OK;
         routes[i].fn(a, to);
         return;
@@ -396,12 +513,12 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
     static char seen;
     struct admin *a = cls;
     struct answer to = {.type = "text/plain; charset=utf-8"};
-    (void)version;
     (void)upload;
     bool first = !*state;
     bool reads = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
     bool refused = !reads || has_body(c);
     *state = &seen;
+    if (first) gate_answering(a->gate, descriptor(c));
     if (first && !refused) return MHD_YES; /* answered when the head is through */
     if (!first && *upload_size) return MHD_NO;
     buf_init(&to.body, ANSWER_MAX);
@@ -410,8 +527,32 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
     else if (refused)
         say(&to, MHD_HTTP_BAD_REQUEST, "a request here has no body");
     else
-        answer(a, url, &to);
+        answer(a, c, url, version, &to);
     return send_answer(a, c, &to);
+}
+
+static void on_completed(void *cls, struct MHD_Connection *c, void **state,
+                         enum MHD_RequestTerminationCode code) {
+    struct admin *a = cls;
+    (void)state;
+    (void)code;
+    gate_answered(a->gate, descriptor(c));
+}
+
+static void on_connection(void *cls, struct MHD_Connection *c, void **socket_context,
+                          enum MHD_ConnectionNotificationCode code) {
+    struct admin *a = cls;
+    (void)socket_context;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED)
+        gate_started(a->gate, descriptor(c));
+    else
+        gate_gone(a->gate, descriptor(c));
+}
+
+/* The server closes what it can't take. */
+static void on_guest(void *ctx, int fd, const struct sockaddr *from, socklen_t n) {
+    struct admin *a = ctx;
+    MHD_add_connection(a->daemon, fd, from, n);
 }
 
 __attribute__((format(printf, 2, 0))) static void on_log(void *cls, const char *fmt, va_list ap) {
@@ -472,7 +613,7 @@ static int listen_on(const struct addrinfo *ai) {
     int fd = socket(ai->ai_family, ai->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return -1;
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0 &&
-        bind(fd, ai->ai_addr, ai->ai_addrlen) == 0 && listen(fd, CONNECTIONS_MAX) == 0)
+        bind(fd, ai->ai_addr, ai->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0)
         return fd;
     int error = errno;
     close(fd);
@@ -511,6 +652,7 @@ bool admin_open(const struct config *cfg, struct admin **ret, struct buf *err) {
     a->fd = fd;
     a->started_ms = clock_ms(CLOCK_REALTIME);
     make_policy(a);
+    learn_names(a);
     pthread_condattr_t attr;
     pthread_mutex_init(&a->mutex, NULL);
     pthread_condattr_init(&attr);
@@ -529,15 +671,17 @@ bool admin_serve(struct admin *a, struct lane *const *lanes, size_t n, struct bu
     a->snapshots = xcalloc(n, sizeof(struct lane_snapshot *));
     a->snapshot_ms = xcalloc(n, sizeof *a->snapshot_ms);
     a->has_historian = pthread_create(&a->historian, NULL, historian_main, a) == 0;
+    size_t connections = (size_t)a->cfg->admin_connections;
+    a->gate = gate_new(connections, a->cfg->admin_timeout, on_guest, a);
     if (a->has_historian)
         a->daemon = MHD_start_daemon(
-            MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-            on_request, a, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET,
-            a->fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
-            MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)CONNECTIONS_PER_IP,
-            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)CONNECTION_TIMEOUT_S,
+            MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ERROR_LOG | MHD_USE_ITC |
+                MHD_USE_NO_LISTEN_SOCKET,
+            0, NULL, NULL, on_request, a, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+            MHD_OPTION_NOTIFY_CONNECTION, on_connection, a, MHD_OPTION_NOTIFY_COMPLETED,
+            on_completed, a, MHD_OPTION_CONNECTION_LIMIT, (unsigned)GATE_OPEN_MAX(connections),
             MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, MHD_OPTION_END);
-    if (!a->daemon) {
+    if (!a->daemon || !gate_run(a->gate, a->fd)) {
         buf_puts(err, "starting the admin server's threads failed\n");
         return false;
     }
@@ -548,7 +692,9 @@ bool admin_serve(struct admin *a, struct lane *const *lanes, size_t n, struct bu
 
 void admin_close(struct admin *a) {
     if (!a) return;
-    if (a->daemon) MHD_stop_daemon(a->daemon); /* closes what it listened on */
+    gate_stop(a->gate);
+    if (a->daemon) MHD_stop_daemon(a->daemon);
+    gate_free(a->gate);
     if (a->has_historian) {
         pthread_mutex_lock(&a->mutex);
         a->stop = true;

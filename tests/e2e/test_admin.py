@@ -251,23 +251,65 @@ class Admin(rig.Case):
             self.assertEqual("", self.ask(worker, path, "HEAD")[2])
 
     def test_connections(self):
-        """one client that opens connections and says nothing does not shut the others out for long"""
+        """who opens connections and trickles shuts nobody out, from one address or many"""
         self.kafka.create(self.topic, 1)
-        worker = self.up()
-        idle = [socket.create_connection(("127.0.0.1", worker.admin_port)) for _ in range(100)]
-        for one in idle[:50]:
-            one.send(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+        worker = self.up(admin__timeout="3s", admin__connections=64)
+        over, begun, ended = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+        self.addCleanup(over.set)
 
-        def answers():
+        def trickle(address, path):
             try:
-                return self.ask(worker, "/healthz")[0] == 200
+                with socket.create_connection(("127.0.0.1", worker.admin_port), source_address=(address, 0)) as one:
+                    one.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+                    begun.release()
+                    one.settimeout(0.2)
+                    while not over.is_set():
+                        one.sendall(b"x")
+                        with contextlib.suppress(TimeoutError):
+                            if one.recv(1) == b"":
+                                return
             except OSError:
-                return False
+                pass
+            finally:
+                ended.release()
 
-        rig.await_("the idle ones are dropped", 40, answers, worker)
-        for one in idle:
-            one.close()
+        many = [("127.0.0.1", b"/healthz")] * 64 + [(f"127.0.1.{n}", b"/metrics") for n in range(1, 33)]
+        for one in many:
+            threading.Thread(target=trickle, args=one, daemon=True).start()
+        for _ in many:
+            self.assertTrue(begun.acquire(timeout=20))
+        for path in ("/healthz", "/metrics", "/readyz", "/status.json") * 2:
+            self.assertIn(self.ask(worker, path)[0], (200, 503), path)
+        # However they trickle, they have had their time.
+        for _ in many:
+            self.assertTrue(ended.acquire(timeout=20))
         self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_hosts(self):
+        """only names of this machine, or listed ones, get more than health: no page elsewhere reads it through a name of its own"""
+        self.kafka.create(self.topic, 1)
+        worker = self.up(admin__hosts="status.example, *.svc.example, 192.0.2.7")
+        port = worker.admin_port
+        good = ["localhost", f"localhost:{port}", "LOCALHOST.", "127.0.0.1", f"127.0.0.1:{port}", socket.gethostname(), "status.example:80",
+                "a.svc.example", "a.b.SVC.example:1", "192.0.2.7", "[::ffff:127.0.0.1]:1"]
+        bad = ["evil.example", f"evil.example:{port}", "localhost.evil.example", "127.0.0.1.evil.example", "svc.example", "xsvc.example", "192.0.2.8",
+               "[::2]", "status.example@evil.example", "localhost:80:80", "localhost, evil.example", "[localhost", "", ":80", "x" * 300]
+        for host in good + bad:
+            for path in ("/", "/metrics", "/status.json"):
+                self.assertEqual(200 if host in good else 421, self.ask(worker, path, headers=[("Host", host)])[0], (host, path))
+            self.assertEqual(200, self.ask(worker, "/healthz", headers=[("Host", host)])[0], host)
+        status, _, body = self.ask(worker, "/status.json", headers=[("Host", "evil.example")])
+        self.assertIn("admin.hosts", body)
+        self.assertNotIn("evil", body)
+
+        def raw(request):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as one:
+                one.sendall(request)
+                return one.makefile("rb").readline()
+
+        self.assertIn(b" 421 ", raw(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n"))
+        self.assertIn(b" 421 ", raw(b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n"))
+        self.assertIn(b" 200 ", raw(b"GET /metrics HTTP/1.0\r\n\r\n"))
 
     def test_status(self):
         """who is sick, what died and why; bounded, worst first, without secrets"""
