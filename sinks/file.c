@@ -3,22 +3,28 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "config/config.h"
+#include "worker/clock.h"
 
 #define PATH_BYTES_MAX 512
 #define TEMP_PREFIX ".tmp-"
 #define TEMP_AGE_S 3600
 #define DEPTH_MAX 64
+#define LOOK_MS 5
+#define CANCEL_MS 1000 /* for a write that has begun */
 
 #define OPEN_FOLDER (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 
@@ -26,14 +32,38 @@ struct file_config {
     char *root;
 };
 
-/* A batch that is written (or not) and whose done() is due at the next tick. */
-struct written {
+/* What a key may have beside a sink's path: the folders of a key template, and of sink.override. */
+#define KEY_FOLDERS 32
+
+enum job_state { JOB_WAITING, JOB_TAKEN, JOB_WRITING, JOB_WRITTEN };
+
+/* A batch on its way. What a writer works on is its own copy, made while the job is TAKEN (for
+ * moments): a disk that stands still can't be told to stop, so a job may be given up while it is
+ * written. */
+struct job {
     struct batch *batch;
+    enum job_state state;
+    bool given_up; /* its done() was called: the writer frees it */
+    int64_t due_ms;
+    size_t depth_max;
+    char *root, *key, *body;
+    size_t body_len;
     struct outcome outcome;
-    struct written *next;
+    struct job *next;
 };
-struct lane {
-    struct written *first, **last;
+
+/* A lane's writers. Jobs stand in the order in which they came; at most http.max_connections fly,
+ * and so stand here. Freed by whoever leaves last: a writer on a disk that hangs outlives its lane.
+ */
+struct writers {
+    pthread_mutex_t mutex;
+    pthread_cond_t work;
+    struct job *first, **last;
+    size_t written, users;
+    int64_t next_due_ms; /* of the jobs, or earlier */
+    int64_t threads;
+    int wake_fd; /* 0: none, the lane looks for itself */
+    bool stop;
 };
 
 static struct outcome failure(int error, const char *doing) {
@@ -70,8 +100,20 @@ static int step_into(int parent, const char *name) {
     int fd = openat(parent, name, OPEN_FOLDER);
     if (fd >= 0 || errno != ENOENT) return fd;
     if (mkdirat(parent, name, 0750) != 0 && errno != EEXIST) return -1;
-    if (fsync(parent) != 0) return -1;
+    if (fsync(parent) != 0) {
+        int error = errno;
+        unlinkat(parent, name, AT_REMOVEDIR); /* or the next attempt would take it for durable */
+        errno = error;
+        return -1;
+    }
     return openat(parent, name, OPEN_FOLDER);
+}
+
+/* Segments of a path, empty ones not counted. */
+static size_t segments(const char *path) {
+    size_t n = 0;
+    for (const char *p = path; *p; p++) n += *p != '/' && (p == path || p[-1] == '/');
+    return n;
 }
 
 /* Opens the folder that key's file belongs into; *ret_name is what follows the last '/'. Empty
@@ -141,19 +183,18 @@ static struct outcome write_file(int folder, const char *name, const char *body,
     return fsync(folder) == 0 ? outcome_ok(0) : failure(errno, "syncing the folder");
 }
 
-static struct outcome deliver(const struct file_config *c, const struct batch *b) {
-    char *key = xstrdup(b->key);
+static struct outcome deliver(struct job *j) {
     const char *name = NULL;
     struct outcome o;
-    int folder = open_folder(c->root, key, &name);
+    if (segments(j->key) > j->depth_max + 1) return failure(ENAMETOOLONG, "counting the folders");
+    int folder = open_folder(j->root, j->key, &name);
     if (folder < 0)
         o = failure(errno, "opening the folder");
     else if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
         o = failure(EISDIR, "naming the file");
     else
-        o = write_file(folder, name, b->body, b->body_len);
+        o = write_file(folder, name, j->body, j->body_len);
     if (folder >= 0) close(folder);
-    free(key);
     return o;
 }
 
@@ -276,6 +317,8 @@ static bool parse(const struct config *cfg, const cJSON *sink, struct destinatio
         return refuse(reterr, FAULT_TENANT,
                       "is too long, not UTF-8, or has control characters or dot segments");
     while (*p == '/') p++;
+    if ((int64_t)segments(p) > cfg->file_depth)
+        return refuse(reterr, FAULT_TENANT, "has more folders than file.depth allows");
     fill(cfg->file_root, p, p, ret);
     return true;
 }
@@ -317,53 +360,221 @@ static void free_config(void *config) {
     free(c);
 }
 
+/* Writers -------------------------------------------------------------- */
+
+static void job_free(struct job *j) {
+    free(j->root);
+    free(j->key);
+    free(j->body);
+    free(j);
+}
+
+/* Leaves with the mutex held. */
+static void leave(struct writers *w) {
+    bool last = --w->users == 0;
+    pthread_mutex_unlock(&w->mutex);
+    if (!last) return;
+    pthread_cond_destroy(&w->work);
+    pthread_mutex_destroy(&w->mutex);
+    free(w);
+}
+
+static struct job *next_waiting(struct writers *w) {
+    struct job *j = w->first;
+    while (j && j->state != JOB_WAITING) j = j->next;
+    return j;
+}
+
+/* The batch stays its owner's until the job is no longer TAKEN. */
+static void copy(struct job *j) {
+    const struct batch *b = j->batch;
+    const struct file_config *c = b->dest->config;
+    j->root = xstrdup(c->root);
+    j->key = xstrdup(b->key);
+    j->body = xmalloc(b->body_len + 1);
+    if (b->body_len) memcpy(j->body, b->body, b->body_len);
+    j->body_len = b->body_len;
+}
+
+/* With the mutex, which is let go of meanwhile. */
+static void write_job(struct writers *w, struct job *j) {
+    j->state = JOB_TAKEN;
+    pthread_mutex_unlock(&w->mutex);
+    copy(j);
+    pthread_mutex_lock(&w->mutex);
+    j->state = JOB_WRITING;
+    pthread_mutex_unlock(&w->mutex);
+    struct outcome o = deliver(j);
+    pthread_mutex_lock(&w->mutex);
+    if (j->given_up) {
+        job_free(j);
+        return;
+    }
+    j->outcome = o;
+    j->state = JOB_WRITTEN;
+    w->written++;
+    if (w->wake_fd > 0 && eventfd_write(w->wake_fd, 1) != 0) w->wake_fd = 0;
+}
+
+static void *writer_main(void *arg) {
+    struct writers *w = arg;
+    pthread_mutex_lock(&w->mutex);
+    for (;;) {
+        struct job *j = next_waiting(w);
+        if (j)
+            write_job(w, j);
+        else if (w->stop)
+            break;
+        else
+            pthread_cond_wait(&w->work, &w->mutex);
+    }
+    leave(w);
+    return NULL;
+}
+
+static bool start_writer(struct writers *w) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, writer_main, w) != 0) return false;
+    pthread_detach(thread);
+    w->threads++;
+    w->users++;
+    return true;
+}
+
+static struct writers *writers_new(int wake_fd) {
+    struct writers *w = xcalloc(1, sizeof *w);
+    pthread_mutex_init(&w->mutex, NULL);
+    pthread_cond_init(&w->work, NULL);
+    w->last = &w->first;
+    w->users = 1;
+    w->wake_fd = wake_fd;
+    w->next_due_ms = INT64_MAX;
+    return w;
+}
+
 /* The sink ------------------------------------------------------------- */
 
-static struct lane *lane_of(struct sink_env *env) {
-    void **slot = &env->state[sink_type_index(&file_sink)];
-    if (!*slot) {
-        struct lane *l = xcalloc(1, sizeof *l);
-        l->last = &l->first;
-        *slot = l;
-    }
-    return *slot;
+static void **slot_of(struct sink_env *env) {
+    return &env->state[sink_type_index(&file_sink)];
 }
 
 static void submit(struct sink_env *env, struct batch *b) {
+    struct writers *w = *slot_of(env);
     const struct file_config *c = b->dest->config;
-    struct lane *l = lane_of(env);
+    if (!w) *slot_of(env) = w = writers_new(env->wake_fd);
     clean_once(c->root);
-    struct written *w = xcalloc(1, sizeof *w);
-    w->batch = b;
-    w->outcome = deliver(c, b);
-    b->sink_state = w;
-    *l->last = w;
-    l->last = &w->next;
+    struct job *j = xcalloc(1, sizeof *j);
+    j->batch = b;
+    j->due_ms = clock_ms(CLOCK_MONOTONIC) + env->cfg->file_timeout;
+    j->depth_max = (size_t)env->cfg->file_depth + KEY_FOLDERS;
+    b->sink_state = j;
+    pthread_mutex_lock(&w->mutex);
+    /* Writers are made as they are needed. */
+    bool needed = !w->threads || (w->first && w->threads < env->cfg->file_writers);
+    if (needed && !start_writer(w) && !w->threads) {
+        j->state = JOB_WRITTEN;
+        j->outcome = failure(EAGAIN, "starting a writer");
+        w->written++;
+    }
+    *w->last = j;
+    w->last = &j->next;
+    if (j->due_ms < w->next_due_ms) w->next_due_ms = j->due_ms;
+    pthread_cond_signal(&w->work);
+    pthread_mutex_unlock(&w->mutex);
+}
+
+/* What is to be told of the job at now_ms, NULL while it goes on. A job that is being written and
+ * is given up stays its writer's, so what is told is then another. */
+static struct job *told(struct writers *w, struct job *j, int64_t now_ms) {
+    if (j->state == JOB_WRITTEN) {
+        w->written--;
+        return j;
+    }
+    if (now_ms < j->due_ms || j->state == JOB_TAKEN) return NULL; /* TAKEN is soon WRITING */
+    if (!j->outcome.why[0])
+        j->outcome = outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "timeout",
+                                  "the disk took longer than file.timeout");
+    if (j->state == JOB_WAITING) return j;
+    struct job *ret = xcalloc(1, sizeof *ret);
+    ret->batch = j->batch;
+    ret->outcome = j->outcome;
+    j->given_up = true;
+    return ret;
+}
+
+/* Unlinks what is over, and notes when the next is due. With the mutex. */
+static struct job *take_over(struct writers *w, int64_t now_ms) {
+    struct job *over = NULL, **over_last = &over;
+    w->next_due_ms = INT64_MAX;
+    w->last = &w->first;
+    while (*w->last) {
+        struct job *j = *w->last, *next = j->next, *ret = told(w, j, now_ms);
+        if (ret) {
+            *w->last = next;
+            ret->next = NULL;
+            *over_last = ret;
+            over_last = &ret->next;
+        } else {
+            if (j->due_ms < w->next_due_ms) w->next_due_ms = j->due_ms;
+            w->last = &j->next;
+        }
+    }
+    return over;
 }
 
 static int tick(struct sink_env *env, int64_t now_ms) {
-    (void)now_ms;
-    struct lane *l = lane_of(env);
-    struct written *w = l->first;
-    l->first = NULL; /* a done() may submit more: those wait for the next tick */
-    l->last = &l->first;
-    while (w) {
-        struct written *next = w->next;
-        w->batch->sink_state = NULL;
-        w->batch->done(w->batch, &w->outcome);
-        free(w);
-        w = next;
+    struct writers *w = *slot_of(env);
+    if (!w) return -1;
+    pthread_mutex_lock(&w->mutex);
+    bool any = w->written || now_ms >= w->next_due_ms;
+    struct job *over = any ? take_over(w, now_ms) : NULL;
+    pthread_mutex_unlock(&w->mutex);
+    while (over) {
+        struct job *next = over->next;
+        over->batch->sink_state = NULL;
+        over->batch->done(over->batch, &over->outcome);
+        job_free(over);
+        over = next;
     }
-    return l->first ? 0 : -1;
+    pthread_mutex_lock(&w->mutex);
+    int64_t left = w->written ? 0 : w->next_due_ms - now_ms;
+    if (w->first && w->wake_fd <= 0 && left > LOOK_MS) left = LOOK_MS;
+    if (!w->first) left = -1;
+    pthread_mutex_unlock(&w->mutex);
+    return left > INT_MAX ? INT_MAX : left < -1 ? 0 : (int)left;
 }
 
-static void close_lane(struct sink_env *env) {
-    void **slot = &env->state[sink_type_index(&file_sink)];
-    if (!*slot) return;
-    while (tick(env, 0) == 0) {
+static void cancel(struct sink_env *env, struct batch *b) {
+    struct writers *w = *slot_of(env);
+    struct job *j = b->sink_state;
+    pthread_mutex_lock(&w->mutex);
+    if (j->state != JOB_WRITTEN) {
+        int64_t due_ms = j->state == JOB_WAITING ? 0 : clock_ms(CLOCK_MONOTONIC) + CANCEL_MS;
+        if (due_ms < j->due_ms) j->due_ms = due_ms;
+        if (j->due_ms < w->next_due_ms) w->next_due_ms = j->due_ms;
+        /* Until it is written, then that is its outcome. */
+        j->outcome =
+            outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "cancelled", "given up by the worker");
     }
-    free(*slot);
-    *slot = NULL;
+    pthread_mutex_unlock(&w->mutex);
+}
+
+static void close_writers(struct sink_env *env) {
+    struct writers *w = *slot_of(env);
+    if (!w) return;
+    for (bool more = true; more;) {
+        tick(env, INT64_MAX); /* all are due */
+        pthread_mutex_lock(&w->mutex);
+        more = w->first != NULL;
+        pthread_mutex_unlock(&w->mutex);
+        if (more) sched_yield(); /* one is being copied */
+    }
+    *slot_of(env) = NULL;
+    pthread_mutex_lock(&w->mutex);
+    w->stop = true;
+    w->wake_fd = 0; /* the lane closes it */
+    pthread_cond_broadcast(&w->work);
+    leave(w);
 }
 
 const struct sink_type file_sink = {
@@ -372,6 +583,7 @@ const struct sink_type file_sink = {
     .parse = parse,
     .free_config = free_config,
     .submit = submit,
+    .cancel = cancel,
     .tick = tick,
-    .close = close_lane,
+    .close = close_writers,
 };

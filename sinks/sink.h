@@ -78,6 +78,7 @@ struct batch {
 struct sink_env {
     const struct config *cfg;
     struct http *http;
+    int wake_fd; /* an eventfd that wakes the lane from another thread; 0: there is none */
     void *state[SINK_TYPES_MAX]; /* a slot for each type, by its place in sink_types[] */
 };
 

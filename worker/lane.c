@@ -372,7 +372,7 @@ struct lane *lane_start(const struct config *cfg, const struct worker_shared *sh
     if (lane->wake_fd < 0 || !lane->router) goto failed;
     lane->http = http_new(cfg);
     http_wake_by(lane->http, lane->wake_fd);
-    lane->sinks = (struct sink_env){.cfg = cfg, .http = lane->http};
+    lane->sinks = (struct sink_env){.cfg = cfg, .http = lane->http, .wake_fd = lane->wake_fd};
     lane->dispatch = dispatch_new(cfg, &lane->sinks, &lane->now_ms, shared->until_end);
     read_clocks(lane);
     if (!anchor_open(lane, err) || !lane_open(lane, err)) goto failed;

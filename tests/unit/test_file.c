@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -17,6 +18,7 @@
 #include "config/config.h"
 #include "sinks/file.h"
 #include "sinks/scripted.h"
+#include "worker/clock.h"
 
 struct fixture {
     char dir[64];  /* holds root, and what a sink must not reach */
@@ -83,6 +85,13 @@ static void drop(struct destination *d) {
     free(d->prefix);
 }
 
+static void await(struct fixture *f, const struct seen *s) {
+    for (int i = 0; i < 20000 && !s->calls; i++) {
+        int wait = file_sink.tick(&f->env, clock_ms(CLOCK_MONOTONIC));
+        if (!s->calls && wait > 0) usleep(1000);
+    }
+}
+
 static struct outcome put(struct fixture *f, struct destination *d, const char *key,
                           const char *body) {
     struct seen s = {0};
@@ -90,7 +99,7 @@ static struct outcome put(struct fixture *f, struct destination *d, const char *
         .dest = d, .key = key, .body = body, .body_len = strlen(body), .done = done, .owner = &s};
     file_sink.submit(&f->env, &b);
     assert_int_equal(s.calls, 0); /* never from inside submit */
-    file_sink.tick(&f->env, 0);
+    await(f, &s);
     assert_int_equal(s.calls, 1);
     assert_null(b.sink_state);
     return s.outcome;
@@ -228,9 +237,15 @@ static void what_is_in_the_way(void **state) {
 }
 
 static int fsync_errno; /* what the next fsync() of the process fails with; 0: it works */
+static atomic_int fsyncs, stuck;
+static atomic_bool hangs;
 
-/* Takes libc's place, so that a disk can fail. */
+/* Takes libc's place, so that a disk can fail, or hang. */
 int fsync(int fd) {
+    atomic_fetch_add(&fsyncs, 1);
+    atomic_fetch_add(&stuck, 1);
+    while (atomic_load(&hangs)) usleep(1000);
+    atomic_fetch_sub(&stuck, 1);
     if (fsync_errno == 0) return (int)syscall(SYS_fsync, fd);
     errno = fsync_errno;
     return -1;
@@ -256,6 +271,83 @@ static void a_failing_disk_is_retried(void **state) {
         assert_int_equal(count_entries(f->root), 0);
     }
     drop(&d);
+}
+
+/* The lane goes on while the disk stands still: submit() and tick() return, a write has its time and
+ * is given up, what waits can be cancelled, and the lane can end. */
+static void a_disk_that_hangs_holds_nobody(void **state) {
+    struct fixture *f = *state;
+    struct destination d;
+    struct outcome err;
+    f->cfg->file_timeout = 200;
+    assert_true(parse(f, &file_sink, "{\"path\":\"\"}", &d, &err));
+    enum { N = 6 };
+    struct seen s[N] = {0};
+    struct batch b[N];
+    char bodies[N][8];
+    atomic_store(&hangs, true);
+    alarm(60);
+    for (int i = 0; i < N; i++) {
+        snprintf(bodies[i], sizeof bodies[i], "body%d", i);
+        b[i] = (struct batch){
+            .dest = &d, .key = "x", .body = bodies[i], .body_len = 5, .done = done, .owner = &s[i]};
+        file_sink.submit(&f->env, &b[i]);
+    }
+    while (atomic_load(&stuck) < f->cfg->file_writers) usleep(1000);
+    file_sink.cancel(&f->env, &b[N - 1]);
+    file_sink.tick(&f->env, 0);
+    assert_int_equal(s[N - 1].calls, 1);
+    assert_string_equal(s[N - 1].outcome.why, "cancelled");
+    for (int i = 0; i < N - 2; i++) {
+        await(f, &s[i]);
+        assert_int_equal(s[i].calls, 1);
+        assert_int_equal(s[i].outcome.verdict, VERDICT_RETRY);
+        assert_string_equal(s[i].outcome.why, "timeout");
+        assert_null(b[i].sink_state);
+        memset(bodies[i], '!', sizeof bodies[i]); /* the owner's again */
+    }
+    struct batch late = {.dest = &d, .key = "y", .body = "b", .body_len = 1, .done = done};
+    struct seen seen = {0};
+    late.owner = &seen;
+    file_sink.submit(&f->env, &late);
+    file_sink.close(&f->env); /* nor does the end wait for it */
+    assert_int_equal(seen.calls, 1);
+    assert_int_equal(s[N - 2].calls, 1);
+    atomic_store(&hangs, false);
+    while (atomic_load(&stuck)) usleep(1000);
+    alarm(0);
+    assert_int_equal(put(f, &d, "z", "good").verdict, VERDICT_OK); /* and a new lane works */
+    drop(&d);
+}
+
+/* A tenant's path costs a sync for each new folder, so there is a bound on them. */
+static void depth_is_bounded(void **state) {
+    struct fixture *f = *state;
+    struct destination d;
+    struct outcome err = {0};
+    char json[600] = "{\"path\":\"a", key[3000] = "a";
+    for (int i = 1; i < f->cfg->file_depth; i++) strcat(json, i % 2 ? "/b" : "//b");
+    char *end = json + strlen(json);
+    strcpy(end, "/\"}");
+    assert_true(parse(f, &file_sink, json, &d, &err));
+    atomic_store(&fsyncs, 0);
+    for (int i = 0; i < f->cfg->file_depth; i++) strcat(key, "/b");
+    assert_int_equal(put(f, &d, key, "x").verdict, VERDICT_OK);
+    assert_int_equal(atomic_load(&fsyncs), f->cfg->file_depth + 2); /* each new folder, file, last folder */
+    atomic_store(&fsyncs, 0);
+    assert_int_equal(put(f, &d, key, "x").verdict, VERDICT_OK);
+    assert_int_equal(atomic_load(&fsyncs), 2);
+    /* Keys are bounded too: a prefix may come from a sink of another kind (sink.override). */
+    while (strlen(key) < 2 * 250) strcat(key, "/b");
+    atomic_store(&fsyncs, 0);
+    struct outcome o = put(f, &d, key, "x");
+    assert_int_equal(o.verdict, VERDICT_PERMANENT);
+    assert_int_equal(o.fault, FAULT_TENANT);
+    assert_int_equal(atomic_load(&fsyncs), 0);
+    drop(&d);
+    strcpy(end, "/c/\"}");
+    assert_false(parse(f, &file_sink, json, &d, &err));
+    assert_int_equal(err.fault, FAULT_TENANT);
 }
 
 static void a_missing_root_is_retried(void **state) {
@@ -400,6 +492,7 @@ int main(void) {
         TEST(writes_and_replaces),       TEST(paths),
         TEST(refused_without_a_root),    TEST(links_are_not_followed),
         TEST(what_is_in_the_way),        TEST(a_failing_disk_is_retried),
+        TEST(depth_is_bounded),          TEST(a_disk_that_hangs_holds_nobody),
         TEST(a_missing_root_is_retried), TEST(old_temporary_files_are_removed),
         TEST(override_destination),      TEST(internal_types_can_not_be_named),
         TEST(script_is_played_by_key),   TEST(hang_and_slow),
