@@ -20,13 +20,6 @@
 static atomic_int least = LOG_INFO;
 static atomic_bool as_json;
 
-void log_setup(enum log_level level, bool json) {
-    /* A closed stderr must cost lines, not the process. */
-    signal(SIGPIPE, SIG_IGN);
-    atomic_store(&as_json, json);
-    log_set_level(level);
-}
-
 void log_set_level(enum log_level level) {
     atomic_store(&least, (int)level);
 }
@@ -156,6 +149,25 @@ static void make_line(struct buf *line, enum log_level level, const struct log_l
     buf_puts(line, json ? "}\n" : "\n");
 }
 
+static size_t make_mark(char *ret, size_t size, unsigned long lines) {
+    struct buf line;
+    buf_init(&line, size);
+    make_line(&line, LOG_WARN, &(const struct log_line){"log lines lost", LOG_I("lines", lines)},
+              atomic_load_explicit(&as_json, memory_order_relaxed));
+    size_t n = line.n;
+    memcpy(ret, line.p, n);
+    buf_free(&line);
+    return n;
+}
+
+void log_setup(enum log_level level, bool json) {
+    /* A closed stderr must cost lines, not the process. */
+    signal(SIGPIPE, SIG_IGN);
+    atomic_store(&as_json, json);
+    log_out_setup(make_mark);
+    log_set_level(level);
+}
+
 /* One tenant can cause as many lines as it sends events. Of one kind of line at most LIMIT_LINES
  * are written in LIMIT_MS; the next one written says how many were not. Whoever debugs (trace,
  * debug) wants them all. */
@@ -206,18 +218,10 @@ static bool may_write(enum log_level level, const char *event, unsigned long *re
     return ok;
 }
 
-/* Appended lines go out one by one; the buffer is empty afterwards. */
-static void put_line(struct buf *line, unsigned long stands_for) {
-    log_out(line->p, line->n, stands_for);
+/* The buffer is empty afterwards. */
+static void put_line(struct buf *line) {
+    log_out(line->p, line->n);
     buf_clear(line);
-}
-
-static void put_lost(struct buf *line, bool json) {
-    unsigned long lines = log_out_lost();
-    if (!lines) return;
-    make_line(line, LOG_WARN, &(const struct log_line){"log lines lost", LOG_I("lines", lines)},
-              json);
-    put_line(line, lines);
 }
 
 void log_write(enum log_level level, const struct log_line *l) {
@@ -226,16 +230,15 @@ void log_write(enum log_level level, const struct log_line *l) {
     bool json = atomic_load_explicit(&as_json, memory_order_relaxed);
     struct buf line;
     buf_init(&line, LINE_MAX_BYTES);
-    put_lost(&line, json);
     if (left_out) {
         make_line(&line, level,
                   &(const struct log_line){"log lines left out", LOG_S("kind", l->event),
                                            LOG_I("lines", left_out)},
                   json);
-        put_line(&line, 1);
+        put_line(&line);
     }
     make_line(&line, level, l, json);
-    put_line(&line, 1);
+    put_line(&line);
     buf_wipe(&line);
 }
 
@@ -243,13 +246,6 @@ void log_write(enum log_level level, const struct log_line *l) {
 
 #define CRASH_FLUSH_MS 1000
 #define STOP_FLUSH_MS 2000
-
-static void tell_lost(void) {
-    struct buf line;
-    buf_init(&line, LINE_MAX_BYTES);
-    put_lost(&line, atomic_load_explicit(&as_json, memory_order_relaxed));
-    buf_free(&line);
-}
 
 /* The thread goes on meanwhile and writes what led here. Whatever the signal does by default comes
  * after this. */
@@ -260,7 +256,7 @@ static void on_crash(int signal_number) {
 
 void log_start(size_t buffer_bytes) {
     static const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-    if (!log_out_start(buffer_bytes, tell_lost)) return;
+    if (!log_out_start(buffer_bytes)) return;
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
         struct sigaction is, flush = {.sa_handler = on_crash, .sa_flags = (int)SA_RESETHAND};
         if (sigaction(signals[i], NULL, &is) == 0 && is.sa_handler == SIG_DFL)
@@ -274,7 +270,7 @@ void log_raw(const char *fmt, ...) {
     va_start(ap, fmt);
     int n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    if (n > 0) log_out(text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1, 0);
+    if (n > 0) log_out(text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1);
 }
 
 void log_flush(int ms) {

@@ -16,6 +16,7 @@
 #include "worker/buf.h"
 
 #define FLUSH_STEP_MS 2
+#define MARK_MAX 512
 #define STUCK_MS 100 /* without the thread: how long a stderr that takes nothing is waited for */
 
 /* What stands before each line in the ring. */
@@ -35,7 +36,7 @@ static struct {
     atomic_bool threaded, stop, broken; /* broken: the last line was not taken by stderr */
     pthread_t thread;
     sem_t more;
-    void (*tell)(void);
+    log_mark_fn *mark;
 } out = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 static atomic_ulong lost;
 
@@ -101,6 +102,22 @@ static void write_next(void) {
     atomic_store(&out.written, at + sizeof h + h.n);
 }
 
+/* stands_for: how many lines are lost when this one is. Under the mutex. */
+static bool put(const char *line, size_t n, unsigned long stands_for) {
+    struct iovec v[2] = {{(void *)(uintptr_t)line, n}, {NULL, 0}};
+    struct head h = {(uint32_t)n, (uint32_t)stands_for};
+    return atomic_load(&out.threaded) ? take(line, h) : put_pieces(v, STUCK_MS);
+}
+
+/* Lines that were lost are told of before the next one. Under the mutex. */
+static void put_mark(void) {
+    char line[MARK_MAX];
+    unsigned long lines = atomic_load_explicit(&lost, memory_order_relaxed);
+    if (!lines || !out.mark) return;
+    lines = atomic_exchange(&lost, 0);
+    if (!put(line, out.mark(line, sizeof line, lines), lines)) atomic_fetch_add(&lost, lines);
+}
+
 static bool all_written(void) {
     return atomic_load(&out.written) == atomic_load(&out.put);
 }
@@ -111,28 +128,29 @@ static void *writer_main(void *arg) {
         while (sem_wait(&out.more) != 0) continue;
         while (!all_written()) write_next();
         /* A stderr that is gone is not told that it is gone. */
-        if (atomic_load(&lost) && !atomic_load(&out.broken)) out.tell();
+        if (atomic_load(&lost) && !atomic_load(&out.broken)) {
+            pthread_mutex_lock(&out.mutex);
+            put_mark();
+            pthread_mutex_unlock(&out.mutex);
+        }
+        while (!all_written()) write_next();
         if (atomic_load(&out.stop) && all_written()) return NULL;
     }
 }
 
 /* ---- */
 
-void log_out(const char *line, size_t n, unsigned long stands_for) {
-    struct iovec v[2] = {{(void *)(uintptr_t)line, n}, {NULL, 0}};
-    pthread_mutex_lock(&out.mutex);
-    bool threaded = atomic_load(&out.threaded);
-    bool ok = threaded ? take(line, (struct head){(uint32_t)n, (uint32_t)stands_for})
-                       : put_pieces(v, STUCK_MS);
-    pthread_mutex_unlock(&out.mutex);
-    if (!ok)
-        atomic_fetch_add(&lost, stands_for);
-    else if (threaded)
-        sem_post(&out.more);
+void log_out_setup(log_mark_fn *mark) {
+    out.mark = mark;
 }
 
-unsigned long log_out_lost(void) {
-    return atomic_load_explicit(&lost, memory_order_relaxed) ? atomic_exchange(&lost, 0) : 0;
+void log_out(const char *line, size_t n) {
+    pthread_mutex_lock(&out.mutex);
+    put_mark();
+    if (!put(line, n, 1)) atomic_fetch_add(&lost, 1);
+    bool threaded = atomic_load(&out.threaded);
+    pthread_mutex_unlock(&out.mutex);
+    if (threaded) sem_post(&out.more);
 }
 
 bool log_out_flush(int ms) {
@@ -141,12 +159,11 @@ bool log_out_flush(int ms) {
     return all_written();
 }
 
-bool log_out_start(size_t bytes, void (*tell)(void)) {
+bool log_out_start(size_t bytes) {
     if (atomic_load(&out.threaded)) return true; /* one was left behind: it goes on */
     sigset_t all, before;
     out.size = bytes;
     out.ring = xmalloc(bytes);
-    out.tell = tell;
     out.full = false;
     atomic_store(&out.put, 0);
     atomic_store(&out.written, 0);
