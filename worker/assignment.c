@@ -6,6 +6,7 @@
 
 #include "worker/lane.h"
 #include "worker/log.h"
+#include "worker/topics.h"
 
 #define COMMITTED_TIMEOUT_MS 200
 #define WATERMARK_TIMEOUT_MS 2000
@@ -26,18 +27,13 @@ static struct partition *find_named(struct lane *lane, const char *topic, int32_
     return NULL;
 }
 
-/* Kind and source topic of a topic that we subscribed to. */
+/* Kind and source topic of a topic that we subscribed to: by its name alone, since a retry topic
+ * stays one when its delay is not configured any more. */
 static void classify(const struct lane *lane, struct partition *p) {
-    p->kind = PARTITION_SOURCE;
-    snprintf(p->base, sizeof p->base, "%s", p->topic);
-    for (size_t i = 0; i < lane->cfg->retry_delays.n; i++) {
-        char suffix[64];
-        int n = snprintf(suffix, sizeof suffix, ".retry.%s", lane->cfg->retry_delays.v[i]);
-        size_t len = strlen(p->topic);
-        if (n < 0 || len <= (size_t)n || strcmp(p->topic + len - (size_t)n, suffix) != 0) continue;
-        p->base[len - (size_t)n] = '\0';
-        p->kind = PARTITION_RETRY;
-    }
+    size_t base;
+    p->kind = topic_kind(p->topic, &base) == TOPIC_RETRY ? PARTITION_RETRY : PARTITION_SOURCE;
+    p->leftover = p->kind == PARTITION_RETRY && topic_is_leftover(lane->cfg, p->topic);
+    snprintf(p->base, sizeof p->base, "%.*s", (int)base, p->topic);
 }
 
 static struct partition *partition_new(struct lane *lane, const char *topic, int32_t id) {

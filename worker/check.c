@@ -105,7 +105,7 @@ static bool all_there(const struct topic_list *sources) {
 
 static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     const struct config *c = ret->cfg;
-    if (!topics_list(rk, TIMEOUT_MS, &ret->all, err)) return EX_UNAVAILABLE;
+    if (!topics_list(rk, TIMEOUT_MS, NULL, &ret->all, err)) return EX_UNAVAILABLE;
     if (!topics_resolve(c, &ret->all, &ret->sources, err)) return EX_CONFIG;
     if (!topics_missing(c, &ret->all, &ret->sources, &ret->missing, err)) return EX_CONFIG;
     ret->listed = true;

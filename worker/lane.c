@@ -116,6 +116,7 @@ static void take_config(struct lane *lane) {
     const struct config *cfg = atomic_load(&lane->shared->cfg);
     if (cfg == lane->cfg) return;
     lane->cfg = lane->sinks.cfg = cfg;
+    atomic_store(&lane->taken, cfg);
     router_reconfigure(lane->router, cfg);
     dispatch_reconfigure(lane->dispatch, cfg);
     http_reconfigure(lane->http, cfg);
@@ -363,6 +364,7 @@ struct lane *lane_start(const struct config *cfg, const struct worker_shared *sh
                         struct buf *err) {
     struct lane *lane = xcalloc(1, sizeof *lane);
     lane->cfg = cfg;
+    atomic_store(&lane->taken, cfg);
     lane->shared = shared;
     lane->id = id;
     lane->schedule = (struct schedule){cfg->retry_delays_ms, cfg->retry_delays.n};

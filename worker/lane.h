@@ -34,6 +34,7 @@ struct partition {
     char base[TOPIC_MAX + 1]; /* the source topic it belongs to */
     int32_t id;
     enum partition_kind kind;
+    bool leftover;   /* a retry topic whose delay is not configured any more */
     uint64_t serial; /* of this assignment: a result for another one is only counted */
     rd_kafka_queue_t *queue;
     bool loaded; /* committed offset and metadata are known */
@@ -69,6 +70,7 @@ struct partition {
 
 struct lane {
     const struct config *cfg;
+    _Atomic(const struct config *) taken; /* the same, for the main thread */
     const struct worker_shared *shared;
     int id;
     pthread_t thread;
@@ -117,9 +119,11 @@ struct lane {
 
 /* What the main thread gives all lanes: the topics to consume, replaced as a whole under a lock. */
 struct worker_shared {
-    _Atomic(const struct config *) cfg; /* in force; replaced on SIGHUP, the old one lives on */
+    /* In force; replaced on SIGHUP, the old one lives on until no lane uses it any more. */
+    _Atomic(const struct config *) cfg;
     pthread_mutex_t mutex;
-    struct list topics; /* source topics, sorted */
+    struct list topics;  /* source topics, sorted */
+    struct list retries; /* their retry topics, those of delays no longer configured included */
     int64_t sources;    /* partitions of the source topics */
     int64_t partitions; /* theirs and those of their retry topics */
     uint64_t version;
@@ -128,6 +132,7 @@ struct worker_shared {
     struct troubles *troubles;
     int ended_fd;              /* an eventfd, written by each lane that ends */
     atomic_bool reload_failed; /* the last SIGHUP changed nothing */
+    atomic_bool look; /* a lane misses one of runsink's own topics: ended_fd is written too */
 };
 
 enum lane_command { LANE_GO, LANE_DRAIN };

@@ -261,6 +261,7 @@ static void print_help(FILE *f) {
 }
 
 static int call(const struct command *cmd, int argc, char **argv) {
+    if (cmd->fn == command_run) run_hold_signals();
     struct config *c = cmd->configured ? command_config() : NULL;
     if (cmd->configured && !c) return EX_CONFIG;
     int rc = cmd->fn(c, argc, argv);

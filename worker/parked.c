@@ -93,6 +93,11 @@ static void add_parked(struct look *l, const struct requeue *r, int64_t time_ms)
     memcpy(row->why, r->why, sizeof row->why);
 }
 
+static void count_leftover(struct overview *o, const char *topic) {
+    for (size_t i = 0; i < o->n_leftovers; i++)
+        if (strcmp(o->leftovers[i].topic, topic) == 0) o->leftovers[i].n++;
+}
+
 static bool on_parked(void *context, rd_kafka_message_t *m) {
     struct look *l = context;
     struct arena arena = {0};
@@ -101,13 +106,22 @@ static bool on_parked(void *context, rd_kafka_message_t *m) {
     const char *unused;
     if (!m) return true;
     reader_record(m, &arena, &rec);
-    if (!requeue_parse(rec.headers, rec.n_headers, &r, &unused) || r.died_ms)
+    if (!requeue_parse(rec.headers, rec.n_headers, &r, &unused) || r.died_ms) {
         l->o->unreadable++;
-    else if (!r.group[0] || strcmp(r.group, l->cfg->group) == 0)
+    } else if (!r.group[0] || strcmp(r.group, l->cfg->group) == 0) {
         add_parked(l, &r, rd_kafka_message_timestamp(m, NULL));
+        count_leftover(l->o, rd_kafka_topic_name(m->rkt));
+    }
     arena_free(&arena);
     rd_kafka_message_destroy(m);
     return ++l->read < RECORDS_MAX;
+}
+
+static void add_leftover(struct overview *o, const char *topic) {
+    o->leftovers = grow(o->leftovers, o->n_leftovers, sizeof *o->leftovers);
+    struct leftover_row *row = &o->leftovers[o->n_leftovers++];
+    *row = (struct leftover_row){.n = 0};
+    snprintf(row->topic, sizeof row->topic, "%s", topic);
 }
 
 /* The partitions of the retry topics of the source at hand, whatever their delay. */
@@ -117,8 +131,10 @@ static rd_kafka_topic_partition_list_t *retry_partitions(const struct look *l) {
         const struct topic *t = &l->all->v[i];
         size_t base;
         if (topic_kind(t->name, &base) == TOPIC_RETRY && base == strlen(l->source) &&
-            strncmp(t->name, l->source, base) == 0 && t->partitions)
+            strncmp(t->name, l->source, base) == 0 && t->partitions) {
             rd_kafka_topic_partition_list_add_range(list, t->name, 0, t->partitions - 1);
+            if (topic_is_leftover(l->cfg, t->name)) add_leftover(l->o, t->name);
+        }
     }
     return list;
 }
@@ -342,6 +358,7 @@ int overview_read(const struct config *cfg, rd_kafka_t *rk, const struct topic_l
 }
 
 void overview_free(struct overview *o) {
+    free(o->leftovers);
     free(o->parked);
     free(o->dead);
     *o = (struct overview){0};

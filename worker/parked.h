@@ -28,7 +28,15 @@ struct dead_row {
     int64_t since_ms, last_ms; /* times of death */
 };
 
+/* A retry topic whose delay is not configured any more. */
+struct leftover_row {
+    char topic[TOPIC_MAX + 1];
+    uint64_t n; /* records that wait in it; of this group */
+};
+
 struct overview {
+    struct leftover_row *leftovers;
+    size_t n_leftovers;
     struct parked_row *parked; /* most first */
     struct dead_row *dead;
     size_t n_parked, n_dead;

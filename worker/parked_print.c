@@ -39,6 +39,21 @@ static void print_parked(const struct overview *o, int64_t now_ms, FILE *f) {
         fprintf(f, "  and %zu more destinations (--json lists them)\n", o->n_parked - ROWS_SHOWN);
 }
 
+static void print_leftovers(const struct overview *o, FILE *f) {
+    if (o->n_leftovers)
+        fprintf(f, "\nretry topics whose delay is not in retry.delays any more: %zu\n",
+                o->n_leftovers);
+    for (size_t i = 0; i < o->n_leftovers; i++) {
+        const struct leftover_row *r = &o->leftovers[i];
+        fprintf(f, "  %s: ", r->topic);
+        if (r->n || o->more_waiting)
+            fprintf(f, "%s%" PRIu64 " records wait in it, and run reads them\n",
+                    o->more_waiting ? "at least " : "", r->n);
+        else
+            fputs("empty for this group: delete it once no worker parks into it any more\n", f);
+    }
+}
+
 static void print_dead(const struct overview *o, FILE *f) {
     char since[32], last[32];
     fprintf(f, "\ndead letters that did not go back: %s%" PRIu64 "%s\n",
@@ -60,6 +75,7 @@ static void print_dead(const struct overview *o, FILE *f) {
 
 void overview_print(const struct overview *o, int64_t now_ms, FILE *f) {
     print_parked(o, now_ms, f);
+    print_leftovers(o, f);
     print_dead(o, f);
     if (o->unreadable)
         fprintf(f, "%" PRIu64 " records of these topics are not runsink's\n", o->unreadable);
@@ -86,6 +102,12 @@ void overview_json(const struct overview *o, struct buf *b) {
         put_text(b, "why", r->why);
         buf_printf(b, "\"records\":%" PRIu64 ",\"since\":%" PRId64 ",\"due\":%" PRId64 "}", r->n,
                    r->since_ms, r->due_ms);
+    }
+    buf_puts(b, "],\"leftovers\":[");
+    for (size_t i = 0; i < o->n_leftovers; i++) {
+        buf_puts(b, i ? ",{" : "{");
+        put_text(b, "topic", o->leftovers[i].topic);
+        buf_printf(b, "\"records\":%" PRIu64 "}", o->leftovers[i].n);
     }
     buf_printf(b,
                "]},\"dead\":{\"records\":%" PRIu64

@@ -99,7 +99,7 @@ static bool find_topics(struct redrive *r, struct redrive_source *src) {
 
 static bool list_sources(struct redrive *r) {
     struct topic_list l = {0};
-    if (!topics_list(r->rk, BROKER_TIMEOUT_MS, &r->all, &r->err)) return false;
+    if (!topics_list(r->rk, BROKER_TIMEOUT_MS, NULL, &r->all, &r->err)) return false;
     if (r->topic) {
         l.v = xcalloc(1, sizeof *l.v);
         l.v[l.n++] = (struct topic){.name = xstrdup(r->topic)};

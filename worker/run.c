@@ -15,6 +15,7 @@
 #include "sinks/file.h"
 #include "sinks/http.h"
 #include "worker/admin.h"
+#include "worker/clock.h"
 #include "worker/command.h"
 #include "worker/kafka.h"
 #include "worker/lane.h"
@@ -24,13 +25,22 @@
 #include "worker/topics.h"
 
 #define BROKER_TIMEOUT_MS 30000
-#define RELOADS_MAX 1000
+#define WAIT_SLICE_MS 200
+#define REFRESH_MS 300000 /* where nothing new can match, what there is may still change */
+#define LOOK_PAUSE_MS 5000
+#define KEEP_CONFIG_MS 60000
 #define END_CHECK_MS 500 /* how often --until-end asks about partitions that are not ours */
 
+/* A configuration that was in force. Lanes look at it until their next turn, and transfers until
+ * they end. */
+struct replaced {
+    struct config *cfg;
+    int64_t at_ms;
+};
+
 struct worker {
-    struct config
-        *cfg; /* in force; those it replaced are kept, since lanes may still look at them */
-    struct config *replaced[RELOADS_MAX];
+    struct config *first, *cfg; /* the caller's, and the one in force */
+    struct replaced *replaced;  /* oldest first */
     size_t n_replaced;
     reload_fn *reload;
     struct worker_shared shared;
@@ -42,7 +52,13 @@ struct worker {
     struct watchdog *watchdog; /* NULL: switched off */
     int signal_fd;
     bool draining;
+    int64_t refreshed_ms; /* when the topics were looked at last */
+    char refresh_error[256];
 };
+
+static int64_t now_ms(void) {
+    return clock_ms(CLOCK_MONOTONIC);
+}
 
 /* ---- topics ---- */
 
@@ -53,30 +69,46 @@ static bool same_topics(const struct list *a, const struct topic_list *b) {
     return true;
 }
 
-static int64_t count_partitions(const struct config *cfg, const struct topic_list *sources) {
+static void free_names(struct list *l) {
+    for (size_t i = 0; i < l->n; i++) free(l->v[i]);
+    free(l->v);
+    *l = (struct list){0};
+}
+
+/* Whether they are other ones than before. */
+static bool take_names(struct list *l, const struct topic_list *topics) {
+    if (same_topics(l, topics)) return false;
+    free_names(l);
+    l->v = xcalloc(topics->n, sizeof(char *));
+    for (size_t i = 0; i < topics->n; i++) l->v[l->n++] = xstrdup(topics->v[i].name);
+    return true;
+}
+
+static int64_t count_partitions(const struct topic_list *l) {
     int64_t n = 0;
-    for (size_t i = 0; i < sources->n; i++) {
-        int64_t own = sources->v[i].partitions;
-        int64_t retry = cfg->topics_partitions ? cfg->topics_partitions : own;
-        n += own + retry * (int64_t)cfg->retry_delays.n;
-    }
+    for (size_t i = 0; i < l->n; i++) n += l->v[i].partitions;
     return n;
 }
 
-static void set_topics(struct worker *w, const struct topic_list *sources) {
+static void tell_leftovers(const struct worker *w) {
+    const struct list *l = &w->shared.retries;
+    for (size_t i = 0; i < l->n; i++)
+        if (topic_is_leftover(w->cfg, l->v[i]))
+            log_info("retry.delays has no such delay any more; what waits there is read until "
+                     "somebody deletes the topic (`runsink check` says when it is empty)",
+                     LOG_S("topic", l->v[i]));
+}
+
+static void set_topics(struct worker *w, const struct topic_list *sources,
+                       const struct topic_list *retries) {
     pthread_mutex_lock(&w->shared.mutex);
-    w->shared.partitions = count_partitions(w->cfg, sources);
-    w->shared.sources = 0;
-    for (size_t i = 0; i < sources->n; i++) w->shared.sources += sources->v[i].partitions;
-    if (!same_topics(&w->shared.topics, sources)) {
-        struct list *l = &w->shared.topics;
-        for (size_t i = 0; i < l->n; i++) free(l->v[i]);
-        free(l->v);
-        *l = (struct list){.v = xcalloc(sources->n, sizeof(char *))};
-        for (size_t i = 0; i < sources->n; i++) l->v[l->n++] = xstrdup(sources->v[i].name);
-        w->shared.version++;
-        for (size_t i = 0; i < l->n; i++) log_info("consuming", LOG_S("topic", l->v[i]));
-    }
+    struct list *l = &w->shared.topics;
+    w->shared.sources = count_partitions(sources);
+    w->shared.partitions = w->shared.sources + count_partitions(retries);
+    bool other = take_names(l, sources), others = take_names(&w->shared.retries, retries);
+    w->shared.version += other || others;
+    for (size_t i = 0; other && i < l->n; i++) log_info("consuming", LOG_S("topic", l->v[i]));
+    if (others) tell_leftovers(w);
     pthread_mutex_unlock(&w->shared.mutex);
 }
 
@@ -91,26 +123,41 @@ static bool all_there(const struct topic_list *sources, struct buf *err) {
     return ok;
 }
 
+/* Somebody wants the process to end: then no wait for a broker goes on. The signal stays pending
+ * until take_signal() reads it. */
+static bool told_to_stop(void) {
+    sigset_t pending;
+    return sigpending(&pending) == 0 &&
+           (sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1);
+}
+
 /* Finds the sources and makes runsink's own topics for them. The exit code for a start that fails.
  */
 static int refresh_topics(struct worker *w, bool start, struct buf *err) {
-    struct topic_list all = {0}, sources = {0};
+    struct topic_list all = {0}, sources = {0}, retries = {0};
     int rc = EX_OK;
-    if (!topics_list(w->admin, BROKER_TIMEOUT_MS, &all, err))
+    w->refreshed_ms = now_ms();
+    if (!topics_list(w->admin, BROKER_TIMEOUT_MS, told_to_stop, &all, err))
         rc = EX_UNAVAILABLE;
     else if (!topics_resolve(w->cfg, &all, &sources, err))
         rc = EX_CONFIG;
     else if (start && !all_there(&sources, err))
         rc = EX_UNAVAILABLE; /* it may be made yet */
-    else if (!topics_create_missing(w->admin, w->cfg, &sources, BROKER_TIMEOUT_MS, err))
-        rc = EX_CONFIG;
-    if (rc == EX_OK) set_topics(w, &sources);
+    else
+        rc = topics_create_missing(w->admin, w->cfg, &all, &sources, BROKER_TIMEOUT_MS,
+                                   told_to_stop, err);
+    if (rc == EX_OK) {
+        topics_retries(w->cfg, &all, &sources, &retries);
+        set_topics(w, &sources, &retries);
+    }
+    topic_list_free(&retries);
     topic_list_free(&sources);
     topic_list_free(&all);
     return rc;
 }
 
 static bool open_admin(struct worker *w, struct buf *err) {
+    if (w->admin) return true;
     char errstr[256];
     rd_kafka_conf_t *conf = kafka_conf_new(w->cfg, NULL, err);
     if (!conf) return false;
@@ -121,17 +168,31 @@ static bool open_admin(struct worker *w, struct buf *err) {
     return false;
 }
 
+static void close_admin(struct worker *w) {
+    if (w->admin) rd_kafka_destroy(w->admin);
+    w->admin = NULL;
+}
+
 /* ---- signals ---- */
+
+static bool hold_signals(sigset_t *set) {
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGHUP);
+    /* Blocked before any thread starts, so that all inherit it. */
+    return pthread_sigmask(SIG_BLOCK, set, NULL) == 0;
+}
+
+void run_hold_signals(void) {
+    sigset_t set;
+    hold_signals(&set);
+}
 
 static bool open_signals(struct worker *w) {
     sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
     signal(SIGPIPE, SIG_IGN);
-    /* Blocked before any thread starts, so that all inherit it. */
-    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0) return false;
+    if (!hold_signals(&set)) return false;
     w->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     return w->signal_fd >= 0;
 }
@@ -142,25 +203,54 @@ static void drain_all(struct worker *w) {
     for (int64_t i = 0; i < w->n_lanes; i++) lane_drain(w->lanes[i]);
 }
 
+/* Whether a lane may still look at what was replaced when it took this one, or a later one. */
+static bool is_in_use(const struct worker *w, size_t at) {
+    const struct replaced *r = &w->replaced[at];
+    if (now_ms() - r->at_ms < KEEP_CONFIG_MS + r->cfg->http_timeout) return true;
+    for (int64_t i = 0; i < w->n_lanes; i++) {
+        const struct config *taken = atomic_load(&w->lanes[i]->taken);
+        if (atomic_load(&w->lanes[i]->state) != LANE_RUNNING) continue;
+        for (size_t j = 0; j <= at; j++)
+            if (taken == w->replaced[j].cfg) return true;
+    }
+    return false;
+}
+
+static void free_replaced(struct worker *w, bool all) {
+    size_t n = 0;
+    while (n < w->n_replaced && (all || !is_in_use(w, n))) {
+        if (w->replaced[n].cfg != w->first) config_free(w->replaced[n].cfg);
+        n++;
+    }
+    if (n) memmove(w->replaced, w->replaced + n, (w->n_replaced -= n) * sizeof *w->replaced);
+}
+
+static void replace(struct worker *w, struct config *fresh) {
+    free_replaced(w, false);
+    if ((w->n_replaced & (w->n_replaced - 1)) == 0) /* full at each power of two */
+        w->replaced = xrealloc(w->replaced, (w->n_replaced ? 2 * w->n_replaced : 1) *
+                                                sizeof *w->replaced);
+    w->replaced[w->n_replaced++] = (struct replaced){w->cfg, now_ms()};
+    w->cfg = fresh;
+    atomic_store(&w->shared.cfg, fresh);
+}
+
 /* SIGHUP: the lanes take the new configuration over at their next turn. */
 static void reload(struct worker *w) {
     struct buf taken, ignored, err;
     buf_init(&taken, 65536);
     buf_init(&ignored, 65536);
     buf_init(&err, 65536);
-    bool can = w->reload && w->n_replaced < RELOADS_MAX;
-    struct config *fresh = can ? w->reload(w->cfg, &taken, &ignored, &err) : NULL;
+    struct config *fresh = w->reload ? w->reload(w->cfg, &taken, &ignored, &err) : NULL;
     atomic_store(&w->shared.reload_failed, !fresh);
     if (!fresh) {
         log_error("the configuration could not be read anew; the one in force stays",
-                  LOG_S("error", can ? buf_cstr(&err) : "start the process anew"));
+                  LOG_S("error", buf_cstr(&err)));
     } else {
         log_set_level((enum log_level)fresh->log_level);
         log_info("configuration read anew", LOG_S("changed", buf_cstr(&taken)),
                  LOG_S("needs_restart", buf_cstr(&ignored)));
-        w->replaced[w->n_replaced++] = w->cfg;
-        w->cfg = fresh;
-        atomic_store(&w->shared.cfg, fresh);
+        replace(w, fresh);
     }
     buf_free(&taken);
     buf_free(&ignored);
@@ -199,23 +289,39 @@ static int64_t lanes_running(const struct worker *w, bool *ret_failed) {
     return running;
 }
 
-static void refresh_later(struct worker *w) {
-    struct buf err;
-    buf_init(&err, 65536);
-    if (refresh_topics(w, false, &err) != EX_OK) log_warn("topics", LOG_S("error", buf_cstr(&err)));
-    buf_free(&err);
-}
-
 static bool has_pattern(const struct config *cfg) {
     for (size_t i = 0; i < cfg->topics.n; i++)
         if (cfg->topics.v[i][0] == '^') return true;
     return false;
 }
 
-static int64_t now_ms(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+/* A client costs threads, connections and a sixth of what an idle process takes: it is there for as
+ * long as it is needed. */
+static void rest_admin(struct worker *w) {
+    if (!has_pattern(w->cfg) && !w->shared.until_end) close_admin(w);
+}
+
+/* The same problem is told once. */
+static void refresh_later(struct worker *w) {
+    struct buf err;
+    buf_init(&err, 65536);
+    bool ok = open_admin(w, &err) && refresh_topics(w, false, &err) == EX_OK;
+    if (!ok && !told_to_stop() && strncmp(w->refresh_error, buf_cstr(&err), 255) != 0)
+        log_warn("topics", LOG_S("error", buf_cstr(&err)));
+    snprintf(w->refresh_error, sizeof w->refresh_error, "%s", ok ? "" : buf_cstr(&err));
+    w->refreshed_ms = now_ms();
+    rest_admin(w);
+    buf_free(&err);
+}
+
+/* How long until the topics are to be looked at again, ms: now and then, and soon when a lane has
+ * found one of runsink's own gone. */
+static int refresh_wait_ms(const struct worker *w) {
+    int64_t every = w->cfg->topics_refresh;
+    if (!has_pattern(w->cfg) && every < REFRESH_MS) every = REFRESH_MS;
+    if (atomic_load(&w->shared.look) && every > LOOK_PAUSE_MS) every = LOOK_PAUSE_MS;
+    int64_t left = w->refreshed_ms + every - now_ms();
+    return left > 0 ? (int)left : 0;
 }
 
 static void sum_lanes(const struct worker *w, uint64_t totals[COUNTERS]) {
@@ -268,7 +374,9 @@ static bool group_covers(struct worker *w, int64_t ours) {
     rd_kafka_AdminOptions_t *options =
         rd_kafka_AdminOptions_new(w->admin, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);
     rd_kafka_DescribeConsumerGroups(w->admin, &name, 1, options, queue);
-    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, BROKER_TIMEOUT_MS);
+    rd_kafka_event_t *event = NULL;
+    for (int ms = 0; !event && ms < BROKER_TIMEOUT_MS && !told_to_stop(); ms += WAIT_SLICE_MS)
+        event = rd_kafka_queue_poll(queue, WAIT_SLICE_MS);
     const rd_kafka_DescribeConsumerGroups_result_t *result =
         event ? rd_kafka_event_DescribeConsumerGroups_result(event) : NULL;
     size_t n = 0;
@@ -303,17 +411,15 @@ static void end_when_done(struct worker *w) {
 /* Until all lanes have ended. A lane that fails takes the others along: the process is started anew
  * by whoever watches it. */
 static bool watch(struct worker *w) {
-    bool failed = false, pattern = has_pattern(w->cfg), meter_on = w->shared.until_end;
-    int64_t refreshed = now_ms();
+    bool failed = false, meter_on = w->shared.until_end;
     struct progress_meter meter;
-    struct heartbeat heartbeat = {.last_ms = refreshed};
-    progress_begin(&meter, refreshed);
+    struct heartbeat heartbeat = {.last_ms = now_ms()};
+    progress_begin(&meter, now_ms());
     while (lanes_running(w, &failed) > 0) {
         if (failed) drain_all(w);
         struct pollfd fds[] = {{.fd = w->signal_fd, .events = POLLIN},
                                {.fd = w->shared.ended_fd, .events = POLLIN}};
-        int64_t left = refreshed + w->cfg->topics_refresh - now_ms();
-        int wait = pattern && !w->draining ? (int)(left > 0 ? left : 0) : -1;
+        int wait = w->draining ? -1 : refresh_wait_ms(w);
         if (meter_on) wait = sooner(wait, progress_wait_ms(&meter, now_ms()));
         wait = sooner(wait, heartbeat_wait_ms(&heartbeat, w->cfg->log_heartbeat, now_ms()));
         if (w->shared.until_end && !w->draining) wait = sooner(wait, END_CHECK_MS);
@@ -325,9 +431,9 @@ static bool watch(struct worker *w) {
         if (meter_on && progress_wait_ms(&meter, now_ms()) == 0) show_progress(w, &meter);
         if (heartbeat_wait_ms(&heartbeat, w->cfg->log_heartbeat, now_ms()) == 0)
             show_heartbeat(w, &heartbeat);
-        if (!pattern || w->draining || now_ms() < refreshed + w->cfg->topics_refresh) continue;
+        if (w->draining || refresh_wait_ms(w) > 0) continue;
+        atomic_store(&w->shared.look, false);
         refresh_later(w);
-        refreshed = now_ms();
     }
     if (meter_on) {
         show_progress(w, &meter);
@@ -397,19 +503,14 @@ static bool try_kafka(const struct config *cfg, struct buf *err) {
     return conf != NULL;
 }
 
-static void close_admin(struct worker *w) {
-    if (w->admin) rd_kafka_destroy(w->admin);
-    w->admin = NULL;
-}
-
 static void worker_free(struct worker *w) {
     close_admin(w);
-    /* The first belongs to the caller, the others were made here. */
-    if (w->n_replaced) config_free(w->cfg);
-    for (size_t i = 1; i < w->n_replaced; i++) config_free(w->replaced[i]);
+    free_replaced(w, true);
+    free(w->replaced);
+    if (w->cfg != w->first) config_free(w->cfg);
     ledger_signer_free(w->signer);
-    for (size_t i = 0; i < w->shared.topics.n; i++) free(w->shared.topics.v[i]);
-    free(w->shared.topics.v);
+    free_names(&w->shared.topics);
+    free_names(&w->shared.retries);
     pthread_mutex_destroy(&w->shared.mutex);
     troubles_free(w->shared.troubles);
     if (w->signal_fd >= 0) close(w->signal_fd);
@@ -453,8 +554,7 @@ static int begin(struct worker *w, struct buf *err) {
     if (!admin_open(w->cfg, &w->server, err)) return EX_CONFIG;
     int rc = refresh_topics(w, true, err);
     if (rc != EX_OK) return rc;
-    /* A client costs threads, connections and a sixth of what an idle process takes. */
-    if (!has_pattern(w->cfg) && !w->shared.until_end) close_admin(w);
+    rest_admin(w);
     if (!start_lanes(w, err)) return EX_CONFIG;
     if (!start_watchdog(w, err)) return EX_OSERR;
     return admin_serve(w->server, w->lanes, (size_t)w->n_lanes, err) ? EX_OK : EX_OSERR;
@@ -462,7 +562,7 @@ static int begin(struct worker *w, struct buf *err) {
 
 int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
                uint64_t totals[COUNTERS]) {
-    struct worker w = {.cfg = cfg, .reload = reload_config, .signal_fd = -1};
+    struct worker w = {.first = cfg, .cfg = cfg, .reload = reload_config, .signal_fd = -1};
     w.shared = (struct worker_shared){.until_end = until_end, .ended_fd = -1};
     atomic_store(&w.shared.cfg, cfg);
     w.shared.troubles = troubles_new();
@@ -475,12 +575,17 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     http_global_init();
     int rc = begin(&w, &err);
     bool ok = rc == EX_OK && watch(&w);
-    if (rc != EX_OK) log_error("runsink can't start", LOG_S("error", buf_cstr(&err)));
+    bool stopped = rc != EX_OK && told_to_stop();
+    if (stopped)
+        log_info("stopped before it had started: nothing was read");
+    else if (rc != EX_OK)
+        log_error("runsink can't start", LOG_S("error", buf_cstr(&err)));
     stop_lanes(&w, totals);
     if (rc == EX_OK) report(totals);
     worker_free(&w);
     buf_free(&err);
     log_stop();
+    if (stopped) return until_end ? EX_TEMPFAIL : EX_OK;
     if (rc != EX_OK) return rc;
     if (!ok) return EX_SOFTWARE;
     /* Something waits in a retry topic, or was parked by this run and has not come back; one lane

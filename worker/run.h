@@ -12,6 +12,9 @@ typedef struct config *reload_fn(const struct config *now, struct buf *taken, st
 /* Whether run_worker() would take the configuration (finished), as far as this machine can tell;
  * why not is appended to err. */
 bool run_check(const struct config *, struct buf *err);
+/* First of all: from then on a signal waits until run_worker() takes it. */
+void run_hold_signals(void);
+
 /* Runs until a signal, or with until_end until the ends seen at the start are settled. totals gets
  * the sums of the lanes' counters. Returns the exit code. */
 int run_worker(struct config *, reload_fn *, bool until_end, uint64_t totals[COUNTERS]);

@@ -199,6 +199,7 @@ static void copy_partitions(struct lane *lane, struct lane_snapshot *s) {
         to->id = p->id;
         to->lane = lane->id;
         to->retry = p->kind == PARTITION_RETRY;
+        to->leftover = p->leftover;
         to->loaded = p->loaded;
         to->state = state_of(lane, p);
         to->committed = p->loaded && !p->begins ? p->committed : -1;

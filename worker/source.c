@@ -154,16 +154,11 @@ static void subscribe(struct lane *lane) {
     pthread_mutex_lock(&shared->mutex);
     rd_kafka_topic_partition_list_t *list = NULL;
     if (lane->subscribed != shared->version) {
-        list = rd_kafka_topic_partition_list_new((int)shared->topics.n);
-        for (size_t i = 0; i < shared->topics.n; i++) {
-            const char *base = shared->topics.v[i];
-            rd_kafka_topic_partition_list_add(list, base, RD_KAFKA_PARTITION_UA);
-            for (size_t t = 0; t < lane->cfg->retry_delays.n; t++) {
-                char topic[TOPIC_MAX + 1];
-                if (topic_retry(base, lane->cfg->retry_delays.v[t], topic))
-                    rd_kafka_topic_partition_list_add(list, topic, RD_KAFKA_PARTITION_UA);
-            }
-        }
+        list = rd_kafka_topic_partition_list_new((int)(shared->topics.n + shared->retries.n));
+        for (size_t i = 0; i < shared->topics.n; i++)
+            rd_kafka_topic_partition_list_add(list, shared->topics.v[i], RD_KAFKA_PARTITION_UA);
+        for (size_t i = 0; i < shared->retries.n; i++)
+            rd_kafka_topic_partition_list_add(list, shared->retries.v[i], RD_KAFKA_PARTITION_UA);
         lane->subscribed = shared->version;
     }
     pthread_mutex_unlock(&shared->mutex);

@@ -134,6 +134,7 @@ static void partition(const struct snapshot_partition *p, struct buf *out) {
     text(out, "topic", p->topic);
     number(out, "partition", p->id);
     truth(out, "retry", p->retry);
+    truth(out, "leftover", p->leftover);
     text(out, "state", p->state);
     number(out, "committed", p->committed);
     number(out, "end", p->end);

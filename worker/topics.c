@@ -3,6 +3,15 @@
 #include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sysexits.h>
+
+#include "worker/clock.h"
+
+/* How long one wait for the broker lasts before it is asked whether to stop. A request for the
+ * list of topics can't be looked at meanwhile, so the first ones are short. */
+#define SLICE_MS 200
+#define LIST_MIN_MS 500
+#define LIST_MAX_MS 4000
 
 /* Created topics keep what they hold until it was read or an operator decides: a parked event lost
  * to retention would be lost for good. */
@@ -91,9 +100,24 @@ static void add(struct topic_list *l, const char *name, int partitions) {
     l->v[l->n++] = (struct topic){xstrdup(name), partitions};
 }
 
-bool topics_list(rd_kafka_t *rk, int timeout_ms, struct topic_list *ret, struct buf *err) {
+static rd_kafka_resp_err_t ask_topics(rd_kafka_t *rk, int timeout_ms, topics_stop_fn *stop,
+                                      const struct rd_kafka_metadata **ret) {
+    int64_t now = clock_ms(CLOCK_MONOTONIC), end = now + timeout_ms;
+    rd_kafka_resp_err_t rc = RD_KAFKA_RESP_ERR__TIMED_OUT;
+    for (int wait = stop ? LIST_MIN_MS : timeout_ms; now < end; now = clock_ms(CLOCK_MONOTONIC)) {
+        rc = rd_kafka_metadata(rk, 1, NULL, ret, wait < end - now ? wait : (int)(end - now));
+        if ((rc != RD_KAFKA_RESP_ERR__TIMED_OUT && rc != RD_KAFKA_RESP_ERR__TRANSPORT) ||
+            (stop && stop()))
+            break;
+        if (wait < LIST_MAX_MS) wait *= 2;
+    }
+    return rc;
+}
+
+bool topics_list(rd_kafka_t *rk, int timeout_ms, topics_stop_fn *stop, struct topic_list *ret,
+                 struct buf *err) {
     const struct rd_kafka_metadata *m;
-    rd_kafka_resp_err_t rc = rd_kafka_metadata(rk, 1, NULL, &m, timeout_ms);
+    rd_kafka_resp_err_t rc = ask_topics(rk, timeout_ms, stop, &m);
     if (rc) {
         buf_printf(err, "can't list the broker's topics: %s\n", rd_kafka_err2str(rc));
         return false;
@@ -156,6 +180,35 @@ bool topics_resolve(const struct config *c, const struct topic_list *all, struct
     else
         *ret = l;
     return ok;
+}
+
+bool topic_is_leftover(const struct config *c, const char *name) {
+    const char *delay = strrchr(name, '.');
+    for (size_t i = 0; delay && i < c->retry_delays.n; i++)
+        if (strcmp(delay + 1, c->retry_delays.v[i]) == 0) return false;
+    return true;
+}
+
+void topics_retries(const struct config *c, const struct topic_list *all,
+                    const struct topic_list *sources, struct topic_list *ret) {
+    struct topic_list l = {0};
+    char name[TOPIC_MAX + 1];
+    for (size_t s = 0; s < sources->n; s++)
+        for (size_t i = 0; i < c->retry_delays.n; i++) {
+            if (!topic_retry(sources->v[s].name, c->retry_delays.v[i], name)) continue;
+            const struct topic *t = topic_find(all, name);
+            add(&l, name, t ? t->partitions : 0);
+        }
+    for (size_t i = 0; i < all->n; i++) {
+        size_t base;
+        if (topic_kind(all->v[i].name, &base) != TOPIC_RETRY || !all->v[i].partitions ||
+            !topic_is_leftover(c, all->v[i].name))
+            continue;
+        snprintf(name, sizeof name, "%.*s", (int)base, all->v[i].name);
+        if (topic_find(sources, name)) add(&l, all->v[i].name, all->v[i].partitions);
+    }
+    sort(&l);
+    *ret = l;
 }
 
 /* Adds the name unless it is there already. */
@@ -230,16 +283,28 @@ static rd_kafka_NewTopic_t **new_topics(const struct config *c, const struct top
     return ret;
 }
 
-static bool check_created(rd_kafka_event_t *event, struct buf *err) {
+/* What no further attempt changes, as long as nobody changes the rights, the broker's policy or
+ * topics.*. Brokers that are away can make a replication factor impossible for a while. */
+static int exit_code(rd_kafka_resp_err_t code) {
+    bool person = code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
+                  code == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED ||
+                  code == RD_KAFKA_RESP_ERR_POLICY_VIOLATION ||
+                  code == RD_KAFKA_RESP_ERR_INVALID_CONFIG ||
+                  code == RD_KAFKA_RESP_ERR_INVALID_PARTITIONS ||
+                  code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
+    return person ? EX_CONFIG : EX_UNAVAILABLE;
+}
+
+static int check_created(rd_kafka_event_t *event, struct buf *err) {
     rd_kafka_resp_err_t rc = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
     if (rc) {
         buf_printf(err, "can't create the missing topics: %s\n", rd_kafka_err2str(rc));
-        return false;
+        return exit_code(rc);
     }
     size_t n;
     const rd_kafka_topic_result_t **results =
         rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
-    bool ok = true;
+    int worst = EX_OK;
     for (size_t i = 0; i < n; i++) {
         rd_kafka_resp_err_t e = rd_kafka_topic_result_error(results[i]);
         if (!e || e == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) continue;
@@ -248,13 +313,21 @@ static bool check_created(rd_kafka_event_t *event, struct buf *err) {
         outcome_text(text, sizeof text, str_c(said ? said : rd_kafka_err2str(e)));
         buf_printf(err, "can't create topic %s: %s\n", rd_kafka_topic_result_name(results[i]),
                    text);
-        ok = false;
+        if (worst != EX_CONFIG) worst = exit_code(e);
     }
-    return ok;
+    return worst;
 }
 
-static bool create(rd_kafka_t *rk, const struct config *c, const struct topic_list *l,
-                   int timeout_ms, struct buf *err) {
+static rd_kafka_event_t *await(rd_kafka_queue_t *queue, int timeout_ms, topics_stop_fn *stop) {
+    rd_kafka_event_t *event = NULL;
+    int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms;
+    while (!event && !(stop && stop()) && clock_ms(CLOCK_MONOTONIC) < end)
+        event = rd_kafka_queue_poll(queue, SLICE_MS);
+    return event;
+}
+
+static int create(rd_kafka_t *rk, const struct config *c, const struct topic_list *l,
+                  int timeout_ms, topics_stop_fn *stop, struct buf *err) {
     char why[256];
     rd_kafka_NewTopic_t **topics = new_topics(c, l);
     rd_kafka_AdminOptions_t *options =
@@ -264,28 +337,27 @@ static bool create(rd_kafka_t *rk, const struct config *c, const struct topic_li
     rd_kafka_AdminOptions_set_operation_timeout(options, timeout_ms, why, sizeof why);
     rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
     rd_kafka_CreateTopics(rk, topics, l->n, options, queue);
-    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, timeout_ms + 1000);
-    bool ok = check_created(event, err);
+    rd_kafka_event_t *event = await(queue, timeout_ms + 1000, stop);
+    int rc = check_created(event, err);
     rd_kafka_event_destroy(event);
     rd_kafka_queue_destroy(queue);
     rd_kafka_AdminOptions_destroy(options);
     rd_kafka_NewTopic_destroy_array(topics, l->n);
     free(topics);
-    return ok;
+    return rc;
 }
 
-bool topics_create_missing(rd_kafka_t *rk, const struct config *c, const struct topic_list *sources,
-                           int timeout_ms, struct buf *err) {
-    struct topic_list all = {0}, missing = {0};
-    bool ok =
-        topics_list(rk, timeout_ms, &all, err) && topics_missing(c, &all, sources, &missing, err);
-    if (ok && missing.n && !c->topics_create) {
+int topics_create_missing(rd_kafka_t *rk, const struct config *c, const struct topic_list *all,
+                          const struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
+                          struct buf *err) {
+    struct topic_list missing = {0};
+    int rc = topics_missing(c, all, sources, &missing, err) ? EX_OK : EX_CONFIG;
+    if (rc == EX_OK && missing.n && !c->topics_create) {
         tell_missing(c, &missing, err);
-        ok = false;
-    } else if (ok && missing.n) {
-        ok = create(rk, c, &missing, timeout_ms, err);
+        rc = EX_CONFIG;
+    } else if (rc == EX_OK && missing.n) {
+        rc = create(rk, c, &missing, timeout_ms, stop, err);
     }
-    topic_list_free(&all);
     topic_list_free(&missing);
-    return ok;
+    return rc;
 }

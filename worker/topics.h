@@ -36,20 +36,33 @@ struct topic_list { /* sorted by name */
 void topic_list_free(struct topic_list *);
 const struct topic *topic_find(const struct topic_list *, const char *name);
 
+/* What asks the broker gives the waiting up within a few seconds once this says so; NULL: never. */
+typedef bool topics_stop_fn(void);
+
 /* All topics of the cluster. */
-bool topics_list(rd_kafka_t *, int timeout_ms, struct topic_list *ret, struct buf *err);
+bool topics_list(rd_kafka_t *, int timeout_ms, topics_stop_fn *, struct topic_list *ret,
+                 struct buf *err);
 /* The sources: what `topics` names or matches among all. A named one that is not there is in the
  * list with 0 partitions. False when a named one is runsink's own. */
 bool topics_resolve(const struct config *, const struct topic_list *all, struct topic_list *ret,
                     struct buf *err);
+/* The retry topics to read: one for each delay of each source, be it there yet or not, and those of
+ * delays that are not configured any more (leftovers): what was parked in them waits for somebody
+ * to read it. Topics of the sources alone, whatever else is among all. */
+void topics_retries(const struct config *, const struct topic_list *all,
+                    const struct topic_list *sources, struct topic_list *ret);
+/* Whether a retry topic's delay is none of retry.delays. */
+bool topic_is_leftover(const struct config *, const char *name);
 /* What the sources lack: partitions as they would be created. Sources without partitions are passed
  * over. False when a name would be too long. */
 bool topics_missing(const struct config *, const struct topic_list *all,
                     const struct topic_list *sources, struct topic_list *ret, struct buf *err);
-/* Creates what is missing, so that nothing in it is ever lost to retention; when topics.create is
- * off and something is missing, false with the list of what to create. A topic that another process
- * makes at the same time is as good. */
-bool topics_create_missing(rd_kafka_t *, const struct config *, const struct topic_list *sources,
-                           int timeout_ms, struct buf *err);
+/* Creates what is missing, so that nothing in it is ever lost to retention. A topic that another
+ * process makes at the same time is as good. EX_OK, or with a message: EX_CONFIG when a person has
+ * to act (topics.create is off, which lists what to create; no right; a policy), EX_UNAVAILABLE
+ * when the next attempt may succeed. */
+int topics_create_missing(rd_kafka_t *, const struct config *, const struct topic_list *all,
+                          const struct topic_list *sources, int timeout_ms, topics_stop_fn *,
+                          struct buf *err);
 
 #endif

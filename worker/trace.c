@@ -348,7 +348,7 @@ static int trace_topics(struct trace *t) {
     int rc = EX_OK;
     rd_kafka_t *rk = reader_consumer(t->cfg, t->cfg->group, &t->err);
     if (!rk) return fail(t, EX_CONFIG);
-    if (!topics_list(rk, BROKER_TIMEOUT_MS, &all, &t->err))
+    if (!topics_list(rk, BROKER_TIMEOUT_MS, NULL, &all, &t->err))
         rc = fail(t, EX_UNAVAILABLE);
     else if (!sources(t, &all, &list))
         rc = fail(t, EX_CONFIG);

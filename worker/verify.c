@@ -207,7 +207,7 @@ static int verify_topics(struct verify *v) {
     if (!rk) return fail(v, EX_CONFIG);
     if (v->objects && !(lookup = reader_consumer(v->cfg, v->group, &v->err)))
         rc = fail(v, EX_CONFIG);
-    else if (!topics_list(rk, BROKER_TIMEOUT_MS, &all, &v->err))
+    else if (!topics_list(rk, BROKER_TIMEOUT_MS, NULL, &all, &v->err))
         rc = fail(v, EX_UNAVAILABLE);
     else if (!sources(v, &all, &list))
         rc = fail(v, EX_CONFIG);

@@ -59,6 +59,38 @@ class Topics(rig.Case):
             self.assertEqual(3, len(topics[name].partitions), name)
         self.assertEqual(sorted(wanted + [self.topic]), sorted(t for t in topics if t.startswith(self.topic)))
 
+    def waits(self, topic):
+        """Whether the group has not settled a record of that topic yet."""
+        committed = self.kafka.committed(self.group, topic)
+        return any(r.offset >= committed.get(r.partition, 0) for r in self.kafka.consume(topic))
+
+    def test_leftover_delays(self):
+        """retry.delays changed while records wait: those of the old delays are read all the same, and named"""
+        self.kafka.create(self.topic, 1)
+        self.receiver.play("/hook", 503)
+        self.kafka.produce(self.topic, [(b"k", self.text("parked"))])
+        worker = self.worker(self.settings(retry__delays="4s,5s", retry__window__webhook="60s"))
+        left = f"{self.topic}.retry.4s"
+        rig.await_("a parked record", 30, lambda: self.kafka.consume(left), worker)
+        self.until_settled(worker)
+        worker.kill()
+        self.assertTrue(self.waits(left))
+        self.receiver.play("/hook", 200)
+        worker = self.worker(self.settings(retry__delays="700ms,1700ms"))
+        rig.await_("what waited is settled", 40, lambda: not self.waits(left), worker)
+        self.assertEqual(["parked"] * 2, self.got())
+        for topic in left, f"{self.topic}.retry.5s":
+            self.assertTrue([line for line in worker.text().splitlines() if "no such delay any more" in line and topic in line],
+                            worker.tail())
+        rig.await_("the metric", 10, lambda: worker.metric("runsink_partition_lag_records", topic=left, kind="leftover") == 0, worker)
+        checked = rig.runsink("check", "--config", worker.config).stdout.decode()
+        self.assertIn("whose delay is not in retry.delays any more: 2", checked)
+        self.assertIn(f"{left}: empty for this group", checked)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        sound = rig.runsink("verify", "--records", "--config", worker.config)
+        self.assertEqual(0, sound.returncode, sound.stdout)
+        self.assertIn(b"0 records wait in retry topics", sound.stdout)
+
     def test_no_creation(self):
         """topics.create = false: a start without them ends with 78 and names what is missing"""
         self.kafka.create(self.topic, 1)

@@ -162,6 +162,35 @@ static void test_missing(void **state) {
     assert_non_null(strstr(buf_cstr(&err), "is too long"));
 }
 
+static void test_retries(void **state) {
+    struct config *c = *state;
+    assert_true(config_set(c, "retry.delays", "10s,20s", "test", &err));
+    static const struct {
+        const char *all, *sources, *want;
+    } cases[] = {
+        {"a:3 a.retry.10s:3 a.retry.20s:3", "a:3", "a.retry.10s:3 a.retry.20s:3"},
+        {"a:3", "a:3", "a.retry.10s:0 a.retry.20s:0"}, /* about to be made */
+        {"a:1 a.retry.10s:1 a.retry.20s:1 a.retry.2s:4", "a:1",
+         "a.retry.10s:1 a.retry.20s:1 a.retry.2s:4"},
+        /* Of no source of ours, or no retry topic, or gone. */
+        {"a.retry.10s:1 a.retry.20s:1 b.retry.2s:4 a.retry.soon:1 a.retry:1 a.retry.4s:0", "a:1",
+         "a.retry.10s:1 a.retry.20s:1"},
+        /* A source whose name looks like half of one has retry topics of its own. */
+        {"a.retry:1 a.retry.retry.7s:2", "a:1 a.retry:1",
+         "a.retry.10s:0 a.retry.20s:0 a.retry.retry.10s:0 a.retry.retry.20s:0 a.retry.retry.7s:2"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct topic_list have = list_of(cases[i].all), from = list_of(cases[i].sources), l;
+        topics_retries(c, &have, &from, &l);
+        assert_string_equal(text_of(&l), cases[i].want);
+        topic_list_free(&have);
+        topic_list_free(&from);
+        topic_list_free(&l);
+    }
+    assert_false(topic_is_leftover(c, "a.retry.20s"));
+    assert_true(topic_is_leftover(c, "a.retry.20000ms"));
+}
+
 #define TOPICS_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void) {
@@ -170,6 +199,7 @@ int main(void) {
         cmocka_unit_test(test_names),
         TOPICS_TEST(test_resolve),
         TOPICS_TEST(test_missing),
+        TOPICS_TEST(test_retries),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
