@@ -327,6 +327,7 @@ static void fill_destination(const struct fields *f, const struct s3_config *c,
     hash_fields(digest, credentials, sizeof credentials / sizeof *credentials, ret->identity);
     hex(digest, PLACE_LEN / 2, ret->place);
     ret->prefix = xstrdup(f->prefix ? f->prefix : "");
+    ret->host = keyed_hash(c->host, strlen(c->host));
     ret->config = NULL;
     struct buf prefix; /* encoded: a blank and an "@ host" in it must not pass for the real one */
     buf_init(&prefix, 3 * PREFIX_MAX + 1);

@@ -35,7 +35,8 @@ struct destination {
      * in the keys of batches, since stores take places for equal that differ in spelling. Empty
      * where there are no keys. */
     char place[PLACE_LEN + 1];
-    void *config; /* the type's own, freed by type->free_config; holds the credentials */
+    uint64_t host; /* keyed hash of the host and port that are reached; 0: none */
+    void *config;  /* the type's own, freed by type->free_config; holds the credentials */
 };
 
 /* How the members of a batch become bytes. */

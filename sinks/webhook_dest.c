@@ -1,3 +1,4 @@
+#include <ctype.h>
 #include <curl/curl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -234,6 +235,15 @@ static struct url split(const char *text) {
     return u;
 }
 
+/* Host and port, in whatever case they are spelled. */
+static uint64_t hash_host(struct str place) {
+    char text[WEBHOOK_URL_MAX];
+    size_t n = 0;
+    for (; n < place.n && n < sizeof text && !strchr("/?", place.p[n]); n++)
+        text[n] = (char)tolower((unsigned char)place.p[n]);
+    return keyed_hash(text, n);
+}
+
 static void add_field(struct sha256_ctx *sha, const char *text, size_t n) {
     uint64_t length = n;
     sha256_add(sha, &length, sizeof length);
@@ -291,6 +301,7 @@ bool webhook_parse(const struct config *cfg, const cJSON *sink, struct destinati
     outcome_text(place, sizeof place, u.place);
     snprintf(ret->label, sizeof ret->label, "webhook://%.*s", (int)(LABEL_MAX - 11), place);
     identify(text, pairs, n, ret->identity);
+    ret->host = hash_host(u.place);
     ret->config = w;
     return true;
 }

@@ -6,12 +6,15 @@
 #include "config/config.h"
 #include "worker/log.h"
 #include "worker/route.h"
+#include "worker/shares.h"
 
 /* What dispatch keeps with a destination (destination_state()). */
 struct lineup {
     struct delivery *first, *last; /* waiting */
     size_t waiting, waiting_bytes, flying;
-    struct lineup *next, *prev; /* in the ring of lineups that have something waiting */
+    struct tally *at;                   /* the workspace in whose ring it stands; NULL: none */
+    struct lineup *next, *prev;         /* in that ring */
+    struct lineup *all_next, *all_prev; /* of all that have something waiting */
     struct destination *dest;
     uint32_t failures;
     bool open, probing;
@@ -22,27 +25,42 @@ struct lineup {
     int64_t rate_sent;
     int64_t progress_ms; /* when a delivery last ended, or the first took off */
     int64_t latency_ms;  /* moving average of the time in flight */
-    bool slow;           /* counted in slow_waiting */
-    bool saturating;     /* counted in saturating, until no more than resume wait */
+    bool slow;
+    bool risky;      /* what waits is counted in risky_waiting and risky_bytes */
+    bool saturating; /* counted in saturating, until no more than resume wait */
     size_t resume;
     uint64_t delivered, failed, parked;
     struct outcome failure; /* the last one */
 };
 _Static_assert(sizeof(struct lineup) <= DESTINATION_STATE_BYTES, "raise DESTINATION_STATE_BYTES");
 
+#define SEEN_BITS 4096 /* a power of two */
+
 struct dispatch {
     const struct config *cfg;
     struct sink_env *env;
     const int64_t *now_ms;
     bool patient;
-    struct lineup *ring; /* next to be served: destinations take turns, one delivery each */
+    struct shares *workspaces, *hosts;
+    /* Next to be served: workspaces take turns, and the destinations of each, one delivery each. */
+    struct tally *ring;
+    struct lineup *all;
+    struct delivery *oldest, *newest; /* flying, by their start */
+    struct delivery *quick;           /* the oldest of those that are not slow yet; NULL: none */
     struct delivery *finished, **finished_end;
-    size_t waiting, flying;
-    size_t risky_flying; /* of those flying, for destinations that may hold their connection long */
-    size_t slow_waiting; /* of those waiting, for slow destinations */
-    size_t saturating;   /* destinations over their quota that are waited for */
-    const struct lineup *current; /* destination of the last delivery added */
-    int64_t switched_ms;          /* when that last changed: are there others to protect? */
+    size_t waiting, flying, bytes;
+    size_t risky_flying, slow_flying;
+    size_t leaving;                    /* of those flying, given up for being slow */
+    size_t flying_workspaces;          /* how many have something flying */
+    size_t starved;                    /* had no connection, and there was none for them */
+    size_t risky_waiting, risky_bytes; /* of those waiting, for risky destinations */
+    size_t saturating;                 /* destinations over their quota that are waited for */
+    const struct lineup *current;      /* destination of the last delivery added */
+    int64_t switched_ms;               /* when that last changed: are there others to protect? */
+    /* About how many workspaces had deliveries in the last seconds. */
+    uint64_t seen[SEEN_BITS / 64];
+    size_t seen_now, seen_before;
+    int64_t seen_ms;
     /* The last two destinations (never followed: they may be gone) that had nothing waiting when
      * something was added. */
     struct {
@@ -50,12 +68,15 @@ struct dispatch {
         int64_t ms;
     } prompt[2];
     int64_t wake_ms; /* when a lineup held back by its rate may go on; 0 none */
+    int64_t swept_ms;
 };
 
 struct dispatch *dispatch_new(const struct config *cfg, struct sink_env *env, const int64_t *now_ms,
                               bool patient) {
     struct dispatch *d = xcalloc(1, sizeof *d);
     *d = (struct dispatch){.cfg = cfg, .env = env, .now_ms = now_ms, .patient = patient};
+    d->workspaces = shares_new();
+    d->hosts = shares_new();
     d->finished_end = &d->finished;
     return d;
 }
@@ -67,6 +88,8 @@ void dispatch_reconfigure(struct dispatch *d, const struct config *cfg) {
 void dispatch_free(struct dispatch *d) {
     if (!d) return;
     assert(!d->waiting && !d->flying && !d->finished);
+    shares_free(d->workspaces);
+    shares_free(d->hosts);
     free(d);
 }
 
@@ -74,21 +97,80 @@ static struct lineup *lineup_of(struct destination *dest) {
     return destination_state(dest);
 }
 
-static void ring_add(struct dispatch *d, struct lineup *l) {
-    if (!d->ring) {
-        d->ring = l->next = l->prev = l;
-        return;
-    }
-    l->next = d->ring;
-    l->prev = d->ring->prev;
-    l->prev->next = l->next->prev = l;
+/* ---- limits ---- */
+
+/* A destination that takes longer than this for one delivery is slow: what waits for it must not
+ * count as work that the lane is busy with. */
+#define SLOW_MS 1000
+/* What waits holds windows, and a partition has only so many: no more may wait than the
+ * destination delivers in this time. */
+#define PATIENCE_MS 10000
+/* What a delivery takes beside its payload, about. */
+#define DELIVERY_BYTES 1024
+
+static size_t most_flying(const struct dispatch *d) {
+    return (size_t)d->cfg->http_max_connections;
 }
 
-static void ring_remove(struct dispatch *d, struct lineup *l) {
-    if (d->ring == l) d->ring = l->next == l ? NULL : l->next;
-    l->prev->next = l->next;
-    l->next->prev = l->prev;
-    l->next = l->prev = NULL;
+/* Of those, for destinations that may hold their connection long: whoever names a thousand black
+ * holes gets half of the connections at most. */
+static size_t most_risky(const struct dispatch *d) {
+    return (most_flying(d) + 1) / 2;
+}
+
+static size_t most_waiting(const struct dispatch *d) {
+    return 16 * most_flying(d);
+}
+
+/* Half of what a lane's records may take (intake.c): the rest is for those that are settled. */
+static size_t most_bytes(const struct dispatch *d) {
+    return (size_t)(d->cfg->memory_budget / d->cfg->lanes / 4);
+}
+
+/* ---- the books ---- */
+
+#define RING_ADD(ring, one)                                                                        \
+    do {                                                                                           \
+        if (!(ring)) {                                                                             \
+            (ring) = (one)->next = (one)->prev = (one);                                            \
+        } else {                                                                                   \
+            (one)->next = (ring);                                                                  \
+            (one)->prev = (ring)->prev;                                                            \
+            (one)->prev->next = (one)->next->prev = (one);                                         \
+        }                                                                                          \
+    } while (0)
+#define RING_REMOVE(ring, one)                                                                     \
+    do {                                                                                           \
+        if ((ring) == (one)) (ring) = (one)->next == (one) ? NULL : (one)->next;                   \
+        (one)->prev->next = (one)->next;                                                           \
+        (one)->next->prev = (one)->prev;                                                           \
+        (one)->next = (one)->prev = NULL;                                                          \
+    } while (0)
+
+/* A destination stands in the ring of the workspace whose delivery is its next. */
+static void place(struct dispatch *d, struct lineup *l) {
+    struct tally *at = l->first ? l->first->of_workspace : NULL;
+    if (l->at == at) return;
+    if (l->at) {
+        RING_REMOVE(l->at->ring, l);
+        if (!l->at->ring) RING_REMOVE(d->ring, l->at);
+    }
+    l->at = at;
+    if (!at) return;
+    if (!at->ring) RING_ADD(d->ring, at);
+    RING_ADD(at->ring, l);
+}
+
+static void list(struct dispatch *d, struct lineup *l, bool on) {
+    if (on) {
+        l->all_prev = NULL;
+        l->all_next = d->all;
+        if (d->all) d->all->all_prev = l;
+        d->all = l;
+    } else {
+        *(l->all_prev ? &l->all_prev->all_next : &d->all) = l->all_next;
+        if (l->all_next) l->all_next->all_prev = l->all_prev;
+    }
 }
 
 static void saturate(struct dispatch *d, struct lineup *l, bool on) {
@@ -97,29 +179,119 @@ static void saturate(struct dispatch *d, struct lineup *l, bool on) {
     l->saturating = on;
 }
 
-/* A destination that takes longer than this for one delivery is slow: what waits for it must not
- * count as work that the lane is busy with. */
-#define SLOW_MS 1000
+/* A destination's standing, which may have changed with an outcome or with time. */
+static void rejudge(struct dispatch *d, struct lineup *l) {
+    l->slow = l->latency_ms > SLOW_MS || (l->flying && *d->now_ms - l->progress_ms > SLOW_MS);
+    if (l->slow || l->failures) saturate(d, l, false);
+    bool risky = !l->delivered || l->failures || l->slow;
+    if (risky == l->risky) return;
+    if (risky) {
+        d->risky_waiting += l->waiting;
+        d->risky_bytes += l->waiting_bytes;
+    } else {
+        d->risky_waiting -= l->waiting;
+        d->risky_bytes -= l->waiting_bytes;
+    }
+    l->risky = risky;
+}
 
-static void judge_speed(struct dispatch *d, struct lineup *l) {
-    bool slow = l->latency_ms > SLOW_MS || (l->flying && *d->now_ms - l->progress_ms > SLOW_MS);
-    if (slow && !l->slow) d->slow_waiting += l->waiting;
-    if (!slow && l->slow) d->slow_waiting -= l->waiting;
-    l->slow = slow;
-    if (slow) saturate(d, l, false);
+static size_t charge(const struct delivery *v) {
+    return v->size + DELIVERY_BYTES;
+}
+
+/* From here to leave() it counts for its workspace and host. */
+static void enter(struct dispatch *d, struct delivery *v) {
+    uint64_t host = v->batch.dest->host;
+    v->of_workspace = shares_take(d->workspaces, v->workspace);
+    v->of_host = host ? shares_take(d->hosts, host) : NULL;
+    v->of_workspace->bytes += charge(v);
+    if (v->of_host) v->of_host->bytes += charge(v);
+    d->bytes += charge(v);
+}
+
+static void leave(struct dispatch *d, struct delivery *v) {
+    v->of_workspace->bytes -= charge(v);
+    if (v->of_host) v->of_host->bytes -= charge(v);
+    d->bytes -= charge(v);
+    shares_give(d->workspaces, v->of_workspace);
+    if (v->of_host) shares_give(d->hosts, v->of_host);
+    v->of_workspace = v->of_host = NULL;
+}
+
+static void enqueue(struct dispatch *d, struct lineup *l, struct delivery *v) {
+    v->state = DELIVERY_WAITING;
+    v->prev = l->last;
+    *(l->last ? &l->last->next : &l->first) = v;
+    l->last = v;
+    if (l->waiting++ == 0) list(d, l, true);
+    l->waiting_bytes += v->size;
+    if (l->risky) d->risky_waiting++, d->risky_bytes += v->size;
+    v->of_workspace->waiting++;
+    if (v->of_host) v->of_host->waiting++;
+    d->waiting++;
+    place(d, l);
 }
 
 static void unqueue(struct dispatch *d, struct lineup *l, struct delivery *v) {
     *(v->prev ? &v->prev->next : &l->first) = v->next;
     *(v->next ? &v->next->prev : &l->last) = v->prev;
     v->next = v->prev = NULL;
-    l->waiting--;
+    if (--l->waiting == 0) list(d, l, false);
     l->waiting_bytes -= v->size;
+    if (l->risky) d->risky_waiting--, d->risky_bytes -= v->size;
+    v->of_workspace->waiting--;
+    if (v->of_host) v->of_host->waiting--;
     d->waiting--;
-    if (l->slow) d->slow_waiting--;
     if (l->waiting <= l->resume) saturate(d, l, false);
-    if (!l->first) ring_remove(d, l);
+    place(d, l);
 }
+
+static void count_risky(struct dispatch *d, struct delivery *v, bool on) {
+    size_t one = on ? 1 : (size_t)-1;
+    d->risky_flying += one;
+    v->of_workspace->risky += one;
+    if (v->of_host) v->of_host->risky += one;
+    v->risky = on;
+}
+
+static void count_slow(struct dispatch *d, struct delivery *v, bool on) {
+    size_t one = on ? 1 : (size_t)-1;
+    d->slow_flying += one;
+    v->of_workspace->slow += one;
+    if (v->of_host) v->of_host->slow += one;
+    v->slow = on;
+}
+
+static void take_off(struct dispatch *d, struct lineup *l, struct delivery *v) {
+    if (l->flying++ == 0) l->progress_ms = *d->now_ms;
+    d->flying++;
+    if (v->of_workspace->flying++ == 0) d->flying_workspaces++;
+    if (v->of_host) v->of_host->flying++;
+    if (l->risky) count_risky(d, v, true);
+    v->state = DELIVERY_FLYING;
+    v->sent_ms = *d->now_ms;
+    v->next = NULL;
+    v->prev = d->newest;
+    *(d->newest ? &d->newest->next : &d->oldest) = v;
+    d->newest = v;
+    if (!d->quick) d->quick = v;
+}
+
+static void land(struct dispatch *d, struct lineup *l, struct delivery *v) {
+    if (d->quick == v) d->quick = v->next;
+    *(v->prev ? &v->prev->next : &d->oldest) = v->next;
+    *(v->next ? &v->next->prev : &d->newest) = v->prev;
+    v->next = v->prev = NULL;
+    l->flying--;
+    d->flying--;
+    if (--v->of_workspace->flying == 0) d->flying_workspaces--;
+    if (v->of_host) v->of_host->flying--;
+    if (v->risky) count_risky(d, v, false);
+    if (v->slow) count_slow(d, v, false);
+    if (v->cancelled == CANCEL_SLOW) d->leaving--, v->of_workspace->leaving--;
+}
+
+/* ---- giving back ---- */
 
 static void finish(struct dispatch *d, struct delivery *v, const struct outcome *o) {
     v->outcome = *o;
@@ -132,21 +304,23 @@ static void finish(struct dispatch *d, struct delivery *v, const struct outcome 
 /* Back to the worker without an attempt. */
 static void hand_back(struct dispatch *d, struct delivery *v, enum fault fault, const char *why,
                       const char *detail) {
-    struct lineup *l = lineup_of(v->batch.dest);
     struct outcome o = outcome_fail(VERDICT_RETRY, fault, why, "%s", detail);
     o.uncounted = true;
-    if (l->not_before > *d->now_ms) o.retry_after_ms = (uint32_t)(l->not_before - *d->now_ms);
-    l->parked++;
+    lineup_of(v->batch.dest)->parked++;
     finish(d, v, &o);
 }
 
-static void flush_waiting(struct dispatch *d, struct lineup *l) {
-    while (l->first) {
-        struct delivery *v = l->first;
-        unqueue(d, l, v);
-        hand_back(d, v, FAULT_TENANT, l->failure.why[0] ? l->failure.why : "breaker-open",
-                  "breaker open");
-    }
+/* The same while nothing may go out: with what the destination said last. */
+static void hand_back_shut(struct dispatch *d, struct lineup *l, struct delivery *v) {
+    int64_t left = l->not_before - *d->now_ms;
+    struct outcome o = l->failure;
+    if (!o.why[0]) outcome_token(o.why, sizeof o.why, STR("breaker-open"));
+    o.verdict = VERDICT_RETRY;
+    o.fault = FAULT_TENANT;
+    o.uncounted = true;
+    o.retry_after_ms = left > 0 ? (uint32_t)left : 0;
+    l->parked++;
+    finish(d, v, &o);
 }
 
 static bool is_shut(const struct dispatch *d, const struct lineup *l) {
@@ -154,24 +328,40 @@ static bool is_shut(const struct dispatch *d, const struct lineup *l) {
     return l->open && (l->probing || l->probe_ms > *d->now_ms);
 }
 
+/* What was taken in after all. */
+static void give_back(struct dispatch *d, struct lineup *l, struct delivery *v, const char *why,
+                      const char *detail) {
+    leave(d, v);
+    if (is_shut(d, l))
+        hand_back_shut(d, l, v);
+    else
+        hand_back(d, v, FAULT_NONE, why, detail);
+}
+
+static void flush_waiting(struct dispatch *d, struct lineup *l) {
+    for (struct delivery *v = l->first, *next; v; v = next) {
+        next = v->next;
+        if (v->last) continue;
+        unqueue(d, l, v);
+        leave(d, v);
+        hand_back_shut(d, l, v);
+    }
+}
+
+/* ---- who may wait ---- */
+
 /* Whether this destination has far more waiting than the others that have something waiting. */
 static bool is_hog(const struct dispatch *d, const struct lineup *l) {
     size_t others = 0;
-    for (const struct lineup *o = d->ring; o && others < 64; o = o->next) {
-        if (o != l) others++;
-        if (o->next == d->ring) break;
-    }
+    for (const struct lineup *o = d->all; o && others < 64; o = o->all_next) others += o != l;
     return l->waiting * (others ? others : 1) > 4 * (d->waiting - l->waiting);
 }
 
-/* What waits holds windows, and a partition has only so many: no more may wait than the
- * destination delivers in this time. */
-#define PATIENCE_MS 10000
-
 static size_t quota_of(const struct dispatch *d, const struct lineup *l, bool alone) {
     size_t most = (size_t)d->cfg->dest_waiting, least = 2 * (size_t)d->cfg->dest_concurrency;
+    if (is_shut(d, l)) return (size_t)d->cfg->dest_concurrency;
+    if (l->slow) return least < most ? least : most;
     if (alone || l->latency_ms <= 0) return most;
-    if (l->slow) return least;
     size_t quota = (size_t)(d->cfg->dest_concurrency * PATIENCE_MS / l->latency_ms);
     if (quota < least) quota = least;
     return quota < most ? quota : most;
@@ -189,18 +379,78 @@ static bool others_keep_up(const struct dispatch *d, const struct lineup *l) {
     return d->prompt[other].who && *d->now_ms - d->prompt[other].ms < 1000;
 }
 
-/* A full queue parks what comes on top when the destination is slow, or when others keep up with
- * what comes for them: they must not wait for it. When all are equally busy, or there is no other,
- * parking would only move the work around: then the lane stops reading for a moment. */
+static void note_seen(struct dispatch *d, uint64_t workspace) {
+    if (*d->now_ms - d->seen_ms >= 2000) {
+        d->seen_before = d->seen_now;
+        d->seen_now = 0;
+        memset(d->seen, 0, sizeof d->seen);
+        d->seen_ms = *d->now_ms;
+    }
+    uint64_t *word = &d->seen[workspace / 64 % (SEEN_BITS / 64)], bit = UINT64_C(1)
+                                                                        << (workspace % 64);
+    d->seen_now += !(*word & bit);
+    *word |= bit;
+}
+
+/* Whether this one holds far more than its part of what is more than half used up. */
+static bool is_greedy(const struct dispatch *d, size_t holds, size_t used, size_t limit) {
+    size_t seen = d->seen_now > d->seen_before ? d->seen_now : d->seen_before;
+    return used > limit / 2 && holds * seen > 4 * used;
+}
+
+/* Many requests of its workspace or its host hang: another one of theirs would, too. */
+static bool is_troubled(const struct dispatch *d, const struct delivery *v) {
+    size_t many = (most_flying(d) + 15) / 16;
+    return v->of_workspace->slow >= many || (v->of_host && v->of_host->slow >= many);
+}
+
+static bool has_share(const struct dispatch *d, const struct delivery *v, bool count) {
+    const struct tally *w = v->of_workspace, *h = v->of_host;
+    int64_t ws = d->cfg->dest_workspace_share, hs = d->cfg->dest_host_share;
+    size_t used = d->bytes - charge(v); /* it is counted already */
+    if (!shares_allow(w->bytes - charge(v), used, most_bytes(d), ws)) return false;
+    if (h && !shares_allow(h->bytes - charge(v), used, most_bytes(d), hs)) return false;
+    return !count || (shares_allow(w->waiting, d->waiting, most_waiting(d), ws) &&
+                      (!h || shares_allow(h->waiting, d->waiting, most_waiting(d), hs)));
+}
+
+/* The lane reads nothing until a little less waits: what else it would read may be for others. */
+static void wait_for(struct dispatch *d, struct lineup *l, size_t quota) {
+    l->resume = quota - quota / 32;
+    saturate(d, l, true);
+}
+
+/* For a destination that is risky nothing ever waits that the lane would have to wait for, but for
+ * a moment: one that stands alone gets the time to show what it can. */
+static bool has_risky_room(struct dispatch *d, struct lineup *l, const struct delivery *v,
+                           bool full, bool alone) {
+    bool bad = l->slow || l->failures;
+    if (v->batched) return !full || !bad;
+    if (!has_share(d, v, bad || is_troubled(d, v))) return false;
+    if (!full) return true;
+    if (bad || !alone || l->waiting >= 4 * (size_t)d->cfg->dest_waiting) return false;
+    if (l->first && *d->now_ms - l->first->added_ms > SLOW_MS) return false;
+    wait_for(d, l, (size_t)d->cfg->dest_waiting);
+    return true;
+}
+
+/* A full queue parks what comes on top when others keep up with what comes for them: they must not
+ * wait for it. When all are equally busy, or there is no other, parking would only move the work
+ * around: then the lane stops reading for a moment. The same for what a workspace holds in all. */
 static bool has_room(struct dispatch *d, struct lineup *l, const struct delivery *v) {
+    const struct tally *w = v->of_workspace;
     bool alone = *d->now_ms - d->switched_ms > 5000;
     size_t quota = quota_of(d, l, alone), bytes = (size_t)d->cfg->dest_waiting_bytes;
-    if (l->waiting < quota && (!l->waiting || l->waiting_bytes + v->size <= bytes)) return true;
-    bool healthy = d->patient && !l->slow && !l->failures;
-    if (!alone && !healthy && (l->slow || is_hog(d, l) || others_keep_up(d, l))) return false;
+    bool full = l->waiting >= quota || (l->waiting && l->waiting_bytes + v->size > bytes);
+    if (l->risky) return has_risky_room(d, l, v, full, alone);
+    if (!v->batched && !d->patient &&
+        (is_greedy(d, w->waiting, d->waiting - d->risky_waiting, most_waiting(d)) ||
+         is_greedy(d, w->bytes, d->bytes, most_bytes(d))))
+        return false;
+    if (!full) return true;
+    if (!alone && !d->patient && (is_hog(d, l) || others_keep_up(d, l))) return false;
     if (l->waiting >= 4 * quota) return false;
-    l->resume = quota / 2;
-    saturate(d, l, true);
+    wait_for(d, l, quota);
     return true;
 }
 
@@ -212,30 +462,24 @@ void dispatch_add(struct dispatch *d, struct delivery *v) {
     v->next = v->prev = NULL;
     if (d->current != l) d->switched_ms = *d->now_ms;
     d->current = l;
-    if (is_shut(d, l)) {
-        hand_back(d, v, FAULT_TENANT, l->failure.why[0] ? l->failure.why : "breaker-open",
-                  "breaker open");
+    if (is_shut(d, l) && !v->last) {
+        hand_back_shut(d, l, v);
         return;
     }
-    judge_speed(d, l);
-    if (!l->waiting) note_prompt(d, l);
-    if (!has_room(d, l, v)) {
-        hand_back(d, v, FAULT_NONE, "queue-full", "too much waits for this destination already");
+    rejudge(d, l);
+    note_seen(d, v->workspace);
+    if (!l->waiting && !l->risky) note_prompt(d, l);
+    enter(d, v);
+    if (has_room(d, l, v)) {
+        enqueue(d, l, v);
         return;
     }
-    v->state = DELIVERY_WAITING;
-    v->prev = l->last;
-    *(l->last ? &l->last->next : &l->first) = v;
-    l->last = v;
-    if (l->waiting++ == 0) ring_add(d, l);
-    if (l->slow) d->slow_waiting++;
-    l->waiting_bytes += v->size;
-    d->waiting++;
+    give_back(d, l, v, "queue-full",
+              "too much waits for this destination, or its workspace or host, already");
 }
 
 bool dispatch_saturated(const struct dispatch *d) {
-    return d->saturating ||
-           d->waiting - d->slow_waiting > 16 * (size_t)d->cfg->http_max_connections;
+    return d->saturating || d->waiting - d->risky_waiting > most_waiting(d);
 }
 
 void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
@@ -243,16 +487,22 @@ void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
     struct lineup *l = lineup_of(v->batch.dest);
     if (v->state == DELIVERY_WAITING) {
         /* Waiting for a healthy destination is no reason for some time: its turn comes. */
-        judge_speed(d, l);
-        if (why == CANCEL_SLOW && !l->slow && *d->now_ms - v->added_ms < PATIENCE_MS) return;
+        rejudge(d, l);
+        if (why == CANCEL_SLOW && !l->slow && !is_troubled(d, v) &&
+            *d->now_ms - v->added_ms < PATIENCE_MS)
+            return;
         v->cancelled = why;
         unqueue(d, l, v);
-        hand_back(d, v, FAULT_NONE, "slow", "its turn did not come in time");
+        give_back(d, l, v, "slow", "its turn did not come in time");
     } else if (v->state == DELIVERY_FLYING && v->batch.dest->type->cancel) {
+        if (why == CANCEL_SLOW && *d->now_ms - v->sent_ms < SLOW_MS) return;
+        if (why == CANCEL_SLOW) d->leaving++, v->of_workspace->leaving++;
         v->cancelled = why;
         v->batch.dest->type->cancel(d->env, &v->batch);
     }
 }
+
+/* ---- outcomes ---- */
 
 static void count_failure(struct dispatch *d, struct lineup *l, const struct outcome *o) {
     l->failed++;
@@ -293,28 +543,18 @@ static struct outcome judge(const struct delivery *v, const struct outcome *o) {
 
 static void sink_done(struct batch *batch, const struct outcome *o);
 
-/* A destination that has not delivered yet, fails, or is slow. Whoever names a thousand black holes
- * gets half of the connections at most. */
-static bool is_risky(const struct lineup *l) {
-    return !l->delivered || l->failures || l->slow;
-}
-
 static void start(struct dispatch *d, struct lineup *l) {
     struct delivery *v = l->first;
     unqueue(d, l, v);
     struct outcome o;
     if (!v->build(v, &o)) {
+        leave(d, v);
         finish(d, v, &o);
         return;
     }
     v->probe = l->open;
     l->probing = l->probing || v->probe;
-    if (l->flying++ == 0) l->progress_ms = *d->now_ms;
-    d->flying++;
-    v->risky = is_risky(l);
-    d->risky_flying += v->risky;
-    v->state = DELIVERY_FLYING;
-    v->sent_ms = *d->now_ms;
+    take_off(d, l, v);
     v->batch.owner = d;
     v->batch.done = sink_done;
     v->batch.dest->type->submit(d->env, &v->batch);
@@ -324,21 +564,22 @@ static void sink_done(struct batch *batch, const struct outcome *o) {
     struct dispatch *d = batch->owner;
     struct delivery *v = (struct delivery *)(void *)batch; /* its first member */
     struct lineup *l = lineup_of(batch->dest);
-    l->flying--;
-    d->flying--;
-    d->risky_flying -= v->risky;
+    land(d, l, v);
     l->progress_ms = *d->now_ms;
     l->latency_ms += (*d->now_ms - v->sent_ms - l->latency_ms) / 4;
-    judge_speed(d, l);
     if (v->probe) l->probing = false;
     struct outcome judged = judge(v, o);
     if (judged.verdict == VERDICT_OK)
         count_success(l);
     else if (!judged.uncounted && judged.fault == FAULT_TENANT)
         count_failure(d, l, &judged);
+    rejudge(d, l);
+    leave(d, v);
     finish(d, v, &judged);
     if (l->first && is_shut(d, l)) flush_waiting(d, l);
 }
+
+/* ---- taking off ---- */
 
 /* Whether the rate allows one more now; notes when it will otherwise. */
 static bool rate_allows(struct dispatch *d, struct lineup *l) {
@@ -356,28 +597,132 @@ static bool rate_allows(struct dispatch *d, struct lineup *l) {
     return false;
 }
 
-/* One delivery for each destination in turn, until a whole round starts nothing. */
-static void start_waiting(struct dispatch *d) {
-    size_t budget = (size_t)d->cfg->http_max_connections;
-    d->wake_ms = 0;
-    struct lineup *stop = NULL;
-    while (d->ring && d->ring != stop && d->flying < budget) {
-        struct lineup *l = d->ring;
-        bool may = l->flying < (size_t)d->cfg->dest_concurrency && !is_shut(d, l) &&
-                   (!l->open || l->flying == 0) &&
-                   (!is_risky(l) || d->risky_flying < (budget + 1) / 2) && rate_allows(d, l);
-        d->ring = l->next;
-        if (may) {
+/* A share of the connections; one that has none gets one if there is any. */
+static bool has_connection(struct dispatch *d, const struct lineup *l) {
+    const struct tally *w = l->at, *h = l->first->of_host;
+    if (!l->risky) return true;
+    if (d->risky_flying >= most_risky(d)) {
+        d->starved += !w->flying;
+        return false;
+    }
+    return !w->flying ||
+           (shares_allow(w->risky, d->risky_flying, most_risky(d), d->cfg->dest_workspace_share) &&
+            (!h ||
+             shares_allow(h->risky, d->risky_flying, most_risky(d), d->cfg->dest_host_share)));
+}
+
+static bool may_start(struct dispatch *d, struct lineup *l) {
+    if (l->flying >= (size_t)d->cfg->dest_concurrency) return false;
+    if (is_shut(d, l) && (!l->first->last || l->flying)) return false;
+    if (l->open && l->flying) return false;
+    return has_connection(d, l) && rate_allows(d, l);
+}
+
+#define LOOKS 64 /* at a workspace's destinations in one go: it may have thousands */
+
+static bool start_one(struct dispatch *d, struct tally *w) {
+    if (w->flying &&
+        !shares_allow(w->flying, d->flying, most_flying(d), d->cfg->dest_workspace_share))
+        return false;
+    const struct lineup *first = w->ring;
+    for (unsigned i = 0; i < LOOKS && w->ring; i++) {
+        struct lineup *l = w->ring;
+        w->ring = l->next;
+        if (may_start(d, l)) {
             start(d, l);
+            return true;
+        }
+        if (w->ring == first) break;
+    }
+    return false;
+}
+
+/* One delivery for each workspace in turn, until a whole round starts nothing. */
+static void start_waiting(struct dispatch *d) {
+    const struct tally *stop = NULL;
+    d->wake_ms = 0;
+    d->starved = 0;
+    while (d->ring && d->ring != stop && d->flying < most_flying(d)) {
+        struct tally *w = d->ring;
+        d->ring = w->next;
+        if (start_one(d, w))
             stop = NULL;
-        } else if (!stop) {
-            stop = l;
+        else if (!stop)
+            stop = w;
+    }
+}
+
+/* ---- what turns slow ---- */
+
+/* From the moment it is slow a request counts as risky, whatever its destination did before. */
+static void mark_slow(struct dispatch *d) {
+    for (; d->quick && *d->now_ms - d->quick->sent_ms > SLOW_MS; d->quick = d->quick->next) {
+        struct delivery *v = d->quick;
+        if (!v->risky) count_risky(d, v, true);
+        count_slow(d, v, true);
+        rejudge(d, lineup_of(v->batch.dest));
+    }
+}
+
+/* How many connections the slow ones have to give back: what they took before they were known to be
+ * slow, as soon as few are left, and one for each workspace that has none. */
+static size_t owed(const struct dispatch *d) {
+    size_t most = most_flying(d), risky = most_risky(d), n = 0;
+    if (d->slow_flying > risky && most - d->flying < most / 4) n = d->slow_flying - risky;
+    if (d->starved) {
+        size_t more = d->starved < 16 ? d->starved : 16;
+        if (d->risky_flying > risky) more += d->risky_flying - risky;
+        if (more > n) n = more;
+    }
+    return n > d->leaving ? n - d->leaving : 0;
+}
+
+/* The longest under way first, of workspaces that have more than their part; of others only what
+ * has had its time. */
+static void take_back(struct dispatch *d) {
+    size_t n = owed(d), part = most_risky(d) / (d->flying_workspaces + 1);
+    struct delivery *next;
+    for (struct delivery *v = d->oldest; n && v != d->quick; v = next) {
+        const struct tally *w = v->of_workspace;
+        next = v->next;
+        if (v->cancelled || !v->batch.dest->type->cancel) continue;
+        if (w->flying - w->leaving <= (part ? part : 1) && *d->now_ms - v->sent_ms < d->cfg->dest_patience)
+            continue;
+        dispatch_cancel(d, v, CANCEL_SLOW);
+        n--;
+    }
+}
+
+#define SWEEP_MS 500
+
+/* Parks what has waited for too long: what hangs with its workspace or host, and, while the lane
+ * reads nothing for it, what is healthy. */
+static void sweep(struct dispatch *d) {
+    if (!d->waiting || d->patient || *d->now_ms - d->swept_ms < SWEEP_MS) return;
+    d->swept_ms = *d->now_ms;
+    bool saturated = dispatch_saturated(d);
+    struct lineup *next;
+    for (struct lineup *l = d->all; l; l = next) {
+        next = l->all_next;
+        rejudge(d, l);
+        while (l->first) {
+            struct delivery *v = l->first;
+            int64_t waited = *d->now_ms - v->added_ms;
+            bool due = l->risky
+                           ? waited > d->cfg->dest_patience && (is_shut(d, l) || is_troubled(d, v))
+                           : saturated && waited > 2 * PATIENCE_MS;
+            if (!due) break;
+            unqueue(d, l, v);
+            give_back(d, l, v, "slow", "its turn did not come in time");
         }
     }
 }
 
 void dispatch_run(struct dispatch *d) {
+    mark_slow(d);
+    sweep(d);
     start_waiting(d);
+    take_back(d);
     while (d->finished) {
         struct delivery *v = d->finished;
         d->finished = v->next;
@@ -389,10 +734,18 @@ void dispatch_run(struct dispatch *d) {
     }
 }
 
+static void sooner(const struct dispatch *d, int64_t *wait, int64_t at_ms) {
+    int64_t left = at_ms > *d->now_ms ? at_ms - *d->now_ms : 0;
+    if (*wait < 0 || left < *wait) *wait = left;
+}
+
 int64_t dispatch_next_ms(const struct dispatch *d) {
+    int64_t wait = -1;
     if (d->finished) return 0;
-    if (!d->wake_ms) return -1;
-    return d->wake_ms > *d->now_ms ? d->wake_ms - *d->now_ms : 0;
+    if (d->wake_ms) sooner(d, &wait, d->wake_ms);
+    if (d->quick) sooner(d, &wait, d->quick->sent_ms + SLOW_MS + 1);
+    if (d->waiting && !d->patient) sooner(d, &wait, d->swept_ms + SWEEP_MS);
+    return wait;
 }
 
 size_t dispatch_waiting(const struct dispatch *d) {

@@ -5,7 +5,14 @@
  *
  * The breaker opens after breaker.failures consecutive failures, or on the first that says the
  * destination refuses who we are. While open, one delivery every breaker.probe goes out as a probe;
- * a success closes it. */
+ * a success closes it.
+ *
+ * Destinations are free for a tenant, so connections, waiting and memory are shared by workspace
+ * and host, too (shares.h). A destination is risky while it has not delivered yet, fails or is
+ * slow. Risky ones never keep the lane from reading: what they have no share for is parked. They
+ * get half of the connections at most, and a request counts as theirs from the moment it is slow,
+ * whatever its destination did before; it is given up when a workspace that has none needs its
+ * place. */
 #ifndef RUNSINK_DISPATCH_H
 #define RUNSINK_DISPATCH_H
 
@@ -31,16 +38,21 @@ enum delivery_state { DELIVERY_NEW, DELIVERY_WAITING, DELIVERY_FLYING, DELIVERY_
 struct delivery {
     struct batch batch; /* dest and what is known before the body */
     size_t size;        /* about how many bytes the body will have, for the bounds */
+    uint64_t workspace; /* keyed hash of its id */
+    bool batched;       /* waits for a window as a whole: windows bound it, no queue does */
+    bool last;          /* given back it would be dead: it goes out even where nothing else may */
     enum delivery_state state;
     bool probe;
-    bool risky; /* its destination had not proved itself when it took off */
+    bool risky; /* flying: its destination had not proved itself when it took off, or it is slow */
+    bool slow;  /* flying: for longer than a healthy one does */
     enum cancel cancelled;
     int64_t added_ms, sent_ms;
     struct outcome outcome; /* once ended */
     delivery_build_fn *build;
     delivery_done_fn *done;
     void *owner;
-    struct delivery *next, *prev; /* of its destination's queue, then of the finished */
+    struct tally *of_workspace, *of_host; /* of_host NULL: it has none */
+    struct delivery *next, *prev; /* of its destination's queue, of the flying, of the finished */
 };
 
 /* patient: nobody waits for what comes now (a backfill), so a healthy destination's full queue
@@ -58,7 +70,7 @@ void dispatch_cancel(struct dispatch *, struct delivery *, enum cancel);
 void dispatch_run(struct dispatch *);
 /* Longest time until dispatch_run() has something to do by the clock alone, ms; -1: none. */
 int64_t dispatch_next_ms(const struct dispatch *);
-/* Enough waits for destinations that are healthy: read no more for now. */
+/* Enough waits for destinations that are healthy, and will soon be gone: read no more for now. */
 bool dispatch_saturated(const struct dispatch *);
 size_t dispatch_waiting(const struct dispatch *);
 size_t dispatch_flying(const struct dispatch *);

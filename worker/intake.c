@@ -216,12 +216,19 @@ static size_t read_partition(struct lane *lane, struct partition *p, size_t most
     return n;
 }
 
-/* Partitions take turns, so that one with a backlog starves none. */
+/* Partitions take turns, so that one with a backlog starves none. Another one begins each time: the
+ * first may take all that there is room for. */
 bool intake_read(struct lane *lane) {
     size_t total = 0, round;
+    struct partition *first = lane->partitions;
+    size_t n = 0;
+    for (const struct partition *p = first; p; p = p->next) n++;
+    for (size_t skip = n ? lane->turns++ % n : 0; skip; skip--) first = first->next;
     do {
         round = 0;
-        for (struct partition *p = lane->partitions; p && total < TURN_RECORDS; p = p->next)
+        for (struct partition *p = first; p; p = p->next)
+            round += read_partition(lane, p, READ_BATCH);
+        for (struct partition *p = lane->partitions; p != first; p = p->next)
             round += read_partition(lane, p, READ_BATCH);
         total += round;
     } while (round && total < TURN_RECORDS);

@@ -95,6 +95,7 @@ struct lane {
 
     struct partition *partitions;
     uint64_t serials;
+    size_t turns;        /* of reading */
     uint64_t subscribed; /* version of the topic list subscribed to */
     bool assigned;       /* has had an assignment */
     bool draining;

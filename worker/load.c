@@ -200,14 +200,16 @@ static void deliver(struct load *load, struct slot *slot, const struct jobrun *r
         slot->sink = (uint8_t)(1 + sink_type_index(dest->type));
         break;
     }
-    if (past && !batched && past->not_before_ms > lane->wall_ms)
+    if (past && !batched && past->not_before_ms > lane->wall_ms &&
+        !requeue_is_last(&slot->progress, &lane->schedule,
+                         parcel_retry_window(lane->cfg, dest->type), lane->wall_ms))
         park_again(load, slot, dest->type, past);
     else if (dest->type->shape == SHAPE_POST)
         parcel_send_post(load, slot, run, dest, rec);
     else if (batched)
-        parcel_collect_again(load, slot, dest, past);
+        parcel_collect_again(load, slot, run, dest, past);
     else if (load->batched)
-        parcel_collect(load, slot, dest);
+        parcel_collect(load, slot, run, dest);
     else
         parcel_send_object(load, slot, run, dest);
 }

@@ -12,6 +12,7 @@
 #include "worker/dispatch.h"
 #include "worker/jobrun.h"
 #include "worker/ledger.h"
+#include "worker/requeue.h"
 #include "worker/window.h"
 
 struct lane;
@@ -20,13 +21,6 @@ struct load;
 struct parcel;
 
 enum fate { FATE_OPEN, FATE_DELIVERED, FATE_SKIPPED, FATE_PARKED, FATE_DEAD };
-
-/* Where a parcel, or a record alone, stands in its retry schedule. */
-struct progress {
-    int64_t first_failure_ms, due_ms, not_before_ms; /* wall clock */
-    uint32_t attempts;
-    size_t tier; /* once parked */
-};
 
 struct slot {
     int64_t offset;         /* in the partition it was read from */

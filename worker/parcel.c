@@ -119,7 +119,8 @@ static bool parcel_build(struct delivery *d, struct outcome *reterr) {
     return true;
 }
 
-static struct parcel *parcel_new(struct load *load, struct destination *dest) {
+static struct parcel *parcel_new(struct load *load, const struct jobrun *run,
+                                 struct destination *dest) {
     struct parcel *p = arena_alloc(&load->arena, sizeof *p);
     const struct parcel *before = load->last_parcel;
     bool same = before && before->holds && before->delivery.batch.dest == dest;
@@ -129,6 +130,7 @@ static struct parcel *parcel_new(struct load *load, struct destination *dest) {
     p->label = same ? before->label : arena_strdup(&load->arena, str_c(dest->label));
     p->delivery = (struct delivery){.build = parcel_build, .done = parcel_done};
     p->delivery.batch.dest = dest;
+    p->delivery.workspace = keyed_hash(run->workspace_id.p, run->workspace_id.n);
     p->delivery.batch.topic = load->topic;
     destination_hold(dest);
     p->holds = true;
@@ -159,9 +161,14 @@ static void parcel_send(struct parcel *p) {
     b->count = p->n;
     for (uint32_t i = 0; i < p->n; i++) p->members[i]->batch_index = i;
     p->delivery.size = p->payload;
+    p->delivery.batched = p->ndjson;
+    struct lane *lane = p->load->lane;
+    p->delivery.last =
+        requeue_is_last(&p->progress, &lane->schedule,
+                        parcel_retry_window(lane->cfg, b->dest->type), lane->wall_ms);
     p->sent = true;
     p->load->out++;
-    dispatch_add(p->load->lane->dispatch, &p->delivery);
+    dispatch_add(lane->dispatch, &p->delivery);
 }
 
 /* What an entry of the ledger may grow by for a parcel: its labels and key, and its members'
@@ -176,7 +183,7 @@ void parcel_send_object(struct load *load, struct slot *slot, const struct jobru
     struct lane *lane = load->lane;
     struct origin origin = {.partition = slot->from_partition, .offset = slot->from_offset};
     memcpy(origin.topic, load->partition->base, sizeof origin.topic);
-    struct parcel *p = parcel_new(load, dest);
+    struct parcel *p = parcel_new(load, run, dest);
     p->progress = slot->progress;
     parcel_add(p, slot);
     struct buf key;
@@ -201,7 +208,7 @@ static struct str header_value(const struct record *rec, const char *name) {
 
 void parcel_send_post(struct load *load, struct slot *slot, const struct jobrun *run,
                       struct destination *dest, const struct record *rec) {
-    struct parcel *p = parcel_new(load, dest);
+    struct parcel *p = parcel_new(load, run, dest);
     struct batch *b = &p->delivery.batch;
     p->progress = slot->progress;
     parcel_add(p, slot);
@@ -268,10 +275,11 @@ static struct parcel *groups_find(const struct load *load, const struct destinat
 }
 
 /* batch mode: the event waits in its destination's parcel until the window's end is durable. */
-void parcel_collect(struct load *load, struct slot *slot, struct destination *dest) {
+void parcel_collect(struct load *load, struct slot *slot, const struct jobrun *run,
+                    struct destination *dest) {
     struct parcel *p = groups_find(load, dest, NULL, NULL);
     if (!p) {
-        p = parcel_new(load, dest);
+        p = parcel_new(load, run, dest);
         p->ndjson = true;
         groups_add(load, p);
         count_ledger(load, p, KEY_MAX / 4);
@@ -287,11 +295,11 @@ static void send_if_whole(struct load *load, struct parcel *p) {
 }
 
 /* A parked batch comes back member by member; whole, it goes out under the key it had. */
-void parcel_collect_again(struct load *load, struct slot *slot, struct destination *dest,
-                          const struct requeue *r) {
+void parcel_collect_again(struct load *load, struct slot *slot, const struct jobrun *run,
+                          struct destination *dest, const struct requeue *r) {
     struct parcel *p = groups_find(load, dest, NULL, r->batch_key);
     if (!p) {
-        p = parcel_new(load, dest);
+        p = parcel_new(load, run, dest);
         p->ndjson = true;
         p->expected = r->batch_count;
         p->key = arena_strdup(&load->arena, str_c(r->batch_key));

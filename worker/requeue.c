@@ -333,14 +333,29 @@ static int64_t delay_at(const struct schedule *s, int64_t age_ms) {
     return s->delays[i];
 }
 
+/* When an untried delivery comes back. */
+static int64_t untried_due(const struct progress *g, const struct schedule *s, int64_t now_ms) {
+    if (g->not_before_ms > now_ms) return g->not_before_ms;
+    int64_t delay = current_delay(s, g->attempts);
+    int64_t aged = delay_at(s, now_ms - g->first_failure_ms);
+    return now_ms + (aged > delay ? aged : delay);
+}
+
+bool requeue_is_last(const struct progress *g, const struct schedule *s, int64_t window_ms,
+                     int64_t now_ms) {
+    return g->first_failure_ms && untried_due(g, s, now_ms) - g->first_failure_ms > window_ms;
+}
+
 static enum next next_uncounted(const struct requeue *r, const struct outcome *o,
                                 const struct schedule *s, int64_t window_ms, int64_t now_ms,
                                 int64_t *ret_due) {
-    int64_t age = now_ms - r->first_failure_ms;
-    int64_t delay = current_delay(s, r->attempts), aged = delay_at(s, age);
-    if (aged > delay) delay = aged;
-    if (o->fault != FAULT_NONE && age + delay > window_ms) return NEXT_EXPIRED;
-    *ret_due = r->not_before_ms > now_ms ? r->not_before_ms : now_ms + delay;
+    const struct progress g = {.first_failure_ms = r->first_failure_ms,
+                               .not_before_ms = r->not_before_ms,
+                               .attempts = r->attempts};
+    int64_t due = untried_due(&g, s, now_ms);
+    int64_t most = r->attempts || window_ms > TIME_MAX_MS ? window_ms : 2 * window_ms;
+    if (o->fault != FAULT_NONE && due - r->first_failure_ms > most) return NEXT_EXPIRED;
+    *ret_due = due;
     return NEXT_RETRY;
 }
 
@@ -349,13 +364,21 @@ enum next requeue_next(struct requeue *r, const struct outcome *o, const struct 
     if (r->first_failure_ms == 0) r->first_failure_ms = now_ms;
     memcpy(r->why, o->why, sizeof r->why);
     int64_t asked = o->retry_after_ms ? now_ms + o->retry_after_ms : 0;
+    /* The window's end; where it lies behind us already, nothing is left to wait for. */
+    int64_t end = window_ms < TIME_MAX_MS ? r->first_failure_ms + window_ms : TIME_MAX_MS;
+    bool expired = false;
+    if (asked > end) {
+        expired = !o->uncounted && now_ms + s->delays[0] > end;
+        asked = end > now_ms ? end : 0;
+    }
+    if (r->not_before_ms > end) r->not_before_ms = end;
     /* No attempt, no answer: what was asked for before still stands. */
     if (!o->uncounted || r->not_before_ms <= now_ms || asked > r->not_before_ms)
         r->not_before_ms = asked;
     int64_t due = 0;
     enum next next = o->uncounted ? next_uncounted(r, o, s, window_ms, now_ms, &due)
                                   : next_counted(r, s, window_ms, now_ms, &due);
-    if (next == NEXT_EXPIRED) return next;
+    if (next == NEXT_EXPIRED || expired) return NEXT_EXPIRED;
     int64_t latest = now_ms + longest(s);
     r->due_ms = due < latest ? due : latest;
     *ret_tier = tier_for(s, r->due_ms - now_ms);

@@ -65,6 +65,13 @@ struct schedule {
     size_t n;
 };
 
+/* Where a delivery stands in it. */
+struct progress {
+    int64_t first_failure_ms, due_ms, not_before_ms; /* wall clock; 0: none */
+    uint32_t attempts;
+    size_t tier; /* once parked */
+};
+
 enum next { NEXT_RETRY, NEXT_EXPIRED };
 /* Updates r after a failed attempt or, when outcome->uncounted, a delivery that was not attempted,
  * at now_ms: sets first_failure_ms when it is 0, counts the attempt, sets why, not_before_ms (from
@@ -73,13 +80,20 @@ enum next { NEXT_RETRY, NEXT_EXPIRED };
  * delay from now (a worker that was away catches up without firing twice in a row, and makes every
  * attempt however late it is). When not_before is later, due is not_before instead.
  * Uncounted: due is not_before while that is ahead, else one delay from now, the longer of the
- * current one and the one that stands at the record's age in the schedule; expired once now + delay
- * lies beyond the window, unless the fault is FAULT_NONE (the queue was full, the worker left):
- * nothing is wrong with the destination then.
+ * current one and the one that stands at the record's age in the schedule; expired once that lies
+ * beyond the window, or beyond twice the window while it has not been tried at all, unless the
+ * fault is FAULT_NONE (the queue was full, the worker left): nothing is wrong with the destination
+ * then.
+ * not_before is at most the window's end, so that what was asked to wait for longer is tried once
+ * more; asked again for more than is left, it has expired.
  * due is never later than the longest delay from now (a longer not_before is waited for by parking
  * the record again, uncounted; a clock that was set back holds nothing for longer).
  * tier: the shortest delay >= due - now, else the last. Expired: *ret_tier and due_ms are left. */
 enum next requeue_next(struct requeue *r, const struct outcome *, const struct schedule *,
                        int64_t window_ms, int64_t now_ms, size_t *ret_tier);
+/* Whether a delivery would be beyond its window if it were parked once more without an attempt: it
+ * is to be made now, whatever its destination asked for. */
+bool requeue_is_last(const struct progress *, const struct schedule *, int64_t window_ms,
+                     int64_t now_ms);
 
 #endif

@@ -84,6 +84,42 @@ class Schedule(rig.Case):
             self.assertLess(late, TOLERANCE)
         self.assertEqual(0, worker.stop())
 
+    def test_retry_after_beyond_the_window(self):
+        """a store and a webhook that ask for an hour: what comes meanwhile is tried once before it dies"""
+        settings = {**self.settings(), "retry.window.webhook": "4s", "retry.window.s3": "3s"}
+        worker = self.worker(settings)
+        self.warm_up(worker)
+        busy = (503, {"Retry-After": "3600"}, b"")
+        self.receiver.play("/", busy)
+        first = self.produce_busy("first", 1)
+        rig.await_("both have asked for an hour", 30, lambda: all(self.receiver.to(path) for path in first), worker)
+        rest = self.produce_busy("rest", 3)
+        letters = self.until_dead(8, 60)
+        self.assertEqual([], [one.headers for one in letters if int(one.headers["runsink-attempts"]) < 1])
+        self.assertEqual({"503"}, {one.headers["runsink-status"] for one in letters})
+        for path in first + rest:
+            self.assertLessEqual(len(self.receiver.to(path)), 8, path)
+        # They are well again long before the hour is over: what comes is delivered in its window, and opens the gate.
+        self.receiver.play("/", 200)
+        before = [len(self.receiver.to(path)) for path in first]
+        begin = time.monotonic()
+        again = self.produce_busy("again", 1)
+        rig.await_("both are asked again", 30, lambda: all(
+            len(self.receiver.to(path)) > n for path, n in zip(again, before)), worker)
+        rig.say(f"asked again after {time.monotonic() - begin:.1f} s")
+        rig.await_("all is settled", 30, self.quiet, worker)
+        self.assertEqual(8, len(self.dead("tenant")))
+        self.assertEqual(0, worker.stop())
+
+    def produce_busy(self, name, count):
+        """Events of one webhook and one store; returns what their paths begin with."""
+        runs = [events.run({"type": "webhook", "url": f"{self.receiver.url}/busy-hook"}) for n in range(count)]
+        runs += [events.run({"type": "s3", "bucket": "busy-store", "accessKeyId": "a", "secretAccessKey": "secret-of-it",
+                             "region": "us-east-1", "endpoint": self.receiver.url, "forcePathStyle": True}, id=f"{name}-{n}")
+                 for n in range(count)]
+        self.kafka.produce(self.topic, [(b"", events.dump(one)) for one in runs])
+        return ["/busy-hook", "/busy-store/"]
+
     def test_restarts(self):
         """20 restarts in the hour, by SIGTERM and kill -9 in turn: as if it had never stopped"""
         hooks, stores = self.produce(3)

@@ -122,7 +122,7 @@ static void test_lateness_keeps_the_count(void **state) {
 
 static void test_uncounted(void **state) {
     (void)state;
-    struct requeue r = {0};
+    struct requeue r = {.first_failure_ms = START, .attempts = 1};
     struct outcome o = not_attempted();
     size_t tier;
     int64_t now = START;
@@ -132,7 +132,7 @@ static void test_uncounted(void **state) {
     while (requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier) == NEXT_RETRY) {
         size_t at = parks < 5 ? parks : 4;
         parks++;
-        assert_int_equal(r.attempts, 0);
+        assert_int_equal(r.attempts, 1);
         assert_int_equal(tier, at);
         assert_int_equal(r.due_ms, now + delays[at] * SECOND);
         now = r.due_ms;
@@ -140,6 +140,14 @@ static void test_uncounted(void **state) {
     assert_int_equal(parks, 32); /* the last one due at 58:30 */
     assert_int_equal(now, START + 3510 * SECOND);
     assert_int_equal(r.first_failure_ms, START);
+    /* What has not been tried at all gets as much time again: nothing dies untried without need. */
+    r = (struct requeue){.first_failure_ms = START};
+    now = START + 3510 * SECOND;
+    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
+    now = START + 7080 * SECOND;
+    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
+    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now + 1, &tier),
+                     NEXT_EXPIRED);
     /* A full queue is nobody's failure: it never expires. */
     o.fault = FAULT_NONE;
     now = START + 7200 * SECOND;
@@ -207,6 +215,51 @@ static void test_retry_after(void **state) {
     }
     assert_int_equal(parks, 30);
     assert_int_equal(r.attempts, 1);
+}
+
+static bool is_last(const struct requeue *r, int64_t window, int64_t now) {
+    const struct progress g = {.first_failure_ms = r->first_failure_ms,
+                               .not_before_ms = r->not_before_ms,
+                               .attempts = r->attempts};
+    return requeue_is_last(&g, &by_default, window, now);
+}
+
+/* A store that is tried for ten minutes asks for an hour. */
+static void test_retry_after_beyond_the_window(void **state) {
+    (void)state;
+    const int64_t window = 600 * SECOND;
+    struct outcome busy = retry_after(3600 * SECOND), shut = not_attempted();
+    struct requeue r = {0};
+    size_t tier;
+    int64_t now = START;
+    /* Not attempted, since another event was answered so: due at the window's end, and the last. */
+    shut.retry_after_ms = 3600 * SECOND;
+    for (unsigned i = 0; i < 5; i++) {
+        assert_false(is_last(&r, window, now));
+        assert_int_equal(requeue_next(&r, &shut, &by_default, window, now, &tier), NEXT_RETRY);
+        assert_int_equal(r.not_before_ms, START + window);
+        now = r.due_ms;
+    }
+    assert_int_equal(now, START + window);
+    assert_false(is_last(&r, window, now - 1));
+    assert_true(is_last(&r, window, now));
+    /* Tried, and answered the same: nothing is left. */
+    assert_int_equal(requeue_next(&r, &busy, &by_default, window, now, &tier), NEXT_EXPIRED);
+    assert_int_equal(r.attempts, 1);
+    /* Answered so at the first attempt: one more at the end. */
+    r = (struct requeue){0};
+    now = START;
+    assert_int_equal(requeue_next(&r, &busy, &by_default, window, now, &tier), NEXT_RETRY);
+    assert_int_equal(r.not_before_ms, START + window);
+    /* What was parked by a version that did not clip is not waited for either. */
+    r = (struct requeue){
+        .first_failure_ms = START, .not_before_ms = START + 3600 * SECOND, .attempts = 1};
+    shut.retry_after_ms = 0;
+    assert_int_equal(requeue_next(&r, &shut, &by_default, window, START + SECOND, &tier),
+                     NEXT_RETRY);
+    assert_int_equal(r.not_before_ms, START + window);
+    r = (struct requeue){0};
+    assert_false(is_last(&r, window, now));
 }
 
 static void test_clock_set_back(void **state) {
@@ -517,6 +570,7 @@ int main(void) {
         cmocka_unit_test(test_lateness_keeps_the_count),
         cmocka_unit_test(test_uncounted),
         cmocka_unit_test(test_retry_after),
+        cmocka_unit_test(test_retry_after_beyond_the_window),
         cmocka_unit_test(test_clock_set_back),
         cmocka_unit_test(test_extremes_do_not_overflow),
         cmocka_unit_test(test_round_trips),

@@ -1,0 +1,109 @@
+"""What costs a tenant nothing, another destination, another host, another workspace, buys it no more than its share: of the
+lane's attention, of its connections, of its memory."""
+import asyncio
+import contextlib
+import re
+import threading
+
+import attack
+import events
+import rig
+
+
+class Trap:
+    """A server on every loopback address. A path that begins with /hold-N is answered after N ms, /quick at once; anything else
+    never, from the moment it is told to spring; until then all is answered at once."""
+
+    def __init__(self):
+        self.sprung = False
+        self.requests = 0
+        self.held = 0  # requests that have not been answered
+        ready, self.loop = threading.Event(), asyncio.new_event_loop()
+        threading.Thread(target=self.run, args=(ready,), daemon=True).start()
+        ready.wait(30)
+
+    def run(self, ready):
+        asyncio.set_event_loop(self.loop)
+        self.server = self.loop.run_until_complete(asyncio.start_server(self.serve, "0.0.0.0", 0, backlog=1024))
+        self.port = self.server.sockets[0].getsockname()[1]
+        ready.set()
+        self.loop.run_forever()
+
+    def url(self, path, address="127.88.0.1"):
+        return f"http://{address}:{self.port}{path}"
+
+    async def serve(self, reader, writer):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(re.search(rb"\r\n[cC]ontent-[lL]ength: *(\d+)", head)[1]))
+                self.requests += 1
+                held = re.match(rb"\S+ /hold-(\d+)", head)
+                if held:
+                    await asyncio.sleep(int(held[1]) / 1000)
+                elif self.sprung and b" /quick" not in head:
+                    self.held += 1
+                    await reader.read()  # until it hangs up
+                    break
+                writer.write(b"HTTP/1.1 200 OK\r\nETag: \"x\"\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    def close(self):
+        async def end():
+            self.server.close()
+            serving = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+
+class Fair(attack.Case):
+    def setUp(self):
+        super().setUp()
+        self.trap = Trap()
+        self.addCleanup(self.trap.close)
+
+    def hook(self, path, address="127.88.0.1", **more):
+        return events.run({"type": "webhook", "url": self.trap.url(path, address)}, **more)
+
+    def store(self, bucket, address="127.88.0.1", **more):
+        return events.run({"type": "s3", "bucket": bucket, "accessKeyId": "AKIDATTACKER", "secretAccessKey": "attackers-secret",
+                           "region": "us-east-1", "endpoint": self.trap.url("", address), "forcePathStyle": True}, **more)
+
+    def test_silent_destinations(self):
+        """thousands of events, each to a destination of its own that never answers: by query, host, bucket and workspace"""
+        self.trap.sprung = True
+        self.begin(window__age="1s", retry__delays="2s,4s,8s", retry__window__webhook="1h", retry__window__s3="1h")
+        with self.healthy():
+            self.hostile([self.hook(f"/hook?q={i}", workspaceId="queries") for i in range(6000)])
+            self.hostile([self.hook("/hook", f"127.88.{i // 250}.{i % 250 + 1}", workspaceId="hosts") for i in range(2000)])
+            self.hostile([self.hook(f"/hook?w={i}", workspaceId=f"workspace-{i % 200}") for i in range(2000)])
+            self.hostile([self.store(f"bucket-{i}", workspaceId="buckets") for i in range(1000)])
+            rig.await_("the trap has what it can get", 30, lambda: self.trap.held >= 100, self.attacked)
+            rig.await_("what has no share is parked", 60,
+                       lambda: self.attacked.metric("runsink_outcomes_total", outcome="parked") >= 8000, self.attacked)
+        self.judge()
+
+    def test_held_connections(self):
+        """destinations that were quick once hold every connection they can get; new tenants come in meanwhile"""
+        self.begin(window__age="1s", retry__delays="2s,4s,8s", retry__window__webhook="1h", retry__window__s3="1h")
+        hostile = [self.hook(f"/trap-{i}", workspaceId=f"workspace-{i % workspaces}") for workspaces in (1, 40)
+                   for i in range(40)]
+        self.hostile(hostile)
+        rig.await_("all are proven", 30, lambda: self.trap.requests >= 80, self.attacked)
+        self.trap.sprung = True
+        with self.healthy():
+            self.hostile(hostile * 8)
+            rig.await_("they hold what they can get", 30, lambda: self.trap.held >= 30, self.attacked)
+            fresh = [self.hook(f"/quick-{i}", f"127.89.0.{i + 1}", id=f"fresh-{i}", workspaceId=f"fresh-{i}") for i in range(50)]
+            before = self.trap.requests
+            self.hostile(fresh, key=b"fresh")
+            rig.await_("new tenants' events have arrived", 10, lambda: self.trap.requests >= before + 50, self.attacked)
+            self.hostile(hostile * 8)
+        self.judge()
+
+
+if __name__ == "__main__":
+    rig.main()
