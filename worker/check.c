@@ -9,6 +9,7 @@
 #include "worker/kafka.h"
 #include "worker/metrics.h"
 #include "worker/reader.h"
+#include "worker/settle.h"
 
 #define TIMEOUT_MS 10000
 #define PAUSE_MS 100
@@ -103,6 +104,27 @@ static bool all_there(const struct topic_list *sources) {
     return ok;
 }
 
+/* Whether a broker takes the producer that settles, without which run reads nothing. Its name is
+ * below the rights that the worker's own have. */
+static int try_producer(const struct check_result *r, struct buf *err) {
+    char id[GROUP_MAX + 16];
+    struct buf why;
+    buf_init(&why, 4096);
+    snprintf(id, sizeof id, "%s/check", r->cfg->group);
+    enum settler_state state = settler_try(r->cfg, id, TIMEOUT_MS, &why);
+    if (state != SETTLER_READY)
+        buf_printf(err,
+                   "runsink check: the broker does not take the transactional producer, so run would "
+                   "read nothing (%s): look at the broker's transaction.max.timeout.ms, which must "
+                   "not be below kafka.transaction.timeout.ms, and at the rights to the "
+                   "transactional ids %s/\n",
+                   buf_cstr(&why), r->cfg->group);
+    buf_free(&why);
+    return state == SETTLER_READY     ? EX_OK
+           : state == SETTLER_REFUSED ? EX_CONFIG
+                                      : EX_UNAVAILABLE;
+}
+
 static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     const struct config *c = ret->cfg;
     if (!topics_list(rk, TIMEOUT_MS, NULL, &ret->all, err)) return EX_UNAVAILABLE;
@@ -114,7 +136,9 @@ static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err)
     if (!ask_group(rk, ret, err) || !ask_lag(rk, ret, err)) return EX_UNAVAILABLE;
     int looked = overview_read(c, rk, &ret->all, &ret->sources, &ret->overview, err);
     ret->overview_known = looked == EX_OK;
-    return rc == EX_OK ? looked : rc;
+    int settles = try_producer(ret, err);
+    if (rc == EX_OK) rc = looked;
+    return rc == EX_OK ? settles : rc;
 }
 
 static int check(struct check_result *ret, bool connect, struct buf *err) {

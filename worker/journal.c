@@ -372,7 +372,7 @@ static void finish(struct lane *lane, struct journal *j) {
         if (j->boundaries) crash_point(CRASH_BOUNDARY_AFTER);
         count(&lane->counters, COUNTER_TRANSACTIONS, 1);
         count_set(&lane->counters, COUNTER_SETTLED_AT_MS, (uint64_t)lane->wall_ms);
-        lane->settle_backoff_ms = 0;
+        lane->settle_backoff_ms = lane->restart_pause_ms = 0;
         for (size_t i = 0; i < j->n; i++) {
             struct partition *p = source_find(lane, j->chapters[i].serial);
             if (p) apply(lane, p, &j->chapters[i]);

@@ -86,6 +86,8 @@ struct lane {
     struct asker *asker;
     int wake_fd;
     struct settler *settler;
+    bool settles; /* the broker has taken its producer; before that nothing is read */
+    int64_t opened_ms, settler_again_ms; /* monotonic; when a refused one is made anew, or 0 */
     struct http *http;
     struct sink_env sinks;
     struct router *router;
@@ -103,7 +105,8 @@ struct lane {
     atomic_bool done;        /* and all is settled; read by the main thread, as is */
     _Atomic int64_t sources; /* how many partitions of source topics it has */
     unsigned finishing;      /* inside lane_finish(): nothing waits for a ride */
-    bool restart;            /* a fatal error: close and open again */
+    bool restart;            /* a fatal error: close and open again, after a pause that grows */
+    int64_t restart_pause_ms; /* the last one; 0: it has settled since */
     char restart_why[128];
     int64_t now_ms; /* monotonic, read once a turn */
     int64_t wall_ms;

@@ -14,6 +14,7 @@
 #include "worker/log.h"
 
 #define CALL_TIMEOUT_MS 5000
+#define INIT_TIMEOUT_MS 500 /* a call; the lane may end in between */
 #define CONNECT_TIMEOUT_MS 1000
 
 /* Number of partitions of a topic that we produce to. */
@@ -31,8 +32,8 @@ struct settler {
     struct settle_job *todo, *finished;
     bool busy; /* lane's thread only */
     atomic_bool stop;
-    bool ready;             /* settle thread: init_transactions() has succeeded */
-    struct settle_job init; /* its error, otherwise */
+    enum settler_state state;                     /* under the mutex, as is */
+    char problem[sizeof((struct settle_job *)0)->error]; /* while starting, or refused */
     struct fanout *fanouts;
     size_t n_fanouts;
     int32_t *leaders; /* brokers that the producer was made to connect to */
@@ -233,10 +234,6 @@ static enum settle_result give_up(struct settler *s, struct settle_job *job, enu
 }
 
 static enum settle_result transact(struct settler *s, struct settle_job *job) {
-    if (!s->ready) {
-        memcpy(job->error, s->init.error, sizeof job->error);
-        return SETTLE_UNKNOWN;
-    }
     enum step step = classify(rd_kafka_begin_transaction(s->producer), job, "begin transaction");
     if (step != STEP_OK) return SETTLE_UNKNOWN;
     step = fill(s, job);
@@ -251,13 +248,39 @@ static int64_t now_us(void) {
     return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
+static void wake(const struct settler *s) {
+    if (eventfd_write(s->wake_fd, 1) != 0) log_warn("waking the lane failed");
+}
+
+static void set_state(struct settler *s, enum settler_state state, const char *problem) {
+    pthread_mutex_lock(&s->mutex);
+    bool other = s->state != state;
+    s->state = state;
+    snprintf(s->problem, sizeof s->problem, "%s", problem);
+    pthread_mutex_unlock(&s->mutex);
+    if (other) wake(s);
+}
+
+/* At once, not with the first job: it ends the transaction that a killed process of the same name
+ * left open, which would otherwise keep the offsets unstable that the first job waits for. */
+static void initialise(struct settler *s) {
+    struct settle_job job;
+    enum step step = STEP_RETRY;
+    while (step == STEP_RETRY && !atomic_load(&s->stop)) {
+        job.error[0] = '\0';
+        step = classify(rd_kafka_init_transactions(s->producer, INIT_TIMEOUT_MS), &job,
+                        "init transactions");
+        set_state(s,
+                  step == STEP_OK      ? SETTLER_READY
+                  : step == STEP_RETRY ? SETTLER_STARTING
+                                       : SETTLER_REFUSED,
+                  job.error);
+    }
+}
+
 static void *settle_main(void *arg) {
     struct settler *s = arg;
-    /* At once, not with the first job: it ends the transaction that a killed process of the same
-     * name left open, which would otherwise keep the offsets unstable that the first job waits for.
-     */
-    s->ready = REPEAT(s, &s->init, "init transactions",
-                      rd_kafka_init_transactions(s->producer, CALL_TIMEOUT_MS)) == STEP_OK;
+    initialise(s);
     for (;;) {
         pthread_mutex_lock(&s->mutex);
         while (!s->todo && !atomic_load(&s->stop)) pthread_cond_wait(&s->changed, &s->mutex);
@@ -271,7 +294,7 @@ static void *settle_main(void *arg) {
         pthread_mutex_lock(&s->mutex);
         s->finished = job;
         pthread_mutex_unlock(&s->mutex);
-        if (eventfd_write(s->wake_fd, 1) != 0) log_warn("waking the lane failed");
+        wake(s);
     }
 }
 
@@ -323,6 +346,31 @@ void settler_free(struct settler *s) {
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->mutex);
     free(s);
+}
+
+enum settler_state settler_state(struct settler *s, char *ret_error, size_t size) {
+    pthread_mutex_lock(&s->mutex);
+    enum settler_state state = s->state;
+    snprintf(ret_error, size, "%s", s->problem);
+    pthread_mutex_unlock(&s->mutex);
+    return state;
+}
+
+enum settler_state settler_try(const struct config *cfg, const char *transactional_id,
+                               int timeout_ms, struct buf *err) {
+    struct settle_job job = {.error = ""};
+    rd_kafka_t *producer = producer_new(cfg, transactional_id, err);
+    if (!producer) return SETTLER_REFUSED;
+    enum step step;
+    int64_t end = now_us() + (int64_t)timeout_ms * 1000;
+    do step = classify(rd_kafka_init_transactions(producer, INIT_TIMEOUT_MS), &job,
+                       "init transactions");
+    while (step == STEP_RETRY && now_us() < end);
+    if (step != STEP_OK) buf_puts(err, job.error);
+    rd_kafka_destroy(producer);
+    return step == STEP_OK      ? SETTLER_READY
+           : step == STEP_RETRY ? SETTLER_STARTING
+                                : SETTLER_REFUSED;
 }
 
 void settler_submit(struct settler *s, struct settle_job *job) {

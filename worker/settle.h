@@ -58,12 +58,24 @@ bool settle_job_offset(struct settle_job *, const char *topic, int32_t partition
                        const char *metadata);
 
 struct settler;
+/* Whether the broker takes the producer. Until then nothing may be read: what is delivered could
+ * not be settled, and would be delivered again and again. */
+enum settler_state {
+    SETTLER_STARTING, /* asked for; it is tried until it is taken or refused */
+    SETTLER_READY,
+    SETTLER_REFUSED /* for good, as far as this producer goes */
+};
 /* Makes the transactional producer and starts the thread. wake_fd (an eventfd) is written when a
- * job is finished. NULL with a message in err. */
+ * job is finished or the state changes. NULL with a message in err. */
 struct settler *settler_new(const struct config *, const char *transactional_id, int wake_fd,
                             struct buf *err);
 /* Abandons what is under way, joins the thread, destroys the producer. */
 void settler_free(struct settler *);
+/* error: the last one met while starting; empty: none. */
+enum settler_state settler_state(struct settler *, char *ret_error, size_t size);
+/* Makes a producer, for a moment, only to see whether the broker takes it. Blocks. */
+enum settler_state settler_try(const struct config *, const char *transactional_id, int timeout_ms,
+                               struct buf *err);
 void settler_submit(struct settler *, struct settle_job *); /* only when not busy */
 bool settler_busy(const struct settler *);
 struct settle_job *settler_take(struct settler *); /* NULL: not finished */
