@@ -64,6 +64,9 @@ static int64_t sleep_ms(const struct lane *lane) {
         int64_t left = lane->settle_after_ms - lane->now_ms;
         sooner(&timeout, left > 0 ? left : 0);
     }
+    int64_t again = journal_again_ms(lane);
+    if (!lane->journal && again < INT64_MAX)
+        sooner(&timeout, again > lane->now_ms ? again - lane->now_ms : 0);
     sooner(&timeout, dispatch_next_ms(lane->dispatch));
     return timeout;
 }

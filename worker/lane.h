@@ -114,6 +114,8 @@ struct lane {
     size_t held;          /* bytes that count against the budget */
     struct load *dropped; /* of partitions that are gone; freed when nothing uses them any more */
     struct journal *journal;   /* the settlement under way, or NULL */
+    struct blocked *blocked;   /* sources that can't be settled now */
+    int64_t failing_ms;        /* since when settlements have failed; 0: the last one succeeded */
     struct anchorer *anchorer; /* NULL: switched off */
     int64_t settle_after_ms;   /* back-off after an aborted settlement */
     int64_t settle_backoff_ms;
@@ -178,6 +180,8 @@ void journal_run(struct lane *);
 bool journal_due(const struct lane *);
 /* After settler_free(), which freed the job. */
 void journal_abandon(struct lane *);
+/* When a source that can't be settled is tried again, monotonic ms; INT64_MAX: there is none. */
+int64_t journal_again_ms(const struct lane *);
 
 /* anchor_write.c: the heads of the ledger's chains, in a bucket of the operator's. */
 struct anchorer;

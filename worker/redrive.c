@@ -140,6 +140,8 @@ static void count_letter(struct counting *c, const rd_kafka_message_t *m) {
         plan->unreadable++;
     else if (l.past.group[0] && strcmp(l.past.group, c->r->cfg->group) != 0)
         ; /* another group's: its own redrive sends it back */
+    else if (l.past.marker)
+        plan->markers++;
     else if (chains_redriven(src->sending.chains, l.fault, l.partition, l.offset, &l.past))
         plan->redriven++;
     else

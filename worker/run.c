@@ -590,7 +590,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     if (!ok) return EX_SOFTWARE;
     /* Something waits in a retry topic, or was parked by this run and has not come back; one lane
      * may have parked what another one took. */
-    bool parked = totals[COUNTER_PENDING] || totals[COUNTER_PARKED] > totals[COUNTER_AGAIN];
+    bool parked = totals[COUNTER_PENDING] || totals[COUNTER_PARKED] > totals[COUNTER_AGAIN] + totals[COUNTER_UNPARKED];
     return until_end && parked ? EX_TEMPFAIL : EX_OK;
 }
 

@@ -20,6 +20,10 @@ struct config;
 enum settle_result {
     SETTLE_DONE,    /* committed */
     SETTLE_AGAIN,   /* aborted: nothing happened; make a new job */
+    SETTLE_REFUSED, /* aborted: each record with `refused` set is not taken by its topic, ever; make
+                       a new job without them, at once. None: the same job may succeed at once */
+    SETTLE_TOPIC,   /* aborted: `topic` can't be written now; what needs no record there can be
+                       settled without */
     SETTLE_STALE,   /* aborted: our membership is out of date; wait for the rebalance callback */
     SETTLE_UNKNOWN, /* fatal: may or may not have happened; start the lane anew from the committed
                        offsets */
@@ -35,6 +39,9 @@ struct settle_record {
     size_t key_len, value_len;
     const struct header *headers;
     size_t n_headers;
+    void *owner;                 /* the maker's */
+    rd_kafka_resp_err_t refused; /* once the job has come back as SETTLE_REFUSED */
+    size_t fanout;               /* the settle thread's */
 };
 
 struct settle_job {
@@ -45,7 +52,8 @@ struct settle_job {
     void *group_metadata;
     size_t group_metadata_len;
     enum settle_result result;
-    char error[256]; /* for the operator, when not SETTLE_DONE */
+    const char *topic; /* with SETTLE_TOPIC; of one of the records */
+    char error[256];   /* for the operator, when not SETTLE_DONE */
     int64_t took_us;
 };
 
