@@ -126,6 +126,30 @@ class Refused(rig.Case):
         rig.await_("ready", 30, lambda: worker.metric("runsink_ready") == 1, worker)
         self.assertEqual(1, len(self.dead("data")))
 
+    def test_check_compares_settings(self):
+        """check says what to change of own topics that would lose or refuse what lies in them, and exits with 78"""
+        self.running(self.both()).stop()
+        config = self.workers[0].config
+        good = rig.runsink("check", "--config", config)
+        self.assertEqual((0, False), (good.returncode, b"HAVE TO CHANGE" in good.stdout), good.stdout)
+        self.alter(self.topic, max_message_bytes=20000000)
+        self.alter(self.topic + ".retry.200ms", retention_ms=3600000)
+        self.alter(self.topic + ".dead.tenant", cleanup_policy="compact")
+        self.alter(self.topic + ".ledger", max_message_bytes=100000)
+        bad = rig.runsink("check", "--config", config)
+        said = bad.stdout.decode()
+        self.assertEqual(78, bad.returncode, said)
+        for topic, advice in (("retry.200ms", "retention.ms=-1"), ("dead.tenant", "cleanup.policy=delete"),
+                              ("ledger", "max.message.bytes=16777216"), ("retry.400ms", "max.message.bytes=21048576")):
+            self.assertTrue([line for line in said.splitlines() if f"{self.topic}.{topic}: " in line and advice in line], said)
+        self.assertNotIn(f"{self.other}.", said[said.index("HAVE TO CHANGE"):said.index("\ngroup ")])
+        # Those that are made now are made for what the source takes.
+        self.delete(self.topic + ".retry.200ms")
+        rig.await_("it is gone", 30, lambda: self.topic + ".retry.200ms" not in self.kafka.topics())
+        self.running(self.both()).stop()
+        said = rig.runsink("check", "--config", config).stdout.decode()
+        self.assertNotIn(f"{self.topic}.retry.200ms: ", said)
+
     def test_own_topics_deleted(self):
         """own topics deleted while it runs are made again; the other source goes on meanwhile"""
         worker = self.running(self.both())
