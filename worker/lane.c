@@ -176,6 +176,7 @@ static void await_settler(struct lane *lane) {
     struct buf err;
     buf_init(&err, 4096);
     transactional_id(lane, id, sizeof id);
+    enter(lane, STEP_CLOSE);
     settler_free(lane->settler);
     lane->settler = settler_new(lane->cfg, id, lane->wake_fd, &err);
     lane->settler_again_ms = 0;

@@ -92,6 +92,20 @@ class Refused(rig.Case):
         dry = rig.runsink("redrive", "--dry-run", "--config", worker.config)
         self.assertIn("2  others only stand for records", dry.stdout.decode())
 
+    def test_redrive_of_a_letter_too_large(self):
+        """a letter that the retry topic would not take stays, and the others go back"""
+        worker = self.running(self.both(retry__permanent="dead"))
+        self.receiver.play("/hook", 410)
+        for name, bytes in ("large", 30000), ("small", 100):
+            self.kafka.produce(self.topic, [(b"k", self.event(name, bytes))])
+        rig.await_("two dead letters", 60, lambda: len(self.dead("tenant")) == 2, worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.alter(self.topic + ".retry.200ms", max_message_bytes=20000)
+        said = rig.runsink("redrive", "--yes", "--config", worker.config)
+        self.assertEqual(0, said.returncode, said.stdout + said.stderr)
+        self.assertIn("1  others are larger than the topic takes", said.stdout.decode())
+        self.assertIn("sent 1 of 1", said.stdout.decode())
+
     def test_a_member_of_a_batch(self):
         """a batch that can't be parked whole dies whole: its other members as themselves"""
         sink = {"type": "s3", "bucket": "bucket", "accessKeyId": "key", "secretAccessKey": "secret", "region": "us-east-1",
