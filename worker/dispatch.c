@@ -426,9 +426,14 @@ static bool has_risky_room(struct dispatch *d, struct lineup *l, const struct de
                            bool full, bool alone) {
     bool bad = l->slow || l->failures;
     if (v->batched) return !full || !bad;
-    if (!has_share(d, v, bad || is_troubled(d, v))) return false;
-    if (!full) return true;
-    if (bad || !alone || l->waiting >= 4 * (size_t)d->cfg->dest_waiting) return false;
+    bool share = has_share(d, v, bad || is_troubled(d, v));
+    if (share && !full) return true;
+    if (d->patient && !bad) { /* until it has shown what it can */
+        l->resume = l->waiting;
+        saturate(d, l, true);
+        return true;
+    }
+    if (!share || bad || !alone || l->waiting >= 4 * (size_t)d->cfg->dest_waiting) return false;
     if (l->first && *d->now_ms - l->first->added_ms > SLOW_MS) return false;
     wait_for(d, l, (size_t)d->cfg->dest_waiting);
     return true;
@@ -686,7 +691,8 @@ static void take_back(struct dispatch *d) {
         const struct tally *w = v->of_workspace;
         next = v->next;
         if (v->cancelled || !v->batch.dest->type->cancel) continue;
-        if (w->flying - w->leaving <= (part ? part : 1) && *d->now_ms - v->sent_ms < d->cfg->dest_patience)
+        if (w->flying - w->leaving <= (part ? part : 1) &&
+            *d->now_ms - v->sent_ms < d->cfg->dest_patience)
             continue;
         dispatch_cancel(d, v, CANCEL_SLOW);
         n--;
