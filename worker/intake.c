@@ -138,11 +138,32 @@ static struct partition *fullest(const struct lane *lane, size_t *ret_open) {
     return most;
 }
 
+/* No new window may open, or soon not: what keeps the oldest from settling has had its time. With --until-end
+ * nothing new is waiting, and the requests' own timeouts will do. */
+static void press_on(struct lane *lane, struct partition *p) {
+    if (lane->shared->until_end) return;
+    struct window *w = p->windows.oldest;
+    struct load *load = w && w->sealed ? w->user : NULL;
+    if (load && load->sealed_ms && lane->now_ms - load->sealed_ms > lane->cfg->window_grace)
+        load_cancel(load, CANCEL_SLOW);
+}
+
+/* A few requests that hang keep whole windows, with all that was parked meanwhile: pressed on before
+ * there is no room left, or everybody would wait for the grace and the settlement. Not batches: big
+ * objects take their time. */
+static void press_early(struct lane *lane) {
+    bool full = lane->held > budget(lane) / 4 * 3;
+    for (struct partition *p = lane->partitions; p; p = p->next)
+        if (!is_batch(lane, p) && (full || p->windows.count > windows_max(lane, p) / 4 * 3))
+            press_on(lane, p);
+}
+
 /* What is being filled may take half of the memory, so that what is sealed can settle meanwhile in
  * the other half. The fullest go first: that makes the fewest objects. */
 void intake_press(struct lane *lane) {
     struct partition *p;
     size_t open = 0, most = budget(lane) / 2;
+    press_early(lane);
     while (lane->held > most && (p = fullest(lane, &open)) && open > most) {
         intake_seal(lane, p, true);
         if (windows_open(&p->windows)) return; /* it could not be: no use in asking again now */
@@ -168,16 +189,6 @@ static enum room room_for(const struct lane *lane, const struct partition *p, in
     if (windows_would_open(&p->windows, offset) && p->windows.count >= windows_max(lane, p))
         return ROOM_BLOCKED;
     return ROOM;
-}
-
-/* No new window may open: what keeps the oldest from settling has had its time. With --until-end
- * nothing new is waiting, and the requests' own timeouts will do. */
-static void press_on(struct lane *lane, struct partition *p) {
-    if (lane->shared->until_end) return;
-    struct window *w = p->windows.oldest;
-    struct load *load = w && w->sealed ? w->user : NULL;
-    if (load && load->sealed_ms && lane->now_ms - load->sealed_ms > lane->cfg->window_grace)
-        load_cancel(load, CANCEL_SLOW);
 }
 
 static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg) {
