@@ -602,18 +602,25 @@ static bool rate_allows(struct dispatch *d, struct lineup *l) {
     return false;
 }
 
+/* What one may take of the places for risky ones. While none of its requests hang, it leaves half
+ * as much to others: it may be a fleet of honest ones that nobody knows yet. */
+static int64_t risky_share(const struct dispatch *d, const struct delivery *v, int64_t percent) {
+    return is_troubled(d, v) ? percent : (100 + percent) / 2;
+}
+
 /* A share of the connections; one that has none gets one if there is any. */
 static bool has_connection(struct dispatch *d, const struct lineup *l) {
-    const struct tally *w = l->at, *h = l->first->of_host;
+    const struct delivery *v = l->first;
+    const struct tally *w = v->of_workspace, *h = v->of_host;
     if (!l->risky) return true;
     if (d->risky_flying >= most_risky(d)) {
         d->starved += !w->flying;
         return false;
     }
-    return !w->flying ||
-           (shares_allow(w->risky, d->risky_flying, most_risky(d), d->cfg->dest_workspace_share) &&
-            (!h ||
-             shares_allow(h->risky, d->risky_flying, most_risky(d), d->cfg->dest_host_share)));
+    int64_t ws = risky_share(d, v, d->cfg->dest_workspace_share);
+    int64_t hs = risky_share(d, v, d->cfg->dest_host_share);
+    return !w->flying || (shares_allow(w->risky, d->risky_flying, most_risky(d), ws) &&
+                          (!h || shares_allow(h->risky, d->risky_flying, most_risky(d), hs)));
 }
 
 static bool may_start(struct dispatch *d, struct lineup *l) {
