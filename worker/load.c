@@ -163,6 +163,7 @@ static bool decode(struct load *load, struct slot *slot, const struct record *re
         return false;
     }
     if (run->unknown_value) count(&load->lane->counters, COUNTER_UNKNOWN_VALUE, 1);
+    if (run->payload.lone_surrogate) count(&load->lane->counters, COUNTER_LONE_SURROGATES, 1);
     if (!load->lane->cfg->redact_payload) run->payload.verbatim = true;
     slot->payload = run->payload;
     return true;
