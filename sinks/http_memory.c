@@ -5,9 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Not wipe(), which goes word by word: these are 40 KiB for each transfer. */
+#include "worker/buf.h"
+
 static void give_back(void *p) {
-    if (p) explicit_bzero(p, malloc_usable_size(p));
+    if (p) wipe(p, malloc_usable_size(p));
     free(p);
 }
 

@@ -351,5 +351,4 @@ def main():
         sys.stdin.read()
 
 
-if __name__ == "__main__":
-    main()
+main()
