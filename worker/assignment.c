@@ -182,8 +182,12 @@ static void check(struct lane *lane, const char *call, rd_kafka_error_t *e) {
     snprintf(lane->restart_why, sizeof lane->restart_why, "%s failed", call);
 }
 
-static bool is_cooperative(const struct lane *lane) {
-    return strcmp(rd_kafka_rebalance_protocol(lane->consumer), "COOPERATIVE") == 0;
+/* While the consumer closes librdkafka may not tell any more: it is what it was. */
+static bool is_cooperative(struct lane *lane) {
+    const char *protocol = rd_kafka_rebalance_protocol(lane->consumer);
+    if (protocol && strcmp(protocol, "NONE") != 0)
+        lane->cooperative = strcmp(protocol, "COOPERATIVE") == 0;
+    return lane->cooperative;
 }
 
 /* Where reading starts. Not known yet: where librdkafka finds the commit once it is stable. */

@@ -110,6 +110,7 @@ struct lane {
     size_t turns;        /* of reading */
     uint64_t subscribed; /* version of the topic list subscribed to */
     bool assigned;       /* has had an assignment */
+    bool cooperative;    /* the group's rebalance protocol, as far as it is known */
     bool draining;
     bool ending;             /* --until-end: nothing is left to read */
     atomic_bool done;        /* and all is settled; read by the main thread, as is */
