@@ -25,6 +25,7 @@ enum { CONFIG_COMPRESSION_GZIP, CONFIG_COMPRESSION_ZSTD, CONFIG_COMPRESSION_NONE
 enum { CONFIG_CHECKSUM_NONE, CONFIG_CHECKSUM_SHA256, CONFIG_CHECKSUM_CRC32 };
 enum { CONFIG_SSE_NONE, CONFIG_SSE_AES256, CONFIG_SSE_KMS };
 enum { CONFIG_LOCK_NONE, CONFIG_LOCK_GOVERNANCE, CONFIG_LOCK_COMPLIANCE };
+enum { CONFIG_STRICT_JSON_KEEP, CONFIG_STRICT_JSON_REPLACE };
 enum { CONFIG_PERMANENT_RETRY, CONFIG_PERMANENT_DEAD };
 
 /* C types of the key types: STR char * (never NULL), BOOL bool, INT and MS and BYTES int64_t, ENUM
@@ -37,13 +38,6 @@ enum { CONFIG_PERMANENT_RETRY, CONFIG_PERMANENT_DEAD };
 #define CONFIG_TYPE_ENUM int
 #define CONFIG_TYPE_LIST struct list
 
-/* An entry of skip.offsets. */
-struct config_offset {
-    const char *topic;
-    int32_t partition;
-    int64_t offset;
-};
-
 struct config {
 #define KEY(field, name, type, default_, min, max, flags, help) CONFIG_TYPE_##type field;
 #include "config/keys.def"
@@ -53,10 +47,9 @@ struct config {
     struct list kafka_names;
     struct list kafka_values;
     /* Derived, filled by config_finish(). */
-    struct egress egress;        /* from the egress.* keys */
-    int64_t *retry_delays_ms;    /* as many as retry_delays.n */
-    struct config_offset *skips; /* as many as skip_offsets.n */
-    char *override_dir;          /* of sink.override, or NULL */
+    struct egress egress;     /* from the egress.* keys */
+    int64_t *retry_delays_ms; /* as many as retry_delays.n */
+    char *override_dir;       /* of sink.override, or NULL */
     /* Of no use outside config/. */
     struct list kafka_origins;
     struct setting *settings; /* one per key of the table */

@@ -1,8 +1,8 @@
 /* The file sink: keys become files below a root folder, each written to a temporary name, synced
  * and renamed, so that a reader never sees half an object. A leftover of a killed process is named
  * ".tmp-..." and removed an hour later by the next one. Nothing is followed out of the root: every
- * step is opened below the last, symbolic links refused. Called on the lane's thread; threads of
- * its own write, so that neither a slow disk nor a deep path holds up a lane. */
+ * step is opened below the last, symbolic links refused. Called on the lane's thread; threads of its
+ * own write, so that neither a slow disk nor a deep path holds up a lane. */
 #ifndef RUNSINK_FILE_H
 #define RUNSINK_FILE_H
 

@@ -9,22 +9,18 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <strings.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "config/config.h"
 #include "sinks/http_error.h"
 #include "sinks/http_handle.h"
+#include "sinks/http_head.h"
 #include "sinks/http_loop.h"
 #include "sinks/http_memory.h"
 #include "worker/clock.h"
 #include "worker/log.h"
-
-#define HEADER_BYTES_MAX 65536 /* of one answer, interim answers and trailers included */
-#define HEADER_LINES_MAX 500
 
 enum transfer_state {
     TRANSFER_QUEUED, /* waits for its turn */
@@ -44,10 +40,9 @@ struct transfer {
     struct http_handle *handle; /* while flying */
     const char *denied;
     int socket_errno;
-    bool opened, sent, answered, headers_too_large;
-    bool framed; /* the head says how the body ends, other than by the connection's end */
-    int status;  /* once the head of the final answer has ended; 0 */
-    size_t header_bytes, header_lines, body_bytes;
+    bool opened, sent;
+    struct http_head head;
+    size_t body_bytes;
     bool resting;     /* what counts has come, and the rest of the body is waited for */
     int64_t until_ms; /* naming, resting */
     bool looked_up;   /* libcurl was told the addresses, and is to ask for none */
@@ -140,85 +135,36 @@ static int before_request(void *user, char *ip, char *local_ip, int port, int lo
     return CURL_PREREQFUNC_OK;
 }
 
-static struct str trim(struct str s) {
-    while (s.n && strchr(" \t\r\n", s.p[s.n - 1])) s.n--;
-    while (s.n && strchr(" \t", *s.p)) s.p++, s.n--;
-    return s;
-}
-
-static bool is_named(struct str name, const char *what) {
-    return strlen(what) == name.n && strncasecmp(name.p, what, name.n) == 0;
-}
-
-static void keep_header(struct transfer *t, struct str line) {
-    struct http_request *req = t->req;
-    const char *colon = memchr(line.p, ':', line.n);
-    if (!colon) return;
-    struct str name = {line.p, (size_t)(colon - line.p)};
-    struct str value = trim((struct str){colon + 1, line.n - name.n - 1});
-    if (is_named(name, "retry-after"))
-        req->retry_after_ms = http_retry_after(value, time(NULL));
-    else if (is_named(name, "content-length") || is_named(name, "transfer-encoding"))
-        t->framed = true;
-    for (size_t i = 0; i < 4 && req->want_headers[i]; i++)
-        if (is_named(name, req->want_headers[i]))
-            outcome_text(req->kept[i], sizeof req->kept[i], value);
-}
-
-/* The head of an answer begins. What an interim one (1xx) before it said is void. */
-static void begin_head(struct transfer *t, struct str line) {
-    memset(t->req->kept, 0, sizeof t->req->kept);
-    t->req->retry_after_ms = 0;
-    t->framed = str_starts(line, "HTTP/2") || str_starts(line, "HTTP/3");
-}
-
 /* Whether the answer counts as it stands, however the transfer ends from here. A receiver that says
  * 2xx to half a request and hangs up has not taken it. */
 static bool decided(const struct transfer *t) {
-    if (t->status == 0 || t->req->needs == HTTP_WHOLE) return false;
-    if (t->status / 100 != 2) return true;
+    if (t->head.status == 0 || t->req->needs == HTTP_WHOLE) return false;
+    if (t->head.status / 100 != 2) return true;
     curl_off_t up = 0;
     curl_easy_getinfo(t->handle->easy, CURLINFO_SIZE_UPLOAD_T, &up);
     return up >= (curl_off_t)t->req->body_len;
 }
 
-/* A head has ended. False: there is nothing to wait for. A body that only the connection's end ends
- * is not read for its own sake: the connection could not be used again. */
+/* The final head has ended. False: there is nothing to wait for. A body that only the connection's
+ * end ends is not read for its own sake: the connection could not be used again. */
 static bool end_head(struct transfer *t) {
     struct http *h = t->http;
-    long status = 0;
-    curl_easy_getinfo(t->handle->easy, CURLINFO_RESPONSE_CODE, &status);
-    /* 101: nobody has asked for another protocol, so nothing follows it. */
-    if (status < 200 && status != 101) return true;
-    t->status = (int)status;
     if (!decided(t)) return true;
-    if (t->req->needs == HTTP_ERROR && status / 100 != 2) return true;
-    if (!t->framed && status != 204 && status != 304) return false;
+    if (t->req->needs == HTTP_ERROR && t->head.status / 100 != 2) return true;
+    if (!t->head.framed) return false;
     t->resting = true;
     t->until_ms = clock_ms(CLOCK_MONOTONIC) + h->cfg->http_answer_wait;
     TAILQ_INSERT_TAIL(&h->resting, t, resting_link);
     return true;
 }
 
-/* Called once per line: status lines, headers, the empty line behind, trailers. */
 static size_t on_header(char *p, size_t size, size_t n, void *user) {
-    struct transfer *t = ((struct http_handle *)user)->transfer;
-    struct str line = {p, size * n};
-    t->answered = true;
-    t->header_bytes += line.n;
-    t->header_lines++;
-    if (t->header_bytes > HEADER_BYTES_MAX || t->header_lines > HEADER_LINES_MAX) {
-        t->headers_too_large = true;
-        return CURL_WRITEFUNC_ERROR;
-    }
-    if (t->status) return line.n; /* a trailer */
-    if (str_starts(line, "HTTP/"))
-        begin_head(t, line);
-    else if (trim(line).n)
-        keep_header(t, line);
-    else if (!end_head(t))
-        return CURL_WRITEFUNC_ERROR;
-    return line.n;
+    struct http_handle *handle = user;
+    struct transfer *t = handle->transfer;
+    bool was_over = t->head.status != 0;
+    bool on = http_head_line(&t->head, handle->easy, (struct str){p, size * n}) &&
+              (was_over || !t->head.status || end_head(t));
+    return on ? size * n : CURL_WRITEFUNC_ERROR;
 }
 
 static size_t on_body(char *p, size_t size, size_t n, void *user) {
@@ -326,8 +272,9 @@ static void end(struct transfer *t, struct outcome outcome) {
 }
 
 static struct outcome answered(struct transfer *t) {
-    t->req->status = t->status;
-    return outcome_ok(t->status);
+    t->req->status = t->head.status;
+    t->req->retry_after_ms = t->head.retry_after_ms;
+    return outcome_ok(t->head.status);
 }
 
 /* Ends it before libcurl does. */
@@ -347,13 +294,13 @@ static struct outcome judge(struct transfer *t, CURLcode code) {
     CURL *easy = t->handle->easy;
     bool cut = code == CURLE_WRITE_ERROR && t->req->answer_cut;
     /* To libcurl an answer that ends within its head is complete. */
-    if (decided(t) || ((code == CURLE_OK || cut) && t->status)) return answered(t);
+    if (decided(t) || ((code == CURLE_OK || cut) && t->head.status)) return answered(t);
     struct http_failure f = {.code = code == CURLE_OK ? CURLE_PARTIAL_FILE : code,
                              .denied = t->denied,
                              .opened = t->opened,
                              .sent = t->sent,
-                             .answered = t->answered,
-                             .headers_too_large = t->headers_too_large,
+                             .answered = t->head.begun,
+                             .headers_too_large = t->head.too_large,
                              .proxied = proxied(t->http),
                              .host = http_place(t->http->cfg, t->req).host,
                              .socket_errno = t->socket_errno,
@@ -439,6 +386,8 @@ void http_submit(struct http *h, struct http_request *req) {
     struct transfer *t = xcalloc(1, sizeof *t);
     t->http = h;
     t->req = req;
+    t->head.want = req->want_headers;
+    t->head.kept = req->kept;
     req->transfer = t;
     req->status = 0;
     req->answer_cut = false;

@@ -4,6 +4,7 @@
 #ifndef RUNSINK_HTTP_H
 #define RUNSINK_HTTP_H
 
+#include "sinks/http_head.h"
 #include "worker/buf.h"
 #include "worker/outcome.h"
 
@@ -37,7 +38,8 @@ struct http_request {
     bool mtls;    /* offer the client certificate of http.client_cert */
     bool trusted; /* the configuration names the URL, no event: the egress rules don't hold for it,
                      egress.proxy does */
-    const char *want_headers[4]; /* names (lower case) of answer headers to keep, NULL-terminated */
+    /* Names (lower case) of answer headers to keep; NULL behind the last, if there is room. */
+    const char *want_headers[HTTP_KEPT];
     /* The caller's note for all its URLs with this scheme, host and port: under which
      * configuration they passed the egress rules; 0 at first. NULL: judged each time. */
     unsigned *passed;
@@ -45,9 +47,9 @@ struct http_request {
     void *owner;
     /* The answer. */
     int status;
-    struct buf answer;       /* at most http.response_max bytes; empty under HTTP_HEAD */
-    bool answer_cut;         /* the rest was dropped and the transfer ended */
-    char kept[4][256];       /* values of want_headers, empty when absent, cut to fit */
+    struct buf answer; /* at most http.response_max bytes; empty under HTTP_HEAD */
+    bool answer_cut;   /* the rest was dropped and the transfer ended */
+    char kept[HTTP_KEPT][HTTP_KEPT_SIZE]; /* their values, empty when absent, cut to fit */
     uint32_t retry_after_ms; /* Retry-After, seconds or date form, at most 1 h; 0 absent */
     void *transfer;          /* http.c's */
 };

@@ -21,8 +21,8 @@ bool s3_error_parse(struct str body, struct s3_error *ret);
 
 /* The outcome of an answer with this status (not a success). retry_after_ms as asked for by the
  * store. Never FAULT_SYSTEM, and not a word of it is the store's: its code is quoted when it is one
- * that we know, and otherwise the status alone. A store is a tenant's, who may have it say
- * anything: his own credentials too, in forms that no scrubber knows. */
+ * that we know, and otherwise the status alone. A store is a tenant's, who may have it say anything:
+ * his own credentials too, in forms that no scrubber knows. */
 struct outcome s3_outcome(int status, const struct s3_error *, uint32_t retry_after_ms);
 /* The same of a store of the operator's own: with its message, scrubbed. */
 struct outcome s3_outcome_told(int status, const struct s3_error *, uint32_t retry_after_ms);

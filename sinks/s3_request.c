@@ -130,6 +130,7 @@ static void batch_lines(struct s3_lines *l, const struct batch *b, const char *b
     line(l, "x-amz-meta-offsets", "%" PRId64 "-%" PRId64, b->first, b->last);
     line(l, "x-amz-meta-count", "%" PRIu32, b->count);
     line(l, "x-amz-meta-sha256", "%s", sha256_hex);
+    if (b->lone_surrogates) line(l, "x-amz-meta-lone-surrogates", "%" PRIu32, b->lone_surrogates);
 }
 
 /* The Authorization header, over all the lines. */

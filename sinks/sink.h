@@ -62,6 +62,7 @@ struct batch {
     int32_t partition;          /* origin */
     int64_t first, last;        /* offsets of the first and last member, origin */
     uint32_t count;             /* members */
+    uint32_t lone_surrogates;   /* members with an escape that names half of a surrogate pair */
     uint8_t sha256[SHA256_LEN]; /* of the uncompressed bytes */
     uint8_t body_sha256[SHA256_LEN]; /* of body */
     /* SHAPE_POST: what the request carries beside the sink's own headers. Empty where unknown. */

@@ -43,7 +43,6 @@ static struct partition *partition_new(struct lane *lane, const char *topic, int
     p->id = id;
     p->serial = ++lane->serials;
     p->end = -1;
-    p->special = INT64_MAX;
     classify(lane, p);
     p->queue = rd_kafka_queue_get_partition(lane->consumer, topic, id);
     rd_kafka_queue_forward(p->queue, NULL);
@@ -63,7 +62,6 @@ void assignment_drop(struct lane *lane, struct partition *p) {
     struct partition **at = &lane->partitions;
     while (*at != p) at = &(*at)->next;
     *at = p->next;
-    careful_drop(lane, p);
     lane_drop_partition(lane, p);
     clear_stash(p);
     char place[TOPIC_MAX + 16];
@@ -139,7 +137,6 @@ static void load_state(struct lane *lane, struct partition *p, int64_t offset, s
     else if (!no_commit_yet(lane, p))
         return;
     p->end = high;
-    p->want = p->meta.claim;
     p->loaded = true;
     log_debug("partition assigned", LOG_I("lane", lane->id), LOG_S("topic", p->topic),
               LOG_I("partition", p->id), LOG_I("offset", p->begins ? -1 : p->committed),
@@ -182,12 +179,8 @@ static void check(struct lane *lane, const char *call, rd_kafka_error_t *e) {
     snprintf(lane->restart_why, sizeof lane->restart_why, "%s failed", call);
 }
 
-/* While the consumer closes librdkafka may not tell any more: it is what it was. */
-static bool is_cooperative(struct lane *lane) {
-    const char *protocol = rd_kafka_rebalance_protocol(lane->consumer);
-    if (protocol && strcmp(protocol, "NONE") != 0)
-        lane->cooperative = strcmp(protocol, "COOPERATIVE") == 0;
-    return lane->cooperative;
+static bool is_cooperative(const struct lane *lane) {
+    return strcmp(rd_kafka_rebalance_protocol(lane->consumer), "COOPERATIVE") == 0;
 }
 
 /* Where reading starts. Not known yet: where librdkafka finds the commit once it is stable. */

@@ -3,6 +3,7 @@
 #include <libdeflate.h>
 #include <zstd.h>
 
+#include "worker/json.h"
 #include "worker/lane.h"
 #include "worker/redact.h"
 
@@ -67,12 +68,18 @@ bool batch_body(struct lane *lane, struct parcel *p, struct outcome *reterr) {
     /* Unredacted bodies hold the tenants' secrets. */
     (lane->cfg->redact_payload ? buf_init : buf_init_secret)(&plain, size);
     buf_reserve(&plain, size);
+    b->lone_surrogates = 0;
     for (uint32_t i = 0; i < p->n; i++) {
+        const struct payload *payload = &p->members[i]->payload;
         if (p->ndjson)
-            redact_add_line(&plain, &p->members[i]->payload);
+            redact_add_line(&plain, payload);
         else
-            redact_add(&plain, &p->members[i]->payload);
+            redact_add(&plain, payload);
+        b->lone_surrogates += payload->lone_surrogate;
     }
+    if (b->lone_surrogates && b->dest->type->shape == SHAPE_OBJECT &&
+        lane->cfg->strict_json == CONFIG_STRICT_JSON_REPLACE)
+        json_replace_surrogates(plain.p, plain.n);
     sha256(plain.p, plain.n, b->sha256);
     if (!p->ndjson) {
         b->content_type = "application/json";

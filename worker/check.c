@@ -9,9 +9,12 @@
 #include "worker/kafka.h"
 #include "worker/metrics.h"
 #include "worker/reader.h"
+#include "worker/settle.h"
+#include "worker/topic_settings.h"
 
 #define TIMEOUT_MS 10000
 #define PAUSE_MS 100
+#define ADVICE_MAX ((size_t)4 << 20)
 
 static bool take_group(const rd_kafka_ConsumerGroupDescription_t *g, struct check_result *ret) {
     rd_kafka_consumer_group_state_t state = rd_kafka_ConsumerGroupDescription_state(g);
@@ -97,10 +100,88 @@ static bool ask_lag(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     return !rc;
 }
 
+static void add_topic(struct topic_list *l, const struct topic *t) {
+    if (!t || !t->partitions) return;
+    l->v = xrealloc(l->v, (l->n + 1) * sizeof *l->v);
+    l->v[l->n++] = (struct topic){xstrdup(t->name), t->partitions};
+}
+
+/* The source and its own topics that are there, in the order of all, which is by name. */
+static struct topic_list family(const struct check_result *r, const struct topic *source) {
+    struct topic_list l = {0};
+    size_t base, n = strlen(source->name);
+    for (size_t i = 0; i < r->all.n; i++) {
+        const struct topic *t = &r->all.v[i];
+        enum topic_kind kind = topic_kind(t->name, &base);
+        bool own = kind != TOPIC_SOURCE && base == n && strncmp(t->name, source->name, n) == 0;
+        if ((own && (kind != TOPIC_LEDGER || r->cfg->ledger)) || strcmp(t->name, source->name) == 0)
+            add_topic(&l, t);
+    }
+    return l;
+}
+
+static int64_t longest_window(const struct config *c) {
+    int64_t ms = c->retry_window_webhook;
+    if (c->retry_window_s3 > ms) ms = c->retry_window_s3;
+    return c->retry_window_file > ms ? c->retry_window_file : ms;
+}
+
+static void judge_family(struct check_result *r, const struct topic *source,
+                         const struct topic_list *l, const struct topic_settings *settings) {
+    const struct topic *there = topic_find(l, source->name);
+    if (!there) return;
+    const struct topic_settings *of_source = &settings[there - l->v];
+    for (size_t i = 0; i < l->n; i++) {
+        struct buf lines;
+        buf_init(&lines, 4096);
+        r->settings_unknown |= !settings[i].known;
+        topic_settings_judge(topic_kind(l->v[i].name, NULL), &settings[i], of_source,
+                             longest_window(r->cfg), &lines);
+        for (const char *at = buf_cstr(&lines); *at; at += strcspn(at, "\n") + 1)
+            buf_printf(r->advice, "%s: %.*s\n", l->v[i].name, (int)strcspn(at, "\n"), at);
+        buf_free(&lines);
+    }
+}
+
+/* Own topics that would lose what lies in them, or refuse what comes. */
+static bool ask_settings(rd_kafka_t *rk, struct check_result *r, struct buf *err) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < r->sources.n; i++) {
+        struct topic_list l = family(r, &r->sources.v[i]);
+        struct topic_settings *settings = xcalloc(l.n + 1, sizeof *settings);
+        ok = topic_settings_ask(rk, &l, TIMEOUT_MS, NULL, settings, err);
+        if (ok) judge_family(r, &r->sources.v[i], &l, settings);
+        free(settings);
+        topic_list_free(&l);
+    }
+    return ok;
+}
+
 static bool all_there(const struct topic_list *sources) {
     bool ok = sources->n > 0;
     for (size_t i = 0; i < sources->n; i++) ok &= sources->v[i].partitions > 0;
     return ok;
+}
+
+/* Whether a broker takes the producer that settles, without which run reads nothing. Its name is
+ * below the rights that the worker's own have. */
+static int try_producer(const struct check_result *r, struct buf *err) {
+    char id[GROUP_MAX + 16];
+    struct buf why;
+    buf_init(&why, 4096);
+    snprintf(id, sizeof id, "%s/check", r->cfg->group);
+    enum settler_state state = settler_try(r->cfg, id, TIMEOUT_MS, &why);
+    if (state != SETTLER_READY)
+        buf_printf(err,
+                   "runsink check: the broker does not take the transactional producer, so run would "
+                   "read nothing (%s): look at the broker's transaction.max.timeout.ms, which must "
+                   "not be below kafka.transaction.timeout.ms, and at the rights to the "
+                   "transactional ids %s/\n",
+                   buf_cstr(&why), r->cfg->group);
+    buf_free(&why);
+    return state == SETTLER_READY     ? EX_OK
+           : state == SETTLER_REFUSED ? EX_CONFIG
+                                      : EX_UNAVAILABLE;
 }
 
 static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
@@ -111,10 +192,14 @@ static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err)
     ret->listed = true;
     int rc = all_there(&ret->sources) ? EX_OK : EX_UNAVAILABLE;
     if (ret->missing.n && !c->topics_create) rc = EX_CONFIG;
-    if (!ask_group(rk, ret, err) || !ask_lag(rk, ret, err)) return EX_UNAVAILABLE;
+    if (!ask_settings(rk, ret, err) || !ask_group(rk, ret, err) || !ask_lag(rk, ret, err))
+        return EX_UNAVAILABLE;
+    if (rc == EX_OK && ret->advice->n) rc = EX_CONFIG;
     int looked = overview_read(c, rk, &ret->all, &ret->sources, &ret->overview, err);
     ret->overview_known = looked == EX_OK;
-    return rc == EX_OK ? looked : rc;
+    int settles = try_producer(ret, err);
+    if (rc == EX_OK) rc = looked;
+    return rc == EX_OK ? settles : rc;
 }
 
 static int check(struct check_result *ret, bool connect, struct buf *err) {
@@ -130,9 +215,10 @@ static int check(struct check_result *ret, bool connect, struct buf *err) {
 }
 
 static int run(struct config *c, bool connect, bool json) {
-    struct check_result result = {.cfg = c};
-    struct buf err;
+    struct buf err, advice;
+    struct check_result result = {.cfg = c, .advice = &advice};
     buf_init(&err, 65536);
+    buf_init(&advice, ADVICE_MAX);
     if (!json) config_print(c, stdout);
     int rc = check(&result, connect, &err);
     if (json)
@@ -142,6 +228,7 @@ static int run(struct config *c, bool connect, bool json) {
     fflush(stdout);
     fputs(buf_cstr(&err), stderr);
     buf_free(&err);
+    buf_free(&advice);
     overview_free(&result.overview);
     topic_list_free(&result.all);
     topic_list_free(&result.sources);

@@ -22,6 +22,8 @@ struct check_result {
     struct check_partition *partitions;
     size_t n;
     bool lag_known;
+    struct buf *advice;    /* on the settings of runsink's own topics, a line each */
+    bool settings_unknown; /* of some: no right to ask */
     struct overview overview;
     bool overview_known;
 };

@@ -54,8 +54,20 @@ static void print_lag(const struct check_result *r, FILE *f) {
     if (r->lag_known) fprintf(f, "  lag in all: %" PRId64 "\n", total_lag(r));
 }
 
+static void print_advice(const struct check_result *r, FILE *f) {
+    if (r->advice->n) fputs("their settings, which HAVE TO CHANGE:\n", f);
+    for (const char *at = buf_cstr(r->advice); *at; at += strcspn(at, "\n") + 1)
+        fprintf(f, "  %.*s\n", (int)strcspn(at, "\n"), at);
+    if (r->settings_unknown)
+        fputs("the settings of some are not known: they are seen with the right DescribeConfigs\n",
+              f);
+}
+
 void check_print(const struct check_result *r, int64_t now_ms, FILE *f) {
-    if (r->listed) print_topics(r, f);
+    if (r->listed) {
+        print_topics(r, f);
+        print_advice(r, f);
+    }
     if (r->group_known) print_group(r, f);
     print_lag(r, f);
     if (r->overview_known) overview_print(&r->overview, now_ms, f);
@@ -113,6 +125,9 @@ void check_print_json(const struct check_result *r, int exit_code, const char *p
     if (r->listed) {
         put_topics(&b, "topics", &r->sources);
         put_topics(&b, "missing", &r->missing);
+        buf_putc(&b, ',');
+        put_text(&b, "settings", buf_cstr(r->advice));
+        buf_printf(&b, ",\"settings_known\":%s", r->settings_unknown ? "false" : "true");
     }
     if (r->group_known) put_group(&b, r);
     if (r->lag_known) put_lag(&b, r);

@@ -426,9 +426,14 @@ static bool has_risky_room(struct dispatch *d, struct lineup *l, const struct de
                            bool full, bool alone) {
     bool bad = l->slow || l->failures;
     if (v->batched) return !full || !bad;
-    if (!has_share(d, v, bad || is_troubled(d, v))) return false;
-    if (!full) return true;
-    if (bad || !alone || l->waiting >= 4 * (size_t)d->cfg->dest_waiting) return false;
+    bool share = has_share(d, v, bad || is_troubled(d, v));
+    if (share && !full) return true;
+    if (d->patient && !bad) { /* until it has shown what it can */
+        l->resume = l->waiting;
+        saturate(d, l, true);
+        return true;
+    }
+    if (!share || bad || !alone || l->waiting >= 4 * (size_t)d->cfg->dest_waiting) return false;
     if (l->first && *d->now_ms - l->first->added_ms > SLOW_MS) return false;
     wait_for(d, l, (size_t)d->cfg->dest_waiting);
     return true;
@@ -597,18 +602,25 @@ static bool rate_allows(struct dispatch *d, struct lineup *l) {
     return false;
 }
 
+/* What one may take of the places for risky ones. While none of its requests hang, it leaves half
+ * as much to others: it may be a fleet of honest ones that nobody knows yet. */
+static int64_t risky_share(const struct dispatch *d, const struct delivery *v, int64_t percent) {
+    return is_troubled(d, v) ? percent : (100 + percent) / 2;
+}
+
 /* A share of the connections; one that has none gets one if there is any. */
 static bool has_connection(struct dispatch *d, const struct lineup *l) {
-    const struct tally *w = l->at, *h = l->first->of_host;
+    const struct delivery *v = l->first;
+    const struct tally *w = v->of_workspace, *h = v->of_host;
     if (!l->risky) return true;
     if (d->risky_flying >= most_risky(d)) {
         d->starved += !w->flying;
         return false;
     }
-    return !w->flying ||
-           (shares_allow(w->risky, d->risky_flying, most_risky(d), d->cfg->dest_workspace_share) &&
-            (!h ||
-             shares_allow(h->risky, d->risky_flying, most_risky(d), d->cfg->dest_host_share)));
+    int64_t ws = risky_share(d, v, d->cfg->dest_workspace_share);
+    int64_t hs = risky_share(d, v, d->cfg->dest_host_share);
+    return !w->flying || (shares_allow(w->risky, d->risky_flying, most_risky(d), ws) &&
+                          (!h || shares_allow(h->risky, d->risky_flying, most_risky(d), hs)));
 }
 
 static bool may_start(struct dispatch *d, struct lineup *l) {
@@ -686,7 +698,8 @@ static void take_back(struct dispatch *d) {
         const struct tally *w = v->of_workspace;
         next = v->next;
         if (v->cancelled || !v->batch.dest->type->cancel) continue;
-        if (w->flying - w->leaving <= (part ? part : 1) && *d->now_ms - v->sent_ms < d->cfg->dest_patience)
+        if (w->flying - w->leaving <= (part ? part : 1) &&
+            *d->now_ms - v->sent_ms < d->cfg->dest_patience)
             continue;
         dispatch_cancel(d, v, CANCEL_SLOW);
         n--;

@@ -64,7 +64,6 @@ static bool is_batch(const struct lane *lane, const struct partition *p) {
 }
 
 static size_t windows_max(const struct lane *lane, const struct partition *p) {
-    if (p->caution != CAUTION_NONE) return 1;
     return (size_t)(is_batch(lane, p) ? lane->cfg->batch_inflight + 1 : lane->cfg->window_inflight);
 }
 
@@ -86,7 +85,6 @@ static bool is_full(const struct lane *lane, const struct partition *p, const st
     const struct load *load = w->user;
     const struct config *cfg = lane->cfg;
     if (load->ledger_bytes >= LEDGER_SEAL) return true;
-    if (p->caution != CAUTION_NONE && w->taken >= WARY_RECORDS) return true;
     if (!is_batch(lane, p)) return w->taken >= cfg->window_records;
     return w->taken >= cfg->batch_records || load->bytes >= (size_t)cfg->batch_bytes;
 }
@@ -115,7 +113,7 @@ void intake_seal(struct lane *lane, struct partition *p, bool force) {
     struct window *open = windows_open(&p->windows);
     struct load *load = open ? open->user : NULL;
     if (load && open->taken && !open->replayed) {
-        bool due = force || lane->ending || lane->standing || is_full(lane, p, open) ||
+        bool due = force || lane->ending || is_full(lane, p, open) ||
                    lane->now_ms >= intake_seal_at(lane, p, open) ||
                    (p->eof && lane->shared->until_end);
         if (due && may_seal(p, load)) windows_seal(&p->windows);
@@ -140,11 +138,32 @@ static struct partition *fullest(const struct lane *lane, size_t *ret_open) {
     return most;
 }
 
+/* No new window may open, or soon not: what keeps the oldest from settling has had its time. With --until-end
+ * nothing new is waiting, and the requests' own timeouts will do. */
+static void press_on(struct lane *lane, struct partition *p) {
+    if (lane->shared->until_end) return;
+    struct window *w = p->windows.oldest;
+    struct load *load = w && w->sealed ? w->user : NULL;
+    if (load && load->sealed_ms && lane->now_ms - load->sealed_ms > lane->cfg->window_grace)
+        load_cancel(load, CANCEL_SLOW);
+}
+
+/* A few requests that hang keep whole windows, with all that was parked meanwhile: pressed on before
+ * there is no room left, or everybody would wait for the grace and the settlement. Not batches: big
+ * objects take their time. */
+static void press_early(struct lane *lane) {
+    bool full = lane->held > budget(lane) / 4 * 3;
+    for (struct partition *p = lane->partitions; p; p = p->next)
+        if (!is_batch(lane, p) && (full || p->windows.count > windows_max(lane, p) / 4 * 3))
+            press_on(lane, p);
+}
+
 /* What is being filled may take half of the memory, so that what is sealed can settle meanwhile in
  * the other half. The fullest go first: that makes the fewest objects. */
 void intake_press(struct lane *lane) {
     struct partition *p;
     size_t open = 0, most = budget(lane) / 2;
+    press_early(lane);
     while (lane->held > most && (p = fullest(lane, &open)) && open > most) {
         intake_seal(lane, p, true);
         if (windows_open(&p->windows)) return; /* it could not be: no use in asking again now */
@@ -165,22 +184,11 @@ static enum room room_for(const struct lane *lane, const struct partition *p, in
     /* What must be read whole is read whatever it takes. */
     if (filling && filling->incomplete) return ROOM;
     if (open && open->replayed && offset < open->next) return ROOM;
-    if (lane->standing) return ROOM_NONE;
     if (dispatch_saturated(lane->dispatch)) return ROOM_NONE;
     if (lane->held >= budget(lane)) return ROOM_BLOCKED;
     if (windows_would_open(&p->windows, offset) && p->windows.count >= windows_max(lane, p))
         return ROOM_BLOCKED;
     return ROOM;
-}
-
-/* No new window may open: what keeps the oldest from settling has had its time. With --until-end
- * nothing new is waiting, and the requests' own timeouts will do. */
-static void press_on(struct lane *lane, struct partition *p) {
-    if (lane->shared->until_end) return;
-    struct window *w = p->windows.oldest;
-    struct load *load = w && w->sealed ? w->user : NULL;
-    if (load && load->sealed_ms && lane->now_ms - load->sealed_ms > lane->cfg->window_grace)
-        load_cancel(load, CANCEL_SLOW);
 }
 
 static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg) {
@@ -203,19 +211,9 @@ static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg
     if (is_full(lane, p, w)) intake_seal(lane, p, false);
 }
 
-void intake_take(struct lane *lane, struct partition *p) {
-    rd_kafka_message_t *msg = source_peek(lane, p);
-    place_topic(&lane->place, p->topic, p->id);
-    source_taken(p);
-    take(lane, p, msg);
-}
-
 static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
     size_t n = 0;
     rd_kafka_message_t *msg;
-    if (!p->claimed && !careful_claim(lane, p)) return 0;
-    if (p->caution != CAUTION_NONE) careful_tick(lane, p);
-    if (p->caution == CAUTION_CAREFUL) return 0;
     place_topic(&lane->place, p->topic, p->id);
     while (n < most && (msg = source_peek(lane, p))) {
         if (intake_past_end(p, msg->offset)) break;
@@ -237,7 +235,6 @@ bool intake_read(struct lane *lane) {
     size_t n = 0;
     for (const struct partition *p = first; p; p = p->next) n++;
     for (size_t skip = n ? lane->turns++ % n : 0; skip; skip--) first = first->next;
-    lane->standing = careful_stands(lane);
     do {
         round = 0;
         for (struct partition *p = first; p; p = p->next)
@@ -246,6 +243,5 @@ bool intake_read(struct lane *lane) {
             round += read_partition(lane, p, READ_BATCH);
         total += round;
     } while (round && total < TURN_RECORDS);
-    if (lane->standing) careful_run(lane);
     return total >= TURN_RECORDS;
 }

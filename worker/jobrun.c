@@ -309,6 +309,7 @@ bool jobrun_decode_known(const struct record *rec, const struct known_sinks *kno
     run.payload.edits = lasting(&r);
     run.payload.n_edits = r.n_edits;
     run.payload.one_line = !r.j.breaks;
+    run.payload.lone_surrogate = r.j.lone_surrogate;
     if (run.sink.p && run.sink.p == r.sink_at) { /* a document may hold others, without a meaning */
         run.sink_depth = r.sink_depth;
         run.known = r.known;

@@ -43,8 +43,9 @@ struct payload {
     struct str json;
     const struct edit *edits;
     size_t n_edits;
-    bool verbatim; /* the caller's: deliver it without the edits */
-    bool one_line; /* no line break stands in it */
+    bool verbatim;       /* the caller's: deliver it without the edits */
+    bool one_line;       /* no line break stands in it */
+    bool lone_surrogate; /* an escape in it names half of a pair: some readers refuse that */
 };
 
 /* A sink object that stood in an event before. Its bytes decide what is secret in it, so an equal

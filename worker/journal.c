@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 
 #include "worker/crash.h"
 #include "worker/lane.h"
@@ -14,6 +15,11 @@
 #define BACKOFF_MIN_MS 100
 #define BACKOFF_MAX_MS 5000
 #define STALE_MS 10000 /* the callback that ends it comes sooner, if there is one */
+#define BLOCKED_MIN_MS 1000
+#define BLOCKED_MAX_MS 30000
+#define FAILING_MS 5000 /* a hiccup is no news */
+#define MARKER_MAX ((size_t)1024)
+#define MARKER_KEY_MAX 256
 
 /* One partition's part of a settlement under way. */
 struct chapter {
@@ -29,9 +35,39 @@ struct journal {
     size_t n;
     bool boundaries;
     uint64_t memberships; /* the lane's, when the job took its group metadata */
+    char alone[TOPIC_MAX + 1]; /* the blocked source that it tries; empty: the others */
+};
+
+/* A source whose records can't be settled, since a topic that belongs to it can't be written. The
+ * others are settled without it; it is tried alone, now and then. */
+struct blocked {
+    char base[TOPIC_MAX + 1], topic[TOPIC_MAX + 1];
+    int64_t again_ms, pause_ms;
+    struct blocked *next;
 };
 
 /* ---- what is due ---- */
+
+static struct blocked *find_blocked(const struct lane *lane, const char *base) {
+    struct blocked *b = lane->blocked;
+    while (b && strcmp(b->base, base) != 0) b = b->next;
+    return b;
+}
+
+/* The one whose turn it is to be tried, or NULL. */
+static const struct blocked *trial(const struct lane *lane) {
+    const struct blocked *first = NULL;
+    for (const struct blocked *b = lane->blocked; b; b = b->next)
+        if (b->again_ms <= lane->now_ms && (!first || b->again_ms < first->again_ms)) first = b;
+    return first;
+}
+
+int64_t journal_again_ms(const struct lane *lane) {
+    int64_t least = INT64_MAX;
+    for (const struct blocked *b = lane->blocked; b; b = b->next)
+        if (b->again_ms < least) least = b->again_ms;
+    return least;
+}
 
 static bool has_undeclared(const struct partition *p) {
     for (const struct window *w = p->windows.oldest; w; w = w->newer) {
@@ -52,17 +88,28 @@ static size_t settleable(const struct partition *p) {
  * in steady state there is one transaction for each window. */
 static bool is_due(const struct lane *lane, const struct partition *p) {
     if (!p->loaded) return false;
-    if (p->pin || has_undeclared(p) || !claim_same(&p->want, &p->meta.claim)) return true;
+    if (p->pin || has_undeclared(p)) return true;
     if (!settleable(p)) return false;
     const struct window *open = windows_open(&p->windows);
     const struct load *filling = open ? open->user : NULL;
     return !filling || !filling->batched || !filling->first || lane->finishing || lane->ending;
 }
 
-bool journal_due(const struct lane *lane) {
+/* Of a settlement that tries one source alone, or of all those that are not blocked. */
+static bool has_part(const struct lane *lane, const struct partition *p,
+                     const struct blocked *alone) {
+    if (!lane->blocked) return true;
+    return alone ? strcmp(alone->base, p->base) == 0 : !find_blocked(lane, p->base);
+}
+
+static bool any_due(const struct lane *lane, const struct blocked *alone) {
     for (const struct partition *p = lane->partitions; p; p = p->next)
-        if (is_due(lane, p)) return true;
+        if (has_part(lane, p, alone) && is_due(lane, p)) return true;
     return false;
+}
+
+bool journal_due(const struct lane *lane) {
+    return any_due(lane, NULL);
 }
 
 /* ---- records ---- */
@@ -102,8 +149,34 @@ static void recall_destination(struct requeue *r, const struct header *headers, 
         memcpy(r->destination, before.destination, sizeof r->destination);
 }
 
-static void add_record(struct lane *lane, struct settle_job *job, const struct load *load,
-                       const struct slot *slot) {
+/* Whose outcome a record of the job tells. */
+struct bearer {
+    struct load *load;
+    struct slot *slot;
+};
+
+/* What stands for a value that the dead topic, or the retry topic before it, refuses. Nothing in it
+ * is longer than we say: a topic that refuses this takes nothing. */
+static void put_marker(struct settle_job *job, struct settle_record *rec, const struct slot *slot,
+                       const struct requeue *r) {
+    uint8_t digest[SHA256_LEN];
+    char text[HEX_LEN(SHA256_LEN) + 1];
+    struct buf b;
+    buf_init(&b, MARKER_MAX);
+    sha256(slot->msg->payload, slot->msg->len, digest);
+    hex(digest, SHA256_LEN, text);
+    buf_printf(&b,
+               "{\"runsink\":\"marker\",\"topic\":\"%s\",\"partition\":%" PRId32
+               ",\"offset\":%" PRId64 ",\"bytes\":%zu,\"sha256\":\"%s\"}",
+               r->origin.topic, r->origin.partition, r->origin.offset, slot->msg->len, text);
+    rec->value = arena_strdup(&job->arena, (struct str){b.p, b.n});
+    rec->value_len = b.n;
+    if (rec->key_len > MARKER_KEY_MAX) rec->key = NULL, rec->key_len = 0;
+    buf_free(&b);
+}
+
+static void add_record(struct lane *lane, struct settle_job *job, struct load *load,
+                       struct slot *slot) {
     rd_kafka_headers_t *list = NULL;
     struct header *originals = NULL;
     size_t n = 0;
@@ -121,6 +194,12 @@ static void add_record(struct lane *lane, struct settle_job *job, const struct l
         recall_destination(&r, originals, n);
     char topic[TOPIC_MAX + 1] = "";
     struct settle_record *rec = settle_job_add(job);
+    struct bearer *bearer = arena_alloc(&job->arena, sizeof *bearer);
+    *bearer = (struct bearer){load, slot};
+    if (slot->marked) {
+        r.marker = (int64_t)slot->msg->len + !slot->msg->len;
+        n = 0; /* it may be the headers that are too much */
+    }
     if (slot->fate == FATE_PARKED) {
         size_t tier = slot->parcel ? slot->parcel->progress.tier : slot->progress.tier;
         topic_retry(load->topic, lane->cfg->retry_delays.v[tier], topic);
@@ -136,6 +215,8 @@ static void add_record(struct lane *lane, struct settle_job *job, const struct l
     rec->key_len = slot->msg->key_len;
     rec->value = slot->msg->payload;
     rec->value_len = slot->msg->len;
+    rec->owner = bearer;
+    if (slot->marked) put_marker(job, rec, slot, &r);
 }
 
 /* ---- ledger ---- */
@@ -246,6 +327,97 @@ static bool add_ledger(struct lane *lane, struct settle_job *job, const struct p
     return ok;
 }
 
+/* ---- what is refused ---- */
+
+static void unblock(struct lane *lane, const char *base) {
+    for (struct blocked **at = &lane->blocked; *at; at = &(*at)->next) {
+        struct blocked *b = *at;
+        if (strcmp(b->base, base) != 0) continue;
+        trouble_clear(lane->shared->troubles, lane->id, TROUBLE_OWN_TOPIC, b->topic);
+        *at = b->next;
+        free(b);
+        return;
+    }
+}
+
+/* The main thread makes the topic again where it may. */
+static void look_at_topics(const struct lane *lane) {
+    struct worker_shared *shared = (struct worker_shared *)(uintptr_t)lane->shared;
+    atomic_store(&shared->look, true);
+    if (eventfd_write(shared->ended_fd, 1) != 0) log_warn("waking the main thread failed");
+}
+
+static void block(struct lane *lane, const char *topic, const char *why) {
+    char base[TOPIC_MAX + 1];
+    size_t n;
+    topic_kind(topic, &n);
+    snprintf(base, sizeof base, "%.*s", (int)n, topic);
+    struct blocked *b = find_blocked(lane, base);
+    if (b && strcmp(b->topic, topic) != 0)
+        trouble_clear(lane->shared->troubles, lane->id, TROUBLE_OWN_TOPIC, b->topic);
+    if (!b) {
+        b = xcalloc(1, sizeof *b);
+        b->next = lane->blocked;
+        lane->blocked = b;
+        memcpy(b->base, base, sizeof b->base);
+    }
+    snprintf(b->topic, sizeof b->topic, "%s", topic);
+    b->pause_ms = b->pause_ms ? b->pause_ms * 2 : BLOCKED_MIN_MS;
+    if (b->pause_ms > BLOCKED_MAX_MS) b->pause_ms = BLOCKED_MAX_MS;
+    b->again_ms = lane->now_ms + b->pause_ms;
+    trouble_set(lane->shared->troubles, lane->id, TROUBLE_OWN_TOPIC, topic, why, 0);
+    look_at_topics(lane);
+}
+
+/* Parked it can't be. The members of a batch stay together: all of them die. */
+static void bury(struct load *load, struct slot *slot, const struct outcome *o) {
+    struct counters *c = &load->lane->counters;
+    struct parcel *parcel = slot->parcel;
+    struct outcome *kept = arena_alloc(&load->arena, sizeof *kept);
+    *kept = *o;
+    size_t n = parcel ? parcel->n : 1;
+    if (parcel) parcel->fate = FATE_DEAD;
+    for (size_t i = 0; i < n; i++) {
+        struct slot *s = parcel ? parcel->members[i] : slot;
+        s->fate = FATE_DEAD;
+        s->outcome = kept;
+        load->parked--;
+        count(c, COUNTER_UNPARKED, 1);
+        count_by(c, COUNTER_DEAD_DATA, s->sink, 1);
+        observer_dead(load->lane, load, s);
+    }
+}
+
+/* A record that its topic will never take. False when the topic takes nothing. */
+static bool mark(struct lane *lane, const struct settle_record *rec) {
+    struct bearer *b = rec->owner;
+    if (!b || b->slot->marked) return false;
+    log_error("a record is larger than a topic of runsink's own takes, or not what it takes: a "
+              "marker stands for it among the dead letters, the record stays in its source; raise "
+              "max.message.bytes of the topic (`runsink check` compares)",
+              LOG_S("topic", b->load->topic), LOG_I("partition", b->slot->from_partition),
+              LOG_I("offset", b->slot->from_offset), LOG_I("bytes", b->slot->msg->len),
+              LOG_S("refused_by", rec->topic), LOG_S("error", rd_kafka_err2str(rec->refused)));
+    struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "refused-by-topic", "%s: %s",
+                                    rec->topic, rd_kafka_err2str(rec->refused));
+    if (b->slot->fate == FATE_PARKED) bury(b->load, b->slot, &o);
+    b->slot->marked = true;
+    count(&lane->counters, COUNTER_MARKED, 1);
+    return true;
+}
+
+static void take_refused(struct lane *lane, const struct settle_job *job) {
+    for (size_t i = 0; i < job->n_records; i++) {
+        const struct settle_record *r = &job->records[i];
+        if (!r->refused || mark(lane, r)) continue;
+        char why[160];
+        snprintf(why, sizeof why, "it refuses %s of %zu bytes: %s",
+                 r->owner ? "even a marker" : "a ledger entry", r->value_len,
+                 rd_kafka_err2str(r->refused));
+        block(lane, r->topic, why);
+    }
+}
+
 /* ---- a settlement ---- */
 
 /* Ends of windows in object mode need not be durable; those that an earlier owner declared in batch
@@ -260,37 +432,47 @@ static void keep_ends(const struct lane *lane, const struct partition *p, struct
     while (meta->n_ends && meta->ends[meta->n_ends - 1] > p->replay_end) meta->n_ends--;
 }
 
-static bool add_chapter(struct lane *lane, struct journal *j, struct partition *p) {
+/* What can't be said of one partition holds nobody else up. */
+static void leave_out(struct lane *lane, struct settle_job *job, size_t records,
+                      const struct partition *p, const char *problem) {
+    char topic[TOPIC_MAX + 1] = "";
+    job->n_records = records;
+    topic_ledger(p->base, topic);
+    block(lane, topic, problem);
+}
+
+static void add_chapter(struct lane *lane, struct journal *j, struct partition *p) {
     struct settle_job *job = j->job;
-    size_t k = settleable(p), at = 0;
+    size_t k = settleable(p), at = 0, records = job->n_records;
     bool boundary = has_undeclared(p);
-    bool claim = !claim_same(&p->want, &p->meta.claim);
-    if (!k && !boundary && !p->pin && !claim) return true;
+    char problem[TOPIC_MAX + 160];
+    if (!k && !boundary && !p->pin) return;
     struct chapter c = {.serial = p->serial, .windows = k, .meta = p->meta, .offset = p->committed};
     for (struct window *w = p->windows.oldest; w && at < k; w = w->newer, at++) {
         struct load *load = w->user;
         if (lane->cfg->ledger && !add_ledger(lane, job, p, w, &c.meta)) {
-            log_error("a ledger entry is too large: lower window.records or batch.records",
-                      LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("first", w->first),
-                      LOG_I("next", w->next));
-            return false;
+            snprintf(problem, sizeof problem,
+                     "the entry of %s/%" PRId32 ", %" PRId64 " to %" PRId64
+                     ", is too large: lower window.records or batch.records",
+                     p->topic, p->id, w->first, w->next);
+            leave_out(lane, job, records, p, problem);
+            return;
         }
         for (struct slot *s = load->first; s; s = s->next)
             if (s->fate == FATE_PARKED || s->fate == FATE_DEAD) add_record(lane, job, load, s);
         c.offset = w->next;
     }
     keep_ends(lane, p, &c.meta, k);
-    c.meta.claim = p->want;
     char text[META_MAX + 1];
     if (!meta_encode(&c.meta, text)) {
-        log_error("the offset's metadata would not fit", LOG_S("topic", p->topic),
-                  LOG_I("partition", p->id), LOG_I("windows", (int64_t)p->windows.count));
-        return false;
+        snprintf(problem, sizeof problem, "the metadata of %s/%" PRId32 " would not fit, %zu windows",
+                 p->topic, p->id, p->windows.count);
+        leave_out(lane, job, records, p, problem);
+        return;
     }
     if (!settle_job_offset(job, p->topic, p->id, c.offset, text)) abort();
     j->boundaries = j->boundaries || boundary;
     j->chapters[j->n++] = c;
-    return true;
 }
 
 static void back_off(struct lane *lane) {
@@ -307,7 +489,7 @@ static void journal_free(struct journal *j) {
     free(j);
 }
 
-static void submit(struct lane *lane) {
+static void submit(struct lane *lane, const struct blocked *alone) {
     struct settle_job *job = settle_job_new(lane->consumer);
     if (!job) { /* not a member at this moment */
         back_off(lane);
@@ -319,13 +501,10 @@ static void submit(struct lane *lane) {
     *j = (struct journal){.job = job,
                           .chapters = xcalloc(n, sizeof(struct chapter)),
                           .memberships = lane->memberships};
-    bool ok = true;
-    for (struct partition *p = lane->partitions; p && ok; p = p->next)
-        if (p->loaded) {
-            careful_announce(lane, p);
-            ok = add_chapter(lane, j, p);
-        }
-    if (!ok || !j->n) {
+    if (alone) snprintf(j->alone, sizeof j->alone, "%s", alone->base);
+    for (struct partition *p = lane->partitions; p; p = p->next)
+        if (p->loaded && has_part(lane, p, alone)) add_chapter(lane, j, p);
+    if (!j->n) {
         journal_free(j);
         back_off(lane);
         return;
@@ -337,10 +516,8 @@ static void submit(struct lane *lane) {
 
 /* Everything sealed when the job was made is durable now. */
 static void apply(struct lane *lane, struct partition *p, const struct chapter *c) {
-    int64_t records = 0;
     for (size_t i = 0; i < c->windows; i++) {
         struct window *w = windows_pop(&p->windows);
-        records += w->taken;
         struct load *load = w->user;
         count(&lane->counters, COUNTER_WINDOWS, 1);
         count(&lane->counters, COUNTER_LEDGER_ENTRIES, lane->cfg->ledger);
@@ -361,8 +538,9 @@ static void apply(struct lane *lane, struct partition *p, const struct chapter *
         w->declared = true;
         load_flush(load);
     }
-    careful_settled(lane, p, records);
 }
+
+/* ---- a result ---- */
 
 static void report(struct lane *lane, const struct settle_job *job) {
     count(&lane->counters, COUNTER_TRANSACTIONS_FAILED, 1);
@@ -370,7 +548,13 @@ static void report(struct lane *lane, const struct settle_job *job) {
     log_warn("settlement failed", LOG_I("lane", lane->id), LOG_S("error", job->error),
              LOG_S("next", job->result == SETTLE_STALE     ? "waits for the rebalance"
                            : job->result == SETTLE_UNKNOWN ? "the lane starts anew"
+                           : job->result == SETTLE_TOPIC   ? "its source waits, the others go on"
+                           : job->result == SETTLE_REFUSED ? "goes on without what is refused"
                                                            : "is tried again"));
+    if (job->result == SETTLE_TOPIC || job->result == SETTLE_REFUSED) return;
+    if (!lane->failing_ms) lane->failing_ms = lane->now_ms;
+    trouble_tell(lane->shared->troubles, lane->now_ms - lane->failing_ms >= FAILING_MS, lane->id,
+                 TROUBLE_SETTLEMENT, NULL, job->error, lane->failing_ms);
 }
 
 static void finish(struct lane *lane, struct journal *j) {
@@ -380,7 +564,9 @@ static void finish(struct lane *lane, struct journal *j) {
         if (j->boundaries) crash_point(CRASH_BOUNDARY_AFTER);
         count(&lane->counters, COUNTER_TRANSACTIONS, 1);
         count_set(&lane->counters, COUNTER_SETTLED_AT_MS, (uint64_t)lane->wall_ms);
-        lane->settle_backoff_ms = 0;
+        lane->settle_backoff_ms = lane->restart_pause_ms = lane->failing_ms = 0;
+        trouble_clear(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL);
+        if (j->alone[0]) unblock(lane, j->alone);
         for (size_t i = 0; i < j->n; i++) {
             struct partition *p = source_find(lane, j->chapters[i].serial);
             if (p) apply(lane, p, &j->chapters[i]);
@@ -388,6 +574,14 @@ static void finish(struct lane *lane, struct journal *j) {
         return;
     }
     report(lane, job);
+    if (job->result == SETTLE_REFUSED) {
+        take_refused(lane, job);
+        return;
+    }
+    if (job->result == SETTLE_TOPIC) {
+        block(lane, job->topic, job->error);
+        return;
+    }
     back_off(lane);
     /* A membership that a callback has renewed meanwhile is not the one that was refused. */
     if (job->result == SETTLE_STALE && j->memberships == lane->memberships) {
@@ -401,6 +595,7 @@ static void finish(struct lane *lane, struct journal *j) {
 }
 
 void journal_abandon(struct lane *lane) {
+    while (lane->blocked) unblock(lane, lane->blocked->base);
     if (lane->journal) lane->journal->job = NULL;
     journal_free(lane->journal);
     lane->journal = NULL;
@@ -416,5 +611,12 @@ void journal_run(struct lane *lane) {
     }
     if (lane->restart || lane->now_ms < lane->settle_after_ms) return;
     lane->stale = false;
-    if (journal_due(lane)) submit(lane);
+    const struct blocked *alone = trial(lane);
+    if (alone && !any_due(lane, alone)) { /* nothing is to be settled there by now */
+        char base[TOPIC_MAX + 1];
+        memcpy(base, alone->base, sizeof base);
+        unblock(lane, base);
+        alone = NULL;
+    }
+    if (alone || journal_due(lane)) submit(lane, alone);
 }

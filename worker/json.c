@@ -117,7 +117,9 @@ static const char *escape(struct json *j, const char *p) {
     int32_t u = unit(p, j->end);
     if (u < 0) return NULL;
     if (high_surrogate(u) && low_surrogate(unit(p + 6, j->end))) return p + 12;
-    if (u == 0 || high_surrogate(u) || low_surrogate(u)) j->odd_escape = true;
+    bool lone = high_surrogate(u) || low_surrogate(u);
+    j->lone_surrogate |= lone;
+    j->odd_escape |= lone || u == 0;
     return p + 6;
 }
 
@@ -346,6 +348,20 @@ static char short_escape(char c) {
         return '\t';
     default: /* quote, backslash, slash stand for themselves */
         return c;
+    }
+}
+
+void json_replace_surrogates(char *text, size_t n) {
+    char *end = text + n;
+    for (char *p = memchr(text, '\\', n); p; p = memchr(p, '\\', (size_t)(end - p))) {
+        int32_t u = unit(p, end);
+        bool high = high_surrogate(u);
+        if (high && low_surrogate(unit(p + 6, end)))
+            p += 12;
+        else if (high || low_surrogate(u))
+            p = (char *)memcpy(p, "\\ufffd", 6) + 6;
+        else
+            p += 2;
     }
 }
 

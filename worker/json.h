@@ -45,6 +45,7 @@ struct json {
     /* An escape was read that no C string or UTF-8 text can hold: \u0000 or an unpaired surrogate.
      * Legal in JSON; the caller may clear it and look again. */
     bool odd_escape;
+    bool lone_surrogate; /* an unpaired surrogate alone; never cleared */
 };
 
 void json_begin(struct json *, struct str text);
@@ -73,6 +74,9 @@ void json_stop(struct json *, const char *err);
 /* Resolves a string's escapes. raw must be a validated string's; ret has room for raw.n bytes.
  * False when it holds an unpaired surrogate, which UTF-8 has no form for. */
 bool json_unescape(struct str raw, char *ret, size_t *ret_n);
+/* Replaces each escape of an unpaired surrogate in a validated text by \\ufffd, which is as long.
+ */
+void json_replace_surrogates(char *text, size_t n);
 /* One character at *at (below end), as UTF-8; moves *at behind it. Returns the number of bytes
  * written, 0 for an unpaired surrogate. */
 size_t json_char(const char **at, const char *end, char ret[4]);

@@ -13,8 +13,9 @@
 #include "worker/clock.h"
 #include "worker/log.h"
 
-#define RESTART_PAUSE_MS 1000
-#define STANDING_MS 20 /* a lane that waits for others has nothing that wakes it */
+#define RESTART_MIN_MS 1000
+#define RESTART_MAX_MS ((int64_t)5 * 60 * 1000)
+#define REFUSED_MS 10000 /* a producer that is not taken for this long is told */
 
 static void read_clocks(struct lane *lane) {
     lane->now_ms = clock_ms(CLOCK_MONOTONIC);
@@ -59,11 +60,13 @@ static int64_t sleep_ms(const struct lane *lane) {
         }
         if (!p->loaded) sooner(&timeout, 200);
     }
-    if (lane->standing) sooner(&timeout, STANDING_MS);
     if (!lane->journal && !lane->stale && journal_due(lane)) {
         int64_t left = lane->settle_after_ms - lane->now_ms;
         sooner(&timeout, left > 0 ? left : 0);
     }
+    int64_t again = journal_again_ms(lane);
+    if (!lane->journal && again < INT64_MAX)
+        sooner(&timeout, again > lane->now_ms ? again - lane->now_ms : 0);
     sooner(&timeout, dispatch_next_ms(lane->dispatch));
     return timeout;
 }
@@ -123,12 +126,70 @@ static void take_config(struct lane *lane) {
     dispatch_reconfigure(lane->dispatch, cfg);
     http_reconfigure(lane->http, cfg);
     anchor_reconfigure(lane);
-    careful_reconfigure(lane);
+}
+
+static void transactional_id(const struct lane *lane, char *ret, size_t size) {
+    uint64_t random = 0;
+    if (lane->cfg->slot[0]) {
+        snprintf(ret, size, "%s/%s/%d", lane->cfg->group, lane->cfg->slot, lane->id);
+        return;
+    }
+    if (RAND_bytes((unsigned char *)&random, sizeof random) != 1) abort();
+    snprintf(ret, size, "%s/%016" PRIx64 "/%d", lane->cfg->group, random, lane->id);
+}
+
+/* Doubled each time until something was settled, or it went well for twice the longest; with some
+ * chance in it, so that lanes that failed together don't come together. */
+static int64_t restart_pause(struct lane *lane) {
+    uint32_t chance;
+    if (RAND_bytes((unsigned char *)&chance, sizeof chance) != 1) abort();
+    if (lane->now_ms - lane->opened_ms >= 2 * RESTART_MAX_MS) lane->restart_pause_ms = 0;
+    int64_t pause = lane->restart_pause_ms ? lane->restart_pause_ms * 2 : RESTART_MIN_MS;
+    lane->restart_pause_ms = pause < RESTART_MAX_MS ? pause : RESTART_MAX_MS;
+    return lane->restart_pause_ms - chance % (lane->restart_pause_ms / 4);
+}
+
+/* Reading begins once the broker has taken the producer. One that it refuses is made anew, alone:
+ * nothing was read yet. */
+static void await_settler(struct lane *lane) {
+    char error[160], id[512];
+    struct troubles *troubles = lane->shared->troubles;
+    switch (settler_state(lane->settler, error, sizeof error)) {
+    case SETTLER_READY:
+        lane->settles = true;
+        trouble_clear(troubles, lane->id, TROUBLE_PRODUCER, NULL);
+        return;
+    case SETTLER_STARTING:
+        if (error[0] && lane->now_ms - lane->opened_ms >= REFUSED_MS)
+            trouble_set(troubles, lane->id, TROUBLE_PRODUCER, NULL, error, 0);
+        return;
+    case SETTLER_REFUSED:
+        break;
+    }
+    trouble_set(troubles, lane->id, TROUBLE_PRODUCER, NULL, error, 0);
+    if (!lane->settler_again_ms) {
+        lane->settler_again_ms = lane->now_ms + restart_pause(lane);
+        log_warn("the broker refuses the lane's producer; it is tried again", LOG_I("lane", lane->id),
+                 LOG_S("error", error), LOG_I("pause_ms", lane->restart_pause_ms));
+    }
+    if (lane->now_ms < lane->settler_again_ms) return;
+    struct buf err;
+    buf_init(&err, 4096);
+    transactional_id(lane, id, sizeof id);
+    enter(lane, STEP_CLOSE);
+    settler_free(lane->settler);
+    lane->settler = settler_new(lane->cfg, id, lane->wake_fd, &err);
+    lane->settler_again_ms = 0;
+    lane->opened_ms = lane->now_ms;
+    lane->restart = !lane->settler; /* no thread could be had */
+    snprintf(lane->restart_why, sizeof lane->restart_why, "%.120s", buf_cstr(&err));
+    buf_free(&err);
 }
 
 static void turn(struct lane *lane) {
     take_config(lane);
     wait_for_work(lane, lane->sleep_ms);
+    if (!lane->settles) await_settler(lane);
     enter(lane, STEP_KAFKA);
     source_poll(lane);
     bool more = intake_read(lane);
@@ -144,8 +205,7 @@ static void turn(struct lane *lane) {
     intake_free_dropped(lane);
     router_tick(lane->router, lane->now_ms);
     update_gauges(lane);
-    lane->sleep_ms = more || lane->again ? 0 : sleep_ms(lane);
-    lane->again = false;
+    lane->sleep_ms = more ? 0 : sleep_ms(lane);
     sooner(&lane->sleep_ms, wish);
 }
 
@@ -154,9 +214,7 @@ static void turn(struct lane *lane) {
 static bool is_settled(const struct lane *lane, bool (*of)(const struct partition *, void *),
                        void *ctx) {
     for (const struct partition *p = lane->partitions; p; p = p->next)
-        if (p->loaded && (!of || of(p, ctx)) &&
-            (p->windows.count || p->pin || !claim_same(&p->want, &p->meta.claim)))
-            return false;
+        if (p->loaded && (!of || of(p, ctx)) && (p->windows.count || p->pin)) return false;
     return true;
 }
 
@@ -167,9 +225,6 @@ static void close_windows(struct lane *lane, bool (*of)(const struct partition *
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (of && !of(p, ctx)) continue;
         intake_seal(lane, p, true);
-        for (struct window *w = p->windows.oldest; w; w = w->newer)
-            if (w->user) careful_give_up(w->user);
-        careful_release(p, false);
         if (!leave) continue;
         for (struct window *w = p->windows.oldest; w; w = w->newer)
             if (w->user) load_cancel(w->user, CANCEL_LEAVING);
@@ -183,8 +238,6 @@ static void drop_unsealable(struct lane *lane, bool (*of)(const struct partition
     for (struct partition *p = lane->partitions; p; p = p->next) {
         struct window *open = windows_open(&p->windows);
         if ((of && !of(p, ctx)) || !open || p->windows.oldest != open) continue;
-        careful_release(p, true);
-        if (!claim_same(&p->want, &p->meta.claim)) continue; /* first, with the ends it declared */
         lane_drop_partition(lane, p);
         p->left = true;
     }
@@ -246,22 +299,14 @@ static void note_end(struct lane *lane) {
 
 /* ---- life ---- */
 
-static void transactional_id(const struct lane *lane, char *ret, size_t size) {
-    uint64_t random = 0;
-    if (lane->cfg->slot[0]) {
-        snprintf(ret, size, "%s/%s/%d", lane->cfg->group, lane->cfg->slot, lane->id);
-        return;
-    }
-    if (RAND_bytes((unsigned char *)&random, sizeof random) != 1) abort();
-    snprintf(ret, size, "%s/%016" PRIx64 "/%d", lane->cfg->group, random, lane->id);
-}
-
 static bool lane_open(struct lane *lane, struct buf *err) {
     char id[512];
     enter(lane, STEP_CLOSE); /* of like cost */
     transactional_id(lane, id, sizeof id);
     read_clocks(lane);
-    lane->restart = false;
+    lane->restart = lane->settles = false;
+    lane->opened_ms = lane->now_ms;
+    lane->settler_again_ms = 0;
     lane->sleep_ms = 0;
     lane->settle_after_ms = lane->settle_backoff_ms = 0;
     lane->settler = settler_new(lane->cfg, id, lane->wake_fd, err);
@@ -297,17 +342,24 @@ static bool check_fatal(struct lane *lane) {
     return true;
 }
 
+static bool is_told_to_end(const struct lane *lane) {
+    return atomic_load(&lane->command) == LANE_DRAIN;
+}
+
 /* A fatal producer error leaves only one safe way: begin again from what is committed. */
 static bool begin_again(struct lane *lane) {
-    log_warn("the lane starts anew", LOG_I("lane", lane->id), LOG_S("why", lane->restart_why));
+    int64_t pause = restart_pause(lane);
+    log_warn("the lane starts anew", LOG_I("lane", lane->id), LOG_S("why", lane->restart_why),
+             LOG_I("pause_ms", pause));
     count(&lane->counters, COUNTER_RESTARTS, 1);
     lane_shut(lane);
-    for (int64_t end = lane->now_ms + RESTART_PAUSE_MS; lane->now_ms < end;)
-        wait_for_work(lane, end - lane->now_ms);
+    lane->draining = lane->assigned = false;
+    for (int64_t end = lane->now_ms + pause; lane->now_ms < end && !is_told_to_end(lane);)
+        wait_for_work(lane, end - lane->now_ms < 1000 ? end - lane->now_ms : 1000);
+    if (is_told_to_end(lane)) return true;
     struct buf err;
     buf_init(&err, 4096);
     bool ok = lane_open(lane, &err);
-    lane->draining = false;
     if (!ok) log_error("the lane can't start anew", LOG_S("error", buf_cstr(&err)));
     buf_free(&err);
     return ok;
@@ -327,7 +379,7 @@ static void anchor_last(struct lane *lane, int64_t end_ms) {
 
 /* One step of a lane's life; false when it is over. */
 static bool live(struct lane *lane, enum lane_state *ret_end) {
-    if (atomic_load(&lane->command) == LANE_DRAIN) {
+    if (is_told_to_end(lane)) {
         int64_t end_ms = lane->now_ms + lane->cfg->drain_timeout;
         lane->draining = true;
         lane_finish(lane, NULL, NULL, lane->cfg->drain_timeout);
@@ -347,7 +399,6 @@ static void *lane_main(void *arg) {
     update_gauges(lane);
     lane_shut(lane);
     update_gauges(lane);
-    careful_leave(lane);
     enter(lane, STEP_ENDED);
     atomic_store(&lane->state, end);
     if (eventfd_write(lane->shared->ended_fd, 1) != 0) log_warn("waking the main thread failed");

@@ -16,7 +16,6 @@
 #include "worker/load.h"
 #include "worker/meta.h"
 #include "worker/metrics.h"
-#include "worker/poison.h"
 #include "worker/requeue.h"
 #include "worker/route.h"
 #include "worker/settle.h"
@@ -47,17 +46,6 @@ struct partition {
     bool left;       /* by lane_finish(): what is open belongs to the next owner */
     int64_t seek_ms; /* when to try the position again; 0: no need */
     bool pin;        /* nothing was committed yet and start = latest: make the start durable */
-    /* careful.c */
-    struct claim want;   /* what the metadata is to say of who reads */
-    bool asked, claimed; /* the claim is decided; is durable, so that reading may begin */
-    bool calm;           /* the end was reached before anything was read */
-    bool guilty;         /* what suspect names is not tried again */
-    enum caution caution;
-    struct claim suspect; /* what was alone in work when the last reader died */
-    int64_t zone;         /* records to be settled until all is well, */
-    int64_t zone_end;     /* or an offset up to which */
-    int64_t special;      /* the next offset that is not taken as others are */
-    int64_t tried_ms, silent_ms;
     struct windows windows;
     struct meta meta;
     int64_t committed;
@@ -98,6 +86,8 @@ struct lane {
     struct asker *asker;
     int wake_fd;
     struct settler *settler;
+    bool settles; /* the broker has taken its producer; before that nothing is read */
+    int64_t opened_ms, settler_again_ms; /* monotonic; when a refused one is made anew, or 0 */
     struct http *http;
     struct sink_env sinks;
     struct router *router;
@@ -110,13 +100,13 @@ struct lane {
     size_t turns;        /* of reading */
     uint64_t subscribed; /* version of the topic list subscribed to */
     bool assigned;       /* has had an assignment */
-    bool cooperative;    /* the group's rebalance protocol, as far as it is known */
     bool draining;
     bool ending;             /* --until-end: nothing is left to read */
     atomic_bool done;        /* and all is settled; read by the main thread, as is */
     _Atomic int64_t sources; /* how many partitions of source topics it has */
     unsigned finishing;      /* inside lane_finish(): nothing waits for a ride */
-    bool restart;            /* a fatal error: close and open again */
+    bool restart;            /* a fatal error: close and open again, after a pause that grows */
+    int64_t restart_pause_ms; /* the last one; 0: it has settled since */
     char restart_why[128];
     int64_t now_ms; /* monotonic, read once a turn */
     int64_t wall_ms;
@@ -124,17 +114,13 @@ struct lane {
     size_t held;          /* bytes that count against the budget */
     struct load *dropped; /* of partitions that are gone; freed when nothing uses them any more */
     struct journal *journal;   /* the settlement under way, or NULL */
+    struct blocked *blocked;   /* sources that can't be settled now */
+    int64_t failing_ms;        /* since when settlements have failed; 0: the last one succeeded */
     struct anchorer *anchorer; /* NULL: switched off */
     int64_t settle_after_ms;   /* back-off after an aborted settlement */
     int64_t settle_backoff_ms;
     uint64_t memberships; /* rebalance callbacks so far */
     bool stale;           /* membership out of date: settle after the next rebalance callback */
-    /* careful.c */
-    int n_careful;   /* partitions that are read one record at a time */
-    bool busy;       /* records may be in work */
-    bool standing;   /* some lane is careful: nothing new is taken */
-    bool again;      /* what was waited for is durable */
-    uint64_t trying; /* the partition at hand, by its serial */
 };
 
 /* What the main thread gives all lanes: the topics to consume, replaced as a whole under a lock. */
@@ -150,11 +136,7 @@ struct worker_shared {
     bool until_end;
     const struct ledger_signer *signer; /* NULL: unsigned */
     struct troubles *troubles;
-    int ended_fd; /* an eventfd, written by each lane that ends */
-    uint64_t me;  /* this process, by a random number */
-    /* careful.c: partitions that are read one record at a time, lanes that may have records in
-     * work, and the lane (its id + 1) whose turn it is; 0: none's. */
-    atomic_int careful, busy, token;
+    int ended_fd;              /* an eventfd, written by each lane that ends */
     atomic_bool reload_failed; /* the last SIGHUP changed nothing */
     atomic_bool look; /* a lane misses one of runsink's own topics: ended_fd is written too */
 };
@@ -198,6 +180,8 @@ void journal_run(struct lane *);
 bool journal_due(const struct lane *);
 /* After settler_free(), which freed the job. */
 void journal_abandon(struct lane *);
+/* When a source that can't be settled is tried again, monotonic ms; INT64_MAX: there is none. */
+int64_t journal_again_ms(const struct lane *);
 
 /* anchor_write.c: the heads of the ledger's chains, in a bucket of the operator's. */
 struct anchorer;
@@ -211,26 +195,8 @@ void anchor_tick(struct lane *); /* each turn */
 bool anchor_waits(const struct lane *);
 void anchor_hurry(struct lane *); /* the next one is due now, unless the store just failed */
 
-/* careful.c: what is claimed before it is read, and reading with care (poison.h). */
-bool careful_claim(struct lane *, struct partition *); /* true: it may be read */
-void careful_release(struct partition *, bool leave);  /* it is given back */
-void careful_drop(struct lane *, struct partition *);
-/* Its oldest window is about to be settled: that says at once what is alone in work next. */
-void careful_announce(struct lane *, struct partition *);
-void careful_settled(struct lane *, struct partition *, int64_t records);
-void careful_tick(struct lane *, struct partition *);
-/* A record that is passed over or set aside: its fate and outcome; FATE_OPEN: take it. */
-enum fate careful_special(struct lane *, struct partition *, int64_t offset, struct outcome *ret);
-void careful_reconfigure(struct lane *);
-bool careful_may_send(const struct parcel *); /* else it is deferred */
-void careful_give_up(struct load *);          /* parks what is deferred */
-bool careful_stands(struct lane *); /* each turn, first: take nothing new, some lane is careful */
-void careful_run(struct lane *);    /* and then this */
-void careful_leave(struct lane *);  /* the lane ends */
-
 /* intake.c: what is read, and the windows it is in. */
-void intake_take(struct lane *, struct partition *); /* the record that source_peek() gave */
-bool intake_read(struct lane *);                     /* true: there is more */
+bool intake_read(struct lane *); /* true: there is more */
 void intake_seal(struct lane *, struct partition *, bool force);
 void intake_press(struct lane *); /* seals what memory has no room for */
 /* When an open window is to be sealed for its age, monotonic ms. */

@@ -34,6 +34,7 @@ struct slot {
     struct progress progress;
     const struct outcome *outcome; /* why, when skipped or dead without a parcel */
     uint32_t batch_index;
+    bool marked;  /* its topic refuses it: a marker stands for it in the dead letter */
     bool foreign; /* another group parked it: none of our business, and not in our ledger */
     uint8_t sink; /* its slot in the counters; 0: not known */
     enum fate fate;
@@ -54,10 +55,8 @@ struct parcel {
     struct buf body;
     struct progress progress;
     enum fate fate;
-    bool sent;      /* handed to dispatch */
-    bool deferred;  /* ready, but to go alone (careful.c) */
-    uint32_t tried; /* of its lines, alone */
-    bool holds;     /* its destination */
+    bool sent;  /* handed to dispatch */
+    bool holds; /* its destination */
     struct parcel *next;
 };
 

@@ -1,7 +1,7 @@
 /* Structured logging to stderr, one line an event, as text (logfmt) or JSON. Any thread; a line is
- * one write(), at most 16 KiB, cut visibly beyond that, and costs whoever logs no wait (log_start).
- * Every value, whoever caused it, passes the scrubber, which replaces each registered secret (and
- * its JSON-escaped, percent-encoded and base64 forms) by [REDACTED]. Only logging functions log. */
+ * one write(), at most 16 KiB, cut visibly beyond that, and costs whoever logs no wait (log_start). Every value, whoever caused it, passes the
+ * scrubber, which replaces each registered secret (and its JSON-escaped, percent-encoded and base64
+ * forms) by [REDACTED]. Only logging functions log. */
 #ifndef RUNSINK_LOG_H
 #define RUNSINK_LOG_H
 

@@ -16,6 +16,7 @@
 #include "worker/redrive_report.h"
 #include "worker/redrive_send.h"
 #include "worker/scan.h"
+#include "worker/topic_settings.h"
 
 #define BROKER_TIMEOUT_MS 30000
 #define LOOK_EVERY 256 /* records between two looks at signals */
@@ -64,6 +65,18 @@ static void block_signals(struct redrive *r) {
 
 /* ---- what there is ---- */
 
+/* One letter that is refused would end the transaction of many. */
+static int64_t largest_of(struct redrive *r, const char *topic) {
+    struct topic one = {.name = (char *)(uintptr_t)topic, .partitions = 1};
+    struct topic_list l = {&one, 1};
+    struct topic_settings s = {0};
+    struct buf unused;
+    buf_init(&unused, 4096);
+    bool known = topic_settings_ask(r->rk, &l, BROKER_TIMEOUT_MS, NULL, &s, &unused) && s.known;
+    buf_free(&unused);
+    return known ? s.max_message_bytes : 0;
+}
+
 static bool find_topics(struct redrive *r, struct redrive_source *src) {
     char name[TOPIC_MAX + 1];
     const struct topic *t = topic_find(&r->all, src->name);
@@ -90,6 +103,7 @@ static bool find_topics(struct redrive *r, struct redrive_source *src) {
                 : NULL;
         in->retry_partitions = t ? t->partitions : 0;
     }
+    src->largest = largest_of(r, r->to_origin ? src->name : in->retry);
     if (r->to_origin ? in->source_partitions : in->retry_partitions) return true;
     buf_printf(&r->err, "there is no topic %s, where dead letters would go back to%s",
                r->to_origin ? src->name : in->retry,
@@ -124,6 +138,14 @@ struct counting {
     uint64_t n;
 };
 
+/* Headers of ours are left out and others come, of about that size. */
+static int64_t size_of(const struct record *rec) {
+    size_t n = rec->value.n;
+    for (size_t i = 0; i < rec->n_headers; i++)
+        n += rec->headers[i].name.n + rec->headers[i].value.n;
+    return (int64_t)n;
+}
+
 static void count_letter(struct counting *c, const rd_kafka_message_t *m) {
     struct redrive_source *src = c->src;
     struct plan *plan = &src->plan;
@@ -140,6 +162,10 @@ static void count_letter(struct counting *c, const rd_kafka_message_t *m) {
         plan->unreadable++;
     else if (l.past.group[0] && strcmp(l.past.group, c->r->cfg->group) != 0)
         ; /* another group's: its own redrive sends it back */
+    else if (l.past.marker)
+        plan->markers++;
+    else if (src->largest && size_of(&rec) + (int64_t)m->key_len > src->largest)
+        plan->too_large++;
     else if (chains_redriven(src->sending.chains, l.fault, l.partition, l.offset, &l.past))
         plan->redriven++;
     else

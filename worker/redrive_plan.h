@@ -73,6 +73,8 @@ struct plan {
     uint64_t unreadable;            /* no letter of ours: see last_problem */
     uint64_t redriven;              /* went back before */
     uint64_t foreign;               /* another group's */
+    uint64_t too_large;             /* for the topic where they would go */
+    uint64_t markers;               /* stand for a value that Kafka refused: nothing to send */
     const char *last_problem;
     bool alone; /* batches that lack members go too, as single events under keys of their own */
     struct gatherings open;

@@ -49,6 +49,8 @@ void redrive_report_plan(struct redrive_report *r, const struct redrive_source *
         sum.unreadable += p->unreadable;
         sum.redriven += p->redriven;
         sum.foreign += p->foreign;
+        sum.markers += p->markers;
+        sum.too_large += p->too_large;
         if (p->last_problem) sum.last_problem = p->last_problem;
     }
     fprintf(r->out, "%9" PRIu64 "  dead letters to send back %s\n", sum.n,
@@ -60,6 +62,12 @@ void redrive_report_plan(struct redrive_report *r, const struct redrive_source *
                "written\n           again as it was (--to-origin sends them as new events)");
     print_note(r->out, sum.redriven, "others went back before");
     print_note(r->out, sum.foreign, "others are another group's");
+    print_note(r->out, sum.too_large,
+               "others are larger than the topic takes where they would go: raise its\n"
+               "           max.message.bytes (`runsink check` compares)");
+    print_note(r->out, sum.markers,
+               "others only stand for records that were too large for these topics: the records\n"
+               "           themselves are where runsink-origin says");
     if (sum.unreadable)
         fprintf(r->out, "%9" PRIu64 "  others are not runsink's: %s\n", sum.unreadable,
                 sum.last_problem);

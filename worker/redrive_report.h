@@ -9,6 +9,7 @@
 
 /* One source topic. */
 struct redrive_source {
+    int64_t largest; /* bytes that the topic where letters go takes; 0: not known */
     char *name;
     int partitions[FAULTS]; /* of its dead topics */
     struct plan plan;

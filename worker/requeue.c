@@ -25,6 +25,7 @@ enum slot {
     TIME,
     GROUP,
     TIMESTAMP,
+    MARKER,
     SLOTS
 };
 
@@ -40,6 +41,7 @@ static const struct {
     [COUNT] = SLOT("runsink-batch-count"), [INDEX] = SLOT("runsink-batch-index"),
     [DEST] = SLOT("runsink-destination"),  [TIME] = SLOT("runsink-time"),
     [GROUP] = SLOT("runsink-group"),       [TIMESTAMP] = SLOT("runsink-timestamp"),
+    [MARKER] = SLOT("runsink-marker"),
 #undef SLOT
 };
 
@@ -163,6 +165,8 @@ static bool parse_slot(enum slot slot, struct str text, struct requeue *r) {
         return parse_text(text, sizeof r->group, r->group);
     case TIME:
         return parse_number(text, TIME_MAX_MS, &r->died_ms);
+    case MARKER:
+        return parse_number(text, INT64_MAX, &r->marker);
     case SLOTS:
         break;
     }
@@ -275,6 +279,7 @@ struct header *dead_headers(const struct requeue *r, const struct outcome *o, in
     add_number(&out, slots[ATTEMPTS].name, r->attempts);
     add_number(&out, slots[FIRST].name, r->first_failure_ms);
     add_number(&out, slots[TIME].name, now_ms);
+    if (r->marker) add_number(&out, slots[MARKER].name, r->marker);
     add_identity(&out, r);
     *ret_n = out.n;
     return out.v;

@@ -5,6 +5,7 @@
  *          runsink-not-before (ms since the epoch; left out when 0), runsink-attempts, runsink-why
  *   dead:  runsink-origin, runsink-fault, runsink-reason, runsink-detail, runsink-status,
  *          runsink-attempts, runsink-first-failure, runsink-time
+ *          runsink-marker (bytes): the topic refused the record itself, and this stands for it
  *   both:  runsink-timestamp (ms, of the original record: keys may be made of it), runsink-group
  * (consumer group; a record without it is taken by any), runsink-destination (redacted label; left
  * out when there is none), and for a batch's member runsink-batch-key, runsink-batch-count,
@@ -39,6 +40,7 @@ struct requeue {
                                   source topic are shared by the groups that read it */
     char destination[DESTINATION_MAX]; /* redacted label; empty: not known */
     int64_t died_ms;                   /* 0: not a dead letter */
+    int64_t marker; /* of how many bytes the value was that this stands for; 0: it is the value */
 };
 
 /* Headers of a record read from a retry or dead topic. False with a phrase (static) in *reterr when

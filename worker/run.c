@@ -3,7 +3,6 @@
 #include "worker/run.h"
 
 #include <errno.h>
-#include <openssl/rand.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -567,7 +566,6 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     w.shared = (struct worker_shared){.until_end = until_end, .ended_fd = -1};
     atomic_store(&w.shared.cfg, cfg);
     w.shared.troubles = troubles_new();
-    if (RAND_bytes((unsigned char *)&w.shared.me, sizeof w.shared.me) != 1) abort();
     pthread_mutex_init(&w.shared.mutex, NULL);
     struct buf err;
     buf_init(&err, 65536);
@@ -592,7 +590,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     if (!ok) return EX_SOFTWARE;
     /* Something waits in a retry topic, or was parked by this run and has not come back; one lane
      * may have parked what another one took. */
-    bool parked = totals[COUNTER_PENDING] || totals[COUNTER_PARKED] > totals[COUNTER_AGAIN];
+    bool parked = totals[COUNTER_PENDING] || totals[COUNTER_PARKED] > totals[COUNTER_AGAIN] + totals[COUNTER_UNPARKED];
     return until_end && parked ? EX_TEMPFAIL : EX_OK;
 }
 

@@ -20,6 +20,10 @@ struct config;
 enum settle_result {
     SETTLE_DONE,    /* committed */
     SETTLE_AGAIN,   /* aborted: nothing happened; make a new job */
+    SETTLE_REFUSED, /* aborted: each record with `refused` set is not taken by its topic, ever; make
+                       a new job without them, at once. None: the same job may succeed at once */
+    SETTLE_TOPIC,   /* aborted: `topic` can't be written now; what needs no record there can be
+                       settled without */
     SETTLE_STALE,   /* aborted: our membership is out of date; wait for the rebalance callback */
     SETTLE_UNKNOWN, /* fatal: may or may not have happened; start the lane anew from the committed
                        offsets */
@@ -35,6 +39,9 @@ struct settle_record {
     size_t key_len, value_len;
     const struct header *headers;
     size_t n_headers;
+    void *owner;                 /* the maker's */
+    rd_kafka_resp_err_t refused; /* once the job has come back as SETTLE_REFUSED */
+    size_t fanout;               /* the settle thread's */
 };
 
 struct settle_job {
@@ -45,7 +52,8 @@ struct settle_job {
     void *group_metadata;
     size_t group_metadata_len;
     enum settle_result result;
-    char error[256]; /* for the operator, when not SETTLE_DONE */
+    const char *topic; /* with SETTLE_TOPIC; of one of the records */
+    char error[256];   /* for the operator, when not SETTLE_DONE */
     int64_t took_us;
 };
 
@@ -58,12 +66,24 @@ bool settle_job_offset(struct settle_job *, const char *topic, int32_t partition
                        const char *metadata);
 
 struct settler;
+/* Whether the broker takes the producer. Until then nothing may be read: what is delivered could
+ * not be settled, and would be delivered again and again. */
+enum settler_state {
+    SETTLER_STARTING, /* asked for; it is tried until it is taken or refused */
+    SETTLER_READY,
+    SETTLER_REFUSED /* for good, as far as this producer goes */
+};
 /* Makes the transactional producer and starts the thread. wake_fd (an eventfd) is written when a
- * job is finished. NULL with a message in err. */
+ * job is finished or the state changes. NULL with a message in err. */
 struct settler *settler_new(const struct config *, const char *transactional_id, int wake_fd,
                             struct buf *err);
 /* Abandons what is under way, joins the thread, destroys the producer. */
 void settler_free(struct settler *);
+/* error: the last one met while starting; empty: none. */
+enum settler_state settler_state(struct settler *, char *ret_error, size_t size);
+/* Makes a producer, for a moment, only to see whether the broker takes it. Blocks. */
+enum settler_state settler_try(const struct config *, const char *transactional_id, int timeout_ms,
+                               struct buf *err);
 void settler_submit(struct settler *, struct settle_job *); /* only when not busy */
 bool settler_busy(const struct settler *);
 struct settle_job *settler_take(struct settler *); /* NULL: not finished */

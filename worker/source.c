@@ -150,6 +150,7 @@ void source_taken(struct partition *p) {
 /* ---- topics ---- */
 
 static void subscribe(struct lane *lane) {
+    if (!lane->settles) return;
     struct worker_shared *shared = (struct worker_shared *)(uintptr_t)lane->shared;
     pthread_mutex_lock(&shared->mutex);
     rd_kafka_topic_partition_list_t *list = NULL;

@@ -1,11 +1,13 @@
 #include "worker/topics.h"
 
+#include <inttypes.h>
 #include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sysexits.h>
 
 #include "worker/clock.h"
+#include "worker/topic_settings.h"
 
 /* How long one wait for the broker lasts before it is asked whether to stop. A request for the
  * list of topics can't be looked at meanwhile, so the first ones are short. */
@@ -15,13 +17,13 @@
 
 /* Created topics keep what they hold until it was read or an operator decides: a parked event lost
  * to retention would be lost for good. */
-static const char *const topic_settings[][2] = {
+static const char *const own_settings[][2] = {
     {"cleanup.policy", "delete"},
     {"retention.ms", "-1"},
     {"retention.bytes", "-1"},
     {"max.message.bytes", TOPICS_MESSAGE_MAX},
 };
-#define N_SETTINGS (sizeof topic_settings / sizeof *topic_settings)
+#define N_SETTINGS (sizeof own_settings / sizeof *own_settings)
 
 static bool ends(const char *name, const char *end, size_t *ret_base) {
     size_t n = strlen(name), k = strlen(end);
@@ -256,7 +258,7 @@ static void tell_missing(const struct config *c, const struct topic_list *missin
                          struct buf *err) {
     buf_puts(err, "topics.create is false and these topics are missing; create each with");
     for (size_t i = 0; i < N_SETTINGS; i++)
-        buf_printf(err, " %s=%s", topic_settings[i][0], topic_settings[i][1]);
+        buf_printf(err, " %s=%s", own_settings[i][0], own_settings[i][1]);
     buf_putc(err, '\n');
     for (size_t i = 0; i < missing->n; i++) {
         const struct topic *t = &missing->v[i];
@@ -268,7 +270,24 @@ static void tell_missing(const struct config *c, const struct topic_list *missin
     }
 }
 
-static rd_kafka_NewTopic_t **new_topics(const struct config *c, const struct topic_list *l) {
+/* A record that its source takes has to fit with our headers, and as a dead letter again. What the
+ * source takes is not known without the right to DescribeConfigs. */
+static void set_size(rd_kafka_NewTopic_t *topic, const char *name,
+                     const struct topic_list *sources, const struct topic_settings *settings) {
+    char source[TOPIC_MAX + 1], bytes[24];
+    size_t base;
+    topic_kind(name, &base);
+    snprintf(source, sizeof source, "%.*s", (int)base, name);
+    const struct topic *s = topic_find(sources, source);
+    int64_t most = s ? settings[s - sources->v].max_message_bytes + TOPIC_HEADROOM : 0;
+    if (most <= atoll(TOPICS_MESSAGE_MAX)) return;
+    snprintf(bytes, sizeof bytes, "%" PRId64, most < INT32_MAX ? most : INT32_MAX);
+    rd_kafka_NewTopic_set_config(topic, "max.message.bytes", bytes);
+}
+
+static rd_kafka_NewTopic_t **new_topics(const struct config *c, const struct topic_list *l,
+                                        const struct topic_list *sources,
+                                        const struct topic_settings *settings) {
     rd_kafka_NewTopic_t **ret = xcalloc(l->n, sizeof *ret);
     for (size_t i = 0; i < l->n; i++) {
         char why[256];
@@ -278,7 +297,8 @@ static rd_kafka_NewTopic_t **new_topics(const struct config *c, const struct top
         if (!ret[i]) fprintf(stderr, "runsink: %s: %s\n", l->v[i].name, why);
         if (!ret[i]) abort();
         for (size_t s = 0; s < N_SETTINGS; s++)
-            rd_kafka_NewTopic_set_config(ret[i], topic_settings[s][0], topic_settings[s][1]);
+            rd_kafka_NewTopic_set_config(ret[i], own_settings[s][0], own_settings[s][1]);
+        set_size(ret[i], l->v[i].name, sources, settings);
     }
     return ret;
 }
@@ -327,9 +347,16 @@ static rd_kafka_event_t *await(rd_kafka_queue_t *queue, int timeout_ms, topics_s
 }
 
 static int create(rd_kafka_t *rk, const struct config *c, const struct topic_list *l,
-                  int timeout_ms, topics_stop_fn *stop, struct buf *err) {
+                  const struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
+                  struct buf *err) {
     char why[256];
-    rd_kafka_NewTopic_t **topics = new_topics(c, l);
+    struct topic_settings *settings = xcalloc(sources->n + 1, sizeof *settings);
+    if (!topic_settings_ask(rk, sources, timeout_ms, stop, settings, err)) {
+        free(settings);
+        return EX_UNAVAILABLE;
+    }
+    rd_kafka_NewTopic_t **topics = new_topics(c, l, sources, settings);
+    free(settings);
     rd_kafka_AdminOptions_t *options =
         rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
     rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why, sizeof why);
@@ -356,7 +383,7 @@ int topics_create_missing(rd_kafka_t *rk, const struct config *c, const struct t
         tell_missing(c, &missing, err);
         rc = EX_CONFIG;
     } else if (rc == EX_OK && missing.n) {
-        rc = create(rk, c, &missing, timeout_ms, stop, err);
+        rc = create(rk, c, &missing, sources, timeout_ms, stop, err);
     }
     topic_list_free(&missing);
     return rc;

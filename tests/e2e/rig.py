@@ -438,14 +438,13 @@ class Case(unittest.TestCase):
         topic = topic or self.topic
         await_(f"group {self.group} settled all of {topic}", seconds, lambda: self.kafka.settled(self.group, topic), worker)
 
-    def quiet(self, topic=None, group=None):
+    def quiet(self):
         """Whether every record is settled, in the retry topics too."""
-        source, group = topic or self.topic, group or self.group
-        if not self.kafka.settled(group, source):
+        if not self.kafka.settled(self.group, self.topic):
             return False
         for topic in self.kafka.topics():
-            if topic.startswith(source + ".retry."):
-                committed = self.kafka.committed(group, topic)
+            if topic.startswith(self.topic + ".retry."):
+                committed = self.kafka.committed(self.group, topic)
                 if any(r.offset >= committed.get(r.partition, 0) for r in self.kafka.consume(topic)):
                     return False
         return True

@@ -2,12 +2,15 @@
 lane's attention, of its connections, of its memory."""
 import asyncio
 import contextlib
+import json
 import re
 import threading
+import time
 
 import attack
 import events
 import rig
+import villains
 
 
 class Trap:
@@ -28,6 +31,7 @@ class Trap:
         self.port = self.server.sockets[0].getsockname()[1]
         ready.set()
         self.loop.run_forever()
+        self.loop.close()
 
     def url(self, path, address="127.88.0.1"):
         return f"http://{address}:{self.port}{path}"
@@ -103,6 +107,36 @@ class Fair(attack.Case):
             rig.await_("new tenants' events have arrived", 10, lambda: self.trap.requests >= before + 50, self.attacked)
             self.hostile(hostile * 8)
         self.judge()
+
+
+class Mixed(attack.Case):
+    HEALTHY = 100
+    SECONDS = 12
+
+    def test_mixed(self):
+        """all kinds of villains at once: what is healthy arrives once, in buckets too, and the ledger is sound"""
+        server = villains.Server()
+        self.addCleanup(server.close)
+        crowd = villains.Villains(server)
+        store = rig.services().store("versitygw") or rig.services().store("s3proxy")
+        buckets = [store.bucket(rig.unique("healthy")) for _ in range(5)]
+        self.begin(window__age="1s", retry__delays="2s,4s,8s", retry__window__webhook="1h", retry__window__s3="1h")
+        archived, begin, pause = 0, time.monotonic(), threading.Event()
+        with self.healthy():
+            while time.monotonic() - begin < self.SECONDS:
+                self.hostile(crowd.round())
+                self.hostile([events.run(store.sink(bucket), workspaceId=f"archive-{bucket}") for bucket in buckets], key=b"healthy")
+                archived += 1
+                pause.wait(0.3)  # their pace
+            rig.await_("the healthy tenants' objects are there", 60,
+                       lambda: all(len(store.keys(bucket)) == archived for bucket in buckets), self.attacked)
+        rig.say(f"{archived} rounds; the villains' requests: {server.requests}")
+        self.judge()
+        self.assertEqual(0, self.attacked.stop(), self.attacked.tail())
+        self.assertLessEqual({"silent", "trap", "later", "folded", "long", "short"}, server.requests.keys())
+        done = rig.runsink("verify", "--config", str(self.attacked.config), "--json", "--objects", "--records", seconds=120)
+        findings = [one for one in json.loads(done.stdout)["findings"] if not one["note"]]
+        self.assertEqual([], findings[:5])
 
 
 if __name__ == "__main__":

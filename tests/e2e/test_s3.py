@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 import unittest
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +23,7 @@ import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
 
+import netns
 import rig
 
 S3PUT = Path(os.environ.get("S3PUT", rig.RUNSINK.parent / "tests/s3put")).resolve()
@@ -390,6 +392,55 @@ class Misbehaviour(unittest.TestCase):
             for answer in self.both(f"http://127.0.0.1:{s.getsockname()[1]}", http__timeout="500ms"):
                 self.assertEqual("retry", answer["verdict"], answer)
                 self.assertIn("timeout", answer["why"])
+
+    def raw(self, plays):
+        """A server that says plays[the key] to a PUT, and ends the connection."""
+        def answer(one):
+            said = b""
+            while not said.endswith(b"\r\n\r\nxyz"):
+                said += one.recv(65536)
+                if said.endswith(b"\r\n\r\n") and b"100-continue" in said:  # libs3 does ask
+                    one.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            one.sendall(plays[said.split()[1].decode().rpartition("/")[2]])
+            time.sleep(0.05)  # it is read before the end comes
+            one.shutdown(socket.SHUT_WR)
+            one.recv(1)
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+        netns.serve(listener, answer)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    def test_answers_that_end_early(self):
+        """a success needs its head, whole, and no more; an error has its status, and its code where its body came so far"""
+        ok = b"HTTP/1.1 200 OK\r\nETag: \"e\"\r\n"
+        bad = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 500\r\n"
+        plays = {
+            "status-line": (b"HTTP/1.1 200 OK\r\n", ("retry", "truncated")),
+            "status-part": (b"HTTP/1.1 200", ("retry", None)),
+            "head-cut": (ok + b"Content-Length: 0\r\n", ("retry", "truncated")),
+            "head-cut-100": (ok + b"Content-Length: 100\r\n", ("retry", "truncated")),
+            "interim-only": (b"HTTP/1.1 100 Continue\r\nETag: \"e\"\r\n\r\n", ("retry", None)),
+            "nothing": (b"", ("retry", None)),
+            "error-head-cut": (bad, ("retry", "truncated")),
+            "whole": (ok + b"Content-Length: 0\r\n\r\n", ("ok", "")),
+            "none-of-100": (ok + b"Content-Length: 100\r\n\r\n", ("ok", "")),
+            "until-close": (ok + b"\r\n", ("ok", "")),
+            "chunk-cut": (ok + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab", ("ok", "")),
+            "error-in-200": (ok + b"Content-Length: 46\r\n\r\n<Error><Code>InternalError</Code></Error>      ", ("retry", "InternalError")),
+            "page": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ("retry", "not-a-store")),
+            "error-body-cut": (bad + b"\r\n<Error><Code>AccessDenied</Code>", ("permanent", None)),
+            "error-no-body": (bad + b"\r\n", ("permanent", "http-403")),
+            "folded": (b"HTTP/1.1 200 OK\r\n folded: first\r\nContent-Length: 0\r\n\r\n", ("retry", None)),
+        }
+        url = self.raw({name: said for name, (said, _) in plays.items()})
+        lines = [{"sink": self.sink("", url), "key": name, "body": "xyz"} for name in plays]
+        for settings in ({}, {"s3__sigv2_endpoints": url}):
+            with self.subTest(**settings), contextlib.suppress(unittest.SkipTest):
+                got = {line["key"]: answer for line, answer in zip(lines, put(lines, **settings))}
+                self.assertEqual({name: (verdict, why or got[name]["why"]) for name, (_, (verdict, why)) in plays.items()},
+                                 {name: (answer["verdict"], answer["why"]) for name, answer in got.items()})
+                self.assertEqual({"none", "tenant"}, {answer["fault"] for answer in got.values()})
 
     def test_denied_when_the_socket_opens(self):
         """a name that leads to loopback, which nothing but the check on the address can tell"""

@@ -3,6 +3,7 @@ import os
 import signal
 import socket
 import time
+import urllib.error
 
 import events
 import rig
@@ -56,6 +57,33 @@ class Start(rig.Case):
         os.kill(worker.process.pid, signal.SIGHUP)
         rig.await_("the change", 30, lambda: worker.says("log.level"), worker)
         self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_refused_producer(self):
+        """the broker refuses the producer for good: nothing is read, nobody is called, and everything that tells says why"""
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        self.kafka.create(self.topic, 1)
+        self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "webhook", "url": receiver.url + "/hook"})))])
+        settings = self.settings()
+        settings["kafka"]["transaction.timeout.ms"] = 950000  # the broker's transaction.max.timeout.ms is 900000
+        worker = self.worker(settings)
+        rig.await_("it was tried again", 60, lambda: worker.text().count("refuses the lane's producer") >= 3, worker)
+        self.assertEqual([], receiver.requests)
+        self.assertEqual({}, self.kafka.committed(self.group, self.topic))
+        self.assertEqual(0, worker.metric("runsink_ready"))
+        self.assertEqual(1, worker.metric("runsink_trouble", cause="producer-refused"))
+        with self.assertRaises(urllib.error.HTTPError) as refused:
+            worker.http("/readyz")
+        self.assertIn("refuse the transactional producer", refused.exception.read().decode())
+        checked = rig.runsink("check", "--config", worker.config)
+        self.assertEqual(78, checked.returncode, checked.stderr)
+        self.assertIn("transaction.max.timeout.ms", checked.stderr.decode())
+        began = time.monotonic()
+        self.assertEqual(0, worker.stop(20), worker.tail())
+        rig.say(f"ended {time.monotonic() - began:.1f} s after the signal")
+        worker = self.worker(self.settings())
+        self.until_settled(worker)
+        self.assertEqual(1, len(receiver.requests))
 
 
 if __name__ == "__main__":

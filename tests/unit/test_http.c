@@ -121,6 +121,13 @@ static struct config test_config(void) {
                            .egress = {.http = true, .allow = loopback, .n_allow = 1}};
 }
 
+/* For tests in which nothing is to time out, however busy the machine is. */
+static struct config patient_config(void) {
+    struct config cfg = test_config();
+    cfg.http_connect_timeout = cfg.http_timeout = PATIENCE_MS;
+    return cfg;
+}
+
 struct call {
     struct http_request req;
     struct outcome outcome;
@@ -446,10 +453,8 @@ static void test_head_decides(void **state) {
 /* A receiver that closes its TLS connection without saying so: what Python's http.server does. */
 static void test_head_decides_over_tls(void **state) {
     (void)state;
-    struct config cfg = test_config();
+    struct config cfg = patient_config();
     cfg.http_ca_bundle = ca_path;
-    cfg.http_timeout = 5000;
-    cfg.http_connect_timeout = 5000;
     resolve_to("127.0.0.1");
     struct http *h = http_new(&cfg);
     static const char *const paths[] = {"/raw/close", "/raw/short", "/raw/unchunked", "/raw/http10",
@@ -470,8 +475,7 @@ static void test_head_decides_over_tls(void **state) {
 /* An answer that ends well leaves its connection to the next request, needed or not. */
 static void test_body_that_ends_keeps_the_connection(void **state) {
     (void)state;
-    struct config cfg = test_config();
-    cfg.http_timeout = 20000;
+    struct config cfg = patient_config();
     struct http *h = http_new(&cfg);
     static const char *const paths[] = {"/ok",       "/trailer", "/status/204", "/raw/no-content",
                                         "/hook/503", "/slow"};
@@ -545,7 +549,7 @@ static void test_head_is_needed(void **state) {
 /* An error that comes before the request has been read counts; a success does not. */
 static void test_answer_before_the_request_has_gone(void **state) {
     (void)state;
-    struct config cfg = test_config();
+    struct config cfg = patient_config();
     struct http *h = http_new(&cfg);
     static char body[8000000];
     memset(body, 'b', sizeof body);
@@ -599,9 +603,8 @@ static void test_cancelled_after_the_head(void **state) {
  * (libcurl 7.88 kept a pointer into freed headers: see http_handle.h.) */
 static void test_hostile_answers_in_turn(void **state) {
     (void)state;
-    struct config cfg = test_config();
+    struct config cfg = patient_config();
     cfg.http_max_connections = 1;
-    cfg.http_timeout = 20000;
     struct http *h = http_new(&cfg);
     struct call list, calls[3];
     get(h, &list, plain(), "/raw");
@@ -713,7 +716,7 @@ static void test_no_files_left(void **state) {
 
 static void test_guard(void **state) {
     (void)state;
-    struct config cfg = test_config();
+    struct config cfg = patient_config();
     static const struct {
         const char *answer; /* of the resolver */
         const char *why;
@@ -874,7 +877,7 @@ static void test_resolver_that_hangs(void **state) {
  * up nothing itself (foreign_lookups, at the end). */
 static void test_names_are_given(void **state) {
     (void)state;
-    struct config cfg = test_config();
+    struct config cfg = patient_config();
     cfg.http_ca_bundle = ca_path;
     static const struct {
         const char *scheme, *host, *answer;
@@ -962,7 +965,7 @@ static void test_silent_name_servers(void **state) {
 
 static void test_tls(void **state) {
     (void)state;
-    struct config cfg = test_config();
+    struct config cfg = patient_config();
     struct config trusting = cfg;
     trusting.http_ca_bundle = ca_path;
     struct config ident = trusting;
@@ -1012,7 +1015,7 @@ static void test_tls(void **state) {
 /* The certificate is offered only where the request asks for it. */
 static void test_no_client_certificate_unasked(void **state) {
     (void)state;
-    struct config cfg = test_config();
+    struct config cfg = patient_config();
     cfg.http_ca_bundle = ca_path;
     cfg.http_client_cert = client_cert;
     cfg.http_client_key = client_key;
@@ -1029,7 +1032,7 @@ static void test_no_client_certificate_unasked(void **state) {
 
 static void test_proxy(void **state) {
     (void)state;
-    struct config cfg = test_config();
+    struct config cfg = patient_config();
     cfg.egress_proxy = proxy_url;
     cfg.egress.n_allow = 0; /* the proxy itself is exempt */
     cfg.http_ca_bundle = ca_path;

@@ -321,6 +321,27 @@ static void odd_escapes_are_noted(void **state) {
     }
 }
 
+static void surrogates_are_replaced(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"", ""},
+        {"{\"a\":\"b\"}", "{\"a\":\"b\"}"},
+        {"\"\\ud800\"", "\"\\ufffd\""},
+        {"\"\\uDC00x\"", "\"\\ufffdx\""},
+        {"\"\\ud83d\\ude00\"", "\"\\ud83d\\ude00\""},
+        {"\"\\ud83d\\ud83d\\ude00\\ude00\"", "\"\\ufffd\\ud83d\\ude00\\ufffd\""},
+        {"\"\\ud800\\\\udc00\"", "\"\\ufffd\\\\udc00\""},
+        {"\"\\\\ud800\\u0000\\\"\"", "\"\\\\ud800\\u0000\\\"\""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[64];
+        size_t n = strlen(cases[i][0]);
+        memcpy(text, cases[i][0], n + 1);
+        json_replace_surrogates(text, n);
+        assert_string_equal(text, cases[i][1]);
+    }
+}
+
 static void sameness(void **state) {
     (void)state;
     static const struct {
@@ -368,6 +389,7 @@ int main(void) {
         cmocka_unit_test(walking),
         cmocka_unit_test(unescaping),
         cmocka_unit_test(odd_escapes_are_noted),
+        cmocka_unit_test(surrogates_are_replaced),
         cmocka_unit_test(sameness),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

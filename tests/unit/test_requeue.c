@@ -543,6 +543,23 @@ static void test_dead_batches(void **state) {
 }
 
 /* Whatever the outcome and the label hold, the headers are short and printable. */
+/* What stands for a value too large is told apart from a letter that can go back. */
+static void test_marker(void **state) {
+    (void)state;
+    static const int64_t sizes[] = {0, 1, 17000000};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct arena arena = {0};
+        struct requeue r = {.origin = {.topic = "a", .offset = 3}, .marker = sizes[i]}, back;
+        struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "refused-by-topic", NULL);
+        const char *problem = NULL;
+        size_t n;
+        struct header *h = dead_headers(&r, &o, START, NULL, 0, &arena, &n);
+        assert_true(requeue_parse(h, n, &back, &problem));
+        assert_int_equal(back.marker, sizes[i]);
+        arena_free(&arena);
+    }
+}
+
 static void test_dead_headers_are_bounded(void **state) {
     (void)state;
     struct arena arena = {0};
@@ -578,6 +595,7 @@ int main(void) {
         cmocka_unit_test(test_malformed),
         cmocka_unit_test(test_dead_headers),
         cmocka_unit_test(test_dead_batches),
+        cmocka_unit_test(test_marker),
         cmocka_unit_test(test_dead_headers_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,28 @@
+/* The settings of topics that decide whether what lies in runsink's own is safe there: asking the
+ * broker, and what is to be said about them. */
+#ifndef RUNSINK_TOPIC_SETTINGS_H
+#define RUNSINK_TOPIC_SETTINGS_H
+
+#include "worker/topics.h"
+
+/* What headers, key and framing may add to a record of the source. */
+#define TOPIC_HEADROOM ((int64_t)1 << 20)
+
+struct topic_settings {
+    bool known; /* the rest is not, otherwise: no right to DescribeConfigs, mostly */
+    char cleanup_policy[32];
+    int64_t retention_ms, retention_bytes; /* -1: for ever, any size */
+    int64_t max_message_bytes;
+};
+/* ret has room for one a topic. False with a message in err when the broker did not answer. Blocks.
+ */
+bool topic_settings_ask(rd_kafka_t *, const struct topic_list *, int timeout_ms, topics_stop_fn *,
+                        struct topic_settings *ret, struct buf *err);
+
+/* What an own topic's settings endanger, a line each with what to change ("set retention.ms=-1"),
+ * appended. Pure. False when nothing is to be said; what is not known is not judged. */
+bool topic_settings_judge(enum topic_kind, const struct topic_settings *own,
+                          const struct topic_settings *source, int64_t retry_window_ms,
+                          struct buf *ret);
+
+#endif
