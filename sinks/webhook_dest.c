@@ -92,6 +92,18 @@ static bool is_value(const char *text) {
     return true;
 }
 
+/* Whether name begins with this one for a receiver behind CGI or WSGI: those make one variable of
+ * X-A, x_a and, some of them, X.A. of is lower case. */
+static bool folds_to(const char *name, const char *of) {
+    for (; *of; name++, of++) {
+        bool alnum = (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z') ||
+                     (*name >= '0' && *name <= '9');
+        char c = alnum ? (char)(*name >= 'A' && *name <= 'Z' ? *name | 0x20 : *name) : '-';
+        if (!*name || c != *of) return false;
+    }
+    return true;
+}
+
 /* Ours to set, or the connection's. A name that ends in '-' stands for all that start so. */
 static bool is_reserved(const char *name) {
     static const char *const names[] = {"host",           "content-length", "transfer-encoding",
@@ -99,11 +111,17 @@ static bool is_reserved(const char *name) {
                                         "trailer",        "upgrade",        "expect",
                                         "http2-settings", "proxy-",         "webhook-",
                                         "x-amz-",         "traceparent",    "tracestate"};
+    /* A sink may set these, but no second one under another spelling. */
+    static const char *const theirs[] = {"content-type", "user-agent"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         size_t n = strlen(names[i]);
         bool prefix = names[i][n - 1] == '-';
-        if (strncasecmp(name, names[i], n) == 0 && (prefix || name[n] == '\0')) return true;
+        if (folds_to(name, names[i]) && (prefix || name[n] == '\0')) return true;
     }
+    for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++)
+        if (folds_to(name, theirs[i]) && name[strlen(theirs[i])] == '\0' &&
+            strcasecmp(name, theirs[i]) != 0)
+            return true;
     return false;
 }
 
