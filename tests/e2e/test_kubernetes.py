@@ -302,6 +302,42 @@ class Chart(unittest.TestCase):
         closed = self.render(merged(PLAIN, {"networkPolicy": {"monitoring": []}}))
         self.assertEqual([], closed["NetworkPolicy"]["spec"]["ingress"])
 
+    def test_brokers(self):
+        """the brokers' ports are open to the brokers alone: by their names, or as the values say; never to every address"""
+        def peers(servers, **kafka):
+            values = merged(PLAIN, {"config": {"kafka.bootstrap.servers": servers}, "networkPolicy": {"kafka": kafka}})
+            rules = self.render(values, VERSIONS)["NetworkPolicy"]["spec"]["egress"]
+            for rule in rules:
+                self.assertTrue(rule.get("to"), rule)
+            return rules[1]["to"]
+
+        def namespace(name):
+            return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+
+        self.assertEqual([{"podSelector": {}}], peers("kafka-1:9092,kafka-2:9092"))
+        self.assertEqual([namespace("data"), namespace("other")],
+                         peers("kafka.data.svc:9092, k-0.kafka.data.svc.cluster.local:9092,SASL_SSL://k.other.svc.cluster.local.:9093"))
+        self.assertEqual([{"ipBlock": {"cidr": "10.1.2.3/32"}}, {"ipBlock": {"cidr": "fd00::1/128"}}], peers("10.1.2.3:9092,[fd00::1]:9092"))
+        mine = [{"ipBlock": {"cidr": "10.9.0.0/16"}}]
+        self.assertEqual(mine, peers("b-1.msk.example:9094", to=mine))
+        for name in ("b-1.msk.example:9094", "kafka.data:9092", "kafka-1:9092,broker.example", "svc:9092,a.svc:9092"):
+            self.refused("networkPolicy.kafka.to", {"config": {"kafka.bootstrap.servers": name}})
+        off = self.render(merged(PLAIN, {"config": {"kafka.bootstrap.servers": "b.example:1"}, "networkPolicy": {"enabled": False}}))
+        self.assertNotIn("NetworkPolicy", off)
+
+    def test_admin_hosts(self):
+        """the admin port may be asked by the names that the chart gives it, or by those that the values list"""
+        def hosts(values):
+            return next((one["value"] for one in self.container(self.render(values))["env"] if one["name"] == "RUNSINK_ADMIN_HOSTS"), None)
+
+        names = hosts(PLAIN).split(",")
+        for name in ("rs-runsink", "*.rs-runsink", "rs-runsink.prod.svc", "*.rs-runsink.prod.svc.cluster.local"):
+            self.assertIn(name, names)
+        done = rig.runsink("check", "--config-only", "--set", "topics=a", "--set", "kafka.bootstrap.servers=b",
+                           env={"RUNSINK_ADMIN_HOSTS": ",".join(names)})
+        self.assertEqual(0, done.returncode, done.stderr)
+        self.assertIsNone(hosts(merged(PLAIN, {"config": {"admin.hosts": "status.example"}})))
+
     @staticmethod
     def six(source):
         """The guard's IPv6 table, of what lies in 2000::/3."""

@@ -79,6 +79,40 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $port -}}
 {{- end -}}
 
+{{/* Where the brokers are, as peers of a NetworkPolicy: networkPolicy.kafka.to, or what the names of kafka.bootstrap.servers tell. */}}
+{{- define "runsink.brokers" -}}
+{{- if .Values.networkPolicy.kafka.to -}}{{ toYaml .Values.networkPolicy.kafka.to }}
+{{- else -}}
+{{- $peers := list -}}
+{{- range splitList "," (include "runsink.key" (list . "kafka.bootstrap.servers" "")) -}}
+{{- $host := regexReplaceAll ":[0-9]+$" (regexReplaceAll "^[A-Za-z0-9_]+://" (trim .) "") "" -}}
+{{- $parts := splitList "." (trimSuffix "." (trimSuffix ".cluster.local" (trimSuffix "." $host))) -}}
+{{- if regexMatch "^[0-9]+(\\.[0-9]+){3}$" $host -}}
+{{- $peers = append $peers (dict "ipBlock" (dict "cidr" (printf "%s/32" $host))) -}}
+{{- else if hasPrefix "[" $host -}}
+{{- $peers = append $peers (dict "ipBlock" (dict "cidr" (printf "%s/128" (trimAll "[]" $host)))) -}}
+{{- else if eq (len $parts) 1 -}}
+{{- $peers = append $peers (dict "podSelector" dict) -}}
+{{- else if and (ge (len $parts) 3) (eq (last $parts) "svc") -}}
+{{- $peers = append $peers (dict "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" (last (initial $parts))))) -}}
+{{- else -}}
+{{- fail (printf "networkPolicy.kafka.to: set the brokers' peers, e.g. {ipBlock: {cidr: 10.1.0.0/16}}: the name %s does not tell where they are, and open to every address the brokers' ports would be open to every tenant's" $host) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml ($peers | uniq) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The names by which the admin port is asked in the cluster, beside the pod's own. */}}
+{{- define "runsink.adminHosts" -}}
+{{- $name := include "runsink.fullname" . -}}
+{{- $hosts := list -}}
+{{- range list "" (printf ".%s" .Release.Namespace) (printf ".%s.svc" .Release.Namespace) (printf ".%s.svc.cluster.local" .Release.Namespace) -}}
+{{- $hosts = concat $hosts (list (printf "%s%s" $name .) (printf "*.%s%s" $name .)) -}}
+{{- end -}}
+{{- join "," $hosts -}}
+{{- end -}}
+
 {{/* runsink.ini, and on the way what must not be in it. */}}
 {{- define "runsink.ini" -}}
 {{- range list "topics" "kafka.bootstrap.servers" -}}
