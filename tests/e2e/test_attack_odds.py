@@ -1,12 +1,28 @@
 """Attacks on what stands beside the deliveries: the admin server, the disk, a receiver behind CGI, a terminal."""
 import contextlib
+import re
 import socket
 import threading
 import time
+import unittest
+from pathlib import Path
 
 import attack
 import events
 import rig
+
+
+class Unit(unittest.TestCase):
+    def test_limits(self):
+        """the service is bounded by its unit too: more memory than the budget and what stands beside it, no swap, tasks, descriptors"""
+        unit = (Path(rig.__file__).parents[2] / "config/systemd/runsink.service").read_text()
+        found = dict(re.findall(r"(?m)^(MemoryMax|MemorySwapMax|TasksMax|LimitNOFILE)=(\d+)M?$", unit))
+        self.assertEqual({"MemoryMax", "MemorySwapMax", "TasksMax", "LimitNOFILE"}, set(found))
+        budget = re.search(r"`memory\.budget` \| `(\d+)MiB`", rig.runsink("check", "--reference").stdout.decode())
+        self.assertGreater(int(found["MemoryMax"]), int(budget[1]) * 5 / 4 + 64)
+        self.assertEqual("0", found["MemorySwapMax"])
+        self.assertGreaterEqual(int(found["TasksMax"]), 512)
+        self.assertGreaterEqual(int(found["LimitNOFILE"]), 16384)
 
 
 class Odds(attack.Case):
