@@ -77,7 +77,7 @@ void anchor_reconfigure(struct lane *lane) {
         lane->anchorer->store = fresh;
     } else {
         log_error("the new credentials for anchors can't be used; the old ones stay",
-                  LOG_S("error", buf_cstr(&err)));
+                  LOG_MESSAGE(&err));
     }
     buf_free(&err);
 }

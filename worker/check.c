@@ -10,6 +10,7 @@
 #include "worker/metrics.h"
 #include "worker/reader.h"
 #include "worker/settle.h"
+#include "worker/shown.h"
 #include "worker/topic_settings.h"
 
 #define TIMEOUT_MS 10000
@@ -226,7 +227,7 @@ static int run(struct config *c, bool connect, bool json) {
     else
         check_print(&result, (int64_t)time(NULL) * 1000, stdout);
     fflush(stdout);
-    fputs(buf_cstr(&err), stderr);
+    shown_lines(stderr, buf_cstr(&err));
     buf_free(&err);
     buf_free(&advice);
     overview_free(&result.overview);

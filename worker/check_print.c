@@ -1,4 +1,5 @@
 #include "worker/check.h"
+#include "worker/shown.h"
 
 #include <inttypes.h>
 
@@ -9,9 +10,10 @@ static void print_topics(const struct check_result *r, FILE *f) {
     for (size_t i = 0; i < r->sources.n; i++) {
         const struct topic *t = &r->sources.v[i];
         if (t->partitions)
-            fprintf(f, "  %s, %d partitions\n", t->name, t->partitions);
+            fprintf(f, "  %s, %d partition%s\n", SHOWN(t->name), t->partitions,
+                    PLURAL(t->partitions));
         else
-            fprintf(f, "  %s IS NOT THERE\n", t->name);
+            fprintf(f, "  %s IS NOT THERE\n", SHOWN(t->name));
     }
     if (r->missing.n == 0) {
         fputs("runsink's own topics: all there\n", f);
@@ -21,14 +23,16 @@ static void print_topics(const struct check_result *r, FILE *f) {
             r->cfg->topics_create ? "run creates them" : "CREATE THEM, topics.create is false",
             r->missing.n);
     for (size_t i = 0; i < r->missing.n; i++)
-        fprintf(f, "  %s, %d partitions\n", r->missing.v[i].name, r->missing.v[i].partitions);
+        fprintf(f, "  %s, %d partition%s\n", SHOWN(r->missing.v[i].name),
+                r->missing.v[i].partitions, PLURAL(r->missing.v[i].partitions));
 }
 
 static void print_group(const struct check_result *r, FILE *f) {
     if (r->group_there)
-        fprintf(f, "\ngroup %s: %s, %zu members\n", r->cfg->group, r->group_state, r->members);
+        fprintf(f, "\ngroup %s: %s, %zu member%s\n", SHOWN(r->cfg->group), SHOWN(r->group_state),
+                r->members, PLURAL(r->members));
     else
-        fprintf(f, "\ngroup %s: not there yet\n", r->cfg->group);
+        fprintf(f, "\ngroup %s: not there yet\n", SHOWN(r->cfg->group));
 }
 
 static bool is_lost(const struct check_partition *p) {
@@ -48,7 +52,7 @@ static void print_lag(const struct check_result *r, FILE *f) {
         if (p->committed >= 0) snprintf(committed, sizeof committed, "%" PRId64, p->committed);
         fprintf(f,
                 "  %s/%d: committed %s, available %" PRId64 " to %" PRId64 ", lag %" PRId64 "%s\n",
-                p->topic, (int)p->partition, committed, p->low, p->high, p->lag,
+                SHOWN(p->topic), (int)p->partition, committed, p->low, p->high, p->lag,
                 is_lost(p) ? ", RECORDS LOST TO RETENTION" : "");
     }
     if (r->lag_known) fprintf(f, "  lag in all: %" PRId64 "\n", total_lag(r));
@@ -79,7 +83,7 @@ void check_print(const struct check_result *r, int64_t now_ms, FILE *f) {
 
 static void put_text(struct buf *b, const char *name, const char *text) {
     buf_printf(b, "\"%s\":\"", name);
-    buf_json(b, str_c(text));
+    shown_json(b, str_c(text));
     buf_putc(b, '"');
 }
 

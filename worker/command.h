@@ -23,6 +23,8 @@ struct config *command_reload(const struct config *now, struct buf *taken, struc
                               struct buf *err);
 /* Says "runsink COMMAND: message" and where help is; returns EX_USAGE. */
 int command_usage(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Says "runsink COMMAND: message"; what others put into the message is escaped. */
+void command_error(const char *command, struct buf *message);
 /* The value of an option in the form --name VALUE or --name=VALUE at argv[*i], *i moved to its last
  * word. NULL when argv[*i] is something else, or the value is missing (*ret_bad is set). */
 const char *command_value(const char *name, int argc, char **argv, int *i, bool *ret_bad);

@@ -153,7 +153,8 @@ static int demo(const char *dir, bool batch) {
     int rc = EX_SOFTWARE;
     uint64_t totals[COUNTERS] = {0};
     if (!producer || !produce_samples(producer)) {
-        fprintf(stderr, "runsink demo: %s\n", err.n ? buf_cstr(&err) : "producing failed");
+        if (!err.n) buf_puts(&err, "producing failed");
+        command_error("demo", &err);
     } else {
         printf("%d sample events of %zu tenants are in the in-process broker; delivering them\n",
                EVENTS, sizeof tenants / sizeof *tenants);

@@ -9,6 +9,7 @@
 #include "worker/keys.h"
 #include "worker/redact.h"
 #include "worker/route.h"
+#include "worker/shown.h"
 
 #define EVENT_MAX (64 << 20)
 #define HEADERS_MAX 64
@@ -23,7 +24,7 @@ struct explain {
 
 static void add_member(struct buf *out, const char *name, struct str value) {
     buf_printf(out, "%s\"%s\":\"", out->n > 1 ? "," : "", name);
-    buf_json(out, value);
+    shown_json(out, value);
     buf_putc(out, '"');
 }
 
@@ -154,7 +155,7 @@ int command_explain(struct config *c, int argc, char **argv) {
     if (e.router)
         rc = explain_input(&e, framed);
     else
-        fprintf(stderr, "runsink explain: %s\n", buf_cstr(&err));
+        command_error("explain", &err);
     router_free(e.router);
     buf_free(&err);
     buf_wipe(&e.out);

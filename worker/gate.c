@@ -122,8 +122,9 @@ static bool accept_one(struct gate *g, bool *ret_pause) {
     socklen_t n = sizeof from;
     pthread_mutex_lock(&g->mutex);
     bool full = g->n == GATE_OPEN_MAX(g->max);
-    int fd = full ? -1
-                  : accept4(g->listen_fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int fd =
+        full ? -1
+             : accept4(g->listen_fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
     int error = full ? EAGAIN : errno;
     if (fd >= 0) {
         make_room(g);

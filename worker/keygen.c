@@ -15,7 +15,7 @@ int command_keygen(struct config *config, int argc, char **argv) {
     buf_init(&err, 8192);
     snprintf(public, n, "%s.pub", argv[1]);
     bool ok = ledger_keygen(argv[1], public, &err);
-    if (!ok) fprintf(stderr, "runsink keygen: %s\n", buf_cstr(&err));
+    if (!ok) command_error("keygen", &err);
     buf_free(&err);
     free(public);
     return ok ? EX_OK : EX_CANTCREAT;

@@ -360,7 +360,7 @@ static bool begin_again(struct lane *lane) {
     struct buf err;
     buf_init(&err, 4096);
     bool ok = lane_open(lane, &err);
-    if (!ok) log_error("the lane can't start anew", LOG_S("error", buf_cstr(&err)));
+    if (!ok) log_error("the lane can't start anew", LOG_MESSAGE(&err));
     buf_free(&err);
     return ok;
 }

@@ -224,6 +224,12 @@ static void put_line(struct buf *line) {
     buf_clear(line);
 }
 
+struct str log_message(const struct buf *b) {
+    struct str s = {b->p, b->n};
+    while (s.n && s.p[s.n - 1] == '\n') s.n--;
+    return s;
+}
+
 void log_write(enum log_level level, const struct log_line *l) {
     unsigned long left_out;
     if (!may_write(level, l->event, &left_out)) return;

@@ -1,13 +1,13 @@
 /* Structured logging to stderr, one line an event, as text (logfmt) or JSON. Any thread; a line is
- * one write(), at most 16 KiB, cut visibly beyond that, and costs whoever logs no wait (log_start). Every value, whoever caused it, passes the
- * scrubber, which replaces each registered secret (and its JSON-escaped, percent-encoded and base64
- * forms) by [REDACTED]. Only logging functions log. */
+ * one write(), at most 16 KiB, cut visibly beyond that, and costs whoever logs no wait (log_start).
+ * Every value, whoever caused it, passes the scrubber, which replaces each registered secret (and
+ * its JSON-escaped, percent-encoded and base64 forms) by [REDACTED]. Only logging functions log. */
 #ifndef RUNSINK_LOG_H
 #define RUNSINK_LOG_H
 
 #include <stdint.h>
 
-#include "worker/str.h"
+#include "worker/buf.h"
 
 enum log_level { LOG_TRACE, LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
@@ -47,6 +47,9 @@ struct log_line {
 #define LOG_N(name_, n_) ((struct log_field){.name = (name_), .kind = 'n', .v.n = (n_)})
 #define LOG_I(name_, i_) ((struct log_field){.name = (name_), .kind = 'i', .v.i = (int64_t)(i_)})
 #define LOG_F(name_, f_) ((struct log_field){.name = (name_), .kind = 'f', .v.f = (f_)})
+/* A message for the operator, as functions append it to a buffer: without its last newline. */
+#define LOG_MESSAGE(buf_) LOG_N("error", log_message(buf_))
+struct str log_message(const struct buf *);
 void log_write(enum log_level, const struct log_line *);
 #define log_at(level, ...)                                                                         \
     do {                                                                                           \

@@ -11,6 +11,7 @@
 #include "worker/command.h"
 #include "worker/log.h"
 #include "worker/run.h"
+#include "worker/shown.h"
 
 extern char **environ;
 
@@ -129,11 +130,19 @@ static void harden(void) {
 int command_usage(const char *command, const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
-    fprintf(stderr, "runsink%s%s: ", *command ? " " : "", command);
-    vfprintf(stderr, fmt, ap);
+    char text[512];
+    vsnprintf(text, sizeof text, fmt, ap);
+    fprintf(stderr, "runsink%s%s: %s", *command ? " " : "", command, SHOWN(text));
     fprintf(stderr, "\n`runsink%s%s --help` shows how it is used\n", *command ? " " : "", command);
     va_end(ap);
     return EX_USAGE;
+}
+
+void command_error(const char *command, struct buf *message) {
+    while (message->n && message->p[message->n - 1] == '\n') message->n--;
+    fprintf(stderr, "runsink %s: ", command);
+    shown_lines(stderr, buf_cstr(message));
+    fputc('\n', stderr);
 }
 
 const char *command_value(const char *name, int argc, char **argv, int *i, bool *ret_bad) {
@@ -227,7 +236,8 @@ struct config *command_config(void) {
     buf_init(&err, ERRORS_MAX);
     bool ok = read_all(c, &err) && config_finish(c, &err);
     if (!ok) {
-        fprintf(stderr, "runsink: the configuration is wrong:\n%s", buf_cstr(&err));
+        fputs("runsink: the configuration is wrong:\n", stderr);
+        shown_lines(stderr, buf_cstr(&err));
         config_free(c);
         c = NULL;
     }

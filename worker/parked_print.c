@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "worker/parked.h"
+#include "worker/shown.h"
 
 #define ROWS_SHOWN 50
 
@@ -32,8 +33,8 @@ static void print_parked(const struct overview *o, int64_t now_ms, FILE *f) {
     for (size_t i = 0; i < o->n_parked && i < ROWS_SHOWN; i++) {
         const struct parked_row *r = &o->parked[i];
         fprintf(f, "  %9" PRIu64 "  %-20s  %-9s  %-24s %s\n", r->n, time_text(r->since_ms, since),
-                wait_text(r->due_ms - now_ms, due), r->why,
-                r->destination[0] ? r->destination : "-");
+                wait_text(r->due_ms - now_ms, due), SHOWN(r->why),
+                r->destination[0] ? SHOWN(r->destination) : "-");
     }
     if (o->n_parked > ROWS_SHOWN)
         fprintf(f, "  and %zu more destinations (--json lists them)\n", o->n_parked - ROWS_SHOWN);
@@ -66,8 +67,8 @@ static void print_dead(const struct overview *o, FILE *f) {
     for (size_t i = 0; i < o->n_dead && i < ROWS_SHOWN; i++) {
         const struct dead_row *r = &o->dead[i];
         fprintf(f, "  %9" PRIu64 "  %-7s  %-24s  %-20s  %-20s  %s\n", r->n, fault_name(r->fault),
-                r->reason[0] ? r->reason : "-", time_text(r->since_ms, since),
-                time_text(r->last_ms, last), r->source);
+                r->reason[0] ? SHOWN(r->reason) : "-", time_text(r->since_ms, since),
+                time_text(r->last_ms, last), SHOWN(r->source));
     }
     if (o->n_dead > ROWS_SHOWN)
         fprintf(f, "  and %zu more reasons (--json lists them)\n", o->n_dead - ROWS_SHOWN);
@@ -83,7 +84,7 @@ void overview_print(const struct overview *o, int64_t now_ms, FILE *f) {
 
 static void put_text(struct buf *b, const char *name, const char *text) {
     buf_printf(b, "\"%s\":\"", name);
-    buf_json(b, str_c(text));
+    shown_json(b, str_c(text));
     buf_puts(b, "\",");
 }
 

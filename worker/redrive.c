@@ -40,9 +40,7 @@ struct redrive {
 
 static int fail(struct redrive *r, int code) {
     redrive_progress_end(&r->report);
-    size_t n = r->err.n;
-    while (n > 0 && r->err.p[n - 1] == '\n') n--;
-    fprintf(stderr, "runsink redrive: %.*s\n", (int)n, buf_cstr(&r->err));
+    command_error("redrive", &r->err);
     return code;
 }
 

@@ -6,6 +6,7 @@
 
 #include "worker/clock.h"
 #include "worker/log.h"
+#include "worker/shown.h"
 
 #define ROWS_SHOWN 200
 #define TERMINAL_MS 250
@@ -22,7 +23,7 @@ static void print_rows(FILE *f, const struct redrive_source *src) {
             more += r->n;
         else
             fprintf(f, "%9" PRIu64 "  %-20s %-7s %-24s %s\n", r->n, src->name, fault_name(r->fault),
-                    r->reason, r->destination[0] ? r->destination : "-");
+                    SHOWN(r->reason), r->destination[0] ? SHOWN(r->destination) : "-");
     }
     if (more)
         fprintf(f, "%9" PRIu64 "  %-20s and what is not listed (--json lists more)\n", more,
@@ -70,7 +71,7 @@ void redrive_report_plan(struct redrive_report *r, const struct redrive_source *
                "           themselves are where runsink-origin says");
     if (sum.unreadable)
         fprintf(r->out, "%9" PRIu64 "  others are not runsink's: %s\n", sum.unreadable,
-                sum.last_problem);
+                SHOWN(sum.last_problem));
 }
 
 /* ---- progress ---- */
@@ -99,7 +100,7 @@ void redrive_progress_end(struct redrive_report *r) {
 
 static void put_text(struct buf *b, const char *name, const char *text) {
     buf_printf(b, "\"%s\":\"", name);
-    buf_json(b, str_c(text));
+    shown_json(b, str_c(text));
     buf_putc(b, '"');
 }
 
@@ -153,7 +154,7 @@ void redrive_report_end(struct redrive_report *r, const struct redrive_source *s
         selected += src[i].plan.n;
     }
     if (transactions)
-        fprintf(r->out, "sent %" PRIu64 " of %" PRIu64 " in %" PRIu64 " transactions\n", sent,
-                selected, transactions);
+        fprintf(r->out, "sent %" PRIu64 " of %" PRIu64 " in %" PRIu64 " transaction%s\n", sent,
+                selected, transactions, PLURAL(transactions));
     print_note(r->out, elsewhere, "were sent by another redrive meanwhile");
 }

@@ -222,8 +222,7 @@ static enum step transact(struct sender *s) {
         if (step != STEP_OK) return step;
         step = fill(s) ? call(s, "commit", rd_kafka_commit_transaction) : STEP_ABORT;
         if (step != STEP_ABORT) return step;
-        log_warn("transaction aborted", LOG_S("topic", s->in->source),
-                 LOG_S("error", buf_cstr(s->err)));
+        log_warn("transaction aborted", LOG_S("topic", s->in->source), LOG_MESSAGE(s->err));
         step = call(s, "abort", rd_kafka_abort_transaction);
         if (step == STEP_OK) step = STEP_ABORT;
     }

@@ -245,7 +245,7 @@ static void reload(struct worker *w) {
     atomic_store(&w->shared.reload_failed, !fresh);
     if (!fresh) {
         log_error("the configuration could not be read anew; the one in force stays",
-                  LOG_S("error", buf_cstr(&err)));
+                  LOG_MESSAGE(&err));
     } else {
         log_set_level((enum log_level)fresh->log_level);
         log_info("configuration read anew", LOG_S("changed", buf_cstr(&taken)),
@@ -307,7 +307,7 @@ static void refresh_later(struct worker *w) {
     buf_init(&err, 65536);
     bool ok = open_admin(w, &err) && refresh_topics(w, false, &err) == EX_OK;
     if (!ok && !told_to_stop() && strncmp(w->refresh_error, buf_cstr(&err), 255) != 0)
-        log_warn("topics", LOG_S("error", buf_cstr(&err)));
+        log_warn("topics", LOG_MESSAGE(&err));
     snprintf(w->refresh_error, sizeof w->refresh_error, "%s", ok ? "" : buf_cstr(&err));
     w->refreshed_ms = now_ms();
     rest_admin(w);
@@ -579,7 +579,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     if (stopped)
         log_info("stopped before it had started: nothing was read");
     else if (rc != EX_OK)
-        log_error("runsink can't start", LOG_S("error", buf_cstr(&err)));
+        log_error("runsink can't start", LOG_MESSAGE(&err));
     stop_lanes(&w, totals);
     if (rc == EX_OK) report(totals);
     worker_free(&w);

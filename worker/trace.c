@@ -9,11 +9,11 @@
 #include "worker/command.h"
 #include "worker/ledger_read.h"
 #include "worker/reader.h"
+#include "worker/shown.h"
 #include "worker/topics.h"
 
 #define BROKER_TIMEOUT_MS 30000
 #define EVENTS_MAX 100000
-#define KEY_MAX_SHOWN 1100
 
 /* One sentence of the ledger about an event. Texts are the trace's arena's. */
 struct told {
@@ -52,7 +52,7 @@ struct trace {
 };
 
 static int fail(struct trace *t, int code) {
-    fprintf(stderr, "runsink trace: %s\n", buf_cstr(&t->err));
+    command_error("trace", &t->err);
     return code;
 }
 
@@ -224,10 +224,7 @@ static void put_time(FILE *f, int64_t ms) {
 }
 
 static void put_text(const char *before, const char *s) {
-    char line[KEY_MAX_SHOWN];
-    if (!s) return;
-    outcome_text(line, sizeof line, str_c(s));
-    printf("%s%s", before, line);
+    if (s) printf("%s%s", before, SHOWN(s));
 }
 
 static void print_told(const struct told *o) {
@@ -245,12 +242,12 @@ static void print_told(const struct told *o) {
         hex(o->sha256, SHA256_LEN, text);
         printf(", %" PRIu64 " bytes, sha256 %s", o->size, text);
     }
-    printf(" [%s/%d@%" PRId64 ", entry %" PRIu64 "]\n", o->topic, (int)o->partition, o->offset,
-           o->seq);
+    printf(" [%s/%d@%" PRId64 ", entry %" PRIu64 "]\n", SHOWN(o->topic), (int)o->partition,
+           o->offset, o->seq);
 }
 
 static void print_event(const struct event *e, const char *source) {
-    printf("%s/%d@%" PRId64 " ", source, (int)e->partition, e->offset);
+    printf("%s/%d@%" PRId64 " ", SHOWN(source), (int)e->partition, e->offset);
     if (e->gone) {
         fputs("(no longer held by Kafka)", stdout);
     } else {
@@ -266,16 +263,16 @@ static void print_event(const struct event *e, const char *source) {
 static void put_member(struct buf *b, const char *name, const char *value) {
     if (!value) return;
     buf_printf(b, ",\"%s\":\"", name);
-    buf_json(b, str_c(value));
+    shown_json(b, str_c(value));
     buf_puts(b, "\"");
 }
 
 static void told_json(struct buf *b, const struct told *o) {
     buf_printf(b,
-               "{\"outcome\":\"%s\",\"settled\":%" PRId64
-               ",\"topic\":\"%s\",\"partition\":%d,\"offset\":%" PRId64 ",\"entry\":%" PRIu64,
-               ledger_kind_name(o->kind), o->settled_ms, o->topic, (int)o->partition, o->offset,
-               o->seq);
+               "{\"outcome\":\"%s\",\"settled\":%" PRId64 ",\"partition\":%d,\"offset\":%" PRId64
+               ",\"entry\":%" PRIu64,
+               ledger_kind_name(o->kind), o->settled_ms, (int)o->partition, o->offset, o->seq);
+    put_member(b, "topic", o->topic);
     put_member(b, "to", o->to);
     put_member(b, "key", o->key);
     put_member(b, "tier", o->tier);

@@ -28,9 +28,7 @@ struct verify {
 
 static int fail(struct verify *v, int code) {
     report_progress_end(&v->report);
-    size_t n = v->err.n;
-    while (n > 0 && v->err.p[n - 1] == '\n') n--;
-    fprintf(stderr, "runsink verify: %.*s\n", (int)n, buf_cstr(&v->err));
+    command_error("verify", &v->err);
     return code;
 }
 

@@ -1,16 +1,17 @@
 #include "worker/verify_report.h"
+#include "worker/shown.h"
 
 #include <inttypes.h>
 #include <time.h>
 #include <unistd.h>
 
-#define SHOWN_MAX 10000
+#define FINDINGS_MAX 10000
 #define PROGRESS_MS 250
 
 static void put_json(FILE *f, const char *text) {
     struct buf b;
     buf_init(&b, 65536);
-    buf_json(&b, str_c(text));
+    shown_json(&b, str_c(text));
     fprintf(f, "\"%s\"", buf_cstr(&b));
     buf_free(&b);
 }
@@ -45,18 +46,18 @@ static void finding_json(struct report *r, const struct finding *f) {
 
 static void finding_text(struct report *r, const struct finding *f) {
     fprintf(r->out, "%s %s ", f->note ? "note   " : "FINDING", f->code);
-    if (f->topic) fprintf(r->out, "%s/%d", f->topic, (int)f->partition);
+    if (f->topic) fprintf(r->out, "%s/%d", SHOWN(f->topic), (int)f->partition);
     if (f->topic && f->offset >= 0) fprintf(r->out, " offset %" PRId64, f->offset);
-    fprintf(r->out, ": %s", f->text);
+    fprintf(r->out, ": %s", SHOWN(f->text));
     if (f->place.name)
-        fprintf(r->out, " [%s/%d@%" PRId64 "]", f->place.name, (int)f->place.partition,
+        fprintf(r->out, " [%s/%d@%" PRId64 "]", SHOWN(f->place.name), (int)f->place.partition,
                 f->place.offset);
     fputs("\n", r->out);
 }
 
 void report_finding(void *context, const struct finding *f) {
     struct report *r = context;
-    if (r->shown == SHOWN_MAX) {
+    if (r->shown == FINDINGS_MAX) {
         r->hidden++;
         return;
     }
@@ -78,7 +79,7 @@ void report_progress(struct report *r, const char *what, uint64_t entries, doubl
     uint64_t now = now_ms();
     if (now - r->progress_ms < PROGRESS_MS || !isatty(STDERR_FILENO)) return;
     r->progress_ms = now;
-    fprintf(stderr, "\r%s: %" PRIu64 " read, %3.0f %%\033[K", what, entries, part * 100);
+    fprintf(stderr, "\r%s: %" PRIu64 " read, %3.0f %%\033[K", SHOWN(what), entries, part * 100);
 }
 
 void report_progress_end(struct report *r) {
@@ -113,7 +114,7 @@ static void table(FILE *f, const struct audit_row *rows, size_t n) {
         fprintf(f,
                 "%-32s %8" PRIu64 " %23s %10" PRIu64 " %9" PRIu64 " %9" PRIu64 " %8" PRIu64
                 " %8" PRIu64 " %6" PRIu64 " %8" PRIu64 "\n",
-                name, r->entries, r->entries ? covers : "none", r->records[LEDGER_DELIVERED],
+                SHOWN(name), r->entries, r->entries ? covers : "none", r->records[LEDGER_DELIVERED],
                 r->records[LEDGER_SKIPPED], r->records[LEDGER_PARKED], r->records[LEDGER_DEAD],
                 r->pending, r->lost, r->findings);
     }
@@ -153,7 +154,7 @@ static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t fi
         fprintf(f, "%" PRIu64 " records still held by Kafka compared\n", sums->records_checked);
     if (sums->anchors) print_anchors(f, &sums->anchored);
     if (findings)
-        fprintf(f, "NOT SOUND: %" PRIu64 " findings\n", findings);
+        fprintf(f, "NOT SOUND: %" PRIu64 " finding%s\n", findings, PLURAL(findings));
     else
         fputs("sound: every record covered has its one outcome, or waits for it\n", f);
 }

@@ -273,8 +273,8 @@ static void a_failing_disk_is_retried(void **state) {
     drop(&d);
 }
 
-/* The lane goes on while the disk stands still: submit() and tick() return, a write has its time and
- * is given up, what waits can be cancelled, and the lane can end. */
+/* The lane goes on while the disk stands still: submit() and tick() return, a write has its time
+ * and is given up, what waits can be cancelled, and the lane can end. */
 static void a_disk_that_hangs_holds_nobody(void **state) {
     struct fixture *f = *state;
     struct destination d;
@@ -333,7 +333,8 @@ static void depth_is_bounded(void **state) {
     atomic_store(&fsyncs, 0);
     for (int i = 0; i < f->cfg->file_depth; i++) strcat(key, "/b");
     assert_int_equal(put(f, &d, key, "x").verdict, VERDICT_OK);
-    assert_int_equal(atomic_load(&fsyncs), f->cfg->file_depth + 2); /* each new folder, file, last folder */
+    assert_int_equal(atomic_load(&fsyncs),
+                     f->cfg->file_depth + 2); /* each new folder, file, last folder */
     atomic_store(&fsyncs, 0);
     assert_int_equal(put(f, &d, key, "x").verdict, VERDICT_OK);
     assert_int_equal(atomic_load(&fsyncs), 2);
