@@ -295,6 +295,7 @@ static void answer_metrics(struct admin *a, struct answer *to) {
     buf_free(&why);
     free(troubles);
     alone(GIVEN_RELOADED, !atomic_load(&a->lanes[0]->shared->reload_failed), out);
+    alone(GIVEN_LOG_LOST, (double)log_lost(), out);
     print_build(out);
     metrics_process((double)a->started_ms / 1000, out);
     to->type = "text/plain; version=0.0.4; charset=utf-8";

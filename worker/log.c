@@ -279,6 +279,10 @@ void log_raw(const char *fmt, ...) {
     if (n > 0) log_out(text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1);
 }
 
+unsigned long log_lost(void) {
+    return log_out_lost();
+}
+
 void log_flush(int ms) {
     log_out_flush(ms);
 }

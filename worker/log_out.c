@@ -21,7 +21,7 @@
 
 /* What stands before each line in the ring. */
 struct head {
-    uint32_t n, stands_for;
+    uint32_t n, tells_of; /* lost lines that this one tells of; 0: a line like any other */
 };
 
 static struct {
@@ -38,7 +38,7 @@ static struct {
     sem_t more;
     log_mark_fn *mark;
 } out = {.mutex = PTHREAD_MUTEX_INITIALIZER};
-static atomic_ulong lost;
+static atomic_ulong lost, lost_ever; /* not told of yet; since the start */
 
 /* One write() for a line, unless stderr takes it in pieces. A reader that is gone costs the line.
  * patience_ms: for a stderr that is set to non-blocking by somebody; -1: for ever. */
@@ -60,6 +60,12 @@ static bool put_pieces(struct iovec *v, int patience_ms) {
         }
     }
     return true;
+}
+
+/* A line is lost, or one that tells of others, which are then to be told of again. */
+static void lose(unsigned long tells_of) {
+    atomic_fetch_add(&lost, tells_of ? tells_of : 1);
+    if (!tells_of) atomic_fetch_add(&lost_ever, 1);
 }
 
 /* ---- the ring ---- */
@@ -97,16 +103,16 @@ static void write_next(void) {
     size_t first = h.n < out.size - i ? h.n : out.size - i;
     struct iovec v[2] = {{out.ring + i, first}, {out.ring, h.n - first}};
     bool ok = put_pieces(v, -1);
-    if (!ok) atomic_fetch_add(&lost, h.stands_for);
+    if (!ok) lose(h.tells_of);
     atomic_store(&out.broken, !ok);
     atomic_store(&out.written, at + sizeof h + h.n);
 }
 
-/* stands_for: how many lines are lost when this one is. Under the mutex. */
-static bool put(const char *line, size_t n, unsigned long stands_for) {
+/* Under the mutex. */
+static void put(const char *line, size_t n, unsigned long tells_of) {
     struct iovec v[2] = {{(void *)(uintptr_t)line, n}, {NULL, 0}};
-    struct head h = {(uint32_t)n, (uint32_t)stands_for};
-    return atomic_load(&out.threaded) ? take(line, h) : put_pieces(v, STUCK_MS);
+    struct head h = {(uint32_t)n, (uint32_t)tells_of};
+    if (!(atomic_load(&out.threaded) ? take(line, h) : put_pieces(v, STUCK_MS))) lose(tells_of);
 }
 
 /* Lines that were lost are told of before the next one. Under the mutex. */
@@ -115,7 +121,7 @@ static void put_mark(void) {
     unsigned long lines = atomic_load_explicit(&lost, memory_order_relaxed);
     if (!lines || !out.mark) return;
     lines = atomic_exchange(&lost, 0);
-    if (!put(line, out.mark(line, sizeof line, lines), lines)) atomic_fetch_add(&lost, lines);
+    put(line, out.mark(line, sizeof line, lines), lines);
 }
 
 static bool all_written(void) {
@@ -147,10 +153,14 @@ void log_out_setup(log_mark_fn *mark) {
 void log_out(const char *line, size_t n) {
     pthread_mutex_lock(&out.mutex);
     put_mark();
-    if (!put(line, n, 1)) atomic_fetch_add(&lost, 1);
+    put(line, n, 0);
     bool threaded = atomic_load(&out.threaded);
     pthread_mutex_unlock(&out.mutex);
     if (threaded) sem_post(&out.more);
+}
+
+unsigned long log_out_lost(void) {
+    return atomic_load(&lost_ever);
 }
 
 bool log_out_flush(int ms) {

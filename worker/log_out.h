@@ -14,6 +14,8 @@ typedef size_t log_mark_fn(char *line, size_t size, unsigned long lines);
 /* Before the first line. */
 void log_out_setup(log_mark_fn *);
 void log_out(const char *line, size_t n);
+/* Lines lost since the start. */
+unsigned long log_out_lost(void);
 /* False: there is no thread to be had, and lines are written as before. */
 bool log_out_start(size_t bytes);
 /* Waits until all is written, at most ms; false when it isn't. From a signal handler too. */

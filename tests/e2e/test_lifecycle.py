@@ -223,6 +223,7 @@ class Lifecycle(rig.Case):
         self.until_settled(worker)
         self.assertEqual(100, len(receiver.requests))
         self.assertEqual("ok\n", worker.http("/healthz"))
+        self.assertGreater(worker.metric("runsink_log_lines_lost_total"), 100)
         os.set_blocking(pipe, True)
         os.read(pipe, 1 << 20)
         lines = rig.await_("what was left out is told", 20, lambda: re.search(rb'lines lost" lines=(\d+)', os.read(pipe, 1 << 20)))

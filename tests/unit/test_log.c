@@ -130,6 +130,7 @@ static void test_lost_lines_are_told(void **state) {
     log_info("back");
     assert_non_null(strstr(logged(), "event=\"log lines lost\" lines=2\n"));
     assert_non_null(strstr(logged(), "event=back\n"));
+    assert_int_equal(log_lost(), 2);
 }
 
 /* A child whose stderr is a pipe; its exit status. */
