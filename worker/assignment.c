@@ -180,7 +180,9 @@ static void check(struct lane *lane, const char *call, rd_kafka_error_t *e) {
 }
 
 static bool is_cooperative(const struct lane *lane) {
-    return strcmp(rd_kafka_rebalance_protocol(lane->consumer), "COOPERATIVE") == 0;
+    /* NULL while the consumer is being closed. */
+    const char *protocol = rd_kafka_rebalance_protocol(lane->consumer);
+    return protocol && strcmp(protocol, "COOPERATIVE") == 0;
 }
 
 /* Where reading starts. Not known yet: where librdkafka finds the commit once it is stable. */
