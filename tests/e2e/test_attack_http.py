@@ -151,7 +151,7 @@ class Names(attack.Case):
             rig.await_("names that are known are found", 60, lambda: len(arrived) == 31, self.attacked)
         over.set()
         watching.join()
-        self.judge(late=30)
+        self.judge()
         rig.say(f"{most[0]} threads, {before} at first; {most[1]} descriptors; {len(names.asked)} names asked for")
         self.assertLessEqual(most[0], before + self.THREADS)
         self.assertLessEqual(most[1], 64 + 64 + 256 + 4 * self.THREADS)
