@@ -13,6 +13,17 @@ static bool snake_case(const char *camel, char *ret, size_t size) {
     return true;
 }
 
+/* Whether two values are alike, member for member in the same order: one walk down both. */
+static bool same(const cJSON *a, const cJSON *b) {
+    if ((a->type & 0xff) != (b->type & 0xff)) return false;
+    if (cJSON_IsString(a)) return strcmp(a->valuestring, b->valuestring) == 0;
+    if (cJSON_IsNumber(a)) return a->valuedouble == b->valuedouble;
+    const cJSON *c = a->child, *d = b->child;
+    for (; c && d; c = c->next, d = d->next)
+        if ((c->string && strcmp(c->string, d->string) != 0) || !same(c, d)) return false;
+    return !c && !d;
+}
+
 const cJSON *sink_field(const cJSON *sink, const char *camel, bool *retbad,
                         struct outcome *reterr) {
     char snake[64];
@@ -25,7 +36,7 @@ const cJSON *sink_field(const cJSON *sink, const char *camel, bool *retbad,
             continue;
         if (!found) {
             found = child;
-        } else if (!cJSON_Compare(found, child, true)) {
+        } else if (!same(found, child)) {
             *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "conflicting-field",
                                    "sink.%s stands twice with different values", camel);
             *retbad = true;

@@ -114,7 +114,8 @@ size_t sink_type_index(const struct sink_type *);
 
 /* Reads a field of the sink object in either spelling (camelCase given; snake_case derived),
  * case-sensitively. NULL when absent or JSON null. *reterr is filled and *retbad set when both
- * spellings are present and differ, or one spelling stands twice with different values. */
+ * spellings are present and differ, or one spelling stands twice with different values. Takes as
+ * long as the object is. */
 const cJSON *sink_field(const cJSON *sink, const char *camel, bool *retbad, struct outcome *reterr);
 
 #endif
