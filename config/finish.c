@@ -349,7 +349,7 @@ bool config_finish(struct config *c, struct buf *err) {
     check_files(&k);
     check_anchor(&k);
     check_admin(&k);
-    config_secrets(c, secret_add_own);
+    config_secrets(c, secret_add);
     c->secrets_added = true;
     return k.ok;
 }

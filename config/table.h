@@ -50,7 +50,7 @@ bool list_split(struct str text, struct list *ret);
  * for itself, a file's lines being entries. */
 bool secret_resolve(const char *text, bool is_list, struct buf *out, struct buf *err);
 
-/* Calls each() for whatever the log must never show: with secret_add_own, later with secret_drop.
+/* Calls each() for whatever the log must never show: with secret_add, later with secret_drop.
  */
 void config_secrets(const struct config *, void (*each)(struct str));
 

@@ -360,6 +360,11 @@ static void free_config(void *config) {
     free(c);
 }
 
+static size_t size(const void *config) {
+    const struct file_config *c = config;
+    return heap_bytes(c) + heap_bytes(c->root);
+}
+
 /* Writers -------------------------------------------------------------- */
 
 static void job_free(struct job *j) {
@@ -582,6 +587,7 @@ const struct sink_type file_sink = {
     .shape = SHAPE_OBJECT,
     .parse = parse,
     .free_config = free_config,
+    .size = size,
     .submit = submit,
     .cancel = cancel,
     .tick = tick,

@@ -140,6 +140,7 @@ const struct sink_type s3_sink = {
     .shape = SHAPE_OBJECT,
     .parse = s3_parse,
     .free_config = s3_free_config,
+    .size = s3_size,
     .submit = submit,
     .cancel = cancel,
 #ifdef RUNSINK_LIBS3

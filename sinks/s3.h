@@ -23,10 +23,9 @@ struct s3_lines {
 /* destination.config of type s3. Everything is owned. */
 struct s3_config {
     char *bucket;
-    char *access_key_id, *secret_access_key;
-    char *session_token;               /* NULL: none */
-    bool registered[3];                /* with the log's scrubber: the three above */
-    char region[SIGV4_REGION_MAX + 1]; /* requests are signed for it */
+    char *access_key_id, *secret_access_key; /* registered with the log's scrubber */
+    char *session_token;                     /* NULL: none; registered too */
+    char region[SIGV4_REGION_MAX + 1];       /* requests are signed for it */
     bool region_learned; /* a store's hint replaced the sink's region; no second hint is followed */
     bool https;
     bool path_style;
@@ -45,6 +44,7 @@ struct s3_config {
 bool s3_parse(const struct config *, const cJSON *sink, struct destination *ret,
               struct outcome *reterr);
 void s3_free_config(void *);
+size_t s3_size(const void *);
 
 /* The domain below which AWS serves S3 in the partition that a region belongs to.
  * Source: botocore's endpoints.json, 1.44.5, November 2026. */

@@ -342,13 +342,15 @@ static void fill_destination(const struct fields *f, const struct s3_config *c,
     outcome_text(ret->label, sizeof ret->label, str_c(label));
 }
 
-static bool keep(const char *secret) {
-    return secret && secret_add(str_c(secret));
+static char *keep(const char *secret) {
+    if (!secret) return NULL;
+    secret_add(str_c(secret));
+    return xstrdup(secret);
 }
 
-static void forget(char *secret, bool registered) {
+static void forget(char *secret) {
     if (!secret) return;
-    if (registered) secret_drop(str_c(secret));
+    secret_drop(str_c(secret));
     wipe(secret, strlen(secret));
     free(secret);
 }
@@ -367,16 +369,13 @@ bool s3_parse(const struct config *cfg, const cJSON *sink, struct destination *r
     }
     if (!c->base_path) c->base_path = xstrdup("");
     c->bucket = xstrdup(f.bucket);
-    c->access_key_id = xstrdup(f.access_key_id);
-    c->secret_access_key = xstrdup(f.secret_access_key);
-    c->session_token = f.session_token ? xstrdup(f.session_token) : NULL;
+    c->access_key_id = keep(f.access_key_id);
+    c->secret_access_key = keep(f.secret_access_key);
+    c->session_token = keep(f.session_token);
     memcpy(c->region, f.region, strlen(f.region) + 1);
     c->path_style = f.force_path_style || ip || !bucket_is_label(f.bucket);
     s3_place(c);
     s3_fixed_headers(c, cfg);
-    c->registered[0] = keep(c->access_key_id);
-    c->registered[1] = keep(c->secret_access_key);
-    c->registered[2] = keep(c->session_token);
     fill_destination(&f, c, ret);
     ret->config = c;
     if (f.prefix && f.prefix[strlen(f.prefix) - 1] != '/')
@@ -385,12 +384,24 @@ bool s3_parse(const struct config *cfg, const cJSON *sink, struct destination *r
     return true;
 }
 
+static size_t kept_bytes(const char *secret) {
+    return secret ? heap_bytes(secret) + secret_bytes(str_c(secret)) : 0;
+}
+
+size_t s3_size(const void *config) {
+    const struct s3_config *c = config;
+    return heap_bytes(c) + heap_bytes(c->bucket) + kept_bytes(c->access_key_id) +
+           kept_bytes(c->secret_access_key) + kept_bytes(c->session_token) +
+           heap_bytes(c->authority) + heap_bytes(c->base_path) + heap_bytes(c->host) +
+           heap_bytes(c->path_root) + heap_bytes(c->fixed.text.p);
+}
+
 void s3_free_config(void *config) {
     struct s3_config *c = config;
     if (!c) return;
-    forget(c->access_key_id, c->registered[0]);
-    forget(c->secret_access_key, c->registered[1]);
-    forget(c->session_token, c->registered[2]);
+    forget(c->access_key_id);
+    forget(c->secret_access_key);
+    forget(c->session_token);
     buf_wipe(&c->fixed.text);
     free(c->bucket);
     free(c->authority);

@@ -97,6 +97,9 @@ struct sink_type {
                   struct outcome *reterr);
     /* Drops the secrets registered, wipes and frees config. */
     void (*free_config)(void *config);
+    /* Memory that config takes, by heap_bytes() of all that it owns, and secret_bytes() of what it
+     * registered: memory.budget is charged with it. NULL where config owns nothing. */
+    size_t (*size)(const void *config);
     /* Takes the batch; done() comes later. Never blocks. */
     void (*submit)(struct sink_env *, struct batch *);
     /* Optional: gives a submitted batch up soon; done() still comes (RETRY "cancelled", or the real

@@ -218,6 +218,7 @@ const struct sink_type webhook_sink = {
     .shape = SHAPE_POST,
     .parse = webhook_parse,
     .free_config = webhook_free,
+    .size = webhook_size,
     .submit = submit,
     .cancel = cancel,
 };

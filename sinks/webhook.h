@@ -26,6 +26,7 @@ struct webhook {
 bool webhook_parse(const struct config *, const cJSON *sink, struct destination *ret,
                    struct outcome *reterr);
 void webhook_free(void *);
+size_t webhook_size(const void *);
 
 /* An event's id as a header value: what is not visible ASCII, and the percent sign, is
  * percent-encoded, so different ids stay different; one that comes out longer than WEBHOOK_ID_MAX

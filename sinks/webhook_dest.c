@@ -18,7 +18,8 @@ static bool refuse(struct outcome *reterr, enum fault fault, const char *field, 
 /* --- Secrets --- */
 
 static void keep_secret(struct webhook *w, struct str s) {
-    if (s.n == 0 || !secret_add(s)) return;
+    if (s.n == 0) return;
+    secret_add(s);
     w->secrets = xrealloc(w->secrets, (w->n_secrets + 1) * sizeof *w->secrets);
     w->secrets[w->n_secrets++] = xstrndup(s.p, s.n);
 }
@@ -322,6 +323,16 @@ bool webhook_parse(const struct config *cfg, const cJSON *sink, struct destinati
     ret->host = hash_host(u.place);
     ret->config = w;
     return true;
+}
+
+size_t webhook_size(const void *config) {
+    const struct webhook *w = config;
+    size_t n = heap_bytes(w) + heap_bytes(w->url) + heap_bytes(w->secrets);
+    for (size_t i = 0; i < w->n_secrets; i++)
+        n += heap_bytes(w->secrets[i]) + secret_bytes(str_c(w->secrets[i]));
+    for (const struct curl_slist *l = w->headers; l; l = l->next)
+        n += heap_bytes(l) + heap_bytes(l->data);
+    return n;
 }
 
 void webhook_free(void *config) {

@@ -282,7 +282,6 @@ static void answer_metrics(struct admin *a, struct answer *to) {
     for (size_t i = 0; i < a->n; i++) running += is_running(a->lanes[i]);
     print_lag(a, out);
     print_destinations(a, out);
-    alone(GIVEN_SECRETS_REFUSED, (double)secrets_refused(), out);
     alone(GIVEN_BUDGET, (double)a->cfg->memory_budget, out);
     alone(GIVEN_LANES, (double)running, out);
     alone(GIVEN_TURN_AGE, (double)admin_silence_ms(a->lanes, a->n, a->served_ms, now) / 1000, out);

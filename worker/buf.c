@@ -1,5 +1,6 @@
 #include "worker/buf.h"
 
+#include <malloc.h>
 #include <openssl/crypto.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -42,6 +43,10 @@ char *xstrdup(const char *s) {
 
 void wipe(void *p, size_t n) {
     if (p && n) OPENSSL_cleanse(p, n);
+}
+
+size_t heap_bytes(const void *p) {
+    return p ? malloc_usable_size((void *)(uintptr_t)p) + sizeof(size_t) : 0;
 }
 
 void buf_init(struct buf *b, size_t max) {

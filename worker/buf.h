@@ -46,5 +46,7 @@ void *xrealloc(void *, size_t);
 char *xstrdup(const char *);
 char *xstrndup(const char *, size_t);
 void wipe(void *, size_t); /* overwrites; never optimised away */
+/* What a block takes of memory, malloc's own part included; 0 for NULL. */
+size_t heap_bytes(const void *);
 
 #endif

@@ -3,12 +3,13 @@
 #include <stdlib.h>
 
 #include "worker/buf.h"
+#include "worker/hash.h"
 
-/* A crit-bit tree (Morrison's PATRICIA, 1968): a branch stands where the forms below it first
- * differ and knows only that bit's number, so a path is as long as the forms on it have such
- * places, and inserting or removing one touches one branch. Unlike in a search tree, all forms that
- * a text begins with stand along one path, also when a tenant registers hundreds that each share a
- * little more with the text.
+/* Each bucket is a crit-bit tree (Morrison's PATRICIA, 1968): a branch stands where the forms below
+ * it first differ and knows only that bit's number, so a path is as long as the forms on it have
+ * such places, and inserting or removing one touches one branch. Unlike in a search tree, all forms
+ * that a text begins with stand along one path, also when a tenant registers hundreds that each
+ * share a little more with the text.
  *
  * A form is read as nine bits a byte, a 1 and the byte's own, and 0 for ever behind its end: one
  * form may begin another. */
@@ -37,8 +38,13 @@ static struct str text_of(const struct form *f) {
 }
 
 static size_t common(struct str a, struct str b) {
-    size_t i = 0;
-    while (i < a.n && i < b.n && a.p[i] == b.p[i]) i++;
+    size_t i = 0, n = a.n < b.n ? a.n : b.n;
+    for (uint64_t x, y; i + sizeof x <= n; i += sizeof x) {
+        memcpy(&x, a.p + i, sizeof x);
+        memcpy(&y, b.p + i, sizeof y);
+        if (x != y) break;
+    }
+    while (i < n && a.p[i] == b.p[i]) i++;
     return i;
 }
 
@@ -52,28 +58,29 @@ static unsigned difference(struct str a, struct str b, size_t same) {
     return (unsigned)same * SYMBOL_BITS + place;
 }
 
-static size_t slot(const char *p) {
-    uint32_t four;
-    memcpy(&four, p, sizeof four);
-    return four * UINT32_C(2654435761) >> (32 - FORM_FILTER_BITS);
+/* Multiplied by a number that nobody outside knows: whoever chooses forms can't choose buckets. */
+static size_t bucket_of(const struct forms *s, const char *p) {
+    uint64_t first = 0;
+    memcpy(&first, p, FORM_MIN);
+    return first * s->seed >> (64 - FORM_BUCKET_BITS);
 }
 
 /* With what malloc() adds to the two blocks. */
-static size_t cost(size_t n) {
+size_t forms_cost(size_t n) {
     return sizeof(struct form) + n + sizeof(struct branch) + 32;
 }
 
 /* The form at the end of the text's path. No other one has more in common with the text: whatever
  * left the path before its end differs from the text there. */
-static struct form *nearest(const struct forms *s, struct str text) {
-    const struct form_link *at = &s->root;
-    while (at->branch) at = &at->branch->side[bit_of(text, at->branch->bit)];
+static struct form *nearest(const struct form_link *root, struct str text, size_t *work) {
+    const struct form_link *at = root;
+    for (; at->branch; ++*work) at = &at->branch->side[bit_of(text, at->branch->bit)];
     return at->form;
 }
 
 /* Puts a form where it parts, at a bit, from those that are there. */
-static void insert(struct forms *s, struct form *f, unsigned bit) {
-    struct form_link *at = &s->root;
+static void insert(struct form_link *root, struct form *f, unsigned bit) {
+    struct form_link *at = root;
     while (at->branch && at->branch->bit < bit)
         at = &at->branch->side[bit_of(text_of(f), at->branch->bit)];
     struct branch *b = xmalloc(sizeof *b);
@@ -84,30 +91,30 @@ static void insert(struct forms *s, struct form *f, unsigned bit) {
     *at = (struct form_link){.branch = b};
 }
 
-bool forms_add(struct forms *s, struct str text, size_t full, size_t max) {
-    struct form *near = nearest(s, text);
+void forms_add(struct forms *s, struct str text, size_t full) {
+    if (s->seed == 0) s->seed = keyed_hash("forms", 5) | 1;
+    struct form_link *root = &s->buckets[bucket_of(s, text.p)];
+    size_t work = 0;
+    struct form *near = nearest(root, text, &work);
     size_t same = near ? common(text_of(near), text) : 0;
     if (near && same == near->n && same == text.n) {
         near->count++;
         if (near->full < full) near->full = full;
-        return true;
+        return;
     }
-    if (s->bytes > max || cost(text.n) > max - s->bytes) return false;
     struct form *f = xmalloc(sizeof *f + text.n);
     *f = (struct form){.full = full, .count = 1, .n = (unsigned)text.n};
     memcpy(f->p, text.p, text.n);
     if (near)
-        insert(s, f, difference(text_of(near), text, same));
+        insert(root, f, difference(text_of(near), text, same));
     else
-        s->root.form = f;
+        root->form = f;
     s->n++;
-    s->bytes += cost(text.n);
-    s->filter[slot(f->p)]++;
-    return true;
+    s->bytes += forms_cost(text.n);
 }
 
 void forms_drop(struct forms *s, struct str text) {
-    struct form_link *at = &s->root, *above = NULL;
+    struct form_link *root = &s->buckets[bucket_of(s, text.p)], *at = root, *above = NULL;
     bool side = false;
     while (at->branch) {
         above = at;
@@ -121,33 +128,37 @@ void forms_drop(struct forms *s, struct str text) {
         *above = b->side[!side];
         free(b);
     } else {
-        s->root.form = NULL;
+        root->form = NULL;
     }
     s->n--;
-    s->bytes -= cost(text.n);
-    s->filter[slot(f->p)]--;
+    s->bytes -= forms_cost(text.n);
     wipe(f->p, f->n);
     free(f);
 }
 
 /* The longest form of at most same bytes on the text's path, which has that many in common with
  * what stands at its end: each of these begins the text. */
-static const struct form *beginning(const struct forms *s, struct str text, size_t same) {
+static const struct form *beginning(const struct form_link *root, struct str text, size_t same,
+                                    size_t *work) {
     const struct form *found = NULL;
-    for (const struct branch *b = s->root.branch; b && b->bit <= same * SYMBOL_BITS;
-         b = b->side[bit_of(text, b->bit)].branch)
+    const struct branch *b = root->branch;
+    for (; b && b->bit <= same * SYMBOL_BITS; b = b->side[bit_of(text, b->bit)].branch, ++*work)
         if (b->bit % SYMBOL_BITS == 0) found = b->side[0].form; /* what ends here is one form */
     return found;
 }
 
-size_t forms_at(const struct forms *s, const char *p, size_t n) {
-    if (n < FORM_MIN || s->filter[slot(p)] == 0) return 0;
+size_t forms_at(const struct forms *s, const char *p, size_t n, size_t *work) {
+    ++*work;
+    if (n < FORM_MIN) return 0;
+    const struct form_link *root = &s->buckets[bucket_of(s, p)];
     struct str text = {p, n < FORM_MAX ? n : FORM_MAX};
-    const struct form *f = nearest(s, text);
-    size_t same = f ? common(text_of(f), text) : 0;
-    if (f && same < f->n) {
+    const struct form *f = nearest(root, text, work);
+    if (!f) return 0;
+    size_t same = common(text_of(f), text);
+    *work += same / sizeof(uint64_t);
+    if (same < f->n) {
         if (same == n && n >= FORM_CUT_MIN) return n;
-        f = beginning(s, text, same);
+        f = beginning(root, text, same, work);
     }
     return !f ? 0 : f->full < n ? f->full : n;
 }

@@ -65,14 +65,15 @@ void log_write(enum log_level, const struct log_line *);
 /* The scrubber's table of secrets in flight. Counted: two destinations may share one secret.
  * Secrets shorter than 6 bytes are not scrubbed, or a tenant could blank short words in everybody's
  * lines by naming them as its secrets; callers must not log near those. The table holds copies,
- * wiped when the count falls to zero.
- * False: the table is full (scrub.h), so this secret is not scrubbed, which is counted and logged;
- * it must not be dropped, or another's equal one would be. */
-bool secret_add(struct str);
-/* The operator's own, which the table takes whatever tenants put into it. */
-void secret_add_own(struct str);
-void secret_drop(struct str);   /* one that was added */
-uint64_t secrets_refused(void); /* since the start */
+ * wiped when the count falls to zero. */
+void secret_add(struct str);
+void secret_drop(struct str); /* one that was added */
+/* Memory that the table takes for one, at most: for whoever adds those of others to keep count of.
+ */
+size_t secret_bytes(struct str);
+/* Whether a registered secret, or the beginning of one at its end, stands in the text; true as well
+ * when finding out would take too long. */
+bool secret_in(struct str);
 /* Scrubs n bytes of text in place where a secret stands, by '*'; used on what libraries hand us. */
 void secret_scrub(char *, size_t n);
 

@@ -10,21 +10,24 @@
 #include "worker/log.h"
 
 /* Thousands of tenants have secrets in here while each lane logs, and tenants choose them. So
- * registering one, and a look at one place of a text, take as long with a million secrets as with
- * a few; and a text is scanned once. */
+ * registering one takes as long as it is, with a million others as with a few; and so does scanning
+ * a text, whatever stands in it: what a text may cost is a share for each of its bytes, and when
+ * that is spent the rest is taken for a secret. Nobody gets near it but who registers hundreds of
+ * secrets that are alike and has them echoed.
+ *
+ * The table has no limit of its own. Whoever registers secrets charges them (secret_bytes()) where
+ * he keeps them, which is the lanes' tables of destinations, and forgets some when that is too
+ * much: so none goes without. */
 
 #define SECRET_MIN 6
 #define SPELLINGS 3
+#define WORK_LEAST ((size_t)4096)
+#define WORK_SLICE ((size_t)4096) /* then others may have the lock */
 
-static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
+/* Lanes register while others log: a steady stream of readers must not keep them out. */
+static pthread_rwlock_t lock = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 static struct forms forms;
-static atomic_size_t max_bytes = SCRUB_MAX;
-static atomic_bool told_full;
-static atomic_ulong refused;
-
-void scrub_limit(size_t bytes) {
-    atomic_store(&max_bytes, bytes);
-}
+static atomic_size_t all_work;
 
 /* The forms that are searched for: the secret and its base64, in both alphabets. Percent-encoding
  * and JSON escapes are undone in the text instead, since there are many ways to write them. */
@@ -63,49 +66,44 @@ static void spellings_free(struct spellings *sp) {
     buf_wipe(&sp->url);
 }
 
-/* All spellings or, where they would make the table larger than max bytes, none. */
-static bool add(struct str s, size_t max) {
-    struct spellings sp;
-    size_t i = 0;
-    spell(s, &sp);
-    pthread_rwlock_wrlock(&lock);
-    while (i < sp.n && forms_add(&forms, sp.v[i].text, sp.v[i].full, max)) i++;
-    bool ok = i == sp.n;
-    while (!ok && i > 0) forms_drop(&forms, sp.v[--i].text);
-    pthread_rwlock_unlock(&lock);
-    spellings_free(&sp);
-    return ok;
-}
-
-bool secret_add(struct str s) {
-    size_t max = atomic_load(&max_bytes);
-    if (s.n < SECRET_MIN || add(s, max)) return true;
-    atomic_fetch_add(&refused, 1);
-    if (!atomic_exchange(&told_full, true))
-        log_warn("sinks have more secrets than the log's scrubber takes: further ones are not "
-                 "replaced in log lines until half of them are forgotten (lower dest.max or "
-                 "dest.idle)",
-                 LOG_I("bytes", max));
-    return false;
-}
-
-void secret_add_own(struct str s) {
-    if (s.n >= SECRET_MIN) add(s, SIZE_MAX);
-}
-
-void secret_drop(struct str s) {
+static void each_spelling(struct str s, void (*fn)(const struct spelling *)) {
     struct spellings sp;
     if (s.n < SECRET_MIN) return;
     spell(s, &sp);
     pthread_rwlock_wrlock(&lock);
-    for (size_t i = 0; i < sp.n; i++) forms_drop(&forms, sp.v[i].text);
-    if (forms.bytes < atomic_load(&max_bytes) / 2) atomic_store(&told_full, false);
+    for (size_t i = 0; i < sp.n; i++) fn(&sp.v[i]);
     pthread_rwlock_unlock(&lock);
     spellings_free(&sp);
 }
 
-uint64_t secrets_refused(void) {
-    return atomic_load(&refused);
+static void add(const struct spelling *s) {
+    forms_add(&forms, s->text, s->full);
+}
+
+static void drop(const struct spelling *s) {
+    forms_drop(&forms, s->text);
+}
+
+void secret_add(struct str s) {
+    each_spelling(s, add);
+}
+
+void secret_drop(struct str s) {
+    each_spelling(s, drop);
+}
+
+size_t secret_bytes(struct str s) {
+    if (s.n < SECRET_MIN) return 0;
+    struct spellings sp;
+    size_t bytes = 0;
+    spell(s, &sp);
+    for (size_t i = 0; i < sp.n; i++) bytes += forms_cost(sp.v[i].text.n);
+    spellings_free(&sp);
+    return bytes;
+}
+
+size_t scrub_work(void) {
+    return atomic_load(&all_work);
 }
 
 /* A text and which of its bytes belong to a secret; mask is NULL until there is one. */
@@ -118,8 +116,15 @@ struct marked {
  * text. */
 static void mark(struct marked *m, const char *p, size_t n, const size_t *at) {
     size_t done = 0; /* end of what was marked last: long secrets may stand at each byte */
-    for (size_t i = 0; i + SECRET_MIN <= n; i++) {
-        size_t len = forms_at(&forms, p + i, n - i);
+    size_t work = 0, slice = 0, most = WORK_LEAST + SCRUB_WORK_BYTE * n;
+    pthread_rwlock_rdlock(&lock);
+    for (size_t i = 0; i + SECRET_MIN <= n && done < n && forms.n > 0; i++) {
+        size_t len = work < most ? forms_at(&forms, p + i, n - i, &work) : n - i;
+        if (work - slice > WORK_SLICE) {
+            slice = work;
+            pthread_rwlock_unlock(&lock);
+            pthread_rwlock_rdlock(&lock);
+        }
         if (len == 0 || i + len <= done) continue;
         size_t start = i < done ? done : i;
         size_t from = at ? at[start] : start;
@@ -128,6 +133,8 @@ static void mark(struct marked *m, const char *p, size_t n, const size_t *at) {
         if (!m->mask) m->mask = xcalloc(m->text.n, 1);
         memset(m->mask + from, 1, to - from);
     }
+    pthread_rwlock_unlock(&lock);
+    atomic_fetch_add(&all_work, work);
 }
 
 static int hex_value(char c) {
@@ -217,14 +224,17 @@ static void mark_decoded(struct marked *m, char escape, decode_fn *decode) {
 static char *find_secrets(struct str text) {
     struct marked m = {.text = text};
     if (text.n < SECRET_MIN) return NULL;
-    pthread_rwlock_rdlock(&lock);
-    if (forms.n > 0) {
-        mark(&m, text.p, text.n, NULL);
-        mark_decoded(&m, '%', decode_percent);
-        mark_decoded(&m, '\\', decode_json);
-    }
-    pthread_rwlock_unlock(&lock);
+    mark(&m, text.p, text.n, NULL);
+    mark_decoded(&m, '%', decode_percent);
+    mark_decoded(&m, '\\', decode_json);
     return m.mask;
+}
+
+bool secret_in(struct str text) {
+    char *mask = find_secrets(text);
+    bool found = mask != NULL;
+    free(mask);
+    return found;
 }
 
 void secret_scrub(char *p, size_t n) {

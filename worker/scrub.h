@@ -9,11 +9,10 @@
  * at the end of a text that was cut, replaced by [REDACTED]. False past out's ceiling. */
 bool scrub_add(struct buf *out, struct str text);
 
-/* What the table of secrets may take, in bytes. Each lane remembers dest.max sink objects and, by
- * bytes, a quarter of its memory.budget; this is room for the secrets of 400,000 S3 sinks with an
- * access key of AWS's length, more than the 64 MiB of a default budget's quarter hold. What it
- * guards against is objects full of tiny secrets, which cost thirty times their length. */
-#define SCRUB_MAX ((size_t)256 << 20)
-void scrub_limit(size_t bytes); /* for tests: another limit */
+/* Steps that all texts so far have cost, for tests and fuzzers; at most SCRUB_WORK(n) for a text of
+ * n bytes. */
+size_t scrub_work(void);
+#define SCRUB_WORK_BYTE 16
+#define SCRUB_WORK(n) (3 * (8192 + SCRUB_WORK_BYTE * (size_t)(n)))
 
 #endif

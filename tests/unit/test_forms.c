@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <cmocka.h>
@@ -75,7 +76,7 @@ static void add_one(void) {
     memcpy(k->text, text, n);
     k->count++;
     if (k->full < full) k->full = full;
-    assert_true(forms_add(&set, (struct str){text, n}, full, SIZE_MAX));
+    forms_add(&set, (struct str){text, n}, full);
 }
 
 static void drop_one(void) {
@@ -107,7 +108,9 @@ static void check_one(void) {
     char *exact = xmalloc(n); /* so that reading behind it is found */
     memcpy(exact, text, n);
     size_t want = n < FORM_MIN ? 0 : expected(exact, n);
-    assert_int_equal(forms_at(&set, exact, n), want);
+    size_t work = 0;
+    assert_int_equal(forms_at(&set, exact, n, &work), want);
+    assert_in_range(work, 1, 2 * 9 * FORM_MAX + FORM_MAX / 8 + 1);
     free(exact);
 }
 
@@ -133,38 +136,63 @@ static void test_random_operations(void **st) {
             forms_drop(&set, (struct str){known[i].text, known[i].n});
     assert_int_equal(set.n, 0);
     assert_int_equal(set.bytes, 0);
-    assert_null(set.root.branch);
-    assert_null(set.root.form);
-    for (size_t i = 0; i < sizeof set.filter / sizeof *set.filter; i++)
-        assert_int_equal(set.filter[i], 0);
+    for (size_t i = 0; i < sizeof set.buckets / sizeof *set.buckets; i++) {
+        assert_null(set.buckets[i].branch);
+        assert_null(set.buckets[i].form);
+    }
 }
 
-static void test_bound(void **st) {
+static size_t looked_for(struct str s) {
+    size_t work = 0;
+    return forms_at(&set, s.p, s.n, &work);
+}
+
+static void test_counted(void **st) {
     (void)st;
     struct str a = STR("aaaaaa"), b = STR("bbbbbb");
-    assert_false(forms_add(&set, a, a.n, a.n));
-    assert_int_equal(set.n, 0);
-    assert_true(forms_add(&set, a, a.n, SIZE_MAX));
-    size_t one = set.bytes;
-    assert_true(one > a.n);
-    assert_false(forms_add(&set, b, b.n, 2 * one - 1));
-    assert_false(forms_add(&set, b, b.n, 1));
-    assert_int_equal(set.bytes, one);
-    assert_int_equal(forms_at(&set, b.p, b.n), 0);
-    assert_true(forms_add(&set, b, b.n, 2 * one));
-    assert_true(forms_add(&set, a, a.n, 1)); /* it is there: only counted */
+    forms_add(&set, a, a.n);
+    assert_int_equal(set.bytes, forms_cost(a.n));
+    assert_int_equal(looked_for(b), 0);
+    forms_add(&set, a, a.n); /* it is there: only counted */
+    assert_int_equal(set.bytes, forms_cost(a.n));
+    forms_add(&set, b, b.n);
+    assert_int_equal(set.bytes, forms_cost(a.n) + forms_cost(b.n));
     forms_drop(&set, a);
-    assert_int_equal(forms_at(&set, a.p, a.n), a.n);
+    assert_int_equal(looked_for(a), a.n);
     forms_drop(&set, a);
-    assert_int_equal(forms_at(&set, a.p, a.n), 0);
+    assert_int_equal(looked_for(a), 0);
     forms_drop(&set, b);
     assert_int_equal(set.bytes, 0);
+}
+
+/* What a place of a text costs with a million forms is what it costs with a few. */
+static void test_a_place_costs_the_same_in_a_large_set(void **st) {
+    (void)st;
+    char name[32];
+    size_t work = 0, most = 0;
+    const int all = 1000000, text = 100000;
+    for (int i = 0; i < all; i++) {
+        int n = snprintf(name, sizeof name, "AKIA%016llx", (unsigned long long)below(SIZE_MAX));
+        memcpy(name, name + 4, 4); /* few begin alike */
+        forms_add(&set, (struct str){name, (size_t)n}, (size_t)n);
+    }
+    for (int i = 0; i < text; i++) {
+        size_t one = 0;
+        snprintf(name, sizeof name, "%016llx", (unsigned long long)below(SIZE_MAX));
+        forms_at(&set, name, strlen(name), &one);
+        work += one;
+        if (one > most) most = one;
+    }
+    print_message("%d looks among %zu forms: %zu steps, at most %zu\n", text, set.n, work, most);
+    assert_true(work < 40u * (size_t)text);
+    assert_true(most < 200);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_operations),
-        cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_counted),
+        cmocka_unit_test(test_a_place_costs_the_same_in_a_large_set),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,7 +11,6 @@
 #include "sinks/s3.h"
 #include "sinks/s3_error.h"
 #include "worker/log.h"
-#include "worker/scrub.h"
 
 #define KEYS                                                                                       \
     "\"accessKeyId\":\"AKIAIOSFODNN7EXAMPLE\",\"secretAccessKey\":\"wJalrXUtnFEMI/K7MDENG\""
@@ -238,24 +237,6 @@ static void secrets_are_scrubbed_while_a_destination_lives(void **state) {
     char after[] = "x token-canary-1 y";
     secret_scrub(after, strlen(after));
     assert_string_equal(after, "x token-canary-1 y");
-    config_free(cfg);
-}
-
-/* What the scrubber had no room for is not dropped: that would be another one's. */
-static void a_refused_secret_is_not_dropped(void **state) {
-    (void)state;
-    struct config *cfg = with(NULL);
-    struct destination first, second;
-    struct outcome err;
-    char text[] = "x token-canary-1 y";
-    scrub_limit(1);
-    assert_true(parse(cfg, BASE ",\"sessionToken\":\"token-canary-1\"", &first, &err));
-    scrub_limit(SCRUB_MAX);
-    assert_true(parse(cfg, BASE ",\"sessionToken\":\"token-canary-1\"", &second, &err));
-    drop(&first);
-    secret_scrub(text, strlen(text));
-    assert_string_equal(text, "x ************** y");
-    drop(&second);
     config_free(cfg);
 }
 
@@ -620,7 +601,6 @@ int main(void) {
         cmocka_unit_test(refusals),
         cmocka_unit_test(identities),
         cmocka_unit_test(secrets_are_scrubbed_while_a_destination_lives),
-        cmocka_unit_test(a_refused_secret_is_not_dropped),
         cmocka_unit_test(request_has_the_batch_in_its_headers),
         cmocka_unit_test(configured_headers),
         cmocka_unit_test(error_documents),

@@ -17,7 +17,6 @@
 #include "sinks/webhook.h"
 #include "tests/unit/http_peer.h"
 #include "worker/log.h"
-#include "worker/scrub.h"
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
@@ -244,22 +243,6 @@ static void test_secrets(void **state) {
     for (size_t i = 0; i < COUNT(secret); i++)
         if (scrubbed(secret[i])) fail_msg("%s is still scrubbed", secret[i]);
     webhook_sink.free_config(NULL);
-}
-
-/* What the scrubber had no room for is not dropped: that would be another one's. */
-static void test_refused_secret(void **state) {
-    (void)state;
-    static const char sink[] =
-        "{\"url\":\"https://example.com/\",\"headers\":{\"Cookie\":\"cookie-value\"}}";
-    scrub_limit(1);
-    struct destination first = parsed(sink);
-    scrub_limit(SCRUB_MAX);
-    assert_false(scrubbed("cookie-value"));
-    struct destination second = parsed(sink);
-    webhook_sink.free_config(first.config);
-    assert_true(scrubbed("cookie-value"));
-    webhook_sink.free_config(second.config);
-    assert_false(scrubbed("cookie-value"));
 }
 
 /* --- Values of headers --- */
@@ -690,7 +673,6 @@ int main(void) {
         cmocka_unit_test(test_label),
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_secrets),
-        cmocka_unit_test(test_refused_secret),
         cmocka_unit_test(test_signature_vector),
         cmocka_unit_test(test_id),
         cmocka_unit_test(test_trace_context),
