@@ -2,6 +2,7 @@
  * window is sealed. */
 #include "worker/lane.h"
 #include "worker/log.h"
+#include "worker/route.h"
 
 #define TURN_RECORDS                                                                               \
     256 /* taken in one turn at most: a few milliseconds, so that transfers go on */
@@ -16,10 +17,13 @@ void lane_held(struct lane *lane, struct load *load, ptrdiff_t bytes) {
     lane->held += (size_t)bytes;
 }
 
-/* A quarter is for what librdkafka reads ahead, another for the copies that a settlement makes of
- * what it parks. */
+/* What the records, and all that is made of them, may take. A quarter of the lane's part is for
+ * what librdkafka reads ahead, another for the copies that a settlement makes of what it parks; the
+ * table of destinations is in the rest. */
 static size_t budget(const struct lane *lane) {
-    return (size_t)(lane->cfg->memory_budget / lane->cfg->lanes / 2);
+    size_t half = (size_t)(lane->cfg->memory_budget / lane->cfg->lanes / 2);
+    size_t known = router_bytes(lane->router);
+    return half > known ? half - known : 0;
 }
 
 /* Loads of windows that are gone stay until neither a sink nor the settle thread uses them. */

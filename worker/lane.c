@@ -112,6 +112,7 @@ static void update_gauges(struct lane *lane) {
         count_set(&lane->counters, COUNTER_REMAINING, remaining(lane));
     }
     count_set(&lane->counters, COUNTER_HELD_BYTES, lane->held);
+    count_set(&lane->counters, COUNTER_DEST_BYTES, router_bytes(lane->router));
     count_set(&lane->counters, COUNTER_WAITING, dispatch_waiting(lane->dispatch));
     count_set(&lane->counters, COUNTER_FLYING, dispatch_flying(lane->dispatch));
 }

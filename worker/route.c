@@ -11,6 +11,7 @@ struct place {
     struct destination dest; /* first: a destination is its place */
     struct place *next;      /* same bucket of the identity table */
     struct router *router;
+    size_t bytes;     /* charged */
     unsigned entries; /* cache entries that lead here */
     unsigned held;
     _Alignas(max_align_t) unsigned char state[DESTINATION_STATE_BYTES];
@@ -20,13 +21,14 @@ struct place {
 
 /* What one sink object, byte for byte, means. */
 struct entry {
-    struct known_sink known;            /* first: a known sink is its entry */
-    struct edit edits[KNOWN_EDITS_MAX]; /* what known points to */
+    struct known_sink known; /* first: a known sink is its entry */
+    struct edit *edits;      /* what known points to */
     uint64_t hash;
     char *bytes; /* holds the tenant's secrets: wiped when forgotten */
     size_t n;
-    struct place *place; /* NULL: err says why */
-    struct outcome err;
+    size_t charged;
+    struct place *place;
+    struct outcome *err; /* why there is no place */
     bool skip_on_fail;
     bool has_apis;
     struct list apis;
@@ -44,14 +46,18 @@ struct router {
     struct entry **quick; /* by quick_slot(): the last parsed of those that share a slot */
     size_t buckets;       /* of all tables, a power of two */
     size_t n_entries, n_places;
-    size_t bytes, max_bytes; /* of the entries' sink objects */
+    size_t bytes, max_bytes; /* of memory, all that entries and places take */
+    size_t pinned;           /* of these, what places take that are held */
     struct entry *newest, *oldest;
 };
 
-/* Of a lane's memory.budget, what the sink objects that are remembered may take: a tenant may send
- * another one of a megabyte in each event. */
+/* Of a lane's memory.budget, what the table may take beside the destinations that deliveries hold:
+ * a tenant may send another sink object in each event, one of a megabyte, or a small one full of
+ * headers, which take twenty times their length. */
 #define BUDGET_SHARE 4
 #define APIS_MAX 1000 /* in apisToSend */
+/* In a sink object, at any depth: cJSON makes up to forty bytes of each byte of small ones. */
+#define VALUES_MAX 4096
 
 struct router *router_new(const struct config *cfg, struct buf *err) {
     struct router *r = xcalloc(1, sizeof *r);
@@ -84,6 +90,7 @@ static void place_free(struct router *r, struct place *p) {
     while (*at != p) at = &(*at)->next;
     *at = p->next;
     r->n_places--;
+    r->bytes -= p->bytes;
     release(&p->dest);
     wipe(p, sizeof *p);
     free(p);
@@ -113,12 +120,33 @@ static void entry_free(struct router *r, struct entry *e) {
     lru_unlink(r, e);
     if (e->quick && *e->quick == e) *e->quick = NULL;
     r->n_entries--;
-    r->bytes -= e->n;
+    r->bytes -= e->charged;
     if (e->place && --e->place->entries == 0 && e->place->held == 0) place_free(r, e->place);
     list_free(&e->apis);
     wipe(e->bytes, e->n);
     free(e->bytes);
+    free(e->edits);
+    free(e->err);
     free(e);
+}
+
+static void entry_charge(struct router *r, struct entry *e) {
+    size_t n = heap_bytes(e) + heap_bytes(e->bytes) + heap_bytes(e->edits) + heap_bytes(e->err) +
+               heap_bytes(e->apis.v);
+    for (size_t i = 0; i < e->apis.n; i++) n += heap_bytes(e->apis.v[i]);
+    r->bytes += n - e->charged;
+    e->charged = n;
+}
+
+static void place_charge(struct router *r, struct place *p) {
+    p->bytes = heap_bytes(p) + heap_bytes(p->dest.prefix);
+    if (p->dest.type->size) p->bytes += p->dest.type->size(p->dest.config);
+    r->bytes += p->bytes;
+}
+
+/* Whether forgetting entries is due, and would help, before n more bytes come. */
+static bool too_large(const struct router *r, size_t n) {
+    return r->bytes - r->pinned + n > r->max_bytes;
 }
 
 /* ---- known sinks ---- */
@@ -157,12 +185,14 @@ static void make_known(struct router *r, struct entry *e, const struct jobrun *r
     while (first < run->payload.n_edits && run->payload.edits[first].at < from) first++;
     while (first + n < run->payload.n_edits && run->payload.edits[first + n].at < from + e->n) n++;
     if (n > KNOWN_EDITS_MAX) return;
+    e->edits = xrealloc(e->edits, n * sizeof *e->edits);
     for (size_t i = 0; i < n; i++)
         e->edits[i] =
             (struct edit){run->payload.edits[first + i].at - from, run->payload.edits[first + i].n};
     e->known = (struct known_sink){{e->bytes, e->n}, run->sink_depth, e->edits, n};
     e->quick = quick_slot(r, e->bytes);
     *e->quick = e;
+    entry_charge(r, e);
 }
 
 void router_reconfigure(struct router *r, const struct config *cfg) {
@@ -221,25 +251,26 @@ static struct place *place_for(struct router *r, struct destination *d) {
     p->next = *bucket;
     *bucket = p;
     r->n_places++;
+    place_charge(r, p);
     return p;
 }
 
-static bool read_rules(const cJSON *sink, struct entry *e) {
+static bool read_rules(const cJSON *sink, struct entry *e, struct outcome *reterr) {
     bool bad = false;
-    const cJSON *skip = sink_field(sink, "skipOnFail", &bad, &e->err);
-    const cJSON *apis = bad ? NULL : sink_field(sink, "apisToSend", &bad, &e->err);
+    const cJSON *skip = sink_field(sink, "skipOnFail", &bad, reterr);
+    const cJSON *apis = bad ? NULL : sink_field(sink, "apisToSend", &bad, reterr);
     if (bad) return false;
     if (skip && !cJSON_IsBool(skip)) {
-        e->err = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
-                              "sink.skipOnFail must be true or false");
+        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
+                               "sink.skipOnFail must be true or false");
         return false;
     }
     e->skip_on_fail = cJSON_IsTrue(skip);
     if (!apis) return true;
     if (!cJSON_IsArray(apis)) goto not_strings;
     if (cJSON_GetArraySize(apis) > APIS_MAX) {
-        e->err = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
-                              "sink.apisToSend names more than %d APIs", APIS_MAX);
+        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
+                               "sink.apisToSend names more than %d APIs", APIS_MAX);
         return false;
     }
     e->has_apis = true;
@@ -250,8 +281,8 @@ static bool read_rules(const cJSON *sink, struct entry *e) {
     }
     return true;
 not_strings:
-    e->err = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
-                          "sink.apisToSend must be an array of strings");
+    *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
+                           "sink.apisToSend must be an array of strings");
     return false;
 }
 
@@ -279,21 +310,54 @@ static void wipe_json(cJSON *j) {
     }
 }
 
-static void parse_entry(struct router *r, struct entry *e) {
-    cJSON *sink = cJSON_ParseWithLength(e->bytes, e->n);
-    const struct sink_type *type = NULL;
-    struct destination d = {0};
-    if (!cJSON_IsObject(sink))
-        e->err = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
-                              "the sink object can't be read");
-    else if ((type = sink_type_of(sink, &e->err)) && read_rules(sink, e) &&
-             type->parse(r->cfg, sink, &d, &e->err)) {
-        d.type = type;
-        if (!r->cfg->override_dir || override(r, &d, &e->err)) e->place = place_for(r, &d);
+/* Whether no more than *left values are in the one that comes next; it is valid. */
+static bool few_values(struct json *j, size_t *left) {
+    struct json_value v, key;
+    bool ok = (*left)-- > 0;
+    if (json_peek(j) == JSON_ARRAY) {
+        json_open_array(j, &v);
+        while (ok && json_item(j)) ok = few_values(j, left);
+    } else if (json_open(j, &v)) {
+        while (ok && json_key(j, &key)) ok = few_values(j, left);
     }
-    if (e->place) e->place->entries++;
+    return ok;
+}
+
+static cJSON *parse_sink(struct str text, struct outcome *reterr) {
+    struct json j;
+    size_t left = VALUES_MAX;
+    json_begin(&j, text);
+    if (!few_values(&j, &left)) {
+        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
+                               "the sink object holds more than %d values", VALUES_MAX);
+        return NULL;
+    }
+    cJSON *sink = cJSON_ParseWithLength(text.p, text.n);
+    if (!cJSON_IsObject(sink))
+        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
+                               "the sink object can't be read");
+    return sink;
+}
+
+static void parse_entry(struct router *r, struct entry *e) {
+    struct outcome err;
+    struct destination d = {0};
+    cJSON *sink = parse_sink((struct str){e->bytes, e->n}, &err);
+    const struct sink_type *type = NULL;
+    if (cJSON_IsObject(sink) && (type = sink_type_of(sink, &err)) && read_rules(sink, e, &err) &&
+        type->parse(r->cfg, sink, &d, &err)) {
+        d.type = type;
+        if (!r->cfg->override_dir || override(r, &d, &err)) e->place = place_for(r, &d);
+    }
+    if (e->place) {
+        e->place->entries++;
+    } else {
+        e->err = xmalloc(sizeof err);
+        *e->err = err;
+    }
     wipe_json(sink);
     cJSON_Delete(sink);
+    entry_charge(r, e);
 }
 
 static void touch(struct router *r, struct entry *e, int64_t now_ms) {
@@ -319,8 +383,7 @@ static struct entry *lookup(struct router *r, const struct jobrun *run, int64_t 
         make_known(r, e, run);
         return e;
     }
-    while (r->oldest &&
-           (r->n_entries >= (size_t)r->cfg->dest_max || r->bytes + sink.n > r->max_bytes))
+    while (r->oldest && (r->n_entries >= (size_t)r->cfg->dest_max || too_large(r, sink.n)))
         entry_free(r, r->oldest);
     e = xcalloc(1, sizeof *e);
     *e = (struct entry){.hash = hash, .n = sink.n, .used_ms = now_ms};
@@ -329,9 +392,9 @@ static struct entry *lookup(struct router *r, const struct jobrun *run, int64_t 
     *bucket = e;
     lru_push(r, e);
     r->n_entries++;
-    r->bytes += e->n;
     parse_entry(r, e);
     make_known(r, e, run);
+    while (r->oldest != e && too_large(r, 0)) entry_free(r, r->oldest);
     return e;
 }
 
@@ -352,7 +415,7 @@ enum route_kind route_again(struct router *r, const struct jobrun *run, int64_t 
     if (!run->sink.p) return skip(reterr, "no-sink");
     struct entry *e = lookup(r, run, now_ms);
     if (!e->place) {
-        *reterr = e->err;
+        *reterr = *e->err;
         return ROUTE_DEAD;
     }
     *ret_dest = &e->place->dest;
@@ -366,7 +429,7 @@ enum route_kind route(struct router *r, const struct jobrun *run, int64_t now_ms
         return skip(reterr, "status");
     struct entry *e = lookup(r, run, now_ms);
     if (!e->place) {
-        *reterr = e->err;
+        *reterr = *e->err;
         return ROUTE_DEAD;
     }
     if (e->skip_on_fail && listed(&r->cfg->fail_statuses, run->status))
@@ -382,7 +445,8 @@ static struct place *place_of(struct destination *d) {
 }
 
 void destination_hold(struct destination *d) {
-    place_of(d)->held++;
+    struct place *p = place_of(d);
+    if (p->held++ == 0) p->router->pinned += p->bytes;
 }
 
 void *destination_state(struct destination *d) {
@@ -391,7 +455,9 @@ void *destination_state(struct destination *d) {
 
 void destination_drop(struct destination *d) {
     struct place *p = place_of(d);
-    if (--p->held == 0 && p->entries == 0) place_free(p->router, p);
+    if (--p->held > 0) return;
+    p->router->pinned -= p->bytes;
+    if (p->entries == 0) place_free(p->router, p);
 }
 
 void router_each(struct router *r, void (*fn)(struct destination *, void *), void *ctx) {
@@ -403,8 +469,13 @@ size_t router_count(const struct router *r) {
     return r->n_places;
 }
 
+size_t router_bytes(const struct router *r) {
+    return r->bytes;
+}
+
 void router_tick(struct router *r, int64_t now_ms) {
-    while (r->oldest && now_ms - r->oldest->used_ms > r->cfg->dest_idle) entry_free(r, r->oldest);
+    while (r->oldest && (now_ms - r->oldest->used_ms > r->cfg->dest_idle || too_large(r, 0)))
+        entry_free(r, r->oldest);
 }
 
 const struct keys *router_keys(const struct router *r) {

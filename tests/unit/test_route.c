@@ -6,6 +6,8 @@
 
 #include <cmocka.h>
 
+#include <malloc.h>
+
 #include "config/config.h"
 #include "worker/log.h"
 #include "worker/route.h"
@@ -69,6 +71,135 @@ static void test_bytes_are_bounded(void **state) {
     assert_int_equal(feed(r, 201, 10, &d, &o), ROUTE_DELIVER);
     assert_string_equal(d->label, "webhook://h201.example.com/");
     assert_int_equal(router_count(r), 1);
+    router_free(r);
+    config_free(cfg);
+}
+
+/* Sinks that are small and take much: what becomes of each is many times its length. */
+static size_t many_headers(struct buf *sink, int number) {
+    buf_printf(sink,
+               "{\"type\":\"webhook\",\"url\":\"https://h.example.com/?n=%08d\",\"headers\":{",
+               number);
+    for (int i = 0; i < 50; i++)
+        buf_printf(sink, "%s\"h%d\":\"%07d\"", i ? "," : "", i, (number * 50 + i) % 10000000);
+    buf_puts(sink, "},\"skipOnFail\":true}");
+    return sink->n;
+}
+
+static size_t many_credentials(struct buf *sink, int number) {
+    buf_printf(sink,
+               "{\"type\":\"s3\",\"bucket\":\"bucket\",\"region\":\"eu-west-1\",\"accessKeyId\":"
+               "\"AKIA%016d\",\"secretAccessKey\":\"%040d\",\"sessionToken\":\"%0300d\"}",
+               number, number, number);
+    return sink->n;
+}
+
+static size_t many_apis(struct buf *sink, int number) {
+    buf_printf(sink, "{\"type\":\"file\",\"path\":\"%d\",\"apisToSend\":[\"\"", number);
+    for (int i = 0; i < 990; i++) buf_puts(sink, ",\"\"");
+    buf_puts(sink, "]}");
+    return sink->n;
+}
+
+static size_t many_queries(struct buf *sink, int number) {
+    buf_printf(sink, "{\"type\":\"webhook\",\"url\":\"https://h.example.com/?%06d", number);
+    for (int i = 0; i < 200; i++) buf_printf(sink, "&%%61%05d", number * 7 + i);
+    buf_puts(sink, "\"}");
+    return sink->n;
+}
+
+static size_t refused(struct buf *sink, int number) {
+    buf_printf(sink, "{\"type\":\"none\",\"number\":%d}", number);
+    return sink->n;
+}
+
+/* 20,000 of the first kind took 321 MiB with a budget of 64 MiB: the table counted the sink
+ * objects' length. Everything that it keeps is counted, and what it counts is what malloc() gave.
+ */
+static void test_memory_is_bounded(void **state) {
+    (void)state;
+    size_t (*const kinds[])(struct buf *, int) = {many_headers, many_credentials, many_apis,
+                                                  many_queries, refused};
+    struct config *cfg = configuration("50000");
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        struct router *r = router(cfg);
+        struct buf sink;
+        buf_init(&sink, 65536);
+        size_t input = 0, before = mallinfo2().uordblks + mallinfo2().hblkhd;
+        int n = 0;
+        for (; n < 20000 && input < SHARE / 2; n++) {
+            struct destination *d;
+            struct outcome o;
+            buf_clear(&sink);
+            input += kinds[k](&sink, n);
+            const struct jobrun run = {.sink = {sink.p, sink.n}, .status = STR("FAILURE")};
+            route(r, &run, 1000 + n, &d, &o);
+            assert_true(router_bytes(r) <= SHARE);
+        }
+        size_t took = mallinfo2().uordblks + mallinfo2().hblkhd - before;
+        print_message("kind %zu: %d sinks of %zu bytes: %zu destinations, %zu counted, %zu taken\n",
+                      k, n, sink.n, router_count(r), router_bytes(r), took);
+        assert_true(took <= router_bytes(r) + 100000);
+        router_tick(r, INT64_MAX);
+        assert_int_equal(router_bytes(r), 0);
+        router_free(r);
+        buf_free(&sink);
+    }
+    config_free(cfg);
+}
+
+/* What deliveries hold can't be forgotten. It is counted, and leaves the others alone. */
+static void test_held_destinations(void **state) {
+    (void)state;
+    enum { HELD = 1000, OTHERS = 100 };
+    struct config *cfg = configuration("50000");
+    struct router *r = router(cfg);
+    struct destination *held[HELD], *d;
+    struct outcome o;
+    struct buf sink;
+    buf_init(&sink, 65536);
+    for (int n = 0; n < HELD; n++) {
+        buf_clear(&sink);
+        many_headers(&sink, n);
+        const struct jobrun run = {.sink = {sink.p, sink.n}, .status = STR("SUCCESS")};
+        assert_int_equal(route(r, &run, 1000 + n, &held[n], &o), ROUTE_DELIVER);
+        destination_hold(held[n]);
+    }
+    assert_true(router_bytes(r) > 2 * SHARE);
+    for (int n = 0; n < OTHERS; n++) assert_int_equal(feed(r, n, 10, &d, &o), ROUTE_DELIVER);
+    router_tick(r, 3000);
+    assert_int_equal(router_count(r), HELD + OTHERS);
+    for (int n = 0; n < HELD; n++) destination_drop(held[n]);
+    router_tick(r, 3000);
+    assert_true(router_bytes(r) <= SHARE);
+    router_free(r);
+    buf_free(&sink);
+    config_free(cfg);
+}
+
+/* cJSON makes 40 bytes of each byte of "[0,0,0". */
+static void test_values_are_bounded(void **state) {
+    (void)state;
+    struct config *cfg = configuration("16");
+    struct router *r = router(cfg);
+    static const char *const values[] = {"[0", ",0",  "]",   "{\"a\":0", ",\"\":{}",
+                                         "}",  "[[0", ",[]", "]]"};
+    for (size_t v = 0; v < sizeof values / sizeof *values; v += 3) {
+        for (int n = 4000; n <= 5000; n += 1000) {
+            struct buf sink;
+            struct destination *d;
+            struct outcome o = {0};
+            buf_init(&sink, 65536);
+            buf_printf(&sink, "{\"type\":\"webhook\",\"url\":\"https://h/\",\"x\":%s", values[v]);
+            for (int i = 0; i < n; i++) buf_puts(&sink, values[v + 1]);
+            buf_printf(&sink, "%s}", values[v + 2]);
+            const struct jobrun run = {.sink = {sink.p, sink.n}, .status = STR("SUCCESS")};
+            enum route_kind kind = route(r, &run, 1, &d, &o);
+            assert_int_equal(kind, n == 4000 ? ROUTE_DELIVER : ROUTE_DEAD);
+            if (n > 4000) assert_string_equal(o.why, "invalid-sink");
+            buf_free(&sink);
+        }
+    }
     router_free(r);
     config_free(cfg);
 }
@@ -196,9 +327,10 @@ static void test_override_without_folder(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes_are_bounded),       cmocka_unit_test(test_number_is_bounded),
-        cmocka_unit_test(test_apis_are_bounded),        cmocka_unit_test(test_known_sinks),
-        cmocka_unit_test(test_override_without_folder),
+        cmocka_unit_test(test_bytes_are_bounded),  cmocka_unit_test(test_number_is_bounded),
+        cmocka_unit_test(test_memory_is_bounded),  cmocka_unit_test(test_held_destinations),
+        cmocka_unit_test(test_values_are_bounded), cmocka_unit_test(test_apis_are_bounded),
+        cmocka_unit_test(test_known_sinks),        cmocka_unit_test(test_override_without_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
