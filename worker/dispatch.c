@@ -122,9 +122,9 @@ static size_t most_waiting(const struct dispatch *d) {
     return 16 * most_flying(d);
 }
 
-/* Half of what a lane's records may take (intake.c): the rest is for those that are settled. */
-static size_t most_bytes(const struct dispatch *d) {
-    return (size_t)(d->cfg->memory_budget / d->cfg->lanes / 4);
+/* Half of what a lane's records may take: the rest is for those that are settled. */
+static size_t most_bytes(const struct delivery *v) {
+    return destination_room(v->batch.dest) / 2;
 }
 
 /* ---- the books ---- */
@@ -408,8 +408,8 @@ static bool has_share(const struct dispatch *d, const struct delivery *v, bool c
     const struct tally *w = v->of_workspace, *h = v->of_host;
     int64_t ws = d->cfg->dest_workspace_share, hs = d->cfg->dest_host_share;
     size_t used = d->bytes - charge(v); /* it is counted already */
-    if (!shares_allow(w->bytes - charge(v), used, most_bytes(d), ws)) return false;
-    if (h && !shares_allow(h->bytes - charge(v), used, most_bytes(d), hs)) return false;
+    if (!shares_allow(w->bytes - charge(v), used, most_bytes(v), ws)) return false;
+    if (h && !shares_allow(h->bytes - charge(v), used, most_bytes(v), hs)) return false;
     return !count || (shares_allow(w->waiting, d->waiting, most_waiting(d), ws) &&
                       (!h || shares_allow(h->waiting, d->waiting, most_waiting(d), hs)));
 }
@@ -450,7 +450,7 @@ static bool has_room(struct dispatch *d, struct lineup *l, const struct delivery
     if (l->risky) return has_risky_room(d, l, v, full, alone);
     if (!v->batched && !d->patient &&
         (is_greedy(d, w->waiting, d->waiting - d->risky_waiting, most_waiting(d)) ||
-         is_greedy(d, w->bytes, d->bytes, most_bytes(d))))
+         is_greedy(d, w->bytes, d->bytes, most_bytes(v))))
         return false;
     if (!full) return true;
     if (!alone && !d->patient && (is_hog(d, l) || others_keep_up(d, l))) return false;

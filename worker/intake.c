@@ -21,9 +21,7 @@ void lane_held(struct lane *lane, struct load *load, ptrdiff_t bytes) {
  * what librdkafka reads ahead, another for the copies that a settlement makes of what it parks; the
  * table of destinations is in the rest. */
 static size_t budget(const struct lane *lane) {
-    size_t half = (size_t)(lane->cfg->memory_budget / lane->cfg->lanes / 2);
-    size_t known = router_bytes(lane->router);
-    return half > known ? half - known : 0;
+    return router_room(lane->router);
 }
 
 /* Loads of windows that are gone stay until neither a sink nor the settle thread uses them. */

@@ -473,6 +473,15 @@ size_t router_bytes(const struct router *r) {
     return r->bytes;
 }
 
+size_t router_room(const struct router *r) {
+    size_t half = (size_t)(r->cfg->memory_budget / r->cfg->lanes / 2);
+    return half > r->bytes ? half - r->bytes : 0;
+}
+
+size_t destination_room(const struct destination *d) {
+    return router_room(((const struct place *)(const void *)d)->router);
+}
+
 void router_tick(struct router *r, int64_t now_ms) {
     while (r->oldest && (now_ms - r->oldest->used_ms > r->cfg->dest_idle || too_large(r, 0)))
         entry_free(r, r->oldest);

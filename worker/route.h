@@ -44,6 +44,9 @@ size_t router_count(const struct router *);
  * are not held take a quarter of the lane's memory.budget at most: the longest unused are
  * forgotten. */
 size_t router_bytes(const struct router *);
+/* What it leaves of the half of the lane's memory.budget that it shares with the records. */
+size_t router_room(const struct router *);
+size_t destination_room(const struct destination *);
 /* Forgets the idle. Cheap when there is nothing to do. */
 void router_tick(struct router *, int64_t now_ms);
 

@@ -13,9 +13,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
-/* Each secret with all its beginnings: that is what makes a matcher work. */
+/* Each secret with many of its beginnings: that is what makes a matcher work. */
 static void each_beginning(struct str s, void (*fn)(struct str)) {
-    for (size_t n = MIN; n < s.n; n++) fn((struct str){s.p, n});
+    for (size_t n = MIN; n < s.n; n += 1 + s.n / 50) fn((struct str){s.p, n});
     if (s.n > 0) fn(s);
 }
 
