@@ -19,7 +19,6 @@
 #define BLOCKED_MAX_MS 30000
 #define FAILING_MS 5000 /* a hiccup is no news */
 #define MARKER_MAX ((size_t)1024)
-#define MARKER_KEY_MAX 256
 
 /* One partition's part of a settlement under way. */
 struct chapter {
@@ -156,7 +155,8 @@ struct bearer {
 };
 
 /* What stands for a value that the dead topic, or the retry topic before it, refuses. Nothing in it
- * is longer than we say: a topic that refuses this takes nothing. */
+ * is longer than we say, and it has a key of its own, which a compacted topic asks for and keeps: a
+ * topic that refuses this takes nothing. */
 static void put_marker(struct settle_job *job, struct settle_record *rec, const struct slot *slot,
                        const struct requeue *r) {
     uint8_t digest[SHA256_LEN];
@@ -171,7 +171,11 @@ static void put_marker(struct settle_job *job, struct settle_record *rec, const 
                r->origin.topic, r->origin.partition, r->origin.offset, slot->msg->len, text);
     rec->value = arena_strdup(&job->arena, (struct str){b.p, b.n});
     rec->value_len = b.n;
-    if (rec->key_len > MARKER_KEY_MAX) rec->key = NULL, rec->key_len = 0;
+    buf_clear(&b);
+    buf_printf(&b, "%s/%" PRId32 "/%" PRId64, r->origin.topic, r->origin.partition,
+               r->origin.offset);
+    rec->key = arena_strdup(&job->arena, (struct str){b.p, b.n});
+    rec->key_len = b.n;
     buf_free(&b);
 }
 

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 
+from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 import events
@@ -124,6 +125,19 @@ class Refused(rig.Case):
         self.assertMarker(letters[1], texts[1], start + 1)
         self.assertEqual(0, worker.stop(), worker.tail())
         self.assertEqual(0, rig.runsink("verify", "--records", "--config", worker.config).returncode)
+
+    def test_a_compacted_topic(self):
+        """a record without a key, which a compacted dead topic refuses: a marker with a key stands for it"""
+        worker = self.running(self.both())
+        self.alter(self.topic + ".dead.data", cleanup_policy="compact")
+        start = self.kafka.ends(self.topic)[0]
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap})
+        producer.produce(self.topic, b"broken", partition=0)
+        producer.flush(30)
+        self.until_settled(worker)
+        letter, = self.dead("data")
+        self.assertMarker(letter, b"broken", start)
+        self.assertEqual(f"{self.topic}/0/{start}".encode(), letter.key)
 
     def test_a_topic_that_takes_nothing(self):
         """a dead topic that refuses even a marker: its source waits, not ready, with the cause; the other source goes on"""
