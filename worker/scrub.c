@@ -32,7 +32,7 @@ static atomic_size_t all_work;
 /* The forms that are searched for: the secret and its base64, in both alphabets. Percent-encoding
  * and JSON escapes are undone in the text instead, since there are many ways to write them. */
 struct spellings {
-    struct buf b64, url;
+    char b64[FORM_MAX + 4], url[FORM_MAX + 4];
     struct spelling {
         struct str text;
         size_t full;
@@ -45,25 +45,22 @@ struct spellings {
 static void spell(struct str s, struct spellings *ret) {
     size_t head = s.n < FORM_MAX / 4 * 3 ? s.n : FORM_MAX / 4 * 3;
     size_t digits = head * 8 / 6, full = (s.n * 8 + 5) / 6;
-    *ret = (struct spellings){.n = 2};
-    buf_init_secret(&ret->b64, FORM_MAX + 4);
-    buf_init_secret(&ret->url, FORM_MAX + 4);
-    base64_add(&ret->b64, s.p, head);
-    buf_add(&ret->url, ret->b64.p, digits);
+    struct buf b64 = {.p = ret->b64, .cap = sizeof ret->b64, .max = sizeof ret->b64 - 1};
+    base64_add(&b64, s.p, head); /* what is there is enough */
+    ret->n = 2;
     for (size_t i = 0; i < digits; i++) {
-        char *c = &ret->url.p[i];
-        if (*c != '+' && *c != '/') continue;
-        *c = *c == '+' ? '-' : '_';
-        ret->n = 3;
+        char c = ret->b64[i];
+        ret->url[i] = (char)(c == '+' ? '-' : c == '/' ? '_' : c);
+        if (c != ret->url[i]) ret->n = 3;
     }
     ret->v[0] = (struct spelling){{s.p, s.n < FORM_MAX ? s.n : FORM_MAX}, s.n};
-    ret->v[1] = (struct spelling){{ret->b64.p, digits}, full};
-    ret->v[2] = (struct spelling){{ret->url.p, digits}, full};
+    ret->v[1] = (struct spelling){{ret->b64, digits}, full};
+    ret->v[2] = (struct spelling){{ret->url, digits}, full};
 }
 
 static void spellings_free(struct spellings *sp) {
-    buf_wipe(&sp->b64);
-    buf_wipe(&sp->url);
+    wipe(sp->b64, sp->v[1].text.n + 4);
+    wipe(sp->url, sp->v[2].text.n);
 }
 
 static void each_spelling(struct str s, void (*fn)(const struct spelling *)) {

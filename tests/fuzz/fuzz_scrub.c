@@ -66,7 +66,7 @@ static void scrub(const struct str *secrets, size_t n_secrets, struct str text) 
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
-    struct str secrets[SECRETS_MAX], text = {(const char *)data, n};
+    struct str secrets[SECRETS_MAX] = {{0}}, text = {(const char *)data, n};
     size_t n_secrets = 0;
     for (const char *end;
          n_secrets < SECRETS_MAX && text.n && (end = memchr(text.p, '\0', text.n));) {
