@@ -81,9 +81,10 @@ static void explain_event(struct explain *e, struct str value) {
     struct jobrun run;
     struct outcome o;
     struct record r = {value, e->headers, e->n_headers};
+    struct known_sinks known = router_known(e->router);
     buf_clear(&e->out);
     buf_putc(&e->out, '{');
-    if (jobrun_decode(&r, &arena, &run, &o))
+    if (jobrun_decode_known(&r, &known, &arena, &run, &o))
         explain_run(e, &run);
     else
         add_outcome(&e->out, o.verdict == VERDICT_OK ? ROUTE_SKIP : ROUTE_DEAD, &o);

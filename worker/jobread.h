@@ -4,7 +4,8 @@
 #ifndef RUNSINK_JOBREAD_H
 #define RUNSINK_JOBREAD_H
 
-#include "worker/jobrun.h"
+#include "worker/echo.h"
+#include "worker/names.h"
 
 /* Values that are kept while walking down and looked at behind it. What encloses comes before what
  * it holds, so that the outermost of several conflicts is named. */
@@ -46,14 +47,23 @@ struct fields {
     uint32_t conflict;  /* stands in both spellings, values differ */
 };
 
+/* What the strings are that the reader comes by: nothing special, maybe URLs, or all secret, by
+ * their place or by what they are called. */
+enum strings { STRINGS_OPEN, STRINGS_URLS, STRINGS_SECRET, STRINGS_NAMED };
+
 struct reading {
     struct json j;
     struct arena *arena;
-    const struct known_sinks *known_sinks; /* or NULL */
-    /* Of the last sink object: where it starts, its depth, and whether it was known. */
+    const struct known_sinks *known_sinks;
+    enum strings strings;
+    /* Of the last sink object: where it starts, what it says, which of the values are its own, and
+     * whether it was known. */
     const char *sink_at;
-    int sink_depth;
+    struct known_sink facts;
+    struct edit own;
     const struct known_sink *known;
+    struct echoes values; /* taken for secrets */
+    bool hides_text;      /* an edit may lie outside of the places that are known to be secret */
     struct fields fields[PLACES];
     struct edit few[32];
     struct edit *edits;

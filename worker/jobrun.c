@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "config/config.h"
 #include "worker/envelope.h"
 #include "worker/jobread.h"
 #include "worker/rfc3339.h"
@@ -79,6 +80,15 @@ static bool resolve(const struct json_value *v, struct arena *arena, struct str 
 
 /* JSON lets no control character but DEL stand in a string as it is. */
 static bool printable(struct str s, bool escaped) {
+    if (!escaped && s.n >= 8) { /* eight at a time, the last ones once more */
+        uint64_t del = 0, v;
+        for (size_t i = 0; i < s.n; i += 8) {
+            memcpy(&v, s.p + (i + 8 <= s.n ? i : s.n - 8), sizeof v);
+            v ^= UINT64_C(0x7f7f7f7f7f7f7f7f);
+            del |= (v - UINT64_C(0x0101010101010101)) & ~v & UINT64_C(0x8080808080808080);
+        }
+        return !del;
+    }
     if (!escaped) return !memchr(s.p, 0x7f, s.n);
     for (size_t i = 0; i < s.n; i++)
         if ((unsigned char)s.p[i] < 0x20 || s.p[i] == 0x7f) return false;
@@ -150,27 +160,31 @@ static bool follows(const struct decoding *d, enum field field, struct str *ret)
 }
 
 /* Values that the model lists today; the API will grow. */
-static const char *const types[] = {"MANUAL", "SCHEDULED", NULL};
-static const char *const statuses[] = {"CANCELED", "PENDING", "PAUSED",     "PAUSING",   "RESUMING",
-                                       "SUCCESS",  "FAILURE", "TERMINATED", "COMPLETED", NULL};
-static const char *const error_codes[] = {"internal-server-error", "insufficient-resource-credits",
-                                          NULL};
-static const char *const reason_types[] = {"terminated",
-                                           "user-request",
-                                           "auth-session-not-found",
-                                           "auth-session-invalid-mid-job",
-                                           "auth-session-validate-dependency-failed",
-                                           "auth-session-locked",
-                                           "another-job-run-active",
-                                           "insufficient-resource-credits",
-                                           "s3-sink-error",
-                                           NULL};
+#define WORD(literal)                                                                              \
+    { literal, sizeof(literal) - 1 }
+static const struct str types[] = {WORD("MANUAL"), WORD("SCHEDULED"), {NULL, 0}};
+static const struct str statuses[] = {
+    WORD("CANCELED"), WORD("PENDING"), WORD("PAUSED"),     WORD("PAUSING"),   WORD("RESUMING"),
+    WORD("SUCCESS"),  WORD("FAILURE"), WORD("TERMINATED"), WORD("COMPLETED"), {NULL, 0}};
+static const struct str error_codes[] = {
+    WORD("internal-server-error"), WORD("insufficient-resource-credits"), {NULL, 0}};
+static const struct str reason_types[] = {WORD("terminated"),
+                                          WORD("user-request"),
+                                          WORD("auth-session-not-found"),
+                                          WORD("auth-session-invalid-mid-job"),
+                                          WORD("auth-session-validate-dependency-failed"),
+                                          WORD("auth-session-locked"),
+                                          WORD("another-job-run-active"),
+                                          WORD("insufficient-resource-credits"),
+                                          WORD("s3-sink-error"),
+                                          {NULL, 0}};
 
-static bool unknown(const struct json_value *v, const char *const *known) {
+static bool unknown(const struct json_value *v, const struct str *known) {
     if (v->kind == JSON_ABSENT || v->kind == JSON_NULL) return false;
-    for (; *known; known++) {
-        const struct json_value k = {JSON_STRING, false, str_c(*known)};
-        if (json_same(v, &k)) return false;
+    for (; known->p; known++) {
+        const struct json_value k = {JSON_STRING, false, *known};
+        if (v->escaped ? json_same(v, &k) : v->kind == JSON_STRING && str_eq(v->raw, *known))
+            return false;
     }
     return true;
 }
@@ -291,7 +305,41 @@ static const struct edit *lasting(const struct reading *r) {
 
 bool jobrun_decode(const struct record *rec, struct arena *arena, struct jobrun *ret,
                    struct outcome *reterr) {
-    return jobrun_decode_known(rec, NULL, arena, ret, reterr);
+    char text[] = NAMES_DEFAULT, *v[32], *rest = text;
+    struct list list = {v, 0};
+    while (list.n < sizeof v / sizeof *v && (v[list.n] = strsep(&rest, ","))) list.n++;
+    const struct known_sinks none = {.names = job_names(&list)};
+    bool ok = jobrun_decode_known(rec, &none, arena, ret, reterr);
+    names_free(none.names);
+    return ok;
+}
+
+/* Which of the run's texts hold a secret: an edit lies in one, or it is one that is too short to be
+ * looked for everywhere. */
+static unsigned hidden(const struct reading *r, const struct fields *run) {
+    static const enum field fields[] = {
+        [RUN_ID] = F_ID,
+        [RUN_WORKSPACE_ID] = F_WORKSPACE_ID,
+        [RUN_PROJECT_ID] = F_PROJECT_ID,
+        [RUN_JOB_ID] = F_JOB_ID,
+        [RUN_UPDATED_AT] = F_UPDATED_AT,
+        [RUN_STATUS] = F_STATUS,
+    };
+    unsigned ret = 0;
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        const struct json_value *v = &run->v[fields[i]];
+        size_t at = (size_t)(v->raw.p - r->j.start);
+        bool is = false;
+        for (size_t k = 0; k < r->n_edits && !is; k++)
+            is = r->edits[k].at < at + v->raw.n && at < r->edits[k].at + r->edits[k].n;
+        for (size_t k = 0; k < r->values.n && r->values.n_short && !is; k++) {
+            const struct echo *e = &r->values.v[k];
+            struct json_value value = {JSON_STRING, false, {e->p, e->n}};
+            is = e->n < ECHO_MIN && !e->unfit && json_same(v, &value);
+        }
+        ret |= (unsigned)is << i;
+    }
+    return ret;
 }
 
 bool jobrun_decode_known(const struct record *rec, const struct known_sinks *known,
@@ -311,9 +359,10 @@ bool jobrun_decode_known(const struct record *rec, const struct known_sinks *kno
     run.payload.one_line = !r.j.breaks;
     run.payload.lone_surrogate = r.j.lone_surrogate;
     if (run.sink.p && run.sink.p == r.sink_at) { /* a document may hold others, without a meaning */
-        run.sink_depth = r.sink_depth;
+        run.facts = r.facts;
         run.known = r.known;
     }
+    if (r.hides_text || r.values.n_short) run.hidden = hidden(&r, d.run);
     *ret = run;
     return true;
 }

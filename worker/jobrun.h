@@ -6,6 +6,7 @@
 
 #include "worker/arena.h"
 #include "worker/json.h"
+#include "worker/names.h"
 #include "worker/outcome.h"
 
 /* One record header. Kafka allows a null value: p is NULL then. */
@@ -48,13 +49,17 @@ struct payload {
     bool lone_surrogate; /* an escape in it names half of a pair: some readers refuse that */
 };
 
-/* A sink object that stood in an event before. Its bytes decide what is secret in it, so an equal
- * one needs no second reading. */
+/* What one sink object says, and one that stood in an event before: its bytes alone decide what is
+ * secret in it, so an equal one needs no second reading. */
+struct echo;
 struct known_sink {
     struct str json;
     int depth;                /* of nesting, where it stood: JSON_DEPTH_MAX counts from the top */
     const struct edit *edits; /* byte offsets into json */
     size_t n_edits;
+    const struct echo *values; /* taken for secrets wherever they stand */
+    size_t n_values;
+    bool escapes; /* holds an escape */
 };
 
 /* Who remembers them. */
@@ -62,7 +67,11 @@ struct known_sinks {
     /* The one that text starts with, or NULL. Borrowed until whoever remembers is changed. */
     const struct known_sink *(*find)(void *ctx, struct str text, int depth);
     void *ctx;
+    struct names *names; /* redact.names; NULL: its default */
 };
+
+/* The run's own texts that keys and headers are made of. */
+enum run_text { RUN_ID, RUN_WORKSPACE_ID, RUN_PROJECT_ID, RUN_JOB_ID, RUN_UPDATED_AT, RUN_STATUS };
 
 struct jobrun {
     enum framing framing;
@@ -75,12 +84,16 @@ struct jobrun {
         status;
     struct str api_name; /* apiInfo.name; empty when the event names no API */
     struct str sink;     /* the sink object's raw JSON, braces included; p NULL: absent or null */
-    int sink_depth;      /* of nesting, where it stands; 0: not known */
+    struct known_sink facts;        /* of the sink; json.p NULL: there are none. The arena's */
     const struct known_sink *known; /* the sink, when it was found among the known; for route() */
+    unsigned hidden;                /* bits 1u << enum run_text: those that hold a secret */
     /* status, type, error.code or reason.type has a value that the model does not list yet, or a
      * time is no RFC 3339. */
     bool unknown_value;
 };
+
+/* redact.names, ready for use; for names_free(). */
+struct names *job_names(const struct list *);
 
 /* Takes the framing off, validates strictly (RFC 8259, UTF-8, types, required fields, both
  * spellings, duplicate keys) and finds the fields and the secrets, in one pass over the bytes. On
@@ -89,8 +102,8 @@ struct jobrun {
  * skipped. */
 bool jobrun_decode(const struct record *, struct arena *, struct jobrun *ret,
                    struct outcome *reterr);
-/* The same, sooner where the sink object is known. known: NULL for none. */
-bool jobrun_decode_known(const struct record *, const struct known_sinks *known, struct arena *,
+/* The same by what the caller knows: redact.names, and sink objects. */
+bool jobrun_decode_known(const struct record *, const struct known_sinks *, struct arena *,
                          struct jobrun *ret, struct outcome *reterr);
 
 #endif

@@ -149,6 +149,7 @@ __attribute__((noinline)) static bool special_string(struct json *j, struct json
         }
     }
     if (p == j->end) return refuse(j, p, "the text ends inside a string");
+    j->escapes = j->escapes || escaped;
     return string_ends(j, ret, from, p, escaped);
 }
 
@@ -278,29 +279,38 @@ void json_close(struct json *j, struct json_value *v) {
     v->raw.n = (size_t)(j->at - v->raw.p);
 }
 
+bool json_enter(struct json *j, struct json_value *ret) {
+    switch (json_peek(j)) {
+    case JSON_STRING:
+        string(j, ret);
+        return false;
+    case JSON_NUMBER:
+        number(j, ret);
+        return false;
+    case JSON_NULL:
+        word(j, "null", JSON_NULL, ret);
+        return false;
+    case JSON_BOOL:
+        word(j, *j->at == 't' ? "true" : "false", JSON_BOOL, ret);
+        return false;
+    case JSON_OBJECT:
+        return enter(j, JSON_OBJECT, ret);
+    case JSON_ARRAY:
+        return enter(j, JSON_ARRAY, ret);
+    case JSON_ABSENT:
+        break;
+    }
+    return refuse(j, j->at, "a value is missing");
+}
+
 /* Recursion goes no deeper than JSON_DEPTH_MAX: enter() sees to it. */
 bool json_value(struct json *j, struct json_value *ret) {
     struct json_value inner;
-    switch (json_peek(j)) {
-    case JSON_STRING:
-        return string(j, ret);
-    case JSON_NUMBER:
-        return number(j, ret);
-    case JSON_NULL:
-        return word(j, "null", JSON_NULL, ret);
-    case JSON_BOOL:
-        return word(j, *j->at == 't' ? "true" : "false", JSON_BOOL, ret);
-    case JSON_OBJECT:
-        if (!enter(j, JSON_OBJECT, ret)) return false;
+    if (!json_enter(j, ret)) return !j->err;
+    if (ret->kind == JSON_OBJECT)
         while (json_key(j, &inner) && json_value(j, &inner)) continue;
-        break;
-    case JSON_ARRAY:
-        if (!enter(j, JSON_ARRAY, ret)) return false;
+    else
         while (json_item(j) && json_value(j, &inner)) continue;
-        break;
-    case JSON_ABSENT:
-        return refuse(j, j->at, "a value is missing");
-    }
     json_close(j, ret);
     return !j->err;
 }

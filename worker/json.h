@@ -41,6 +41,7 @@ struct json {
     int depth;
     bool fresh;    /* behind an opening bracket: no comma is due */
     bool too_deep; /* err is about JSON_DEPTH_MAX */
+    bool escapes;  /* a string with an escape was read; the caller may clear it */
     bool breaks;   /* a line break stands between tokens: nowhere else can one stand */
     /* An escape was read that no C string or UTF-8 text can hold: \u0000 or an unpaired surrogate.
      * Legal in JSON; the caller may clear it and look again. */
@@ -54,6 +55,9 @@ bool json_end(struct json *);
 
 /* Reads one whole value, whatever it is. */
 bool json_value(struct json *, struct json_value *ret);
+/* Steps into an object or an array, by ret->kind, and returns true; any other value is read whole,
+ * and false returned. As for json_open() otherwise. */
+bool json_enter(struct json *, struct json_value *ret);
 /* Steps into an object and returns true; any other value is read whole, and false returned. ret is
  * filled in either case (untouched after an error), but an object's raw.n only by json_close(),
  * once json_key() gave false. */

@@ -105,8 +105,13 @@ void url_secrets_begin(struct url_secrets *s, struct str url) {
         return;
     }
     if (host > from) s->first = (struct edit){from, host - 1 - from};
-    size_t mark_at = end + until((struct str){url.p + end, url.n - end}, '?');
-    if (mark_at < url.n) s->query = mark_at + 1;
+    struct str rest = {url.p + end, url.n - end};
+    size_t query = until(rest, '?'), fragment = until(rest, '#');
+    if (fragment < query) { /* no query: the fragment is all of one piece */
+        query = fragment;
+        s->pieces = URL_QUERY_PIECES - 1;
+    }
+    if (query < rest.n) s->query = end + query + 1;
 }
 
 /* How much of a query's piece is its name and the "=": nothing when no value follows, since then

@@ -4,6 +4,7 @@
 
 #include "config/config.h"
 #include "sinks/file.h"
+#include "worker/echo.h"
 #include "worker/keys.h"
 
 /* A destination as the table keeps it. */
@@ -17,12 +18,13 @@ struct place {
     _Alignas(max_align_t) unsigned char state[DESTINATION_STATE_BYTES];
 };
 
-#define KNOWN_EDITS_MAX 16 /* a sink with more secrets is read again each time */
+#define KNOWN_MAX 256 /* a sink with more edits or values is read again each time */
 
 /* What one sink object, byte for byte, means. */
 struct entry {
     struct known_sink known; /* first: a known sink is its entry */
-    struct edit *edits;      /* what known points to */
+    char *facts;             /* what known points to; holds secrets, as bytes does. NULL: none */
+    size_t n_facts;
     uint64_t hash;
     char *bytes; /* holds the tenant's secrets: wiped when forgotten */
     size_t n;
@@ -41,6 +43,7 @@ struct entry {
 struct router {
     const struct config *cfg;
     struct keys *keys;
+    struct names *names; /* redact.names */
     struct entry **entries;
     struct place **places;
     struct entry **quick; /* by quick_slot(): the last parsed of those that share a slot */
@@ -69,6 +72,7 @@ struct router *router_new(const struct config *cfg, struct buf *err) {
     }
     for (r->buckets = 64; r->buckets < (size_t)cfg->dest_max && r->buckets < 65536;)
         r->buckets *= 2;
+    r->names = job_names(&cfg->redact_names);
     r->max_bytes = (size_t)(cfg->memory_budget / cfg->lanes / BUDGET_SHARE);
     r->entries = xcalloc(r->buckets, sizeof(struct entry *));
     r->places = xcalloc(r->buckets, sizeof(struct place *));
@@ -121,17 +125,18 @@ static void entry_free(struct router *r, struct entry *e) {
     if (e->quick && *e->quick == e) *e->quick = NULL;
     r->n_entries--;
     r->bytes -= e->charged;
+    if (e->facts) wipe(e->facts, e->n_facts);
+    free(e->facts);
     if (e->place && --e->place->entries == 0 && e->place->held == 0) place_free(r, e->place);
     list_free(&e->apis);
     wipe(e->bytes, e->n);
     free(e->bytes);
-    free(e->edits);
     free(e->err);
     free(e);
 }
 
 static void entry_charge(struct router *r, struct entry *e) {
-    size_t n = heap_bytes(e) + heap_bytes(e->bytes) + heap_bytes(e->edits) + heap_bytes(e->err) +
+    size_t n = heap_bytes(e) + heap_bytes(e->bytes) + heap_bytes(e->facts) + heap_bytes(e->err) +
                heap_bytes(e->apis.v);
     for (size_t i = 0; i < e->apis.n; i++) n += heap_bytes(e->apis.v[i]);
     r->bytes += n - e->charged;
@@ -175,21 +180,40 @@ static const struct known_sink *find_known(void *router, struct str text, int de
 }
 
 struct known_sinks router_known(struct router *r) {
-    return (struct known_sinks){find_known, r};
+    return (struct known_sinks){find_known, r, r->names};
 }
 
-/* Notes what the reading of an event found in its sink. */
+/* Keeps what its sink object says, which the event's arena holds. */
+static void keep_facts(struct entry *e, const struct known_sink *facts) {
+    if (e->facts || facts->n_edits > KNOWN_MAX || facts->n_values > KNOWN_MAX) return;
+    size_t edits = facts->n_edits * sizeof(struct edit);
+    size_t values = facts->n_values * sizeof(struct echo);
+    size_t n = edits + values;
+    for (size_t i = 0; i < facts->n_values; i++) n += facts->values[i].n;
+    e->facts = xmalloc(n + 1);
+    e->n_facts = n;
+    if (edits) memcpy(e->facts, facts->edits, edits);
+    struct echo *to = (struct echo *)(void *)(e->facts + edits);
+    char *text = e->facts + edits + values;
+    for (size_t i = 0; i < facts->n_values; i++) {
+        to[i] = facts->values[i];
+        to[i].p = memcpy(text, facts->values[i].p, facts->values[i].n);
+        text += facts->values[i].n;
+    }
+    e->known = (struct known_sink){.json = {e->bytes, e->n},
+                                   .edits = (struct edit *)(void *)e->facts,
+                                   .n_edits = facts->n_edits,
+                                   .values = to,
+                                   .n_values = facts->n_values,
+                                   .escapes = facts->escapes};
+}
+
+/* Notes where an event had its sink, so that the next one is known before it is read. */
 static void make_known(struct router *r, struct entry *e, const struct jobrun *run) {
-    if (e->n < QUICK_BYTES || run->sink_depth == 0) return;
-    size_t from = (size_t)(run->sink.p - run->payload.json.p), first = 0, n = 0;
-    while (first < run->payload.n_edits && run->payload.edits[first].at < from) first++;
-    while (first + n < run->payload.n_edits && run->payload.edits[first + n].at < from + e->n) n++;
-    if (n > KNOWN_EDITS_MAX) return;
-    e->edits = xrealloc(e->edits, n * sizeof *e->edits);
-    for (size_t i = 0; i < n; i++)
-        e->edits[i] =
-            (struct edit){run->payload.edits[first + i].at - from, run->payload.edits[first + i].n};
-    e->known = (struct known_sink){{e->bytes, e->n}, run->sink_depth, e->edits, n};
+    if (e->n < QUICK_BYTES || !run->facts.json.p) return;
+    keep_facts(e, &run->facts);
+    if (!e->facts) return;
+    e->known.depth = run->facts.depth;
     e->quick = quick_slot(r, e->bytes);
     *e->quick = e;
     entry_charge(r, e);
@@ -205,6 +229,7 @@ void router_free(struct router *r) {
     if (!r) return;
     while (r->oldest) entry_free(r, r->oldest);
     keys_free(r->keys);
+    names_free(r->names);
     free(r->entries);
     free(r->places);
     free(r->quick);

@@ -14,8 +14,9 @@ def camel(name):
     return re.sub(r"_([a-z])", lambda m: m[1].upper(), name)
 
 
-def strings(data):
-    """(path, start, end) of each string value in a JSON text, quotes excluded; path names in camelCase, None in an array."""
+def strings(data, names=None):
+    """(path, start, end) of each string value in a JSON text, quotes excluded; path names in camelCase, None in an array. The
+    places of the members' names are added to names."""
     stack, key, expect_key, found = [], None, False, []
     for match in TOKEN.finditer(data):
         token, start = match[1], match.start(1)
@@ -33,70 +34,127 @@ def strings(data):
             expect_key = False
         elif expect_key:
             key = json.loads(token)
+            if names is not None:
+                names.append((start + 1, start + len(token) - 1))
         elif kind == b'"':
             path = [name for name, _ in stack[1:]] + [key]
             found.append((tuple(camel(p) if p is not None else None for p in path), start + 1, start + len(token) - 1))
     return found
 
 
-def userinfo(text):
-    authority = re.match(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//([^/?#]*)@", text)
-    return [authority.span(1)] if authority else []
+NAMES = ("password", "passwd", "passphrase", "secret", "token", "authorization", "apikey", "accesskey", "privatekey", "credential")
+OPEN = {"type", "bucket", "region", "prefix"}
+LEAST = 6  # bytes of a value that is looked for everywhere
+LEAST_IN_NAME = 12
 
 
-def query_values(text):
-    query = re.match(rb"[^?#]*\?([^#]*)", text)
-    if not query:
-        return []
-    spans, at = [], query.start(1)
-    for part in query[1].split(b"&"):
-        equals = part.find(b"=")
-        if equals >= 0:
-            spans.append((at + equals + 1, at + len(part)))
-        elif part:
-            spans.append((at, at + len(part)))
-        at += len(part) + 1
+def url_spans(text):
+    """The secret parts of a well-formed URL: userinfo, values of the query, fragment."""
+    spans = []
+    authority = re.match(rb"(?:[A-Za-z0-9+.-]*:)?//([^/?#]*)@", text) or re.match(rb"([^/?#@]*)@", text)
+    if authority:
+        spans.append(authority.span(1))
+    query = re.match(rb"[^?#]*\?(.*)", text, re.S)
+    if query:
+        at = query.start(1)
+        parts = query[1].split(b"&")
+        for number, part in enumerate(parts):
+            if b"#" in part:  # what follows belongs to the last value
+                part = b"&".join(parts[number:])
+            equals = part.find(b"=")
+            spans.append((at + equals + 1 if equals >= 0 else at, at + len(part)))
+            at += len(part) + 1
+            if b"#" in part:
+                break
+    elif b"#" in text:
+        spans.append((text.index(b"#") + 1, len(text)))
     return [span for span in spans if span[1] > span[0]]
 
 
 def whole(text):
-    return [(0, len(text))]
+    return [(0, len(text))] if text else []
+
+
+def named(path):
+    return any(name in re.sub("[^a-z0-9]", "", (part or "").lower()) for part in path for name in NAMES)
 
 
 def secret_spans(path, text):
-    """Which parts of the string value at this path (below the document's root) are secret."""
-    if path[:1] == ("data",):  # a structured CloudEvent
-        path = path[1:]
-    if path[:1] == ("jobRun",):
-        path = path[1:]
-    if path == ("results", "signedUrl"):
-        return query_values(text) + userinfo(text)
-    if path[:1] != ("jobConfigurationSnapshot",):
-        return []
-    path = path[1:]
-    if path in (("proxy",), ("proxy", "url")):
-        return userinfo(text)
-    if path[:1] != ("sink",):
-        return []
-    path = path[1:]
-    if path in (("accessKeyId",), ("secretAccessKey",), ("sessionToken",)):
+    """Which parts of the string value at this path (below the document's root) are secret by place or by name."""
+    if named(path):
         return whole(text)
-    if len(path) == 2 and path[0] == "headers":
-        return [] if path[1].lower() in OPEN_HEADERS else whole(text)
-    if path in (("url",), ("endpoint",)):
-        return userinfo(text) + query_values(text)
+    for place in ("sink", "notifications"):
+        if place in path:
+            path = tuple(part for part in path[path.index(place) + 1:] if part is not None)
+            if path and path[0] == "headers" and len(path) == 2:
+                return [] if path[1].lower() in OPEN_HEADERS else whole(text)
+            if path in (("url",), ("endpoint",)):
+                return url_spans(text)
+            return [] if len(path) == 1 and path[0] in OPEN else whole(text)
+    if path[-1:] in (("signedUrl",), ("traceUrl",), ("logUrl",), ("proxy",)) or "proxy" in path and path[-1] == "url":
+        return url_spans(text)
+    if "jobConfigurationSnapshot" in path and (b"://" in text or (path[-1] or "").lower().endswith(("url", "uri", "endpoint"))):
+        return url_spans(text)
     return []
 
 
+def values_of(path, text):
+    """What a secret part is by itself, and what else it gives away."""
+    yield text
+    if text[:7].lower() in (b"bearer ", b"basic "):
+        yield text.split(b" ")[-1]
+    if re.fullmatch(rb"[^@/\s]*:[^@/\s]*", text):
+        yield from text.split(b":", 1)
+
+
 def redact(payload):
+    edits, values, names = [], set(), []
+    for path, start, end in strings(payload, names):
+        spans = secret_spans(path, payload[start:end])
+        edits += [(start + a, start + b) for a, b in spans]
+        if "apisToSend" not in path and path[-2:] != ("sink", "path"):
+            for a, b in spans:
+                values |= set(values_of(path, json.loads(b'"%s"' % payload[start + a:start + b]).encode()))
+    values = {value for value in values if len(value) >= LEAST and value != MARK and value.decode(errors="replace") not in WORDS}
+    for where, least in ((strings(payload), LEAST), ([((), *span) for span in names], LEAST_IN_NAME)):
+        for _, start, end in where:
+            for value in values:
+                if len(value) >= least:
+                    edits += [(start + a, start + b) for a, b in echoes(payload[start:end], value)]
     out, at = [], 0
-    edits = []
-    for path, start, end in strings(payload):
-        edits += [(start + a, start + b) for a, b in secret_spans(path, payload[start:end])]
-    for start, end in sorted(edits):
+    for start, end in united(edits):
         out += [payload[at:start], MARK]
         at = end
     return b"".join(out + [payload[at:]])
+
+
+WORDS = {"SUCCESS", "FAILURE", "webhook"}
+CHARACTER = re.compile(rb'\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|[^\\]', re.S)
+
+
+def echoes(text, value):
+    """Where a value stands in a string as it is written."""
+    pieces = [(m.span(), json.loads(b'"%s"' % m[0]).encode() if m[0][:1] == b"\\" else m[0]) for m in CHARACTER.finditer(text)]
+    plain = b"".join(piece for _, piece in pieces)
+    starts, at = {}, 0
+    for (start, end), piece in pieces:
+        starts[at] = start
+        at += len(piece)
+    starts[at] = len(text)
+    at = plain.find(value)
+    while at >= 0:
+        yield starts[at], starts[at + len(value)]
+        at = plain.find(value, at + len(value))
+
+
+def united(edits):
+    found = []
+    for start, end in sorted(edits):
+        if found and start < found[-1][1]:
+            found[-1][1] = max(end, found[-1][1])
+        else:
+            found.append([start, end])
+    return found
 
 
 def escape(value):

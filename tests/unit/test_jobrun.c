@@ -356,10 +356,10 @@ static void the_examples(void **state) {
         size_t edits;
     } cases[] = {
         {"seed", "SUCCESS", FRAMING_BARE, true, 2},
-        {"s3-compatible", "SUCCESS", FRAMING_BARE, true, 2},
+        {"s3-compatible", "SUCCESS", FRAMING_BARE, true, 4},
         {"mixed-case", "PENDING", FRAMING_BARE, true, 2},
         {"no-sink", "SUCCESS", FRAMING_BARE, false, 0},
-        {"webhook-failed-skip", "FAILURE", FRAMING_BARE, true, 4},
+        {"webhook-failed-skip", "FAILURE", FRAMING_BARE, true, 6},
         {"wrapped-jobrun", "PENDING", FRAMING_WRAPPED, true, 3},
     };
     static const char *const secrets[] = {

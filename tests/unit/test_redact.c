@@ -40,7 +40,8 @@ static const struct {
     {"https://example.com/path", "https://example.com/path"},
     {"https://example.com", "https://example.com"},
     {"https://example.com:8443/a@b/c:d", "https://example.com:8443/a@b/c:d"},
-    {"https://example.com/#fragment", "https://example.com/#fragment"},
+    {"https://example.com/#token=secret", "https://example.com/#" R},
+    {"https://example.com#", "https://example.com#"},
     {"https://user:pw@example.com/", "https://" R "@example.com/"},
     {"https://token@example.com/", "https://" R "@example.com/"},
     {"https://@example.com/", "https://@example.com/"},
@@ -64,7 +65,7 @@ static const struct {
     {"https://h?a=secret", "https://h?a=" R},
     {"https://h/?a=b=c", "https://h/?a=" R},
     {"https://h/?a=secret#frag", "https://h/?a=" R},
-    {"https://h/#frag?a=secret", "https://h/#frag?a=" R},
+    {"https://h/#frag?a=secret&b", "https://h/#" R},
     {"https://h/?a=secret?b=other", "https://h/?a=" R},
     {"https://h/?a=secret;b=other", "https://h/?a=" R},
     {"https://h/?token", "https://h/?" R},
@@ -179,9 +180,15 @@ static void each_secret(void **state) {
          "\",\"Content_Type\":\"" R "\"}"},
         {"\"headers\":{\"A\":\"S\"},\"headers\":{\"A\":\"T\"}",
          "\"headers\":{\"A\":\"" R "\"},\"headers\":{\"A\":\"" R "\"}"},
-        /* Other names, and the same names elsewhere, are not secret. */
+        /* What is not on the list of what is open is secret, whatever it is called. */
         {"\"AccessKeyId\":\"a\",\"x\":{\"accessKeyId\":\"b\",\"url\":\"c://d:e@f\"}",
-         "\"AccessKeyId\":\"a\",\"x\":{\"accessKeyId\":\"b\",\"url\":\"c://d:e@f\"}"},
+         "\"AccessKeyId\":\"" R "\",\"x\":{\"accessKeyId\":\"" R "\",\"url\":\"" R "\"}"},
+        {"\"password\":\"S\",\"signingSecret\":\"S\",\"x\":[\"S\",1,true,[\"S\"]]",
+         "\"password\":\"" R "\",\"signingSecret\":\"" R "\",\"x\":[\"" R "\",1,true,[\"" R "\"]]"},
+        {"\"bucket\":\"b\",\"region\":\"r\",\"prefix\":\"p\",\"skipOnFail\":false",
+         "\"bucket\":\"b\",\"region\":\"r\",\"prefix\":\"p\",\"skipOnFail\":false"},
+        {"\"apisToSend\":[\"one\"],\"path\":\"folder\"",
+         "\"apisToSend\":[\"" R "\"],\"path\":\"" R "\""},
     };
     static const char *const parents[] = {"jobConfigurationSnapshot", "job_configuration_snapshot",
                                           "j\\u006fbConfigurationSnapshot"};
@@ -195,6 +202,111 @@ static void each_secret(void **state) {
                      cases[i].redacted);
             assert_redacted(tail, want);
         }
+}
+
+#define SNAPSHOT "\"jobConfigurationSnapshot\":"
+#define S3SINK(secret) "\"sink\":{\"type\":\"s3\",\"secretAccessKey\":\"" secret "\"}"
+
+/* Where else secrets stand: by place, by name, by value. */
+static void secrets_elsewhere(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        /* By place. */
+        {SNAPSHOT "{\"notifications\":[{\"type\":\"webhook\",\"url\":\"https://u:p@n/x?token=S\","
+                  "\"headers\":{\"Authorization\":\"S\",\"Accept\":\"a\"},\"key\":\"S\"},\"S\"]}",
+         SNAPSHOT "{\"notifications\":[{\"type\":\"webhook\",\"url\":\"https://" R "@n/x?token=" R
+                  "\",\"headers\":{\"Authorization\":\"" R "\",\"Accept\":\"a\"},\"key\":\"" R
+                  "\"},\"" R "\"]}"},
+        {SNAPSHOT
+         "{\"configuration\":{\"proxy\":\"http://u:p@h:1\",\"x\":[\"see http://u:p@h/#f or\"],"
+         "\"maxRuns\":3,\"endpoint\":\"u:p@h:1\"},\"authSession\":{\"id\":\"a:b\"}}",
+         SNAPSHOT "{\"configuration\":{\"proxy\":\"http://" R "@h:1\",\"x\":[\"see http://" R
+                  "@h/#" R " or\"],\"maxRuns\":3,\"endpoint\":\"" R
+                  "@h:1\"},\"authSession\":{\"id\":\"a:b\"}}"},
+        {"\"apiInfo\":{\"name\":\"n\",\"trace_url\":\"http://h/?a=S\",\"log_url\":\"http://h/"
+         "?a=S\"}," SNAPSHOT "{}",
+         "\"apiInfo\":{\"name\":\"n\",\"trace_url\":\"http://h/?a=" R
+         "\",\"log_url\":\"http://h/?a=" R "\"}," SNAPSHOT "{}"},
+        {"\"copy\":{" SNAPSHOT "{" S3SINK("one") ",\"proxy\":\"http://u:p@h\"}}," SNAPSHOT "{}",
+         "\"copy\":{" SNAPSHOT "{" S3SINK(R) ",\"proxy\":\"http://" R "@h\"}}," SNAPSHOT "{}"},
+        /* Nothing is delivered to such a sink, so nothing in it is refused. */
+        {"\"copy\":{\"sink\":{\"url\":5,\"headers\":[\"S\"],\"accessKeyId\":{\"a\":\"S\"}}}"
+         "," SNAPSHOT "{}",
+         "\"copy\":{\"sink\":{\"url\":5,\"headers\":[\"" R "\"],\"accessKeyId\":{\"a\":\"" R
+         "\"}}}," SNAPSHOT "{}"},
+        /* By name. */
+        {"\"a\":{\"password\":\"S\",\"X-Api-Key\":\"S\",\"api_key\":[\"S\",{\"b\":\"S\"}],"
+         "\"TOKEN\":1,"
+         "\"githubToken\":\"S\",\"p\\u0061ssword\":\"S\",\"tok\":\"t\"}," SNAPSHOT "{}",
+         "\"a\":{\"password\":\"" R "\",\"X-Api-Key\":\"" R "\",\"api_key\":[\"" R "\",{\"b\":\"" R
+         "\"}],\"TOKEN\":1,\"githubToken\":\"" R "\",\"p\\u0061ssword\":\"" R
+         "\",\"tok\":\"t\"}," SNAPSHOT "{}"},
+        /* By value: before and behind the sink, in any spelling, and in it. */
+        {"\"error\":{\"message\":\"key wJa/rX is bad, wJa/rX\"}," SNAPSHOT
+         "{" S3SINK("wJa/rX") "},\"reason\":{\"message\":\"wJ\\u0061\\/rX\"}",
+         "\"error\":{\"message\":\"key " R " is bad, " R "\"}," SNAPSHOT
+         "{" S3SINK(R) "},\"reason\":{\"message\":\"" R "\"}"},
+        {"\"x\":\"wJa/rX\"," SNAPSHOT "{" S3SINK("\\u0077Ja\\/rX") "}",
+         "\"x\":\"" R "\"," SNAPSHOT "{" S3SINK(R) "}"},
+        {SNAPSHOT
+         "{\"sink\":{\"bucket\":\"x-12345678\",\"accessKeyId\":\"12345678\"}},\"n\":12345678,"
+         "\"12345678\":[12345678]",
+         SNAPSHOT "{\"sink\":{\"bucket\":\"x-" R "\",\"accessKeyId\":\"" R
+                  "\"}},\"n\":12345678,\"12345678\":[12345678]"},
+        {"\"AKIAIOSFODNN7EXAMPLE\":1," SNAPSHOT
+         "{\"sink\":{\"accessKeyId\":\"AKIAIOSFODNN7EXAMPLE\"}}",
+         "\"" R "\":1," SNAPSHOT "{\"sink\":{\"accessKeyId\":\"" R "\"}}"},
+        {"\"m\":\"tok3n-of-mine, us/er, dTp0b2szbi1vZi1taW5lLTI=\"," SNAPSHOT
+         "{\"sink\":{\"url\":\"https://h/?a=us%2Fer\",\"headers\":{\"Authorization\":\"Bearer "
+         "tok3n-of-mine\"}},\"proxy\":\"http://u:tok3n-of-mine-2@p\"}",
+         "\"m\":\"" R ", us/er, " R "\"," SNAPSHOT "{\"sink\":{\"url\":\"https://h/?a=" R
+         "\",\"headers\":{\"Authorization\":\"" R "\"}},\"proxy\":\"http://" R "@p\"}"},
+        /* An escape that a value reaches into, and one that it does not end in. */
+        {"\"m\":\"\\u00410041BCDEFG\"," SNAPSHOT "{" S3SINK("0041BCDEFG") "}",
+         "\"m\":\"\\u0041" R "\"," SNAPSHOT "{" S3SINK(R) "}"},
+        {"\"m\":\"\\u0041BCDEFGH\"," SNAPSHOT "{" S3SINK("0041BCDEFG") "}",
+         "\"m\":\"\\u0041BCDEFGH\"," SNAPSHOT "{" S3SINK(R) "}"},
+        /* A value that looks like JSON stands in no structure. */
+        {"\"m\":\"a\",\"b\":\"\\\",\\\"b\\\":\\\"\"," SNAPSHOT
+         "{" S3SINK("\\\",\\\"b\\\":\\\"") "}",
+         "\"m\":\"a\",\"b\":\"" R "\"," SNAPSHOT "{" S3SINK(R) "}"},
+        /* Short ones, and the model's own words, are no secrets where they stand by chance. */
+        {"\"m\":\"short SUCCESS\"," SNAPSHOT
+         "{\"sink\":{\"accessKeyId\":\"short\",\"x\":\"SUCCESS\"}}",
+         "\"m\":\"short SUCCESS\"," SNAPSHOT "{\"sink\":{\"accessKeyId\":\"" R "\",\"x\":\"" R
+         "\"}}"},
+        /* Those that overlap are one. */
+        {"\"m\":\"-abcdefghi-\"," SNAPSHOT "{\"sink\":{\"a\":\"abcdef\",\"b\":\"defghi\"}}",
+         "\"m\":\"-" R "-\"," SNAPSHOT "{\"sink\":{\"a\":\"" R "\",\"b\":\"" R "\"}}"},
+    };
+    for (size_t i = 0; i < LEN(cases); i++) assert_redacted(cases[i][0], cases[i][1]);
+}
+
+/* As many values as a tenant likes, in as much text: what can't be looked for in time is hidden. */
+static void values_without_end(void **state) {
+    (void)state;
+    for (size_t n = 10; n <= 4000; n *= 20) {
+        struct buf in, out;
+        struct arena arena = {0};
+        struct jobrun run;
+        struct outcome err;
+        buf_init(&in, 1 << 24);
+        buf_init(&out, 1 << 24);
+        buf_puts(&in, RUN_START ",\"m\":\"");
+        for (size_t i = 0; i < 64 * n; i++) buf_putc(&in, 'a');
+        buf_puts(&in, "\"," SNAPSHOT "{\"sink\":{\"type\":\"s3\"");
+        for (size_t i = 0; i < n; i++)
+            buf_printf(&in, ",\"k%zu\":\"aaaaaa%0*zu\"", i, (int)(i % 40) + 1, i);
+        buf_puts(&in, "}}}");
+        assert_true(decode((struct str){in.p, in.n}, &arena, &run, &err));
+        assert_true(redact_add(&out, &run.payload));
+        bool kept = memmem(out.p, out.n, "aaaaaa", 6) != NULL; /* none of them stands there */
+        assert_int_equal(kept, n == 10);
+        assert_int_equal(run.hidden != 0, n != 10);
+        arena_free(&arena);
+        buf_free(&in);
+        buf_free(&out);
+    }
 }
 
 static void secrets_that_stand_twice(void **state) {
@@ -273,7 +385,7 @@ static void urls_for_people(void **state) {
         {"https://example.com/path", "https://example.com/path"},
         {"https://user:pw@example.com:1/path?a=b&c#d", "https://example.com:1/path?a=" R "&" R},
         {"https://@example.com/", "https://example.com/"},
-        {"https://example.com/#d", "https://example.com/#d"},
+        {"https://example.com/#d", "https://example.com/#" R},
         {"https://ex\xc3\xa4mple.com/", "(unparsable url)"},
         {"https://example.com/\xc3\xa4\n\x1b", "https://example.com/????"},
         {"", "(unparsable url)"},
@@ -308,6 +420,8 @@ int main(void) {
         cmocka_unit_test(each_url),
         cmocka_unit_test(escaped_urls),
         cmocka_unit_test(each_secret),
+        cmocka_unit_test(secrets_elsewhere),
+        cmocka_unit_test(values_without_end),
         cmocka_unit_test(secrets_that_stand_twice),
         cmocka_unit_test(a_query_without_end),
         cmocka_unit_test(as_a_line),
