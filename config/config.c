@@ -102,6 +102,7 @@ void config_free(struct config *c) {
     free_const(c->egress.deny);
     free_const(c->egress.ports);
     free(c->retry_delays_ms);
+    free(c->skips);
     free(c->override_dir);
     free(c);
 }

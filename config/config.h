@@ -38,6 +38,13 @@ enum { CONFIG_PERMANENT_RETRY, CONFIG_PERMANENT_DEAD };
 #define CONFIG_TYPE_ENUM int
 #define CONFIG_TYPE_LIST struct list
 
+/* An entry of skip.offsets. */
+struct config_offset {
+    const char *topic;
+    int32_t partition;
+    int64_t offset;
+};
+
 struct config {
 #define KEY(field, name, type, default_, min, max, flags, help) CONFIG_TYPE_##type field;
 #include "config/keys.def"
@@ -47,9 +54,10 @@ struct config {
     struct list kafka_names;
     struct list kafka_values;
     /* Derived, filled by config_finish(). */
-    struct egress egress;     /* from the egress.* keys */
-    int64_t *retry_delays_ms; /* as many as retry_delays.n */
-    char *override_dir;       /* of sink.override, or NULL */
+    struct egress egress;        /* from the egress.* keys */
+    int64_t *retry_delays_ms;    /* as many as retry_delays.n */
+    struct config_offset *skips; /* as many as skip_offsets.n */
+    char *override_dir;          /* of sink.override, or NULL */
     /* Of no use outside config/. */
     struct list kafka_origins;
     struct setting *settings; /* one per key of the table */

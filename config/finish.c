@@ -106,6 +106,38 @@ static void derive_egress(struct check *k) {
         fail(k, "egress.proxy", "must start with http://");
 }
 
+/* Cuts a decimal number of at most 18 digits, and the slash before it, off the end of text. */
+static bool cut_number(char *text, int64_t *ret) {
+    char *slash = strrchr(text, '/');
+    size_t n = slash ? strlen(slash + 1) : 0;
+    if (n == 0 || n > 18 || strspn(slash + 1, "0123456789") != n) return false;
+    *ret = strtoll(slash + 1, NULL, 10);
+    *slash = '\0';
+    return true;
+}
+
+/* The entries are cut in pieces in a copy of their own, behind the array. */
+static void derive_skips(struct check *k) {
+    const struct list *l = &k->c->skip_offsets;
+    size_t size = l->n * sizeof *k->c->skips;
+    char q[QUOTE_MAX];
+    for (size_t i = 0; i < l->n; i++) size += strlen(l->v[i]) + 1;
+    k->c->skips = xcalloc(1, size ? size : 1);
+    char *at = (char *)(k->c->skips + l->n);
+    for (size_t i = 0; i < l->n; i++) {
+        struct config_offset *o = &k->c->skips[i];
+        int64_t partition = 0;
+        size_t n = strlen(l->v[i]) + 1;
+        o->topic = memcpy(at, l->v[i], n);
+        if (!cut_number(at, &o->offset) || !cut_number(at, &partition) || partition > INT32_MAX ||
+            !*at || !only(at, ALNUM "._-"))
+            fail(k, "skip.offsets", "\"%s\" is not of the form topic/partition/offset",
+                 quote(l->v[i], q));
+        o->partition = (int32_t)partition;
+        at += n;
+    }
+}
+
 static void derive_retries(struct check *k) {
     const struct list *l = &k->c->retry_delays;
     int64_t *d = k->c->retry_delays_ms = xcalloc(l->n, sizeof *d);
@@ -343,6 +375,7 @@ bool config_finish(struct config *c, struct buf *err) {
     check_topics(&k);
     derive_egress(&k);
     derive_retries(&k);
+    derive_skips(&k);
     check_archive(&k);
     check_s3(&k);
     check_webhook(&k);

@@ -43,6 +43,7 @@ static struct partition *partition_new(struct lane *lane, const char *topic, int
     p->id = id;
     p->serial = ++lane->serials;
     p->end = -1;
+    p->special = INT64_MAX;
     classify(lane, p);
     p->queue = rd_kafka_queue_get_partition(lane->consumer, topic, id);
     rd_kafka_queue_forward(p->queue, NULL);
@@ -62,6 +63,7 @@ void assignment_drop(struct lane *lane, struct partition *p) {
     struct partition **at = &lane->partitions;
     while (*at != p) at = &(*at)->next;
     *at = p->next;
+    careful_drop(lane, p);
     lane_drop_partition(lane, p);
     clear_stash(p);
     char place[TOPIC_MAX + 16];
@@ -137,6 +139,7 @@ static void load_state(struct lane *lane, struct partition *p, int64_t offset, s
     else if (!no_commit_yet(lane, p))
         return;
     p->end = high;
+    p->want = p->meta.claim;
     p->loaded = true;
     log_debug("partition assigned", LOG_I("lane", lane->id), LOG_S("topic", p->topic),
               LOG_I("partition", p->id), LOG_I("offset", p->begins ? -1 : p->committed),

@@ -66,6 +66,7 @@ static bool is_batch(const struct lane *lane, const struct partition *p) {
 }
 
 static size_t windows_max(const struct lane *lane, const struct partition *p) {
+    if (p->caution != CAUTION_NONE) return 1;
     return (size_t)(is_batch(lane, p) ? lane->cfg->batch_inflight + 1 : lane->cfg->window_inflight);
 }
 
@@ -87,6 +88,7 @@ static bool is_full(const struct lane *lane, const struct partition *p, const st
     const struct load *load = w->user;
     const struct config *cfg = lane->cfg;
     if (load->ledger_bytes >= LEDGER_SEAL) return true;
+    if (p->caution != CAUTION_NONE && w->taken >= WARY_RECORDS) return true;
     if (!is_batch(lane, p)) return w->taken >= cfg->window_records;
     return w->taken >= cfg->batch_records || load->bytes >= (size_t)cfg->batch_bytes;
 }
@@ -115,7 +117,7 @@ void intake_seal(struct lane *lane, struct partition *p, bool force) {
     struct window *open = windows_open(&p->windows);
     struct load *load = open ? open->user : NULL;
     if (load && open->taken && !open->replayed) {
-        bool due = force || lane->ending || is_full(lane, p, open) ||
+        bool due = force || lane->ending || lane->standing || is_full(lane, p, open) ||
                    lane->now_ms >= intake_seal_at(lane, p, open) ||
                    (p->eof && lane->shared->until_end);
         if (due && may_seal(p, load)) windows_seal(&p->windows);
@@ -186,6 +188,7 @@ static enum room room_for(const struct lane *lane, const struct partition *p, in
     /* What must be read whole is read whatever it takes. */
     if (filling && filling->incomplete) return ROOM;
     if (open && open->replayed && offset < open->next) return ROOM;
+    if (lane->standing) return ROOM_NONE;
     if (dispatch_saturated(lane->dispatch)) return ROOM_NONE;
     if (lane->held >= budget(lane)) return ROOM_BLOCKED;
     if (windows_would_open(&p->windows, offset) && p->windows.count >= windows_max(lane, p))
@@ -213,9 +216,19 @@ static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg
     if (is_full(lane, p, w)) intake_seal(lane, p, false);
 }
 
+void intake_take(struct lane *lane, struct partition *p) {
+    rd_kafka_message_t *msg = source_peek(lane, p);
+    place_topic(&lane->place, p->topic, p->id);
+    source_taken(p);
+    take(lane, p, msg);
+}
+
 static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
     size_t n = 0;
     rd_kafka_message_t *msg;
+    if (!p->claimed && !careful_claim(lane, p)) return 0;
+    if (p->caution != CAUTION_NONE) careful_tick(lane, p);
+    if (p->caution == CAUTION_CAREFUL) return 0;
     place_topic(&lane->place, p->topic, p->id);
     while (n < most && (msg = source_peek(lane, p))) {
         if (intake_past_end(p, msg->offset)) break;
@@ -237,6 +250,7 @@ bool intake_read(struct lane *lane) {
     size_t n = 0;
     for (const struct partition *p = first; p; p = p->next) n++;
     for (size_t skip = n ? lane->turns++ % n : 0; skip; skip--) first = first->next;
+    lane->standing = careful_stands(lane);
     do {
         round = 0;
         for (struct partition *p = first; p; p = p->next)
@@ -245,5 +259,6 @@ bool intake_read(struct lane *lane) {
             round += read_partition(lane, p, READ_BATCH);
         total += round;
     } while (round && total < TURN_RECORDS);
+    if (lane->standing) careful_run(lane);
     return total >= TURN_RECORDS;
 }

@@ -87,7 +87,7 @@ static size_t settleable(const struct partition *p) {
  * in steady state there is one transaction for each window. */
 static bool is_due(const struct lane *lane, const struct partition *p) {
     if (!p->loaded) return false;
-    if (p->pin || has_undeclared(p)) return true;
+    if (p->pin || has_undeclared(p) || !claim_same(&p->want, &p->meta.claim)) return true;
     if (!settleable(p)) return false;
     const struct window *open = windows_open(&p->windows);
     const struct load *filling = open ? open->user : NULL;
@@ -450,7 +450,8 @@ static void add_chapter(struct lane *lane, struct journal *j, struct partition *
     size_t k = settleable(p), at = 0, records = job->n_records;
     bool boundary = has_undeclared(p);
     char problem[TOPIC_MAX + 160];
-    if (!k && !boundary && !p->pin) return;
+    bool claim = !claim_same(&p->want, &p->meta.claim);
+    if (!k && !boundary && !p->pin && !claim) return;
     struct chapter c = {.serial = p->serial, .windows = k, .meta = p->meta, .offset = p->committed};
     for (struct window *w = p->windows.oldest; w && at < k; w = w->newer, at++) {
         struct load *load = w->user;
@@ -467,6 +468,7 @@ static void add_chapter(struct lane *lane, struct journal *j, struct partition *
         c.offset = w->next;
     }
     keep_ends(lane, p, &c.meta, k);
+    c.meta.claim = p->want;
     char text[META_MAX + 1];
     if (!meta_encode(&c.meta, text)) {
         snprintf(problem, sizeof problem, "the metadata of %s/%" PRId32 " would not fit, %zu windows",
@@ -506,8 +508,11 @@ static void submit(struct lane *lane, const struct blocked *alone) {
                           .chapters = xcalloc(n, sizeof(struct chapter)),
                           .memberships = lane->memberships};
     if (alone) snprintf(j->alone, sizeof j->alone, "%s", alone->base);
-    for (struct partition *p = lane->partitions; p; p = p->next)
-        if (p->loaded && has_part(lane, p, alone)) add_chapter(lane, j, p);
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        if (!p->loaded || !has_part(lane, p, alone)) continue;
+        careful_announce(lane, p);
+        add_chapter(lane, j, p);
+    }
     if (!j->n) {
         journal_free(j);
         back_off(lane);
@@ -520,8 +525,10 @@ static void submit(struct lane *lane, const struct blocked *alone) {
 
 /* Everything sealed when the job was made is durable now. */
 static void apply(struct lane *lane, struct partition *p, const struct chapter *c) {
+    int64_t records = 0;
     for (size_t i = 0; i < c->windows; i++) {
         struct window *w = windows_pop(&p->windows);
+        records += w->taken;
         struct load *load = w->user;
         count(&lane->counters, COUNTER_WINDOWS, 1);
         count(&lane->counters, COUNTER_LEDGER_ENTRIES, lane->cfg->ledger);
@@ -542,6 +549,7 @@ static void apply(struct lane *lane, struct partition *p, const struct chapter *
         w->declared = true;
         load_flush(load);
     }
+    careful_settled(lane, p, records);
 }
 
 /* ---- a result ---- */

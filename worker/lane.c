@@ -16,6 +16,7 @@
 #define RESTART_MIN_MS 1000
 #define RESTART_MAX_MS ((int64_t)5 * 60 * 1000)
 #define REFUSED_MS 10000 /* a producer that is not taken for this long is told */
+#define STANDING_MS 20 /* a lane that waits for others has nothing that wakes it */
 
 static void read_clocks(struct lane *lane) {
     lane->now_ms = clock_ms(CLOCK_MONOTONIC);
@@ -60,6 +61,7 @@ static int64_t sleep_ms(const struct lane *lane) {
         }
         if (!p->loaded) sooner(&timeout, 200);
     }
+    if (lane->standing) sooner(&timeout, STANDING_MS);
     if (!lane->journal && !lane->stale && journal_due(lane)) {
         int64_t left = lane->settle_after_ms - lane->now_ms;
         sooner(&timeout, left > 0 ? left : 0);
@@ -127,6 +129,7 @@ static void take_config(struct lane *lane) {
     dispatch_reconfigure(lane->dispatch, cfg);
     http_reconfigure(lane->http, cfg);
     anchor_reconfigure(lane);
+    careful_reconfigure(lane);
 }
 
 static void transactional_id(const struct lane *lane, char *ret, size_t size) {
@@ -206,7 +209,8 @@ static void turn(struct lane *lane) {
     intake_free_dropped(lane);
     router_tick(lane->router, lane->now_ms);
     update_gauges(lane);
-    lane->sleep_ms = more ? 0 : sleep_ms(lane);
+    lane->sleep_ms = more || lane->again ? 0 : sleep_ms(lane);
+    lane->again = false;
     sooner(&lane->sleep_ms, wish);
 }
 
@@ -215,7 +219,9 @@ static void turn(struct lane *lane) {
 static bool is_settled(const struct lane *lane, bool (*of)(const struct partition *, void *),
                        void *ctx) {
     for (const struct partition *p = lane->partitions; p; p = p->next)
-        if (p->loaded && (!of || of(p, ctx)) && (p->windows.count || p->pin)) return false;
+        if (p->loaded && (!of || of(p, ctx)) &&
+            (p->windows.count || p->pin || !claim_same(&p->want, &p->meta.claim)))
+            return false;
     return true;
 }
 
@@ -226,6 +232,9 @@ static void close_windows(struct lane *lane, bool (*of)(const struct partition *
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (of && !of(p, ctx)) continue;
         intake_seal(lane, p, true);
+        for (struct window *w = p->windows.oldest; w; w = w->newer)
+            if (w->user) careful_give_up(w->user);
+        careful_release(p, false);
         if (!leave) continue;
         for (struct window *w = p->windows.oldest; w; w = w->newer)
             if (w->user) load_cancel(w->user, CANCEL_LEAVING);
@@ -239,6 +248,8 @@ static void drop_unsealable(struct lane *lane, bool (*of)(const struct partition
     for (struct partition *p = lane->partitions; p; p = p->next) {
         struct window *open = windows_open(&p->windows);
         if ((of && !of(p, ctx)) || !open || p->windows.oldest != open) continue;
+        careful_release(p, true);
+        if (!claim_same(&p->want, &p->meta.claim)) continue; /* first, with the ends it declared */
         lane_drop_partition(lane, p);
         p->left = true;
     }
@@ -400,6 +411,7 @@ static void *lane_main(void *arg) {
     update_gauges(lane);
     lane_shut(lane);
     update_gauges(lane);
+    careful_leave(lane);
     enter(lane, STEP_ENDED);
     atomic_store(&lane->state, end);
     if (eventfd_write(lane->shared->ended_fd, 1) != 0) log_warn("waking the main thread failed");

@@ -16,6 +16,7 @@
 #include "worker/load.h"
 #include "worker/meta.h"
 #include "worker/metrics.h"
+#include "worker/poison.h"
 #include "worker/requeue.h"
 #include "worker/route.h"
 #include "worker/settle.h"
@@ -46,6 +47,17 @@ struct partition {
     bool left;       /* by lane_finish(): what is open belongs to the next owner */
     int64_t seek_ms; /* when to try the position again; 0: no need */
     bool pin;        /* nothing was committed yet and start = latest: make the start durable */
+    /* careful.c */
+    struct claim want;   /* what the metadata is to say of who reads */
+    bool asked, claimed; /* the claim is decided; is durable, so that reading may begin */
+    bool calm;           /* the end was reached before anything was read */
+    bool guilty;         /* what suspect names is not tried again */
+    enum caution caution;
+    struct claim suspect; /* what was alone in work when the last reader died */
+    int64_t zone;         /* records to be settled until all is well, */
+    int64_t zone_end;     /* or an offset up to which */
+    int64_t special;      /* the next offset that is not taken as others are */
+    int64_t tried_ms, silent_ms;
     struct windows windows;
     struct meta meta;
     int64_t committed;
@@ -121,6 +133,12 @@ struct lane {
     int64_t settle_backoff_ms;
     uint64_t memberships; /* rebalance callbacks so far */
     bool stale;           /* membership out of date: settle after the next rebalance callback */
+    /* careful.c */
+    int n_careful;   /* partitions that are read one record at a time */
+    bool busy;       /* records may be in work */
+    bool standing;   /* some lane is careful: nothing new is taken */
+    bool again;      /* what was waited for is durable */
+    uint64_t trying; /* the partition at hand, by its serial */
 };
 
 /* What the main thread gives all lanes: the topics to consume, replaced as a whole under a lock. */
@@ -136,7 +154,11 @@ struct worker_shared {
     bool until_end;
     const struct ledger_signer *signer; /* NULL: unsigned */
     struct troubles *troubles;
-    int ended_fd;              /* an eventfd, written by each lane that ends */
+    int ended_fd; /* an eventfd, written by each lane that ends */
+    uint64_t me;  /* this process, by a random number */
+    /* careful.c: partitions that are read one record at a time, lanes that may have records in
+     * work, and the lane (its id + 1) whose turn it is; 0: none's. */
+    atomic_int careful, busy, token;
     atomic_bool reload_failed; /* the last SIGHUP changed nothing */
     atomic_bool look; /* a lane misses one of runsink's own topics: ended_fd is written too */
 };
@@ -195,8 +217,26 @@ void anchor_tick(struct lane *); /* each turn */
 bool anchor_waits(const struct lane *);
 void anchor_hurry(struct lane *); /* the next one is due now, unless the store just failed */
 
+/* careful.c: what is claimed before it is read, and reading with care (poison.h). */
+bool careful_claim(struct lane *, struct partition *); /* true: it may be read */
+void careful_release(struct partition *, bool leave);  /* it is given back */
+void careful_drop(struct lane *, struct partition *);
+/* Its oldest window is about to be settled: that says at once what is alone in work next. */
+void careful_announce(struct lane *, struct partition *);
+void careful_settled(struct lane *, struct partition *, int64_t records);
+void careful_tick(struct lane *, struct partition *);
+/* A record that is passed over or set aside: its fate and outcome; FATE_OPEN: take it. */
+enum fate careful_special(struct lane *, struct partition *, int64_t offset, struct outcome *ret);
+void careful_reconfigure(struct lane *);
+bool careful_may_send(const struct parcel *); /* else it is deferred */
+void careful_give_up(struct load *);          /* parks what is deferred */
+bool careful_stands(struct lane *); /* each turn, first: take nothing new, some lane is careful */
+void careful_run(struct lane *);    /* and then this */
+void careful_leave(struct lane *);  /* the lane ends */
+
 /* intake.c: what is read, and the windows it is in. */
-bool intake_read(struct lane *); /* true: there is more */
+void intake_take(struct lane *, struct partition *); /* the record that source_peek() gave */
+bool intake_read(struct lane *);                     /* true: there is more */
 void intake_seal(struct lane *, struct partition *, bool force);
 void intake_press(struct lane *); /* seals what memory has no room for */
 /* When an open window is to be sealed for its age, monotonic ms. */

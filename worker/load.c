@@ -154,9 +154,19 @@ static bool recall(struct load *load, struct slot *slot, const struct record *re
     return false;
 }
 
+/* A record that has its outcome undecoded: it kills, or the operator wants it so. */
+static bool set_aside(struct load *load, struct slot *slot) {
+    struct outcome o;
+    enum fate fate = careful_special(load->lane, load->partition, slot->offset, &o);
+    if (fate == FATE_OPEN) return false;
+    end_alone(load, slot, fate, &o);
+    return true;
+}
+
 static bool decode(struct load *load, struct slot *slot, const struct record *rec,
                    struct jobrun *run) {
     struct outcome o;
+    crash_record(CRASH_DECODE, rec->value.p, rec->value.n);
     struct known_sinks known = router_known(load->lane->router);
     if (!jobrun_decode_known(rec, &known, &load->arena, run, &o)) {
         end_alone(load, slot, o.verdict == VERDICT_OK ? FATE_SKIPPED : FATE_DEAD, &o);
@@ -232,12 +242,12 @@ void load_take(struct load *load, rd_kafka_message_t *msg) {
     count(&load->lane->counters, COUNTER_BYTES, msg->len);
     struct record rec = {.value = {msg->payload, msg->len}};
     rec.headers = read_headers(load, msg, &rec.n_headers);
-    crash_record(CRASH_DECODE, msg->payload, msg->len);
     struct requeue past;
     struct jobrun run;
     bool again = load->partition->kind == PARTITION_RETRY;
     if (!again || recall(load, slot, &rec, &past)) {
-        if (decode(load, slot, &rec, &run))
+        bool special = msg->offset >= load->partition->special && set_aside(load, slot);
+        if (!special && decode(load, slot, &rec, &run))
             deliver(load, slot, &run, &rec, again ? &past : NULL);
         else if (again && past.batch_key[0])
             parcel_leave_batch(load, &past);

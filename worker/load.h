@@ -55,8 +55,10 @@ struct parcel {
     struct buf body;
     struct progress progress;
     enum fate fate;
-    bool sent;  /* handed to dispatch */
-    bool holds; /* its destination */
+    bool sent;      /* handed to dispatch */
+    bool deferred;  /* ready, but to go alone (careful.c) */
+    uint32_t tried; /* of its lines, alone */
+    bool holds;     /* its destination */
     struct parcel *next;
 };
 

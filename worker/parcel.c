@@ -103,6 +103,8 @@ static void parcel_done(struct delivery *d, const struct outcome *o) {
         observe_us(&parcel->load->lane->counters, HISTOGRAM_DELIVERY, parcel->members[0]->sink,
                    (parcel->load->lane->now_ms - d->sent_ms) * 1000);
     parcel->load->out--;
+    if (parcel->load->partition && parcel->load->partition->caution != CAUTION_NONE)
+        parcel->load->lane->again = true; /* the next may go */
     end_parcel(parcel, o);
 }
 
@@ -151,7 +153,8 @@ static void parcel_add(struct parcel *p, struct slot *slot) {
     slot->parcel = p;
 }
 
-static void parcel_send(struct parcel *p) {
+void parcel_send_now(struct parcel *p) {
+    p->deferred = false;
     struct batch *b = &p->delivery.batch;
     const struct slot *first = p->members[0], *last = p->members[p->n - 1];
     b->key = p->key;
@@ -169,6 +172,30 @@ static void parcel_send(struct parcel *p) {
     p->sent = true;
     p->load->out++;
     dispatch_add(lane->dispatch, &p->delivery);
+}
+
+/* Ready to go. */
+static void parcel_send(struct parcel *p) {
+    if (p->load->partition->caution == CAUTION_NONE || careful_may_send(p))
+        parcel_send_now(p);
+    else
+        p->deferred = true;
+}
+
+void parcel_refuse(struct parcel *p, const struct outcome *o) {
+    p->deferred = false;
+    end_parcel(p, o);
+}
+
+void parcel_try(struct lane *lane, const struct parcel *p, uint32_t member) {
+    struct slot *slot = p->members[member];
+    struct parcel one = {.load = p->load, .n = 1, .ndjson = p->ndjson, .key = p->key};
+    struct outcome unused;
+    one.members = one.only;
+    one.only[0] = slot;
+    enter(&one, STEP_BUILD);
+    harm(&one, CRASH_BUILD);
+    if (batch_body(lane, &one, &unused)) buf_free(&one.body);
 }
 
 /* What an entry of the ledger may grow by for a parcel: its labels and key, and its members'
@@ -322,7 +349,7 @@ void parcel_collect_again(struct load *load, struct slot *slot, const struct job
 /* A member that can't be read any more leaves its batch: the others must not wait for it. */
 void parcel_leave_batch(struct load *load, const struct requeue *r) {
     struct parcel *p = groups_find(load, NULL, r->destination, r->batch_key);
-    if (!p || p->sent) return;
+    if (!p || p->sent || p->deferred) return;
     p->expected--;
     send_if_whole(load, p);
 }
@@ -369,7 +396,7 @@ void load_flush(struct load *load) {
     struct place_seen *table = xcalloc(cap, sizeof *table);
     for (struct parcel *p = load->parcels; p; p = p->next) {
         struct outcome o;
-        if (p->sent || p->fate != FATE_OPEN || !p->ndjson || p->expected) continue;
+        if (p->sent || p->deferred || p->fate != FATE_OPEN || !p->ndjson || p->expected) continue;
         if (name_batch(load, p, table, cap, &o))
             parcel_send(p);
         else
@@ -381,7 +408,7 @@ void load_flush(struct load *load) {
 
 void load_send_incomplete(struct load *load) {
     for (struct parcel *p = load->parcels; p && load->incomplete; p = p->next) {
-        if (p->sent || !p->expected) continue;
+        if (p->sent || p->deferred || !p->expected) continue;
         log_error("a parked batch came back without all its members", LOG_S("topic", load->topic),
                   LOG_S("key", p->key), LOG_I("members", p->n), LOG_I("expected", p->expected));
         p->expected = p->n;

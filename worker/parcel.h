@@ -17,6 +17,11 @@ void parcel_collect_again(struct load *, struct slot *, const struct jobrun *, s
                           const struct requeue *);
 /* A member that can't be read any more leaves its batch: the others must not wait for it. */
 void parcel_leave_batch(struct load *, const struct requeue *);
+/* A delivery that was deferred goes out now; or ends without, with this outcome. */
+void parcel_send_now(struct parcel *);
+void parcel_refuse(struct parcel *, const struct outcome *);
+/* Makes the body of one member alone, for nothing but to see whether that can be done. */
+void parcel_try(struct lane *, const struct parcel *, uint32_t member);
 /* Gives back its body and its destination; the parcel itself is its load's. */
 void parcel_release(struct parcel *);
 /* How long deliveries to this type of sink are tried, ms. */

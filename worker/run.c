@@ -3,6 +3,7 @@
 #include "worker/run.h"
 
 #include <errno.h>
+#include <openssl/rand.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -566,6 +567,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     w.shared = (struct worker_shared){.until_end = until_end, .ended_fd = -1};
     atomic_store(&w.shared.cfg, cfg);
     w.shared.troubles = troubles_new();
+    if (RAND_bytes((unsigned char *)&w.shared.me, sizeof w.shared.me) != 1) abort();
     pthread_mutex_init(&w.shared.mutex, NULL);
     struct buf err;
     buf_init(&err, 65536);

@@ -13,9 +13,9 @@
 
 #define LOOK_MIN_MS 10
 #define LOOK_MAX_MS 1000
-#define LOOKS 20         /* in the timeout, at least */
-#define CLOSING_TIMES 5  /* a close waits for brokers, several times over */
-#define LAST_WORDS_S 5   /* the log may be what the lane hangs in */
+#define LOOKS 20        /* in the timeout, at least */
+#define CLOSING_TIMES 5 /* a close waits for brokers, several times over */
+#define LAST_WORDS_S 5  /* the log may be what the lane hangs in */
 
 struct watchdog {
     pthread_t thread;
@@ -72,14 +72,13 @@ static _Noreturn void bark(size_t lane, const struct place *p, int64_t still_ms)
     int64_t offset = atomic_load(&p->offset);
     alarm(LAST_WORDS_S); /* ends the process if the log does not return */
     if (offset >= 0)
-        log_error("a lane stands still: the process ends, to be started anew",
-                  LOG_I("lane", lane), LOG_S("at", step_name(atomic_load(&p->step))),
-                  LOG_S("topic", p->topic), LOG_I("partition", atomic_load(&p->partition)),
-                  LOG_I("offset", offset), LOG_I("still_ms", still_ms));
-    else
-        log_error("a lane stands still: the process ends, to be started anew",
-                  LOG_I("lane", lane), LOG_S("at", step_name(atomic_load(&p->step))),
+        log_error("a lane stands still: the process ends, to be started anew", LOG_I("lane", lane),
+                  LOG_S("at", step_name(atomic_load(&p->step))), LOG_S("topic", p->topic),
+                  LOG_I("partition", atomic_load(&p->partition)), LOG_I("offset", offset),
                   LOG_I("still_ms", still_ms));
+    else
+        log_error("a lane stands still: the process ends, to be started anew", LOG_I("lane", lane),
+                  LOG_S("at", step_name(atomic_load(&p->step))), LOG_I("still_ms", still_ms));
     abort();
 }
 

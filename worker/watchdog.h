@@ -30,7 +30,7 @@ enum lane_step {
 struct place {
     _Atomic uint64_t beats; /* any change of it is a sign of life */
     _Atomic int step;
-    _Atomic int64_t offset;   /* -1: not about one record */
+    _Atomic int64_t offset; /* -1: not about one record */
     _Atomic int32_t partition;
     char topic[TOPIC_MAX + 1]; /* read by the other thread only once the lane stands still */
 };
@@ -40,8 +40,7 @@ void place_topic(struct place *, const char *topic, int32_t partition);
 static inline void place_at(struct place *p, enum lane_step step, int64_t offset) {
     atomic_store_explicit(&p->offset, offset, memory_order_relaxed);
     atomic_store_explicit(&p->step, step, memory_order_relaxed);
-    atomic_store_explicit(&p->beats,
-                          atomic_load_explicit(&p->beats, memory_order_relaxed) + 1,
+    atomic_store_explicit(&p->beats, atomic_load_explicit(&p->beats, memory_order_relaxed) + 1,
                           memory_order_release);
 }
 

@@ -57,6 +57,8 @@ def settings(plan, run, index):
     """A worker's configuration file."""
     broker_dies = any(action.kind in ("broker", "coordinator") for action in plan.actions)
     lines = [f"topics = {run.topic}", f"group = {run.group}", f"lanes = {plan.lanes}", f"archive = {plan.mode}"]
+    # All that dies is killed from outside, within seconds: no record is to be blamed for that.
+    lines.append("poison.attempts = 6")
     if plan.slots:
         lines.append(f"slot = {run.topic}-{index}")
     listen, level = (f"127.0.0.1:{run.admin_ports[index]}", "trace") if plan.noisy else ("", run.log_level)

@@ -438,13 +438,14 @@ class Case(unittest.TestCase):
         topic = topic or self.topic
         await_(f"group {self.group} settled all of {topic}", seconds, lambda: self.kafka.settled(self.group, topic), worker)
 
-    def quiet(self):
+    def quiet(self, topic=None, group=None):
         """Whether every record is settled, in the retry topics too."""
-        if not self.kafka.settled(self.group, self.topic):
+        source, group = topic or self.topic, group or self.group
+        if not self.kafka.settled(group, source):
             return False
         for topic in self.kafka.topics():
-            if topic.startswith(self.topic + ".retry."):
-                committed = self.kafka.committed(self.group, topic)
+            if topic.startswith(source + ".retry."):
+                committed = self.kafka.committed(group, topic)
                 if any(r.offset >= committed.get(r.partition, 0) for r in self.kafka.consume(topic)):
                     return False
         return True

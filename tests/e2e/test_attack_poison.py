@@ -1,6 +1,10 @@
 """A record that makes a worker crash, hang or run out of memory each time it is touched: the worker dies a few times, then the
 record is set aside, and all others are delivered as if nothing had happened."""
+import gzip
+import json
 import signal
+import threading
+from collections import Counter
 
 import events
 import rig
@@ -13,6 +17,7 @@ def poison(sink, act, **more):
 
 class Watchdog(rig.Case):
     def hooked(self, **more):
+        (self.dir / "files").mkdir()
         settings = self.settings(watchdog__timeout="2s", file__root=self.dir / "files", **more)
         return self.worker(settings, program=rig.HOOKS, env={"HOOK_RECORDS": "1"})
 
@@ -40,6 +45,98 @@ class Watchdog(rig.Case):
         self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "file", "path": "a"})))])
         self.until_settled(worker)
         self.assertEqual(0, worker.stop())
+        self.assertEqual(1, len(list((self.dir / "files").rglob("*.json"))))
+
+
+class Scenario:
+    """A topic with 1,000 healthy events and one that harms; a worker that is started again whenever it dies."""
+
+    HEALTHY, PARTITIONS, CULPRIT = 1000, 4, (1, 130)
+
+    def __init__(self, case, act, slot, archive, lanes=1, **more):
+        self.case, self.act, self.archive, self.lanes = case, act, archive, lanes
+        self.name = f"{act}{'-slot' if slot else ''}-{archive}"
+        self.topic, self.group = rig.unique(self.name), rig.unique("group")
+        self.root = case.dir / self.name
+        (self.root / "files").mkdir(parents=True)
+        self.settings = {**case.settings(topics=self.topic, group=self.group, archive=archive, lanes=lanes, watchdog__timeout="3s",
+                                         window__age="1s", batch__age="1s", file__root=self.root / "files", **more)}
+        if slot:
+            self.settings["slot"] = self.name
+        self.settings["kafka"] = {**self.settings["kafka"], "session.timeout.ms": 1500, "transaction.timeout.ms": 3000}
+        self.worker, self.deaths, self.error, self.guilty = None, 0, None, None
+
+    def produce(self):
+        self.case.kafka.create(self.topic, self.PARTITIONS)
+        self.ids = Counter()
+        for partition in range(self.PARTITIONS):
+            records = []
+            for n in range(self.HEALTHY // self.PARTITIONS):
+                run = events.run({"type": "file", "path": f"tenant-{n % 7}"}, id=f"{partition}-{n}")
+                self.ids[run["id"]] += 1
+                records.append((b"k", events.dump(run)))
+            if partition == self.CULPRIT[0]:
+                # What harms once it is delivered harms with all that is delivered along with it.
+                path = "villain" if self.act.endswith("sent") else "tenant-3"
+                records.insert(self.CULPRIT[1], (b"k", events.dump(poison({"type": "file", "path": path}, self.act, id="culprit"))))
+            self.case.kafka.produce(self.topic, records, partition)
+
+    def start(self):
+        self.worker = rig.Worker(self.root, self.settings, program=rig.HOOKS, env={"HOOK_RECORDS": "1"})
+        self.case.workers.append(self.worker)
+
+    def step(self):
+        """True when all is settled."""
+        if self.worker is None or self.worker.exited() is not None:
+            self.deaths += self.worker is not None
+            if self.deaths > 6:
+                raise AssertionError(f"{self.name}: it dies for ever\n{self.worker.tail()}")
+            self.start()
+        return self.case.quiet(self.topic, self.group)
+
+    def delivered(self):
+        found = Counter()
+        for file in (self.root / "files").rglob("*.*json*"):
+            body = file.read_bytes()
+            for line in (gzip.decompress(body) if file.suffix == ".gz" else body).splitlines():
+                found[json.loads(line)["id"]] += 1
+        return found
+
+    def judge(self, case):
+        case.assertEqual(0, self.worker.stop(), self.worker.tail())
+        case.assertEqual({}, dict(self.ids - self.delivered()), f"{self.name}: lost")
+        harmless = {"culprit": 1} if self.act.endswith("sent") else {}  # it was there before the worker died
+        case.assertEqual(harmless, dict(self.delivered() - self.ids), f"{self.name}: twice, or delivered though it is poison")
+        letters = case.dead("system", self.topic)
+        case.assertEqual(["poison"], [dict(one.headers)["runsink-reason"] for one in letters], self.name)
+        origin = f"{self.topic}/{self.CULPRIT[0]}/{self.CULPRIT[1]}"
+        case.assertEqual(origin, dict(letters[0].headers)["runsink-origin"])
+        case.assertLessEqual(self.deaths, 3, f"{self.name}: deaths")
+        done = rig.runsink("verify", "--config", str(self.worker.config))
+        case.assertEqual(0, done.returncode, f"{self.name}: verify\n{done.stdout.decode()}{done.stderr.decode()}")
+
+
+class Poison(rig.Case):
+    def play(self, scenarios, seconds=120):
+        for scenario in scenarios:
+            scenario.produce()
+        waiting = list(scenarios)
+        end = rig.time.monotonic() + seconds
+        while waiting:
+            for scenario in list(waiting):
+                if scenario.step():
+                    waiting.remove(scenario)
+            self.assertLess(rig.time.monotonic(), end, [f"{s.name}: {s.deaths}" for s in waiting])
+            rig.time.sleep(0.1)
+        for scenario in scenarios:
+            scenario.judge(self)
+        rig.say(", ".join(f"{s.name}: {s.deaths}" for s in scenarios))
+
+    def test_all(self):
+        """Crash, hang and hunger, while decoding, building and delivering, with slot and without, in both modes: a dead letter each."""
+        self.play([Scenario(self, act, slot, archive) for act, slot, archive in (
+            ("crash-decode", True, "object"), ("crash-decode", False, "batch"), ("hang-build", False, "object"),
+            ("hang-build", True, "batch"), ("eat-sent", True, "object"), ("eat-sent", False, "batch"))])
 
 
 if __name__ == "__main__":

@@ -64,8 +64,9 @@ class Lifecycle(rig.Case):
         return self.settings(archive="batch", batch__age="300ms", batch__records=200, **more)
 
     def crashing(self):
-        """Settings for members that die: their session, and what they leave open in a transaction, end soon."""
-        settings = self.batch()
+        """Settings for members that die: their session, and what they leave open in a transaction, end soon. They are killed from
+        outside, again and again within seconds, which after three deaths would be blamed on a record."""
+        settings = self.batch(poison__attempts="6")
         settings["kafka"].update({"session.timeout.ms": 2000, "transaction.timeout.ms": 10000})
         return settings
 

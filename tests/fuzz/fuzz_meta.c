@@ -12,7 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char text[META_MAX + 1];
     if (!meta_encode(&m, text) || !meta_decode(str_c(text), &again)) abort();
     if (again.seq != m.seq || memcmp(again.head, m.head, sizeof m.head) != 0) abort();
-    if (again.n_ends != m.n_ends) abort();
+    if (again.n_ends != m.n_ends || !claim_same(&again.claim, &m.claim)) abort();
     if (m.n_ends && memcmp(again.ends, m.ends, m.n_ends * sizeof m.ends[0]) != 0) abort();
     struct windows ws;
     if (!windows_init(&ws, 0, m.ends, m.n_ends)) abort();

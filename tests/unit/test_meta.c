@@ -15,6 +15,7 @@
 static void assert_same(const struct meta *a, const struct meta *b) {
     assert_int_equal(a->seq, b->seq);
     assert_memory_equal(a->head, b->head, SHA256_LEN);
+    assert_true(claim_same(&a->claim, &b->claim));
     assert_int_equal(a->n_ends, b->n_ends);
     for (size_t i = 0; i < a->n_ends; i++) assert_int_equal(a->ends[i], b->ends[i]);
 }
@@ -42,9 +43,40 @@ static void test_the_text(void **state) {
     round_trip(&m);
 }
 
+static void test_the_text_while_somebody_reads(void **state) {
+    (void)state;
+    char text[META_MAX + 1];
+    struct meta m = {.seq = 7, .claim = {.taken = 2, .reader = 0xabc}};
+    assert_true(meta_encode(&m, text));
+    assert_string_equal(text, "rs2 7 " ZEROS " 2:0000000000000abc");
+    round_trip(&m);
+    m.ends[m.n_ends++] = 1000;
+    m.claim.alone = ALONE_RECORD;
+    m.claim.first = 41;
+    m.claim.next = 42;
+    m.claim.tries = 1;
+    assert_true(meta_encode(&m, text));
+    assert_string_equal(text, "rs2 7 " ZEROS " 2:0000000000000abc:r41+1*1 1000");
+    round_trip(&m);
+    m.claim.alone = ALONE_WHOLE;
+    assert_true(meta_encode(&m, text));
+    assert_string_equal(text, "rs2 7 " ZEROS " 2:0000000000000abc:w41+1*1 1000");
+    round_trip(&m);
+    m.claim.alone = ALONE_PARCELS;
+    m.claim.next = 44;
+    assert_true(meta_encode(&m, text));
+    assert_string_equal(text, "rs2 7 " ZEROS " 2:0000000000000abc:p41+3*1 1000");
+    round_trip(&m);
+    m.claim.next = 41; /* names nothing */
+    assert_false(meta_encode(&m, text));
+    m.claim = (struct claim){.reader = 1}; /* a reader that has not taken it */
+    assert_false(meta_encode(&m, text));
+}
+
 static void test_any_ends_fit(void **state) {
     (void)state;
     struct meta m = {.seq = UINT64_MAX, .n_ends = WINDOW_ENDS_MAX};
+    m.claim = (struct claim){UINT32_MAX, UINT64_MAX, ALONE_RECORD, 1L << 62, INT64_MAX, UINT32_MAX};
     memset(m.head, 0xff, sizeof m.head);
     /* Real ones: a partition near its last offset, windows of 100,000 records. */
     for (int i = 0; i < WINDOW_ENDS_MAX; i++) m.ends[i] = INT64_MAX - 100000L * (250 - i);
@@ -75,6 +107,14 @@ static void test_random_round_trips(void **state) {
     srand(7);
     for (int i = 0; i < 500; i++) {
         struct meta m = {.seq = (uint64_t)rand()};
+        if (rand() % 2)
+            m.claim = (struct claim){1 + (uint32_t)rand(), (uint64_t)rand(), 0, 0, 0, 0};
+        if (m.claim.taken && rand() % 2) {
+            m.claim.alone = (enum alone)(ALONE_RECORD + rand() % 3);
+            m.claim.first = rand();
+            m.claim.next = m.claim.first + 1 + rand();
+            m.claim.tries = 1 + (uint32_t)rand();
+        }
         for (size_t b = 0; b < SHA256_LEN; b++) m.head[b] = (uint8_t)rand();
         m.n_ends = (size_t)rand() % (WINDOW_ENDS_MAX + 1);
         int64_t at = (int64_t)rand() * rand();
@@ -91,6 +131,25 @@ static void test_decode_refuses(void **state) {
         "rs1",
         "rs1 ",
         "rs2 0 " ZEROS,
+        "rs3 0 " ZEROS,
+        "rs1 0 " ZEROS " 1:0000000000000001",
+        "rs2 0 " ZEROS " 0:0000000000000001",
+        "rs2 0 " ZEROS " 1",
+        "rs2 0 " ZEROS " 1:",
+        "rs2 0 " ZEROS " 01:0000000000000001",
+        "rs2 0 " ZEROS " 4294967296:0000000000000001",
+        "rs2 0 " ZEROS " 1:000000000000001",
+        "rs2 0 " ZEROS " 1:000000000000000g",
+        "rs2 0 " ZEROS " 1:0000000000000001 ",
+        "rs2 0 " ZEROS " 1:0000000000000001,5",
+        "rs2 0 " ZEROS " 1:0000000000000001:",
+        "rs2 0 " ZEROS " 1:0000000000000001:x1+1*1",
+        "rs2 0 " ZEROS " 1:0000000000000001:r1",
+        "rs2 0 " ZEROS " 1:0000000000000001:r1+0*1",
+        "rs2 0 " ZEROS " 1:0000000000000001:r1+1",
+        "rs2 0 " ZEROS " 1:0000000000000001:r1+1*0",
+        "rs2 0 " ZEROS " 1:0000000000000001:r-1+1*1",
+        "rs2 0 " ZEROS " 1:0000000000000001:r9223372036854775807+1*1",
         "rs1 0 " ZEROS " ",
         "rs1 0 " ZEROS "x",
         "rs1 0 " ZEROS ",5",
@@ -141,6 +200,7 @@ static void test_decode_refuses_too_many_ends(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_text),
+        cmocka_unit_test(test_the_text_while_somebody_reads),
         cmocka_unit_test(test_any_ends_fit),
         cmocka_unit_test(test_encode_refuses_what_is_not_ascending),
         cmocka_unit_test(test_random_round_trips),

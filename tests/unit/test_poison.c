@@ -1,0 +1,138 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "worker/poison.h"
+
+#define ME 7
+#define HER 8
+#define NOBODY                                                                                     \
+    { 0 }
+
+static void test_takeovers(void **state) {
+    (void)state;
+    static const struct {
+        const char *what;
+        struct claim before;
+        uint32_t attempts;
+        bool calm;
+        struct takeover want;
+    } cases[] = {
+        {"new, or given back", NOBODY, 3, false, {{1, ME, 0, 0, 0, 0}, CAUTION_NONE, false, false}},
+        {"one death",
+         {1, HER, 0, 0, 0, 0},
+         3,
+         false,
+         {{2, ME, 0, 0, 0, 0}, CAUTION_WARY, false, false}},
+        {"two deaths",
+         {2, HER, 0, 0, 0, 0},
+         3,
+         false,
+         {{3, ME, 0, 0, 0, 0}, CAUTION_CAREFUL, true, false}},
+        {"two deaths, nothing alone in work that time",
+         {3, HER, 0, 0, 0, 0},
+         3,
+         false,
+         {{4, ME, 0, 0, 0, 0}, CAUTION_CAREFUL, true, false}},
+        {"the third death, of one record",
+         {3, HER, ALONE_RECORD, 41, 42, 1},
+         3,
+         false,
+         {{4, ME, ALONE_RECORD, 41, 42, 1}, CAUTION_CAREFUL, true, true}},
+        {"of one delivery whose lines are innocent",
+         {3, HER, ALONE_WHOLE, 41, 42, 1},
+         3,
+         false,
+         {{4, ME, ALONE_WHOLE, 41, 42, 1}, CAUTION_CAREFUL, true, true}},
+        {"of one delivery whose lines may not be",
+         {3, HER, ALONE_PARCELS, 41, 42, 1},
+         3,
+         false,
+         {{4, ME, ALONE_PARCELS, 41, 42, 1}, CAUTION_CAREFUL, true, false}},
+        {"of one of several records: they are tried in parts",
+         {3, HER, ALONE_RECORD, 41, 45, 1},
+         3,
+         false,
+         {{4, ME, ALONE_RECORD, 41, 45, 1}, CAUTION_CAREFUL, true, false}},
+        {"alone, but more deaths are asked for",
+         {3, HER, ALONE_RECORD, 41, 42, 1},
+         5,
+         false,
+         {{4, ME, ALONE_RECORD, 41, 42, 1}, CAUTION_CAREFUL, true, false}},
+        {"the fifth, but the third and fourth were of others",
+         {5, HER, ALONE_RECORD, 41, 42, 1},
+         5,
+         false,
+         {{6, ME, ALONE_RECORD, 41, 42, 1}, CAUTION_CAREFUL, true, false}},
+        {"the third, fourth and fifth",
+         {5, HER, ALONE_RECORD, 41, 42, 3},
+         5,
+         false,
+         {{6, ME, ALONE_RECORD, 41, 42, 3}, CAUTION_CAREFUL, true, true}},
+        {"two are enough: the first reader was not wary",
+         {1, HER, 0, 0, 0, 0},
+         2,
+         false,
+         {{2, ME, 0, 0, 0, 0}, CAUTION_CAREFUL, false, false}},
+        {"two are enough",
+         {2, HER, ALONE_RECORD, 41, 42, 1},
+         2,
+         false,
+         {{3, ME, ALONE_RECORD, 41, 42, 1}, CAUTION_CAREFUL, true, true}},
+        {"one is enough: still none is blamed that was not alone",
+         {1, HER, 0, 0, 0, 0},
+         1,
+         false,
+         {{2, ME, 0, 0, 0, 0}, CAUTION_CAREFUL, false, false}},
+        {"a process that comes back to it did not die",
+         {1, ME, 0, 0, 0, 0},
+         3,
+         false,
+         {{1, ME, 0, 0, 0, 0}, CAUTION_NONE, false, false}},
+        {"nor while it was careful",
+         {3, ME, ALONE_RECORD, 41, 42, 1},
+         3,
+         false,
+         {{3, ME, 0, 0, 0, 0}, CAUTION_CAREFUL, true, false}},
+        {"nothing left of what she read",
+         {3, HER, 0, 0, 0, 0},
+         3,
+         true,
+         {{1, ME, 0, 0, 0, 0}, CAUTION_NONE, false, false}},
+        {"deaths without end",
+         {UINT32_MAX, HER, 0, 0, 0, 0},
+         3,
+         false,
+         {{UINT32_MAX, ME, 0, 0, 0, 0}, CAUTION_CAREFUL, true, false}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct takeover got = takeover(&cases[i].before, ME, cases[i].attempts, cases[i].calm);
+        if (!claim_same(&got.want, &cases[i].want.want) || got.caution != cases[i].want.caution ||
+            got.near != cases[i].want.near || got.guilty != cases[i].want.guilty)
+            fail_msg("%s: taken %u, alone %d %ld..%ld, caution %d, near %d, guilty %d",
+                     cases[i].what, got.want.taken, got.want.alone, (long)got.want.first,
+                     (long)got.want.next, got.caution, got.near, got.guilty);
+    }
+}
+
+/* However many there are, they are down to one after two rounds. */
+static void test_steps(void **state) {
+    (void)state;
+    assert_int_equal(poison_step(1), 1);
+    assert_int_equal(poison_step(512), 1);
+    assert_int_equal(poison_step(513), 2);
+    assert_int_equal(poison_step(100000), 196);
+    assert_int_equal(poison_step(196), 1);
+    assert_int_equal(poison_step(0), 1);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_takeovers),
+        cmocka_unit_test(test_steps),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
