@@ -19,7 +19,7 @@ FOLDERS = ("config", "scripts", "tests", "worker", "sinks")
 
 # First words of lines in indented blocks, and what holds for the rest of the line. A block that begins with none of these is a
 # new form: it needs a line here, and a check.
-SHELL = ("runsink", "build/release/runsink", "scripts/", "helm", "kafka-transactions.sh", "kubectl", "cat", "ctest", "$")
+SHELL = ("runsink", "build/release/runsink", "scripts/", "helm", "kafka-transactions.sh", "kubectl", "cat", "ctest", "sed -i", "$")
 OTHER = ("consume -> decode", "SELECT", "scrape_configs:")
 
 
@@ -190,10 +190,22 @@ class Documentation(unittest.TestCase):
         self.none(named - known - {name + suffix for name in known for suffix in ("_sum", "_count", "_bucket")})
 
     def test_alerts(self):
-        """the table of alerts is that of the rules"""
-        rules = re.findall(r"- alert: (\w+)(?:.*\n)+?\s+labels: \{severity: (\w+)\}", read("config/prometheus/alerts.yml"))
+        """the table of alerts is that of the rules; each says what to do, and where in the table it is"""
+        rules = re.split(r"^      - alert: ", read("config/prometheus/alerts.yml"), flags=re.M)[1:]
         self.assertGreater(len(rules), 10)
-        self.assertEqual(sorted(rules), sorted(re.findall(r"^\| `(Runsink\w+)` \| (\w+) \|", read("README.md"), re.M)))
+        rows = re.findall(r"^\| (?:<a id=\"(\w+)\"></a>)?`(Runsink\w+)` \| (\w+) \|", read("README.md"), re.M)
+        found, wrong = [], []
+        for rule in rules:
+            name = rule.splitlines()[0]
+            says = dict(re.findall(r"^          (\w+): (.*)$", rule, re.M))
+            wrong += [f"{name}: its annotations are {sorted(says)}"] if set(says) != {"summary", "description", "runbook_url"} else []
+            link = re.fullmatch(r"file:///usr/share/doc/runsink/README\.md#(\w+)", says.get("runbook_url", ""))
+            wrong += [] if link else [f"{name}: runbook_url: {says.get('runbook_url')}"]
+            found.append((link and link[1], name, re.search(r"^        labels: \{severity: (\w+)\}$", rule, re.M)[1]))
+        self.none(wrong)
+        self.assertEqual(sorted(found), sorted(rows), 'a row of the README\'s table: | <a id="name in lower case"></a>`Name` | severity |')
+        tested = set(re.findall(r'alertname(?:=|: )"?(\w+)', read("config/prometheus/alerts.test.yml")))
+        self.none(name for _, name, _ in found if name not in tested)
 
     def test_headers(self):
         """each header of a dead letter that is named is written"""
@@ -208,6 +220,7 @@ class Documentation(unittest.TestCase):
         for document in DOCUMENTS:
             text = read(document)
             anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.M)}
+            anchors |= set(re.findall(r'<a id="([a-z-]+)"></a>', text))
             for target in re.findall(r"\]\(([^)\s]+)\)", text):
                 if target.startswith("#") and target[1:] not in anchors:
                     wrong.append(f"{document}: {target}")

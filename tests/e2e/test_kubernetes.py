@@ -381,6 +381,10 @@ class Chart(unittest.TestCase):
         again = subprocess.run([PYTHON, "-c", "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)"],
                                input=(ROOT / "config/prometheus/alerts.yml").read_bytes(), capture_output=True, check=True)
         self.assertEqual(json.loads(again.stdout), rules)
+        readme = "https://wiki.example/runsink?v=1&w=2"
+        moved = self.render(merged(FULL, {"prometheusRule": {"readme": readme}}))["PrometheusRule"]["spec"]
+        for rule in moved["groups"][0]["rules"]:
+            self.assertEqual(f"{readme}#{rule['alert'].lower()}", rule["annotations"]["runbook_url"])
         self.assertEqual(json.loads((ROOT / "config/grafana/runsink.json").read_text()),
                          json.loads(found["Dashboard"]["data"]["runsink.json"]))
         self.assertEqual("1", found["Dashboard"]["metadata"]["labels"]["grafana_dashboard"])
