@@ -260,6 +260,7 @@ void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *)
     read_clocks(lane);
     int64_t start = lane->now_ms;
     lane->finishing++;
+    close_windows(lane, of, ctx, false); /* what is settled already is to be given back, too */
     /* A stale membership can't settle until the callback that we may be in has returned. */
     while (!is_settled(lane, of, ctx) && !lane->restart && !lane->stale &&
            lane->now_ms - start < ms + 1000) {

@@ -139,5 +139,54 @@ class Poison(rig.Case):
             ("hang-build", True, "batch"), ("eat-sent", True, "object"), ("eat-sent", False, "batch"))])
 
 
+class Orderly(rig.Case):
+    """What is no death, and what an operator does himself."""
+
+    def started(self, **more):
+        (self.dir / "files").mkdir(exist_ok=True)
+        worker = self.worker(self.settings(file__root=self.dir / "files", **more))
+        rig.await_("partitions are assigned", 30, lambda: worker.says("partitions assigned"), worker)
+        return worker
+
+    def send(self, *ids):
+        sink = {"type": "file", "path": "a"}
+        self.kafka.produce(self.topic, [(b"k", events.dump(events.run(sink, id=one))) for one in ids])
+
+    def delivered(self):
+        return sorted(json.loads(file.read_bytes())["id"] for file in (self.dir / "files").rglob("*.json"))
+
+    def test_an_orderly_end_is_no_death(self):
+        """Four starts that end by SIGTERM, each with something to read: nobody reads with care."""
+        self.kafka.create(self.topic, 1)
+        for n in range(4):
+            worker = self.started()
+            self.send(f"run-{n}")
+            self.until_settled(worker)
+            self.assertEqual(0, worker.stop(), worker.tail())
+            self.assertFalse(worker.says("read with care"), worker.tail())
+
+    def test_offsets_that_are_passed_over(self):
+        """skip.offsets, at the start and by SIGHUP: not delivered, and the ledger says so."""
+        self.kafka.create(self.topic, 1)
+        self.send("run-0", "run-1", "run-2")
+        worker = self.started(skip__offsets=f"{self.topic}/0/1")
+        rig.await_("two files", 30, lambda: len(self.delivered()) == 2, worker)
+        text = worker.config.read_text()
+        ahead = self.kafka.ends(self.topic)[0] + 1
+        worker.config.write_text(text.replace(f"{self.topic}/0/1", f"{self.topic}/0/1, {self.topic}/0/{ahead}"))
+        worker.process.send_signal(signal.SIGHUP)
+        rig.await_("the reload", 30, lambda: worker.says("configuration read anew"), worker)
+        self.send("run-3")  # once it is delivered the lane has turned, and has the new configuration
+        rig.await_("three files", 30, lambda: len(self.delivered()) == 3, worker)
+        self.send("run-4", "run-5")
+        self.until_settled(worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertEqual(["run-0", "run-2", "run-3", "run-5"], self.delivered())
+        skipped = [one for record in self.kafka.consume(f"{self.topic}.ledger") for one in json.loads(record.value).get("skipped", [])]
+        self.assertEqual({"operator"}, {one["why"] for one in skipped}, skipped)
+        done = rig.runsink("verify", "--config", str(worker.config))
+        self.assertEqual(0, done.returncode, done.stdout.decode() + done.stderr.decode())
+
+
 if __name__ == "__main__":
     rig.main()
