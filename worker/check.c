@@ -190,9 +190,13 @@ static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err)
     if (!topics_list(rk, TIMEOUT_MS, NULL, &ret->all, err)) return EX_UNAVAILABLE;
     if (!topics_resolve(c, &ret->all, &ret->sources, err)) return EX_CONFIG;
     if (!topics_missing(c, &ret->all, &ret->sources, &ret->missing, err)) return EX_CONFIG;
+    topics_part(&ret->sources, &ret->unserved);
+    for (size_t i = 0; i < ret->unserved.n; i++)
+        buf_printf(err, "runsink check: topic %s matches and can't be served: %s\n",
+                   ret->unserved.v[i].name, ret->unserved.v[i].unserved);
     ret->listed = true;
     int rc = all_there(&ret->sources) ? EX_OK : EX_UNAVAILABLE;
-    if (ret->missing.n && !c->topics_create) rc = EX_CONFIG;
+    if ((ret->missing.n && !c->topics_create) || ret->unserved.n) rc = EX_CONFIG;
     if (!ask_settings(rk, ret, err) || !ask_group(rk, ret, err) || !ask_lag(rk, ret, err))
         return EX_UNAVAILABLE;
     if (rc == EX_OK && ret->advice->n) rc = EX_CONFIG;
@@ -233,6 +237,7 @@ static int run(struct config *c, bool connect, bool json) {
     overview_free(&result.overview);
     topic_list_free(&result.all);
     topic_list_free(&result.sources);
+    topic_list_free(&result.unserved);
     topic_list_free(&result.missing);
     free(result.partitions);
     return rc;

@@ -2,6 +2,8 @@
 #ifndef RUNSINK_CHECK_H
 #define RUNSINK_CHECK_H
 
+#include <librdkafka/rdkafka.h>
+
 #include "worker/parked.h"
 
 struct check_partition {
@@ -9,12 +11,15 @@ struct check_partition {
     int32_t partition;
     int64_t committed; /* -1: none */
     int64_t low, high, lag;
+    int64_t held; /* offsets behind an open transaction */
+    bool retry;
+    rd_kafka_resp_err_t err; /* why it can't be read */
 };
 
 /* What is not known because the broker did not tell is zero. */
 struct check_result {
     const struct config *cfg;
-    struct topic_list all, sources, missing;
+    struct topic_list all, sources, unserved, missing;
     bool listed; /* topics are known */
     char group_state[32];
     bool group_known, group_there;

@@ -53,6 +53,7 @@ struct worker {
     struct watchdog *watchdog; /* NULL: switched off */
     int signal_fd;
     bool draining;
+    struct list unserved; /* topics that match and can't be served */
     int64_t refreshed_ms; /* when the topics were looked at last */
     char refresh_error[256];
 };
@@ -124,6 +125,25 @@ static bool all_there(const struct topic_list *sources, struct buf *err) {
     return ok;
 }
 
+/* One topic that can't be served keeps no other from being consumed. */
+static void tell_unserved(struct worker *w, const struct topic_list *unserved) {
+    for (size_t i = 0; i < w->unserved.n; i++)
+        if (!topic_find(unserved, w->unserved.v[i]))
+            trouble_clear(w->shared.troubles, TROUBLE_OWNER_MAIN, TROUBLE_NOT_SERVED,
+                          w->unserved.v[i]);
+    for (size_t i = 0; i < unserved->n; i++)
+        trouble_set(w->shared.troubles, TROUBLE_OWNER_MAIN, TROUBLE_NOT_SERVED, unserved->v[i].name,
+                    unserved->v[i].unserved, 0);
+    take_names(&w->unserved, unserved);
+}
+
+static int refuse_all(const struct topic_list *unserved, struct buf *err) {
+    for (size_t i = 0; i < unserved->n; i++)
+        buf_printf(err, "topics: %s can't be served: %s\n", unserved->v[i].name,
+                   unserved->v[i].unserved);
+    return EX_CONFIG;
+}
+
 /* Somebody wants the process to end: then no wait for a broker goes on. The signal stays pending
  * until take_signal() reads it. */
 static bool told_to_stop(void) {
@@ -135,7 +155,7 @@ static bool told_to_stop(void) {
 /* Finds the sources and makes runsink's own topics for them. The exit code for a start that fails.
  */
 static int refresh_topics(struct worker *w, bool start, struct buf *err) {
-    struct topic_list all = {0}, sources = {0}, retries = {0};
+    struct topic_list all = {0}, sources = {0}, retries = {0}, unserved = {0};
     int rc = EX_OK;
     w->refreshed_ms = now_ms();
     if (!topics_list(w->admin, BROKER_TIMEOUT_MS, told_to_stop, &all, err))
@@ -147,10 +167,14 @@ static int refresh_topics(struct worker *w, bool start, struct buf *err) {
     else
         rc = topics_create_missing(w->admin, w->cfg, &all, &sources, BROKER_TIMEOUT_MS,
                                    told_to_stop, err);
+    if (rc == EX_OK) topics_part(&sources, &unserved);
+    if (rc == EX_OK && start && unserved.n && !sources.n) rc = refuse_all(&unserved, err);
     if (rc == EX_OK) {
         topics_retries(w->cfg, &all, &sources, &retries);
         set_topics(w, &sources, &retries);
+        tell_unserved(w, &unserved);
     }
+    topic_list_free(&unserved);
     topic_list_free(&retries);
     topic_list_free(&sources);
     topic_list_free(&all);
@@ -229,8 +253,8 @@ static void free_replaced(struct worker *w, bool all) {
 static void replace(struct worker *w, struct config *fresh) {
     free_replaced(w, false);
     if ((w->n_replaced & (w->n_replaced - 1)) == 0) /* full at each power of two */
-        w->replaced = xrealloc(w->replaced, (w->n_replaced ? 2 * w->n_replaced : 1) *
-                                                sizeof *w->replaced);
+        w->replaced =
+            xrealloc(w->replaced, (w->n_replaced ? 2 * w->n_replaced : 1) * sizeof *w->replaced);
     w->replaced[w->n_replaced++] = (struct replaced){w->cfg, now_ms()};
     w->cfg = fresh;
     atomic_store(&w->shared.cfg, fresh);
@@ -512,6 +536,7 @@ static void worker_free(struct worker *w) {
     ledger_signer_free(w->signer);
     free_names(&w->shared.topics);
     free_names(&w->shared.retries);
+    free_names(&w->unserved);
     pthread_mutex_destroy(&w->shared.mutex);
     troubles_free(w->shared.troubles);
     if (w->signal_fd >= 0) close(w->signal_fd);

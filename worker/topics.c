@@ -22,6 +22,8 @@ static const char *const own_settings[][2] = {
     {"retention.ms", "-1"},
     {"retention.bytes", "-1"},
     {"max.message.bytes", TOPICS_MESSAGE_MAX},
+    /* The broker's clock is the one that all workers share: it says since when a record waits. */
+    {"message.timestamp.type", "LogAppendTime"},
 };
 #define N_SETTINGS (sizeof own_settings / sizeof *own_settings)
 
@@ -69,7 +71,10 @@ bool topic_ledger(const char *source, char ret[TOPIC_MAX + 1]) {
 }
 
 void topic_list_free(struct topic_list *l) {
-    for (size_t i = 0; i < l->n; i++) free(l->v[i].name);
+    for (size_t i = 0; i < l->n; i++) {
+        free(l->v[i].name);
+        free(l->v[i].unserved);
+    }
     free(l->v);
     *l = (struct topic_list){0};
 }
@@ -99,7 +104,7 @@ const struct topic *topic_find(const struct topic_list *l, const char *name) {
 static void add(struct topic_list *l, const char *name, int partitions) {
     if ((l->n & (l->n - 1)) == 0) /* full at each power of two */
         l->v = xrealloc(l->v, (l->n ? l->n * 2 : 1) * sizeof *l->v);
-    l->v[l->n++] = (struct topic){xstrdup(name), partitions};
+    l->v[l->n++] = (struct topic){.name = xstrdup(name), .partitions = partitions};
 }
 
 static rd_kafka_resp_err_t ask_topics(rd_kafka_t *rk, int timeout_ms, topics_stop_fn *stop,
@@ -153,8 +158,10 @@ static void add_matching(const struct config *c, const struct topic_list *all,
         struct topic_list names = {l->v, named};
         /* Kafka's own topics start with two underscores. */
         bool ours = topic_kind(t->name, NULL) != TOPIC_SOURCE || strncmp(t->name, "__", 2) == 0;
-        if (!ours && t->partitions > 0 && matches(res, n, t->name) && !topic_find(&names, t->name))
-            add(l, t->name, t->partitions);
+        if (ours || !t->partitions || !matches(res, n, t->name) || topic_find(&names, t->name))
+            continue;
+        add(l, t->name, t->partitions);
+        l->v[l->n - 1].matched = true;
     }
     while (n) regfree(&res[--n]);
     free(res);
@@ -213,38 +220,71 @@ void topics_retries(const struct config *c, const struct topic_list *all,
     *ret = l;
 }
 
-/* Adds the name unless it is there already. */
-static bool need(const struct topic_list *all, struct topic_list *l, bool named, const char *name,
-                 int partitions) {
-    const struct topic *t = named ? topic_find(all, name) : NULL;
-    if (named && (!t || t->partitions == 0)) add(l, name, partitions);
-    return named;
+/* ---- what they lack ---- */
+
+/* Its metrics take a dot for an underscore, so Kafka makes no topic whose name would be the same.
+ */
+static bool is_same_to_kafka(const char *a, const char *b) {
+    for (; *a && *b; a++, b++)
+        if (*a != *b && !((*a == '.' || *a == '_') && (*b == '.' || *b == '_'))) return false;
+    return *a == *b;
 }
 
-static bool missing_of(const struct config *c, const struct topic_list *all,
-                       const struct topic *source, struct topic_list *l) {
+struct lack {
+    const struct topic_list *all;
+    struct topic_list found;
+    char why[600]; /* it can't be made; empty: it can */
+};
+
+/* Adds the name unless it is there already. */
+static void need(struct lack *l, bool fits, const char *name, int partitions) {
+    const struct topic *t = fits ? topic_find(l->all, name) : NULL;
+    if (!fits)
+        snprintf(l->why, sizeof l->why,
+                 "its name is too long: those of its retry topics would pass %d characters",
+                 TOPIC_MAX);
+    if (!fits || (t && t->partitions)) return;
+    for (size_t i = 0; i < l->all->n && !t; i++)
+        if (is_same_to_kafka(l->all->v[i].name, name))
+            snprintf(l->why, sizeof l->why,
+                     "Kafka makes no topic %s beside %s, whose name is the same to it", name,
+                     l->all->v[i].name);
+    add(&l->found, name, partitions);
+}
+
+static void missing_of(const struct config *c, const struct topic *source, struct lack *l) {
     static const enum fault faults[] = {FAULT_TENANT, FAULT_DATA, FAULT_SYSTEM};
     int n = c->topics_partitions ? (int)c->topics_partitions : source->partitions;
     char name[TOPIC_MAX + 1];
-    bool ok = true;
     for (size_t i = 0; i < c->retry_delays.n; i++)
-        ok &= need(all, l, topic_retry(source->name, c->retry_delays.v[i], name), name, n);
+        need(l, topic_retry(source->name, c->retry_delays.v[i], name), name, n);
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
-        ok &= need(all, l, topic_dead(source->name, faults[i], name), name, n);
-    if (c->ledger) ok &= need(all, l, topic_ledger(source->name, name), name, n);
-    return ok;
+        need(l, topic_dead(source->name, faults[i], name), name, n);
+    if (c->ledger) need(l, topic_ledger(source->name, name), name, n);
+}
+
+static void refuse(struct topic *source, const char *why) {
+    free(source->unserved);
+    source->unserved = xstrdup(why);
 }
 
 bool topics_missing(const struct config *c, const struct topic_list *all,
-                    const struct topic_list *sources, struct topic_list *ret, struct buf *err) {
+                    struct topic_list *sources, struct topic_list *ret, struct buf *err) {
     struct topic_list l = {0};
     bool ok = true;
     for (size_t i = 0; i < sources->n; i++) {
-        if (sources->v[i].partitions == 0 || missing_of(c, all, &sources->v[i], &l)) continue;
-        buf_printf(err,
-                   "topics: %s is too long: its retry topics' names would pass %d characters\n",
-                   sources->v[i].name, TOPIC_MAX);
-        ok = false;
+        struct topic *source = &sources->v[i];
+        struct lack lack = {.all = all};
+        if (source->partitions) missing_of(c, source, &lack);
+        for (size_t k = 0; !lack.why[0] && k < lack.found.n; k++)
+            add(&l, lack.found.v[k].name, lack.found.v[k].partitions);
+        topic_list_free(&lack.found);
+        if (!lack.why[0]) continue;
+        if (source->matched)
+            refuse(source, lack.why);
+        else
+            buf_printf(err, "topics: %s can't be served: %s\n", source->name, lack.why);
+        ok &= source->matched;
     }
     sort(&l);
     if (!ok)
@@ -252,6 +292,41 @@ bool topics_missing(const struct config *c, const struct topic_list *all,
     else
         *ret = l;
     return ok;
+}
+
+void topics_part(struct topic_list *sources, struct topic_list *ret) {
+    struct topic_list kept = {0}, out = {0};
+    for (size_t i = 0; i < sources->n; i++) {
+        struct topic *t = &sources->v[i];
+        struct topic_list *to = t->unserved ? &out : &kept;
+        add(to, t->name, t->partitions);
+        to->v[to->n - 1].matched = t->matched;
+        to->v[to->n - 1].unserved = t->unserved;
+        t->unserved = NULL;
+    }
+    topic_list_free(sources);
+    *sources = kept;
+    *ret = out;
+}
+
+/* The source that a topic of runsink's own belongs to. */
+static struct topic *source_of(struct topic_list *sources, const char *own) {
+    char name[TOPIC_MAX + 1];
+    size_t base;
+    topic_kind(own, &base);
+    snprintf(name, sizeof name, "%.*s", (int)base, own);
+    const struct topic *t = topic_find(sources, name);
+    return t ? &sources->v[t - sources->v] : NULL;
+}
+
+/* False when it concerns more than matched sources: then it ends what is being done. */
+static bool refuse_for(struct topic_list *sources, const char *own, const char *why) {
+    struct topic *source = source_of(sources, own);
+    size_t served = 0;
+    if (!source || !source->matched) return false;
+    refuse(source, why);
+    for (size_t i = 0; i < sources->n; i++) served += !sources->v[i].unserved;
+    return served > 0;
 }
 
 static void tell_missing(const struct config *c, const struct topic_list *missing,
@@ -306,16 +381,15 @@ static rd_kafka_NewTopic_t **new_topics(const struct config *c, const struct top
 /* What no further attempt changes, as long as nobody changes the rights, the broker's policy or
  * topics.*. Brokers that are away can make a replication factor impossible for a while. */
 static int exit_code(rd_kafka_resp_err_t code) {
-    bool person = code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
-                  code == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED ||
-                  code == RD_KAFKA_RESP_ERR_POLICY_VIOLATION ||
-                  code == RD_KAFKA_RESP_ERR_INVALID_CONFIG ||
-                  code == RD_KAFKA_RESP_ERR_INVALID_PARTITIONS ||
-                  code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
+    bool person =
+        code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
+        code == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED ||
+        code == RD_KAFKA_RESP_ERR_POLICY_VIOLATION || code == RD_KAFKA_RESP_ERR_INVALID_CONFIG ||
+        code == RD_KAFKA_RESP_ERR_INVALID_PARTITIONS || code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
     return person ? EX_CONFIG : EX_UNAVAILABLE;
 }
 
-static int check_created(rd_kafka_event_t *event, struct buf *err) {
+static int check_created(rd_kafka_event_t *event, struct topic_list *sources, struct buf *err) {
     rd_kafka_resp_err_t rc = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
     if (rc) {
         buf_printf(err, "can't create the missing topics: %s\n", rd_kafka_err2str(rc));
@@ -329,10 +403,12 @@ static int check_created(rd_kafka_event_t *event, struct buf *err) {
         rd_kafka_resp_err_t e = rd_kafka_topic_result_error(results[i]);
         if (!e || e == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) continue;
         const char *said = rd_kafka_topic_result_error_string(results[i]);
-        char text[200];
+        const char *name = rd_kafka_topic_result_name(results[i]);
+        char text[200], why[TOPIC_MAX + 300];
         outcome_text(text, sizeof text, str_c(said ? said : rd_kafka_err2str(e)));
-        buf_printf(err, "can't create topic %s: %s\n", rd_kafka_topic_result_name(results[i]),
-                   text);
+        snprintf(why, sizeof why, "can't create topic %s: %s", name, text);
+        if (exit_code(e) == EX_CONFIG && refuse_for(sources, name, why)) continue;
+        buf_printf(err, "%s\n", why);
         if (worst != EX_CONFIG) worst = exit_code(e);
     }
     return worst;
@@ -347,7 +423,7 @@ static rd_kafka_event_t *await(rd_kafka_queue_t *queue, int timeout_ms, topics_s
 }
 
 static int create(rd_kafka_t *rk, const struct config *c, const struct topic_list *l,
-                  const struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
+                  struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
                   struct buf *err) {
     char why[256];
     struct topic_settings *settings = xcalloc(sources->n + 1, sizeof *settings);
@@ -365,7 +441,7 @@ static int create(rd_kafka_t *rk, const struct config *c, const struct topic_lis
     rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
     rd_kafka_CreateTopics(rk, topics, l->n, options, queue);
     rd_kafka_event_t *event = await(queue, timeout_ms + 1000, stop);
-    int rc = check_created(event, err);
+    int rc = check_created(event, sources, err);
     rd_kafka_event_destroy(event);
     rd_kafka_queue_destroy(queue);
     rd_kafka_AdminOptions_destroy(options);
@@ -375,13 +451,18 @@ static int create(rd_kafka_t *rk, const struct config *c, const struct topic_lis
 }
 
 int topics_create_missing(rd_kafka_t *rk, const struct config *c, const struct topic_list *all,
-                          const struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
+                          struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
                           struct buf *err) {
     struct topic_list missing = {0};
     int rc = topics_missing(c, all, sources, &missing, err) ? EX_OK : EX_CONFIG;
     if (rc == EX_OK && missing.n && !c->topics_create) {
-        tell_missing(c, &missing, err);
-        rc = EX_CONFIG;
+        bool others = true;
+        for (size_t i = 0; i < missing.n; i++)
+            others &= refuse_for(sources, missing.v[i].name,
+                                 "topics.create is false, and topics of its own are missing "
+                                 "(`runsink check` lists them)");
+        if (!others) tell_missing(c, &missing, err);
+        rc = others ? EX_OK : EX_CONFIG;
     } else if (rc == EX_OK && missing.n) {
         rc = create(rk, c, &missing, sources, timeout_ms, stop, err);
     }

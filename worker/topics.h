@@ -28,6 +28,8 @@ bool topic_ledger(const char *source, char ret[TOPIC_MAX + 1]);
 struct topic {
     char *name;
     int partitions; /* 0: not there */
+    bool matched;   /* a source, by an expression alone */
+    char *unserved; /* a matched source that can't be served: why; NULL: it can */
 };
 struct topic_list { /* sorted by name */
     struct topic *v;
@@ -54,15 +56,19 @@ void topics_retries(const struct config *, const struct topic_list *all,
 /* Whether a retry topic's delay is none of retry.delays. */
 bool topic_is_leftover(const struct config *, const char *name);
 /* What the sources lack: partitions as they would be created. Sources without partitions are passed
- * over. False when a name would be too long. */
-bool topics_missing(const struct config *, const struct topic_list *all,
-                    const struct topic_list *sources, struct topic_list *ret, struct buf *err);
+ * over. One whose own topics can't have their names (too long, or for Kafka the same as another
+ * topic's) is marked as unserved when an expression matched it; false when it was named. */
+bool topics_missing(const struct config *, const struct topic_list *all, struct topic_list *sources,
+                    struct topic_list *ret, struct buf *err);
+/* Moves the unserved ones from sources to *ret. */
+void topics_part(struct topic_list *sources, struct topic_list *ret);
 /* Creates what is missing, so that nothing in it is ever lost to retention. A topic that another
  * process makes at the same time is as good. EX_OK, or with a message: EX_CONFIG when a person has
  * to act (topics.create is off, which lists what to create; no right; a policy), EX_UNAVAILABLE
- * when the next attempt may succeed. */
+ * when the next attempt may succeed. What concerns matched sources alone, while others can be
+ * served, marks those as unserved. */
 int topics_create_missing(rd_kafka_t *, const struct config *, const struct topic_list *all,
-                          const struct topic_list *sources, int timeout_ms, topics_stop_fn *,
+                          struct topic_list *sources, int timeout_ms, topics_stop_fn *,
                           struct buf *err);
 
 #endif

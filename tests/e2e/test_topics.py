@@ -46,6 +46,33 @@ class Topics(rig.Case):
                 self.assertLessEqual(sum(part in kinds for part in topic.split(".")), 1, topic)
         self.assertEqual([], [t for t in self.kafka.topics() if t.startswith(other + ".")])
 
+    def test_unserved(self):
+        """a topic that matches and can't be served is named; the others run, now and after a restart"""
+        stem = self.topic
+        long = stem + "-" + "x" * (246 - len(stem) - 1)
+        good = self.kafka.create(stem + "-a", 1)
+        settings = self.settings(topics=f"^{stem}-.*", topics__refresh="500ms")
+        worker = self.worker(settings)
+        self.kafka.produce(good, [(b"k", self.text("a"))])
+        rig.await_("the first event", 30, lambda: self.got() == ["a"], worker)
+        for topic in (stem + "-c", stem + "-c_ledger", long):
+            self.kafka.create(topic, 1)
+        new = self.kafka.create(stem + "-d", 1)
+        self.kafka.produce(new, [(b"k", self.text("d"))])
+        rig.await_("a topic that is fine", 30, lambda: "d" in self.got(), worker)
+        place = lambda: {t["place"] for t in json.loads(worker.http("/status.json"))["troubles"]}
+        rig.await_("both are named", 30, lambda: place() == {stem + "-c", long}, worker)
+        self.assertEqual(2, worker.metric("runsink_trouble", cause="topic-not-served"))
+        self.assertIn(f"Kafka makes no topic {stem}-c.ledger beside {stem}-c_ledger", worker.http("/readyz"))
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.kafka.produce(good, [(b"k", self.text("a2"))])
+        worker = self.worker(settings)
+        rig.await_("after a restart", 30, lambda: "a2" in self.got(), worker)
+        done = rig.runsink("check", "--config", worker.config)
+        self.assertEqual(78, done.returncode, done.stdout + done.stderr)
+        self.assertIn(f"topic {long} matches and can't be served".encode(), done.stderr)
+        self.assertEqual(0, worker.stop(), worker.tail())
+
     def test_creation(self):
         """missing topics are made, with as many partitions as the source"""
         self.kafka.create(self.topic, 3)

@@ -80,7 +80,7 @@ static struct topic_list list_of(const char *text) {
     int partitions, used;
     for (; sscanf(text, " %249[^:]:%d%n", name, &partitions, &used) == 2; text += used) {
         l.v = realloc(l.v, (l.n + 1) * sizeof *l.v);
-        l.v[l.n++] = (struct topic){strdup(name), partitions};
+        l.v[l.n++] = (struct topic){.name = strdup(name), .partitions = partitions};
     }
     return l;
 }
@@ -162,6 +162,38 @@ static void test_missing(void **state) {
     assert_non_null(strstr(buf_cstr(&err), "is too long"));
 }
 
+/* One that an expression matched is marked, and keeps no other from being served. */
+static void test_unserved(void **state) {
+    struct config *c = *state;
+    char all[600], sources[600], name[250];
+    memset(name, 'z', sizeof name);
+    name[246] = '\0';
+    snprintf(all, sizeof all, "T-c:1 T-c_ledger:1 T-d:1 T-d.ledger:1 T-d_retry_10s:0 %s:1", name);
+    snprintf(sources, sizeof sources, "T-c:1 T-c_ledger:1 T-d:1 %s:1", name);
+    assert_true(config_set(c, "retry.delays", "10s", "test", &err));
+    struct topic_list have = list_of(all), from = list_of(sources), l = {0}, out = {0};
+    for (size_t i = 0; i < from.n; i++) from.v[i].matched = true;
+    assert_true(topics_missing(c, &have, &from, &l, &err));
+    topics_part(&from, &out);
+    assert_string_equal(text_of(&from), "T-c_ledger:1");
+    assert_int_equal(3, out.n);
+    assert_non_null(strstr(out.v[0].unserved, "T-c.ledger beside T-c_ledger"));
+    assert_non_null(strstr(out.v[1].unserved, "T-d.retry.10s beside T-d_retry_10s"));
+    assert_non_null(strstr(out.v[2].unserved, "too long"));
+    for (size_t i = 0; i < l.n; i++)
+        assert_ptr_equal(strstr(l.v[i].name, "T-c_ledger."), l.v[i].name);
+    assert_int_equal(5, l.n);
+    topic_list_free(&l);
+    topic_list_free(&from);
+    /* A named one is the operator's to correct. */
+    from = list_of("T-c:1 T-c_ledger:1");
+    assert_false(topics_missing(c, &have, &from, &l, &err));
+    assert_non_null(strstr(buf_cstr(&err), "T-c can't be served"));
+    topic_list_free(&from);
+    topic_list_free(&out);
+    topic_list_free(&have);
+}
+
 static void test_retries(void **state) {
     struct config *c = *state;
     assert_true(config_set(c, "retry.delays", "10s,20s", "test", &err));
@@ -195,11 +227,8 @@ static void test_retries(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kinds),
-        cmocka_unit_test(test_names),
-        TOPICS_TEST(test_resolve),
-        TOPICS_TEST(test_missing),
-        TOPICS_TEST(test_retries),
+        cmocka_unit_test(test_kinds), cmocka_unit_test(test_names), TOPICS_TEST(test_resolve),
+        TOPICS_TEST(test_unserved),   TOPICS_TEST(test_missing),    TOPICS_TEST(test_retries),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
