@@ -34,6 +34,8 @@ static void classify(const struct lane *lane, struct partition *p) {
     p->kind = topic_kind(p->topic, &base) == TOPIC_RETRY ? PARTITION_RETRY : PARTITION_SOURCE;
     p->leftover = p->kind == PARTITION_RETRY && topic_is_leftover(lane->cfg, p->topic);
     snprintf(p->base, sizeof p->base, "%.*s", (int)base, p->topic);
+    const char *delay = strrchr(p->topic, '.');
+    if (p->kind == PARTITION_RETRY) config_parse_ms(delay + 1, &p->delay_ms);
 }
 
 static struct partition *partition_new(struct lane *lane, const char *topic, int32_t id) {
@@ -90,24 +92,28 @@ bool assignment_watermarks(struct lane *lane, const struct partition *p, int64_t
     return err == RD_KAFKA_RESP_ERR_NO_ERROR;
 }
 
-/* Nothing is committed yet. From the earliest record on, where that is turns out when it arrives;
- * from the latest, the start is made durable, or a restart before the first settlement would begin
- * later still. */
-static bool no_commit_yet(struct lane *lane, struct partition *p) {
-    int64_t low, high;
+/* Nothing is committed: it begins with its first record, wherever the group began (begin.h). Where
+ * that is turns out when it arrives. */
+static void no_commit_yet(struct partition *p) {
     p->meta = (struct meta){0};
-    p->begins = p->kind == PARTITION_RETRY || lane->cfg->start == CONFIG_START_EARLIEST;
-    if (p->begins) return true;
-    if (!assignment_watermarks(lane, p, &low, &high)) return false;
-    p->committed = high;
-    p->pin = true;
-    return windows_init(&p->windows, high, NULL, 0);
+    p->begins = true;
 }
 
 void assignment_begin(struct partition *p, int64_t offset) {
     p->begins = false;
     p->committed = offset;
     windows_init(&p->windows, offset, NULL, 0);
+}
+
+/* The topic is another one than the one that was read, under the same name. Its first record's
+ * offset is made durable, or a restart would look for the old one again. */
+void assignment_anew(struct lane *lane, struct partition *p, int64_t low) {
+    p->committed = low;
+    p->pin = true;
+    p->replay_end = 0;
+    p->eof = false;
+    windows_init(&p->windows, low, NULL, 0);
+    assignment_move(lane, p, low);
 }
 
 static void foreign_metadata(const struct partition *p, int64_t offset) {
@@ -136,8 +142,8 @@ static void load_state(struct lane *lane, struct partition *p, int64_t offset, s
     if (bounded && !assignment_watermarks(lane, p, &low, &high)) return;
     if (offset >= 0)
         recall(p, offset, text);
-    else if (!no_commit_yet(lane, p))
-        return;
+    else
+        no_commit_yet(p);
     p->end = high;
     p->want = p->meta.claim;
     p->loaded = true;

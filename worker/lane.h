@@ -46,7 +46,7 @@ struct partition {
     bool begins;     /* nothing is committed: it starts with the first record there is */
     bool left;       /* by lane_finish(): what is open belongs to the next owner */
     int64_t seek_ms; /* when to try the position again; 0: no need */
-    bool pin;        /* nothing was committed yet and start = latest: make the start durable */
+    bool pin;        /* the topic was made anew: its beginning is to be durable */
     /* careful.c */
     struct claim want;   /* what the metadata is to say of who reads */
     bool asked, claimed; /* the claim is decided; is durable, so that reading may begin */
@@ -61,6 +61,7 @@ struct partition {
     struct windows windows;
     struct meta meta;
     int64_t committed;
+    int64_t opened_ms; /* Kafka's timestamp of the first record of the newest window; 0: none yet */
     /* Since when it is known not to be loaded; 0: it is. */
     int64_t unloaded_ms;
     int64_t replay_end;                    /* the last end an earlier owner declared */
@@ -68,15 +69,22 @@ struct partition {
     uint64_t anchored;                     /* how many of its entries this owner's anchors cover */
     rd_kafka_message_t *stash[READ_BATCH]; /* read but not taken: no room, or not due */
     size_t stash_at, stash_n;
-    int64_t head_due_ms; /* wall clock; 0: not known to wait */
-    bool eof;            /* the reader has reached the end of what is visible: */
+    int64_t head_due_ms;               /* wall clock; 0: not known to wait */
+    int64_t delay_ms;                  /* of a retry topic, by its name */
+    int64_t filled_ms, filled_wall_ms; /* when what is stashed was read, monotonic and wall clock */
+    int64_t behind_ms; /* how far this machine's clock is behind the broker's, at the least */
+    bool eof;          /* the reader has reached the end of what is visible: */
     int64_t eof_at;
     int64_t held_ms, held_at; /* since when an open transaction has held that end, monotonic; 0 */
     /* Since when it can't be read, with the error, and when that is tried again; since when the
      * committed offset has been beyond the end. Monotonic; 0: it is not so. */
     int64_t unreadable_ms, reread_ms, beyond_ms;
     char error[160];
-    int64_t end; /* --until-end: the high watermark at start; -1: none */
+    int64_t high_seen; /* the highest end that a fetch told of; a lower one since: */
+    bool shrunk;
+    int64_t end;    /* --until-end: the high watermark at start; -1: none */
+    bool end_known; /* with what waited behind an open transaction then */
+    bool given_up;  /* it can't be reached now */
     struct partition *next;
 };
 
@@ -181,6 +189,8 @@ void assignment_drop(struct lane *, struct partition *);
 void assignment_move(struct lane *, struct partition *, int64_t offset);
 /* Nothing was committed: its first window begins here. */
 void assignment_begin(struct partition *, int64_t offset);
+/* The topic was made anew: reads from there, its first record. Nothing may be unsettled. */
+void assignment_anew(struct lane *, struct partition *, int64_t low);
 bool assignment_watermarks(struct lane *, const struct partition *, int64_t *low, int64_t *high);
 
 /* source.c: the consumer. */

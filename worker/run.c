@@ -16,6 +16,7 @@
 #include "sinks/file.h"
 #include "sinks/http.h"
 #include "worker/admin.h"
+#include "worker/begin.h"
 #include "worker/clock.h"
 #include "worker/command.h"
 #include "worker/kafka.h"
@@ -169,6 +170,7 @@ static int refresh_topics(struct worker *w, bool start, struct buf *err) {
                                    told_to_stop, err);
     if (rc == EX_OK) topics_part(&sources, &unserved);
     if (rc == EX_OK && start && unserved.n && !sources.n) rc = refuse_all(&unserved, err);
+    if (rc == EX_OK && start) rc = begin_group(w->cfg, &all, &sources, BROKER_TIMEOUT_MS, err);
     if (rc == EX_OK) {
         topics_retries(w->cfg, &all, &sources, &retries);
         set_topics(w, &sources, &retries);
