@@ -206,7 +206,8 @@ static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg
     }
     if (fresh) {
         note_sealed(lane, p);
-        load_new(lane, p, w, rd_kafka_message_timestamp(msg, NULL));
+        p->opened_ms = rd_kafka_message_timestamp(msg, NULL);
+        load_new(lane, p, w, p->opened_ms);
     }
     place_at(&lane->place, STEP_DECODE, offset);
     load_take(w->user, msg);

@@ -58,6 +58,8 @@ static int64_t sleep_ms(const struct lane *lane) {
         if (p->head_due_ms) {
             int64_t left = p->head_due_ms - lane->wall_ms;
             sooner(&timeout, left > 0 ? left : 0);
+            left = p->filled_ms + p->delay_ms - lane->now_ms;
+            sooner(&timeout, left > 0 ? left : 0);
         }
         if (!p->loaded) sooner(&timeout, 200);
     }

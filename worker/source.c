@@ -13,6 +13,7 @@
 
 #define SEEK_AGAIN_MS 1000
 #define REREAD_MS 10000
+#define TIMES_TIMEOUT_MS 2000
 /* About 1.4 s of a partition's peak is enough to read ahead: older versions of librdkafka refill a
  * full queue once a second. */
 #define QUEUE_MAX ((int64_t)4 << 20)
@@ -44,12 +45,26 @@ static int64_t reading_at(const struct partition *p) {
     return open ? open->last_taken + 1 : p->windows.next;
 }
 
-/* A partition that could not be read says nothing once it can be, while nothing new comes. */
+/* A partition that could not be read says nothing once it can be, while nothing new comes: read from
+ * anew, it tells of its end or of the error again. */
 static void read_again(struct lane *lane, struct partition *p) {
     p->reread_ms = lane->now_ms + REREAD_MS;
-    if (!p->eof || p->stash_at != p->stash_n) return; /* the next record will tell */
-    p->eof = false;
+    if (p->stash_at != p->stash_n) return;
     assignment_move(lane, p, p->begins ? RD_KAFKA_OFFSET_BEGINNING : reading_at(p));
+}
+
+/* What we want to read lies beyond the end. A truncated partition still has what stood before; one
+ * that was made anew has nothing, or only records that are younger than what we read. */
+static bool is_anew(struct lane *lane, const struct partition *p, int64_t low, int64_t high) {
+    if (low == high) return true;
+    if (!p->opened_ms) return false;
+    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_t *first = rd_kafka_topic_partition_list_add(l, p->topic, p->id);
+    first->offset = p->opened_ms;
+    rd_kafka_resp_err_t err = rd_kafka_offsets_for_times(lane->consumer, l, TIMES_TIMEOUT_MS);
+    bool anew = !err && first->offset == low;
+    rd_kafka_topic_partition_list_destroy(l);
+    return anew;
 }
 
 /* The broker does not have the offset that we want to read. */
@@ -65,6 +80,12 @@ static void find_position(struct lane *lane, struct partition *p) {
     int64_t at = reading_at(p);
     if (low > at) {
         lose(lane, p, low);
+    } else if ((at > high || p->shrunk) && is_anew(lane, p, low, high)) {
+        if (p->windows.count) return; /* what was read of the old one is settled first */
+        log_error("the topic was deleted and made anew: it is read from its first record",
+                  LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("read_to", at),
+                  LOG_I("first", low), LOG_I("next", high));
+        assignment_anew(lane, p, low);
     } else if (at > high) {
         if (!p->beyond_ms) p->beyond_ms = lane->now_ms;
         snprintf(p->error, sizeof p->error,
@@ -75,6 +96,7 @@ static void find_position(struct lane *lane, struct partition *p) {
         assignment_move(lane, p, at);
     }
     p->beyond_ms = 0;
+    p->shrunk = false;
 }
 
 /* What stands in the queue between the records. */
@@ -92,9 +114,9 @@ static void on_error(struct lane *lane, struct partition *p, const rd_kafka_mess
     }
 }
 
-/* When a retry record is due, wall clock; 0 at once (also when the header is missing: its outcome
- * will say so). */
-static int64_t due_of(const rd_kafka_message_t *msg) {
+/* What the record says of when it is due, by the clock of whoever parked it; 0 at once (also when
+ * the header is missing: its outcome will say so). */
+static int64_t due_said(const rd_kafka_message_t *msg) {
     rd_kafka_headers_t *headers = NULL;
     const void *value;
     size_t n;
@@ -109,23 +131,46 @@ static int64_t due_of(const rd_kafka_message_t *msg) {
     return ms;
 }
 
+/* When the head of a retry partition is due, by this machine's clock. No clock can make it hold
+ * what stands behind it for longer than the topic's own delay: counted from the broker's timestamp,
+ * or, where the topic carries the timestamp of the one that parked it, from when it was read ahead.
+ * A broker whose clock is ahead of this machine's shows it: then this one is behind. */
+static int64_t due_of(const struct lane *lane, struct partition *p, const rd_kafka_message_t *msg) {
+    rd_kafka_timestamp_type_t type;
+    int64_t due = due_said(msg), at = rd_kafka_message_timestamp(msg, &type);
+    if (type == RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME) {
+        if (at - lane->wall_ms > p->behind_ms) p->behind_ms = at - lane->wall_ms;
+    } else {
+        at = p->filled_wall_ms;
+    }
+    if (due > at + p->delay_ms) due = at + p->delay_ms;
+    return due - p->behind_ms;
+}
+
+/* Until when it waits at most, whatever happens to the clocks. Monotonic. */
+static bool is_early(const struct lane *lane, const struct partition *p) {
+    return p->head_due_ms > lane->wall_ms && lane->now_ms - p->filled_ms < p->delay_ms;
+}
+
 /* One by one, not by rd_kafka_consume_batch_queue(): a rebalance pauses the partitions and resumes
  * them where the application stands, and that call gets this wrong. It steps over a record for each
  * end of partition that it returns (2.2 to 2.13.1, pull request 5213), or drops what it had counted
  * already when the pause comes in between (before 2.1). Either way a record was never seen. */
-static bool refill(struct partition *p) {
+static bool refill(const struct lane *lane, struct partition *p) {
     rd_kafka_message_t *msg;
     p->stash_at = p->stash_n = 0;
     while (p->stash_n < READ_BATCH && (msg = rd_kafka_consume_queue(p->queue, 0)))
         p->stash[p->stash_n++] = msg;
     if (p->stash_n) p->eof = false;
+    p->filled_ms = lane->now_ms;
+    p->filled_wall_ms = lane->wall_ms;
     return p->stash_n > 0;
 }
 
 rd_kafka_message_t *source_peek(struct lane *lane, struct partition *p) {
-    if (!p->loaded || p->left || p->head_due_ms > lane->wall_ms) return NULL;
+    if (!p->loaded || p->left || is_early(lane, p)) return NULL;
     for (;;) {
-        if (p->stash_at == p->stash_n && !refill(p)) return NULL;
+        if (p->stash_at == p->stash_n && !refill(lane, p)) return NULL;
         rd_kafka_message_t *msg = p->stash[p->stash_at];
         if (msg->err) {
             p->stash_at++;
@@ -137,8 +182,8 @@ rd_kafka_message_t *source_peek(struct lane *lane, struct partition *p) {
         if (p->unreadable_ms) vitals_readable(lane, p);
         if (p->begins) assignment_begin(p, msg->offset);
         if (p->kind == PARTITION_SOURCE) return msg;
-        p->head_due_ms = due_of(msg);
-        return p->head_due_ms > lane->wall_ms ? NULL : msg;
+        p->head_due_ms = due_of(lane, p, msg);
+        return is_early(lane, p) ? NULL : msg;
     }
 }
 

@@ -203,9 +203,21 @@ int64_t vitals_held_ms(struct lane *lane, struct partition *p) {
     return p->held_ms ? lane->now_ms - p->held_ms : 0;
 }
 
+/* An end that goes back: the topic was made anew, or truncated, behind our back. */
+static void watch_end(struct lane *lane, struct partition *p) {
+    int64_t high = vitals_high(lane, p, NULL);
+    if (high < 0 || p->kind != PARTITION_SOURCE) return;
+    if (high < p->high_seen && !p->seek_ms) {
+        p->shrunk = true;
+        p->seek_ms = lane->now_ms;
+    }
+    p->high_seen = high;
+}
+
 static void tell_partition(struct lane *lane, struct partition *p) {
     char place[TOPIC_MAX + 16], detail[96] = "";
     int64_t held = vitals_held_ms(lane, p);
+    watch_end(lane, p);
     vitals_place(p, place);
     if (p->unreadable_ms)
         trouble_set(troubles(lane), lane->id, TROUBLE_UNREADABLE, place, p->error,
