@@ -8,6 +8,7 @@
 #include "worker/command.h"
 #include "worker/kafka.h"
 #include "worker/metrics.h"
+#include "worker/probe.h"
 #include "worker/reader.h"
 #include "worker/settle.h"
 #include "worker/shown.h"
@@ -71,31 +72,90 @@ static bool ask_group(rd_kafka_t *rk, struct check_result *ret, struct buf *err)
     return !rc;
 }
 
-static rd_kafka_resp_err_t ask_partition(rd_kafka_t *rk, const rd_kafka_topic_partition_t *p,
+/* The end is that of what was written, open transactions included. */
+static rd_kafka_resp_err_t ask_partition(rd_kafka_t *raw, const rd_kafka_topic_partition_t *p,
                                          struct check_partition *ret) {
     rd_kafka_resp_err_t rc =
-        kafka_ends(rk, p->topic, p->partition, &ret->low, &ret->high, TIMEOUT_MS);
+        kafka_ends(raw, p->topic, p->partition, &ret->low, &ret->high, TIMEOUT_MS);
     ret->partition = p->partition;
     ret->committed = p->offset < 0 ? -1 : p->offset;
-    ret->lag = ret->high - (ret->committed < ret->low ? ret->low : ret->committed);
-    return rc;
+    /* It may be known and not be readable: that is found by trying. */
+    if (rc == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) ret->err = rc;
+    return ret->err ? RD_KAFKA_RESP_ERR_NO_ERROR : rc;
 }
 
-static bool ask_lag(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+static int64_t reads_from(const struct check_partition *p) {
+    return p->committed < p->low ? p->low : p->committed;
+}
+
+/* As the worker counts it: nothing when no record can come of the offsets between. */
+static void take_probe(struct check_partition *p, const struct probe *found) {
+    p->err = found->err;
+    if (p->err) return;
+    p->held = !found->waits && found->end < p->high ? p->high - found->end : 0;
+    p->lag = found->waits || p->held ? p->high - reads_from(p) : 0;
+}
+
+static bool try_reading(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+    struct probe *probes = xcalloc(ret->n + 1, sizeof *probes);
+    size_t n = 0, bad = 0;
+    for (size_t i = 0; i < ret->n; i++) {
+        const struct check_partition *p = &ret->partitions[i];
+        if (p->err || reads_from(p) > p->high) continue;
+        probes[n++] =
+            (struct probe){.topic = p->topic, .partition = p->partition, .from = reads_from(p)};
+    }
+    probe_partitions(rk, probes, n, TIMEOUT_MS);
+    n = 0;
+    for (size_t i = 0; i < ret->n; i++) {
+        struct check_partition *p = &ret->partitions[i];
+        bool beyond = reads_from(p) > p->high;
+        if (!p->err && !beyond) take_probe(p, &probes[n++]);
+        if (beyond)
+            buf_printf(err,
+                       "runsink check: the offset committed for %s/%d, %lld, lies beyond its end, "
+                       "%lld: the topic was truncated or made anew\n",
+                       p->topic, (int)p->partition, (long long)p->committed, (long long)p->high);
+        if (p->err)
+            buf_printf(err, "runsink check: can't read %s/%d: %s\n", p->topic, (int)p->partition,
+                       rd_kafka_err2str(p->err));
+        bad += beyond || p->err;
+    }
+    free(probes);
+    return bad == 0;
+}
+
+static void add_partitions(rd_kafka_topic_partition_list_t *l, const struct topic *t) {
+    if (t && t->partitions)
+        rd_kafka_topic_partition_list_add_range(l, t->name, 0, t->partitions - 1);
+}
+
+/* What is consumed: the sources, and their retry topics as far as they are there. */
+static rd_kafka_topic_partition_list_t *consumed(const struct check_result *r) {
     rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(16);
-    for (size_t i = 0; i < ret->sources.n; i++)
-        if (ret->sources.v[i].partitions)
-            rd_kafka_topic_partition_list_add_range(l, ret->sources.v[i].name, 0,
-                                                    ret->sources.v[i].partitions - 1);
+    size_t base;
+    char source[TOPIC_MAX + 1];
+    for (size_t i = 0; i < r->sources.n; i++) add_partitions(l, &r->sources.v[i]);
+    for (size_t i = 0; i < r->all.n; i++) {
+        if (topic_kind(r->all.v[i].name, &base) != TOPIC_RETRY) continue;
+        snprintf(source, sizeof source, "%.*s", (int)base, r->all.v[i].name);
+        if (topic_find(&r->sources, source)) add_partitions(l, &r->all.v[i]);
+    }
+    return l;
+}
+
+static bool ask_offsets(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *ret,
+                        struct buf *err) {
+    rd_kafka_topic_partition_list_t *l = consumed(ret);
     rd_kafka_resp_err_t rc = l->cnt ? rd_kafka_committed(rk, l, TIMEOUT_MS) : 0;
     ret->partitions = xcalloc((size_t)l->cnt, sizeof *ret->partitions);
     for (int i = 0; !rc && i < l->cnt; i++) {
         struct check_partition *p = &ret->partitions[ret->n];
-        rc = ask_partition(rk, &l->elems[i], p);
-        p->topic = topic_find(&ret->sources, l->elems[i].topic)->name;
+        rc = ask_partition(raw, &l->elems[i], p);
+        p->retry = !topic_find(&ret->sources, l->elems[i].topic);
+        p->topic = topic_find(&ret->all, l->elems[i].topic)->name;
         ret->n += !rc;
     }
-    ret->lag_known = !rc;
     if (rc) buf_printf(err, "runsink check: can't read offsets: %s\n", rd_kafka_err2str(rc));
     rd_kafka_topic_partition_list_destroy(l);
     return !rc;
@@ -155,6 +215,14 @@ static bool ask_settings(rd_kafka_t *rk, struct check_result *r, struct buf *err
         free(settings);
         topic_list_free(&l);
     }
+    return ok;
+}
+
+static bool ask_lag(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+    rd_kafka_t *raw = reader_consumer_raw(ret->cfg, ret->cfg->group, err);
+    ret->lag_known = raw && ask_offsets(rk, raw, ret, err);
+    bool ok = ret->lag_known && try_reading(rk, ret, err);
+    if (raw) rd_kafka_destroy(raw);
     return ok;
 }
 

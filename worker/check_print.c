@@ -41,7 +41,7 @@ static bool is_lost(const struct check_partition *p) {
 
 static int64_t total_lag(const struct check_result *r) {
     int64_t total = 0;
-    for (size_t i = 0; i < r->n; i++) total += r->partitions[i].lag;
+    for (size_t i = 0; i < r->n; i++) total += r->partitions[i].retry ? 0 : r->partitions[i].lag;
     return total;
 }
 
@@ -49,11 +49,16 @@ static void print_lag(const struct check_result *r, FILE *f) {
     for (size_t i = 0; i < r->n; i++) {
         const struct check_partition *p = &r->partitions[i];
         char committed[32] = "none";
+        if (p->retry && !p->err && !p->held) continue;
         if (p->committed >= 0) snprintf(committed, sizeof committed, "%" PRId64, p->committed);
         fprintf(f,
-                "  %s/%d: committed %s, available %" PRId64 " to %" PRId64 ", lag %" PRId64 "%s\n",
+                "  %s/%d: committed %s, available %" PRId64 " to %" PRId64 ", lag %" PRId64 "%s%s",
                 SHOWN(p->topic), (int)p->partition, committed, p->low, p->high, p->lag,
-                is_lost(p) ? ", RECORDS LOST TO RETENTION" : "");
+                is_lost(p) ? ", RECORDS LOST TO RETENTION" : "", p->err ? ", NOT READABLE" : "");
+        if (p->held)
+            fprintf(f, ", %" PRId64 " OFFSETS HELD BY AN OPEN TRANSACTION of their producer",
+                    p->held);
+        fputc('\n', f);
     }
     if (r->lag_known) fprintf(f, "  lag in all: %" PRId64 "\n", total_lag(r));
 }
@@ -109,12 +114,19 @@ static void put_lag(struct buf *b, const struct check_result *r) {
     buf_printf(b, ",\"lag\":%" PRId64 ",\"partitions\":[", total_lag(r));
     for (size_t i = 0; i < r->n; i++) {
         const struct check_partition *p = &r->partitions[i];
-        buf_puts(b, i ? ",{" : "{");
+        if (p->retry && !p->err && !p->held) continue;
+        buf_puts(b, b->p[b->n - 1] == '[' ? "{" : ",{");
         put_text(b, "topic", p->topic);
         buf_printf(b, ",\"partition\":%d", (int)p->partition);
         if (p->committed >= 0) buf_printf(b, ",\"committed\":%" PRId64, p->committed);
-        buf_printf(b, ",\"low\":%" PRId64 ",\"high\":%" PRId64 ",\"lag\":%" PRId64 ",\"lost\":%s}",
+        buf_printf(b, ",\"low\":%" PRId64 ",\"high\":%" PRId64 ",\"lag\":%" PRId64 ",\"lost\":%s",
                    p->low, p->high, p->lag, is_lost(p) ? "true" : "false");
+        buf_printf(b, ",\"held\":%" PRId64, p->held);
+        if (p->err) {
+            buf_putc(b, ',');
+            put_text(b, "error", rd_kafka_err2str(p->err));
+        }
+        buf_putc(b, '}');
     }
     buf_putc(b, ']');
 }

@@ -286,15 +286,51 @@ void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *)
                  LOG_I("lane", lane->id));
 }
 
-/* --until-end: every partition has reached the end it had at the start. */
+/* --until-end: what was asked for at the start is the end of what can be read; the first fetch
+ * tells what waits behind an open transaction. */
+static bool know_end(struct lane *lane, struct partition *p) {
+    int64_t high = p->end_known ? p->end : vitals_high(lane, p, NULL);
+    if (high > p->end) p->end = high;
+    p->end_known = high >= 0;
+    return p->end_known;
+}
+
+/* It can't be read to its end now, and has had its time. */
+static bool is_given_up(struct lane *lane, struct partition *p) {
+    int64_t since = p->unreadable_ms ? p->unreadable_ms : p->beyond_ms ? p->beyond_ms : p->held_ms;
+    if (!since || lane->now_ms - since < lane->cfg->ready_patience) return false;
+    if (!p->given_up)
+        log_warn("the end is not reached: what is left is for the next run",
+                 LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("from", p->eof_at),
+                 LOG_I("end", p->end),
+                 LOG_S("why", trouble_text(p->unreadable_ms ? TROUBLE_UNREADABLE
+                                           : p->beyond_ms   ? TROUBLE_POSITION
+                                                            : TROUBLE_HELD)));
+    p->given_up = true;
+    return true;
+}
+
+static bool has_ended(struct lane *lane, struct partition *p) {
+    bool source = p->kind == PARTITION_SOURCE;
+    p->given_up = p->given_up && (p->unreadable_ms || p->beyond_ms || p->held_ms);
+    if (!p->loaded) return false;
+    if (is_given_up(lane, p)) return true;
+    if (source && !know_end(lane, p)) return false;
+    if (source && !p->begins && p->committed >= p->end) return true;
+    const rd_kafka_message_t *msg = source_peek(lane, p);
+    if (source && p->eof) return p->eof_at >= p->end;
+    return p->eof || p->head_due_ms || (msg && intake_past_end(p, msg->offset));
+}
+
+/* --until-end: every partition has reached the end it had at the start, or can't. */
 static bool at_end(struct lane *lane) {
+    uint64_t given_up = 0;
     if (!lane->shared->until_end || !lane->assigned) return false;
     for (struct partition *p = lane->partitions; p; p = p->next) {
-        if (!p->loaded) return false;
-        if (p->kind == PARTITION_SOURCE && !p->begins && p->committed >= p->end) continue;
-        const rd_kafka_message_t *msg = source_peek(lane, p);
-        if (!p->eof && !p->head_due_ms && !(msg && intake_past_end(p, msg->offset))) return false;
+        if (!has_ended(lane, p)) return false;
+        given_up += p->given_up;
     }
+    count_set(&lane->counters, COUNTER_GIVEN_UP, given_up);
     return true;
 }
 

@@ -1,8 +1,11 @@
 """What keeps events from flowing is told, with its cause: /readyz, metrics, status page and log, at the beginning and at the end."""
 import json
+import time
 import urllib.error
 
-from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import (AclBinding, AclBindingFilter, AclOperation, AclPermissionType, NewPartitions,
+                                   ResourcePatternType, ResourceType)
 
 import events
 import rig
@@ -89,6 +92,210 @@ class Vitals(rig.Case):
         self.assertLogged(worker, "brokers unreachable")
         self.assertLogged(worker, "the brokers refuse the credentials")
         self.assertNotIn("rotated", worker.text())
+
+        # Read on one retry topic, then on the source, is taken away and given back.
+        config = self.dir / "check.ini"
+        config.write_text(rig.config_text(self.settings()))
+        for topic in (f"{self.topic}.retry.400ms", self.topic):
+            deny = AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:runsink", "*", AclOperation.READ,
+                              AclPermissionType.DENY)
+            allow = AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:*", "*", AclOperation.ALL,
+                               AclPermissionType.ALLOW)
+            for done in self.kafka.admin.create_acls([deny, allow]).values():
+                done.result()
+            place = topic + "/0"
+            rig.await_("it is told", 30, lambda: ("not-readable", place) in self.troubles(worker), worker)
+            self.until_unready(worker, "a partition can't be read: " + topic)
+            states = {p["topic"]: p["state"] for p in json.loads(worker.http("/status.json"))["partitions"]}
+            self.assertEqual("not readable", states[topic])
+            done = rig.runsink("check", "--config", str(config))
+            self.assertEqual(69, done.returncode, done.stdout + done.stderr)
+            self.assertIn(f"can't read {place}".encode(), done.stderr)
+            filter = AclBindingFilter(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:runsink", "*",
+                                      AclOperation.READ, AclPermissionType.DENY)
+            for done in self.kafka.admin.delete_acls([filter]).values():
+                done.result()
+            self.until_ready(worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+
+class Reading(rig.Case):
+    """Where reading begins, what holds it, and what is said of it; on the shared broker."""
+
+    def setUp(self):
+        super().setUp()
+        self.receiver = Receiver()
+        self.addCleanup(self.receiver.close)
+
+    def text(self, name, path="/hook"):
+        return events.dump(events.run({"type": "webhook", "url": self.receiver.url + path}, id=name))
+
+    def send(self, *names, topic=None, partition=0, path="/hook"):
+        self.kafka.produce(topic or self.topic, [(b"k", self.text(name, path)) for name in names], partition)
+
+    def got(self):
+        return sorted(json.loads(r.body)["id"] for r in self.receiver.requests)
+
+    def check(self, settings, code=0):
+        config = self.dir / "check.ini"
+        config.write_text(rig.config_text({"admin.listen": "", **settings}))
+        done = rig.runsink("check", "--json", "--config", str(config))
+        self.assertEqual(code, done.returncode, done.stdout + done.stderr)
+        return json.loads(done.stdout)
+
+    def status(self, worker):
+        return json.loads(worker.http("/status.json"))
+
+    def state(self, worker, topic=None, partition=0):
+        for p in self.status(worker)["partitions"]:
+            if (p["topic"], p["partition"]) == (topic or self.topic, partition):
+                return p
+        return {"state": None}
+
+    def transaction(self):
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap, "transactional.id": rig.unique("txn"), "log_level": 2})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        return producer
+
+    def test_open_transaction(self):
+        """records behind an open transaction: told as held, lag counts them; --until-end ends with 75 and says so"""
+        self.kafka.create(self.topic, 1)
+        self.send("before")
+        producer = self.transaction()
+        producer.produce(self.topic, self.text("open"))
+        producer.flush(30)
+        self.send("behind-1", "behind-2")
+        settings = self.settings(ready__patience="2s")
+        worker = self.worker(settings, "--until-end")
+        self.assertExit(75, worker)
+        self.assertTrue(worker.says("the end is not reached"), worker.tail())
+        self.assertTrue(worker.says("open transaction"), worker.tail())
+        found, = self.check(settings)["partitions"]
+        self.assertEqual((1, 4, 3, 3), tuple(found[name] for name in ("committed", "high", "lag", "held")))
+        worker = self.worker(settings)
+        rig.await_("the admin server listens", 30, lambda: worker.says("admin server listens"), worker)
+        rig.await_("held is told", 30, lambda: self.status(worker)["troubles"], worker)
+        trouble, = self.status(worker)["troubles"]
+        self.assertEqual(("held-by-transaction", self.topic + "/0", "3 offsets from 1 on"),
+                         (trouble["cause"], trouble["place"], trouble["detail"]))
+        self.assertEqual(("held by an open transaction", 3), (self.state(worker)["state"], self.state(worker)["lag"]))
+        self.assertEqual(3, worker.metric("runsink_partition_lag_records", topic=self.topic))
+        self.assertGreaterEqual(worker.metric("runsink_held_by_transaction_seconds"), 1)
+        self.assertEqual(["ready"], worker.http("/readyz").splitlines()[:1])
+        self.assertIn("open transaction", worker.http("/readyz"))
+        self.assertEqual(["before"], self.got())
+        producer.commit_transaction(30)
+        rig.await_("all that was held", 30, lambda: len(self.got()) == 4, worker)
+        rig.await_("no trouble is left", 10, lambda: not self.status(worker)["troubles"], worker)
+        self.assertEqual("at the end", self.state(worker)["state"])
+        self.assertEqual(0, worker.stop(), worker.tail())
+        # Of what lies between, a marker, no record can come: that is no lag, anywhere.
+        producer.begin_transaction()
+        producer.produce(self.topic, self.text("aborted"))
+        producer.flush(30)
+        producer.abort_transaction(30)
+        found, = self.check(settings)["partitions"]
+        self.assertGreater(found["high"], found["committed"])
+        self.assertEqual((0, 0), (found["lag"], found["held"]))
+        self.assertExit(0, self.worker(settings, "--until-end"))
+
+    def test_latest_begins_once(self):
+        """start = latest: what appears after the group has begun, a partition or a topic, is read from its first record"""
+        self.kafka.create(self.topic, 1)
+        self.send("old")
+        settings = self.settings(topics=f"^{self.topic}(-b)?$", start="latest", topics__refresh="500ms", lanes=2)
+        settings["kafka"]["topic.metadata.refresh.interval.ms"] = 1000
+        worker = self.worker(settings)
+        rig.await_("the beginning is committed", 30, lambda: self.kafka.committed(self.group, self.topic) == {0: 1}, worker)
+        self.kafka.admin.create_partitions([NewPartitions(self.topic, 3)])[self.topic].result()
+        late = self.kafka.create(self.topic + "-b", 2)
+        rig.await_("the new partitions", 30, lambda: len(self.kafka.topics()[self.topic].partitions) == 3)
+        new = []
+        for topic, partitions in ((self.topic, (1, 2)), (late, (0, 1))):
+            for partition in partitions:
+                names = [f"{topic[-2:]}-{partition}-{i}" for i in range(5)]
+                self.send(*names, topic=topic, partition=partition)
+                new += names
+        rig.await_("all of the new", 60, lambda: set(self.got()) >= set(new), worker)
+        self.assertEqual(sorted(new), self.got())
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_expired_offsets(self):
+        """the group's offsets expired: told, taken from the ledger; nothing, parked records least, is sent twice"""
+        self.receiver.play("/sick", 500)
+        self.kafka.create(self.topic, 2)
+        self.send("a", "b")
+        self.send("sick", path="/sick")
+        settings = self.settings(retry__delays="1s,1h", retry__window__webhook="2h")
+        worker = self.worker(settings)
+        calls = lambda: [r.path for r in self.receiver.requests].count("/sick")
+        rig.await_("two attempts", 30, lambda: calls() == 2, worker)
+        self.until_settled(worker)
+        rig.await_("the parked record is settled", 30,
+                   lambda: self.kafka.committed(self.group, self.topic + ".retry.1s").get(0) == 1, worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        rig.await_("the group is gone", 30, self.forget_group)
+        self.send("c")
+        self.send("d", partition=1)
+        for start in ("latest", "earliest"):
+            settings["start"] = start
+            worker = self.worker(settings)
+            rig.await_("what is new", 30, lambda: {"c", "d"} <= set(self.got()), worker)
+            self.until_settled(worker)
+            self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertEqual(["a", "b", "c", "d", "sick", "sick"], self.got())
+        self.assertIn("they have expired", self.workers[-2].text())
+        self.assertEqual({0: 4, 1: 1}, self.kafka.committed(self.group, self.topic))
+        done = rig.runsink("verify", "--config", worker.config)
+        self.assertIn(b"sound", done.stdout, done.stdout + done.stderr)
+
+    def forget_group(self):
+        try:
+            self.kafka.admin.delete_consumer_groups([self.group])[self.group].result()
+        except KafkaException:
+            return False  # it has members yet
+        return True
+
+    def test_made_anew(self):
+        """the source is deleted and made anew at once: named, and read from its first record"""
+        self.kafka.create(self.topic, 1)
+        self.send(*[f"old-{i}" for i in range(30)])
+        settings = self.settings()
+        settings["kafka"]["topic.metadata.refresh.interval.ms"] = 60000
+        worker = self.worker(settings)
+        rig.await_("the old ones", 30, lambda: len(self.got()) == 30, worker)
+        self.until_settled(worker)
+        self.kafka.admin.delete_topics([self.topic])[self.topic].result()
+
+        def again():
+            try:
+                return self.kafka.create(self.topic, 1)
+            except KafkaException:
+                return False  # the old one is not gone yet
+
+        rig.await_("the topic is made anew", 30, again)
+        self.send(*[f"new-{i}" for i in range(10)])
+        rig.await_("the new ones", 60, lambda: len(self.got()) == 40, worker)
+        self.assertEqual({f"new-{i}" for i in range(10)}, set(self.got()[:10]))
+        self.assertTrue(worker.says("deleted and made anew"), worker.tail())
+        self.until_settled(worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_wrong_clock(self):
+        """a record that a worker with a wrong clock parked holds up nothing for longer than its topic's delay"""
+        topics = [self.topic + "-a", self.topic + "-c"]
+        for topic, timestamp_type in zip(topics, ("LogAppendTime", "CreateTime")):
+            self.kafka.create(topic, 1)
+            retry = self.kafka.create(topic + ".retry.1s", 1, message_timestamp_type=timestamp_type)
+            for offset, ahead in ((0, 3000), (1, 3000), (2, 0)):
+                now = time.time()
+                headers = {"runsink-origin": f"{topic}/0/{offset}", "runsink-first-failure": int(now * 1000),
+                           "runsink-due": int((now + ahead) * 1000), "runsink-attempts": 1, "runsink-why": "http-500",
+                           "runsink-timestamp": int(now * 1000), "runsink-group": self.group}
+                self.kafka.produce(retry, [(b"k", self.text(f"{timestamp_type}-{offset}"))], headers=headers.items())
+        worker = self.worker(self.settings(topics=",".join(topics), retry__delays="1s"))
+        rig.await_("those behind it", 30, lambda: len(self.got()) == 6, worker)
         self.assertEqual(0, worker.stop(), worker.tail())
 
 
