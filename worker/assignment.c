@@ -310,6 +310,7 @@ static void unassign(struct lane *lane, const rd_kafka_topic_partition_list_t *a
 
 static void on_revoke(struct lane *lane, rd_kafka_topic_partition_list_t *list) {
     bool lost = rd_kafka_assignment_lost(lane->consumer);
+    bool all = lost || !is_cooperative(lane);
     if (lost)
         log_warn("partitions lost: another member may have them already; what was not settled "
                  "is left to it",
@@ -324,7 +325,7 @@ static void on_revoke(struct lane *lane, rd_kafka_topic_partition_list_t *list) 
         if (p) assignment_drop(lane, p);
     }
     /* The cooperative protocol takes away what is to go elsewhere, and the rest stays. */
-    if (lost || !is_cooperative(lane)) lane->vitals.revoked_ms = lane->now_ms;
+    if (all) lane->vitals.revoked_ms = lane->now_ms;
     if (lost) lane->assigned = false;
 }
 

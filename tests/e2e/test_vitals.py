@@ -9,6 +9,7 @@ from confluent_kafka.admin import (AclBinding, AclBindingFilter, AclOperation, A
 
 import events
 import rig
+from browser import CHROMIUM, Browser
 from receiver import Receiver
 
 
@@ -52,6 +53,21 @@ class Vitals(rig.Case):
     def troubles(self, worker):
         return {(t["cause"], t["place"]) for t in json.loads(worker.http("/status.json"))["troubles"]}
 
+    def acl(self, topic, who, operation, permission):
+        binding = AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, who, "*", operation, permission)
+        for done in self.kafka.admin.create_acls([binding]).values():
+            done.result()
+
+    def page(self, worker):
+        """What the status page says first, on a small screen."""
+        browser = Browser()
+        try:
+            browser.open(f"http://127.0.0.1:{worker.admin_port}/", 390, 800)
+            browser.until("document.querySelector('#troubles li') !== null", 20)
+            return browser.js("[document.getElementById('verdict').className, document.getElementById('verdict').textContent]")
+        finally:
+            browser.close()
+
     def assertLogged(self, worker, phrase, times=1):
         found = [line for line in worker.text().splitlines() if phrase in line]
         self.assertEqual(times, len(found), worker.tail(60))
@@ -71,6 +87,9 @@ class Vitals(rig.Case):
         self.assertGreaterEqual(worker.metric("runsink_trouble_seconds", cause="brokers-unreachable"), 3)
         self.assertGreaterEqual(worker.metric("runsink_broker_contact_seconds"), 3)
         self.assertEqual(0, worker.metric("runsink_ready"))
+        if CHROMIUM:
+            level, text = self.page(worker)
+            self.assertEqual(("bad", "Events do not flow: brokers unreachable."), (level, text[:40]))
         code = rig.runsink("health", "--ready", "--config", worker.config)
         self.assertEqual(69, code.returncode)
         self.assertIn(b"brokers unreachable", code.stderr)
@@ -93,29 +112,25 @@ class Vitals(rig.Case):
         self.assertLogged(worker, "the brokers refuse the credentials")
         self.assertNotIn("rotated", worker.text())
 
-        # Read on one retry topic, then on the source, is taken away and given back.
-        config = self.dir / "check.ini"
-        config.write_text(rig.config_text(self.settings()))
-        for topic in (f"{self.topic}.retry.400ms", self.topic):
-            deny = AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:runsink", "*", AclOperation.READ,
-                              AclPermissionType.DENY)
-            allow = AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:*", "*", AclOperation.ALL,
-                               AclPermissionType.ALLOW)
-            for done in self.kafka.admin.create_acls([deny, allow]).values():
-                done.result()
-            place = topic + "/0"
-            rig.await_("it is told", 30, lambda: ("not-readable", place) in self.troubles(worker), worker)
-            self.until_unready(worker, "a partition can't be read: " + topic)
-            states = {p["topic"]: p["state"] for p in json.loads(worker.http("/status.json"))["partitions"]}
-            self.assertEqual("not readable", states[topic])
-            done = rig.runsink("check", "--config", str(config))
-            self.assertEqual(69, done.returncode, done.stdout + done.stderr)
+        # Read on a retry topic and on the source is taken away and given back.
+        topics = (f"{self.topic}.retry.400ms", self.topic)
+        for topic in topics:
+            self.acl(topic, "User:*", AclOperation.ALL, AclPermissionType.ALLOW)
+            self.acl(topic, "User:runsink", AclOperation.READ, AclPermissionType.DENY)
+        places = {("not-readable", f"{topic}/{partition}") for topic in topics for partition in (0, 1)}
+        rig.await_("it is told", 30, lambda: self.troubles(worker) == places, worker)
+        self.until_unready(worker, "a partition can't be read: ")
+        states = {p["topic"]: p["state"] for p in json.loads(worker.http("/status.json"))["partitions"]}
+        self.assertEqual({"not readable"}, {states[topic] for topic in topics})
+        done = rig.runsink("check", "--config", worker.config)
+        self.assertEqual(69, done.returncode, done.stdout + done.stderr)
+        for _, place in places:
             self.assertIn(f"can't read {place}".encode(), done.stderr)
-            filter = AclBindingFilter(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:runsink", "*",
-                                      AclOperation.READ, AclPermissionType.DENY)
-            for done in self.kafka.admin.delete_acls([filter]).values():
-                done.result()
-            self.until_ready(worker)
+        denied = AclBindingFilter(ResourceType.TOPIC, None, ResourcePatternType.ANY, "User:runsink", "*", AclOperation.READ,
+                                  AclPermissionType.DENY)
+        for done in self.kafka.admin.delete_acls([denied]).values():
+            done.result()
+        self.until_ready(worker)
         self.assertEqual(0, worker.stop(), worker.tail())
 
 
