@@ -203,7 +203,7 @@ class Reading(rig.Case):
         producer.commit_transaction(30)
         rig.await_("all that was held", 30, lambda: len(self.got()) == 4, worker)
         rig.await_("no trouble is left", 10, lambda: not self.status(worker)["troubles"], worker)
-        self.assertEqual("at the end", self.state(worker)["state"])
+        rig.await_("it is at the end", 10, lambda: self.state(worker)["state"] == "at the end", worker)
         self.assertEqual(0, worker.stop(), worker.tail())
         # Of what lies between, a marker, no record can come: that is no lag, anywhere.
         producer.begin_transaction()
