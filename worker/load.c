@@ -8,6 +8,7 @@
 #include "worker/parcel.h"
 
 #define RECORD_OVERHEAD 256 /* librdkafka's own, about, per message */
+#define HEADER_OVERHEAD 64  /* and per header */
 
 struct load *load_new(struct lane *lane, struct partition *p, struct window *w,
                       int64_t timestamp_ms) {
@@ -101,6 +102,14 @@ static void end_alone(struct load *load, struct slot *slot, enum fate fate,
 }
 
 /* ---- taking a record ---- */
+
+/* What a message holds beside its value: a producer may put a megabyte into its key or headers. */
+static size_t beside_value(const rd_kafka_message_t *msg, const struct record *rec) {
+    size_t n = msg->key_len;
+    for (size_t i = 0; i < rec->n_headers; i++)
+        n += HEADER_OVERHEAD + rec->headers[i].name.n + rec->headers[i].value.n;
+    return n;
+}
 
 static struct header *read_headers(struct load *load, const rd_kafka_message_t *msg,
                                    size_t *ret_n) {
@@ -231,17 +240,17 @@ void load_take(struct load *load, rd_kafka_message_t *msg) {
                           .from_partition = msg->partition,
                           .from_offset = msg->offset,
                           .timestamp_ms = rd_kafka_message_timestamp(msg, NULL),
-                          .bytes = (uint32_t)msg->len,
                           .msg = msg};
     *(load->last ? &load->last->next : &load->first) = slot;
     load->last = slot;
     load->bytes += msg->len;
     load->ledger_bytes += 32;
-    lane_held(load->lane, load, (ptrdiff_t)msg->len + RECORD_OVERHEAD);
     count(&load->lane->counters, COUNTER_RECORDS, 1);
     count(&load->lane->counters, COUNTER_BYTES, msg->len);
     struct record rec = {.value = {msg->payload, msg->len}};
     rec.headers = read_headers(load, msg, &rec.n_headers);
+    slot->bytes = (uint32_t)(msg->len + beside_value(msg, &rec));
+    lane_held(load->lane, load, (ptrdiff_t)slot->bytes + RECORD_OVERHEAD);
     struct requeue past;
     struct jobrun run;
     bool again = load->partition->kind == PARTITION_RETRY;

@@ -88,6 +88,7 @@ static void counters(const struct status *s, struct buf *out) {
         {"rebalances", COUNTER_REBALANCES},
         {"restarts", COUNTER_RESTARTS},
         {"held", COUNTER_HELD_BYTES},
+        {"remembered", COUNTER_DEST_BYTES},
         {"waiting", COUNTER_WAITING},
         {"inFlight", COUNTER_FLYING},
         {"pending", COUNTER_PENDING},
