@@ -94,6 +94,8 @@ void config_print(const struct config *, FILE *);
 void config_json(const struct config *, struct buf *);
 /* The README's reference as a Markdown table. */
 void config_print_reference(FILE *);
+/* What may stand under `config` in the chart's values, as a JSON Schema. */
+void config_print_schema(FILE *);
 /* The reference runsink.ini: every key with its help, commented out at its default. */
 void config_print_ini(FILE *);
 /* Parses "10s", "500ms", "5m", "1h", "7d" (a bare number is refused). */

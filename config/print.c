@@ -105,6 +105,100 @@ void config_print_reference(FILE *f) {
     }
 }
 
+static void print_quoted(FILE *f, const char *text) {
+    fputc('"', f);
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\') fputc('\\', f);
+        fputc(*text, f);
+    }
+    fputc('"', f);
+}
+
+/* JSON Schema holds numbers against their bounds; for a text's number and unit the chart's templates
+ * do it. */
+static void print_bounds(FILE *f, const struct key *k, const char *unit) {
+    fprintf(f, "\"minimum\": %lld, \"maximum\": %lld, \"x-unit\": \"%s\", \"x-takes\": \"",
+            (long long)k->min, (long long)k->max, unit);
+    print_type(f, k);
+    fputc('"', f);
+}
+
+static void print_choices(FILE *f, const struct key *k) {
+    fputs("\"enum\": [", f);
+    for (const char *p = k->help; *p != ' ';) {
+        size_t n = strcspn(p, "| ");
+        fprintf(f, "\"%.*s\", ", (int)n, p);
+        p += n + (p[n] == '|');
+    }
+    fputs("null]", f);
+}
+
+/* What a values file may say: YAML's numbers, switches and lists as well as their text; null is as
+ * good as nothing. */
+static void print_schema_type(FILE *f, const struct key *k) {
+    switch (k->type) {
+    case TYPE_STR:
+        fprintf(f,
+                "\"type\": [\"string\", \"number\", \"boolean\", \"null\"], "
+                "\"minLength\": %lld, \"maxLength\": %lld",
+                (long long)k->min, (long long)k->max);
+        break;
+    case TYPE_BOOL:
+        fputs("\"enum\": [true, false, \"true\", \"false\", \"on\", \"off\", null]", f);
+        break;
+    case TYPE_INT:
+        fputs("\"type\": [\"integer\", \"string\", \"null\"], ", f);
+        print_bounds(f, k, "number");
+        break;
+    case TYPE_BYTES:
+        fputs("\"type\": [\"integer\", \"string\", \"null\"], ", f);
+        print_bounds(f, k, "size");
+        break;
+    case TYPE_MS:
+        fputs("\"type\": [\"string\", \"null\"], ", f);
+        print_bounds(f, k, "time");
+        break;
+    case TYPE_ENUM:
+        print_choices(f, k);
+        break;
+    case TYPE_LIST:
+        fprintf(f,
+                "\"type\": [\"string\", \"array\", \"number\", \"null\"], \"minLength\": %lld, "
+                "\"maxLength\": %lld, \"items\": {\"type\": [\"string\", \"number\"], "
+                "\"pattern\": \"^[^,]+$\"}",
+                (long long)k->min, (long long)k->max);
+        break;
+    }
+}
+
+void config_print_schema(FILE *f) {
+    fputs(
+        "{\n"
+        "  \"$comment\": \"As `runsink check --reference-schema` prints it: scripts/reference\",\n"
+        "  \"type\": \"object\",\n"
+        "  \"additionalProperties\": false,\n"
+        "  \"patternProperties\": {\n"
+        "    \"^kafka\\\\.[a-z0-9._-]+$\": {\"type\": [\"string\", \"number\", \"boolean\", "
+        "\"null\"]}\n"
+        "  },\n"
+        "  \"properties\": {\n",
+        f);
+    for (size_t i = 0; i < config_n_keys; i++) {
+        const struct key *k = &config_keys[i];
+        fprintf(f, "    \"%s\": {\"description\": ", k->name);
+        print_quoted(f, key_help(k));
+        fputs(", \"default\": ", f);
+        print_quoted(f, k->def);
+        fputs(", ", f);
+        if (k->flags & SECRET)
+            fputs("\"x-secret\": true", f);
+        else
+            print_schema_type(f, k);
+        fputs(i + 1 < config_n_keys ? "},\n" : "}\n", f);
+    }
+    fputs("  }\n}\n", f);
+}
+
 /* Text as comment lines, broken between words. */
 static void print_comment(FILE *f, const char *text) {
     size_t column = 0;

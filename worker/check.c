@@ -320,6 +320,8 @@ int command_check(struct config *unused, int argc, char **argv) {
         return metrics_print_reference(stdout), EX_OK;
     if (argc == 2 && strcmp(argv[1], "--reference-ini") == 0)
         return config_print_ini(stdout), EX_OK;
+    if (argc == 2 && strcmp(argv[1], "--reference-schema") == 0)
+        return config_print_schema(stdout), EX_OK;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--config-only") == 0)
             connect = false;

@@ -39,7 +39,8 @@ static const struct command {
      "  --batch    one NDJSON object per destination and window instead of one per event\n"},
     {"check", command_check, false, "check configuration, broker and topics",
      "usage: runsink check [--config-only] [--json]\n"
-     "       runsink check --reference | --reference-ini | --reference-metrics\n\n"
+     "       runsink check --reference | --reference-ini | --reference-metrics\n"
+     "                     | --reference-schema\n\n"
      "Prints the configuration with the origin of each value, then what the broker knows: the\n"
      "topics that would be consumed, runsink's own topics that are missing, the group with its\n"
      "lag, what is parked for which destination, and the dead letters that did not go back.\n"
@@ -48,7 +49,9 @@ static const struct command {
      "  --reference      print the table of all keys, in Markdown\n"
      "  --reference-ini  print a runsink.ini with all keys at their defaults\n"
      "  --reference-metrics\n"
-     "                   print the table of all metrics, in Markdown\n"},
+     "                   print the table of all metrics, in Markdown\n"
+     "  --reference-schema\n"
+     "                   print what the Helm chart's values may hold under `config`\n"},
     {"health", command_health, true, "ask the worker on this machine whether it is alive, or ready",
      "usage: runsink health [--ready]\n\n"
      "Asks the admin server at admin.listen: for an image's HEALTHCHECK and for exec probes.\n"

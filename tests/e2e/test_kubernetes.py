@@ -210,6 +210,47 @@ class Chart(unittest.TestCase):
                                       "kafka.sasl.oauthbearer.client.secret", "kafka.sasl.oauthbearer.config"]:
             self.refused("is a secret", {"config": {name: "x"}})
 
+    def test_whole(self):
+        """the chart is whole by itself: copied away it renders the same, and no link leads out of it"""
+        self.assertEqual([], [path for path in CHART.rglob("*") if path.is_symlink()])
+        copy = self.dir / "copy/runsink"
+        shutil.copytree(CHART, copy, symlinks=True)
+        self.assertEqual(*(self.helm("template", "rs", chart, values=FULL).stdout for chart in (CHART, copy)))
+
+    def test_schema(self):
+        """a wrong key or value of the configuration is refused by helm as runsink would; what is at a key's bounds is not"""
+        known = json.loads(rig.runsink("check", "--reference-schema").stdout)["properties"]
+        bounded = {name: one["x-takes"].split(" to ") for name, one in known.items() if "x-takes" in one}
+        self.assertGreater(len(bounded), 40)
+        for place in (0, 1):
+            config = {name: takes[place] for name, takes in bounded.items()}
+            rendered = self.render(merged(PLAIN, {"config": config}))["ConfigMap"]["data"]["runsink.ini"]
+            self.assertLessEqual({f"{name} = {value}" for name, value in config.items()}, set(rendered.splitlines()))
+        for name, one in known.items():
+            if "enum" in one:
+                self.refused("value must be one of", {"config": {name: "other"}})
+        for phrase, name, value in (
+                ("additional properties 'windw.age'", "windw.age", "5s"), ("additional properties 'kafka'", "kafka", "x"),
+                ("out of bounds: 10ms to 1h", "window.age", "9ms"), ("out of bounds: 10ms to 1h", "window.age", "61m"),
+                ("out of bounds: 10ms to 1h", "window.age", "0s"), ("out of bounds: 10ms to 1h", "window.age", "9" * 30 + "d"),
+                ("is not a time such as 25s", "window.age", "5"), ("is not a time such as 25s", "window.age", "5 s"),
+                ("got number", "window.age", 5), ("is not a size such as", "batch.bytes", "1MB"),
+                ("out of bounds: 16MiB to 1TiB", "memory.budget", "1MiB"), ("out of bounds: 16MiB to 1TiB", "memory.budget", "2TiB"),
+                ("minimum: got 5", "memory.budget", 5), ("maximum: got 65", "lanes", 65), ("out of bounds: 1 to 64", "lanes", "65"),
+                ("is not a number such as", "lanes", "0x2"), ("got number, want", "lanes", 1.5), ("is not a number", "lanes", ""),
+                ("out of bounds: -1 to 100", "topics.replication", "-2"), ("does not match pattern", "egress.ports", ["80,81"]),
+                ("got array", "group", ["a"]), ("minLength", "group", ""), ("got object", "statuses", {"a": 1})):
+            self.refused(phrase, {"config": {name: value}})
+            if isinstance(value, str) and not name.startswith("kafka"):  # the program agrees
+                done = rig.runsink("check", "--config-only", "--set", "topics=a", "--set", "kafka.bootstrap.servers=b",
+                                   "--set", f"{name}={value}")
+                self.assertEqual(78, done.returncode, f"{name} = {value}")
+        self.refused("group is no key that can be read from a Secret", {"secrets": {"group": {"secret": "a", "key": "b"}}})
+        self.refused("has no key leger.key", {"files": {"leger.key": {"secret": "a", "key": "b"}}})
+        self.refused("is a secret, not the path", {"files": {"kafka.sasl.password": {"secret": "a", "key": "b"}}})
+        ini = self.render(merged(PLAIN, {"config": {"group": 1.5}}))["ConfigMap"]["data"]["runsink.ini"]
+        self.assertIn("group = 1.5\n", ini + "\n")
+
     def test_readme(self):
         """the values that the README shows are enough, and the binary accepts what comes of them"""
         text = (ROOT / "README.md").read_text()
@@ -241,7 +282,7 @@ class Chart(unittest.TestCase):
 
     def test_grace_and_memory(self):
         """SIGKILL comes after the drain, and the limit leaves room above the budget, whatever their units"""
-        for text, seconds in (("500ms", 1), ("25s", 25), ("3m", 180), ("1h", 3600)):
+        for text, seconds in (("500ms", 1), ("25s", 25), ("08s", 8), ("3m", 180), ("1h", 3600)):
             pod = self.render(merged(PLAIN, {"config": {"drain.timeout": text}}))["StatefulSet"]["spec"]["template"]["spec"]
             self.assertEqual(seconds + 30, pod["terminationGracePeriodSeconds"])
         for text, mib in (("268435456", 256), ("65536KiB", 64), ("64MiB", 64), ("2GiB", 2048), ("1TiB", 1 << 20)):

@@ -26,7 +26,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* A value of the configuration as runsink reads it. A number from a values file is a float, which would print as 1e+06. */}}
 {{- define "runsink.text" -}}
-{{- if kindIs "float64" . -}}{{ int64 . }}
+{{- if and (kindIs "float64" .) (eq . (floor .)) -}}{{ int64 . }}
 {{- else if kindIs "slice" . -}}{{ join "," . }}
 {{- else -}}{{ . }}
 {{- end -}}
@@ -43,7 +43,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{/* Whole seconds of a time such as 500ms, 25s, 5m, 1h or 7d, rounded up. */}}
 {{- define "runsink.seconds" -}}
 {{- if not (regexMatch "^[0-9]+(ms|s|m|h|d)$" .) -}}{{ fail (printf "drain.timeout: %q is not a time such as 25s" .) }}{{- end -}}
-{{- $n := regexFind "^[0-9]+" . | int64 -}}
+{{- $n := regexReplaceAll "^0+([0-9])" (regexFind "^[0-9]+" .) "${1}" | int64 -}}
 {{- $factor := get (dict "s" 1 "m" 60 "h" 3600 "d" 86400) (regexFind "[a-z]+$" .) -}}
 {{- if $factor -}}{{ mul $n $factor }}{{- else -}}{{ div (add $n 999) 1000 }}{{- end -}}
 {{- end -}}
@@ -51,7 +51,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{/* Whole MiB of a size such as 64KiB, 256MiB or 1GiB, rounded up. */}}
 {{- define "runsink.mebibytes" -}}
 {{- if not (regexMatch "^[0-9]+([KMGT]iB)?$" .) -}}{{ fail (printf "memory.budget: %q is not a size such as 256MiB" .) }}{{- end -}}
-{{- $n := regexFind "^[0-9]+" . | int64 -}}
+{{- $n := regexReplaceAll "^0+([0-9])" (regexFind "^[0-9]+" .) "${1}" | int64 -}}
 {{- $unit := regexFind "[A-Za-z]+$" . -}}
 {{- if eq $unit "TiB" -}}{{ mul $n 1048576 }}
 {{- else if eq $unit "GiB" -}}{{ mul $n 1024 }}
@@ -113,29 +113,60 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- join "," $hosts -}}
 {{- end -}}
 
+{{/* A number of a key with its unit, held against the key's bounds: (list key text schema-of-the-key). Divided instead of
+multiplied, so that nothing overflows. */}}
+{{- define "runsink.bounds" -}}
+{{- $key := index . 0 -}}{{- $text := index . 1 -}}{{- $schema := index . 2 -}}
+{{- $unit := get $schema "x-unit" -}}
+{{- $units := get (dict "number" (dict "" 1) "time" (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 "d" 86400000)
+                        "size" (dict "" 1 "KiB" 1024 "MiB" 1048576 "GiB" 1073741824 "TiB" 1099511627776)) $unit -}}
+{{- $digits := regexFind "^-?[0-9]+" $text -}}
+{{- $factor := get $units (trimPrefix $digits $text) -}}
+{{- if not (and $digits $factor) -}}
+{{- fail (printf "config: %s: %q is not a %s such as %s" $key $text $unit (get (dict "number" "16" "time" "25s" "size" "256MiB") $unit)) -}}
+{{- end -}}
+{{- $n := regexReplaceAll "^(-?)0+([0-9])" $digits "${1}${2}" -}}
+{{- $min := div (add (get $schema "minimum" | int64) $factor -1) $factor -}}
+{{- $max := div (get $schema "maximum" | int64) $factor -}}
+{{- if or (gt (len $n) 14) (lt (int64 $n) $min) (gt (int64 $n) $max) -}}
+{{- fail (printf "config: %s: %q is out of bounds: %s" $key $text (get $schema "x-takes")) -}}
+{{- end -}}
+{{- end -}}
+
 {{/* runsink.ini, and on the way what must not be in it. */}}
 {{- define "runsink.ini" -}}
 {{- range list "topics" "kafka.bootstrap.servers" -}}
 {{- if not (include "runsink.key" (list $ . "")) -}}{{ fail (printf "config: %s has to be set" .) }}{{- end -}}
 {{- end -}}
+{{- $known := get (.Files.Get "files/config.schema.json" | fromJson) "properties" -}}
+{{- $secret := "^kafka\\..*(password|passphrase|secret|ssl\\.key\\.pem|ssl_key|private\\.key\\.pem|oauthbearer\\.config)" -}}
 {{- range $key, $value := .Values.config -}}
+{{- $schema := default dict (get $known $key) -}}
 {{- $text := include "runsink.text" $value -}}
 {{- if eq $key "slot" -}}{{ fail "config: slot comes from the pod's name; see slotPrefix" }}{{- end -}}
 {{- if kindIs "map" $value -}}{{ fail (printf "config: %s holds a map: keys stand with their whole name, such as window.age" $key) }}{{- end -}}
-{{- if or (regexMatch "^kafka\\..*(password|passphrase|secret|ssl\\.key\\.pem|ssl_key|private\\.key\\.pem|oauthbearer\\.config)" $key)
-          (regexMatch "\\.(secret_access_key|access_key_id|session_token|signing_secrets)$" $key) (eq $key "egress.proxy") -}}
+{{- if or (regexMatch $secret $key) (hasKey $schema "x-secret") -}}
 {{- fail (printf "config: %s is a secret and would be readable in a ConfigMap: name a Secret in `secrets`" $key) -}}
 {{- end -}}
 {{- if or (hasKey $.Values.secrets $key) (hasKey $.Values.files $key) -}}{{ fail (printf "%s stands in config and in secrets or files" $key) }}{{- end -}}
 {{- if contains "\n" $text -}}{{ fail (printf "config: %s holds a line break" $key) }}{{- end }}
 {{- if not (kindIs "invalid" $value) }}
+{{- if hasKey $schema "x-unit" -}}{{ include "runsink.bounds" (list $key $text $schema) }}{{- end }}
 {{ $key }} = {{ $text }}
 {{- end -}}
 {{- end -}}
 {{- range $key, $_ := .Values.secrets }}
+{{- if not (or (regexMatch $secret $key) (hasKey (default dict (get $known $key)) "x-secret")) -}}
+{{- fail (printf "secrets: %s is no key that can be read from a Secret: one that names a file belongs into `files`, any other into `config`" $key) -}}
+{{- end }}
 {{ $key }} = @{{ include "runsink.secretPath" $key }}
 {{- end -}}
 {{- range $key, $_ := .Values.files }}
+{{- if or (regexMatch $secret $key) (hasKey (default dict (get $known $key)) "x-secret") -}}
+{{- fail (printf "files: %s is a secret, not the path of a file: name it in `secrets`" $key) -}}
+{{- else if not (or (hasKey $known $key) (hasPrefix "kafka." $key)) -}}
+{{- fail (printf "files: the configuration has no key %s" $key) -}}
+{{- end }}
 {{ $key }} = {{ include "runsink.secretPath" $key }}
 {{- end -}}
 {{- end -}}
