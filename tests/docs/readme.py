@@ -14,7 +14,8 @@ BINARY = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 else ROOT / "build
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RUNSINK")}
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
 # What else tells people to type something.
-ADVICE = ("config/prometheus/alerts.yml", "config/kubernetes/runsink/values.yaml", "config/kubernetes/runsink/templates/NOTES.txt")
+ADVICE = ("config/prometheus/alerts.yml", "config/kubernetes/runsink/values.yaml",
+          "config/kubernetes/runsink/README.md", "config/kubernetes/runsink/templates/NOTES.txt")
 FOLDERS = ("config", "scripts", "tests", "worker", "sinks")
 
 # First words of lines in indented blocks, and what holds for the rest of the line. A block that begins with none of these is a
@@ -86,7 +87,7 @@ class Documentation(unittest.TestCase):
         self.assertGreater(len(commands), 6)
         wrong, seen = [], 0
         for document, text in everything():
-            if text.startswith(("helm ", "kubectl ")):
+            if text.lstrip().startswith(("helm ", "kubectl ")):
                 continue  # there runsink is the name of a release, of a namespace
             calls = re.findall(r"(?:^|[\s`(|;/])runsink ((?:[a-z]+(?![\w/-])|--)[^|;`]*)", text)
             bare = re.match(r"([a-z]+) --", text)

@@ -42,6 +42,15 @@ FULL = {
     "image": {"repository": "registry.example/runsink", "digest": "sha256:" + "0" * 64},
     "seccompProfile": {"type": "Localhost", "localhostProfile": "runsink.json"},
     "resources": {"limits": {"cpu": "2"}},
+    "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/runsink"}},
+    "commonLabels": {"cost": "7"}, "commonAnnotations": {"owner": "data"}, "annotations": {"reload": "true"},
+    "extraEnv": [{"name": "SSL_CERT_FILE", "value": "/ca/ca.pem"},
+                 {"name": "RUNSINK_KAFKA_CLIENT_RACK", "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['zone']"}}}],
+    "envFrom": [{"configMapRef": {"name": "proxy", "optional": True}}],
+    "dnsPolicy": "ClusterFirst", "dnsConfig": {"options": [{"name": "ndots", "value": "2"}]},
+    "podSecurityContext": {"fsGroupChangePolicy": "Always", "supplementalGroups": [4000]},
+    "initContainers": [{"name": "wait", "image": "busybox:1", "command": ["true"]}],
+    "sidecars": [{"name": "tail", "image": "busybox:1", "command": ["sleep", "inf"]}],
     "podAnnotations": {"a": "b"}, "podLabels": {"team": "archive"}, "nodeSelector": {"a": "b"},
     "tolerations": [{"key": "a", "operator": "Exists"}],
     "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
@@ -127,11 +136,14 @@ class Chart(unittest.TestCase):
 
     def test_schemas(self):
         """helm lint finds nothing, and Kubernetes knows every field, from the oldest version to the newest"""
-        for values, kinds in ((PLAIN, set()), (FULL, {"ScaledObject", "PodMonitor", "PrometheusRule", "Dashboard"})):
+        for values, kinds in ((PLAIN, set()), (FULL, {"ScaledObject", "PodMonitor", "PrometheusRule", "Dashboard"}),
+                              (merged(FULL, {"podMonitor": {"enabled": False}, "serviceMonitor": {"enabled": True}}),
+                               {"ScaledObject", "ServiceMonitor", "PrometheusRule", "Dashboard"})):
             done = self.helm("lint", "--strict", CHART, values=values)
             self.assertEqual(0, done.returncode, done.stdout + done.stderr)
             found = self.render(values, VERSIONS)
-            self.assertEqual(kinds | {"StatefulSet", "ConfigMap", "Service", "PodDisruptionBudget", "NetworkPolicy"}, set(found))
+            self.assertEqual(kinds | {"StatefulSet", "ConfigMap", "Service", "ServiceAccount",
+                                      "PodDisruptionBudget", "NetworkPolicy"}, set(found))
 
     def test_selectors(self):
         """every selector matches the pods, every name and port leads somewhere"""
@@ -366,6 +378,68 @@ class Chart(unittest.TestCase):
         off = self.render(merged(PLAIN, {"config": {"kafka.bootstrap.servers": "b.example:1"}, "networkPolicy": {"enabled": False}}))
         self.assertNotIn("NetworkPolicy", off)
 
+    def test_prometheus(self):
+        """the admin port is open to Prometheus' namespace, to the peers that are listed instead, or to nobody"""
+        def ingress(**policy):
+            return self.render(merged(PLAIN, {"networkPolicy": policy}))["NetworkPolicy"]["spec"]["ingress"]
+
+        def namespace(name):
+            return [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}]
+
+        peers = [{"ipBlock": {"cidr": "10.1.0.0/16"}}]
+        self.assertEqual([namespace("monitoring")], [rule["from"] for rule in ingress()])
+        self.assertEqual([namespace("observability")], [rule["from"] for rule in ingress(prometheusNamespace="observability")])
+        self.assertEqual([peers], [rule["from"] for rule in ingress(monitoring=peers, prometheusNamespace="observability")])
+        self.assertEqual([], ingress(prometheusNamespace=""))
+        self.assertEqual([], ingress(monitoring=[]))
+
+    def test_surroundings(self):
+        """labels, annotations, account, variables, DNS, contexts and containers of an installation's own, and none that would break it"""
+        found = self.render(FULL)
+        template = found["StatefulSet"]["spec"]["template"]
+        pod = template["spec"]
+        for one in [*found.values(), template]:
+            self.assertEqual(("7", "runsink"), tuple(one["metadata"]["labels"][n] for n in ("cost", "app.kubernetes.io/name")))
+            self.assertEqual("data", one["metadata"]["annotations"]["owner"])
+        self.assertEqual("true", found["StatefulSet"]["metadata"]["annotations"]["reload"])
+        self.assertEqual("b", template["metadata"]["annotations"]["a"])
+        self.assertRegex(template["metadata"]["annotations"]["checksum/config"], "^[0-9a-f]{64}$")
+        account = found["ServiceAccount"]
+        self.assertEqual((account["metadata"]["name"], FULL["serviceAccount"]["annotations"]["eks.amazonaws.com/role-arn"]),
+                         (pod["serviceAccountName"], account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"]))
+        self.assertFalse(account["automountServiceAccountToken"])
+        for given, name in (({"create": False}, "default"), ({"create": False, "name": "mine"}, "mine")):
+            other = self.render(merged(PLAIN, {"serviceAccount": given}))
+            self.assertNotIn("ServiceAccount", other)
+            self.assertEqual(name, other["StatefulSet"]["spec"]["template"]["spec"]["serviceAccountName"])
+        env = self.container(found)["env"]
+        self.assertEqual(FULL["extraEnv"], env[-2:])
+        self.assertEqual(FULL["envFrom"], self.container(found)["envFrom"])
+        self.assertEqual((FULL["dnsPolicy"], FULL["dnsConfig"], FULL["initContainers"], FULL["sidecars"]),
+                         (pod["dnsPolicy"], pod["dnsConfig"], pod["initContainers"], pod["containers"][1:]))
+        self.assertEqual((True, 65532, "Always", [4000], "Localhost"),
+                         (*(pod["securityContext"][n] for n in ("runAsNonRoot", "fsGroup", "fsGroupChangePolicy", "supplementalGroups")),
+                          pod["securityContext"]["seccompProfile"]["type"]))
+        own = self.container(self.render(merged(PLAIN, {"securityContext": {"runAsUser": 7}})))["securityContext"]
+        self.assertEqual((7, False, ["ALL"]), (own["runAsUser"], own["allowPrivilegeEscalation"], own["capabilities"]["drop"]))
+        for name in ("commonLabels", "podLabels"):
+            self.refused("is the chart's own", {name: {"app.kubernetes.io/name": "x"}})
+        self.refused("got number, want string", {"commonLabels": {"cost": 7}})
+        self.refused("missing property 'name'", {"sidecars": [{"image": "a"}]})
+        for one in ({"name": "RUNSINK_SLOT", "valueFrom": {}}, {"name": "POD_NAME", "value": "a"}, {"name": "RUNSINK_LANES", "value": "2"}):
+            self.refused("extraEnv", {"extraEnv": [one]})
+
+    def test_values_described(self):
+        """the chart's README has a row for each value, and its example works"""
+        text = (CHART / "README.md").read_text()
+        values = set(re.findall(r"^([a-zA-Z]+):", (CHART / "values.yaml").read_text(), re.M))
+        rows = re.findall(r"^\| (`.*`) \| .+ \|$", text, re.M)
+        self.assertEqual(sorted(values), sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)))
+        schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
+        self.assertEqual(values, set(schema) - {"global"})
+        shown = re.search(r"^    image:(?:.*\n    )+.*$", text, re.M)[0]
+        self.assertIn(shown + "\n    E\n", (ROOT / "README.md").read_text())
+
     def test_admin_hosts(self):
         """the admin port may be asked by the names that the chart gives it, or by those that the values list"""
         def hosts(values):
@@ -432,6 +506,14 @@ class Chart(unittest.TestCase):
         relabel, = found["PodMonitor"]["spec"]["podMetricsEndpoints"][0]["relabelings"]
         job = relabel["replacement"]
         self.assertEqual(("job", "runsink/prod/other-name"), (relabel["targetLabel"], job))
+        service = self.render(merged(FULL, {"podMonitor": {"enabled": False}, "serviceMonitor": {"enabled": True, "labels": {"a": "b"}}}),
+                              release="other-name")
+        monitor = service["ServiceMonitor"]
+        self.assertEqual(found["PodMonitor"]["spec"]["podMetricsEndpoints"], monitor["spec"]["endpoints"])
+        self.assertEqual("b", monitor["metadata"]["labels"]["a"])
+        self.assertLessEqual(monitor["spec"]["selector"]["matchLabels"].items(), service["Service"]["metadata"]["labels"].items())
+        self.assertIn(monitor["spec"]["endpoints"][0]["port"], [port["name"] for port in service["Service"]["spec"]["ports"]])
+        self.refused("scraped twice", {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}})
         down = next(rule["expr"] for rule in rules["groups"][0]["rules"] if rule["alert"] == "RunsinkDown")
         self.assertTrue(re.fullmatch(re.search(r'job=~"([^"]+)"', down)[1], job), down)
 

@@ -18,6 +18,39 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{/* What stands under metadata: (list $ name labels annotations), without the name where it is empty. commonLabels and commonAnnotations
+are everywhere; what the chart itself says is nobody's to change, for selectors rest on it. */}}
+{{- define "runsink.metadata" -}}
+{{- $root := index . 0 -}}
+{{- $more := concat (slice . 2) (list dict dict) -}}
+{{- $own := include "runsink.labels" $root | fromYaml -}}
+{{- $labels := mergeOverwrite dict $root.Values.commonLabels (index $more 0) -}}
+{{- range $name, $_ := $labels }}{{ if hasKey $own $name }}{{ fail (printf "labels: %s is the chart's own" $name) }}{{ end }}{{ end -}}
+{{- with index . 1 -}}
+name: {{ . }}
+{{ end -}}
+labels: {{- toYaml (merge $own $labels) | nindent 2 }}
+{{- with mergeOverwrite dict $root.Values.commonAnnotations (index $more 1) }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
+{{- define "runsink.serviceAccount" -}}
+{{- with .Values.serviceAccount -}}
+{{- if .create }}{{ default (include "runsink.fullname" $) .name }}{{ else }}{{ default "default" .name }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Where Prometheus scrapes, for PodMonitor and ServiceMonitor. */}}
+{{- define "runsink.endpoint" -}}
+port: admin
+path: /metrics
+interval: {{ .interval }}
+# The alerts look for "runsink" in this label, whatever the release is called.
+relabelings:
+  - {targetLabel: job, replacement: runsink/{{ .release.Namespace }}/{{ .release.Name }}}
+{{- end -}}
+
 {{- define "runsink.image" -}}
 {{- with .Values.image -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
