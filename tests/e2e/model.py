@@ -134,7 +134,7 @@ CHARACTER = re.compile(rb'\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|[^\\]',
 
 def echoes(text, value):
     """Where a value stands in a string as it is written."""
-    pieces = [(m.span(), json.loads(b'"%s"' % m[0]).encode() if m[0][:1] == b"\\" else m[0]) for m in CHARACTER.finditer(text)]
+    pieces = [(m.span(), json.loads(b'"%s"' % m[0]).encode("utf-8", "surrogatepass") if m[0][:1] == b"\\" else m[0]) for m in CHARACTER.finditer(text)]
     plain = b"".join(piece for _, piece in pieces)
     starts, at = {}, 0
     for (start, end), piece in pieces:
