@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """What the documentation names must be there: commands and their options, scripts, files, configuration keys, variables,
-metrics, alerts, headers, links. usage: tests/docs/readme.py RUNSINK_BINARY [UNITTEST_ARGUMENT...]"""
+metrics, alerts, headers, links. And the dashboard. usage: tests/docs/readme.py RUNSINK_BINARY [UNITTEST_ARGUMENT...]"""
 import functools
+import itertools
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -241,6 +244,98 @@ class Documentation(unittest.TestCase):
                 elif not block[0].startswith(SHELL + OTHER):
                     wrong.append(f"{document}: {block[0]}")
         self.none(wrong)
+
+
+class Dashboard(unittest.TestCase):
+    maxDiff = None
+
+    # Of two processes with one job: what each panel that is named by its title has to show.
+    SERIES = {
+        'runsink_memory_held_bytes{job="runsink", instance="%s"}': ("50x20", "150x20"),
+        'runsink_memory_budget_bytes{job="runsink", instance="%s"}': ("100x20", "200x20"),
+        'runsink_partition_lag_records{job="runsink", instance="%s", topic="t", partition="0", kind="source"}': ("600x20", "0x20"),
+        'runsink_partition_lag_records{job="runsink", instance="%s", topic="t.retry.10s", partition="0", kind="retry"}': ("9000x20", "0x20"),
+        'runsink_records_total{job="runsink", instance="%s"}': ("0+60x20", "0+540x20"),
+        'runsink_oldest_record_age_seconds{job="runsink", instance="%s"}': ("7x20", "9x20"),
+        'process_start_time_seconds{job="runsink", instance="%s"}': ("2x20", "3x20"),
+        'runsink_config_last_reload_successful{job="runsink", instance="%s"}': ("1x20", "0x20"),
+        'runsink_trouble_seconds{job="runsink", instance="%s", cause="not-readable"}': ("0x20", "90x20"),
+        'runsink_lane_restarts_total{job="runsink", instance="%s"}': ("0x20", "0x9 1x11"),
+    }
+    A, B, JOB = '{job="runsink", instance="a"}', '{job="runsink", instance="b"}', '{job="runsink"}'
+    SHOWN = {
+        "Memory held": [{'{instance="a"}': 50, '{instance="b"}': 150}, {'{instance="a"}': 100, '{instance="b"}': 200}],
+        "Lag": [{"{}": 60}, {"{}": 600}],
+        "Lag in seconds": [{JOB: 60}, {JOB: 9}],
+        "What keeps events from flowing": [{'{cause="not-readable"}': 90}],
+        "Starts": [{A: 2000, B: 3000}],
+        "Lanes that start anew": [{B: 1}],
+        "Reloads refused": [{B: 1}],
+    }
+
+    @classmethod
+    def setUpClass(cls):
+        cls.board = json.loads(read("config/grafana/runsink.json"))
+        cls.panels = [panel for panel in cls.board["panels"] if panel["type"] != "row"]
+
+    def test_layout(self):
+        """no panel lies on another one or beside the page, each says what it shows, and of which processes"""
+        for one, other in itertools.combinations(self.board["panels"], 2):
+            self.assertNotEqual(one["id"], other["id"])
+            a, b = one["gridPos"], other["gridPos"]
+            apart = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"] or a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
+            self.assertTrue(apart, f"{one['title']} lies on {other['title']}")
+            self.assertLessEqual(a["x"] + a["w"], 24)
+        for panel in self.panels:
+            self.assertTrue(panel["description"], panel["title"])
+            for target in panel["targets"]:
+                names = re.findall(r"\b(?:runsink|process)_\w+(.{0,40})", target["expr"])
+                self.assertTrue(names)
+                for rest in names:
+                    self.assertTrue(rest.startswith('{job=~"$job", instance=~"$instance"'), target["expr"])
+
+    def test_links(self):
+        """a line of one process leads to its status page; alerts and Kafka's dashboards are one click away"""
+        for panel in self.panels:
+            links = [link["url"] for link in panel["fieldConfig"]["defaults"].get("links", ())]
+            of_one = any("{{instance}}" in target["legendFormat"] for target in panel["targets"])
+            self.assertEqual(["http://${__field.labels.instance}/"] if of_one else [], links, panel["title"])
+        self.assertEqual(["link", "dashboards"], [link["type"] for link in self.board["links"]])
+
+    def test_shown(self):
+        """Prometheus answers what the panels and annotations ask: the budget by process, the lag in seconds, each start and reload"""
+        asked = {panel["title"]: [target["expr"] for target in panel["targets"]] for panel in self.panels}
+        asked |= {one["name"]: [one["expr"]] for one in self.board["annotations"]["list"]}
+        self.assertLessEqual(set(self.SHOWN), set(asked))
+        units = {panel["title"]: panel["fieldConfig"]["defaults"]["unit"] for panel in self.panels}
+        self.assertEqual(("s", "s", "bytes"), (units["Lag"], units["Lag in seconds"], units["Memory held"]))
+        # A start stands where it was, whenever it was scraped first: the value is the time, in milliseconds.
+        starts, = (one for one in self.board["annotations"]["list"] if one["name"] == "Starts")
+        self.assertEqual("on", starts["useValueForTime"])
+
+        def concrete(expr):
+            return expr.replace("$__rate_interval", "5m").replace("$__range", "5m").replace("$job", ".+").replace("$instance", ".+")
+
+        series = [{"series": name % instance, "values": values[place]} for name, values in self.SERIES.items()
+                  for place, instance in enumerate("ab")]
+        expected = {(title, n): samples for title, found in self.SHOWN.items() for n, samples in enumerate(found)}
+        # At 10 minutes.
+        exprs = [{"expr": concrete(expr), "eval_time": "10m",
+                  "exp_samples": [{"labels": labels, "value": value} for labels, value in expected[title, n].items()]}
+                 for title, exprs in asked.items() for n, expr in enumerate(exprs) if (title, n) in expected]
+        self.assertEqual(len(expected), len(exprs))
+        rules = [{"record": "x", "expr": concrete(expr)} for exprs in asked.values() for expr in exprs]
+        with tempfile.TemporaryDirectory() as folder:
+            names = {"rules.json": {"groups": [{"name": "dashboard", "rules": rules}]},
+                     "test.json": {"rule_files": [], "evaluation_interval": "1m", "tests": [
+                         {"interval": "1m", "input_series": series, "promql_expr_test": exprs}]}}
+            for name, content in names.items():
+                (Path(folder) / name).write_text(json.dumps(content))
+            for arguments in (("check", "rules", "--lint=none", "rules.json"), ("test", "rules", "test.json")):
+                done = subprocess.run([ROOT / "tests/flow/promtool", *arguments], cwd=folder, capture_output=True, text=True)
+                if done.returncode == 77:
+                    self.skipTest(done.stderr)
+                self.assertEqual(0, done.returncode, done.stdout + done.stderr)
 
 
 if __name__ == "__main__":
