@@ -6,6 +6,7 @@
 
 #include "config/table.h"
 #include "worker/log.h"
+#include "worker/nearby.h"
 
 const struct key config_keys[] = {
 #define KEY(field, name_, type_, default_, min_, max_, flags_, help_)                              \
@@ -107,37 +108,18 @@ void config_free(struct config *c) {
     free(c);
 }
 
-/* Edits that make a into b (Levenshtein); names here are shorter than 64 bytes, longer ones are not
- * worth a guess. */
-static size_t distance(const char *a, const char *b) {
-    size_t n = strlen(b), row[64];
-    if (n >= 64) return n;
-    for (size_t j = 0; j <= n; j++) row[j] = j;
-    for (size_t i = 1; a[i - 1]; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= n; j++) {
-            size_t change = diagonal + (a[i - 1] != b[j - 1]);
-            size_t least = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
-            diagonal = row[j];
-            row[j] = change < least ? change : least;
-        }
-    }
-    return row[n];
-}
-
 static bool unknown_key(const char *name, struct buf *err) {
-    const char *nearest = NULL;
-    size_t best = 4;
+    struct nearby guess = {.typed = name};
     for (size_t i = 0; i < config_n_keys; i++) {
         const char *key = config_keys[i].name;
         const char *last = strrchr(key, '.');
-        size_t d = last && strcmp(last + 1, name) == 0 ? 0 : distance(name, key);
-        if (d < best && d < strlen(name)) best = d, nearest = key;
+        /* The section is what was forgotten. */
+        if (last && strcmp(last + 1, name) == 0 && !(guess.name && guess.distance == 0))
+            guess = (struct nearby){.typed = name, .name = key, .same = strlen(key)};
+        nearby_look(&guess, key);
     }
-    char q[QUOTE_MAX];
-    buf_printf(err, "unknown key %s", quote(name, q));
-    if (nearest) buf_printf(err, "; did you mean %s?", nearest);
+    char q[QUOTE_MAX], near[NEARBY_TEXT];
+    buf_printf(err, "unknown key %s%s", quote(name, q), nearby_text(&guess, near));
     return false;
 }
 

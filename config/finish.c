@@ -11,6 +11,7 @@
 #include "worker/hash.h"
 #include "worker/key.h"
 #include "worker/log.h"
+#include "worker/nearby.h"
 
 struct check {
     struct config *c;
@@ -57,6 +58,24 @@ static void check_topics(struct check *k) {
         }
     }
     if (!only(k->c->slot, ALNUM "._-")) fail(k, "slot", "use letters, digits, '.', '_' and '-'");
+}
+
+/* Names of statuses: with a mistyped one everything is skipped, and nothing looks wrong. */
+static void check_statuses(struct check *k, const char *name, const struct list *l) {
+    static const char *const known[] = {
+#define STATUS(name) name,
+#include "worker/statuses.def"
+#undef STATUS
+    };
+    char q[QUOTE_MAX], near[NEARBY_TEXT];
+    for (size_t i = 0; i < l->n; i++) {
+        struct nearby guess = {.typed = l->v[i]};
+        for (size_t s = 0; s < sizeof known / sizeof *known; s++) nearby_look(&guess, known[s]);
+        if (guess.name && strcmp(guess.name, l->v[i]) == 0) continue;
+        fail(k, name,
+             "\"%s\" is no status that the event model lists%s (allow_unknown = true takes it)",
+             quote(l->v[i], q), nearby_text(&guess, near));
+    }
 }
 
 static struct cidr *cidrs(struct check *k, const char *name, const struct list *l) {
@@ -373,6 +392,10 @@ void config_secrets(const struct config *c, void (*each)(struct str)) {
 bool config_finish(struct config *c, struct buf *err) {
     struct check k = {c, err, true};
     check_topics(&k);
+    if (!c->allow_unknown) {
+        check_statuses(&k, "statuses", &c->statuses);
+        check_statuses(&k, "fail_statuses", &c->fail_statuses);
+    }
     derive_egress(&k);
     derive_retries(&k);
     derive_skips(&k);

@@ -21,15 +21,9 @@
 static const struct str words[] = {
     STR_("MANUAL"),
     STR_("SCHEDULED"),
-    STR_("CANCELED"),
-    STR_("PENDING"),
-    STR_("PAUSED"),
-    STR_("PAUSING"),
-    STR_("RESUMING"),
-    STR_("SUCCESS"),
-    STR_("FAILURE"),
-    STR_("TERMINATED"),
-    STR_("COMPLETED"),
+#define STATUS(name) STR_(name),
+#include "worker/statuses.def"
+#undef STATUS
     STR_("internal-server-error"),
     STR_("insufficient-resource-credits"),
     STR_("terminated"),

@@ -164,8 +164,10 @@ static bool follows(const struct decoding *d, enum field field, struct str *ret)
     { literal, sizeof(literal) - 1 }
 static const struct str types[] = {WORD("MANUAL"), WORD("SCHEDULED"), {NULL, 0}};
 static const struct str statuses[] = {
-    WORD("CANCELED"), WORD("PENDING"), WORD("PAUSED"),     WORD("PAUSING"),   WORD("RESUMING"),
-    WORD("SUCCESS"),  WORD("FAILURE"), WORD("TERMINATED"), WORD("COMPLETED"), {NULL, 0}};
+#define STATUS(name) WORD(name),
+#include "worker/statuses.def"
+#undef STATUS
+    {NULL, 0}};
 static const struct str error_codes[] = {
     WORD("internal-server-error"), WORD("insufficient-resource-credits"), {NULL, 0}};
 static const struct str reason_types[] = {WORD("terminated"),

@@ -62,6 +62,20 @@ static enum counter dead_counter(enum fault fault) {
     return COUNTER_DEAD_SYSTEM;
 }
 
+static enum counter skip_counter(const struct outcome *o) {
+    static const struct {
+        const char *why;
+        enum counter id;
+    } reasons[] = {
+        {"no-sink", COUNTER_SKIPPED_NO_SINK},  {"tombstone", COUNTER_SKIPPED_TOMBSTONE},
+        {"status", COUNTER_SKIPPED_STATUS},    {"skipOnFail", COUNTER_SKIPPED_FAIL},
+        {"apisToSend", COUNTER_SKIPPED_APIS},  {"operator", COUNTER_SKIPPED_OPERATOR},
+    };
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
+        if (strcmp(o->why, reasons[i].why) == 0) return reasons[i].id;
+    return COUNTER_SKIPPED_OTHER;
+}
+
 void slot_end(struct load *load, struct slot *slot, enum fate fate, const struct outcome *o) {
     struct counters *c = &load->lane->counters;
     slot->fate = fate;
@@ -73,7 +87,8 @@ void slot_end(struct load *load, struct slot *slot, enum fate fate, const struct
         count_by(c, COUNTER_DELIVERED, slot->sink, 1);
         break;
     case FATE_SKIPPED:
-        count_by(c, COUNTER_SKIPPED, slot->sink, 1);
+        count(c, COUNTER_SKIPPED, 1);
+        count_by(c, skip_counter(o), slot->sink, 1);
         break;
     case FATE_PARKED:
         load->parked++;

@@ -78,6 +78,8 @@ class Admin(rig.Case):
                     ("dead", "data", "none"): 2, ("dead", "tenant", "webhook"): 1}
         for (outcome, fault, sink), count in outcomes.items():
             self.until_metric(worker, count, "runsink_outcomes_total", outcome=outcome, fault=fault, sink=sink)
+        for reason in ("no-sink", "tombstone"):
+            self.until_metric(worker, 1, "runsink_outcomes_total", outcome="skipped", reason=reason)
         self.assertEqual(7, worker.metric("runsink_delivery_seconds_count", sink="s3"))
         self.assertGreater(worker.metric("runsink_delivery_seconds_sum", sink="s3"), 0)
         self.assertGreaterEqual(worker.metric("runsink_attempts_failed_total", sink="webhook"), 1)

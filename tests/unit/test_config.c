@@ -177,6 +177,31 @@ static void read_vars(void **state, bool ok, const char *want, const char *const
     assert_string_equal(buf_cstr(&err), want);
     for (size_t i = 0; i < n; i++) free(environ_[i]);
 }
+/* A mistyped status has everything skipped: it is refused, in either list, and by whoever wrote it. */
+static void test_statuses(void **state) {
+    struct config *c = *state;
+    assert_true(read_text(c, "statuses = SUCCESS, SUCESS, success, TIMED_OUT\n"
+                             "fail_statuses = FAILURE,FAILED\n"));
+    assert_false(config_finish(c, &err));
+    assert_string_equal(
+        buf_cstr(&err),
+        "x.ini:1: statuses: \"SUCESS\" is no status that the event model lists; did you mean "
+        "SUCCESS? (allow_unknown = true takes it)\n"
+        "x.ini:1: statuses: \"success\" is no status that the event model lists; did you mean "
+        "SUCCESS? (allow_unknown = true takes it)\n"
+        "x.ini:1: statuses: \"TIMED_OUT\" is no status that the event model lists (allow_unknown = "
+        "true takes it)\n"
+        "x.ini:2: fail_statuses: \"FAILED\" is no status that the event model lists; did you mean "
+        "FAILURE? (allow_unknown = true takes it)\n");
+}
+
+static void test_statuses_unknown(void **state) {
+    struct config *c = *state;
+    assert_true(read_text(c, "statuses = SUCCESS, TIMED_OUT\nallow_unknown = true\n"));
+    assert_true(config_finish(c, &err));
+    assert_int_equal(c->statuses.n, 2);
+}
+
 #define VARS(...) ((const char *const[]){__VA_ARGS__, NULL})
 
 static void test_environment(void **state) {
@@ -502,6 +527,8 @@ int main(void) {
         CONFIG_TEST(test_cross_checks_pass),
         CONFIG_TEST(test_print),
         CONFIG_TEST(test_reference_reads_back),
+        CONFIG_TEST(test_statuses),
+        CONFIG_TEST(test_statuses_unknown),
         cmocka_unit_test(test_value_forms),
         cmocka_unit_test(test_reference_file_is_current),
         cmocka_unit_test(test_reload),
