@@ -145,7 +145,7 @@ static struct str percent_decoded(struct reading *r, struct str s) {
     for (size_t i = 0; i < s.n; i++) {
         int high = s.p[i] == '%' && i + 2 < s.n ? nibble(s.p[i + 1]) : -1;
         int low = high >= 0 ? nibble(s.p[i + 2]) : -1;
-        text[n++] = low < 0 ? s.p[i] : (char)(high << 4 | low);
+        text[n++] = (char)(low < 0 ? s.p[i] : high << 4 | low);
         if (low >= 0) i += 2;
     }
     return (struct str){text, n};

@@ -32,7 +32,7 @@ static size_t decode(struct str t, char *ret, size_t *at) {
         bool encoded =
             i + 2 < t.n && t.p[i] == '%' && digit(t.p[i + 1]) >= 0 && digit(t.p[i + 2]) >= 0;
         at[n] = i;
-        ret[n] = encoded ? (char)(digit(t.p[i + 1]) << 4 | digit(t.p[i + 2])) : t.p[i];
+        ret[n] = (char)(encoded ? digit(t.p[i + 1]) << 4 | digit(t.p[i + 2]) : t.p[i]);
         i += encoded ? 3 : 1;
     }
     at[n] = t.n;
