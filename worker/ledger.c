@@ -92,6 +92,8 @@ const char *ledger_kind_name(enum ledger_kind kind) {
         return "dead";
     case LEDGER_REDRIVEN:
         return "redriven";
+    case LEDGER_DISCARDED:
+        return "discarded";
     }
     return "?";
 }
@@ -111,6 +113,7 @@ static int compare_group(const struct ledger_item *a, const struct ledger_item *
     if (!d) d = compare_text(a->tier, b->tier);
     if (!d) d = (int)a->fault - (int)b->fault;
     if (!d) d = compare_text(a->why, b->why);
+    if (!d) d = compare_text(a->who, b->who);
     return d;
 }
 
@@ -241,6 +244,11 @@ static void enc_reason(struct enc *e, const struct ledger_item *it) {
     if (it->why) {
         LIT(e, "\"why\":");
         enc_text(e, it->why);
+        LIT(e, ",");
+    }
+    if (it->who) {
+        LIT(e, "\"who\":");
+        enc_text(e, it->who);
         LIT(e, ",");
     }
 }
@@ -400,6 +408,7 @@ size_t ledger_item_size(const struct ledger_item *it) {
     size_t n = sizeof frame - 1 + text_size(it->dest) + text_size(it->key) + text_size(it->tier) +
                text_size(it->why) + offsets_size(it) + origins_size(it);
     if (it->sha256) n += HEX_LEN(SHA256_LEN);
+    if (it->who) n += sizeof "\"who\":," - 1 + text_size(it->who);
     return n + 20 /* size */ + 11 /* status */;
 }
 

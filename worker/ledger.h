@@ -8,8 +8,15 @@
 #include "worker/outcome.h"
 #include "worker/requeue.h"
 
-enum ledger_kind { LEDGER_DELIVERED, LEDGER_SKIPPED, LEDGER_PARKED, LEDGER_DEAD, LEDGER_REDRIVEN };
-#define LEDGER_KINDS 5
+enum ledger_kind {
+    LEDGER_DELIVERED,
+    LEDGER_SKIPPED,
+    LEDGER_PARKED,
+    LEDGER_DEAD,
+    LEDGER_REDRIVEN, /* a dead letter that went back */
+    LEDGER_DISCARDED /* a dead letter that an operator closed */
+};
+#define LEDGER_KINDS 6
 const char *ledger_kind_name(enum ledger_kind); /* "delivered", ...: the entry's member names */
 
 /* One object, one request, or one reason: the records that share an outcome. Borrowed for the call.
@@ -21,7 +28,8 @@ struct ledger_item {
     int status;             /* delivered: HTTP status; 0 none */
     const uint8_t *sha256;  /* delivered: of the bytes as sent */
     uint64_t size;          /* delivered: how many */
-    const char *why;        /* skipped, parked, dead */
+    const char *why;        /* skipped, parked, dead; discarded: the operator's text */
+    const char *who;        /* discarded: the operator; NULL otherwise */
     enum fault fault;       /* dead */
     const char *tier;       /* parked, redriven: the retry topic's delay, "10s" */
     const int64_t *offsets; /* in the window's partition, ascending */

@@ -120,14 +120,15 @@ static bool read_reason(struct canon *r, struct ledger_entry *e, enum ledger_kin
     struct ledger_group *g = add_group(r, e, kind);
     return canon_want(r, "{") && read_member(r, "\"to\":", &g->to) &&
            read_member(r, "\"tier\":", &g->tier) && read_member(r, "\"fault\":", &g->fault) &&
-           read_member(r, "\"why\":", &g->why) && read_records(r, g);
+           read_member(r, "\"why\":", &g->why) &&
+           (kind != LEDGER_DISCARDED || read_member(r, "\"who\":", &g->who)) && read_records(r, g);
 }
 
 static bool read_outcomes(struct canon *r, struct ledger_entry *e) {
     static const char *const openings[LEDGER_KINDS] = {
         [LEDGER_DELIVERED] = ",\"delivered\":[", [LEDGER_SKIPPED] = ",\"skipped\":[",
         [LEDGER_PARKED] = ",\"parked\":[",       [LEDGER_DEAD] = ",\"dead\":[",
-        [LEDGER_REDRIVEN] = ",\"redriven\":[",
+        [LEDGER_REDRIVEN] = ",\"redriven\":[",   [LEDGER_DISCARDED] = ",\"discarded\":[",
     };
     for (int kind = 0; kind < LEDGER_KINDS; kind++) {
         if (!canon_maybe(r, openings[kind])) continue;

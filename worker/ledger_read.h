@@ -21,10 +21,10 @@ struct ledger_origin {
 /* The records that share an outcome: an object, a request, or a reason. */
 struct ledger_group {
     enum ledger_kind kind;
-    bool object;                          /* delivered: listed under "objects" */
-    struct str to, key, why, tier, fault; /* empty: absent */
-    int status;                           /* 0: absent */
-    bool hashed;                          /* sha256 and size are present */
+    bool object;                               /* delivered: listed under "objects" */
+    struct str to, key, why, who, tier, fault; /* empty: absent */
+    int status;                                /* 0: absent */
+    bool hashed;                               /* sha256 and size are present */
     uint8_t sha256[SHA256_LEN];
     uint64_t size;
     struct ledger_range *offsets; /* ascending, apart from one another */

@@ -43,7 +43,7 @@ static const struct command {
      "                     | --reference-schema\n\n"
      "Prints the configuration with the origin of each value, then what the broker knows: the\n"
      "topics that would be consumed, runsink's own topics that are missing, the group with its\n"
-     "lag, what is parked for which destination, and the dead letters that did not go back.\n"
+     "lag, what is parked for which destination, and the dead letters that lie open.\n"
      "  --config-only    don't connect\n"
      "  --json           one JSON object\n"
      "  --reference      print the table of all keys, in Markdown\n"
@@ -85,11 +85,13 @@ static const struct command {
      "  --topic TOPIC  this source topic alone\n"
      "  --from TIME    don't look back further\n"
      "  --json         one JSON object a line for each event\n"},
-    {"redrive", command_redrive, true, "send dead letters back, each once",
+    {"redrive", command_redrive, true, "send dead letters back, each once, or discard them",
      "usage: runsink redrive [OPTIONS]\n\n"
      "Counts the dead letters that the options select and, once confirmed, sends them back for\n"
      "new attempts, through the first retry topic. The ledger tells which went back: when it was\n"
      "stopped or killed, run it again to go on. Members of a batch go together.\n"
+     "With --discard they never go back: the ledger keeps who said so and why, and `check` counts\n"
+     "them no more. They stay in the dead topic.\n"
      "  --fault tenant|data|system\n"
      "  --reason REASON        runsink-reason, exactly\n"
      "  --destination TEXT     runsink-destination; * stands for any text\n"
@@ -102,6 +104,9 @@ static const struct command {
      "  --topic TOPIC          this source topic alone (default: all configured ones)\n"
      "  --to-origin            to the source topic instead, as new events: with offsets, and so\n"
      "                         object keys, of their own\n"
+     "  --discard              close exactly those that are selected\n"
+     "  --why TEXT             with --discard: for the ledger, up to 200 bytes\n"
+     "  --who NAME             with --discard: who decides (default: the user)\n"
      "  --rate N               at most N records a second\n"
      "  --dry-run              count only\n"
      "  --yes                  don't ask\n"

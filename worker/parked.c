@@ -269,7 +269,8 @@ static void count_fallen(struct look *l) {
         struct requeue past = {.died_ms = f->died_ms};
         past.origin.partition = f->from_partition;
         past.origin.offset = f->from_offset;
-        if (chains_redriven(l->chains, f->fault, f->partition, f->offset, &past)) continue;
+        if (chains_fate(l->chains, f->fault, f->partition, f->offset, &past) != LETTER_OPEN)
+            continue;
         struct dead_row *row = &l->o->dead[f->row];
         if (!row->n || f->died_ms < row->since_ms) row->since_ms = f->died_ms;
         if (f->died_ms > row->last_ms) row->last_ms = f->died_ms;

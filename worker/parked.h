@@ -19,7 +19,7 @@ struct parked_row {
     char why[sizeof((struct requeue *)0)->why];
 };
 
-/* Dead letters that did not go back. */
+/* Dead letters that did not go back and were not discarded. */
 struct dead_row {
     const char *source;
     enum fault fault;

@@ -57,10 +57,12 @@ static void print_leftovers(const struct overview *o, FILE *f) {
 
 static void print_dead(const struct overview *o, FILE *f) {
     char since[32], last[32];
-    fprintf(f, "\ndead letters that did not go back: %s%" PRIu64 "%s\n",
-            o->more_died ? "at least " : "", o->died,
-            o->uncertain ? ", or fewer: the ledger is too long to look for all that went back"
-                         : "");
+    fprintf(
+        f, "\ndead letters that lie open: %s%" PRIu64 "%s\n", o->more_died ? "at least " : "",
+        o->died,
+        o->uncertain
+            ? ", or fewer: the ledger is too long to look for all that went back or were discarded"
+            : "");
     if (!o->n_dead) return;
     fprintf(f, "  %9s  %-7s  %-24s  %-20s  %-20s  %s\n", "records", "fault", "reason", "first",
             "last", "topic");

@@ -1,8 +1,9 @@
-/* `runsink redrive`: dead letters go back. Options, the count, the question, and the order of
- * things. */
+/* `runsink redrive`: dead letters go back, or are discarded. Options, the count, the question, and
+ * the order of things. */
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,16 +17,21 @@
 #include "worker/redrive_report.h"
 #include "worker/redrive_send.h"
 #include "worker/scan.h"
+#include "worker/shown.h"
 #include "worker/topic_settings.h"
 
 #define BROKER_TIMEOUT_MS 30000
 #define LOOK_EVERY 256 /* records between two looks at signals */
+#define WORDS_MAX 200  /* bytes of --why and of --who */
 
 struct redrive {
     struct config *cfg;
     struct redrive_filter filter;
     const char *topic; /* NULL: the configured ones */
-    bool to_origin, dry_run, yes;
+    enum plan_way way;
+    bool to_origin, discard, dry_run, yes;
+    const char *why, *who; /* of --discard */
+    char self[WORDS_MAX + 1];
     int64_t rate;
     rd_kafka_t *rk;
     struct ledger_signer *signer;
@@ -95,17 +101,19 @@ static bool find_topics(struct redrive *r, struct redrive_source *src) {
     for (int i = 0; i < t->partitions; i++)
         rd_kafka_topic_partition_list_add(in->ledger_at, in->ledger, i)->offset =
             RD_KAFKA_OFFSET_BEGINNING;
-    if (!r->to_origin) {
+    if (r->way == PLAN_DISCARD) return true;
+    if (r->way == PLAN_ATTEMPTS) {
         t = topic_retry(src->name, r->cfg->retry_delays.v[0], in->retry)
                 ? topic_find(&r->all, in->retry)
                 : NULL;
         in->retry_partitions = t ? t->partitions : 0;
     }
-    src->largest = largest_of(r, r->to_origin ? src->name : in->retry);
-    if (r->to_origin ? in->source_partitions : in->retry_partitions) return true;
+    bool origin = r->way == PLAN_ORIGIN;
+    src->largest = largest_of(r, origin ? src->name : in->retry);
+    if (origin ? in->source_partitions : in->retry_partitions) return true;
     buf_printf(&r->err, "there is no topic %s, where dead letters would go back to%s",
-               r->to_origin ? src->name : in->retry,
-               r->to_origin ? "" : ": is retry.delays as it is for `runsink run`?");
+               origin ? src->name : in->retry,
+               origin ? "" : ": is retry.delays as it is for `runsink run`?");
     return false;
 }
 
@@ -147,6 +155,8 @@ static int64_t size_of(const struct record *rec) {
 static void count_letter(struct counting *c, const rd_kafka_message_t *m) {
     struct redrive_source *src = c->src;
     struct plan *plan = &src->plan;
+    bool goes = c->r->way != PLAN_DISCARD;
+    enum letter_fate fate;
     char name[TOPIC_MAX + 1];
     struct letter l = {.partition = m->partition, .offset = m->offset};
     for (int f = FAULT_TENANT; f < FAULTS; f++)
@@ -160,12 +170,13 @@ static void count_letter(struct counting *c, const rd_kafka_message_t *m) {
         plan->unreadable++;
     else if (l.past.group[0] && strcmp(l.past.group, c->r->cfg->group) != 0)
         ; /* another group's: its own redrive sends it back */
-    else if (l.past.marker)
+    else if ((fate = chains_fate(src->sending.chains, l.fault, l.partition, l.offset, &l.past)) !=
+             LETTER_OPEN)
+        *(fate == LETTER_REDRIVEN ? &plan->redriven : &plan->discarded) += 1;
+    else if (l.past.marker && goes)
         plan->markers++;
-    else if (src->largest && size_of(&rec) + (int64_t)m->key_len > src->largest)
+    else if (goes && src->largest && size_of(&rec) + (int64_t)m->key_len > src->largest)
         plan->too_large++;
-    else if (chains_redriven(src->sending.chains, l.fault, l.partition, l.offset, &l.past))
-        plan->redriven++;
     else
         plan_take(plan, &l, filter_matches(&c->r->filter, &l, &rec));
     arena_free(&arena);
@@ -185,7 +196,7 @@ static bool on_dead(void *context, rd_kafka_message_t *m) {
 static enum send_end count_source(struct redrive *r, struct redrive_source *src) {
     struct sending *in = &src->sending;
     in->chains = chains_new(src->name, r->cfg->group, src->partitions);
-    plan_init(&src->plan, src->partitions, r->to_origin);
+    plan_init(&src->plan, src->partitions, r->way);
     enum send_end end = redrive_read_ledger(in, NULL, &r->err);
     if (end != SEND_DONE) return end;
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(16);
@@ -216,7 +227,8 @@ static enum send_end count_source(struct redrive *r, struct redrive_source *src)
 static void show_sent(void *context, uint64_t sent) {
     struct redrive *r = context;
     const struct redrive_source *src = &r->sources[r->report.at];
-    redrive_progress(&r->report, src->name, "sent", sent, src->plan.n);
+    redrive_progress(&r->report, src->name, r->way == PLAN_DISCARD ? "discarded" : "sent", sent,
+                     src->plan.n);
 }
 
 static enum send_end send_source(struct redrive *r, struct redrive_source *src) {
@@ -224,12 +236,19 @@ static enum send_end send_source(struct redrive *r, struct redrive_source *src) 
     in->cfg = r->cfg;
     in->signer = r->signer;
     in->plan = &src->plan;
+    in->why = r->why;
+    in->who = r->who;
     in->rate = r->rate;
     in->progress = show_sent;
     enum send_end end = redrive_send(in, &r->err);
     redrive_progress_end(&r->report);
-    log_info("redriven", LOG_S("topic", src->name), LOG_I("sent", in->sent),
-             LOG_I("selected", src->plan.n), LOG_I("transactions", in->transactions));
+    if (r->way == PLAN_DISCARD)
+        log_info("discarded", LOG_S("topic", src->name), LOG_I("letters", in->sent),
+                 LOG_I("selected", src->plan.n), LOG_I("transactions", in->transactions),
+                 LOG_S("who", r->who), LOG_S("why", r->why));
+    else
+        log_info("redriven", LOG_S("topic", src->name), LOG_I("sent", in->sent),
+                 LOG_I("selected", src->plan.n), LOG_I("transactions", in->transactions));
     return end;
 }
 
@@ -240,7 +259,7 @@ static int exit_code(struct redrive *r, enum send_end end, const char *source) {
         return EX_OK;
     case SEND_STOPPED:
         buf_clear(&r->err);
-        buf_puts(&r->err, "interrupted: run it again to go on, nothing is sent twice");
+        buf_puts(&r->err, "interrupted: run it again to go on, nothing is done twice");
         r->report.result = "interrupted";
         return fail(r, EX_TEMPFAIL);
     case SEND_FENCED:
@@ -249,7 +268,7 @@ static int exit_code(struct redrive *r, enum send_end end, const char *source) {
         r->report.result = "overtaken";
         return fail(r, EX_TEMPFAIL);
     case SEND_FAILED:
-        buf_puts(&r->err, ": run it again to go on, nothing is sent twice");
+        buf_puts(&r->err, ": run it again to go on, nothing is done twice");
         r->report.result = "failed";
         return fail(r, EX_UNAVAILABLE);
     case SEND_REFUSED:
@@ -262,18 +281,24 @@ static int exit_code(struct redrive *r, enum send_end end, const char *source) {
 /* A terminal is asked; elsewhere --yes must have been given. */
 static int confirm(struct redrive *r, uint64_t n) {
     char answer[16] = "";
+    const char *done = r->way == PLAN_DISCARD ? "discarded" : "sent";
     r->report.result = "not confirmed";
     if (!isatty(STDIN_FILENO)) {
-        buf_puts(&r->err, "nothing was sent: --yes sends, --dry-run says that counting is all");
+        buf_printf(&r->err, "nothing was %s: --yes does it, --dry-run says that counting is all",
+                   done);
         return fail(r, EX_USAGE);
     }
     fflush(stdout);
-    fprintf(stderr, "Send %" PRIu64 " dead letters back? [y/N] ", n);
+    if (r->way == PLAN_DISCARD)
+        fprintf(stderr, "Discard %" PRIu64 " dead letter%s? They will never go back. [y/N] ", n,
+                PLURAL(n));
+    else
+        fprintf(stderr, "Send %" PRIu64 " dead letter%s back? [y/N] ", n, PLURAL(n));
     pthread_sigmask(SIG_UNBLOCK, &r->signals, NULL);
     bool yes = fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
     pthread_sigmask(SIG_BLOCK, &r->signals, NULL);
     if (yes) return EX_OK;
-    buf_puts(&r->err, "nothing was sent");
+    buf_printf(&r->err, "nothing was %s", done);
     return fail(r, EX_USAGE);
 }
 
@@ -281,6 +306,7 @@ static int count_all(struct redrive *r, uint64_t *ret_n) {
     for (size_t i = 0; i < r->n; i++) {
         struct redrive_source *src = &r->sources[i];
         src->sending.rk = r->rk;
+        src->sending.way = r->way;
         src->sending.stop = stop;
         src->sending.context = r;
         if (!find_topics(r, src)) return fail(r, EX_CONFIG);
@@ -320,7 +346,7 @@ static int go(struct redrive *r) {
         return command_usage("redrive", "--offset needs --topic: several topics are configured");
     int rc = count_all(r, &n);
     if (rc != EX_OK) return rc;
-    redrive_report_plan(&r->report, r->sources, r->n, r->to_origin);
+    redrive_report_plan(&r->report, r->sources, r->n);
     r->report.result = n ? "counted" : "nothing to do";
     if (!n || r->dry_run) return EX_OK;
     if (!r->yes && (rc = confirm(r, n)) != EX_OK) return rc;
@@ -357,11 +383,14 @@ static int take_option(struct redrive *r, int argc, char **argv, int *i) {
                  {"--destination", &f->destination},
                  {"--workspace", &f->workspace},
                  {"--id", &f->id},
-                 {"--topic", &r->topic}};
+                 {"--topic", &r->topic},
+                 {"--why", &r->why},
+                 {"--who", &r->who}};
     const struct {
         const char *name;
         bool *to;
     } flags[] = {{"--to-origin", &r->to_origin},
+                 {"--discard", &r->discard},
                  {"--dry-run", &r->dry_run},
                  {"--yes", &r->yes},
                  {"--json", &r->report.json}};
@@ -382,6 +411,43 @@ static int take_option(struct redrive *r, int argc, char **argv, int *i) {
     return bad ? -1 : 0;
 }
 
+/* It stands in the ledger for as long as that is kept. */
+static bool is_line(const char *text) {
+    size_t n = strlen(text), len;
+    if (n == 0 || n > WORDS_MAX) return false;
+    for (size_t i = 0; i < n; i += len) {
+        len = utf8_sequence(text + i, n - i);
+        if (!len || (unsigned char)text[i] < 0x20 || text[i] == 0x7f) return false;
+    }
+    return true;
+}
+
+/* sudo's user is the person, whoever the process runs as. */
+static const char *own_name(struct redrive *r) {
+    struct passwd entry, *found = NULL;
+    char room[4096];
+    const char *sudo = getenv("SUDO_USER");
+    if (sudo && is_line(sudo)) return sudo;
+    if (getpwuid_r(geteuid(), &entry, room, sizeof room, &found) != 0 || !found) return NULL;
+    if (!is_line(found->pw_name)) return NULL;
+    snprintf(r->self, sizeof r->self, "%s", found->pw_name);
+    return r->self;
+}
+
+static int discard_options(struct redrive *r) {
+    if (!r->discard && (r->why || r->who))
+        return command_usage("redrive", "--why and --who belong to --discard");
+    if (!r->discard) return EX_OK;
+    if (r->to_origin) return command_usage("redrive", "--discard sends nothing --to-origin");
+    if (!r->why) return command_usage("redrive", "--discard needs --why: the ledger keeps it");
+    if (!r->who && !(r->who = own_name(r)))
+        return command_usage("redrive", "--discard needs --who: this user has no name here");
+    if (!is_line(r->why) || !is_line(r->who))
+        return command_usage("redrive", "--why and --who: one line of UTF-8, 1 to %d bytes each",
+                             WORDS_MAX);
+    return EX_OK;
+}
+
 static int options(struct redrive *r, int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i];
@@ -399,7 +465,9 @@ static int options(struct redrive *r, int argc, char **argv) {
         return command_usage("redrive", "--offset needs --fault: it is of one dead topic");
     if (r->topic && topic_kind(r->topic, NULL) != TOPIC_SOURCE)
         return command_usage("redrive", "--topic is the source topic, as in `topics`");
-    return EX_OK;
+    r->way = r->discard ? PLAN_DISCARD : r->to_origin ? PLAN_ORIGIN : PLAN_ATTEMPTS;
+    r->report.way = r->way;
+    return discard_options(r);
 }
 
 static void redrive_free(struct redrive *r) {

@@ -16,6 +16,7 @@ struct chain {
 struct gone {
     uint64_t hash;   /* 0: free */
     int64_t died_ms; /* no later */
+    enum letter_fate fate;
 };
 
 struct chains {
@@ -24,8 +25,8 @@ struct chains {
     struct chain *v[FAULTS];
     int n[FAULTS];
     const char *group;
-    /* What went back. Open addressing, at most half full. That any two letters of ten million have
-     * the same hash is less likely than one in a hundred thousand. */
+    /* What is open no more. Open addressing, at most half full. That any two letters of ten million
+     * have the same hash is less likely than one in a hundred thousand. */
     struct gone *set;
     size_t n_set, cap_set;
 };
@@ -52,7 +53,7 @@ void chains_free(struct chains *c) {
     free(c);
 }
 
-/* ---- what went back ---- */
+/* ---- what is open no more ---- */
 
 static uint64_t fingerprint(int fault, int32_t partition, int64_t offset, int32_t from_partition,
                             int64_t from_offset) {
@@ -67,7 +68,7 @@ static struct gone *slot_of(struct gone *set, size_t cap, uint64_t hash) {
     return &set[i];
 }
 
-static void remember(struct chains *c, uint64_t hash, int64_t died_ms) {
+static void remember(struct chains *c, uint64_t hash, int64_t died_ms, enum letter_fate fate) {
     if (c->n_set * 2 >= c->cap_set) {
         size_t cap = c->cap_set ? c->cap_set * 2 : 1024;
         struct gone *bigger = xcalloc(cap, sizeof *bigger);
@@ -80,29 +81,31 @@ static void remember(struct chains *c, uint64_t hash, int64_t died_ms) {
     struct gone *g = slot_of(c->set, c->cap_set, hash);
     c->n_set += g->hash == 0;
     g->hash = hash;
+    g->fate = fate;
     if (died_ms > g->died_ms) g->died_ms = died_ms;
 }
 
-bool chains_redriven(const struct chains *c, enum fault fault, int32_t partition, int64_t offset,
-                     const struct requeue *past) {
-    if (!c->n_set) return false;
+enum letter_fate chains_fate(const struct chains *c, enum fault fault, int32_t partition,
+                             int64_t offset, const struct requeue *past) {
+    if (!c->n_set) return LETTER_OPEN;
     const struct gone *g = slot_of(
         c->set, c->cap_set,
         fingerprint((int)fault, partition, offset, past->origin.partition, past->origin.offset));
-    return g->hash && past->died_ms <= g->died_ms;
+    return g->hash && past->died_ms <= g->died_ms ? g->fate : LETTER_OPEN;
 }
 
 /* Offsets and origins are two lists of ranges with as many numbers; they are walked side by side.
  */
 static void take_group(struct chains *c, int fault, const struct ledger_entry *e,
                        const struct ledger_group *g) {
+    enum letter_fate fate = g->kind == LEDGER_REDRIVEN ? LETTER_REDRIVEN : LETTER_DISCARDED;
     size_t k = 0;
     int64_t within = 0;
     for (size_t i = 0; i < g->n_offsets; i++)
         for (int64_t v = g->offsets[i].a; v <= g->offsets[i].z && k < g->n_origins; v++) {
             const struct ledger_origin *o = &g->origins[k];
             remember(c, fingerprint(fault, e->partition, v, o->partition, o->range.a + within),
-                     e->opened_ms);
+                     e->opened_ms, fate);
             within++;
             if (o->range.a + within > o->range.z) {
                 within = 0;
@@ -142,7 +145,8 @@ static bool take_entry(struct chains *c, int fault, const struct ledger_entry *e
         memcpy(chain->head, e->hash, SHA256_LEN);
     }
     for (size_t i = 0; i < e->n_groups; i++)
-        if (e->groups[i].kind == LEDGER_REDRIVEN) take_group(c, fault, e, &e->groups[i]);
+        if (e->groups[i].kind == LEDGER_REDRIVEN || e->groups[i].kind == LEDGER_DISCARDED)
+            take_group(c, fault, e, &e->groups[i]);
     return true;
 }
 

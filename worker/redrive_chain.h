@@ -20,11 +20,12 @@ void chains_free(struct chains *);
 bool chains_take(struct chains *, struct str key, struct str value, struct buf *err);
 /* False with a message in err when entries are missing: what they sent back is not known. */
 bool chains_whole(const struct chains *, struct buf *err);
-/* Whether an entry says that this dead letter went back. A dead topic that was deleted and made
- * anew begins with the old offsets, so the origin and the time of death are compared too: an
- * entry's "opened" is when the youngest of its letters died, by the same clock. */
-bool chains_redriven(const struct chains *, enum fault, int32_t partition, int64_t offset,
-                     const struct requeue *);
+enum letter_fate { LETTER_OPEN, LETTER_REDRIVEN, LETTER_DISCARDED };
+/* What entries say of this dead letter: whether it went back or was discarded. A dead topic that
+ * was deleted and made anew begins with the old offsets, so the origin and the time of death are
+ * compared too: an entry's "opened" is when the youngest of its letters died, by the same clock. */
+enum letter_fate chains_fate(const struct chains *, enum fault, int32_t partition, int64_t offset,
+                             const struct requeue *);
 
 /* The next entry of a chain, of the window that the items' offsets span. The chain goes on from it
  * with chains_advance(), once it was committed. False past out's ceiling. */

@@ -200,8 +200,8 @@ static void count_row(struct plan *p, const struct letter *l, uint64_t n) {
 
 /* ---- the plan ---- */
 
-void plan_init(struct plan *p, const int partitions[FAULTS], bool alone) {
-    *p = (struct plan){.alone = alone};
+void plan_init(struct plan *p, const int partitions[FAULTS], enum plan_way way) {
+    *p = (struct plan){.way = way};
     for (int f = FAULT_TENANT; f < FAULTS; f++) {
         p->partitions[f] = partitions[f];
         p->selected[f] = xcalloc((size_t)partitions[f], sizeof(struct spans));
@@ -229,7 +229,7 @@ static void take_batch(struct plan *p, const struct gathering *b, const struct l
 
 void plan_take(struct plan *p, const struct letter *l, bool matches) {
     struct ledger_range self = {l->offset, l->offset};
-    if (!letter_in_batch(l)) {
+    if (!letter_in_batch(l) || p->way == PLAN_DISCARD) {
         if (!matches) return;
         spans_add(&p->selected[l->fault][l->partition], self);
         count_row(p, l, 1);
@@ -256,7 +256,7 @@ static int compare_rows(const void *a, const void *b) {
 void plan_finish(struct plan *p) {
     for (size_t i = 0; i < p->open.cap; i++)
         for (const struct gathering *b = p->open.buckets[i]; b; b = b->next) {
-            if (b->matched && p->alone)
+            if (b->matched && p->way == PLAN_ORIGIN)
                 take_batch(p, b, &b->first);
             else if (b->matched)
                 p->incomplete += b->n;

@@ -1,5 +1,5 @@
-/* Which dead letters go back: what a letter is, what the options select, and the count that is
- * shown before anything is sent. Pure; one thread. */
+/* Which dead letters go back, or are discarded: what a letter is, what the options select, and the
+ * count that is shown before anything is sent. Pure; one thread. */
 #ifndef RUNSINK_REDRIVE_PLAN_H
 #define RUNSINK_REDRIVE_PLAN_H
 
@@ -64,6 +64,12 @@ struct plan_row {
 
 #define PLAN_ROWS_MAX 10000
 
+enum plan_way {
+    PLAN_ATTEMPTS, /* to the retry topic: batches whole */
+    PLAN_ORIGIN,   /* to the source topic: batches that lack members go too, as single events */
+    PLAN_DISCARD   /* nowhere: exactly what the filter selects */
+};
+
 struct plan {
     int partitions[FAULTS];
     struct spans *selected[FAULTS]; /* by partition */
@@ -72,11 +78,12 @@ struct plan {
     uint64_t incomplete;            /* match, but their batch lacks members */
     uint64_t unreadable;            /* no letter of ours: see last_problem */
     uint64_t redriven;              /* went back before */
+    uint64_t discarded;             /* were discarded before */
     uint64_t foreign;               /* another group's */
     uint64_t too_large;             /* for the topic where they would go */
     uint64_t markers;               /* stand for a value that Kafka refused: nothing to send */
     const char *last_problem;
-    bool alone; /* batches that lack members go too, as single events under keys of their own */
+    enum plan_way way;
     struct gatherings open;
     struct plan_row *rows;
     size_t n_rows, cap_rows;
@@ -84,7 +91,7 @@ struct plan {
     size_t cap_index;
     uint64_t other; /* selected, beyond PLAN_ROWS_MAX rows */
 };
-void plan_init(struct plan *, const int partitions[FAULTS], bool alone);
+void plan_init(struct plan *, const int partitions[FAULTS], enum plan_way);
 void plan_free(struct plan *);
 void plan_take(struct plan *, const struct letter *, bool matches);
 void plan_finish(struct plan *); /* sorts the rows, most first; batches still open stay behind */

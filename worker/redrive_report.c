@@ -34,8 +34,19 @@ static void print_note(FILE *f, uint64_t n, const char *text) {
     if (n) fprintf(f, "%9" PRIu64 "  %s\n", n, text);
 }
 
-void redrive_report_plan(struct redrive_report *r, const struct redrive_source *src, size_t n,
-                         bool to_origin) {
+static const char *what_for(enum plan_way way) {
+    switch (way) {
+    case PLAN_ATTEMPTS:
+        return "to send back for new attempts";
+    case PLAN_ORIGIN:
+        return "to send back to their source topic, as new events";
+    case PLAN_DISCARD:
+        return "to discard";
+    }
+    return "";
+}
+
+void redrive_report_plan(struct redrive_report *r, const struct redrive_source *src, size_t n) {
     struct plan sum = {0};
     if (r->json) return;
     for (size_t i = 0; i < n; i++) sum.n += src[i].plan.n;
@@ -49,19 +60,20 @@ void redrive_report_plan(struct redrive_report *r, const struct redrive_source *
         sum.incomplete += p->incomplete;
         sum.unreadable += p->unreadable;
         sum.redriven += p->redriven;
+        sum.discarded += p->discarded;
         sum.foreign += p->foreign;
         sum.markers += p->markers;
         sum.too_large += p->too_large;
         if (p->last_problem) sum.last_problem = p->last_problem;
     }
-    fprintf(r->out, "%9" PRIu64 "  dead letters to send back %s\n", sum.n,
-            to_origin ? "to their source topic, as new events" : "for new attempts");
+    fprintf(r->out, "%9" PRIu64 "  dead letters %s\n", sum.n, what_for(r->way));
     print_note(r->out, sum.along,
                "of them only because others of their batch match: a batch goes back whole");
     print_note(r->out, sum.incomplete,
                "more match and stay: their batch lacks members here, so that its object can't be "
                "written\n           again as it was (--to-origin sends them as new events)");
     print_note(r->out, sum.redriven, "others went back before");
+    print_note(r->out, sum.discarded, "others were discarded before");
     print_note(r->out, sum.foreign, "others are another group's");
     print_note(r->out, sum.too_large,
                "others are larger than the topic takes where they would go: raise its\n"
@@ -106,15 +118,18 @@ static void put_text(struct buf *b, const char *name, const char *text) {
 
 static void put_source(struct buf *b, const struct redrive_source *src) {
     const struct plan *p = &src->plan;
+    bool discard = src->sending.way == PLAN_DISCARD;
     buf_putc(b, '{');
     put_text(b, "topic", src->name);
     buf_printf(b,
                ",\"selected\":%" PRIu64 ",\"along\":%" PRIu64 ",\"incomplete\":%" PRIu64
-               ",\"redriven_before\":%" PRIu64 ",\"other_groups\":%" PRIu64
-               ",\"unreadable\":%" PRIu64 ",\"sent\":%" PRIu64 ",\"transactions\":%" PRIu64
-               ",\"sent_elsewhere\":%" PRIu64 ",\"not_listed\":%" PRIu64 ",\"rows\":[",
-               p->n, p->along, p->incomplete, p->redriven, p->foreign, p->unreadable,
-               src->sending.sent, src->sending.transactions, src->sending.elsewhere, p->other);
+               ",\"redriven_before\":%" PRIu64 ",\"discarded_before\":%" PRIu64
+               ",\"other_groups\":%" PRIu64 ",\"unreadable\":%" PRIu64 ",\"sent\":%" PRIu64
+               ",\"discarded\":%" PRIu64 ",\"transactions\":%" PRIu64 ",\"sent_elsewhere\":%" PRIu64
+               ",\"not_listed\":%" PRIu64 ",\"rows\":[",
+               p->n, p->along, p->incomplete, p->redriven, p->discarded, p->foreign, p->unreadable,
+               discard ? 0 : src->sending.sent, discard ? src->sending.sent : 0,
+               src->sending.transactions, src->sending.elsewhere, p->other);
     for (size_t i = 0; i < p->n_rows; i++) {
         const struct plan_row *r = &p->rows[i];
         buf_printf(b, "%s{\"fault\":\"%s\",", i ? "," : "", fault_name(r->fault));
@@ -154,7 +169,8 @@ void redrive_report_end(struct redrive_report *r, const struct redrive_source *s
         selected += src[i].plan.n;
     }
     if (transactions)
-        fprintf(r->out, "sent %" PRIu64 " of %" PRIu64 " in %" PRIu64 " transaction%s\n", sent,
-                selected, transactions, PLURAL(transactions));
-    print_note(r->out, elsewhere, "were sent by another redrive meanwhile");
+        fprintf(r->out, "%s %" PRIu64 " of %" PRIu64 " in %" PRIu64 " transaction%s\n",
+                r->way == PLAN_DISCARD ? "discarded" : "sent", sent, selected, transactions,
+                PLURAL(transactions));
+    print_note(r->out, elsewhere, "were taken by another redrive meanwhile");
 }

@@ -19,13 +19,13 @@ struct redrive_source {
 struct redrive_report {
     FILE *out;
     bool json;
+    enum plan_way way;
     const char *result; /* a phrase, for scripts */
     size_t at;          /* the source at hand */
     int64_t shown_ms;   /* progress: when last; 0: never */
 };
 
-void redrive_report_plan(struct redrive_report *, const struct redrive_source *, size_t n,
-                         bool to_origin);
+void redrive_report_plan(struct redrive_report *, const struct redrive_source *, size_t n);
 /* A line that renews itself on a terminal, a log line now and then otherwise. of 0: not known. */
 void redrive_progress(struct redrive_report *, const char *topic, const char *what, uint64_t n,
                       uint64_t of);

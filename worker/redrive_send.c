@@ -123,12 +123,13 @@ static bool produce_letter(struct sender *s, const struct outgoing *o) {
     struct record rec;
     struct requeue r;
     const char *unused;
-    const char *topic = in->retry[0] ? in->retry : in->source;
-    int partitions = in->retry[0] ? in->retry_partitions : in->source_partitions;
+    bool attempts = in->way == PLAN_ATTEMPTS;
+    const char *topic = attempts ? in->retry : in->source;
+    int partitions = attempts ? in->retry_partitions : in->source_partitions;
     size_t n = 0;
     reader_record(o->m, &arena, &rec);
     struct header *headers;
-    if (in->retry[0] && requeue_parse(rec.headers, rec.n_headers, &r, &unused)) {
+    if (attempts && requeue_parse(rec.headers, rec.n_headers, &r, &unused)) {
         r.first_failure_ms = r.not_before_ms = 0;
         r.attempts = 0;
         r.due_ms = clock_ms(CLOCK_REALTIME);
@@ -156,19 +157,32 @@ static int by_place(const void *a, const void *b) {
     return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
+/* What becomes of a letter. */
+static void tell(const struct sending *in, struct ledger_item *item) {
+    item->kind = in->way == PLAN_DISCARD ? LEDGER_DISCARDED : LEDGER_REDRIVEN;
+    switch (in->way) {
+    case PLAN_ATTEMPTS:
+        item->tier = in->cfg->retry_delays.v[0];
+        break;
+    case PLAN_ORIGIN:
+        item->why = "to-origin";
+        break;
+    case PLAN_DISCARD:
+        item->why = in->why;
+        item->who = in->who;
+        break;
+    }
+}
+
 static bool write_page(struct sender *s, const struct outgoing *const *v, size_t n) {
     const struct sending *in = s->in;
     struct ledger_item *items = arena_alloc(&s->arena, n * sizeof *items);
     struct chain_times times = {.now_ms = clock_ms(CLOCK_REALTIME)};
     for (size_t i = 0; i < n; i++) {
         if (v[i]->died_ms > times.died_ms) times.died_ms = v[i]->died_ms;
-        items[i] = (struct ledger_item){.kind = LEDGER_REDRIVEN,
-                                        .dest = v[i]->destination,
-                                        .why = in->retry[0] ? NULL : "to-origin",
-                                        .tier = in->retry[0] ? in->cfg->retry_delays.v[0] : NULL,
-                                        .offsets = &v[i]->offset,
-                                        .origins = &v[i]->origin,
-                                        .n = 1};
+        items[i] = (struct ledger_item){
+            .dest = v[i]->destination, .offsets = &v[i]->offset, .origins = &v[i]->origin, .n = 1};
+        tell(in, &items[i]);
     }
     struct page *p = &s->pages[s->n_pages++];
     *p = (struct page){.fault = v[0]->fault, .partition = v[0]->partition};
@@ -206,7 +220,7 @@ static bool write_pages(struct sender *s) {
 /* ---- the transaction ---- */
 
 static bool fill(struct sender *s) {
-    for (size_t i = 0; i < s->n; i++)
+    for (size_t i = 0; s->in->way != PLAN_DISCARD && i < s->n; i++)
         if (!produce_letter(s, &s->v[i])) return false;
     for (size_t i = 0; i < s->n_pages; i++)
         if (!produce(s, s->in->ledger, RD_KAFKA_PARTITION_UA, s->pages[i].key, s->pages[i].value,
@@ -355,7 +369,8 @@ static bool wanted(struct sender *s, const rd_kafka_message_t *m, struct letter 
     reader_record(m, &arena, &rec);
     bool ok = letter_read(&rec, s->in->source, l, &unused);
     arena_free(&arena);
-    bool gone = ok && chains_redriven(s->in->chains, l->fault, l->partition, l->offset, &l->past);
+    bool gone = ok && chains_fate(s->in->chains, l->fault, l->partition, l->offset, &l->past) !=
+                          LETTER_OPEN;
     s->in->elsewhere += gone;
     return ok && !gone;
 }
@@ -369,7 +384,7 @@ static bool on_letter(void *context, rd_kafka_message_t *m) {
     }
     if (s->end != SEND_DONE || !wanted(s, m, &l)) {
         rd_kafka_message_destroy(m);
-    } else if (s->in->retry[0] && letter_in_batch(&l)) {
+    } else if (s->in->way == PLAN_ATTEMPTS && letter_in_batch(&l)) {
         collect(s, m, &l);
     } else {
         struct outgoing one = outgoing(m, &l);

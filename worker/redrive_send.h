@@ -1,6 +1,7 @@
-/* Sends dead letters back, in Kafka transactions that carry the records and, for each partition of
- * a dead topic that they lie in, the ledger entry that names them. So a letter goes back once,
- * whatever ends the process when: who comes next reads the ledger first. Main thread; blocks. */
+/* Sends dead letters back, or discards them, in Kafka transactions that carry the records and, for
+ * each partition of a dead topic that they lie in, the ledger entry that names them. So a letter
+ * goes back once, whatever ends the process when: who comes next reads the ledger first. Main
+ * thread; blocks. */
 #ifndef RUNSINK_REDRIVE_SEND_H
 #define RUNSINK_REDRIVE_SEND_H
 
@@ -15,7 +16,9 @@ struct sending {
     rd_kafka_t *rk;     /* of reader_consumer() */
     const char *source; /* topic */
     int source_partitions;
-    char retry[TOPIC_MAX + 1]; /* where they go; empty: to the source topic, as new events */
+    enum plan_way way;
+    const char *why, *who;     /* PLAN_DISCARD */
+    char retry[TOPIC_MAX + 1]; /* where they go: PLAN_ATTEMPTS */
     int retry_partitions;
     char ledger[TOPIC_MAX + 1];
     rd_kafka_topic_partition_list_t *ledger_at; /* read up to here, into chains */
@@ -28,7 +31,8 @@ struct sending {
     bool (*stop)(void *context, int64_t wait_ms);
     void *context;
 
-    uint64_t sent, transactions, elsewhere; /* elsewhere: another redrive was faster */
+    uint64_t sent, transactions; /* sent: or discarded */
+    uint64_t elsewhere;          /* another redrive was faster */
 };
 
 enum send_end {

@@ -18,7 +18,7 @@
 /* One sentence of the ledger about an event. Texts are the trace's arena's. */
 struct told {
     enum ledger_kind kind;
-    const char *to, *key, *tier, *fault, *why;
+    const char *to, *key, *tier, *fault, *why, *who;
     int status;
     bool hashed;
     uint8_t sha256[SHA256_LEN];
@@ -117,6 +117,7 @@ static void tell(struct trace *t, struct event *e, const struct ledger_entry *en
                           .tier = keep(t, g->tier),
                           .fault = keep(t, g->fault),
                           .why = keep(t, g->why),
+                          .who = keep(t, g->who),
                           .status = g->status,
                           .hashed = g->hashed,
                           .size = g->size,
@@ -236,6 +237,7 @@ static void print_told(const struct told *o) {
     put_text(" as ", o->key);
     if (o->status) printf(", status %d", o->status);
     put_text(", ", o->fault);
+    put_text(" by ", o->who);
     put_text(": ", o->why);
     if (o->hashed) {
         char text[HEX_LEN(SHA256_LEN) + 1];
@@ -278,6 +280,7 @@ static void told_json(struct buf *b, const struct told *o) {
     put_member(b, "tier", o->tier);
     put_member(b, "fault", o->fault);
     put_member(b, "why", o->why);
+    put_member(b, "who", o->who);
     if (o->status) buf_printf(b, ",\"status\":%d", o->status);
     if (o->hashed) {
         char text[HEX_LEN(SHA256_LEN) + 1];

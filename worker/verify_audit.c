@@ -245,6 +245,11 @@ static void tally(struct audit *a, uint32_t chain, int64_t offset, enum ledger_k
     case LEDGER_REDRIVEN:
         t->redriven++;
         break;
+    case LEDGER_DISCARDED: /* its story ends among the dead letters */
+        t->redriven++;
+        t->taken++;
+        t->final++;
+        break;
     }
     if (kind == LEDGER_PARKED || kind == LEDGER_REDRIVEN) {
         t->tier = tier;
@@ -256,6 +261,11 @@ static void tally(struct audit *a, uint32_t chain, int64_t offset, enum ledger_k
 /* Younger than the state that the group had committed when reading began. */
 static bool is_late(const struct chain *c, const struct ledger_entry *e) {
     return !c->expected || !c->row.has_meta || e->seq >= c->row.meta_seq;
+}
+
+/* What entries of dead topics say, and no others. */
+static bool of_dead(enum ledger_kind kind) {
+    return kind == LEDGER_REDRIVEN || kind == LEDGER_DISCARDED;
 }
 
 static void follow_origins(struct audit *a, struct chain *c, const struct ledger_entry *e,
@@ -290,7 +300,7 @@ static void follow_source(struct audit *a, struct chain *c, uint32_t number,
                           const struct ledger_entry *e, const struct ledger_group *g,
                           const struct ledger_place *place) {
     uint8_t tier = tier_of(a, g->tier);
-    if (g->n_origins || g->kind == LEDGER_REDRIVEN)
+    if (g->n_origins || of_dead(g->kind))
         chain_say(a, c, place, false, "wrong-kind", g->offsets[0].a,
                   "entry %" PRIu64 " says of a source record what only others can be", e->seq);
     if (g->kind != LEDGER_PARKED && g->kind != LEDGER_DEAD) return;
@@ -328,7 +338,7 @@ static void follow(struct audit *a, uint32_t number, const struct ledger_entry *
             break;
         case CHAIN_RETRY:
         case CHAIN_DEAD:
-            if ((g->kind == LEDGER_REDRIVEN) != (c->kind == CHAIN_DEAD))
+            if (of_dead(g->kind) != (c->kind == CHAIN_DEAD))
                 chain_say(a, c, place, false, "wrong-kind", g->offsets[0].a,
                           "entry %" PRIu64 " says \"%s\" of a record of this topic", e->seq,
                           ledger_kind_name(g->kind));
@@ -425,8 +435,8 @@ static void judge(struct audit *a, const struct origin_tally *t) {
     const struct tier *tier = t->tier < a->n_tiers ? &a->tiers[t->tier] : NULL;
     if (t->final > 1 || (t->final && dead > 0) || dead > 1)
         chain_say(a, c, NULL, false, "second-outcome", t->offset,
-                  "it has %d final outcomes: %d delivered or skipped, %d dead", t->final + t->dead,
-                  t->final, t->dead);
+                  "it has %d final outcomes: %d delivered, skipped or discarded, %d dead",
+                  t->final + t->dead, t->final, t->dead);
     else if (pending > 1 || (pending == 1 && (t->final || dead > 0)))
         chain_say(a, c, NULL, false, "parked-twice", t->offset,
                   "it waits in a retry topic (%s) beside another outcome", tier ? tier->name : "?");
@@ -435,7 +445,7 @@ static void judge(struct audit *a, const struct origin_tally *t) {
                   "a retry topic's entry gives it an outcome, but no entry parked it");
     else if (dead < 0 && !early)
         chain_say(a, c, NULL, false, "never-dead", t->offset,
-                  "it was redriven, but no entry calls it dead");
+                  "it was redriven or discarded, but no entry calls it dead");
     else if (pending == 1 && tier && tier->drained && !t->late && !a->opts.unfinished)
         chain_say(a, c, NULL, false, "vanished", t->offset,
                   "it was parked in %s, that topic has been consumed, and no entry names it",

@@ -14,7 +14,8 @@
 struct origin_tally {
     int64_t offset;
     uint32_t chain; /* the caller's number for the origin's topic and partition */
-    uint16_t parked, taken, final, dead, redriven; /* taken: read from a retry topic */
+    uint16_t parked, taken, final, dead, redriven; /* taken: read from a retry topic; redriven:
+                                                      no dead letter any more */
     uint8_t tier; /* the caller's number for the retry topic it was parked in last */
     bool late;    /* parked by an entry younger than the committed state that is compared with */
 };

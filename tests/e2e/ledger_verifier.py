@@ -9,7 +9,7 @@ KEY: a PEM file, or a file with the raw public key in hex. Needs the package "cr
 """
 import base64, hashlib, json, pathlib, re, sys
 
-KINDS = ("delivered", "skipped", "parked", "dead", "redriven")
+KINDS = ("delivered", "skipped", "parked", "dead", "redriven", "discarded")
 ENTRY = re.compile(rb'(\{.*?),"hash":"([0-9a-f]{64})"(?:,"sig":"([^"]{88})","key":"([0-9a-f]{16})")?\}')
 ANCHOR = re.compile(rb'(\{"anchor":1,.*?\]),"hash":"([0-9a-f]{64})","sig":"([^"]{88})","key":"([0-9a-f]{16})"\}')
 ROTATE = b"runsink-ledger-rotate-1\n"
@@ -122,7 +122,7 @@ def tally(entry, source, stories):
             told = [(p, o) for _, p, ranges in group["origin"] for o in spread(ranges)]
         for record in told:
             story = stories.setdefault(record, [])
-            story.append(kind if entry["topic"] == source or kind == "redriven" else "taken-" + kind)
+            story.append(kind if entry["topic"] == source or kind in ("redriven", "discarded") else "taken-" + kind)
             if kind == "redriven" and "tier" not in group:
                 story.append("taken-skipped")  # to the source topic, as a new event: this one's story ends
 
@@ -131,7 +131,8 @@ def story_findings(stories):
     for record, story in stories.items():
         count = lambda name: sum(s.removeprefix("taken-") == name for s in story)
         taken = sum(s.startswith("taken-") for s in story)
-        final, dead = count("delivered") + count("skipped"), count("dead") - count("redriven")
+        final = count("delivered") + count("skipped") + count("discarded")
+        dead = count("dead") - count("redriven") - count("discarded")
         waiting = count("parked") + count("redriven") - taken
         if (final, dead, waiting) not in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
             yield f"record {record}: {final} delivered, {dead} dead, {waiting} waiting"

@@ -84,7 +84,7 @@ class Acls(unittest.TestCase):
             self.allow(kind, name, pattern, more)
         checked = self.says(0, "check")
         self.assertIn("parked, waiting for another attempt: 1", checked)
-        self.assertIn("dead letters that did not go back: 1", checked)
+        self.assertIn("dead letters that lie open: 1", checked)
         self.assertIn("sound: every record", self.says(0, "verify", "--objects", "--records"))
         self.assertIn("sent 1 of 1", self.says(0, "redrive", "--fault", "data", "--yes"))
         run = self.kafka.consume("jobruns")[0].value

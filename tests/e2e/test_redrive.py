@@ -7,7 +7,9 @@ import pty
 import random
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 from confluent_kafka import Producer
 
@@ -194,6 +196,69 @@ class Redrive(rig.Case):
         """ledger = false: refused, and said why"""
         self.redrive("--yes", settings={**self.base, "ledger": "false"}, code=78)
         self.assertIn("twice", self.said)
+
+    # ---- closed ----
+
+    def checked(self, *arguments):
+        """The dead letters that check finds open."""
+        done = rig.runsink("check", "--json", "--config", self.config(), *arguments)
+        return json.loads(done.stdout)["dead"]["records"]
+
+    def test_discard(self):
+        """what is garbage is closed, with who and why; it never goes back, and check comes to rest"""
+        self.receiver.play("/hook", 404)
+        self.send(*[events.dump(events.run(self.hook(), id=f"run-{i}")) for i in range(3)], b"\x00no json", b"\x00nor this")
+        self.settle()
+        self.assertEqual(5, self.checked())
+        for arguments in (["--discard"], ["--discard", "--why", ""], ["--discard", "--why", "a\nb"], ["--why", "x"],
+                          ["--discard", "--why", "x" * 201], ["--discard", "--why", "x", "--to-origin"], ["--who", "ada"]):
+            self.redrive("--yes", *arguments, code=64)
+        words = ("--discard", "--why", 'no JSON: "producer" was broken', "--who", "ada")
+        self.assertEqual(("counted", 2), (lambda a: (a["result"], a["topics"][0]["selected"]))(
+            self.redrive("--dry-run", "--fault", "data", *words)))
+        self.assertIn("discarded", self.redrive("--fault", "data", *words, code=64) and self.said)
+        self.assertEqual(5, self.checked())
+        answer = self.redrive("--yes", "--fault", "data", *words)["topics"][0]
+        self.assertEqual((2, 0, 1), (answer["discarded"], answer["sent"], answer["transactions"]))
+        self.assertEqual(3, self.checked())
+        answer = self.redrive("--yes", "--fault", "data", *words)
+        self.assertEqual(("nothing to do", 2), (answer["result"], answer["topics"][0]["discarded_before"]))
+        self.assertEqual(1, self.redrive("--yes", "--id", "run-1", *words)["topics"][0]["discarded"])
+        groups = [group for record in self.kafka.consume(self.topic + ".ledger")
+                  for group in json.loads(record.value).get("discarded", [])]
+        self.assertEqual({("ada", 'no JSON: "producer" was broken')}, {(g["who"], g["why"]) for g in groups})
+        self.assertIn("discarded", rig.runsink("trace", "run-1", "--config", self.config()).stdout.decode())
+        # The others go back, and those that were closed don't go with them.
+        before = len(self.retried())
+        self.receiver.play("/hook", 200)
+        answer = self.redrive("--yes")["topics"][0]
+        self.assertEqual((2, 3), (answer["sent"], answer["discarded_before"]))
+        self.assertEqual(before + 2, len(self.retried()))
+        self.settle()
+        self.assertEqual(0, self.checked())
+        folder = self.dir / "export"
+        self.verify("--export", folder)
+        done = subprocess.run([sys.executable, Path(__file__).with_name("ledger_verifier.py"), folder], capture_output=True)
+        self.assertEqual(b"sound\n", done.stdout)
+
+    def test_discard_batch(self):
+        """of a batch exactly what is selected is closed; what is left goes back as new events"""
+        settings = {**self.base, "archive": "batch", "batch.age": "500ms", "file.root": self.dir / "root",
+                    "retry.window.file": "500ms"}
+        self.send(*[events.dump(events.run({"type": "file", "path": "x"}, id=f"run-{i}")) for i in range(4)])
+        self.settle(settings)
+        self.assertEqual(4, self.checked())
+        (self.dir / "root").mkdir()
+        words = ("--yes", "--discard", "--why", "not wanted")
+        self.assertEqual(1, self.redrive(*words, "--id", "run-2", settings=settings)["topics"][0]["discarded"])
+        self.assertEqual(3, self.redrive("--dry-run", settings=settings)["topics"][0]["incomplete"])
+        self.assertEqual(3, self.redrive("--yes", "--to-origin", settings=settings)["topics"][0]["sent"])
+        self.assertEqual(0, self.checked())
+        worker = self.worker(settings)
+        rig.await_("they are written", 30, lambda: any(p.is_file() for p in (self.dir / "root").rglob("*")), worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertEqual(0, self.checked())
+        self.verify()
 
     # ---- the question ----
 

@@ -72,7 +72,7 @@ static void test_lost_window(void **state) {
 static void test_all_kinds(void **state) {
     (void)state;
     const int64_t a[] = {100, 101, 102}, b[] = {103}, c[] = {105}, d[] = {104, 106}, e[] = {107},
-                  f[] = {108, 109};
+                  f[] = {108, 109}, g[] = {110};
     const struct ledger_item items[] = {
         {.kind = LEDGER_DEAD,
          .dest = "s3://b",
@@ -110,6 +110,12 @@ static void test_all_kinds(void **state) {
          .tier = "10s",
          .offsets = f,
          .n = 2},
+        {.kind = LEDGER_DISCARDED,
+         .dest = "s3://b",
+         .why = "made by \"x\"",
+         .who = "ada",
+         .offsets = g,
+         .n = 1},
     };
     struct ledger_window w = window(items, sizeof items / sizeof *items);
     expect(&w,
@@ -124,7 +130,9 @@ static void test_all_kinds(void **state) {
            ",\"parked\":[{\"to\":\"webhook://h/p\",\"tier\":\"10s\",\"why\":\"http-503\","
            "\"offsets\":[[108,109]]}]"
            ",\"dead\":[{\"to\":\"s3://b\",\"fault\":\"tenant\",\"why\":\"NoSuchBucket\","
-           "\"offsets\":[107]}]");
+           "\"offsets\":[107]}]"
+           ",\"discarded\":[{\"to\":\"s3://b\",\"why\":\"made by \\\"x\\\"\",\"who\":\"ada\","
+           "\"offsets\":[110]}]");
 }
 
 /* One item a record, in the order in which they finished, comes out as one group. */
@@ -211,7 +219,7 @@ struct sample {
     struct ledger_item items[ITEMS];
     int64_t offsets[ITEMS][OFFSETS];
     struct origin origins[ITEMS][OFFSETS];
-    char dest[ITEMS][60], key[ITEMS][200], why[ITEMS][48], tier[ITEMS][8];
+    char dest[ITEMS][60], key[ITEMS][200], why[ITEMS][48], who[ITEMS][200], tier[ITEMS][8];
     struct ledger_window window;
     uint64_t records;
 };
@@ -233,6 +241,7 @@ static void any_sample(struct sample *s) {
         it->dest = any(3) ? any_text(s->dest[any(2)], 2 + any(58)) : NULL;
         it->why = any(3) ? "timeout" : any_text(s->why[i], 47);
         it->tier = any(3) ? NULL : any_text(s->tier[i], 7);
+        if (it->kind == LEDGER_DISCARDED) it->who = any_text(s->who[i], 199);
         it->fault = (enum fault)any(4);
         if (it->kind == LEDGER_DELIVERED) {
             it->key = any(2) ? any_text(s->key[i], 199) : NULL;

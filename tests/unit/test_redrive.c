@@ -163,7 +163,7 @@ static bool selected(const struct plan *p, int64_t offset) {
 static void test_plan(void **state) {
     (void)state;
     struct plan p;
-    plan_init(&p, partitions, false);
+    plan_init(&p, partitions, PLAN_ATTEMPTS);
     for (int64_t i = 0; i < 6; i++) {
         struct letter l = a_letter(i);
         if (i >= 3) strcpy(l.past.why, "timeout");
@@ -188,7 +188,7 @@ static void test_plan(void **state) {
 static void test_plan_batches(void **state) {
     (void)state;
     struct plan p;
-    plan_init(&p, partitions, false);
+    plan_init(&p, partitions, PLAN_ATTEMPTS);
     for (uint32_t i = 0; i < 5; i++) {
         struct letter a = a_member(2 * i, "s3://a", 5, i), b = a_member(2 * i + 1, "s3://b", 5, i);
         plan_take(&p, &a, i == 3);
@@ -208,7 +208,7 @@ static void test_plan_incomplete(void **state) {
     (void)state;
     for (int alone = 0; alone < 2; alone++) {
         struct plan p;
-        plan_init(&p, partitions, alone);
+        plan_init(&p, partitions, alone ? PLAN_ORIGIN : PLAN_ATTEMPTS);
         for (uint32_t i = 0; i < 4; i++) {
             struct letter a = a_member(2 * i, "s3://a", 5, i),
                           b = a_member(2 * i + 1, "s3://b", 5, i);
@@ -224,7 +224,7 @@ static void test_plan_incomplete(void **state) {
     /* A batch of one is no batch. */
     struct plan p;
     struct letter single = a_member(3, "s3://a", 1, 0);
-    plan_init(&p, partitions, false);
+    plan_init(&p, partitions, PLAN_ATTEMPTS);
     plan_take(&p, &single, true);
     assert_int_equal(p.n, 1);
     plan_free(&p);
@@ -233,7 +233,7 @@ static void test_plan_incomplete(void **state) {
 static void test_plan_is_bounded(void **state) {
     (void)state;
     struct plan p;
-    plan_init(&p, partitions, false);
+    plan_init(&p, partitions, PLAN_ATTEMPTS);
     for (int64_t i = 0; i < PLAN_ROWS_MAX + 100; i++) {
         struct letter l = a_letter(i);
         snprintf(l.past.destination, sizeof l.past.destination, "s3://b-%d", (int)i);
@@ -343,16 +343,16 @@ static void test_chain_round_trip(void **state) {
     assert_true(chains_whole(c, &err));
     for (int i = 0; i < LETTERS; i++) {
         struct requeue past = past_of(i);
-        assert_true(chains_redriven(c, FAULT_DATA, 1, offset_of(i), &past));
-        assert_false(chains_redriven(c, FAULT_DATA, 0, offset_of(i), &past));
-        assert_false(chains_redriven(c, FAULT_TENANT, 1, offset_of(i), &past));
-        assert_false(chains_redriven(c, FAULT_DATA, 1, offset_of(i) + 1, &past));
+        assert_true(chains_fate(c, FAULT_DATA, 1, offset_of(i), &past));
+        assert_false(chains_fate(c, FAULT_DATA, 0, offset_of(i), &past));
+        assert_false(chains_fate(c, FAULT_TENANT, 1, offset_of(i), &past));
+        assert_false(chains_fate(c, FAULT_DATA, 1, offset_of(i) + 1, &past));
         past.origin.offset += 100000;
-        assert_false(chains_redriven(c, FAULT_DATA, 1, offset_of(i), &past));
+        assert_false(chains_fate(c, FAULT_DATA, 1, offset_of(i), &past));
         /* The same record died again, later, in a topic made anew. */
         past = past_of(i);
         past.died_ms += 7;
-        assert_false(chains_redriven(c, FAULT_DATA, 1, offset_of(i), &past));
+        assert_false(chains_fate(c, FAULT_DATA, 1, offset_of(i), &past));
     }
     assert_same_end(c, w.chains);
     chains_free(c);
@@ -390,7 +390,7 @@ static void test_chain_faults(void **state) {
     c = chains_new(SOURCE, "another", partitions);
     for (size_t i = 0; i < w.n; i++) assert_true(take(c, &w.values[i], &err));
     struct requeue first = past_of(0);
-    assert_false(chains_redriven(c, FAULT_DATA, 1, offset_of(0), &first));
+    assert_false(chains_fate(c, FAULT_DATA, 1, offset_of(0), &first));
     assert_true(chains_take(c, STR("jobs/1"), STR("junk"), &err));
     assert_true(chains_take(c, STR("jobs.dead.data/9"), STR("junk"), &err));
     assert_true(chains_take(c, STR(""), STR(""), &err));

@@ -111,6 +111,25 @@ static void test_redriven_to_the_source(void **state) {
     }
 }
 
+/* Closed by an operator: its story has ended, and a second ending is one too many. */
+static void test_discarded(void **state) {
+    (void)state;
+    struct story s;
+    for (int wrong = 0; wrong < 4; wrong++) {
+        story_begin(&s, NULL);
+        snprintf(s.w.chains[RETRY + 1].topic, TOPIC_MAX, WORLD_SOURCE ".dead.data");
+        s.w.chains[RETRY + 1].next = 0;
+        if (wrong != 3) story_tell(&s, 0, LEDGER_DEAD, 0, 3, 0);
+        story_tell(&s, RETRY + 1, LEDGER_DISCARDED, 0, wrong == 3 ? 1 : 3, 0);
+        if (wrong == 1) story_tell(&s, RETRY + 1, LEDGER_DISCARDED, 3, 4, 2);
+        if (wrong == 2) story_tell(&s, RETRY + 1, LEDGER_REDRIVEN, 3, 4, 2);
+        story_end(&s, wrong ? "never-dead" : NULL, wrong == 3 ? 0 : 2, NULL, 0);
+    }
+    story_begin(&s, NULL);
+    story_tell(&s, 0, LEDGER_DISCARDED, 0, 1, 0);
+    story_end(&s, "wrong-kind", 0, NULL, 0);
+}
+
 static void test_lost(void **state) {
     (void)state;
     struct story s;
@@ -368,6 +387,7 @@ int main(void) {
         cmocka_unit_test(test_second_outcome),
         cmocka_unit_test(test_redriven),
         cmocka_unit_test(test_redriven_to_the_source),
+        cmocka_unit_test(test_discarded),
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_gap_in_a_sound_chain),
         cmocka_unit_test(test_missing_entries),
