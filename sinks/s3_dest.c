@@ -6,6 +6,7 @@
 #include "config/config.h"
 #include "sinks/s3.h"
 #include "sinks/s3_error.h"
+#include "worker/conceal.h"
 #include "worker/log.h"
 
 #define ENDPOINT_MAX 1024
@@ -123,10 +124,12 @@ static bool read_fields(const cJSON *sink, struct fields *f, struct outcome *ret
 
 /* Labels, keys and the ledger show bucket, prefix and host: a credential put there by mistake must
  * not come out. */
-static bool shows_secret(const struct fields *f, const char *secret) {
-    const char *const shown[] = {f->bucket, f->prefix, f->endpoint};
-    for (size_t i = 0; secret && strlen(secret) >= 8 && i < 3; i++)
-        if (shown[i] && strstr(shown[i], secret)) return true;
+static bool shows_secret(const struct fields *f) {
+    const char *const shown[] = {f->bucket, f->prefix, f->endpoint, f->region};
+    const char *const secrets[] = {f->access_key_id, f->secret_access_key, f->session_token};
+    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++)
+        for (size_t k = 0; k < sizeof secrets / sizeof *secrets; k++)
+            if (conceal_shows(str_c(shown[i]), str_c(secrets[k]))) return true;
     return false;
 }
 
@@ -148,8 +151,9 @@ static bool check_fields(const struct fields *f, struct outcome *reterr) {
     if (f->prefix && !prefix_valid(f->prefix))
         return refuse(reterr, FAULT_TENANT, "prefix",
                       "is too long, not UTF-8, or has control characters or dot segments");
-    if (shows_secret(f, f->secret_access_key) || shows_secret(f, f->session_token))
-        return refuse(reterr, FAULT_TENANT, "bucket, prefix or endpoint", "contains a credential");
+    if (shows_secret(f))
+        return refuse(reterr, FAULT_TENANT, "bucket, region, prefix or endpoint",
+                      "contains a credential");
     return true;
 }
 

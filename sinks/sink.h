@@ -25,6 +25,7 @@ struct destination {
     /* Redacted, printable ASCII, for operators: "s3://bucket/prefix @ endpoint-host",
      * "webhook://host/path". */
     char label[LABEL_MAX];
+    bool secret_host; /* one of its own secrets stood in the host: nothing may quote that */
     /* Two destinations with equal identity are one: SHA-256 over type, place and credentials in a
      * form of the type's choosing (length-prefixed fields, so that none can imitate another). Never
      * leaves the process. */

@@ -183,6 +183,8 @@ static void on_done(struct http_request *req, const struct outcome *transport) {
     struct call *c = req->owner;
     struct batch *b = c->batch;
     struct outcome o = transport->verdict == VERDICT_OK ? judge(req) : *transport;
+    if (b->dest->secret_host && o.detail[0]) /* may quote it */
+        snprintf(o.detail, sizeof o.detail, "(not told: the host holds one of the sink's secrets)");
     c->last->next = NULL; /* the rest is the destination's */
     http_request_clear(req);
     free(c);

@@ -368,3 +368,20 @@ bool jobrun_decode_known(const struct record *rec, const struct known_sinks *kno
     *ret = run;
     return true;
 }
+
+bool jobrun_sink_facts(struct str sink, struct names *names, struct arena *arena,
+                       struct known_sink *ret) {
+    static const char before[] = "{\"jobConfigurationSnapshot\":{\"sink\":", behind[] = "}}";
+    const struct known_sinks none = {.names = names};
+    struct json_value root;
+    struct reading r;
+    size_t n = sizeof before - 1;
+    char *text = arena_alloc(arena, n + sink.n + sizeof behind);
+    memcpy(text, before, n);
+    memcpy(text + n, sink.p, sink.n);
+    memcpy(text + n + sink.n, behind, sizeof behind);
+    struct str document = {text, n + sink.n + sizeof behind - 1};
+    if (!job_read(&r, document, false, &none, arena, &root) || r.sink_at != text + n) return false;
+    *ret = r.facts;
+    return !r.failed;
+}

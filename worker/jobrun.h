@@ -105,5 +105,7 @@ bool jobrun_decode(const struct record *, struct arena *, struct jobrun *ret,
 /* The same by what the caller knows: redact.names, and sink objects. */
 bool jobrun_decode_known(const struct record *, const struct known_sinks *, struct arena *,
                          struct jobrun *ret, struct outcome *reterr);
+/* What a sink object says by itself. False when it is none. */
+bool jobrun_sink_facts(struct str sink, struct names *, struct arena *, struct known_sink *ret);
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "config/config.h"
 #include "sinks/file.h"
+#include "worker/conceal.h"
 #include "worker/echo.h"
 #include "worker/keys.h"
 
@@ -364,7 +365,55 @@ static cJSON *parse_sink(struct str text, struct outcome *reterr) {
     return sink;
 }
 
-static void parse_entry(struct router *r, struct entry *e) {
+/* No name may show one of the sink's own secrets: those that stand in its own bytes, and no other
+ * tenant's, or names and keys would depend on who else is here. Where objects get keys, what names
+ * their place can't be told in other words: it is refused for a credential. A URL's path and host
+ * are only hidden. */
+static bool conceal(const struct known_sink *facts, struct destination *d, struct outcome *reterr) {
+    _Static_assert(CONCEAL_MAX == LABEL_MAX, "a label must fit");
+    bool keys = d->type->shape == SHAPE_OBJECT, in_prefix = false;
+    struct str prefix = str_c(d->prefix);
+    struct conceal c;
+    conceal_begin(&c, d->label);
+    for (size_t i = 0; i < facts->n_values && !in_prefix; i++) {
+        struct str value = {facts->values[i].p, facts->values[i].n};
+        if (keys && (!facts->values[i].credential || value.n < CONCEAL_MIN)) continue;
+        conceal_find(&c, value);
+        in_prefix = keys && conceal_shows(prefix, value);
+    }
+    if (!in_prefix && !conceal_any(&c, &d->secret_host)) return true;
+    if (keys) {
+        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "invalid-sink",
+                               "the sink's bucket, prefix, path or endpoint contains a credential");
+        return false;
+    }
+    char label[LABEL_MAX];
+    conceal_end(&c, label);
+    memcpy(d->label, label, sizeof label);
+    /* The same place and credentials beside other members may go by another name. */
+    struct sha256_ctx *h = sha256_begin();
+    sha256_add(h, d->identity, sizeof d->identity);
+    sha256_add(h, d->label, strlen(d->label));
+    sha256_end(h, d->identity);
+    return true;
+}
+
+/* What stands in the bytes of the sink object, even if it does not stand where facts come from. */
+static bool conceal_own(struct router *r, const struct entry *e, const struct known_sink *facts,
+                        struct destination *d, struct outcome *reterr) {
+    struct arena arena = {0};
+    struct known_sink own = *facts;
+    bool ok = own.json.p || jobrun_sink_facts((struct str){e->bytes, e->n}, r->names, &arena, &own);
+    if (!ok)
+        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
+                               "the sink object can't be read");
+    ok = ok && conceal(&own, d, reterr);
+    if (!ok) release(d);
+    arena_wipe(&arena);
+    return ok;
+}
+
+static void parse_entry(struct router *r, struct entry *e, const struct known_sink *facts) {
     struct outcome err;
     struct destination d = {0};
     cJSON *sink = parse_sink((struct str){e->bytes, e->n}, &err);
@@ -372,7 +421,8 @@ static void parse_entry(struct router *r, struct entry *e) {
     if (cJSON_IsObject(sink) && (type = sink_type_of(sink, &err)) && read_rules(sink, e, &err) &&
         type->parse(r->cfg, sink, &d, &err)) {
         d.type = type;
-        if (!r->cfg->override_dir || override(r, &d, &err)) e->place = place_for(r, &d);
+        if (conceal_own(r, e, facts, &d, &err) && (!r->cfg->override_dir || override(r, &d, &err)))
+            e->place = place_for(r, &d);
     }
     if (e->place) {
         e->place->entries++;
@@ -417,7 +467,7 @@ static struct entry *lookup(struct router *r, const struct jobrun *run, int64_t 
     *bucket = e;
     lru_push(r, e);
     r->n_entries++;
-    parse_entry(r, e);
+    parse_entry(r, e, &run->facts);
     make_known(r, e, run);
     while (r->oldest != e && too_large(r, 0)) entry_free(r, r->oldest);
     return e;

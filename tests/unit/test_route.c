@@ -7,8 +7,10 @@
 #include <cmocka.h>
 
 #include <malloc.h>
+#include <stdio.h>
 
 #include "config/config.h"
+#include "worker/keys.h"
 #include "worker/log.h"
 #include "worker/route.h"
 
@@ -325,12 +327,183 @@ static void test_override_without_folder(void **state) {
     config_free(cfg);
 }
 
+/* ---- names ---- */
+
+static struct arena decoded;
+
+/* One event through decoding and routing; run borrows from `decoded` until the next. */
+static enum route_kind take(struct router *r, const char *event, struct jobrun *run,
+                            struct destination **ret, struct outcome *reterr) {
+    const struct record rec = {str_c(event), NULL, 0};
+    const struct known_sinks known = router_known(r);
+    arena_free(&decoded);
+    decoded = (struct arena){0};
+    assert_true(jobrun_decode_known(&rec, &known, &decoded, run, reterr));
+    return route(r, run, 1, ret, reterr);
+}
+
+#define WEBHOOK(url, more) "{\"type\":\"webhook\",\"url\":\"https://" url "\"" more "}"
+#define STORE(bucket, more)                                                                        \
+    "{\"type\":\"s3\",\"bucket\":\"" bucket                                                        \
+    "\",\"region\":\"eu-west-1\",\"accessKeyId\":\"AKIAKEYOFMINE\",\"secretAccessKey\":"           \
+    "\"topSecretKey/+\"" more "}"
+#define HEADER(value) ",\"headers\":{\"Authorization\":\"Bearer " value "\"}"
+#define X30 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+
+/* No label shows a secret of its own sink, in whatever spelling; where objects get keys, and for a
+ * credential, there is none. */
+static void test_names_show_no_secret(void **state) {
+    (void)state;
+    static const struct {
+        const char *sink, *label; /* NULL: refused */
+    } cases[] = {
+        {WEBHOOK("h.example.com/T0kenT0ken", HEADER("T0kenT0ken")),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/hooks/T0kenT0ken?token=T0kenT0ken", ""),
+         "webhook://h.example.com/hooks/[REDACTED]"},
+        {WEBHOOK("h.example.com/a-T0kenT0ken-b/t0kent0ken", HEADER("T0kenT0ken")),
+         "webhook://h.example.com/a-[REDACTED]-b/[REDACTED]"},
+        {WEBHOOK("T0kenT0ken.example.com:8443/a", HEADER("T0kenT0ken")),
+         "webhook://[REDACTED].example.com:8443/a"},
+        {WEBHOOK("user:T0kenT0ken@h.example.com/T0kenT0ken", ""),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/T0ken%2BT0ken", HEADER("T0ken+T0ken")),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/T0ken%252bT0ken", HEADER("T0ken+T0ken")),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/%54%30kenT0ken?t=T0kenT0ke%6e", ""),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/T0kenT0ken", ",\"x\":{\"signingKey\":[\"T0kenT0ken\"]}"),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/T0kenT0ken", ",\"password\":\"\\u00540kenT0ken\""),
+         "webhook://h.example.com/[REDACTED]"},
+        /* Short ones are words that stand anywhere, but for a segment of the path. */
+        {WEBHOOK("h.example.com/abc/abcd/x-abc?t=abc", ""),
+         "webhook://h.example.com/[REDACTED]/abcd/x-abc"},
+        /* Cut within it, and within an encoded byte of it. */
+        {WEBHOOK("h.example.com/" X30 X30 X30 X30 X30 "/T0kenT0kenT0kenT0ken",
+                 HEADER("T0kenT0kenT0kenT0ken")),
+         "webhook://h.example.com/" X30 X30 X30 X30 X30 "/[REDACTED]"},
+        {WEBHOOK("h.example.com/" X30 X30 X30 X30 X30 "/T0ken%2BT0kenT0kenT0ken",
+                 HEADER("T0ken+T0kenT0kenT0ken")),
+         "webhook://h.example.com/" X30 X30 X30 X30 X30 "/[REDACTED]"},
+        /* Another's secret is not its own, and a word of the path is none. */
+        {WEBHOOK("h.example.com/T0kenT0ken", HEADER("anotherToken")),
+         "webhook://h.example.com/T0kenT0ken"},
+        {STORE("bucket", ",\"prefix\":\"runs/\""), "s3://bucket/runs/"},
+        {STORE("bucket", ",\"prefix\":\"x/AKIAKEYOFMINE/\""), NULL},
+        {STORE("bucket", ",\"prefix\":\"x/akiakeyofmine/\""), NULL},
+        {STORE("bucket", ",\"prefix\":\"x/topSecretKey/+/\""), NULL},
+        {STORE("bucket", ",\"prefix\":\"x/topSecretKey%2F%2B/\""), NULL},
+        {STORE("akiakeyofmine-runs", ""), NULL},
+        {STORE("bucket", ",\"endpoint\":\"https://akiakeyofmine.example.com\""), NULL},
+        {STORE("bucket", ",\"endpoint\":\"https://e.example.com/AKIAKEYOFMINE\""), NULL},
+        {STORE("bucket", ",\"prefix\":\"p/hunter22/\",\"password\":\"hunter22\""), NULL},
+        {STORE("bucket", ",\"prefix\":\"p/acme-runs/\",\"name\":\"acme-runs\""),
+         "s3://bucket/p/acme-runs/"},
+    };
+    struct config *cfg = configuration("1000");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        /* The second time the sink is known; a sink that stands twice is one as well. */
+        for (int form = 0; form < 3; form++) {
+            struct router *r = router(cfg);
+            struct destination *d = NULL;
+            struct outcome o = {0};
+            struct jobrun run;
+            struct buf event;
+            buf_init(&event, 65536);
+            buf_printf(&event, RUN("{\"sink\":%s%s%s}"), cases[i].sink,
+                       form == 2 ? ",\"sink\":" : "", form == 2 ? cases[i].sink : "");
+            for (int times = 0; times <= (form == 1); times++)
+                assert_int_equal(take(r, buf_cstr(&event), &run, &d, &o),
+                                 cases[i].label ? ROUTE_DELIVER : ROUTE_DEAD);
+            if (cases[i].label) {
+                assert_string_equal(d->label, cases[i].label);
+            } else {
+                assert_string_equal(o.why, "invalid-sink");
+                assert_int_equal(o.fault, FAULT_TENANT);
+                assert_non_null(strstr(o.detail, "credential"));
+            }
+            buf_free(&event);
+            router_free(r);
+        }
+    }
+    arena_free(&decoded);
+    config_free(cfg);
+}
+
+/* Sinks that differ in nothing but what they call secret may not share a name. */
+static void test_names_are_each_sinks_own(void **state) {
+    (void)state;
+    struct config *cfg = configuration("16");
+    struct router *r = router(cfg);
+    struct destination *open, *hidden;
+    struct outcome o;
+    struct jobrun run;
+    const char *plain = RUN("{\"sink\":" WEBHOOK("h.example.com/T0kenT0ken", "") "}");
+    const char *secret =
+        RUN("{\"sink\":" WEBHOOK("h.example.com/T0kenT0ken", ",\"password\":\"T0kenT0ken\"") "}");
+    assert_int_equal(take(r, plain, &run, &open, &o), ROUTE_DELIVER);
+    assert_int_equal(take(r, secret, &run, &hidden, &o), ROUTE_DELIVER);
+    assert_string_equal(open->label, "webhook://h.example.com/T0kenT0ken");
+    assert_string_equal(hidden->label, "webhook://h.example.com/[REDACTED]");
+    arena_free(&decoded);
+    router_free(r);
+    config_free(cfg);
+}
+
+/* An id that is a secret stands in a key as a digest: of its own for each event, and the same when
+ * the event is read again, by whomever. */
+static void test_key_of_a_secret_id(void **state) {
+    (void)state;
+    struct config *cfg = configuration("16");
+    const char *event =
+        "{\"id\":\"topSecretKey/+\",\"workspaceId\":\"w\",\"projectId\":"
+        "\"p-topSecretKey\\/+\",\"jobId\":\"j\",\"createdAt\":" TIME ",\"updatedAt\":" TIME
+        ",\"startTime\":" TIME
+        ",\"type\":\"MANUAL\",\"status\":\"SUCCESS\",\"payloads\":1,\"successfulRuns\":"
+        "1,\"failedRuns\":0,\"jobConfigurationSnapshot\":{\"sink\":" STORE("bucket", "") "}}";
+    char keys[3][KEY_MAX + 1];
+    for (int i = 0; i < 3; i++) {
+        struct router *r = router(cfg);
+        struct destination *d;
+        struct outcome o;
+        struct jobrun run;
+        struct buf key;
+        struct origin origin = {.topic = "runs", .partition = 3, .offset = i == 2 ? 8 : 7};
+        buf_init(&key, KEY_MAX);
+        assert_int_equal(take(r, event, &run, &d, &o), ROUTE_DELIVER);
+        assert_true(keys_object(router_keys(r), &run, d, &origin, 1, &key, &o));
+        snprintf(keys[i], sizeof keys[i], "%s", buf_cstr(&key));
+        buf_free(&key);
+        router_free(r);
+    }
+    arena_free(&decoded);
+    print_message("%s\n", keys[0]);
+    assert_null(strstr(keys[0], "topSecretKey"));
+    assert_true(str_starts(str_c(keys[0]), "w/redacted-"));
+    assert_string_equal(keys[0], keys[1]);
+    assert_string_not_equal(keys[0], keys[2]);
+    char id[32] = "", project[32] = "";
+    assert_int_equal(sscanf(keys[0], "w/%31[^/]/j/%31[^/]/", project, id), 2);
+    assert_int_equal(strlen(id), strlen("redacted-0123456789ab"));
+    assert_string_not_equal(id, project);
+    config_free(cfg);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes_are_bounded),  cmocka_unit_test(test_number_is_bounded),
-        cmocka_unit_test(test_memory_is_bounded),  cmocka_unit_test(test_held_destinations),
-        cmocka_unit_test(test_values_are_bounded), cmocka_unit_test(test_apis_are_bounded),
-        cmocka_unit_test(test_known_sinks),        cmocka_unit_test(test_override_without_folder),
+        cmocka_unit_test(test_bytes_are_bounded),
+        cmocka_unit_test(test_number_is_bounded),
+        cmocka_unit_test(test_memory_is_bounded),
+        cmocka_unit_test(test_held_destinations),
+        cmocka_unit_test(test_values_are_bounded),
+        cmocka_unit_test(test_apis_are_bounded),
+        cmocka_unit_test(test_known_sinks),
+        cmocka_unit_test(test_override_without_folder),
+        cmocka_unit_test(test_names_show_no_secret),
+        cmocka_unit_test(test_names_are_each_sinks_own),
+        cmocka_unit_test(test_key_of_a_secret_id),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

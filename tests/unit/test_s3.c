@@ -165,6 +165,17 @@ static void refusals(void **state) {
         {BASE ",\"prefix\":\"\xff\"", FAULT_TENANT, "sink.prefix"},
         {BASE ",\"prefix\":\"" X100 X100 X100 X100 X100 X10 "xxx\"", FAULT_TENANT, "sink.prefix"},
         {BASE ",\"prefix\":\"x/wJalrXUtnFEMI/K7MDENG/\"", FAULT_TENANT, "credential"},
+        {BASE ",\"prefix\":\"x/wJalrXUtnFEMI%2fK7MDENG/\"", FAULT_TENANT, "credential"},
+        {BASE ",\"prefix\":\"AKIAIOSFODNN7EXAMPLE/\"", FAULT_TENANT, "credential"},
+        {BASE ",\"prefix\":\"p/sess10/\",\"sessionToken\":\"sess10\"", FAULT_TENANT, "credential"},
+        {BASE ",\"endpoint\":\"https://akiaiosfodnn7example.example.com\"", FAULT_TENANT,
+         "credential"},
+        {"\"bucket\":\"b-akidexample\",\"region\":\"r\",\"accessKeyId\":\"AKIDEXAMPLE\","
+         "\"secretAccessKey\":\"s\"",
+         FAULT_TENANT, "credential"},
+        {"\"bucket\":\"bbb\",\"region\":\"akidexample\",\"accessKeyId\":\"AKIDEXAMPLE\","
+         "\"secretAccessKey\":\"s\"",
+         FAULT_TENANT, "credential"},
         {BASE ",\"endpoint\":\"ftp://example.com\"", FAULT_TENANT, "sink.endpoint"},
         {BASE ",\"endpoint\":\"https://u:p@example.com\"", FAULT_TENANT, "sink.endpoint"},
         {BASE ",\"endpoint\":\"https://example.com/?x=1\"", FAULT_TENANT, "sink.endpoint"},
