@@ -1,5 +1,7 @@
 #include "worker/keys.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "config/config.h"
@@ -75,6 +77,48 @@ static struct str number(struct digits *d, int64_t n) {
     return (struct str){p, (size_t)(d->text + sizeof d->text - p)};
 }
 
+struct str keys_text(const struct jobrun *run, enum run_text which, const struct origin *origin,
+                     struct hidden_text *room) {
+    static const char *const names[] = {
+        [RUN_ID] = "id",        [RUN_WORKSPACE_ID] = "workspaceId", [RUN_PROJECT_ID] = "projectId",
+        [RUN_JOB_ID] = "jobId", [RUN_UPDATED_AT] = "updatedAt",     [RUN_STATUS] = "status",
+    };
+    const struct str texts[] = {
+        [RUN_ID] = run->id,
+        [RUN_WORKSPACE_ID] = run->workspace_id,
+        [RUN_PROJECT_ID] = run->project_id,
+        [RUN_JOB_ID] = run->job_id,
+        [RUN_UPDATED_AT] = run->updated_at,
+        [RUN_STATUS] = run->status,
+    };
+    if (!(run->hidden & 1u << which)) return texts[which];
+    char text[TOPIC_MAX + 64];
+    uint8_t digest[SHA256_LEN];
+    int n = snprintf(text, sizeof text, "%s/%d/%" PRId64 "/%s", origin->topic,
+                     (int)origin->partition, origin->offset, names[which]);
+    struct sha256_ctx *h = sha256_begin();
+    sha256_add(h, text, (size_t)n);
+    sha256_end(h, digest);
+    memcpy(room->text, "redacted-", 9);
+    hex(digest, 6, room->text + 9);
+    return str_c(room->text);
+}
+
+/* In the place of the run's texts that hold a secret. */
+static void hide(const struct jobrun *run, const struct origin *origin, struct key_values *values,
+                 struct hidden_text room[RUN_STATUS + 1]) {
+    static const enum key_field fields[] = {
+        [RUN_ID] = KEY_ID,
+        [RUN_WORKSPACE_ID] = KEY_WORKSPACE_ID,
+        [RUN_PROJECT_ID] = KEY_PROJECT_ID,
+        [RUN_JOB_ID] = KEY_JOB_ID,
+        [RUN_UPDATED_AT] = KEY_UPDATED_AT,
+        [RUN_STATUS] = KEY_STATUS,
+    };
+    for (int i = RUN_ID; i <= RUN_STATUS; i++)
+        values->v[fields[i]] = keys_text(run, (enum run_text)i, origin, &room[i]);
+}
+
 bool keys_object(const struct keys *k, const struct jobrun *run, const struct destination *dest,
                  const struct origin *origin, int64_t timestamp_ms, struct buf *out,
                  struct outcome *reterr) {
@@ -92,6 +136,8 @@ bool keys_object(const struct keys *k, const struct jobrun *run, const struct de
                                       [KEY_UPDATED_AT] = run->updated_at,
                                       [KEY_STATUS] = run->status,
                                       [KEY_DATE] = str_c(date)}};
+    struct hidden_text room[RUN_STATUS + 1];
+    if (run->hidden) hide(run, origin, &values, room);
     return key_make(k->object, &values, KEY_MAX, out) || too_long(reterr);
 }
 

@@ -14,6 +14,13 @@ struct keys;
 struct keys *keys_new(const struct config *, struct buf *err);
 void keys_free(struct keys *); /* NULL is fine */
 
+/* One of the run's texts as it stands where others read it: itself, or, when it holds a secret, a
+ * digest of where the record stood at first, which no other event has, and a replay has again. */
+struct hidden_text {
+    char text[sizeof "redacted-0123456789ab"];
+};
+struct str keys_text(const struct jobrun *, enum run_text, const struct origin *,
+                     struct hidden_text *room);
 /* Appends the key of an event's own object. False with reterr when it can't be made (too long). */
 bool keys_object(const struct keys *, const struct jobrun *, const struct destination *,
                  const struct origin *, int64_t timestamp_ms, struct buf *out,

@@ -233,6 +233,27 @@ static struct str header_value(const struct record *rec, const char *name) {
     return (struct str){0};
 }
 
+/* "id:updatedAt:status"; what is hidden there may be the secret of another place than this. */
+static struct str own_id(struct load *load, const struct slot *slot, const struct jobrun *run) {
+    struct str id = run->id, updated_at = run->updated_at, status = run->status;
+    struct hidden_text room[3];
+    if (run->hidden) {
+        struct origin origin = {.partition = slot->from_partition, .offset = slot->from_offset};
+        memcpy(origin.topic, load->partition->base, sizeof origin.topic);
+        id = keys_text(run, RUN_ID, &origin, &room[0]);
+        updated_at = keys_text(run, RUN_UPDATED_AT, &origin, &room[1]);
+        status = keys_text(run, RUN_STATUS, &origin, &room[2]);
+    }
+    size_t n = id.n + updated_at.n + status.n + 2;
+    char *text = arena_alloc(&load->arena, n + 1), *at = text;
+    at = (char *)memcpy(at, id.p, id.n) + id.n;
+    *at++ = ':';
+    at = (char *)memcpy(at, updated_at.p, updated_at.n) + updated_at.n;
+    *at++ = ':';
+    memcpy(at, status.p, status.n);
+    return (struct str){text, n};
+}
+
 void parcel_send_post(struct load *load, struct slot *slot, const struct jobrun *run,
                       struct destination *dest, const struct record *rec) {
     struct parcel *p = parcel_new(load, run, dest);
@@ -240,16 +261,7 @@ void parcel_send_post(struct load *load, struct slot *slot, const struct jobrun 
     p->progress = slot->progress;
     parcel_add(p, slot);
     b->event_id = run->event_id;
-    if (!b->event_id.n) {
-        size_t n = run->id.n + run->updated_at.n + run->status.n + 2;
-        char *id = arena_alloc(&load->arena, n + 1), *at = id;
-        at = (char *)memcpy(at, run->id.p, run->id.n) + run->id.n;
-        *at++ = ':';
-        at = (char *)memcpy(at, run->updated_at.p, run->updated_at.n) + run->updated_at.n;
-        *at++ = ':';
-        memcpy(at, run->status.p, run->status.n);
-        b->event_id = (struct str){id, n};
-    }
+    if (!b->event_id.n) b->event_id = own_id(load, slot, run);
     b->traceparent = header_value(rec, "traceparent");
     b->tracestate = header_value(rec, "tracestate");
     count_ledger(load, p, 0);
