@@ -130,21 +130,43 @@ static int by_name(const void *a, const void *b) {
     return strcasecmp(((const struct pair *)a)->name, ((const struct pair *)b)->name);
 }
 
+/* Names are quoted where they look like nothing else: words of letters, a digit or two. */
+static bool is_plain_name(const char *name) {
+    size_t n = strlen(name), digits = 0, word = 0;
+    for (const char *s = name; *s; s++) {
+        bool digit = *s >= '0' && *s <= '9', mark = *s == '-' || *s == '_';
+        digits += digit;
+        word = mark ? 0 : word + 1;
+        if ((!digit && !mark && (*s | 0x20) < 'a') || (*s | 0x20) > 'z' || word > 16) return false;
+    }
+    return n <= 40 && digits <= 2;
+}
+
 static bool refuse_header(struct outcome *reterr, enum fault fault, const char *name,
                           const char *what) {
-    char shown[41];
-    outcome_token(shown, sizeof shown, str_c(name));
-    *reterr =
-        outcome_fail(VERDICT_PERMANENT, fault, "invalid-sink", "sink.headers: %s %s", shown, what);
+    *reterr = outcome_fail(VERDICT_PERMANENT, fault, "invalid-sink", "sink.headers: %s %s",
+                           is_plain_name(name) ? name : "a header", what);
     return false;
+}
+
+/* What is wrong with a name, in words that hold none of it: it may be a whole line, its secret
+ * included. */
+static bool refuse_name(const char *name, struct outcome *reterr) {
+    const char *what = "a name holds a character that no header's name may have";
+    if (!*name) what = "a header has no name";
+    if (strpbrk(name, ": \t"))
+        what = "a header's name holds a blank or a colon: was a whole header line pasted into it?";
+    return refuse(reterr, FAULT_TENANT, "headers:", what);
 }
 
 static bool check_header(const cJSON *item, struct outcome *reterr) {
     const char *name = item->string;
-    if (!is_token(name)) return refuse_header(reterr, FAULT_TENANT, name, "is no header name");
+    if (!is_token(name)) return refuse_name(name, reterr);
     if (!cJSON_IsString(item))
         return refuse_header(reterr, FAULT_DATA, name, "has a value that is not a string");
-    if (is_reserved(name)) return refuse_header(reterr, FAULT_TENANT, name, "cannot be set");
+    if (is_reserved(name))
+        return refuse_header(reterr, FAULT_TENANT, name,
+                             "cannot be set: it belongs to the connection, or to runsink");
     if (!is_value(item->valuestring))
         return refuse_header(reterr, FAULT_TENANT, name, "has a control character in its value");
     return true;
