@@ -37,6 +37,22 @@ set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS
     OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION net)
+
+# The version names the release that it was built on, such as 0.1.0-1~deb12: with it come the libraries that it needs, and an upgrade
+# of the release, to 0.1.0-1~deb13, is one of the package.
+set(RUNSINK_PACKAGE_REVISION 1 CACHE STRING "Revision of the Debian package")
+set(CPACK_DEBIAN_PACKAGE_RELEASE ${RUNSINK_PACKAGE_REVISION})
+if(EXISTS /etc/os-release)
+  foreach(field VERSION_CODENAME VERSION_ID ID)
+    file(STRINGS /etc/os-release ${field} REGEX "^${field}=")
+    string(REGEX REPLACE "^[A-Z_]+=\"?([^\"]*)\"?$" "\\1" OS_${field} "${${field}}")
+  endforeach()
+  if(NOT OS_VERSION_ID) # testing and unstable
+    set(OS_VERSION_ID ${OS_VERSION_CODENAME})
+  endif()
+  string(REPLACE debian deb OS_ID "${OS_ID}")
+  string(APPEND CPACK_DEBIAN_PACKAGE_RELEASE "~${OS_ID}${OS_VERSION_ID}")
+endif()
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_DEPENDS ca-certificates)
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "delivers JobRun events from Kafka to each tenant's own sink")

@@ -74,6 +74,16 @@ class Install(unittest.TestCase):
                          tuple(map(unit_values, ("Restart", "RestartPreventExitStatus", "LimitCORE"))))
 
     def test_unit_analyzed(self):
+    def test_version_of_package(self):
+        """the package's version names the release that it is built on, and sorts before the next one's"""
+        made = dict(re.findall(r'(?m)^set\((\w+) "(.*)"\)$', (rig.RUNSINK.parent / "CPackConfig.cmake").read_text()))
+        release = dict(re.findall(r'(?m)^(\w+)="?([^"\n]*)"?$', rig.Path("/etc/os-release").read_text()))
+        where = release["ID"].replace("debian", "deb") + release.get("VERSION_ID", release.get("VERSION_CODENAME", ""))
+        self.assertEqual(f"1~{where}", made["CPACK_DEBIAN_PACKAGE_RELEASE"].replace("\\", ""))
+        if shutil.which("dpkg"):
+            for older, newer in (("0.1.0", "0.1.0-1~deb12"), ("0.1.0-1~deb12", "0.1.0-1~deb13"), ("0.1.0-1~deb13", "0.1.1-1~deb12")):
+                self.assertEqual(0, subprocess.run(["dpkg", "--compare-versions", older, "lt", newer]).returncode)
+
         """systemd knows every line of it, and finds it confined"""
         if not shutil.which("systemd-analyze"):
             self.skipTest("needs systemd-analyze")

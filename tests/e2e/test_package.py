@@ -45,7 +45,10 @@ class Package(unittest.TestCase):
         """its fields, its scripts, the libraries it depends on; the debug information apart"""
         said = fields(self.package)
         self.assertEqual("runsink", said["Package"])
-        self.assertEqual(rig.runsink("--version").stdout.decode().split()[1], said["Version"])
+        with open("/etc/debian_version") as file:
+            version = f"{rig.runsink('--version').stdout.decode().split()[1]}-1~deb{file.read().split('.')[0]}"
+        self.assertEqual(version, said["Version"])
+        self.assertTrue(self.package.name.startswith(f"runsink_{version}_"), self.package.name)
         needs = {one.split()[0] for one in said["Depends"].split(", ")}
         self.assertLessEqual({"ca-certificates", "libc6", "librdkafka1"}, needs)
         listed = subprocess.run(["dpkg-deb", "--contents", self.package], check=True, stdout=subprocess.PIPE).stdout.decode()
