@@ -8,6 +8,7 @@ set(CONF_DIR ${CMAKE_INSTALL_FULL_SYSCONFDIR}/runsink)
 install(TARGETS runsink RUNTIME)
 install(FILES README.md config/runsink.ini DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES config/systemd/runsink.service DESTINATION lib/systemd/system)
+install(PROGRAMS config/systemd/runsink-check DESTINATION ${CMAKE_INSTALL_SBINDIR})
 install(FILES config/seccomp/runsink.json DESTINATION ${CMAKE_INSTALL_DATADIR}/runsink/seccomp)
 install(FILES config/prometheus/alerts.yml DESTINATION ${CMAKE_INSTALL_DATADIR}/runsink/prometheus)
 install(FILES config/grafana/runsink.json DESTINATION ${CMAKE_INSTALL_DATADIR}/runsink/grafana)
@@ -36,7 +37,6 @@ set(CPACK_INSTALL_PREFIX /usr)
 set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS
     OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
-set(CPACK_DEBIAN_PACKAGE_SECTION net)
 
 # The version names the release that it was built on, such as 0.1.0-1~deb12: with it come the libraries that it needs, and an upgrade
 # of the release, to 0.1.0-1~deb13, is one of the package.
@@ -44,8 +44,8 @@ set(RUNSINK_PACKAGE_REVISION 1 CACHE STRING "Revision of the Debian package")
 set(CPACK_DEBIAN_PACKAGE_RELEASE ${RUNSINK_PACKAGE_REVISION})
 if(EXISTS /etc/os-release)
   foreach(field VERSION_CODENAME VERSION_ID ID)
-    file(STRINGS /etc/os-release ${field} REGEX "^${field}=")
-    string(REGEX REPLACE "^[A-Z_]+=\"?([^\"]*)\"?$" "\\1" OS_${field} "${${field}}")
+    file(STRINGS /etc/os-release line REGEX "^${field}=")
+    string(REGEX REPLACE "^[A-Z_]+=\"?([^\"]*)\"?$" "\\1" OS_${field} "${line}")
   endforeach()
   if(NOT OS_VERSION_ID) # testing and unstable
     set(OS_VERSION_ID ${OS_VERSION_CODENAME})
@@ -53,6 +53,7 @@ if(EXISTS /etc/os-release)
   string(REPLACE debian deb OS_ID "${OS_ID}")
   string(APPEND CPACK_DEBIAN_PACKAGE_RELEASE "~${OS_ID}${OS_VERSION_ID}")
 endif()
+set(CPACK_DEBIAN_PACKAGE_SECTION net)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_DEPENDS ca-certificates)
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "delivers JobRun events from Kafka to each tenant's own sink")
@@ -61,8 +62,8 @@ set(CPACK_DEBIAN_PACKAGE_DESCRIPTION
 or webhook that the event itself names. Nothing is lost and no object written
 twice whatever crashes, and a hash-chained ledger accounts for every record.
 
-The service waits for /etc/runsink/runsink.ini to be filled in:
-systemctl enable --now runsink")
+The service waits for /etc/runsink/runsink.ini to be filled in. runsink-check
+then says what a start would find; systemctl enable --now runsink")
 set(CPACK_DEBIAN_DEBUGINFO_PACKAGE ON) # which takes the debug information out of the package itself
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 foreach(file conffiles postinst prerm postrm)

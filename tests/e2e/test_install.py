@@ -35,7 +35,8 @@ class Install(unittest.TestCase):
         self.install()
         found = {f"/{path.relative_to(self.dir)}": path for path in self.dir.rglob("*") if path.is_file()}
         self.assertEqual({
-            "/etc/runsink/runsink.ini", "/usr/bin/runsink", "/usr/lib/systemd/system/runsink.service", "/usr/share/doc/runsink/README.md",
+            "/etc/runsink/runsink.ini", "/usr/bin/runsink", "/usr/sbin/runsink-check",
+            "/usr/lib/systemd/system/runsink.service", "/usr/share/doc/runsink/README.md",
             "/usr/share/doc/runsink/copyright", "/usr/share/doc/runsink/runsink.ini", "/usr/share/runsink/grafana/runsink.json",
             "/usr/share/runsink/prometheus/alerts.yml", "/usr/share/runsink/seccomp/runsink.json"}, set(found))
         self.assertEqual(0o700, (self.dir / "etc/runsink/secrets").stat().st_mode & 0o777)
@@ -73,7 +74,6 @@ class Install(unittest.TestCase):
         self.assertEqual((["on-failure"], ["64 78"], ["0"]),
                          tuple(map(unit_values, ("Restart", "RestartPreventExitStatus", "LimitCORE"))))
 
-    def test_unit_analyzed(self):
     def test_version_of_package(self):
         """the package's version names the release that it is built on, and sorts before the next one's"""
         made = dict(re.findall(r'(?m)^set\((\w+) "(.*)"\)$', (rig.RUNSINK.parent / "CPackConfig.cmake").read_text()))
@@ -84,6 +84,7 @@ class Install(unittest.TestCase):
             for older, newer in (("0.1.0", "0.1.0-1~deb12"), ("0.1.0-1~deb12", "0.1.0-1~deb13"), ("0.1.0-1~deb13", "0.1.1-1~deb12")):
                 self.assertEqual(0, subprocess.run(["dpkg", "--compare-versions", older, "lt", newer]).returncode)
 
+    def test_unit_analyzed(self):
         """systemd knows every line of it, and finds it confined"""
         if not shutil.which("systemd-analyze"):
             self.skipTest("needs systemd-analyze")

@@ -110,6 +110,25 @@ class Package(unittest.TestCase):
         def settled():
             return kafka.settled(group, topic)
 
+        # Checked before the first start, with what the service alone gets; then it is what it was.
+        def check(*options):
+            done = debian.run("sh", "-c", 'runsink-check "$@" 2>&1; echo "exit $?"', "sh", *options, check=False)
+            self.assertEqual("", debian.run("find", "/run", "-name", "*runsink-check*"))
+            return done
+
+        secret = debian.root / "etc/runsink/secrets/kafka-password"
+        self.assertRegex(check(), rf"(?s)sasl.password = \*\*\*.*{topic}.*exit 0$")
+        self.assertRegex(check("--config-only", "--set", 'group=100% "$HOME" \\'), r'(?m)^group = 100% "\$HOME" \\ (?s:.*)exit 0$')
+        secret.rename(secret.with_suffix(".away"))
+        self.assertRegex(check(), r"(?s)secrets_kafka-password.*exit 78$")
+        secret.with_suffix(".away").rename(secret)
+        (debian.root / "etc/default/runsink").write_text("RUNSINK_LANES=many\n")
+        self.assertRegex(check("--config-only"), r'(?s)RUNSINK_LANES.*"many".*exit 78$')
+        (debian.root / "etc/default/runsink").write_text("RUNSINK_LANES=2\n")
+        self.assertRegex(check("--config-only"), r"(?sm)^lanes = 2 .*exit 0$")
+        self.assertEqual(("inactive", "success", "exec", "0"), tuple(map(unit, ("ActiveState", "Result", "Type", "NRestarts"))))
+        self.assertIn(" run", unit("ExecStart"))
+
         # Started by hand, as the description says.
         produce({"type": "webhook", "url": receiver.url + "/one"})
         produce({"type": "file", "path": "archive"})
@@ -121,6 +140,9 @@ class Package(unittest.TestCase):
         self.assertNotEqual("0", status["Uid"].split()[0])
         self.assertEqual(("0" * 16, "1", "2"), (status["CapEff"], status["NoNewPrivs"], status["Seccomp"]))
         self.assertIn("ok", debian.run("runsink", "health"))
+
+        self.assertRegex(check(), rf"(?sm)^lanes = 2 .*{topic}.*exit 0$")
+        self.assertEqual(str(pid), unit("MainPID"), "a check leaves a service that runs alone")
 
         # Reloaded, killed, and there again.
         debian.run("systemctl", "reload", "runsink")
