@@ -241,16 +241,15 @@ static int try_producer(const struct check_result *r, struct buf *err) {
     snprintf(id, sizeof id, "%s/check", r->cfg->group);
     enum settler_state state = settler_try(r->cfg, id, TIMEOUT_MS, &why);
     if (state != SETTLER_READY)
-        buf_printf(err,
-                   "runsink check: the broker does not take the transactional producer, so run would "
-                   "read nothing (%s): look at the broker's transaction.max.timeout.ms, which must "
-                   "not be below kafka.transaction.timeout.ms, and at the rights to the "
-                   "transactional ids %s/\n",
-                   buf_cstr(&why), r->cfg->group);
+        buf_printf(
+            err,
+            "runsink check: the broker does not take the transactional producer, so run would "
+            "read nothing (%s): look at the broker's transaction.max.timeout.ms, which must "
+            "not be below kafka.transaction.timeout.ms, and at the rights to the "
+            "transactional ids %s/\n",
+            buf_cstr(&why), r->cfg->group);
     buf_free(&why);
-    return state == SETTLER_READY     ? EX_OK
-           : state == SETTLER_REFUSED ? EX_CONFIG
-                                      : EX_UNAVAILABLE;
+    return state == SETTLER_READY ? EX_OK : state == SETTLER_REFUSED ? EX_CONFIG : EX_UNAVAILABLE;
 }
 
 static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
@@ -287,9 +286,10 @@ static int check(struct check_result *ret, bool connect, struct buf *err) {
     return rc;
 }
 
-static int run(struct config *c, bool connect, bool json) {
+static int run(struct config *c, bool connect, bool json, enum overview_by by) {
     struct buf err, advice;
-    struct check_result result = {.cfg = c, .advice = &advice};
+    struct check_result result = {
+        .cfg = c, .advice = &advice, .overview = {.by = by, .config = command_config_path()}};
     buf_init(&err, 65536);
     buf_init(&advice, ADVICE_MAX);
     if (!json) config_print(c, stdout);
@@ -313,7 +313,9 @@ static int run(struct config *c, bool connect, bool json) {
 
 int command_check(struct config *unused, int argc, char **argv) {
     (void)unused;
-    bool connect = true, json = false;
+    bool connect = true, json = false, bad = false;
+    enum overview_by by = BY_DEFAULT;
+    const char *value;
     if (argc == 2 && strcmp(argv[1], "--reference") == 0)
         return config_print_reference(stdout), EX_OK;
     if (argc == 2 && strcmp(argv[1], "--reference-metrics") == 0)
@@ -327,12 +329,15 @@ int command_check(struct config *unused, int argc, char **argv) {
             connect = false;
         else if (strcmp(argv[i], "--json") == 0)
             json = true;
-        else
+        else if ((value = command_value("--by", argc, argv, &i, &bad)) || bad) {
+            if (bad || !overview_by_read(value, &by))
+                return command_usage("check", "--by takes workspace, destination or reason");
+        } else
             return command_usage("check", "unexpected: %.100s", argv[i]);
     }
     struct config *c = command_config();
     if (!c) return EX_CONFIG;
-    int rc = run(c, connect, json);
+    int rc = run(c, connect, json, by);
     config_free(c);
     return rc;
 }

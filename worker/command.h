@@ -16,6 +16,8 @@ command_fn command_run, command_check, command_explain, command_verify, command_
 /* For commands that the table calls without: reads file, environment and --set. NULL after having
  * told the operator why. Owned by the caller. */
 struct config *command_config(void);
+/* --config as it was given, or NULL. */
+const char *command_config_path(void);
 /* The same sources read anew, for SIGHUP. It has to pass every check that a start passes; what may
  * not change keeps its value (see config_reload()). NULL with a message in err; then nothing
  * changes. */

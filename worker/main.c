@@ -38,7 +38,7 @@ static const struct command {
      "  --dir DIR  where the archive goes (default: runsink-demo)\n"
      "  --batch    one NDJSON object per destination and window instead of one per event\n"},
     {"check", command_check, false, "check configuration, broker and topics",
-     "usage: runsink check [--config-only] [--json]\n"
+     "usage: runsink check [--config-only] [--json] [--by WHAT]\n"
      "       runsink check --reference | --reference-ini | --reference-metrics\n"
      "                     | --reference-schema\n\n"
      "Prints the configuration with the origin of each value, then what the broker knows: the\n"
@@ -46,6 +46,10 @@ static const struct command {
      "lag, what is parked for which destination, and the dead letters that lie open.\n"
      "  --config-only    don't connect\n"
      "  --json           one JSON object\n"
+     "  --by workspace|destination|reason\n"
+     "                   count by that what is parked and what died, each row of dead letters "
+     "with\n"
+     "                   the `redrive` command that sends them back\n"
      "  --reference      print the table of all keys, in Markdown\n"
      "  --reference-ini  print a runsink.ini with all keys at their defaults\n"
      "  --reference-metrics\n"
@@ -94,7 +98,7 @@ static const struct command {
      "them no more. They stay in the dead topic.\n"
      "  --fault tenant|data|system\n"
      "  --reason REASON        runsink-reason, exactly\n"
-     "  --destination TEXT     runsink-destination; * stands for any text\n"
+     "  --destination TEXT     runsink-destination; * stands for any text, \\* for a star\n"
      "  --workspace ID, --id ID\n"
      "                         of the event\n"
      "  --from TIME, --to TIME\n"
@@ -193,6 +197,10 @@ static const char *take_options(int *argc, char **argv) {
     }
     *argc = n;
     return NULL;
+}
+
+const char *command_config_path(void) {
+    return options.config;
 }
 
 static bool read_file(struct config *c, struct buf *err) {

@@ -21,6 +21,7 @@ struct fallen {
     int32_t partition, from_partition;
     int64_t offset, from_offset, died_ms;
     size_t row;
+    char why[sizeof((struct requeue *)0)->why];
 };
 
 struct look {
@@ -60,9 +61,9 @@ static void forget_rows(struct look *l) {
     l->hashes = NULL;
 }
 
-static uint64_t hash_of(const struct look *l, int fault, const char *text) {
+static uint64_t hash_of(const struct look *l, int fault, struct str text) {
     uint64_t parts[3] = {keyed_hash(l->source, strlen(l->source)), (uint64_t)fault,
-                         keyed_hash(text, strlen(text))};
+                         keyed_hash(text.p, text.n)};
     return keyed_hash(parts, sizeof parts);
 }
 
@@ -71,16 +72,43 @@ static void *grow(void *rows, size_t n, size_t size) {
     return (n & (n - 1)) == 0 ? xrealloc(rows, (n ? 2 * n : 1) * size) : rows;
 }
 
+/* What the record's row is named by; the arena's, or r's. Empty: not known. */
+static struct str name_of(const struct look *l, const struct record *rec, const struct requeue *r,
+                          enum overview_by usual, struct arena *arena) {
+    struct jobrun run;
+    struct outcome unused;
+    switch (l->o->by == BY_DEFAULT ? usual : l->o->by) {
+    case BY_DEFAULT:
+    case BY_DESTINATION:
+        return str_c(r->destination);
+    case BY_REASON:
+        return str_c(r->why);
+    case BY_WORKSPACE:
+        if (!jobrun_decode(rec, arena, &run, &unused)) break;
+        if (!(run.hidden & 1u << RUN_WORKSPACE_ID)) return run.workspace_id;
+        break;
+    }
+    return STR("");
+}
+
+/* Whether all of it fits. */
+static bool keep_name(char ret[DESTINATION_MAX], struct str name) {
+    size_t n = name.n < DESTINATION_MAX ? name.n : DESTINATION_MAX - 1;
+    if (n) memcpy(ret, name.p, n);
+    ret[n] = '\0';
+    return n == name.n && strlen(ret) == n;
+}
+
 /* ---- what waits ---- */
 
-static void add_parked(struct look *l, const struct requeue *r, int64_t time_ms) {
+static void add_parked(struct look *l, const struct requeue *r, struct str name, int64_t time_ms) {
     struct overview *o = l->o;
-    size_t at = row_number(l, hash_of(l, 0, r->destination), o->n_parked);
+    size_t at = row_number(l, hash_of(l, 0, name), o->n_parked);
     if (at == o->n_parked) {
         o->parked = grow(o->parked, o->n_parked, sizeof *o->parked);
         struct parked_row *fresh = &o->parked[o->n_parked++];
         *fresh = (struct parked_row){.source = l->source, .due_ms = r->due_ms};
-        if (at < ROWS_MAX) memcpy(fresh->destination, r->destination, sizeof r->destination);
+        if (at < ROWS_MAX) keep_name(fresh->name, name);
     }
     struct parked_row *row = &o->parked[at];
     row->n++;
@@ -109,10 +137,11 @@ static bool on_parked(void *context, rd_kafka_message_t *m) {
     if (!requeue_parse(rec.headers, rec.n_headers, &r, &unused) || r.died_ms) {
         l->o->unreadable++;
     } else if (!r.group[0] || strcmp(r.group, l->cfg->group) == 0) {
-        add_parked(l, &r, rd_kafka_message_timestamp(m, NULL));
+        add_parked(l, &r, name_of(l, &rec, &r, BY_DESTINATION, &arena),
+                   rd_kafka_message_timestamp(m, NULL));
         count_leftover(l->o, rd_kafka_topic_name(m->rkt));
     }
-    arena_free(&arena);
+    arena_wipe(&arena);
     rd_kafka_message_destroy(m);
     return ++l->read < RECORDS_MAX;
 }
@@ -181,15 +210,15 @@ static int look_at_parked(struct look *l) {
 
 /* ---- what died ---- */
 
-static void add_fallen(struct look *l, const struct letter *letter) {
+static void add_fallen(struct look *l, const struct letter *letter, struct str name) {
     struct overview *o = l->o;
     const struct requeue *past = &letter->past;
-    size_t at = row_number(l, hash_of(l, (int)letter->fault, past->why), o->n_dead);
+    size_t at = row_number(l, hash_of(l, (int)letter->fault, name), o->n_dead);
     if (at == o->n_dead) {
         o->dead = grow(o->dead, o->n_dead, sizeof *o->dead);
         struct dead_row *fresh = &o->dead[o->n_dead++];
         *fresh = (struct dead_row){.source = l->source, .fault = letter->fault};
-        if (at < ROWS_MAX) memcpy(fresh->reason, past->why, sizeof fresh->reason);
+        if (at < ROWS_MAX) fresh->selects = keep_name(fresh->name, name) && name.n;
     }
     l->fallen = grow(l->fallen, l->n_fallen, sizeof *l->fallen);
     l->fallen[l->n_fallen++] = (struct fallen){.fault = letter->fault,
@@ -199,6 +228,7 @@ static void add_fallen(struct look *l, const struct letter *letter) {
                                                .from_offset = past->origin.offset,
                                                .died_ms = past->died_ms,
                                                .row = at};
+    memcpy(l->fallen[l->n_fallen - 1].why, past->why, sizeof past->why);
 }
 
 static bool on_dead(void *context, rd_kafka_message_t *m) {
@@ -217,8 +247,8 @@ static bool on_dead(void *context, rd_kafka_message_t *m) {
     if (!letter_read(&rec, l->source, &letter, &unused))
         l->o->unreadable++;
     else if (letter_is_of(&letter, l->cfg->group))
-        add_fallen(l, &letter);
-    arena_free(&arena);
+        add_fallen(l, &letter, name_of(l, &rec, &letter.past, BY_REASON, &arena));
+    arena_wipe(&arena);
     rd_kafka_message_destroy(m);
     return ++l->read < RECORDS_MAX;
 }
@@ -273,7 +303,10 @@ static void count_fallen(struct look *l) {
             continue;
         struct dead_row *row = &l->o->dead[f->row];
         if (!row->n || f->died_ms < row->since_ms) row->since_ms = f->died_ms;
-        if (f->died_ms > row->last_ms) row->last_ms = f->died_ms;
+        if (!row->n || f->died_ms >= row->last_ms) {
+            row->last_ms = f->died_ms;
+            memcpy(row->why, f->why, sizeof row->why);
+        }
         row->n++;
         l->o->died++;
     }
@@ -312,10 +345,18 @@ static int look_at_dead(struct look *l) {
 
 /* ---- all of it ---- */
 
+bool overview_by_read(const char *text, enum overview_by *ret) {
+    static const char *const names[] = {
+        [BY_WORKSPACE] = "workspace", [BY_DESTINATION] = "destination", [BY_REASON] = "reason"};
+    for (size_t i = BY_WORKSPACE; i < sizeof names / sizeof *names; i++)
+        if (strcmp(text, names[i]) == 0) return *ret = (enum overview_by)i, true;
+    return false;
+}
+
 static int by_waiting(const void *a, const void *b) {
     const struct parked_row *x = a, *y = b;
     if (x->n != y->n) return x->n > y->n ? -1 : 1;
-    return strcmp(x->destination, y->destination);
+    return strcmp(x->name, y->name);
 }
 
 static int by_died(const void *a, const void *b) {
@@ -324,7 +365,7 @@ static int by_died(const void *a, const void *b) {
     if (d) return d;
     if (x->fault != y->fault) return x->fault < y->fault ? -1 : 1;
     if (x->n != y->n) return x->n > y->n ? -1 : 1;
-    return strcmp(x->reason, y->reason);
+    return strcmp(x->name, y->name);
 }
 
 /* Rows whose letters all went back are none. */
@@ -340,7 +381,7 @@ static void tidy(struct overview *o) {
 int overview_read(const struct config *cfg, rd_kafka_t *rk, const struct topic_list *all,
                   const struct topic_list *sources, struct overview *ret, struct buf *err) {
     struct look l = {.cfg = cfg, .rk = rk, .all = all, .o = ret, .err = err};
-    *ret = (struct overview){0};
+    ret->several = sources->n > 1;
     int rc = EX_OK;
     for (size_t i = 0; i < sources->n && rc == EX_OK; i++) {
         l.source = sources->v[i].name;

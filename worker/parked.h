@@ -8,10 +8,14 @@
 
 #include "worker/topics.h"
 
-/* Records that wait for one destination. */
+/* What rows are of. By default: what waits by destination, dead letters by reason. */
+enum overview_by { BY_DEFAULT, BY_WORKSPACE, BY_DESTINATION, BY_REASON };
+bool overview_by_read(const char *text, enum overview_by *ret);
+
+/* Records that wait for one destination, or what else rows are of. */
 struct parked_row {
-    const char *source;                /* topic */
-    char destination[DESTINATION_MAX]; /* empty: not known */
+    const char *source;         /* topic */
+    char name[DESTINATION_MAX]; /* empty: not known */
     uint64_t n;
     int64_t since_ms; /* the oldest first failure; 0: none was tried yet */
     int64_t due_ms;   /* the next attempt */
@@ -23,7 +27,9 @@ struct parked_row {
 struct dead_row {
     const char *source;
     enum fault fault;
-    char reason[sizeof((struct requeue *)0)->why];
+    char name[DESTINATION_MAX];                 /* the reason, or what else rows are of */
+    bool selects;                               /* name is whole: redrive can be told of it */
+    char why[sizeof((struct requeue *)0)->why]; /* of the youngest */
     uint64_t n;
     int64_t since_ms, last_ms; /* times of death */
 };
@@ -35,6 +41,9 @@ struct leftover_row {
 };
 
 struct overview {
+    enum overview_by by;
+    bool several;       /* source topics */
+    const char *config; /* --config, for commands that are shown; or NULL. Borrowed */
     struct leftover_row *leftovers;
     size_t n_leftovers;
     struct parked_row *parked; /* most first */
@@ -47,8 +56,9 @@ struct overview {
     uint64_t unreadable; /* records without proper headers */
 };
 
-/* The rows borrow the sources' names. rk is of reader_consumer(). EX_OK, EX_UNAVAILABLE or
- * EX_DATAERR (the ledger was altered), with a message in err. */
+/* ret->by and ret->config are the caller's, the rest is empty. The rows borrow the sources' names.
+ * rk is of reader_consumer(). EX_OK, EX_UNAVAILABLE or EX_DATAERR (the ledger was altered), with a
+ * message in err. */
 int overview_read(const struct config *, rd_kafka_t *rk, const struct topic_list *all,
                   const struct topic_list *sources, struct overview *ret, struct buf *err);
 void overview_free(struct overview *);

@@ -23,21 +23,59 @@ static const char *wait_text(int64_t ms, char text[32]) {
     return text;
 }
 
+static const char *by_name(enum overview_by by, enum overview_by usual) {
+    switch (by == BY_DEFAULT ? usual : by) {
+    case BY_WORKSPACE:
+        return "workspace";
+    case BY_REASON:
+        return "reason";
+    case BY_DEFAULT:
+    case BY_DESTINATION:
+        break;
+    }
+    return "destination";
+}
+
+/* The command that sends a row's letters back, or with --discard closes them. A text between stars
+ * would stand for any. */
+static bool put_command(struct buf *b, const struct overview *o, const struct dead_row *r) {
+    const char *by = by_name(o->by, BY_REASON);
+    char pattern[2 * DESTINATION_MAX] = "";
+    if (!r->selects) return false;
+    buf_puts(b, "runsink redrive");
+    if (o->config) shown_word(b, " --config=", o->config);
+    if (o->several) shown_word(b, " --topic=", r->source);
+    buf_printf(b, " --fault=%s --%s", fault_name(r->fault), by);
+    for (size_t i = 0, n = 0; r->name[i]; i++) {
+        if (strcmp(by, "destination") == 0 && strchr("*\\", r->name[i])) pattern[n++] = '\\';
+        pattern[n++] = r->name[i];
+    }
+    return shown_word(b, "=", pattern);
+}
+
+static void print_command(const struct overview *o, const struct dead_row *r, FILE *f) {
+    struct buf b;
+    buf_init(&b, 65536);
+    if (o->by != BY_DEFAULT && put_command(&b, o, r)) fprintf(f, "             %s\n", buf_cstr(&b));
+    buf_free(&b);
+}
+
 static void print_parked(const struct overview *o, int64_t now_ms, FILE *f) {
     char since[32], due[32];
     fprintf(f, "\nparked, waiting for another attempt: %s%" PRIu64 "\n",
             o->more_waiting ? "at least " : "", o->waiting);
     if (!o->n_parked) return;
     fprintf(f, "  %9s  %-20s  %-9s  %-24s %s\n", "records", "failing since", "next", "why",
-            "destination");
+            by_name(o->by, BY_DESTINATION));
     for (size_t i = 0; i < o->n_parked && i < ROWS_SHOWN; i++) {
         const struct parked_row *r = &o->parked[i];
         fprintf(f, "  %9" PRIu64 "  %-20s  %-9s  %-24s %s\n", r->n, time_text(r->since_ms, since),
                 wait_text(r->due_ms - now_ms, due), SHOWN(r->why),
-                r->destination[0] ? SHOWN(r->destination) : "-");
+                r->name[0] ? SHOWN(r->name) : "-");
     }
     if (o->n_parked > ROWS_SHOWN)
-        fprintf(f, "  and %zu more destinations (--json lists them)\n", o->n_parked - ROWS_SHOWN);
+        fprintf(f, "  and %zu more %ss (--json lists them)\n", o->n_parked - ROWS_SHOWN,
+                by_name(o->by, BY_DESTINATION));
 }
 
 static void print_leftovers(const struct overview *o, FILE *f) {
@@ -65,15 +103,20 @@ static void print_dead(const struct overview *o, FILE *f) {
             : "");
     if (!o->n_dead) return;
     fprintf(f, "  %9s  %-7s  %-24s  %-20s  %-20s  %s\n", "records", "fault", "reason", "first",
-            "last", "topic");
+            "last", o->by == BY_DEFAULT ? "topic" : by_name(o->by, BY_REASON));
     for (size_t i = 0; i < o->n_dead && i < ROWS_SHOWN; i++) {
         const struct dead_row *r = &o->dead[i];
         fprintf(f, "  %9" PRIu64 "  %-7s  %-24s  %-20s  %-20s  %s\n", r->n, fault_name(r->fault),
-                r->reason[0] ? SHOWN(r->reason) : "-", time_text(r->since_ms, since),
-                time_text(r->last_ms, last), SHOWN(r->source));
+                r->why[0] ? SHOWN(r->why) : "-", time_text(r->since_ms, since),
+                time_text(r->last_ms, last),
+                o->by == BY_DEFAULT ? SHOWN(r->source)
+                : r->name[0]        ? SHOWN(r->name)
+                                    : "-");
+        print_command(o, r, f);
     }
     if (o->n_dead > ROWS_SHOWN)
-        fprintf(f, "  and %zu more reasons (--json lists them)\n", o->n_dead - ROWS_SHOWN);
+        fprintf(f, "  and %zu more %ss (--json lists them)\n", o->n_dead - ROWS_SHOWN,
+                by_name(o->by, BY_REASON));
 }
 
 void overview_print(const struct overview *o, int64_t now_ms, FILE *f) {
@@ -94,14 +137,22 @@ static const char *yes_no(bool yes) {
     return yes ? "true" : "false";
 }
 
+static void put_redrive(struct buf *b, const struct overview *o, const struct dead_row *r) {
+    struct buf command;
+    buf_init(&command, 65536);
+    if (o->by != BY_DEFAULT && put_command(&command, o, r))
+        put_text(b, "redrive", buf_cstr(&command));
+    buf_free(&command);
+}
+
 void overview_json(const struct overview *o, struct buf *b) {
-    buf_printf(b, "\"parked\":{\"records\":%" PRIu64 ",\"more\":%s,\"destinations\":[", o->waiting,
-               yes_no(o->more_waiting));
+    buf_printf(b, "\"parked\":{\"records\":%" PRIu64 ",\"more\":%s,\"%ss\":[", o->waiting,
+               yes_no(o->more_waiting), by_name(o->by, BY_DESTINATION));
     for (size_t i = 0; i < o->n_parked; i++) {
         const struct parked_row *r = &o->parked[i];
         buf_puts(b, i ? ",{" : "{");
         put_text(b, "topic", r->source);
-        put_text(b, "destination", r->destination);
+        put_text(b, by_name(o->by, BY_DESTINATION), r->name);
         put_text(b, "why", r->why);
         buf_printf(b, "\"records\":%" PRIu64 ",\"since\":%" PRId64 ",\"due\":%" PRId64 "}", r->n,
                    r->since_ms, r->due_ms);
@@ -114,14 +165,16 @@ void overview_json(const struct overview *o, struct buf *b) {
     }
     buf_printf(b,
                "]},\"dead\":{\"records\":%" PRIu64
-               ",\"more\":%s,\"some_may_have_gone_back\":%s,\"reasons\":[",
-               o->died, yes_no(o->more_died), yes_no(o->uncertain));
+               ",\"more\":%s,\"some_may_have_gone_back\":%s,\"%ss\":[",
+               o->died, yes_no(o->more_died), yes_no(o->uncertain), by_name(o->by, BY_REASON));
     for (size_t i = 0; i < o->n_dead; i++) {
         const struct dead_row *r = &o->dead[i];
         buf_puts(b, i ? ",{" : "{");
         put_text(b, "topic", r->source);
         put_text(b, "fault", fault_name(r->fault));
-        put_text(b, "reason", r->reason);
+        put_text(b, by_name(o->by, BY_REASON), r->name);
+        if (o->by != BY_DEFAULT && o->by != BY_REASON) put_text(b, "why", r->why);
+        put_redrive(b, o, r);
         buf_printf(b, "\"records\":%" PRIu64 ",\"first\":%" PRId64 ",\"last\":%" PRId64 "}", r->n,
                    r->since_ms, r->last_ms);
     }

@@ -27,11 +27,12 @@ bool letter_is_of(const struct letter *l, const char *group) {
 bool glob_matches(const char *pattern, const char *text) {
     const char *star = NULL, *resume = NULL;
     while (*text) {
+        bool escape = *pattern == '\\' && (pattern[1] == '*' || pattern[1] == '\\');
         if (*pattern == '*') {
             star = ++pattern;
             resume = text;
-        } else if (*pattern == *text) {
-            pattern++;
+        } else if (pattern[escape] == *text) {
+            pattern += 1 + escape;
             text++;
         } else if (star) {
             pattern = star;

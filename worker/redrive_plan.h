@@ -21,7 +21,7 @@ bool letter_is_of(const struct letter *, const char *group);
 struct redrive_filter {
     enum fault fault;        /* FAULT_NONE: any */
     const char *reason;      /* NULL: any; so are all of these */
-    const char *destination; /* * stands for any text */
+    const char *destination; /* a pattern for glob_matches() */
     const char *workspace, *id;
     int64_t from_ms, to_ms; /* of death; 0: any */
     int32_t partition;      /* of the dead topic; -1: any offset */
@@ -30,7 +30,8 @@ struct redrive_filter {
 bool filter_matches(const struct redrive_filter *, const struct letter *, const struct record *);
 /* "3:100-200", "3:100" */
 bool filter_offsets(const char *text, struct redrive_filter *);
-bool glob_matches(const char *pattern, const char *text); /* '*' alone is special */
+/* A star stands for any text; one behind a backslash, and a backslash behind one, for itself. */
+bool glob_matches(const char *pattern, const char *text);
 
 /* Batches whose members come one by one, until each is whole. */
 struct gathering {

@@ -80,3 +80,21 @@ bool shown_json(struct buf *b, struct str s) {
     if (!ok) b->n = start;
     return ok;
 }
+
+bool shown_word(struct buf *b, const char *before, const char *text) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "._/:@%+,-";
+    bool ok = buf_puts(b, before), bytes = false;
+    for (const char *p = text; *p; p++) bytes |= *p < 0x20 || *p > 0x7e;
+    if (*text && !text[strspn(text, plain)]) return ok && buf_puts(b, text);
+    ok = ok && buf_puts(b, bytes ? "$'" : "'");
+    for (const char *p = text; ok && *p; p++) {
+        if (bytes && (*p < 0x20 || *p > 0x7e))
+            ok = buf_printf(b, "\\x%02x", (unsigned)(unsigned char)*p);
+        else if (bytes && (*p == '\'' || *p == '\\'))
+            ok = buf_printf(b, "\\%c", *p);
+        else
+            ok = *p == '\'' ? buf_puts(b, "'\\''") : buf_putc(b, *p);
+    }
+    return ok && buf_putc(b, '\'');
+}

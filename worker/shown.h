@@ -17,6 +17,9 @@ const char *shown(const char *s, char ret[SHOWN_MAX]);
 #define SHOWN(s) shown((s), (char[SHOWN_MAX]){0})
 /* A message of several lines, its newlines kept. */
 void shown_lines(FILE *, const char *text);
+/* before, and text as one word of a shell's command line (bash, zsh, ksh), quoted where it has to
+ * be: what the terminal shows is what it selects. False when b is full. */
+bool shown_word(struct buf *b, const char *before, const char *text);
 #define PLURAL(n) ((n) == 1 ? "" : "s")
 /* As buf_json(), with what is escaped here escaped too: the same text to whoever parses it. */
 bool shown_json(struct buf *, struct str);

@@ -562,6 +562,36 @@ class Redrive(rig.Case):
         self.redrive("--yes")
         self.assertEqual((0, []), (self.check()["dead"]["records"], self.check()["dead"]["reasons"]))
 
+    def test_by(self):
+        """check counts by workspace, destination or reason, with commands that select just these letters"""
+        names = ["w1", "w2", "it's $(touch x)", "w\u00e9\u202e", "--config", "*"]
+        self.receiver.play("/a", 404)
+        self.receiver.play("/b*", 403)
+        self.send(*[events.dump(events.run(self.hook(("/a", "/b*")[i % 2]), workspaceId=names[i % 6])) for i in range(18)], b"\x00x")
+        self.settle()
+        letters = self.dead("tenant")
+        self.assertEqual(18, len(letters))
+        truth = {
+            "workspace": collections.Counter(json.loads(r.value)["workspaceId"] for r in letters) + collections.Counter([""]),
+            "destination": collections.Counter(r.headers["runsink-destination"] for r in letters) + collections.Counter([""]),
+            "reason": collections.Counter(r.headers["runsink-reason"] for r in letters + self.dead("data"))}
+        for by, expected in truth.items():
+            config = self.config()
+            done = rig.runsink("check", "--json", f"--by={by}", "--config", config)
+            rows = json.loads(done.stdout)["dead"][by + "s"]
+            self.assertEqual(expected, {row[by]: row["records"] for row in rows})
+            text = rig.runsink("check", "--by", by, "--config", config).stdout.decode()
+            for row in rows:
+                self.assertEqual(bool(row[by]), "redrive" in row)
+                if "redrive" not in row:
+                    continue
+                self.assertIn("\n             " + row["redrive"] + "\n", text)
+                shell = subprocess.run(["bash", "-c", 'runsink() { "$RUNSINK" "$@" --dry-run --json; }; ' + row["redrive"]],
+                                       env={**rig.ENVIRONMENT, "RUNSINK": rig.RUNSINK}, capture_output=True, cwd=self.dir)
+                self.assertEqual(row["records"], json.loads(shell.stdout)["topics"][0]["selected"], row["redrive"])
+        self.assertFalse((self.dir / "x").exists())
+        self.assertEqual(64, rig.runsink("check", "--by", "colour", "--config", config).returncode)
+
     # ---- signed ----
 
     def test_signed(self):

@@ -40,6 +40,11 @@ static void test_glob(void **state) {
         {"**", "x", true},
         {"[ab]?", "[ab]?", true},
         {"[ab]?", "ax", false},
+        {"a\\*", "a*", true},
+        {"a\\*", "ab", false},
+        {"a\\\\*", "a\\b", true},
+        {"a\\b", "a\\b", true},
+        {"*\\*c", "a*b*c", true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         if (glob_matches(cases[i].pattern, cases[i].text) != cases[i].matches)
