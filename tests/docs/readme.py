@@ -311,7 +311,7 @@ class Dashboard(unittest.TestCase):
         self.assertEqual(("s", "s", "bytes"), (units["Lag"], units["Lag in seconds"], units["Memory held"]))
         # A start stands where it was, whenever it was scraped first: the value is the time, in milliseconds.
         starts, = (one for one in self.board["annotations"]["list"] if one["name"] == "Starts")
-        self.assertEqual("on", starts["useValueForTime"])
+        self.assertIs(True, starts["useValueForTime"])
 
         def concrete(expr):
             return expr.replace("$__rate_interval", "5m").replace("$__range", "5m").replace("$job", ".+").replace("$instance", ".+")
