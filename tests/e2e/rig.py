@@ -148,6 +148,7 @@ class Broker:
         config = {k.replace("_", "."): str(v) for k, v in config.items()}
         for done in self.admin.create_topics([NewTopic(topic, partitions, config=config)]).values():
             done.result()
+        await_(f"the broker tells of {topic}", 30, lambda: topic in self.topics())
         return topic
 
     def topics(self):
