@@ -257,6 +257,12 @@ static void print_destinations(const struct admin *a, struct buf *out) {
     metrics_sample(GIVEN_DESTINATIONS, "state=\"open\"", (double)open, out);
     metrics_sample(GIVEN_DESTINATIONS, "state=\"closed\"", (double)(known - open), out);
     alone(GIVEN_FAILING, (double)failing, out);
+    struct snapshot_distinct d = snapshot_distinct(a->snapshots, a->n);
+    alone(GIVEN_WORKSPACES, (double)d.workspaces, out);
+    alone(GIVEN_SICK_WORKSPACES, (double)d.sick_workspaces, out);
+    alone(GIVEN_HOSTS, (double)d.hosts, out);
+    alone(GIVEN_SICK_HOSTS, (double)d.sick_hosts, out);
+    alone(GIVEN_UNFIT_WORKSPACES, (double)d.unfit_workspaces, out);
 }
 
 static void print_build(struct buf *out) {

@@ -16,8 +16,10 @@ struct lineup {
     struct lineup *next, *prev;         /* in that ring */
     struct lineup *all_next, *all_prev; /* of all that have something waiting */
     struct destination *dest;
+    uint64_t workspace; /* of the last attempt that ended; 0: there was none */
     uint32_t failures;
     bool open, probing;
+    bool ours; /* the last attempt failed for fault system, which the breaker does not count */
     int64_t probe_ms;   /* when the next probe may go, while open */
     int64_t not_before; /* Retry-After of a 429 or 503: nothing goes before */
     int64_t failing_since_ms;
@@ -528,6 +530,7 @@ static void count_success(struct lineup *l) {
     if (l->open) log_info("breaker closed", LOG_S("destination", l->dest->label));
     l->failures = 0;
     l->open = false;
+    l->ours = false;
     l->not_before = 0;
     l->failing_since_ms = 0;
 }
@@ -574,10 +577,13 @@ static void sink_done(struct batch *batch, const struct outcome *o) {
     l->latency_ms += (*d->now_ms - v->sent_ms - l->latency_ms) / 4;
     if (v->probe) l->probing = false;
     struct outcome judged = judge(v, o);
+    l->workspace = v->workspace;
     if (judged.verdict == VERDICT_OK)
         count_success(l);
     else if (!judged.uncounted && judged.fault == FAULT_TENANT)
         count_failure(d, l, &judged);
+    else if (!judged.uncounted && judged.fault == FAULT_SYSTEM)
+        l->ours = true;
     rejudge(d, l);
     leave(d, v);
     finish(d, v, &judged);
@@ -772,6 +778,8 @@ size_t dispatch_flying(const struct dispatch *d) {
 void destination_health(struct destination *dest, struct destination_health *ret) {
     const struct lineup *l = lineup_of(dest);
     *ret = (struct destination_health){.open = l->open,
+                                       .sick = l->failures || l->ours,
+                                       .workspace = l->workspace,
                                        .failing_since_ms = l->failing_since_ms,
                                        .failures = l->failures,
                                        .delivered = l->delivered,

@@ -78,6 +78,8 @@ size_t dispatch_flying(const struct dispatch *);
 /* What an operator sees of a destination. */
 struct destination_health {
     bool open;                /* breaker */
+    bool sick;                /* its last attempt failed, whoever's fault that was */
+    uint64_t workspace;       /* whose attempt that was, a keyed hash; 0: there was none */
     int64_t failing_since_ms; /* same clock as now_ms; 0: not failing */
     uint32_t failures;        /* consecutive */
     uint64_t delivered, failed, parked;

@@ -5,6 +5,7 @@
 
 #include "config/config.h"
 #include "worker/envelope.h"
+#include "worker/hash.h"
 #include "worker/jobread.h"
 #include "worker/rfc3339.h"
 
@@ -384,4 +385,55 @@ bool jobrun_sink_facts(struct str sink, struct names *names, struct arena *arena
     if (!job_read(&r, document, false, &none, arena, &root) || r.sink_at != text + n) return false;
     *ret = r.facts;
     return !r.failed;
+}
+
+/* ---- whose it is ---- */
+
+/* The end of the string that begins behind at, its closing quote; NULL: it has none. */
+static const char *string_end(const char *at, const char *end) {
+    for (; at < end; at++) {
+        if (*at == '"') return at;
+        if (*at == '\\') at++;
+    }
+    return NULL;
+}
+
+static const char *past_space(const char *at, const char *end) {
+    while (at < end && (*at == ' ' || *at == '\t' || *at == '\n' || *at == '\r')) at++;
+    return at;
+}
+
+/* The string that is the value of the member whose name ends at close; empty: it is no member, or
+ * no string. */
+static struct str member_text(const char *close, const char *end) {
+    const char *at = past_space(close + 1, end);
+    if (at == end || *at != ':') return (struct str){0};
+    at = past_space(at + 1, end);
+    if (at == end || *at != '"') return (struct str){0};
+    const char *last = string_end(++at, end);
+    return last ? (struct str){at, (size_t)(last - at)} : (struct str){0};
+}
+
+uint64_t jobrun_whose(const struct record *rec, struct arena *arena) {
+    struct envelope e;
+    struct outcome unused;
+    if (!envelope_open(rec, arena, &e, &unused)) return 0;
+    const char *end = e.document.p + e.document.n;
+    struct str found = {0};
+    int64_t depth = 0, found_at = INT64_MAX;
+    for (const char *at = e.document.p; at < end; at++) {
+        depth += (*at == '{' || *at == '[') - (*at == '}' || *at == ']');
+        if (*at != '"') continue;
+        const char *close = string_end(++at, end);
+        if (!close) break;
+        struct str name = {at, (size_t)(close - at)};
+        at = close;
+        if (depth >= found_at || (!str_is(name, "workspaceId") && !str_is(name, "workspace_id")))
+            continue;
+        struct str text = member_text(close, end);
+        if (!text.n) continue;
+        found = text;
+        found_at = depth;
+    }
+    return found.n ? keyed_hash(found.p, found.n) : 0;
 }

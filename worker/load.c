@@ -193,7 +193,9 @@ static bool decode(struct load *load, struct slot *slot, const struct record *re
     crash_record(CRASH_DECODE, rec->value.p, rec->value.n);
     struct known_sinks known = router_known(load->lane->router);
     if (!jobrun_decode_known(rec, &known, &load->arena, run, &o)) {
-        end_alone(load, slot, o.verdict == VERDICT_OK ? FATE_SKIPPED : FATE_DEAD, &o);
+        bool skipped = o.verdict == VERDICT_OK;
+        if (!skipped) observer_unfit(load->lane, jobrun_whose(rec, &load->arena));
+        end_alone(load, slot, skipped ? FATE_SKIPPED : FATE_DEAD, &o);
         return false;
     }
     if (run->unknown_value) count(&load->lane->counters, COUNTER_UNKNOWN_VALUE, 1);
@@ -228,6 +230,8 @@ static void deliver(struct load *load, struct slot *slot, const struct jobrun *r
     switch (kind) {
     case ROUTE_SKIP:
     case ROUTE_DEAD:
+        if (kind == ROUTE_DEAD && o.fault == FAULT_DATA)
+            observer_unfit(lane, keyed_hash(run->workspace_id.p, run->workspace_id.n));
         end_alone(load, slot, kind == ROUTE_SKIP ? FATE_SKIPPED : FATE_DEAD, &o);
         if (batched) parcel_leave_batch(load, past);
         return;

@@ -20,6 +20,7 @@ struct observer {
     struct snapshot_reason reasons[SNAPSHOT_REASONS];
     size_t n_reasons;
     uint64_t other_reasons;
+    int64_t unfit_ms[UNFIT_SLOTS]; /* when it was used last; 0: never */
     char settle_error[256];
     int64_t settle_error_ms;
     /* Shared. */
@@ -53,6 +54,7 @@ void observer_free(struct observer *o) {
 void lane_snapshot_free(struct lane_snapshot *s) {
     if (!s) return;
     free(s->partitions);
+    free(s->tried);
     free(s);
 }
 
@@ -88,6 +90,14 @@ void observer_dead(struct lane *lane, const struct load *load, const struct slot
     struct snapshot_reason *r = reason_for(o, slot->outcome);
     r->count++;
     r->last_ms = lane->wall_ms;
+    if (p && slot->outcome->fault == FAULT_DATA) observer_unfit(lane, p->delivery.workspace);
+}
+
+void observer_unfit(struct lane *lane, uint64_t workspace) {
+    if (workspace)
+        lane->observer->unfit_ms[workspace % UNFIT_SLOTS] = lane->now_ms;
+    else
+        count(&lane->counters, COUNTER_UNATTRIBUTED, 1);
 }
 
 void observer_settle_error(struct lane *lane, const char *error) {
@@ -241,6 +251,9 @@ static void collect(struct destination *dest, void *ctx) {
     c->to->open += d->health.open;
     c->to->failing += d->health.failures > 0;
     c->to->troubled += d->health.failed || d->health.parked;
+    if (d->health.workspace)
+        c->to->tried[c->to->n_tried++] =
+            (struct snapshot_tried){d->health.workspace, dest->host, d->health.sick};
     memcpy(d->label, dest->label, sizeof d->label);
     d->type = dest->type->name;
     d->lane = c->lane->id;
@@ -254,6 +267,7 @@ static void copy_destinations(struct lane *lane, struct lane_snapshot *s) {
     c->to = s;
     c->lane = lane;
     c->n = 0;
+    s->tried = xcalloc(router_count(lane->router) + 1, sizeof *s->tried);
     router_each(lane->router, collect, c);
     cut(c);
     memcpy(s->destinations, c->all, c->n * sizeof *c->all);
@@ -261,7 +275,11 @@ static void copy_destinations(struct lane *lane, struct lane_snapshot *s) {
     free(c);
 }
 
-static void copy_notes(const struct observer *o, struct lane_snapshot *s) {
+static void copy_notes(const struct observer *o, int64_t now_ms, struct lane_snapshot *s) {
+    for (size_t i = 0; i < UNFIT_SLOTS; i++) {
+        bool used = o->unfit_ms[i] && now_ms - o->unfit_ms[i] < UNFIT_MS;
+        s->unfit[i / 64] |= (uint64_t)used << (i % 64);
+    }
     s->n_dead = o->n_dead < SNAPSHOT_DEAD ? (size_t)o->n_dead : SNAPSHOT_DEAD;
     for (size_t i = 0; i < s->n_dead; i++)
         s->dead[i] = o->dead[(o->n_dead - 1 - i) % SNAPSHOT_DEAD];
@@ -285,13 +303,60 @@ void observer_serve(struct lane *lane) {
     struct lane_snapshot *s = xcalloc(1, sizeof *s);
     copy_partitions(lane, s);
     copy_destinations(lane, s);
-    copy_notes(o, s);
+    copy_notes(o, lane->now_ms, s);
     pthread_mutex_lock(&o->mutex);
     struct lane_snapshot *unread = o->ready;
     o->ready = s;
     pthread_cond_signal(&o->there);
     pthread_mutex_unlock(&o->mutex);
     lane_snapshot_free(unread);
+}
+
+/* ---- counting ---- */
+
+struct one {
+    uint64_t key;
+    bool sick;
+};
+
+static int by_key(const void *a, const void *b) {
+    const struct one *x = a, *y = b;
+    return (x->key > y->key) - (x->key < y->key);
+}
+
+static void distinct(struct one *all, size_t n, size_t *ret, size_t *ret_sick) {
+    qsort(all, n, sizeof *all, by_key);
+    *ret = *ret_sick = 0;
+    for (size_t i = 0, next; i < n; i = next) {
+        size_t sick = 0;
+        for (next = i; next < n && all[next].key == all[i].key; next++) sick += all[next].sick;
+        ++*ret;
+        *ret_sick += 2 * sick > next - i;
+    }
+}
+
+struct snapshot_distinct snapshot_distinct(struct lane_snapshot *const *lanes, size_t n) {
+    struct snapshot_distinct ret = {0};
+    uint64_t unfit[UNFIT_SLOTS / 64] = {0};
+    size_t most = 0, workspaces = 0, hosts = 0;
+    for (size_t i = 0; i < n; i++) most += lanes[i] ? lanes[i]->n_tried : 0;
+    struct one *workspace = xcalloc(2 * most + 1, sizeof *workspace), *host = workspace + most;
+    for (size_t i = 0; i < n; i++) {
+        const struct lane_snapshot *s = lanes[i];
+        if (!s) continue;
+        for (size_t j = 0; j < s->n_tried; j++) {
+            const struct snapshot_tried *t = &s->tried[j];
+            workspace[workspaces++] = (struct one){t->workspace, t->sick};
+            if (t->host) host[hosts++] = (struct one){t->host, t->sick};
+        }
+        for (size_t j = 0; j < UNFIT_SLOTS / 64; j++) unfit[j] |= s->unfit[j];
+    }
+    distinct(workspace, workspaces, &ret.workspaces, &ret.sick_workspaces);
+    distinct(host, hosts, &ret.hosts, &ret.sick_hosts);
+    for (size_t j = 0; j < UNFIT_SLOTS / 64; j++)
+        ret.unfit_workspaces += (size_t)__builtin_popcountll(unfit[j]);
+    free(workspace);
+    return ret;
 }
 
 /* ---- asking ---- */

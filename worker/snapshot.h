@@ -16,6 +16,11 @@
 #define SNAPSHOT_DEAD 50
 #define SNAPSHOT_REASONS 64
 
+/* A workspace with events that died of fault data takes one of these slots for as long, whatever it
+ * sends; which one its keyed hash says, so that of very many some share one. */
+#define UNFIT_SLOTS 1024
+#define UNFIT_MS ((int64_t)15 * 60 * 1000)
+
 struct lane;
 struct load;
 struct slot;
@@ -41,6 +46,13 @@ struct snapshot_destination {
     struct destination_health health;
 };
 
+/* A destination that was tried, in numbers alone: how many workspaces and hosts are in trouble? One
+ * tenant has as many destinations and hosts as it likes, but not workspaces. */
+struct snapshot_tried {
+    uint64_t workspace, host; /* keyed hashes, the same in all lanes; host 0: none */
+    bool sick;                /* the last attempt failed */
+};
+
 struct snapshot_dead {
     int64_t at_ms; /* wall clock */
     char topic[TOPIC_MAX + 1];
@@ -63,7 +75,10 @@ struct lane_snapshot {
     size_t n_partitions, unlisted_partitions;
     struct snapshot_destination destinations[SNAPSHOT_DESTINATIONS]; /* worst first */
     size_t n_destinations, known, open, failing, troubled; /* troubled: ever failed or parked */
-    struct snapshot_dead dead[SNAPSHOT_DEAD];              /* newest first */
+    struct snapshot_tried *tried;
+    size_t n_tried;
+    uint64_t unfit[UNFIT_SLOTS / 64];         /* a bit for each that is in use */
+    struct snapshot_dead dead[SNAPSHOT_DEAD]; /* newest first */
     size_t n_dead;
     struct snapshot_reason reasons[SNAPSHOT_REASONS]; /* seen lately; the others' sum: */
     size_t n_reasons;
@@ -75,6 +90,15 @@ void lane_snapshot_free(struct lane_snapshot *);
 /* Worst first: open breakers, then who fails, then who made most trouble. For qsort(). */
 int snapshot_worse(const void *, const void *);
 
+/* Distinct ones, of all lanes. Sick: the last attempt failed for more than half of the destinations
+ * that its events, or requests to it, were tried for. */
+struct snapshot_distinct {
+    size_t workspaces, sick_workspaces, hosts, sick_hosts;
+    size_t unfit_workspaces; /* had an event die of fault data within UNFIT_MS */
+};
+/* One for each lane; NULL: not there. */
+struct snapshot_distinct snapshot_distinct(struct lane_snapshot *const *, size_t n);
+
 struct observer;
 struct observer *observer_new(int wake_fd); /* written to when the lane is asked; borrowed */
 void observer_free(struct observer *);
@@ -82,6 +106,8 @@ void observer_free(struct observer *);
 /* Lane's thread. */
 void observer_serve(struct lane *); /* after each wait: gauges once a second, what was asked for */
 void observer_dead(struct lane *, const struct load *, const struct slot *);
+/* An event died of fault data: whose it was, a keyed hash; 0: that can't be read. */
+void observer_unfit(struct lane *, uint64_t workspace);
 void observer_settle_error(struct lane *, const char *error);
 
 /* Admin server's thread. */

@@ -385,6 +385,37 @@ static void test_the_last_attempt_is_made(void **state) {
     assert_int_equal(sink.n, 1);
 }
 
+/* Whose last attempt failed, whoever's fault it was; what was not tried says nothing. */
+static void test_who_is_sick(void **state) {
+    (void)state;
+    static const struct {
+        struct outcome outcome;
+        bool sick;
+    } steps[] = {
+        {{.verdict = VERDICT_OK, .status = 200}, false},
+        {{.verdict = VERDICT_RETRY, .fault = FAULT_TENANT, .why = "http-500"}, true},
+        {{.verdict = VERDICT_OK, .status = 200}, false},
+        {{.verdict = VERDICT_RETRY, .fault = FAULT_SYSTEM, .why = "proxy-connect"}, true},
+        {{.verdict = VERDICT_RETRY, .fault = FAULT_NONE, .uncounted = true}, true},
+        {{.verdict = VERDICT_OK, .status = 200}, false},
+        {{.verdict = VERDICT_RETRY, .fault = FAULT_NONE, .uncounted = true}, false},
+    };
+    struct destination_health h;
+    for (uint64_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        struct delivery *d = add_to("127.0.0.1", 0, 40 + i);
+        struct destination *dest = d->batch.dest;
+        dispatch_run(world.dispatch);
+        destination_health(dest, &h);
+        assert_int_equal(h.workspace, i ? 39 + i : 0); /* until it has ended */
+        assert_int_equal(sink.n, 1);
+        answer_at(0, &steps[i].outcome);
+        destination_health(dest, &h);
+        assert_int_equal(h.workspace, 40 + i);
+        assert_int_equal(h.sick, steps[i].sick);
+        dispatch_run(world.dispatch);
+    }
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
     const struct CMUnitTest tests[] = {
@@ -397,6 +428,7 @@ int main(void) {
         TEST(test_big_events),
         TEST(test_a_backfill_is_patient),
         TEST(test_the_last_attempt_is_made),
+        cmocka_unit_test_setup_teardown(test_who_is_sick, begin, end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

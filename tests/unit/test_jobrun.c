@@ -443,6 +443,63 @@ static void records_cut_short(void **state) {
     free(text);
 }
 
+/* ---- whose a record is that can't be decoded ---- */
+
+static uint64_t whose(const char *text, size_t n) {
+    struct arena arena = {0};
+    struct record rec = {.value = {text, n}};
+    uint64_t ret = jobrun_whose(&rec, &arena);
+    arena_wipe(&arena);
+    return ret;
+}
+
+static void the_workspace_of_what_is_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        bool known; /* "ws" */
+    } cases[] = {
+        {"{\"workspaceId\":\"ws\"}", true},
+        {"{ \"workspace_id\" :\t\"ws\" , \"id\":3}", true},
+        {"{\"data\":{\"jobRun\":{\"workspaceId\":\"ws\",\"error\":{\"workspaceId\":\"other\"}}}}",
+         true},
+        /* What a tenant writes, before and behind; the value of another member. */
+        {"{\"error\":{\"workspaceId\":\"other\"},\"workspaceId\":\"ws\"}", true},
+        {"{\"workspaceId\":\"ws\",\"error\":[{\"workspaceId\":\"other\"}]}", true},
+        {"{\"a\":\"\\\"workspaceId\\\":\\\"other\\\"\",\"workspaceId\":\"ws\"}", true},
+        {"{\"id\":\"workspaceId\",\"b\":\"other\",\"workspaceId\":\"ws\"}", true},
+        {"{\"a\":\"}}}\",\"b\":{\"workspaceId\":\"other\"},\"workspaceId\":\"ws\"}", true},
+        /* Cut short, and worse. */
+        {"{\"workspaceId\":\"ws\",\"error\":{\"message\":\"he", true},
+        {"{\"workspaceId\":\"ws\",,,]]]}", true},
+        {"{\"workspaceId\":\"ws", false},
+        {"{\"workspaceId\":", false},
+        {"{\"workspaceId\"", false},
+        {"{\"workspaceId\":7}", false},
+        {"{\"workspaceId\":\"\"}", false},
+        {"{\"id\":\"7\"}", false},
+        {"", false},
+        {"\"\\", false},
+    };
+    uint64_t ws = keyed_hash("ws", 2);
+    for (size_t i = 0; i < LEN(cases); i++) {
+        char *text = strdup(cases[i].text); /* so that a byte too far is found */
+        if (whose(text, strlen(text)) != (cases[i].known ? ws : 0)) fail_msg("%s", text);
+        free(text);
+    }
+    /* Deeper than is read, and the id behind it. */
+    enum { DEEP = 100000 };
+    struct buf b;
+    buf_init(&b, 4 * DEEP);
+    buf_puts(&b, "{\"error\":");
+    for (int i = 0; i < DEEP; i++) buf_putc(&b, '[');
+    buf_puts(&b, "{\"workspaceId\":\"other\"}");
+    for (int i = 0; i < DEEP; i++) buf_putc(&b, ']');
+    buf_puts(&b, ",\"workspaceId\":\"ws\"}");
+    assert_int_equal(whose(b.p, b.n), ws);
+    buf_free(&b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_spellings_of_each_field),
@@ -459,6 +516,7 @@ int main(void) {
         cmocka_unit_test(the_examples),
         cmocka_unit_test(corpus),
         cmocka_unit_test(records_cut_short),
+        cmocka_unit_test(the_workspace_of_what_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

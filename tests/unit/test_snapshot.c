@@ -222,6 +222,108 @@ static void test_handover(void **state) {
     pthread_join(w->thread, NULL);
 }
 
+/* ---- how many workspaces and hosts ---- */
+
+enum { MANY = 3000 };
+
+static struct lane_snapshot *tried(size_t n) {
+    struct lane_snapshot *s = xcalloc(1, sizeof *s);
+    s->tried = xcalloc(n + 1, sizeof *s->tried);
+    return s;
+}
+
+static void try(struct lane_snapshot *s, uint64_t workspace, uint64_t host, bool sick) {
+    s->tried[s->n_tried++] = (struct snapshot_tried){workspace, host, sick};
+}
+
+/* One tenant has any number of destinations, at any number of hosts or at one that others use. */
+static void test_one_tenant_is_one(void **state) {
+    (void)state;
+    struct lane_snapshot *lanes[] = {tried(2 * MANY), NULL, tried(2 * MANY)};
+    for (uint64_t i = 0; i < MANY; i++) {
+        try(lanes[i % 2 * 2], 666, 1000000 + i, true);
+        try(lanes[i % 2 * 2], 666, 77, true);
+        try(lanes[0], 1 + i % 40, 100 + i % 40, false); /* both lanes see these */
+        try(lanes[2], 1 + i % 40, i % 2 ? 77 : 100 + i % 40, false);
+    }
+    struct snapshot_distinct d = snapshot_distinct(lanes, 3);
+    assert_int_equal(d.workspaces, 41);
+    assert_int_equal(d.sick_workspaces, 1);
+    assert_int_equal(d.hosts, 41 + MANY);
+    assert_int_equal(d.sick_hosts, MANY + 1);
+    for (size_t i = 0; i < 3; i++) lane_snapshot_free(lanes[i]);
+}
+
+/* Most of what it has has to fail, over all lanes; a sink without a host is of no host. */
+static void test_most_make_sick(void **state) {
+    (void)state;
+    static const struct {
+        bool sick[2][3];
+        bool is;
+    } cases[] = {
+        {{{true, true, true}, {false, false, false}}, false},
+        {{{true, true, true}, {true, false, false}}, true},
+        {{{false, false, false}, {true, true, false}}, false},
+        {{{false, false, false}, {false, false, false}}, false},
+        {{{true, true, true}, {true, true, true}}, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct lane_snapshot *lanes[] = {tried(3), tried(3)};
+        for (size_t j = 0; j < 6; j++)
+            try(lanes[j / 3], UINT64_MAX - i, i % 2 ? 9 : 0, cases[i].sick[j / 3][j % 3]);
+        struct snapshot_distinct d = snapshot_distinct(lanes, 2);
+        assert_int_equal(d.workspaces, 1);
+        assert_int_equal(d.sick_workspaces, cases[i].is);
+        assert_int_equal(d.hosts, i % 2);
+        assert_int_equal(d.sick_hosts, i % 2 && cases[i].is);
+        lane_snapshot_free(lanes[0]);
+        lane_snapshot_free(lanes[1]);
+    }
+    struct snapshot_distinct none = snapshot_distinct(NULL, 0);
+    assert_int_equal(none.workspaces, 0);
+}
+
+static size_t unfit(struct world *w) {
+    struct lane_snapshot *s = look(w);
+    size_t n = snapshot_distinct(&s, 1).unfit_workspaces;
+    lane_snapshot_free(s);
+    return n;
+}
+
+/* One that sends bad events without end is one; it is over some time after the last. */
+static void test_unfit_events(void **state) {
+    struct world *w = *state;
+    assert_int_equal(unfit(w), 0);
+    for (int i = 0; i < MANY; i++) observer_unfit(&w->lane, 0xfeed00000001);
+    assert_int_equal(unfit(w), 1);
+    w->lane.now_ms += UNFIT_MS / 2;
+    observer_unfit(&w->lane, 0xfeed00000002);
+    assert_int_equal(unfit(w), 2);
+    w->lane.now_ms += UNFIT_MS / 2;
+    assert_int_equal(unfit(w), 1);
+    w->lane.now_ms += UNFIT_MS / 2;
+    assert_int_equal(unfit(w), 0);
+    observer_unfit(&w->lane, 0); /* nobody's */
+    assert_int_equal(unfit(w), 0);
+    assert_int_equal(count_get(&w->lane.counters, COUNTER_UNATTRIBUTED), 1);
+    for (uint64_t i = 1; i < MANY * 100; i++) observer_unfit(&w->lane, i);
+    assert_int_equal(unfit(w), UNFIT_SLOTS);
+}
+
+/* A key that can't be made is known by its delivery; faults of other kinds are others' trouble. */
+static void test_unfit_deliveries(void **state) {
+    struct world *w = *state;
+    char topic[] = "runs";
+    struct load load = {.topic = topic};
+    for (enum fault f = FAULT_TENANT; f <= FAULT_SYSTEM; f++) {
+        struct outcome o = outcome_fail(VERDICT_PERMANENT, f, "why", NULL);
+        struct parcel p = {.label = "", .delivery.workspace = 10 + f};
+        struct slot slot = {.outcome = &o, .parcel = &p};
+        observer_dead(&w->lane, &load, &slot);
+    }
+    assert_int_equal(unfit(w), 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_nobody_asked, setup, teardown),
@@ -231,6 +333,10 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_many_destinations, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gauges_follow_an_assignment, setup, teardown),
         cmocka_unit_test_setup_teardown(test_handover, setup, teardown),
+        cmocka_unit_test(test_one_tenant_is_one),
+        cmocka_unit_test(test_most_make_sick),
+        cmocka_unit_test_setup_teardown(test_unfit_events, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unfit_deliveries, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
