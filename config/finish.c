@@ -389,6 +389,19 @@ void config_secrets(const struct config *c, void (*each)(struct str)) {
         if (config_kafka_secret(c->kafka_names.v[i])) each(str_c(c->kafka_values.v[i]));
 }
 
+/* Somebody meant to name some, and the variable that was to say which was empty. */
+static void check_brokers(struct check *k) {
+    const struct config *c = k->c;
+    for (size_t i = 0; i < c->kafka_names.n; i++) {
+        if (strcmp(c->kafka_names.v[i], "bootstrap.servers") != 0) continue;
+        if (!only(c->kafka_values.v[i], " ,")) continue;
+        buf_printf(k->err,
+                   "%s: kafka.bootstrap.servers: is empty: name at least one broker, host:port\n",
+                   c->kafka_origins.v[i]);
+        k->ok = false;
+    }
+}
+
 bool config_finish(struct config *c, struct buf *err) {
     struct check k = {c, err, true};
     check_topics(&k);
@@ -405,6 +418,7 @@ bool config_finish(struct config *c, struct buf *err) {
     check_files(&k);
     check_anchor(&k);
     check_admin(&k);
+    check_brokers(&k);
     config_secrets(c, secret_add);
     c->secrets_added = true;
     return k.ok;

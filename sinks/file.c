@@ -339,6 +339,26 @@ static bool make_root(const char *dir) {
     return ok;
 }
 
+bool file_root_usable(const char *root_dir, bool may_make, struct buf *err) {
+    struct stat st;
+    char *path = xstrdup(root_dir), *slash = NULL;
+    bool there = stat(path, &st) == 0;
+    /* The nearest one above it that is there. */
+    while (may_make && !there && errno == ENOENT && (slash = strrchr(path, '/')) && slash > path) {
+        *slash = '\0';
+        there = stat(path, &st) == 0;
+    }
+    bool ok = there && S_ISDIR(st.st_mode) && access(path, R_OK | W_OK | X_OK) == 0;
+    if (there && !S_ISDIR(st.st_mode))
+        buf_printf(err, "%s is no folder", path);
+    else if (!there && errno == ENOENT)
+        buf_printf(err, "there is no folder %s: make it, for the user that runs runsink", root_dir);
+    else if (!ok)
+        buf_printf(err, "can't write to %s: %s", path, strerror(errno));
+    free(path);
+    return ok;
+}
+
 bool file_destination(const char *root_dir, struct destination *ret, struct outcome *reterr) {
     int fd = -1;
     if (make_root(root_dir)) fd = open(root_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -14,6 +14,10 @@ extern const struct sink_type file_sink;
  * empty, type set. False with a FAULT_SYSTEM outcome when the folder can't be used. */
 bool file_destination(const char *root_dir, struct destination *ret, struct outcome *reterr);
 
+/* Whether files can be written below root_dir; may_make: or the folder be made, which is left to who
+ * does. Changes nothing. False with a phrase in err: what is wrong, and what to do. */
+bool file_root_usable(const char *root_dir, bool may_make, struct buf *err);
+
 /* Removes temporary files older than an hour below root. Best effort; called on a thread of its
  * own, once a process. */
 void file_clean(const char *root_dir);

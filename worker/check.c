@@ -10,6 +10,7 @@
 #include "worker/metrics.h"
 #include "worker/probe.h"
 #include "worker/reader.h"
+#include "worker/run.h"
 #include "worker/settle.h"
 #include "worker/shown.h"
 #include "worker/topic_settings.h"
@@ -275,13 +276,11 @@ static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err)
 }
 
 static int check(struct check_result *ret, bool connect, struct buf *err) {
-    int rc = EX_CONFIG;
+    if (!run_try(ret->cfg, connect, err)) return EX_CONFIG;
+    if (!connect) return EX_OK;
     /* A member of no group: it only asks. */
     rd_kafka_t *rk = reader_consumer(ret->cfg, ret->cfg->group, err);
-    if (rk && !connect)
-        rc = EX_OK;
-    else if (rk && config_check_run(ret->cfg, err))
-        rc = ask_broker(rk, ret, err);
+    int rc = rk ? ask_broker(rk, ret, err) : EX_CONFIG;
     if (rk) rd_kafka_destroy(rk);
     return rc;
 }

@@ -137,6 +137,13 @@ rd_kafka_conf_t *kafka_conf_new(const struct config *c, const char *const *extra
     return NULL;
 }
 
+void kafka_conf_alone(rd_kafka_conf_t *conf) {
+    char unused[256];
+    rd_kafka_conf_set(conf, "bootstrap.servers", "", unused, sizeof unused);
+    rd_kafka_conf_set(conf, "debug", "", unused, sizeof unused);
+    rd_kafka_conf_set(conf, "log_level", "0", unused, sizeof unused);
+}
+
 /* What a new request for the metadata, which librdkafka makes by itself, will change. */
 static bool passes(rd_kafka_resp_err_t code) {
     return code == RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION ||

@@ -13,6 +13,8 @@
  * err when a property is refused, unknown or invalid; a secret is never quoted. The result's log
  * goes through ours. Owned by the caller until rd_kafka_new() takes it. */
 rd_kafka_conf_t *kafka_conf_new(const struct config *, const char *const *extra, struct buf *err);
+/* For a handle that is only made to see whether it can be: without brokers and log lines. */
+void kafka_conf_alone(rd_kafka_conf_t *);
 
 /* Whether [kafka] sets this property. */
 bool kafka_configured(const struct config *, const char *name);

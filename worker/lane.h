@@ -195,6 +195,8 @@ bool assignment_watermarks(struct lane *, const struct partition *, int64_t *low
 
 /* source.c: the consumer. */
 bool source_open(struct lane *, struct buf *err);
+/* Whether librdkafka makes a lane's consumer of this configuration; it joins nothing. */
+bool source_check(const struct config *, struct buf *err);
 void source_close(struct lane *); /* leaves the group */
 void source_free(struct lane *);  /* the consumer, once no message of its is held any more */
 void source_poll(struct lane *);  /* callbacks, errors, offsets asked for, new topics */

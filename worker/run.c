@@ -559,10 +559,29 @@ static bool try_override(const struct config *cfg, struct buf *err) {
     return true;
 }
 
+static bool try_folder(const char *key, const char *dir, bool may_make, struct buf *err) {
+    struct buf why;
+    buf_init(&why, 8192);
+    bool ok = file_root_usable(dir, may_make, &why);
+    if (!ok) buf_printf(err, "%s: %s\n", key, buf_cstr(&why));
+    buf_free(&why);
+    return ok;
+}
+
+static bool try_file_root(const struct config *cfg, struct buf *err) {
+    return !cfg->file_root[0] || try_folder("file.root", cfg->file_root, false, err);
+}
+
+/* Properties that exclude each other: librdkafka says so when it is to make something of them. */
+static bool try_handles(const struct config *cfg, struct buf *err) {
+    return source_check(cfg, err) && settler_check(cfg, err);
+}
+
 /* What a start and a reload have to pass alike. */
 static bool passes(const struct config *cfg, struct ledger_signer **ret_signer, struct buf *err) {
-    return config_check_run(cfg, err) && try_override(cfg, err) && try_kafka(cfg, err) &&
-           load_signer(cfg, ret_signer, err) && anchor_check(cfg, *ret_signer, err);
+    return config_check_run(cfg, err) && try_override(cfg, err) && try_file_root(cfg, err) &&
+           try_kafka(cfg, err) && load_signer(cfg, ret_signer, err) &&
+           anchor_check(cfg, *ret_signer, err);
 }
 
 bool run_check(const struct config *cfg, struct buf *err) {
@@ -572,12 +591,31 @@ bool run_check(const struct config *cfg, struct buf *err) {
     return ok;
 }
 
+static bool line_ended(bool ok, struct buf *err) {
+    if (!ok && err->n && err->p[err->n - 1] != '\n') buf_putc(err, '\n');
+    return ok;
+}
+
+bool run_try(const struct config *cfg, bool complete, struct buf *err) {
+    struct ledger_signer *signer = NULL;
+    bool ok = !complete || config_check_run(cfg, err);
+    if (complete && cfg->override_dir)
+        ok &= try_folder("sink.override", cfg->override_dir, true, err);
+    ok &= !complete || try_file_root(cfg, err);
+    bool signs = line_ended(load_signer(cfg, &signer, err), err);
+    ok &= signs && line_ended(anchor_check(cfg, signer, err), err);
+    ledger_signer_free(signer);
+    ok &= line_ended(try_handles(cfg, err), err);
+    return ok;
+}
+
 static int begin(struct worker *w, struct buf *err) {
     if (!open_signals(w) || (w->shared.ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) {
         buf_puts(err, "setting up signals failed\n");
         return EX_OSERR;
     }
-    if (!passes(w->cfg, &w->signer, err) || !open_admin(w, err)) return EX_CONFIG;
+    if (!passes(w->cfg, &w->signer, err) || !try_handles(w->cfg, err) || !open_admin(w, err))
+        return EX_CONFIG;
     w->shared.signer = w->signer;
     if (!admin_open(w->cfg, &w->server, err)) return EX_CONFIG;
     int rc = refresh_topics(w, true, err);

@@ -435,14 +435,16 @@ static void *settle_main(void *arg) {
 
 /* ---- the lane's side ---- */
 
+/* alone: only to see whether it can be made. */
 static rd_kafka_t *producer_new(const struct config *cfg, const char *transactional_id,
-                                struct settler *s, struct buf *err) {
+                                struct settler *s, bool alone, struct buf *err) {
     char errstr[256];
     const char *extra[] = {"transactional.id", transactional_id, "compression.type", "lz4",
                            "message.max.bytes", PRODUCE_MAX, KAFKA_ONE_IN_FLIGHT,
                            "delivery.report.only.error", "true", NULL};
     rd_kafka_conf_t *conf = kafka_conf_new(cfg, extra, err);
     if (!conf) return NULL;
+    if (alone) kafka_conf_alone(conf);
     rd_kafka_conf_set_dr_msg_cb(conf, on_failed);
     rd_kafka_conf_set_opaque(conf, s);
     rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof errstr);
@@ -456,7 +458,7 @@ struct settler *settler_new(const struct config *cfg, const char *transactional_
                             struct buf *err) {
     struct settler *s = xcalloc(1, sizeof *s);
     *s = (struct settler){.wake_fd = wake_fd};
-    s->producer = producer_new(cfg, transactional_id, s, err);
+    s->producer = producer_new(cfg, transactional_id, s, false, err);
     if (!s->producer) {
         free(s);
         return NULL;
@@ -497,10 +499,16 @@ enum settler_state settler_state(struct settler *s, char *ret_error, size_t size
     return state;
 }
 
+bool settler_check(const struct config *cfg, struct buf *err) {
+    rd_kafka_t *producer = producer_new(cfg, "check", NULL, true, err);
+    if (producer) rd_kafka_destroy(producer);
+    return producer != NULL;
+}
+
 enum settler_state settler_try(const struct config *cfg, const char *transactional_id,
                                int timeout_ms, struct buf *err) {
     struct settle_job job = {.error = ""};
-    rd_kafka_t *producer = producer_new(cfg, transactional_id, NULL, err);
+    rd_kafka_t *producer = producer_new(cfg, transactional_id, NULL, false, err);
     if (!producer) return SETTLER_REFUSED;
     enum step step;
     int64_t end = now_us() + (int64_t)timeout_ms * 1000;

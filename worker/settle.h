@@ -84,6 +84,8 @@ enum settler_state settler_state(struct settler *, char *ret_error, size_t size)
 /* Makes a producer, for a moment, only to see whether the broker takes it. Blocks. */
 enum settler_state settler_try(const struct config *, const char *transactional_id, int timeout_ms,
                                struct buf *err);
+/* The same without the broker: whether librdkafka makes it of this configuration. */
+bool settler_check(const struct config *, struct buf *err);
 void settler_submit(struct settler *, struct settle_job *); /* only when not busy */
 bool settler_busy(const struct settler *);
 struct settle_job *settler_take(struct settler *); /* NULL: not finished */

@@ -246,7 +246,8 @@ static void error_cb(rd_kafka_t *rk, int err, const char *reason, void *lane) {
     vitals_client_error(lane, (rd_kafka_resp_err_t)err, reason);
 }
 
-static rd_kafka_t *consumer_new(struct lane *lane, struct buf *err) {
+/* alone: only to see whether it can be made. */
+static rd_kafka_t *consumer_new(struct lane *lane, bool alone, struct buf *err) {
     const struct config *cfg = lane->cfg;
     char instance[160], errstr[256], queue_kb[24], fetch[24];
     snprintf(instance, sizeof instance, "%s-%d", cfg->slot, lane->id);
@@ -280,6 +281,7 @@ static rd_kafka_t *consumer_new(struct lane *lane, struct buf *err) {
     }
     rd_kafka_conf_t *conf = kafka_conf_new(cfg, extra, err);
     if (!conf) return NULL;
+    if (alone) kafka_conf_alone(conf);
     rd_kafka_conf_set_rebalance_cb(conf, assignment_cb);
     rd_kafka_conf_set_error_cb(conf, error_cb);
     rd_kafka_conf_set_opaque(conf, lane);
@@ -290,9 +292,22 @@ static rd_kafka_t *consumer_new(struct lane *lane, struct buf *err) {
     return NULL;
 }
 
+bool source_check(const struct config *cfg, struct buf *err) {
+    struct worker_shared none = {0};
+    struct lane *lane = xcalloc(1, sizeof *lane);
+    pthread_mutex_init(&none.mutex, NULL);
+    lane->cfg = cfg;
+    lane->shared = &none;
+    rd_kafka_t *rk = consumer_new(lane, true, err);
+    if (rk) rd_kafka_destroy(rk);
+    pthread_mutex_destroy(&none.mutex);
+    free(lane);
+    return rk != NULL;
+}
+
 bool source_open(struct lane *lane, struct buf *err) {
     static const uint64_t one = 1;
-    lane->consumer = consumer_new(lane, err);
+    lane->consumer = consumer_new(lane, false, err);
     if (!lane->consumer) return false;
     rd_kafka_poll_set_consumer(lane->consumer);
     lane->main_queue = rd_kafka_queue_get_consumer(lane->consumer);
