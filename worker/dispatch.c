@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "config/config.h"
+#include "worker/clock.h"
 #include "worker/log.h"
 #include "worker/route.h"
 #include "worker/shares.h"
@@ -514,6 +515,7 @@ void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
 static void count_failure(struct dispatch *d, struct lineup *l, const struct outcome *o) {
     l->failed++;
     l->failure = *o;
+    l->failure.answered_ms = clock_ms(CLOCK_REALTIME);
     if (l->failures++ == 0) l->failing_since_ms = *d->now_ms;
     if (o->retry_after_ms && (o->status == 429 || o->status == 503))
         l->not_before = *d->now_ms + o->retry_after_ms;

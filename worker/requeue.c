@@ -276,6 +276,7 @@ struct header *dead_headers(const struct requeue *r, const struct outcome *o, in
     add_text(&out, slots[REASON].name, reason);
     add_line(&out, "runsink-detail", o->detail);
     add_number(&out, "runsink-status", o->status);
+    if (o->uncounted && o->answered_ms) add_number(&out, "runsink-answered", o->answered_ms);
     add_number(&out, slots[ATTEMPTS].name, r->attempts);
     add_number(&out, slots[FIRST].name, r->first_failure_ms);
     add_number(&out, slots[TIME].name, now_ms);
