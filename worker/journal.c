@@ -9,6 +9,7 @@
 #include "worker/crash.h"
 #include "worker/lane.h"
 #include "worker/log.h"
+#include "worker/parcel.h"
 #include "worker/topics.h"
 
 #define ENTRY_MAX ((size_t)16 << 20)
@@ -390,6 +391,7 @@ static void bury(struct load *load, struct slot *slot, const struct outcome *o) 
         count_by(c, COUNTER_DEAD_DATA, s->sink, 1);
         observer_dead(load->lane, load, s);
     }
+    load_log(load, slot, FATE_DEAD, (uint32_t)n, kept);
 }
 
 /* A record that its topic will never take. False when the topic takes nothing. */

@@ -6,8 +6,10 @@
 #include "worker/lane.h"
 #include "worker/log.h"
 #include "worker/parcel.h"
+#include "worker/reader.h"
 
 #define RECORD_OVERHEAD 256 /* librdkafka's own, about, per message */
+#define LOG_TEXT_MAX 128
 #define HEADER_OVERHEAD 64  /* and per header */
 
 struct load *load_new(struct lane *lane, struct partition *p, struct window *w,
@@ -103,16 +105,51 @@ void slot_end(struct load *load, struct slot *slot, enum fate fate, const struct
     if (load->window) window_done(load->window);
 }
 
+/* One of the event's own texts as a log line may show it: cut, and neither a secret nor the
+ * beginning of one. */
+static const char *log_text(struct str text, bool hidden, char ret[LOG_TEXT_MAX]) {
+    outcome_text(ret, LOG_TEXT_MAX, text);
+    return hidden || secret_in(str_c(ret)) ? "[REDACTED]" : ret;
+}
+
+void load_log(const struct load *load, const struct slot *slot, enum fate fate, uint32_t members,
+              const struct outcome *o) {
+    enum log_level level = fate == FATE_DEAD ? LOG_WARN : LOG_DEBUG;
+    if (!log_on(level)) return;
+    const struct parcel *p = slot->parcel;
+    char workspace[LOG_TEXT_MAX] = "", job[LOG_TEXT_MAX] = "", id[LOG_TEXT_MAX] = "";
+    const char *shown[3] = {"", "", ""};
+    struct arena arena = {0};
+    struct jobrun run;
+    struct record rec;
+    struct outcome unused;
+    struct known_sinks known = router_known(load->lane->router);
+    /* What could be decoded is decoded once more: events that are delivered pay nothing for it. */
+    bool decoded = slot->payload.json.p && slot->msg;
+    if (decoded) reader_record(slot->msg, &arena, &rec);
+    if (decoded && jobrun_decode_known(&rec, &known, &arena, &run, &unused)) {
+        shown[0] = log_text(run.workspace_id, run.hidden & 1u << RUN_WORKSPACE_ID, workspace);
+        shown[1] = log_text(run.job_id, run.hidden & 1u << RUN_JOB_ID, job);
+        shown[2] = log_text(run.id, run.hidden & 1u << RUN_ID, id);
+    }
+    const struct log_line line = {
+        fate == FATE_DEAD ? "dead letter" : "parked",
+        {LOG_S("topic", load->topic), LOG_I("partition", slot->from_partition),
+         LOG_I("offset", slot->from_offset), LOG_I("members", members),
+         LOG_S("workspace", shown[0]), LOG_S("job", shown[1]), LOG_S("run", shown[2]),
+         LOG_S("destination", p ? p->label : ""), LOG_S("fault", fault_name(o->fault)),
+         LOG_S("why", o->why), LOG_I("status", o->status), LOG_S("detail", o->detail),
+         LOG_I("attempts", p ? p->progress.attempts : slot->progress.attempts)}};
+    log_write(level, &line);
+    arena_wipe(&arena);
+}
+
 /* The record's own outcome, without a parcel. */
 static void end_alone(struct load *load, struct slot *slot, enum fate fate,
                       const struct outcome *o) {
     struct outcome *kept = arena_alloc(&load->arena, sizeof *kept);
     *kept = *o;
-    if (fate == FATE_DEAD)
-        log_warn("dead letter", LOG_S("topic", load->topic),
-                 LOG_I("partition", slot->from_partition), LOG_I("offset", slot->from_offset),
-                 LOG_S("fault", fault_name(o->fault)), LOG_S("why", o->why),
-                 LOG_S("detail", o->detail));
+    if (fate == FATE_DEAD || fate == FATE_PARKED) load_log(load, slot, fate, 1, o);
     slot_end(load, slot, fate, kept);
 }
 

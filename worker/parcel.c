@@ -52,17 +52,6 @@ static enum fate decide(struct lane *lane, struct parcel *parcel, const struct o
     return next == NEXT_RETRY ? FATE_PARKED : FATE_DEAD;
 }
 
-static void log_failure(const struct load *load, const struct parcel *p) {
-    const struct slot *slot = p->members[0];
-    bool dead = p->fate == FATE_DEAD;
-    log_at(dead ? LOG_WARN : LOG_DEBUG, "not delivered", LOG_S("fate", dead ? "dead" : "parked"),
-           LOG_S("topic", load->topic), LOG_I("partition", slot->from_partition),
-           LOG_I("offset", slot->from_offset), LOG_I("members", p->n),
-           LOG_S("destination", p->label), LOG_S("fault", fault_name(p->delivery.outcome.fault)),
-           LOG_S("why", p->delivery.outcome.why), LOG_I("status", p->delivery.outcome.status),
-           LOG_S("detail", p->delivery.outcome.detail), LOG_I("attempts", p->progress.attempts));
-}
-
 static void end_parcel(struct parcel *parcel, const struct outcome *o) {
     struct load *load = parcel->load;
     struct lane *lane = load->lane;
@@ -74,7 +63,7 @@ static void end_parcel(struct parcel *parcel, const struct outcome *o) {
         count_by(&lane->counters, COUNTER_PARCEL_BYTES, sink, parcel->delivery.batch.body_len);
     } else {
         count_by(&lane->counters, COUNTER_ATTEMPTS_FAILED, sink, !o->uncounted);
-        log_failure(load, parcel);
+        load_log(load, parcel->members[0], parcel->fate, parcel->n, &parcel->delivery.outcome);
     }
     parcel_release(parcel);
     for (uint32_t i = 0; i < parcel->n; i++)
