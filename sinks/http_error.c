@@ -2,8 +2,10 @@
 
 #include <errno.h>
 #include <netdb.h>
+#include <openssl/err.h>
 #include <openssl/x509.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "worker/log.h"
 
@@ -48,11 +50,21 @@ static const struct meaning {
      "libcurl could not get memory"},
 };
 
+/* Of libcurl's words, those of OpenSSL and the system, by their own tables: the rest quotes what a
+ * tenant or its server chose. Empty when there are none. */
+static const char *known_words(const char *text) {
+    static const int numbers[] = {ECONNRESET, EPIPE, ETIMEDOUT, ECONNABORTED, EHOSTUNREACH};
+    const char *code = strstr(text, "error:");
+    const char *reason = code ? ERR_reason_error_string(strtoul(code + 6, NULL, 16)) : NULL;
+    for (size_t i = 0; !reason && i < sizeof numbers / sizeof *numbers; i++)
+        if (strstr(text, strerror(numbers[i]))) reason = strerror(numbers[i]);
+    return reason ? reason : "";
+}
+
 static struct outcome with_text(enum verdict verdict, enum fault fault, const char *why,
                                 const char *detail, const char *text) {
-    struct outcome o = outcome_fail(verdict, fault, why, text[0] ? "%s: %s" : "%s", detail, text);
-    secret_scrub(o.detail, strlen(o.detail));
-    return o;
+    const char *words = known_words(text);
+    return outcome_fail(verdict, fault, why, words[0] ? "%s: %s" : "%s", detail, words);
 }
 
 /* No socket came to be connected. */

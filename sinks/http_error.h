@@ -20,7 +20,7 @@ struct http_failure {
     long proxy_status;      /* of the proxy's answer to CONNECT; 0 */
     long verify;            /* X509_V_ERR_*; 0 */
     struct str host;        /* that was to be reached */
-    const char *text;       /* libcurl's own words; only used where they hold no URL */
+    const char *text; /* libcurl's own words, of which only those of OpenSSL and errno are told */
 };
 
 /* Never VERDICT_OK. What the tenant's endpoint does is FAULT_TENANT and retried, but for what the

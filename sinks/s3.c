@@ -57,8 +57,9 @@ static void send_put(struct put *p) {
 }
 
 static void resend(struct put *p) {
+    const char *region = ((struct s3_config *)p->batch->dest->config)->region;
     log_info("bucket is in another region than its sink says", LOG_S("dest", p->batch->dest->label),
-             LOG_S("region", ((struct s3_config *)p->batch->dest->config)->region));
+             LOG_S("region", s3_region_is_known(str_c(region)) ? region : "(not one of AWS)"));
     http_request_clear(&p->request);
     buf_free(&p->url);
     p->resent = true;

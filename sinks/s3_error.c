@@ -119,6 +119,26 @@ bool s3_region_is_label(struct str r) {
     return true;
 }
 
+bool s3_region_is_known(struct str r) {
+    static const char *const ends[] = {"-north-",      "-south-",     "-east-",      "-west-",
+                                       "-central-",    "-northeast-", "-southeast-", "-northwest-",
+                                       "-southwest-",  "-gov-east-",  "-gov-west-",  "-iso-east-",
+                                       "-iso-west-",   "-isob-east-", "-isob-west-", "-isof-east-",
+                                       "-isof-south-", "-isoe-west-", "-de-east-"};
+    static const char *const areas[] = {"af", "ap", "ca", "cn", "eu", "eusc",
+                                        "il", "me", "mx", "sa", "us"};
+    for (size_t a = 0; a < sizeof areas / sizeof *areas; a++) {
+        if (!str_starts(r, areas[a])) continue;
+        size_t n = strlen(areas[a]);
+        struct str rest = {r.p + n, r.n - n};
+        for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+            if (rest.n == strlen(ends[i]) + 1 && str_starts(rest, ends[i]) &&
+                rest.p[rest.n - 1] >= '0' && rest.p[rest.n - 1] <= '9')
+                return true;
+    }
+    return false;
+}
+
 static bool host_valid(struct str h) {
     if (h.n == 0 || h.n > 253) return false;
     for (size_t i = 0; i < h.n; i++)

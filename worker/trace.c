@@ -37,11 +37,13 @@ struct event {
     bool gone; /* Kafka does not hold it any more: known by an object's key */
     int64_t time_ms;
     const char *updated_at, *status;
+    bool secret_id; /* what was asked for is a secret: it is not said again */
     struct told *told, **last;
 };
 
 struct trace {
     struct config *cfg;
+    struct names *names;
     const char *id, *topic;
     struct reader_limits limits;
     bool json;
@@ -77,18 +79,24 @@ static bool may_name(const struct trace *t, const rd_kafka_message_t *m) {
            (memmem(m->payload, m->len, t->id, strlen(t->id)) || memchr(m->payload, '\\', m->len));
 }
 
+static struct str shown_text(const struct jobrun *run, enum run_text which, struct str text) {
+    return run->hidden & 1u << which ? STR("[REDACTED]") : text;
+}
+
 static void take_record(struct trace *t, const rd_kafka_message_t *m) {
     struct arena arena = {0};
     struct record record;
     struct jobrun run;
     struct outcome why;
     reader_record(m, &arena, &record);
-    if (jobrun_decode(&record, &arena, &run, &why) && str_is(run.id, t->id)) {
+    const struct known_sinks known = {.names = t->names};
+    if (jobrun_decode_known(&record, &known, &arena, &run, &why) && str_is(run.id, t->id)) {
         struct event *e = add_event(t, m->partition, m->offset);
         if (e) {
             e->time_ms = rd_kafka_message_timestamp(m, NULL);
-            e->updated_at = keep(t, run.updated_at);
-            e->status = keep(t, run.status);
+            e->secret_id = run.hidden & 1u << RUN_ID;
+            e->updated_at = keep(t, shown_text(&run, RUN_UPDATED_AT, run.updated_at));
+            e->status = keep(t, shown_text(&run, RUN_STATUS, run.status));
         }
     }
     arena_wipe(&arena);
@@ -296,7 +304,7 @@ static void event_json(const struct event *e, const char *source, const char *id
     buf_init(&b, (size_t)1 << 24);
     buf_printf(&b, "{\"topic\":\"%s\",\"partition\":%d,\"offset\":%" PRId64 ",\"held\":%s", source,
                (int)e->partition, e->offset, e->gone ? "false" : "true");
-    put_member(&b, "id", id);
+    put_member(&b, "id", e->secret_id ? "[REDACTED]" : id);
     if (!e->gone) buf_printf(&b, ",\"timestamp\":%" PRId64, e->time_ms);
     put_member(&b, "status", e->status);
     put_member(&b, "updatedAt", e->updated_at);
@@ -387,7 +395,9 @@ int command_trace(struct config *cfg, int argc, char **argv) {
         }
     }
     if (!t.id || !*t.id) return command_usage("trace", "expected a run's id");
+    t.names = job_names(&cfg->redact_names);
     int rc = trace_topics(&t);
+    names_free(t.names);
     free(t.events);
     arena_free(&t.arena);
     buf_free(&t.err);

@@ -1315,6 +1315,30 @@ static void test_error_table(void **state) {
     }
 }
 
+/* Of libcurl's text nothing is told that may be a tenant's, or its server's. */
+static void test_error_words(void **state) {
+    (void)state;
+    static const struct {
+        CURLcode code;
+        const char *text, *detail;
+    } cases[] = {
+        {CURLE_SSL_CONNECT_ERROR,
+         "OpenSSL SSL_connect: SSL_ERROR_SYSCALL in connection to t0ken.x:443",
+         "the TLS handshake failed"},
+        {CURLE_SSL_CONNECT_ERROR, "OpenSSL/3.0.1: error:0A00010B:SSL routines::t0ken",
+         "the TLS handshake failed: wrong version number"},
+        {CURLE_SSL_CONNECT_ERROR, "TLS connect error: error:t0ken", "the TLS handshake failed"},
+        {CURLE_RECV_ERROR, "Recv failure: Connection reset by peer",
+         "the connection broke: Connection reset by peer"},
+        {CURLE_RECV_ERROR, "t0ken", "the connection broke"},
+        {CURLE_SEND_ERROR, "Send failure: Broken pipe t0ken", "the connection broke: Broken pipe"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct http_failure f = {.code = cases[i].code, .opened = true, .text = cases[i].text};
+        assert_string_equal(http_error(&f).detail, cases[i].detail);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answer),
@@ -1357,6 +1381,7 @@ int main(void) {
         cmocka_unit_test(test_submit_from_done),
         cmocka_unit_test(test_wait_for_another_fd),
         cmocka_unit_test(test_error_table),
+        cmocka_unit_test(test_error_words),
     };
     return cmocka_run_group_tests_name("http", tests, start, stop);
 }

@@ -606,6 +606,31 @@ static void sigv2_endpoints_are_the_listed_ones(void **state) {
 }
 #endif
 
+/* What a server names as its region is told when it is a region's name and nothing else. */
+static void known_regions(void **state) {
+    (void)state;
+    static const char *const known[] = {"eu-west-1",      "us-east-2",      "us-gov-west-1",
+                                        "ap-southeast-7", "cn-northwest-1", "us-isob-east-1",
+                                        "eusc-de-east-1", "il-central-1",   "eu-isoe-west-1"};
+    static const char *const other[] = {"",
+                                        "eu",
+                                        "eu-",
+                                        "RegionOne",
+                                        "us_east_1",
+                                        "4eb8a1f0c2",
+                                        "eu-west-11",
+                                        "t0ken-west-1",
+                                        "eu-t0ken-1",
+                                        "eu-west-t",
+                                        "eu-west-1-t0ken",
+                                        "-west-1",
+                                        "topsecret-east-1"};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        assert_true(s3_region_is_known(str_c(known[i])));
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++)
+        assert_false(s3_region_is_known(str_c(other[i])));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(places),
@@ -620,6 +645,7 @@ int main(void) {
         cmocka_unit_test(an_own_store_is_told),
         cmocka_unit_test(a_secret_named_like_a_code_changes_nothing),
         cmocka_unit_test(region_hints),
+        cmocka_unit_test(known_regions),
 #ifdef RUNSINK_LIBS3
         cmocka_unit_test(sigv2_endpoints_are_the_listed_ones),
 #endif
