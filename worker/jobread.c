@@ -317,8 +317,27 @@ static bool open_header(const struct json_value *key) {
     return str_is(name, "content-type") || str_is(name, "accept");
 }
 
-static void hide_header(struct reading *r, const struct json_value *v) {
+/* A header's name is open, but no name has a blank or a colon inside: such is a pasted line. */
+static void hide_line(struct reading *r, const struct json_value *key) {
     struct str text;
+    if (!key->escaped && !memchr(key->raw.p, ':', key->raw.n) &&
+        !memchr(key->raw.p, ' ', key->raw.n))
+        return;
+    if (!resolve(r, key, &text)) return;
+    const char *mark = memchr(text.p, ':', text.n);
+    if (!mark) mark = memchr(text.p, ' ', text.n);
+    if (!mark) return;
+    size_t n = (size_t)(mark - text.p) + 1;
+    while (n < text.n && text.p[n] == ' ') n++;
+    if (n == text.n) return;
+    add_edit(r, key->raw.p, key->raw.n);
+    note_header(r, (struct str){text.p + n, text.n - n});
+}
+
+static void hide_header(struct reading *r, const struct json_value *key,
+                        const struct json_value *v) {
+    struct str text;
+    if (key->raw.n) hide_line(r, key);
     add_edit(r, v->raw.p, v->raw.n);
     if (resolve(r, v, &text)) note_header(r, text);
 }
@@ -337,7 +356,7 @@ static void read_headers(struct reading *r, struct fields *f, const struct membe
         if (v.kind != JSON_STRING)
             fail(r, "wrong-type", m->path, "must hold strings and nothing else");
         else if (!open_header(&key))
-            hide_header(r, &v);
+            hide_header(r, &key, &v);
     }
 }
 
@@ -448,7 +467,7 @@ static void read_any_headers(struct reading *r, struct fields *f, const struct m
         if (json_peek(&r->j) != JSON_STRING)
             visit(r, &v);
         else if (json_value(&r->j, &v) && !open_header(&key))
-            hide_header(r, &v);
+            hide_header(r, &key, &v);
     }
 }
 

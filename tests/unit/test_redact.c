@@ -178,6 +178,10 @@ static void each_secret(void **state) {
         {"\"headers\":{\"Accept \":\"S\",\"Accept-X\":\"S\",\"\":\"S\",\"Content_Type\":\"S\"}",
          "\"headers\":{\"Accept \":\"" R "\",\"Accept-X\":\"" R "\",\"\":\"" R
          "\",\"Content_Type\":\"" R "\"}"},
+        /* A pasted line, in the place of a name. */
+        {"\"headers\":{\"Authorization: Bearer S\":\"\",\"X-\\u0041:S\":\"T\",\"Bearer "
+         "S\":\"T\",\"A:\":\"\"}",
+         "\"headers\":{\"" R "\":\"\",\"" R "\":\"" R "\",\"" R "\":\"" R "\",\"A:\":\"\"}"},
         {"\"headers\":{\"A\":\"S\"},\"headers\":{\"A\":\"T\"}",
          "\"headers\":{\"A\":\"" R "\"},\"headers\":{\"A\":\"" R "\"}"},
         /* What is not on the list of what is open is secret, whatever it is called. */
