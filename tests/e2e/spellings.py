@@ -23,3 +23,12 @@ def spellings(secret):
     for digits in base64_forms(raw):
         found |= {digits, digits.replace("+", "-").replace("/", "_")}
     return {form.encode() for form in found}
+
+
+def distortions(secret):
+    """What a server that knows a secret can make of it, beyond how it is spelled, and find read by somebody."""
+    raw = secret.encode()
+    once = "".join(f"%{byte:02X}" for byte in raw)
+    found = {secret[::-1], secret.swapcase(), secret.lower(), secret.upper(), once, once.lower(), once.replace("%", "%25"),
+             raw[::-1].hex(), base64.b64encode(raw[::-1]).decode().rstrip("="), "".join(f"&#{byte};" for byte in raw)}
+    return {form.encode() for form in found} | spellings(secret)

@@ -9,7 +9,7 @@ import events
 import model
 import rig
 from receiver import Receiver
-from spellings import spellings
+from spellings import distortions, spellings
 
 
 def canary(name):
@@ -73,6 +73,121 @@ class Canary(rig.Case):
         handler.end_headers()
         handler.wfile.write(text)
 
+    def left_behind(self, records, store, bucket):
+        """All that others can read, but for what the worker said itself: {place: text}."""
+        places = {}
+        config = str(self.workers[0].config)
+        for number, record in enumerate(records):
+            explained = rig.runsink("explain", "--framed", "--config", config, input=record)
+            places[f"explain {number}"] = explained.stdout + explained.stderr
+        for name, arguments in {"check": [], "verify": ["--objects", "--records", "--json"]}.items():
+            done = rig.runsink(name, "--config", config, *arguments)
+            places[name] = done.stdout + done.stderr
+        for topic in self.kafka.topics():
+            if topic.startswith(self.topic + "."):
+                for record in self.kafka.consume(topic):
+                    places[f"{topic}/{record.partition}/{record.offset} headers"] = repr(record.headers).encode() + (record.key or b"")
+                    if topic.endswith(".ledger"):
+                        places[f"{topic}/{record.partition}/{record.offset}"] = record.value
+        for key, body in store.objects(bucket).items():
+            places[f"object {key}"] = body
+            places[f"key {key}"] = key.encode()
+        return places
+
+    def distort(self, handler):
+        """An answer made of the token that came, in forms that no scrubber looks for, wherever an answer can hold something."""
+        token = handler.headers.get("x-api-key") or handler.headers.get("x-amz-security-token", "")
+        forms = [form.decode() for form in sorted(distortions(token), key=len)]
+        code, region = forms[len(self.distorted) % len(forms)], token[::-1].encode().hex()
+        self.distorted.append(code)
+        if len(self.distorted) % 3 == 0:  # not HTTP: libcurl's words about it are told
+            handler.wfile.write(f"HTTP/9.{code} {code}\r\n{code}\r\n\r\n".encode())
+            handler.close_connection = True
+            return
+        text = (f"<Error><Code>{code}</Code><Message>{' '.join(forms)}</Message><Region>{region}</Region>"
+                f"<Endpoint>{region}.example.com</Endpoint></Error>").encode()
+        handler.send_response(400 if len(self.distorted) % 2 else 403, code)
+        for name in ("x-amz-bucket-region", "retry-after", "location", "x-amz-request-id"):
+            handler.send_header(name, region)
+        handler.send_header("content-length", str(len(text)))
+        handler.end_headers()
+        handler.wfile.write(text)
+
+    def named(self, receiver, store, bucket):
+        """Runs whose names, in whatever place, are their own secrets, and the secrets they are."""
+        s3, host = store.sink(bucket), f"http://127.0.0.1:{receiver.port}"
+        token = {name: canary(name) for name in ("Path", "Piece", "Query", "Cut", "Encoded", "Dead", "Host", "Member", "Hook",
+                                                 "Store", "Prefix", "Bucket", "Endpoint", "Named", "Id", "Part", "When", "Line")}
+        wrong = {**s3, "endpoint": f"{host}/named-store", "sessionToken": canary("Session"), "secretAccessKey": canary("Wrong")}
+
+        def hook(path, secret, base=f"{host}/ok", **more):
+            return {"type": "webhook", "url": f"{base}/{path}", "headers": {"X-Api-Key": secret}, **more}
+
+        sinks = [
+            hook(token["Path"], token["Path"]), hook(f"a-{token['Piece'].lower()}-b", token["Piece"]),
+            hook(f"{token['Query']}?token={token['Query']}", "x"), hook("x" * 155 + token["Cut"], token["Cut"]),
+            hook("".join(f"%25{byte:02x}" for byte in token["Encoded"].encode()), token["Encoded"]),
+            hook(token["Dead"], token["Dead"], "http://127.0.0.1:1"),
+            hook("x", token["Host"], f"http://{token['Host'].upper()}.invalid"),
+            hook(token["Member"], "x", signingKey=token["Member"]),
+            *[hook("", token["Hook"], f"{host}/distort")] * 6,
+            *[{**wrong, "endpoint": f"{host}/distort", "sessionToken": token["Store"]}] * 6,
+            {**wrong, "accessKeyId": token["Prefix"], "prefix": f"x/{token['Prefix']}/"},
+            {**wrong, "accessKeyId": token["Bucket"], "bucket": token["Bucket"].lower()},
+            {**wrong, "accessKeyId": token["Endpoint"], "endpoint": f"http://{token['Endpoint'].lower()}.invalid"},
+            {**s3, "prefix": f"{token['Named']}/", "password": token["Named"]},
+            {**hook("", "x"), "headers": {f"Authorization: Bearer {token['Line']}": ""}},
+        ]
+        runs = [events.run(sink) for sink in sinks]
+        for sink in (s3, hook("", "x")):
+            mine = {**sink, "password": token["Id"], "more": {"signingKey": token["Part"]}, "privateKey": token["When"]}
+            runs.append(events.run(mine, id=token["Id"], workspaceId=f"w-{token['Part']}", projectId=token["Part"], jobId=token["Id"],
+                                   updatedAt=token["When"], status=token["Part"]))
+        runs.append(events.run({**s3, "more": store.secret_key}, id="x" + store.secret_key))
+        return runs, [*token.values(), canary("Session"), canary("Wrong"), store.secret_key]
+
+    def test_no_secret_is_a_name(self):
+        """paths, hosts, prefixes, buckets, ids and headers' names that are secrets, and servers that answer by distorted ones"""
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        self.distorted = []
+        receiver.play("/distort", self.distort)
+        receiver.play("/named-store", 403)
+        store = rig.services().store("versitygw") or rig.services().store("s3proxy")
+        bucket = store.bucket("named" + rig.unique(""))
+        self.kafka.create(self.topic, 1)
+        runs, secrets = self.named(receiver, store, bucket)
+        records = [events.dump(run) for run in runs]
+        records += [events.dump(run, 1) for run in runs[-3:]]  # as a second spelling, and to see that no two share a key
+        self.kafka.produce(self.topic, [(b"k", record) for record in records])
+        worker = self.worker(self.settings(log__level="info", retry__window__s3="1s", retry__window__webhook="1s"))
+        rig.await_("all are settled", 60, self.quiet, worker)
+        places = {path: worker.http(path).encode() for path in ("/metrics", "/", "/status.json", "/healthz", "/readyz")}
+        self.assertEqual(0, worker.stop(), worker.tail())
+        places["log"] = worker.text().encode()
+        places.update(self.left_behind(records, store, bucket))
+        for arguments in ([], ["--json"]):
+            done = rig.runsink("trace", "--config", str(worker.config), canary("Id"), *arguments)
+            self.assertIn(b"delivered", done.stdout)
+            places[f"trace {arguments}"] = done.stdout + done.stderr
+        for request in receiver.requests:
+            places[f"body {request.at}"] = request.body
+
+        self.assertEqual(len(records) - len(receiver.to("/ok")) - len(self.dead("tenant") + self.dead("data")), len(store.keys(bucket)),
+                         "each has one outcome, and no two objects a key")
+        self.assertEqual(4, len(store.keys(bucket)))
+        self.assertGreater(len(self.distorted), 20)
+        rig.say(f"{len(secrets)} secrets, {len(self.distorted)} distorted answers, {sum(map(len, places.values()))} bytes searched")
+        def forms(place, secret):
+            """What is delivered is the tenant's own text: there a secret's value alone is found, as it is spelled."""
+            return spellings(secret) if place.startswith(("body ", "explain ", "object ")) else distortions(secret)
+
+        found = {(secret, re.sub(r"[\d.]+", "#", place), text[max(0, text.index(form) - 80):][:200]) for place, text in places.items()
+                 for secret in secrets for form in forms(place, secret) if form in text}
+        for one in sorted(found)[:12]:
+            rig.say(*one)
+        self.assertEqual([], sorted({one[:2] for one in found}))
+
     def test_no_secret_leaves(self):
         """canaries in every secret place; logs at trace with librdkafka's debug, dead letters' headers, ledger, metrics"""
         receiver = Receiver()
@@ -103,19 +218,7 @@ class Canary(rig.Case):
             places[f"{fmt} command line"] = memory
             self.assertEqual(0, worker.stop(), worker.tail())
             places[f"{fmt} log"] = worker.text().encode()
-        checked = runsink_check(self)
-        places["check"] = checked.stdout + checked.stderr
-        for number, record in enumerate(records):
-            explained = rig.runsink("explain", "--framed", "--config", self.workers[0].config, input=record)
-            places[f"explain {number}"] = explained.stdout + explained.stderr
-        for topic in self.kafka.topics():
-            if topic.startswith(self.topic + "."):
-                for record in self.kafka.consume(topic):
-                    places[f"{topic}/{record.partition}/{record.offset} headers"] = repr(record.headers).encode() + (record.key or b"")
-                    if topic.endswith(".ledger"):
-                        places[f"{topic}/{record.partition}/{record.offset}"] = record.value
-        for key, body in store.objects(bucket).items():
-            places[f"object {key}"] = key.encode() + body
+        places.update(self.left_behind(records, store, bucket))
         for request in receiver.requests:
             places[f"body sent to {request.path[:10]} {request.at}"] = request.body
 
@@ -134,10 +237,6 @@ class Canary(rig.Case):
             at = min(text.index(form) for form in spellings(secret) if form in text)
             rig.say(f"{secret} in {place}: ...{text[max(0, at - 150):at + 60]!r}...")
         self.assertEqual([], sorted({(secret, re.sub(r"[\d.]+", "#", place)) for secret, place, _ in found}))
-
-
-def runsink_check(case):
-    return rig.runsink("check", "--config", case.workers[0].config)
 
 
 if __name__ == "__main__":
