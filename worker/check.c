@@ -188,19 +188,27 @@ static int64_t longest_window(const struct config *c) {
     return c->retry_window_file > ms ? c->retry_window_file : ms;
 }
 
+static void add_lines(const char *topic, const char *lines, struct buf *to) {
+    for (const char *at = lines; *at; at += strcspn(at, "\n") + 1)
+        buf_printf(to, "%s: %.*s\n", topic, (int)strcspn(at, "\n"), at);
+}
+
 static void judge_family(struct check_result *r, const struct topic *source,
                          const struct topic_list *l, const struct topic_settings *settings) {
     const struct topic *there = topic_find(l, source->name);
     if (!there) return;
     const struct topic_settings *of_source = &settings[there - l->v];
+    int wanted = r->cfg->topics_partitions ? (int)r->cfg->topics_partitions : there->partitions;
     for (size_t i = 0; i < l->n; i++) {
         struct buf lines;
         buf_init(&lines, 4096);
         r->settings_unknown |= !settings[i].known;
         topic_settings_judge(topic_kind(l->v[i].name, NULL), &settings[i], of_source,
                              longest_window(r->cfg), &lines);
-        for (const char *at = buf_cstr(&lines); *at; at += strcspn(at, "\n") + 1)
-            buf_printf(r->advice, "%s: %.*s\n", l->v[i].name, (int)strcspn(at, "\n"), at);
+        add_lines(l->v[i].name, buf_cstr(&lines), r->advice);
+        lines.n = 0;
+        topic_partitions_judge(topic_kind(l->v[i].name, NULL), l->v[i].partitions, wanted, &lines);
+        add_lines(l->v[i].name, buf_cstr(&lines), r->notes);
         buf_free(&lines);
     }
 }
@@ -286,11 +294,14 @@ static int check(struct check_result *ret, bool connect, struct buf *err) {
 }
 
 static int run(struct config *c, bool connect, bool json, enum overview_by by) {
-    struct buf err, advice;
-    struct check_result result = {
-        .cfg = c, .advice = &advice, .overview = {.by = by, .config = command_config_path()}};
+    struct buf err, advice, notes;
+    struct check_result result = {.cfg = c,
+                                  .advice = &advice,
+                                  .notes = &notes,
+                                  .overview = {.by = by, .config = command_config_path()}};
     buf_init(&err, 65536);
     buf_init(&advice, ADVICE_MAX);
+    buf_init(&notes, ADVICE_MAX);
     if (!json) config_print(c, stdout);
     int rc = check(&result, connect, &err);
     if (json)
@@ -301,6 +312,7 @@ static int run(struct config *c, bool connect, bool json, enum overview_by by) {
     shown_lines(stderr, buf_cstr(&err));
     buf_free(&err);
     buf_free(&advice);
+    buf_free(&notes);
     overview_free(&result.overview);
     topic_list_free(&result.all);
     topic_list_free(&result.sources);

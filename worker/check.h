@@ -28,6 +28,7 @@ struct check_result {
     size_t n;
     bool lag_known;
     struct buf *advice;    /* on the settings of runsink's own topics, a line each */
+    struct buf *notes;     /* the same, where nothing has to change */
     bool settings_unknown; /* of some: no right to ask */
     struct overview overview;
     bool overview_known;

@@ -67,6 +67,9 @@ static void print_advice(const struct check_result *r, FILE *f) {
     if (r->advice->n) fputs("their settings, which HAVE TO CHANGE:\n", f);
     for (const char *at = buf_cstr(r->advice); *at; at += strcspn(at, "\n") + 1)
         fprintf(f, "  %.*s\n", (int)strcspn(at, "\n"), at);
+    if (r->notes->n) fputs("to be noted of them:\n", f);
+    for (const char *at = buf_cstr(r->notes); *at; at += strcspn(at, "\n") + 1)
+        fprintf(f, "  %.*s\n", (int)strcspn(at, "\n"), at);
     if (r->settings_unknown)
         fputs("the settings of some are not known: they are seen with the right DescribeConfigs\n",
               f);
@@ -143,6 +146,8 @@ void check_print_json(const struct check_result *r, int exit_code, const char *p
         put_topics(&b, "missing", &r->missing);
         buf_putc(&b, ',');
         put_text(&b, "settings", buf_cstr(r->advice));
+        buf_putc(&b, ',');
+        put_text(&b, "notes", buf_cstr(r->notes));
         buf_printf(&b, ",\"settings_known\":%s", r->settings_unknown ? "false" : "true");
     }
     if (r->group_known) put_group(&b, r);

@@ -151,3 +151,25 @@ bool topic_settings_judge(enum topic_kind kind, const struct topic_settings *own
     judge_size(kind, own, source, ret);
     return ret->n > before;
 }
+
+bool topic_partitions_judge(enum topic_kind kind, int own, int wanted, struct buf *ret) {
+    const char *cost = "";
+    if (own <= 0 || own >= wanted) return false;
+    switch (kind) {
+    case TOPIC_SOURCE:
+        return false;
+    case TOPIC_RETRY:
+        cost = "no more lanes than that take part in retries";
+        break;
+    case TOPIC_DEAD:
+    case TOPIC_LEDGER:
+        cost = "those of the source share them, and brokers their load less evenly";
+        break;
+    }
+    buf_printf(
+        ret,
+        "%d partition%s, where %d would be made today: %s; kafka-topics.sh --alter "
+        "--partitions %d adds the rest, or set topics.partitions=%d if it is meant to be so\n",
+        own, own == 1 ? "" : "s", wanted, cost, wanted, own);
+    return true;
+}

@@ -2,9 +2,10 @@
 import hashlib
 import json
 import os
+import re
 
 from confluent_kafka import Producer
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, ResourceType
 
 import events
 import rig
@@ -177,6 +178,33 @@ class Refused(rig.Case):
         self.running(self.both()).stop()
         said = rig.runsink("check", "--config", config).stdout.decode()
         self.assertNotIn(f"{self.topic}.retry.200ms: ", said)
+
+    def test_check_compares_partitions(self):
+        """a source that has grown: check notes which own topics have fewer partitions, no error; what it advises keeps all sound"""
+        self.running(self.both()).stop()
+        config = self.workers[0].config
+        self.assertNotIn("to be noted", rig.runsink("check", "--config", config).stdout.decode())
+        grown = len(self.kafka.ends(self.topic)) + 3
+        self.kafka.admin.create_partitions([NewPartitions(self.topic, grown)])[self.topic].result()
+        rig.await_("it has grown", 30, lambda: len(self.kafka.ends(self.topic)) == grown)
+        done = rig.runsink("check", "--config", config)
+        said = done.stdout.decode()
+        self.assertEqual(0, done.returncode, said)
+        noted = re.findall(r"(?m)^  (\S+): \d+ partitions?, where (\d+) would", said)
+        own = [name for name in self.kafka.topics() if name.startswith(self.topic + ".")]
+        self.assertEqual({name: str(grown) for name in own}, dict(noted))
+        self.assertEqual(len(own), json.loads(rig.runsink("check", "--json", "--config", config).stdout)["notes"].count("\n"))
+        for one in self.kafka.admin.create_partitions([NewPartitions(name, grown) for name in own]).values():
+            one.result()
+        rig.await_("they have grown", 30, lambda: all(len(self.kafka.ends(name)) == grown for name in own))
+        self.assertNotIn("to be noted", rig.runsink("check", "--config", config).stdout.decode())
+        worker = self.running(self.both())
+        self.kafka.produce(self.topic, [(b"%d" % n, b"broken") for n in range(50)])
+        self.until_settled(worker)
+        worker.stop()
+        self.assertEqual(50, len(self.dead("data")))
+        done = rig.runsink("verify", "--config", config)
+        self.assertEqual(0, done.returncode, done.stdout)
 
     def test_own_topics_deleted(self):
         """own topics deleted while it runs are made again; the other source goes on meanwhile"""

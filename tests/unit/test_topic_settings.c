@@ -62,7 +62,34 @@ static void test_judge(void **state) {
     }
 }
 
+static void test_partitions(void **state) {
+    (void)state;
+    static const struct {
+        enum topic_kind kind;
+        int own, wanted;
+        const char *says; /* NULL: nothing */
+    } cases[] = {
+        {TOPIC_RETRY, 6, 6, NULL},
+        {TOPIC_RETRY, 9, 6, NULL},
+        {TOPIC_RETRY, 0, 6, NULL}, /* not there: that is said elsewhere */
+        {TOPIC_SOURCE, 1, 6, NULL},
+        {TOPIC_RETRY, 5, 6, "--partitions 6"},
+        {TOPIC_RETRY, 1, 2, "1 partition, where 2"},
+        {TOPIC_DEAD, 3, 7, "topics.partitions=3"},
+        {TOPIC_LEDGER, 3, 7, "3 partitions, where 7"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct buf said;
+        buf_init(&said, 4096);
+        bool any = topic_partitions_judge(cases[i].kind, cases[i].own, cases[i].wanted, &said);
+        if (any != (cases[i].says != NULL) || any != (said.n > 0)) fail_msg("case %zu", i);
+        if (any && !strstr(buf_cstr(&said), cases[i].says))
+            fail_msg("case %zu: %s", i, buf_cstr(&said));
+        buf_free(&said);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_judge)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_judge), cmocka_unit_test(test_partitions)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
