@@ -310,6 +310,8 @@ static void read_url(struct reading *r, struct fields *f, const struct member *m
 static bool open_header(const struct json_value *key) {
     char text[6 * sizeof "content-type"];
     size_t n = 0;
+    if (!key->escaped && key->raw.n != STR("content-type").n && key->raw.n != STR("accept").n)
+        return false;
     if (key->raw.n > sizeof text || !json_unescape(key->raw, text, &n)) return false;
     for (size_t i = 0; i < n; i++)
         if (text[i] >= 'A' && text[i] <= 'Z') text[i] = (char)(text[i] - 'A' + 'a');
