@@ -10,6 +10,7 @@
 
 #include "worker/command.h"
 #include "worker/log.h"
+#include "worker/nearby.h"
 #include "worker/run.h"
 #include "worker/shown.h"
 
@@ -89,7 +90,8 @@ static const struct command {
      "the ledger.\n"
      "  --topic TOPIC  this source topic alone\n"
      "  --from TIME    don't look back further\n"
-     "  --json         one JSON object a line for each event\n"},
+     "  --json         one JSON object a line for each event\n"
+     "Exit codes: 0 found, 66 Kafka and the ledger know nothing of it.\n"},
     {"redrive", command_redrive, true, "send dead letters back, each once, or discard them",
      "usage: runsink redrive [OPTIONS]\n\n"
      "Counts the dead letters that the options select and, once confirmed, sends them back for\n"
@@ -282,8 +284,9 @@ static void print_help(FILE *f) {
         "  --set NAME=VALUE  a key of the configuration, or kafka.PROPERTY; over file and\n"
         "                    environment\n"
         "  --help, --version\n\n"
-        "Exit codes: 0 done, 64 usage, 65 bad input, 69 broker or store unavailable, 70 internal,\n"
-        "73 can't create, 74 input or output, 75 not finished, 78 configuration.\n",
+        "Exit codes: 0 done, 64 usage, 65 bad input or findings, 66 nothing found, 69 broker or store\n"
+        "unavailable, 70 internal, 71 the operating system, 73 can't create, 74 input or output,\n"
+        "75 not finished, 78 configuration.\n",
         f);
 }
 
@@ -301,6 +304,13 @@ static int call(const struct command *cmd, int argc, char **argv) {
     return rc;
 }
 
+static int no_command(const char *name) {
+    struct nearby guess = {.typed = name};
+    char near[NEARBY_TEXT];
+    for (size_t i = 0; i < N_COMMANDS; i++) nearby_look(&guess, commands[i].name);
+    return command_usage("", "there is no command \"%.40s\"%s", name, nearby_text(&guess, near));
+}
+
 static int dispatch(int argc, char **argv) {
     static char fallback[] = DEFAULT_COMMAND;
     static char *alone[] = {fallback, NULL};
@@ -308,7 +318,7 @@ static int dispatch(int argc, char **argv) {
     if (options.version) return puts("runsink " RUNSINK_VERSION) < 0 ? EX_IOERR : 0;
     if (options.help && !named) return print_help(stdout), 0;
     const struct command *cmd = command_named(named ? argv[0] : fallback);
-    if (!cmd) return command_usage("", "there is no command \"%.40s\"", named ? argv[0] : fallback);
+    if (!cmd) return no_command(argv[0]);
     if (options.help) return fputs(cmd->help, stdout) < 0 ? EX_IOERR : 0;
     if (named) return call(cmd, argc, argv);
     if (argc == 0) return call(cmd, 1, alone);

@@ -467,6 +467,7 @@ static int options(struct redrive *r, int argc, char **argv) {
         return command_usage("redrive", "--topic is the source topic, as in `topics`");
     r->way = r->discard ? PLAN_DISCARD : r->to_origin ? PLAN_ORIGIN : PLAN_ATTEMPTS;
     r->report.way = r->way;
+    r->report.reason = r->filter.reason;
     return discard_options(r);
 }
 

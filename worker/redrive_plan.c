@@ -228,7 +228,17 @@ static void take_batch(struct plan *p, const struct gathering *b, const struct l
     p->along += b->n - b->matched;
 }
 
+static void pass_by(struct plan *p, const struct letter *l) {
+    size_t i = 0;
+    while (i < p->n_passed && strcmp(p->passed[i].name, l->past.why) != 0) i++;
+    p->passed_by++;
+    if (i == PLAN_REASONS_MAX) return;
+    if (i == p->n_passed) memcpy(p->passed[p->n_passed++].name, l->past.why, sizeof l->past.why);
+    p->passed[i].n++;
+}
+
 void plan_take(struct plan *p, const struct letter *l, bool matches) {
+    if (!matches) pass_by(p, l);
     struct ledger_range self = {l->offset, l->offset};
     if (!letter_in_batch(l) || p->way == PLAN_DISCARD) {
         if (!matches) return;

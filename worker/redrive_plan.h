@@ -64,6 +64,12 @@ struct plan_row {
 };
 
 #define PLAN_ROWS_MAX 10000
+#define PLAN_REASONS_MAX 32
+
+struct plan_reason {
+    char name[sizeof((struct requeue *)0)->why];
+    uint64_t n;
+};
 
 enum plan_way {
     PLAN_ATTEMPTS, /* to the retry topic: batches whole */
@@ -91,6 +97,10 @@ struct plan {
     uint32_t *index; /* of rows: open addressing, number + 1 */
     size_t cap_index;
     uint64_t other; /* selected, beyond PLAN_ROWS_MAX rows */
+    /* Open ones that the filter does not select, for who mistyped it: the first reasons met. */
+    struct plan_reason passed[PLAN_REASONS_MAX];
+    size_t n_passed;
+    uint64_t passed_by; /* all of them */
 };
 void plan_init(struct plan *, const int partitions[FAULTS], enum plan_way);
 void plan_free(struct plan *);

@@ -6,6 +6,7 @@
 
 #include "worker/clock.h"
 #include "worker/log.h"
+#include "worker/nearby.h"
 #include "worker/shown.h"
 
 #define ROWS_SHOWN 200
@@ -32,6 +33,26 @@ static void print_rows(FILE *f, const struct redrive_source *src) {
 
 static void print_note(FILE *f, uint64_t n, const char *text) {
     if (n) fprintf(f, "%9" PRIu64 "  %s\n", n, text);
+}
+
+/* Nothing is selected, and something is there: what it is, for who mistyped a name. */
+static void print_passed(const struct redrive_report *r, const struct redrive_source *src,
+                         size_t n) {
+    struct nearby guess = {.typed = r->reason ? r->reason : ""};
+    char near[NEARBY_TEXT];
+    uint64_t all = 0;
+    for (size_t i = 0; i < n; i++) {
+        all += src[i].plan.passed_by;
+        for (size_t k = 0; r->reason && k < src[i].plan.n_passed; k++)
+            nearby_look(&guess, src[i].plan.passed[k].name);
+    }
+    if (!all) return;
+    fprintf(r->out, "%9" PRIu64 "  other%s not selected%s\n", all,
+            all == 1 ? " is open, and" : "s are open, and", nearby_text(&guess, near));
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < src[i].plan.n_passed; k++)
+            fprintf(r->out, "%20" PRIu64 "  %-20s %s\n", src[i].plan.passed[k].n, src[i].name,
+                    SHOWN(src[i].plan.passed[k].name));
 }
 
 static const char *what_for(enum plan_way way) {
@@ -67,6 +88,7 @@ void redrive_report_plan(struct redrive_report *r, const struct redrive_source *
         if (p->last_problem) sum.last_problem = p->last_problem;
     }
     fprintf(r->out, "%9" PRIu64 "  dead letters %s\n", sum.n, what_for(r->way));
+    if (!sum.n) print_passed(r, src, n);
     print_note(r->out, sum.along,
                "of them only because others of their batch match: a batch goes back whole");
     print_note(r->out, sum.incomplete,
@@ -137,6 +159,12 @@ static void put_source(struct buf *b, const struct redrive_source *src) {
         buf_putc(b, ',');
         put_text(b, "destination", r->destination);
         buf_printf(b, ",\"records\":%" PRIu64 "}", r->n);
+    }
+    buf_puts(b, "],\"not_selected\":[");
+    for (size_t i = 0; i < p->n_passed; i++) {
+        buf_puts(b, i ? ",{" : "{");
+        put_text(b, "reason", p->passed[i].name);
+        buf_printf(b, ",\"records\":%" PRIu64 "}", p->passed[i].n);
     }
     buf_puts(b, "]}");
 }

@@ -20,6 +20,7 @@ struct redrive_report {
     FILE *out;
     bool json;
     enum plan_way way;
+    const char *reason; /* that was asked for; NULL: any */
     const char *result; /* a phrase, for scripts */
     size_t at;          /* the source at hand */
     int64_t shown_ms;   /* progress: when last; 0: never */

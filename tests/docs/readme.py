@@ -218,6 +218,15 @@ class Documentation(unittest.TestCase):
         self.assertGreater(len(named), 5)
         self.none(name for name in named if f'"{name}"' not in source and not (ROOT / "config/systemd" / name).exists())
 
+    def test_exit_codes(self):
+        """the README's list and that of `runsink --help` have each exit code that is used, and no other"""
+        names = dict(OK=0, USAGE=64, DATAERR=65, NOINPUT=66, UNAVAILABLE=69, SOFTWARE=70, OSERR=71, CANTCREAT=73, IOERR=74, TEMPFAIL=75,
+                     CONFIG=78)
+        used = {names[name] for path in (ROOT / "worker").glob("*.c") for name in re.findall(r"\bEX_([A-Z]+)\b", path.read_text())}
+        self.assertEqual(used, {int(code) for code in re.findall(r"^  \| (\d+) \| ", read("README.md"), re.M)})
+        listed = runsink("--help").stdout.split("Exit codes:")[1]
+        self.assertEqual(used, {int(code) for code in re.findall(r"\b(\d+)\b", listed)})
+
     def test_links(self):
         """each link leads to a file or a heading"""
         wrong = []

@@ -88,13 +88,19 @@ class Redrive(rig.Case):
 
     def test_every_fault(self):
         """letters of all three faults go back, are tried anew, and are not sent again"""
-        root = self.dir / "not there"
+        root = self.dir / "gone"
+        root.mkdir()
         self.base |= {"file.root": root, "retry.window.file": "500ms"}
         self.receiver.play("/hook", 500)
         texts = {"tenant": events.dump(events.run(self.hook())), "data": b"\x00no json",
                  "system": events.dump(events.run({"type": "file", "path": "here"}))}
+        worker = self.worker(self.base)
+        rig.await_("a member", 30, lambda: self.kafka.members(self.group) == 1, worker)
+        root.rmdir()  # a start without it is refused
         self.send(*texts.values())
-        self.settle()
+        rig.await_("three dead letters", 60, lambda: all(self.dead(fault) for fault in texts), worker)
+        rig.await_("all is settled", 60, self.quiet, worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
         for fault, text in texts.items():
             self.assertEqual([text], [letter.value for letter in self.dead(fault)], fault)
         answer = self.redrive("--dry-run")
@@ -273,8 +279,12 @@ class Redrive(rig.Case):
         return process.returncode, out
 
     def test_confirmation(self):
-        """nothing is sent without --yes or a yes on the terminal"""
+        """nothing is sent without --yes or a yes on the terminal; a mistyped reason is told which there are"""
         self.broken(4)
+        answer = self.redrive("--reason", "invalid-jsn")["topics"][0]
+        self.assertEqual((0, [{"reason": "invalid-json", "records": 4}]), (answer["selected"], answer["not_selected"]))
+        said = rig.runsink("redrive", "--config", self.config(), "--reason", "invalid-jsn").stdout.decode()
+        self.assertRegex(said, r"4  others are open, and not selected; did you mean invalid-json\?\n +4  \S+ +invalid-json\n")
         answer = self.redrive(code=64)
         self.assertEqual(("not confirmed", 4, 0), (answer["result"], answer["topics"][0]["selected"],
                                                    answer["topics"][0]["sent"]))

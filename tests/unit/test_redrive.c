@@ -186,6 +186,26 @@ static void test_plan(void **state) {
     assert_int_equal(p.rows[0].n, 3);
     assert_int_equal(p.rows[1].n, 2);
     assert_int_equal(p.rows[2].fault, FAULT_SYSTEM);
+    assert_int_equal(p.passed_by, 1);
+    plan_free(&p);
+}
+
+/* What a filter that selects nothing passes by is counted by reason; many reasons have a bound. */
+static void test_plan_passed(void **state) {
+    (void)state;
+    struct plan p;
+    plan_init(&p, partitions, PLAN_ATTEMPTS);
+    for (int64_t i = 0; i < 100; i++) {
+        struct letter l = a_letter(i);
+        snprintf(l.past.why, sizeof l.past.why, "http-%d", 400 + (int)(i < 40 ? i % 2 : i));
+        plan_take(&p, &l, false);
+    }
+    plan_finish(&p);
+    assert_int_equal(p.n, 0);
+    assert_int_equal(p.passed_by, 100);
+    assert_int_equal(p.n_passed, PLAN_REASONS_MAX);
+    assert_string_equal(p.passed[1].name, "http-401");
+    assert_int_equal(p.passed[1].n, 20);
     plan_free(&p);
 }
 
@@ -413,6 +433,7 @@ int main(void) {
         cmocka_unit_test(test_letter),
         cmocka_unit_test(test_filter),
         cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_plan_passed),
         cmocka_unit_test(test_plan_batches),
         cmocka_unit_test(test_plan_incomplete),
         cmocka_unit_test(test_plan_is_bounded),
