@@ -11,7 +11,9 @@ COPY scripts/deps scripts/lib.sh /src/scripts/
 RUN /src/scripts/deps --build
 COPY . /src
 ARG LIBS3=ON
+ARG REVISION
 RUN cmake -G Ninja -S /src -B /build -DCMAKE_INSTALL_PREFIX=/usr -DRUNSINK_TESTS=OFF -DRUNSINK_LIBS3=${LIBS3} \
+        -DRUNSINK_COMMIT=${REVISION:-unknown} \
     && cmake --build /build \
     && DESTDIR=/installed cmake --install /build --strip
 ARG SOURCE_DATE_EPOCH

@@ -88,8 +88,9 @@ bool config_check_run(const struct config *, struct buf *err);
  * ignored, each followed by a blank. Not finished. */
 struct config *config_reload(const struct config *fresh, const struct config *now,
                              struct buf *taken, struct buf *ignored);
-/* name = value, origin in a comment, secrets as ***. */
-void config_print(const struct config *, FILE *);
+/* name = value, origin in a comment, secrets as ***. Not all: what differs from the defaults, and
+ * how many don't. */
+void config_print(const struct config *, bool all, FILE *);
 /* The same as an object, appended: {"name":{"value":"...","origin":"..."},...}. */
 void config_json(const struct config *, struct buf *);
 /* The README's reference as a Markdown table. */

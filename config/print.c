@@ -4,7 +4,8 @@
 
 #define WIDTH 100
 
-typedef void setting_fn(void *context, const char *name, const char *value, const char *origin);
+typedef void setting_fn(void *context, const char *name, const char *value, const char *origin,
+                        bool differs);
 
 /* Every key and every [kafka] property that is set; secrets as ***. */
 static void each_setting(const struct config *c, setting_fn *fn, void *context) {
@@ -12,29 +13,47 @@ static void each_setting(const struct config *c, setting_fn *fn, void *context) 
         const struct key *k = &config_keys[i];
         const struct setting *s = &c->settings[i];
         const char *value = s->text ? s->text : k->def;
-        if (k->flags & SECRET && s->origin) value = "***";
-        fn(context, k->name, value, s->origin);
+        bool differs = strcmp(value, k->def) != 0;
+        if (k->flags & SECRET && s->origin) value = "***", differs = true;
+        fn(context, k->name, value, s->origin, differs);
     }
     for (size_t i = 0; i < c->kafka_names.n; i++) {
         char name[256];
         snprintf(name, sizeof name, "kafka.%s", c->kafka_names.v[i]);
         bool secret = config_kafka_secret(c->kafka_names.v[i]);
-        fn(context, name, secret ? "***" : c->kafka_values.v[i], c->kafka_origins.v[i]);
+        fn(context, name, secret ? "***" : c->kafka_values.v[i], c->kafka_origins.v[i], true);
     }
 }
 
-static void print_setting(void *context, const char *name, const char *value, const char *origin) {
-    FILE *f = context;
+struct printing {
+    FILE *f;
+    bool all;
+    size_t left_out;
+};
+
+static void print_setting(void *context, const char *name, const char *value, const char *origin,
+                          bool differs) {
+    struct printing *p = context;
+    FILE *f = p->f;
+    if (!differs && !p->all) {
+        p->left_out++;
+        return;
+    }
     int n = fprintf(f, "%s = %s", name, value);
     fprintf(f, "%*s# %s\n", n < 48 ? 48 - n : 1, "", origin ? origin : "default");
 }
 
-void config_print(const struct config *c, FILE *f) {
-    each_setting(c, print_setting, f);
+void config_print(const struct config *c, bool all, FILE *f) {
+    struct printing p = {.f = f, .all = all};
+    each_setting(c, print_setting, &p);
+    if (p.left_out)
+        fprintf(f, "# %zu others are at their defaults: --all shows them\n", p.left_out);
 }
 
-static void put_json(void *context, const char *name, const char *value, const char *origin) {
+static void put_json(void *context, const char *name, const char *value, const char *origin,
+                     bool unused) {
     struct buf *b = context;
+    (void)unused;
     if (b->p[b->n - 1] != '{') buf_putc(b, ',');
     buf_putc(b, '"');
     buf_json(b, str_c(name));
@@ -114,8 +133,8 @@ static void print_quoted(FILE *f, const char *text) {
     fputc('"', f);
 }
 
-/* JSON Schema holds numbers against their bounds; for a text's number and unit the chart's templates
- * do it. */
+/* JSON Schema holds numbers against their bounds; for a text's number and unit the chart's
+ * templates do it. */
 static void print_bounds(FILE *f, const struct key *k, const char *unit) {
     fprintf(f, "\"minimum\": %lld, \"maximum\": %lld, \"x-unit\": \"%s\", \"x-takes\": \"",
             (long long)k->min, (long long)k->max, unit);

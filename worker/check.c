@@ -293,8 +293,8 @@ static int check(struct check_result *ret, bool connect, struct buf *err) {
     return rc;
 }
 
-static int run(struct config *c, bool connect, bool json, enum overview_by by) {
-    struct buf err, advice, notes;
+static int run(struct config *c, bool connect, bool json, bool all, enum overview_by by) {
+    struct buf err, advice, notes, verdict;
     struct check_result result = {.cfg = c,
                                   .advice = &advice,
                                   .notes = &notes,
@@ -302,15 +302,19 @@ static int run(struct config *c, bool connect, bool json, enum overview_by by) {
     buf_init(&err, 65536);
     buf_init(&advice, ADVICE_MAX);
     buf_init(&notes, ADVICE_MAX);
-    if (!json) config_print(c, stdout);
+    buf_init(&verdict, 4096);
+    if (!json) config_print(c, all, stdout);
     int rc = check(&result, connect, &err);
+    check_verdict(&result, rc, connect, &verdict);
     if (json)
-        check_print_json(&result, rc, buf_cstr(&err), stdout);
+        check_print_json(&result, rc, buf_cstr(&err), buf_cstr(&verdict), stdout);
     else
         check_print(&result, (int64_t)time(NULL) * 1000, stdout);
     fflush(stdout);
     shown_lines(stderr, buf_cstr(&err));
+    if (!json) printf("\nverdict: %s\n", buf_cstr(&verdict));
     buf_free(&err);
+    buf_free(&verdict);
     buf_free(&advice);
     buf_free(&notes);
     overview_free(&result.overview);
@@ -324,7 +328,7 @@ static int run(struct config *c, bool connect, bool json, enum overview_by by) {
 
 int command_check(struct config *unused, int argc, char **argv) {
     (void)unused;
-    bool connect = true, json = false, bad = false;
+    bool connect = true, json = false, all = false, bad = false;
     enum overview_by by = BY_DEFAULT;
     const char *value;
     if (argc == 2 && strcmp(argv[1], "--reference") == 0)
@@ -340,6 +344,8 @@ int command_check(struct config *unused, int argc, char **argv) {
             connect = false;
         else if (strcmp(argv[i], "--json") == 0)
             json = true;
+        else if (strcmp(argv[i], "--all") == 0)
+            all = true;
         else if ((value = command_value("--by", argc, argv, &i, &bad)) || bad) {
             if (bad || !overview_by_read(value, &by))
                 return command_usage("check", "--by takes workspace, destination or reason");
@@ -347,8 +353,10 @@ int command_check(struct config *unused, int argc, char **argv) {
             return command_usage("check", "unexpected: %.100s", argv[i]);
     }
     struct config *c = command_config();
+    if (!c && !json)
+        puts("verdict: the configuration has to change before run can start (exit code 78)");
     if (!c) return EX_CONFIG;
-    int rc = run(c, connect, json, by);
+    int rc = run(c, connect, json, all, by);
     config_free(c);
     return rc;
 }

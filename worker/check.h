@@ -34,8 +34,11 @@ struct check_result {
     bool overview_known;
 };
 
+/* One line: what it comes to. asked: a broker was. */
+void check_verdict(const struct check_result *, int exit_code, bool asked, struct buf *);
 void check_print(const struct check_result *, int64_t now_ms, FILE *);
 /* problems: the messages that go to standard error, a line each. */
-void check_print_json(const struct check_result *, int exit_code, const char *problems, FILE *);
+void check_print_json(const struct check_result *, int exit_code, const char *problems,
+                      const char *verdict, FILE *);
 
 #endif

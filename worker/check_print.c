@@ -2,6 +2,7 @@
 #include "worker/shown.h"
 
 #include <inttypes.h>
+#include <sysexits.h>
 
 /* ---- text ---- */
 
@@ -85,6 +86,53 @@ void check_print(const struct check_result *r, int64_t now_ms, FILE *f) {
     if (r->overview_known) overview_print(&r->overview, now_ms, f);
 }
 
+/* ---- the verdict ---- */
+
+static void add_remark(struct buf *b, size_t *n, int64_t count, const char *one, const char *many) {
+    if (!count) return;
+    buf_printf(b, "%s%" PRId64 " %s", (*n)++ ? ", " : "; to look at: ", count,
+               count == 1 ? one : many);
+}
+
+static void put_remarks(const struct check_result *r, struct buf *b) {
+    int64_t lost = 0, held = 0, notes = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < r->n; i++) {
+        lost += is_lost(&r->partitions[i]);
+        held += r->partitions[i].held > 0;
+    }
+    add_remark(b, &n, lost, "partition whose records retention took before they were read",
+               "partitions whose records retention took before they were read");
+    add_remark(b, &n, held, "partition that an open transaction holds",
+               "partitions that an open transaction holds");
+    for (const char *at = buf_cstr(r->notes); *at; at++) notes += *at == '\n';
+    add_remark(b, &n, notes, "note on its topics", "notes on its topics");
+    add_remark(b, &n, (int64_t)r->overview.died, "dead letter lies open", "dead letters lie open");
+    add_remark(b, &n, (int64_t)r->overview.waiting, "record waits for another attempt",
+               "records wait for another attempt");
+}
+
+void check_verdict(const struct check_result *r, int exit_code, bool asked, struct buf *b) {
+    switch (exit_code) {
+    case EX_OK:
+        buf_puts(b, asked ? "all is as run needs it"
+                          : "the configuration is as run needs it; no broker was asked");
+        put_remarks(r, b);
+        break;
+    case EX_DATAERR:
+        buf_puts(b, "the ledger is not as it was written: `runsink verify` says where");
+        break;
+    case EX_UNAVAILABLE:
+        buf_puts(b,
+                 "not all is there, or could be looked at: see what is named above, and try again");
+        break;
+    default:
+        buf_puts(b, "what is named above has to change before run can do all of its work");
+        break;
+    }
+    if (exit_code) buf_printf(b, " (exit code %d)", exit_code);
+}
+
 /* ---- JSON ---- */
 
 #define JSON_MAX ((size_t)64 << 20)
@@ -134,10 +182,13 @@ static void put_lag(struct buf *b, const struct check_result *r) {
     buf_putc(b, ']');
 }
 
-void check_print_json(const struct check_result *r, int exit_code, const char *problems, FILE *f) {
+void check_print_json(const struct check_result *r, int exit_code, const char *problems,
+                      const char *verdict, FILE *f) {
     struct buf b;
     buf_init(&b, JSON_MAX);
     buf_printf(&b, "{\"exit\":%d,", exit_code);
+    put_text(&b, "verdict", verdict);
+    buf_putc(&b, ',');
     put_text(&b, "problems", problems);
     buf_puts(&b, ",\"config\":");
     config_json(r->cfg, &b);

@@ -13,6 +13,7 @@
 #include "worker/nearby.h"
 #include "worker/run.h"
 #include "worker/shown.h"
+#include "worker/version.h"
 
 extern char **environ;
 
@@ -39,14 +40,16 @@ static const struct command {
      "  --dir DIR  where the archive goes (default: runsink-demo)\n"
      "  --batch    one NDJSON object per destination and window instead of one per event\n"},
     {"check", command_check, false, "check configuration, broker and topics",
-     "usage: runsink check [--config-only] [--json] [--by WHAT]\n"
+     "usage: runsink check [--config-only] [--all] [--json] [--by WHAT]\n"
      "       runsink check --reference | --reference-ini | --reference-metrics\n"
      "                     | --reference-schema\n\n"
-     "Prints the configuration with the origin of each value, then what the broker knows: the\n"
-     "topics that would be consumed, runsink's own topics that are missing, the group with its\n"
-     "lag, what is parked for which destination, and the dead letters that lie open.\n"
+     "Prints what the configuration changes, each value with its origin, then what the broker\n"
+     "knows: the topics that would be consumed, runsink's own topics that are missing, the group\n"
+     "with its lag, what is parked for which destination, and the dead letters that lie open. The\n"
+     "last line is the verdict.\n"
      "  --config-only    don't connect, nor look for folders: the configuration may be another\n"
      "                   machine's\n"
+     "  --all            also the settings that are at their defaults\n"
      "  --json           one JSON object\n"
      "  --by workspace|destination|reason\n"
      "                   count by that what is parked and what died, each row of dead letters "
@@ -273,7 +276,8 @@ static const struct command *command_named(const char *name) {
 
 static void print_help(FILE *f) {
     fputs("runsink delivers every JobRun event on a Kafka topic to the sink the event names.\n\n"
-          "usage: runsink [COMMAND] [OPTIONS]\n\n",
+          "usage: runsink [COMMAND] [OPTIONS]\n"
+          "       runsink help [COMMAND]\n\n",
           f);
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(f, "  %-9s %s%s\n", commands[i].name, commands[i].summary,
@@ -284,24 +288,18 @@ static void print_help(FILE *f) {
         "  --set NAME=VALUE  a key of the configuration, or kafka.PROPERTY; over file and\n"
         "                    environment\n"
         "  --help, --version\n\n"
-        "Exit codes: 0 done, 64 usage, 65 bad input or findings, 66 nothing found, 69 broker or store\n"
+        "Exit codes: 0 done, 64 usage, 65 bad input or findings, 66 nothing found, 69 broker or "
+        "store\n"
         "unavailable, 70 internal, 71 the operating system, 73 can't create, 74 input or output,\n"
         "75 not finished, 78 configuration.\n",
         f);
 }
 
-static int call(const struct command *cmd, int argc, char **argv) {
-    if (cmd->fn == command_run) run_hold_signals();
-    struct config *c = cmd->configured ? command_config() : NULL;
-    if (cmd->configured && !c) return EX_CONFIG;
-    int rc = cmd->fn(c, argc, argv);
-    config_free(c);
-    /* A full disk behind standard output must not look like success. */
-    if ((fflush(stdout) != 0 || ferror(stdout)) && rc == 0) {
-        fprintf(stderr, "runsink %s: can't write to standard output\n", cmd->name);
-        rc = EX_IOERR;
-    }
-    return rc;
+/* A full disk behind standard output must not look like success. */
+static int end_of_output(const char *command) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return EX_OK;
+    fprintf(stderr, "runsink%s%s: can't write to standard output\n", *command ? " " : "", command);
+    return EX_IOERR;
 }
 
 static int no_command(const char *name) {
@@ -311,15 +309,38 @@ static int no_command(const char *name) {
     return command_usage("", "there is no command \"%.40s\"%s", name, nearby_text(&guess, near));
 }
 
+/* `runsink help`, `runsink help COMMAND` */
+static int help(int argc, char **argv) {
+    const struct command *cmd = argc > 1 ? command_named(argv[1]) : NULL;
+    if (argc > 2) return command_usage("", "help takes one command");
+    if (argc > 1 && !cmd) return no_command(argv[1]);
+    if (cmd)
+        fputs(cmd->help, stdout);
+    else
+        print_help(stdout);
+    return end_of_output("help");
+}
+
+static int call(const struct command *cmd, int argc, char **argv) {
+    if (cmd->fn == command_run) run_hold_signals();
+    struct config *c = cmd->configured ? command_config() : NULL;
+    if (cmd->configured && !c) return EX_CONFIG;
+    int rc = cmd->fn(c, argc, argv);
+    config_free(c);
+    int written = end_of_output(cmd->name);
+    return rc ? rc : written;
+}
+
 static int dispatch(int argc, char **argv) {
     static char fallback[] = DEFAULT_COMMAND;
     static char *alone[] = {fallback, NULL};
     bool named = argc > 0 && argv[0][0] != '-';
-    if (options.version) return puts("runsink " RUNSINK_VERSION) < 0 ? EX_IOERR : 0;
-    if (options.help && !named) return print_help(stdout), 0;
+    if (options.version) return version_print(stdout), end_of_output("");
+    if (options.help && !named) return print_help(stdout), end_of_output("");
+    if (named && strcmp(argv[0], "help") == 0) return help(argc, argv);
     const struct command *cmd = command_named(named ? argv[0] : fallback);
     if (!cmd) return no_command(argv[0]);
-    if (options.help) return fputs(cmd->help, stdout) < 0 ? EX_IOERR : 0;
+    if (options.help) return fputs(cmd->help, stdout), end_of_output("");
     if (named) return call(cmd, argc, argv);
     if (argc == 0) return call(cmd, 1, alone);
     /* `runsink --until-end`: argv[-1] is the program's name, whose place the command takes. */

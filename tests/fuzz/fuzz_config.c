@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     bool ok = config_read_text(c, "fuzz.ini", (struct str){(const char *)data, size}, &err);
     if (ok) ok = config_finish(c, &err);
     if (ok != (err.n == 0)) abort();
-    config_print(c, nowhere);
+    config_print(c, true, nowhere);
     config_free(c);
     buf_free(&err);
     return 0;

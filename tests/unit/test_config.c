@@ -177,7 +177,8 @@ static void read_vars(void **state, bool ok, const char *want, const char *const
     assert_string_equal(buf_cstr(&err), want);
     for (size_t i = 0; i < n; i++) free(environ_[i]);
 }
-/* A mistyped status has everything skipped: it is refused, in either list, and by whoever wrote it. */
+/* A mistyped status has everything skipped: it is refused, in either list, and by whoever wrote it.
+ */
 static void test_statuses(void **state) {
     struct config *c = *state;
     assert_true(read_text(c, "statuses = SUCCESS, SUCESS, success, TIMED_OUT\n"
@@ -389,8 +390,9 @@ static char *printed(void (*print)(FILE *)) {
 }
 
 static const struct config *to_print;
+static bool print_all;
 static void print_it(FILE *f) {
-    config_print(to_print, f);
+    config_print(to_print, print_all, f);
 }
 
 static void test_print(void **state) {
@@ -399,6 +401,7 @@ static void test_print(void **state) {
                              "[kafka]\nsasl.password = open-sesame\nclient.id = me\n"));
     assert_true(config_set(c, "lanes", "2", "--set", &err));
     to_print = c;
+    print_all = true;
     char *text = printed(print_it);
     static const char *const wants[] = {
         "\nwindow.age = 1000ms                             # x.ini:4\n",
@@ -413,6 +416,25 @@ static void test_print(void **state) {
     assert_null(strstr(text, "whsec"));
     assert_null(c->settings[key_find("webhook.signing_secrets") - config_keys].text);
     assert_null(strstr(text, "sesame"));
+    free(text);
+}
+
+/* One that is set to its default is no difference. */
+static void test_print_differences(void **state) {
+    struct config *c = *state;
+    assert_true(read_text(c,
+                          "lanes = 2\n[window]\nrecords = 1000\n[webhook]\nsigning_secrets = " WHSEC
+                          "\n[kafka]\nclient.id = me\n"));
+    to_print = c;
+    print_all = false;
+    char *text = printed(print_it), want[512];
+    snprintf(want, sizeof want,
+             "lanes = 2                                       # x.ini:1\n"
+             "webhook.signing_secrets = ***                   # x.ini:5\n"
+             "kafka.client.id = me                            # x.ini:7\n"
+             "# %zu others are at their defaults: --all shows them\n",
+             config_n_keys - 2);
+    assert_string_equal(text, want);
     free(text);
 }
 
@@ -526,6 +548,7 @@ int main(void) {
         CONFIG_TEST(test_cross_checks),
         CONFIG_TEST(test_cross_checks_pass),
         CONFIG_TEST(test_print),
+        CONFIG_TEST(test_print_differences),
         CONFIG_TEST(test_reference_reads_back),
         CONFIG_TEST(test_statuses),
         CONFIG_TEST(test_statuses_unknown),

@@ -1,0 +1,61 @@
+"""What the commands say about themselves and about a configuration."""
+import json
+import re
+
+import rig
+
+
+class Tools(rig.Case):
+    def test_version(self):
+        """--version names the version, the commit and each library; the first line is for scripts"""
+        lines = rig.runsink("--version").stdout.decode().splitlines()
+        self.assertRegex(lines[0], r"^runsink \d+\.\d+\.\d+ \(commit (unknown|[0-9a-f]{12,40}(-modified)?)\)$")
+        for name in ("librdkafka", "libcurl/", "OpenSSL", "cJSON", "zstd", "libmicrohttpd", "libdeflate", "libs3"):
+            self.assertTrue([line for line in lines[1:] if re.search(name + r"\b ?\d*", line)], name)
+
+    def test_help(self):
+        """`help COMMAND` is `COMMAND --help`, for each command of `help`"""
+        every = rig.runsink("help")
+        self.assertEqual((0, rig.runsink("--help").stdout), (every.returncode, every.stdout))
+        commands = re.findall(r"(?m)^  ([a-z]+) ", every.stdout.decode())
+        self.assertIn("redrive", commands)
+        for command in commands:
+            done = rig.runsink("help", command)
+            self.assertEqual((0, rig.runsink(command, "--help").stdout), (done.returncode, done.stdout), command)
+        for arguments in (["nothing"], ["run", "check"]):
+            self.assertEqual(64, rig.runsink("help", *arguments).returncode)
+
+    def check(self, *arguments, settings=None):
+        path = self.dir / "check.ini"
+        path.write_text(rig.config_text(settings or self.settings()))
+        done = rig.runsink("check", "--config", path, *arguments)
+        return done.returncode, done.stdout.decode()
+
+    def test_check(self):
+        """check shows what differs from the defaults, all with --all, and ends in a verdict"""
+        self.kafka.create(self.topic, 1)
+        code, text = self.check(settings={**self.settings(), "window.records": "1000"})
+        self.assertEqual(0, code, text)
+        self.assertRegex(text, r"(?m)^window\.age = 200ms +# ")
+        self.assertNotRegex(text, r"(?m)^window\.records = |# default$")
+        left_out = int(re.search(r"(?m)^# (\d+) others are at their defaults", text).group(1))
+        code, full = self.check("--all")
+        self.assertEqual(left_out, len(re.findall(r"(?m)# default$", full)))
+        verdict = lambda text: text.splitlines()[-1]
+        self.assertEqual("verdict: all is as run needs it", verdict(text))
+        self.assertEqual("all is as run needs it", json.loads(self.check("--json")[1])["verdict"])
+        self.assertIn("no broker was asked", verdict(self.check("--config-only")[1]))
+        self.kafka.produce(self.topic, [(b"", b"no json"), (b"", b"nor this")], 0)
+        self.assertExit(0, self.worker(self.settings(), "--until-end"))
+        code, text = self.check()
+        self.assertEqual((0, "verdict: all is as run needs it; to look at: 2 dead letters lie open"), (code, verdict(text)))
+        nobody = {**self.settings(), "kafka": {"bootstrap.servers": f"127.0.0.1:{rig.free_port()}"}}
+        for settings, expected in ((nobody, 69), ({**self.settings(), "topics.create": "false", "group": rig.unique("g"),
+                                                   "topics": self.topic + "-other"}, None), ({"window.age": "x"}, 78)):
+            code, text = self.check(settings=settings)
+            self.assertTrue(code == expected or expected is None and code, text)
+            self.assertRegex(verdict(text), rf"^verdict: .* \(exit code {code}\)$")
+
+
+if __name__ == "__main__":
+    rig.main()
