@@ -348,8 +348,15 @@ class Worker:
     def stop(self, seconds=60):
         """SIGTERM, and its exit code."""
         if self.exited() is None:
+            await_("it holds its signals", 30, self.holds_signals)
             self.process.send_signal(signal.SIGTERM)
         return self.wait(seconds)
+
+    def holds_signals(self):
+        """Whether its main() has begun: before that a SIGTERM ends a process that did nothing yet, whoever wrote it."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        masks = [int(mask, 16) for mask in re.findall(r"Sig(?:Blk|Ign|Cgt):\s+(\w+)", status)]
+        return self.exited() is not None or any(mask >> signal.SIGTERM - 1 & 1 for mask in masks)
 
     def kill(self):
         if self.exited() is None:
