@@ -133,7 +133,9 @@ void load_log(const struct load *load, const struct slot *slot, enum fate fate, 
         shown[2] = log_text(run.id, run.hidden & 1u << RUN_ID, id);
     }
     const struct log_line line = {
-        fate == FATE_DEAD ? "dead letter" : "parked",
+        fate == FATE_DEAD     ? "dead letter"
+        : fate == FATE_PARKED ? "parked"
+                              : "delivered",
         {LOG_S("topic", load->topic), LOG_I("partition", slot->from_partition),
          LOG_I("offset", slot->from_offset), LOG_I("members", members),
          LOG_S("workspace", shown[0]), LOG_S("job", shown[1]), LOG_S("run", shown[2]),

@@ -63,8 +63,8 @@ static void end_parcel(struct parcel *parcel, const struct outcome *o) {
         count_by(&lane->counters, COUNTER_PARCEL_BYTES, sink, parcel->delivery.batch.body_len);
     } else {
         count_by(&lane->counters, COUNTER_ATTEMPTS_FAILED, sink, !o->uncounted);
-        load_log(load, parcel->members[0], parcel->fate, parcel->n, &parcel->delivery.outcome);
     }
+    load_log(load, parcel->members[0], parcel->fate, parcel->n, &parcel->delivery.outcome);
     parcel_release(parcel);
     for (uint32_t i = 0; i < parcel->n; i++)
         slot_end(load, parcel->members[i], parcel->fate, &parcel->delivery.outcome);

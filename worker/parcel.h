@@ -29,8 +29,8 @@ int64_t parcel_retry_window(const struct config *, const struct sink_type *);
 
 /* load.c: gives a record its fate. o is the arena's, kept until the window is settled. */
 void slot_end(struct load *, struct slot *, enum fate, const struct outcome *o);
-/* The one line that tells of a dead letter, at warn, or of a parked record, at debug, alone or with
- * the others of its delivery: members. */
+/* The one line that tells of a dead letter, at warn, or of a record that is delivered or parked, at
+ * debug, alone or with the others of its delivery: members. */
 void load_log(const struct load *, const struct slot *, enum fate, uint32_t members,
               const struct outcome *);
 

@@ -51,14 +51,18 @@ class Words(rig.Case):
     def test_one_line_for_a_dead_letter(self):
         """one event's name however it died, with workspace, job and run, unless a secret stands there"""
         self.receiver.play("/gone", 410)
-        worker = self.worker(self.settings(redact__names="password"))
+        worker = self.worker(self.settings(redact__names="password", log__level="debug"))
         self.send(events.run(self.hook("/gone"), id="of-a-delivery"),
                   events.run({"type": "ftp"}, id="of-a-route", workspaceId="w-2", jobId="j-2"),
                   events.run(self.hook("/gone", password="secret-Run-ID"), id="secret-Run-ID"),
                   events.run(self.hook("/gone"), id="x" * 120 + SECRET),
                   events.run(self.hook("/gone"), id="a b\n\"=\u00e4"))
         self.kafka.produce(self.topic, [(b"k", b"no json")])
+        self.send(events.run(self.hook("/well"), id="arrives"))
         self.until_settled(worker)
+        well = self.lines(worker, "delivered")
+        self.assertEqual([("workspace-1", "job-123e4567", "arrives", "200")],
+                         [(one["workspace"], one["job"], one["run"], one["status"]) for one in well])
         found = self.lines(worker, "dead letter")
         told = {int(one["offset"]): (one["workspace"], one["job"], one["run"]) for one in found}
         self.assertEqual(6, len(found), found)
