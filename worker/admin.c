@@ -233,7 +233,10 @@ static void print_lag(const struct admin *a, struct buf *out) {
             buf_clear(&labels);
             metrics_label(&labels, "topic", p->topic);
             metrics_label(&labels, "partition", number);
-            metrics_label(&labels, "kind", p->leftover ? "leftover" : p->retry ? "retry" : "source");
+            metrics_label(&labels, "kind",
+                          p->leftover ? "leftover"
+                          : p->retry  ? "retry"
+                                      : "source");
             metrics_sample(GIVEN_LAG, buf_cstr(&labels), (double)p->lag, out);
         }
     }

@@ -26,8 +26,8 @@ void admin_close(struct admin *);
 #define ADMIN_HOST_MAX 256
 bool admin_address(const char *listen, char host[ADMIN_HOST_MAX], char port[6]);
 
-/* The name or address in a Host header: lower case, without port, brackets and final dot. False when
- * it is none. */
+/* The name or address in a Host header: lower case, without port, brackets and final dot. False
+ * when it is none. */
 bool admin_host(const char *header, char ret[ADMIN_HOST_MAX]);
 
 /* How long the most silent of the lanes that run has been, ms; those that never turned count from

@@ -21,7 +21,7 @@ static size_t plain(char *text, uint16_t *at, size_t n) {
         for (size_t i = 0; i < n; i++, to++) {
             int high = text[i] == '%' && i + 2 < n ? nibble(text[i + 1]) : -1;
             int low = high >= 0 ? nibble(text[i + 2]) : -1;
-            text[to] = low < 0 ? text[i] : (char)(high << 4 | low);
+            text[to] = (char)(low < 0 ? text[i] : high << 4 | low);
             if (at) at[to] = at[i];
             if (low >= 0) i += 2;
         }

@@ -142,8 +142,8 @@ static struct partition *fullest(const struct lane *lane, size_t *ret_open) {
     return most;
 }
 
-/* No new window may open, or soon not: what keeps the oldest from settling has had its time. With --until-end
- * nothing new is waiting, and the requests' own timeouts will do. */
+/* No new window may open, or soon not: what keeps the oldest from settling has had its time. With
+ * --until-end nothing new is waiting, and the requests' own timeouts will do. */
 static void press_on(struct lane *lane, struct partition *p) {
     if (lane->shared->until_end) return;
     struct window *w = p->windows.oldest;
@@ -152,9 +152,9 @@ static void press_on(struct lane *lane, struct partition *p) {
         load_cancel(load, CANCEL_SLOW);
 }
 
-/* A few requests that hang keep whole windows, with all that was parked meanwhile: pressed on before
- * there is no room left, or everybody would wait for the grace and the settlement. Not batches: big
- * objects take their time. */
+/* A few requests that hang keep whole windows, with all that was parked meanwhile: pressed on
+ * before there is no room left, or everybody would wait for the grace and the settlement. Not
+ * batches: big objects take their time. */
 static void press_early(struct lane *lane) {
     bool full = lane->held > budget(lane) / 4 * 3;
     for (struct partition *p = lane->partitions; p; p = p->next)

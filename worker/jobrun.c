@@ -393,7 +393,7 @@ bool jobrun_sink_facts(struct str sink, struct names *names, struct arena *arena
 static const char *string_end(const char *at, const char *end) {
     for (; at < end; at++) {
         if (*at == '"') return at;
-        if (*at == '\\') at++;
+        if (*at == '\\' && ++at == end) break;
     }
     return NULL;
 }

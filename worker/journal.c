@@ -34,7 +34,7 @@ struct journal {
     struct chapter *chapters;
     size_t n;
     bool boundaries;
-    uint64_t memberships; /* the lane's, when the job took its group metadata */
+    uint64_t memberships;      /* the lane's, when the job took its group metadata */
     char alone[TOPIC_MAX + 1]; /* the blocked source that it tries; empty: the others */
 };
 
@@ -473,8 +473,9 @@ static void add_chapter(struct lane *lane, struct journal *j, struct partition *
     c.meta.claim = p->want;
     char text[META_MAX + 1];
     if (!meta_encode(&c.meta, text)) {
-        snprintf(problem, sizeof problem, "the metadata of %s/%" PRId32 " would not fit, %zu windows",
-                 p->topic, p->id, p->windows.count);
+        snprintf(problem, sizeof problem,
+                 "the metadata of %s/%" PRId32 " would not fit, %zu windows", p->topic, p->id,
+                 p->windows.count);
         leave_out(lane, job, records, p, problem);
         return;
     }

@@ -16,7 +16,7 @@
 #define RESTART_MIN_MS 1000
 #define RESTART_MAX_MS ((int64_t)5 * 60 * 1000)
 #define REFUSED_MS 10000 /* a producer that is not taken for this long is told */
-#define STANDING_MS 20 /* a lane that waits for others has nothing that wakes it */
+#define STANDING_MS 20   /* a lane that waits for others has nothing that wakes it */
 
 static void read_clocks(struct lane *lane) {
     lane->now_ms = clock_ms(CLOCK_MONOTONIC);
@@ -175,8 +175,9 @@ static void await_settler(struct lane *lane) {
     trouble_set(troubles, lane->id, TROUBLE_PRODUCER, NULL, error, 0);
     if (!lane->settler_again_ms) {
         lane->settler_again_ms = lane->now_ms + restart_pause(lane);
-        log_warn("the broker refuses the lane's producer; it is tried again", LOG_I("lane", lane->id),
-                 LOG_S("error", error), LOG_I("pause_ms", lane->restart_pause_ms));
+        log_warn("the broker refuses the lane's producer; it is tried again",
+                 LOG_I("lane", lane->id), LOG_S("error", error),
+                 LOG_I("pause_ms", lane->restart_pause_ms));
     }
     if (lane->now_ms < lane->settler_again_ms) return;
     struct buf err;

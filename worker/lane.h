@@ -121,11 +121,11 @@ struct lane {
     uint64_t subscribed; /* version of the topic list subscribed to */
     bool assigned;       /* has had an assignment */
     bool draining;
-    bool ending;             /* --until-end: nothing is left to read */
-    atomic_bool done;        /* and all is settled; read by the main thread, as is */
-    _Atomic int64_t sources; /* how many partitions of source topics it has */
-    unsigned finishing;      /* inside lane_finish(): nothing waits for a ride */
-    bool restart;            /* a fatal error: close and open again, after a pause that grows */
+    bool ending;              /* --until-end: nothing is left to read */
+    atomic_bool done;         /* and all is settled; read by the main thread, as is */
+    _Atomic int64_t sources;  /* how many partitions of source topics it has */
+    unsigned finishing;       /* inside lane_finish(): nothing waits for a ride */
+    bool restart;             /* a fatal error: close and open again, after a pause that grows */
     int64_t restart_pause_ms; /* the last one; 0: it has settled since */
     char restart_why[128];
     int64_t now_ms; /* monotonic, read once a turn */
@@ -156,8 +156,8 @@ struct worker_shared {
     pthread_mutex_t mutex;
     struct list topics;  /* source topics, sorted */
     struct list retries; /* their retry topics, those of delays no longer configured included */
-    int64_t sources;    /* partitions of the source topics */
-    int64_t partitions; /* theirs and those of their retry topics */
+    int64_t sources;     /* partitions of the source topics */
+    int64_t partitions;  /* theirs and those of their retry topics */
     uint64_t version;
     bool until_end;
     const struct ledger_signer *signer; /* NULL: unsigned */

@@ -10,7 +10,7 @@
 
 #define RECORD_OVERHEAD 256 /* librdkafka's own, about, per message */
 #define LOG_TEXT_MAX 128
-#define HEADER_OVERHEAD 64  /* and per header */
+#define HEADER_OVERHEAD 64 /* and per header */
 
 struct load *load_new(struct lane *lane, struct partition *p, struct window *w,
                       int64_t timestamp_ms) {
@@ -69,9 +69,9 @@ static enum counter skip_counter(const struct outcome *o) {
         const char *why;
         enum counter id;
     } reasons[] = {
-        {"no-sink", COUNTER_SKIPPED_NO_SINK},  {"tombstone", COUNTER_SKIPPED_TOMBSTONE},
-        {"status", COUNTER_SKIPPED_STATUS},    {"skipOnFail", COUNTER_SKIPPED_FAIL},
-        {"apisToSend", COUNTER_SKIPPED_APIS},  {"operator", COUNTER_SKIPPED_OPERATOR},
+        {"no-sink", COUNTER_SKIPPED_NO_SINK}, {"tombstone", COUNTER_SKIPPED_TOMBSTONE},
+        {"status", COUNTER_SKIPPED_STATUS},   {"skipOnFail", COUNTER_SKIPPED_FAIL},
+        {"apisToSend", COUNTER_SKIPPED_APIS}, {"operator", COUNTER_SKIPPED_OPERATOR},
     };
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
         if (strcmp(o->why, reasons[i].why) == 0) return reasons[i].id;

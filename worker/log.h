@@ -19,8 +19,8 @@ void log_start(size_t buffer_bytes);
 /* Text for a terminal among the lines, as it stands; none of it from outside. */
 void log_raw(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 unsigned long log_lost(void); /* lines that stderr did not take, since the start */
-void log_flush(int ms); /* waits until what was logged is written, at most ms */
-void log_stop(void);    /* flushes, for at most 2 s, and ends the thread */
+void log_flush(int ms);       /* waits until what was logged is written, at most ms */
+void log_stop(void);          /* flushes, for at most 2 s, and ends the thread */
 void log_set_level(enum log_level);
 bool log_on(enum log_level);
 

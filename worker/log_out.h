@@ -1,7 +1,8 @@
 /* Where the log's lines go: stderr. Before log_out_start() a line is written by whoever logs it.
  * After that it goes through a bounded buffer to a thread that writes it, so that a stderr nobody
  * reads (a full pipe, a stopped terminal) holds up nobody: what finds no room is left out and
- * counted, and told of where it is missing. Lines keep their order, and each is one write. Any thread; log.c alone calls. */
+ * counted, and told of where it is missing. Lines keep their order, and each is one write. Any
+ * thread; log.c alone calls. */
 #ifndef RUNSINK_LOG_OUT_H
 #define RUNSINK_LOG_OUT_H
 

@@ -19,12 +19,12 @@ struct outcome {
     enum fault fault;
     int status;              /* HTTP status, 0 when there was none */
     uint32_t retry_after_ms; /* asked for by the other side; 0: nothing asked */
-    bool credential;  /* the destination refuses who we are: no use in trying its other events */
-    bool uncounted;   /* no attempt was made (breaker open, queue full, cancelled before sending) */
+    bool credential; /* the destination refuses who we are: no use in trying its other events */
+    bool uncounted;  /* no attempt was made (breaker open, queue full, cancelled before sending) */
     int64_t answered_ms; /* with uncounted: when the destination said this, to another event; Unix
                             time, 0: it did not */
-    char why[48];     /* a short token, [A-Za-z0-9._-]: "http-503", "NoSuchBucket", "timeout" */
-    char detail[160]; /* one line for people, printable, already redacted */
+    char why[48];        /* a short token, [A-Za-z0-9._-]: "http-503", "NoSuchBucket", "timeout" */
+    char detail[160];    /* one line for people, printable, already redacted */
 };
 
 struct outcome outcome_ok(int status);

@@ -658,7 +658,8 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     /* Something waits in a retry topic, or was parked by this run and has not come back; one lane
      * may have parked what another one took. */
     bool left = totals[COUNTER_GIVEN_UP] > 0;
-    bool parked = totals[COUNTER_PENDING] || totals[COUNTER_PARKED] > totals[COUNTER_AGAIN] + totals[COUNTER_UNPARKED];
+    bool parked = totals[COUNTER_PENDING] ||
+                  totals[COUNTER_PARKED] > totals[COUNTER_AGAIN] + totals[COUNTER_UNPARKED];
     return until_end && (parked || left) ? EX_TEMPFAIL : EX_OK;
 }
 

@@ -41,7 +41,7 @@ struct settler {
     struct settle_job *todo, *finished;
     bool busy; /* lane's thread only */
     atomic_bool stop;
-    enum settler_state state;                     /* under the mutex, as is */
+    enum settler_state state;                            /* under the mutex, as is */
     char problem[sizeof((struct settle_job *)0)->error]; /* while starting, or refused */
     struct settle_job *job; /* at hand: settle thread, and what librdkafka calls on it */
     size_t refused;         /* records of the job at hand */
@@ -206,8 +206,7 @@ static rd_kafka_resp_err_t count_partitions(struct settler *s, struct fanout *f)
 
 static size_t size_of(const struct settle_record *r) {
     size_t n = r->key_len + r->value_len + 64;
-    for (size_t i = 0; i < r->n_headers; i++)
-        n += r->headers[i].name.n + r->headers[i].value.n + 8;
+    for (size_t i = 0; i < r->n_headers; i++) n += r->headers[i].name.n + r->headers[i].value.n + 8;
     return n;
 }
 
@@ -439,9 +438,16 @@ static void *settle_main(void *arg) {
 static rd_kafka_t *producer_new(const struct config *cfg, const char *transactional_id,
                                 struct settler *s, bool alone, struct buf *err) {
     char errstr[256];
-    const char *extra[] = {"transactional.id", transactional_id, "compression.type", "lz4",
-                           "message.max.bytes", PRODUCE_MAX, KAFKA_ONE_IN_FLIGHT,
-                           "delivery.report.only.error", "true", NULL};
+    const char *extra[] = {"transactional.id",
+                           transactional_id,
+                           "compression.type",
+                           "lz4",
+                           "message.max.bytes",
+                           PRODUCE_MAX,
+                           KAFKA_ONE_IN_FLIGHT,
+                           "delivery.report.only.error",
+                           "true",
+                           NULL};
     rd_kafka_conf_t *conf = kafka_conf_new(cfg, extra, err);
     if (!conf) return NULL;
     if (alone) kafka_conf_alone(conf);
@@ -512,8 +518,9 @@ enum settler_state settler_try(const struct config *cfg, const char *transaction
     if (!producer) return SETTLER_REFUSED;
     enum step step;
     int64_t end = now_us() + (int64_t)timeout_ms * 1000;
-    do step = classify(rd_kafka_init_transactions(producer, INIT_TIMEOUT_MS), &job,
-                       "init transactions");
+    do
+        step = classify(rd_kafka_init_transactions(producer, INIT_TIMEOUT_MS), &job,
+                        "init transactions");
     while (step == STEP_RETRY && now_us() < end);
     if (step != STEP_OK) buf_puts(err, job.error);
     rd_kafka_destroy(producer);

@@ -29,7 +29,7 @@ struct snapshot_partition {
     char topic[TOPIC_MAX + 1];
     int32_t id;
     int lane;
-    bool retry, leftover; /* leftover: of a delay that is not configured any more */
+    bool retry, leftover;   /* leftover: of a delay that is not configured any more */
     bool loaded;            /* its committed offset is known */
     const char *state;      /* a few words, a literal */
     int64_t committed, end; /* -1: not known */

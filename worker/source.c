@@ -45,8 +45,8 @@ static int64_t reading_at(const struct partition *p) {
     return open ? open->last_taken + 1 : p->windows.next;
 }
 
-/* A partition that could not be read says nothing once it can be, while nothing new comes: read from
- * anew, it tells of its end or of the error again. */
+/* A partition that could not be read says nothing once it can be, while nothing new comes: read
+ * from anew, it tells of its end or of the error again. */
 static void read_again(struct lane *lane, struct partition *p) {
     p->reread_ms = lane->now_ms + REREAD_MS;
     if (p->stash_at != p->stash_n) return;

@@ -6,8 +6,9 @@
 #include "worker/clock.h"
 
 #define SLICE_MS 200
-#define ASK_MAX 500                            /* topics in one request */
-#define LEDGER_MESSAGE_MIN ((int64_t)1000000) /* a window is sealed before its entry passes this */
+#define ASK_MAX 500                           /* topics in one request */
+#define LEDGER_MESSAGE_MIN ((int64_t)1000000) /* a window is sealed before its entry passes this   \
+                                               */
 #define HEADERS_MAX ((int64_t)8192)           /* more than ours can be */
 #define RETRY_SPARE_MS ((int64_t)3600 * 1000) /* for the shortest of outages */
 
@@ -45,8 +46,8 @@ static bool take_all(rd_kafka_event_t *event, const struct topic_list *l,
         return false;
     }
     size_t n;
-    const rd_kafka_ConfigResource_t **resources = rd_kafka_DescribeConfigs_result_resources(
-        rd_kafka_event_DescribeConfigs_result(event), &n);
+    const rd_kafka_ConfigResource_t **resources =
+        rd_kafka_DescribeConfigs_result_resources(rd_kafka_event_DescribeConfigs_result(event), &n);
     for (size_t i = 0; i < n; i++) {
         const struct topic *t = topic_find(l, rd_kafka_ConfigResource_name(resources[i]));
         if (t) take(resources[i], &ret[t - l->v]);

@@ -25,8 +25,8 @@ bool topic_settings_judge(enum topic_kind, const struct topic_settings *own,
                           const struct topic_settings *source, int64_t retry_window_ms,
                           struct buf *ret);
 
-/* What an own topic that has fewer partitions than it would be made with (wanted) costs, and what to
- * do: a line, appended. Nothing is in danger by it. Pure. False when nothing is to be said. */
+/* What an own topic that has fewer partitions than it would be made with (wanted) costs, and what
+ * to do: a line, appended. Nothing is in danger by it. Pure. False when nothing is to be said. */
 bool topic_partitions_judge(enum topic_kind, int own, int wanted, struct buf *ret);
 
 #endif

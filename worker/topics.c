@@ -347,8 +347,8 @@ static void tell_missing(const struct config *c, const struct topic_list *missin
 
 /* A record that its source takes has to fit with our headers, and as a dead letter again. What the
  * source takes is not known without the right to DescribeConfigs. */
-static void set_size(rd_kafka_NewTopic_t *topic, const char *name,
-                     const struct topic_list *sources, const struct topic_settings *settings) {
+static void set_size(rd_kafka_NewTopic_t *topic, const char *name, const struct topic_list *sources,
+                     const struct topic_settings *settings) {
     char source[TOPIC_MAX + 1], bytes[24];
     size_t base;
     topic_kind(name, &base);

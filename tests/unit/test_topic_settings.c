@@ -31,7 +31,10 @@ static void test_judge(void **state) {
         {TOPIC_RETRY, {false, "", 0, 0, 0}, &source, {0}},
         {TOPIC_RETRY, {true, "delete", -1, -1, MIB}, &unknown, {0}},
         {TOPIC_RETRY, {true, "compact", -1, -1, 16 * MIB}, &source, {"cleanup.policy=delete"}},
-        {TOPIC_DEAD, {true, "compact,delete", -1, -1, 16 * MIB}, &source, {"cleanup.policy=delete"}},
+        {TOPIC_DEAD,
+         {true, "compact,delete", -1, -1, 16 * MIB},
+         &source,
+         {"cleanup.policy=delete"}},
         {TOPIC_LEDGER, {true, "compact", -1, -1, 16 * MIB}, &source, {"cleanup.policy=delete"}},
         /* Retention: of parked records above the window, of letters as the operator likes. */
         {TOPIC_RETRY, {true, "delete", HOUR, -1, 16 * MIB}, &source, {"retention.ms=-1"}},
@@ -52,8 +55,7 @@ static void test_judge(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct buf said;
         buf_init(&said, 65536);
-        bool any =
-            topic_settings_judge(cases[i].kind, &cases[i].own, cases[i].source, HOUR, &said);
+        bool any = topic_settings_judge(cases[i].kind, &cases[i].own, cases[i].source, HOUR, &said);
         if (any != (cases[i].says[0] != NULL)) fail_msg("case %zu: %s", i, buf_cstr(&said));
         for (int s = 0; s < 3 && cases[i].says[s]; s++)
             if (!strstr(buf_cstr(&said), cases[i].says[s]))
@@ -90,6 +92,7 @@ static void test_partitions(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_judge), cmocka_unit_test(test_partitions)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_judge),
+                                       cmocka_unit_test(test_partitions)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
