@@ -1,8 +1,11 @@
 """What the commands say about themselves and about a configuration."""
 import json
 import re
+import subprocess
 
 import rig
+
+ROOT = rig.Path(__file__).resolve().parents[2]
 
 
 class Tools(rig.Case):
@@ -24,6 +27,16 @@ class Tools(rig.Case):
             self.assertEqual((0, rig.runsink(command, "--help").stdout), (done.returncode, done.stdout), command)
         for arguments in (["nothing"], ["run", "check"]):
             self.assertEqual(64, rig.runsink("help", *arguments).returncode)
+
+    def test_run_builds_the_program(self):
+        """scripts/run builds what it runs, and no test"""
+        log, stand_in = self.dir / "log", self.dir / "cmake"
+        stand_in.write_text(f'#!/bin/sh\necho "$@" >>{log}\n')
+        stand_in.chmod(0o755)
+        subprocess.run([ROOT / "scripts/run", "--version"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                       env={**rig.ENVIRONMENT, "PATH": f"{self.dir}:{rig.ENVIRONMENT['PATH']}"})
+        builds = [line for line in log.read_text().splitlines() if line.startswith("--build")]
+        self.assertEqual(["--build --preset release --target runsink"], builds)
 
     def check(self, *arguments, settings=None):
         path = self.dir / "check.ini"
