@@ -78,6 +78,14 @@ static enum counter skip_counter(const struct outcome *o) {
     return COUNTER_SKIPPED_OTHER;
 }
 
+/* Whoever wrote the record chose its time: one of the future must not count backwards. */
+static void observe_age(struct lane *lane, const struct slot *slot) {
+    int64_t at = slot->timestamp_ms;
+    if (at >= 0)
+        observe_us(&lane->counters, HISTOGRAM_FRESHNESS, slot->sink,
+                   at < lane->wall_ms ? (lane->wall_ms - at) * 1000 : 0);
+}
+
 void slot_end(struct load *load, struct slot *slot, enum fate fate, const struct outcome *o) {
     struct counters *c = &load->lane->counters;
     slot->fate = fate;
@@ -87,6 +95,7 @@ void slot_end(struct load *load, struct slot *slot, enum fate fate, const struct
         break;
     case FATE_DELIVERED:
         count_by(c, COUNTER_DELIVERED, slot->sink, 1);
+        observe_age(load->lane, slot);
         break;
     case FATE_SKIPPED:
         count(c, COUNTER_SKIPPED, 1);

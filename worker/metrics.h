@@ -11,7 +11,7 @@
 
 enum counter {
 #define COUNTER(id, kind, name, labels, help) COUNTER_##id,
-#define HISTOGRAM(id, kind, name, help)
+#define HISTOGRAM(id, kind, scale, name, help)
 #define GIVEN(id, type, name, labels, help)
 #include "worker/counters.def"
 #undef COUNTER
@@ -22,7 +22,7 @@ enum counter {
 
 enum histogram {
 #define COUNTER(id, kind, name, labels, help)
-#define HISTOGRAM(id, kind, name, help) HISTOGRAM_##id,
+#define HISTOGRAM(id, kind, scale, name, help) HISTOGRAM_##id,
 #define GIVEN(id, type, name, labels, help)
 #include "worker/counters.def"
 #undef COUNTER
@@ -33,7 +33,7 @@ enum histogram {
 
 enum given {
 #define COUNTER(id, kind, name, labels, help)
-#define HISTOGRAM(id, kind, name, help)
+#define HISTOGRAM(id, kind, scale, name, help)
 #define GIVEN(id, type, name, labels, help) GIVEN_##id,
 #include "worker/counters.def"
 #undef COUNTER

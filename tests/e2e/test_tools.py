@@ -2,8 +2,13 @@
 import json
 import re
 import subprocess
+import time
 
+from confluent_kafka import Producer
+
+import events
 import rig
+from receiver import Receiver
 
 ROOT = rig.Path(__file__).resolve().parents[2]
 
@@ -68,6 +73,29 @@ class Tools(rig.Case):
             code, text = self.check(settings=settings)
             self.assertTrue(code == expected or expected is None and code, text)
             self.assertRegex(verdict(text), rf"^verdict: .* \(exit code {code}\)$")
+
+    def test_freshness(self):
+        """the age of what was delivered, by Kafka's timestamp and type of sink; a retry counts from the first, too"""
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        self.kafka.create(self.topic, 1)
+        (self.dir / "root").mkdir()
+        settings = self.settings(file__root=self.dir / "root", retry__delays="1s")
+        receiver.play("/late", 500, 200)
+        producer, now = Producer({"bootstrap.servers": self.kafka.bootstrap}), int(time.time() * 1000)
+        hook, late = ({"type": "webhook", "url": receiver.url + path} for path in ("/hook", "/late"))
+        for sink, age_s in ((hook, 0), (hook, 120), (hook, 7200), (late, 1000), (hook, -3000), ({"type": "file", "path": "x"}, 400000)):
+            producer.produce(self.topic, events.dump(events.run(sink)), timestamp=now - age_s * 1000)
+        self.assertEqual(0, producer.flush(30))
+        worker = self.worker(settings)
+        rig.await_("the admin server listens", 30, lambda: worker.says("admin server listens"), worker)
+        count = lambda sink: worker.metric("runsink_freshness_seconds_count", sink=sink)
+        rig.await_("all are delivered", 60, lambda: (count("webhook"), count("file")) == (5, 1), worker)
+        below = lambda sink, le: worker.metric("runsink_freshness_seconds_bucket", sink=sink, le=le)
+        self.assertEqual([2, 3, 3, 4, 5], [below("webhook", le) for le in ("60", "300", "900", "3600", "21600")])
+        self.assertEqual([0, 1], [below("file", le) for le in ("86400", "+Inf")])
+        self.assertGreater(worker.metric("runsink_freshness_seconds_sum", sink="webhook"), 120 + 7200 + 1000)
+        self.assertEqual(0, worker.stop(), worker.tail())
 
 
 if __name__ == "__main__":

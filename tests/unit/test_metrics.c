@@ -77,6 +77,9 @@ static void test_histogram(void **state) {
     for (size_t i = 0; i < sizeof us / sizeof *us; i++)
         observe_us(c, HISTOGRAM_DELIVERY, S3, us[i]);
     observe_us(c, HISTOGRAM_SETTLEMENT, NO_SINK, 1250000);
+    /* Ages have bounds of their own. */
+    observe_us(c, HISTOGRAM_FRESHNESS, S3, INT64_C(600000000));
+    observe_us(c, HISTOGRAM_FRESHNESS, S3, INT64_C(86400000001));
     struct buf out;
     const char *text = text_of(&c, 1, &out);
     const char *const lines[] = {
@@ -92,6 +95,10 @@ static void test_histogram(void **state) {
         "runsink_settlement_seconds_bucket{le=\"1\"} 0",
         "runsink_settlement_seconds_bucket{le=\"2.5\"} 1",
         "runsink_settlement_seconds_sum 1.250000",
+        "runsink_freshness_seconds_bucket{sink=\"s3\",le=\"300\"} 0",
+        "runsink_freshness_seconds_bucket{sink=\"s3\",le=\"900\"} 1",
+        "runsink_freshness_seconds_bucket{sink=\"s3\",le=\"86400\"} 1",
+        "runsink_freshness_seconds_bucket{sink=\"s3\",le=\"+Inf\"} 2",
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         if (!has_line(text, lines[i])) fail_msg("not there: %s\nin:\n%s", lines[i], text);
