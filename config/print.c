@@ -194,14 +194,17 @@ void config_print_schema(FILE *f) {
     fputs(
         "{\n"
         "  \"$comment\": \"As `runsink check --reference-schema` prints it: scripts/reference\",\n"
-        "  \"type\": \"object\",\n"
-        "  \"additionalProperties\": false,\n"
-        "  \"patternProperties\": {\n"
-        "    \"^kafka\\\\.[a-z0-9._-]+$\": {\"type\": [\"string\", \"number\", \"boolean\", "
-        "\"null\"]}\n"
-        "  },\n"
-        "  \"properties\": {\n",
+        "  \"type\": \"object\",\n",
         f);
+    fprintf(f, "  \"x-memory\": {\"percent\": %d, \"beside_mib\": %d},\n", CONFIG_MEMORY_PERCENT,
+            CONFIG_MEMORY_BESIDE_MIB);
+    fputs("  \"additionalProperties\": false,\n"
+          "  \"patternProperties\": {\n"
+          "    \"^kafka\\\\.[a-z0-9._-]+$\": {\"type\": [\"string\", \"number\", \"boolean\", "
+          "\"null\"]}\n"
+          "  },\n"
+          "  \"properties\": {\n",
+          f);
     for (size_t i = 0; i < config_n_keys; i++) {
         const struct key *k = &config_keys[i];
         fprintf(f, "    \"%s\": {\"description\": ", k->name);

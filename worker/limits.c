@@ -1,5 +1,7 @@
 #include "worker/limits.h"
 
+#include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
 
 #include "config/config.h"
@@ -31,7 +33,45 @@ bool limits_raise_files(uint64_t need, uint64_t *ret_have) {
     return false;
 }
 
+uint64_t limits_memory_needed(const struct config *cfg) {
+    return (uint64_t)cfg->memory_budget * CONFIG_MEMORY_PERCENT / 100 +
+           ((uint64_t)CONFIG_MEMORY_BESIDE_MIB << 20);
+}
+
+/* Source: the kernel's Documentation/admin-guide/cgroup-v2.rst: "0::PATH" in /proc/self/cgroup, and
+ * memory.max of that group and of all above it. A container sees its own as the root. */
+uint64_t limits_memory_allowed(void) {
+    char line[512] = "", path[600];
+    uint64_t least = UINT64_MAX;
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    while (f && fgets(line, sizeof line, f) && strncmp(line, "0::", 3) != 0) line[0] = '\0';
+    if (f) fclose(f);
+    if (strncmp(line, "0::", 3) != 0) return least;
+    char *group = line + 3;
+    for (size_t n = strcspn(group, "\n");; n--) {
+        group[n] = '\0';
+        snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
+        unsigned long long max;
+        f = fopen(path, "re");
+        if (f && fscanf(f, "%llu", &max) == 1 && max < least) least = max; /* else "max" */
+        if (f) fclose(f);
+        while (n > 0 && group[n - 1] != '/') n--;
+        if (n == 0) return least;
+    }
+}
+
+static void check_memory(const struct config *cfg) {
+    uint64_t need = limits_memory_needed(cfg), have = limits_memory_allowed();
+    if (have >= need) return;
+    log_warn("the memory that this process is allowed is less than it may come to take: the kernel "
+             "would end it under load; raise the limit (MemoryMax=, limits.memory) or lower "
+             "memory.budget",
+             LOG_I("allowed", (int64_t)have), LOG_I("needed", (int64_t)need),
+             LOG_I("memory.budget", cfg->memory_budget));
+}
+
 void limits_check(const struct config *cfg) {
+    check_memory(cfg);
     uint64_t need = limits_files_needed(cfg), have;
     if (limits_raise_files(need, &have)) return;
     log_warn("too few open files are allowed: deliveries will fail when all connections are used; "

@@ -28,6 +28,13 @@ static void test_needed(void **state) {
     assert_true(limits_files_needed(&many) > 640000);
 }
 
+static void test_memory(void **state) {
+    (void)state;
+    const struct config cfg = {.memory_budget = 256 << 20};
+    assert_int_equal(limits_memory_needed(&cfg), 384 << 20);
+    assert_true(limits_memory_allowed() > 16 << 20); /* this test runs, so it has that much */
+}
+
 static void test_raise(void **state) {
     (void)state;
     uint64_t have = 7;
@@ -45,6 +52,7 @@ static void test_raise(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_needed),
+        cmocka_unit_test(test_memory),
         cmocka_unit_test(test_raise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
