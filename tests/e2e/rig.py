@@ -280,9 +280,25 @@ class Store:
         """All keys. Page by page from the last key on: S3Proxy's own continuation tokens skip keys that hold a percent sign."""
         keys, page = [], {"IsTruncated": True}
         while page["IsTruncated"]:
-            page = (client or self.root).list_objects_v2(Bucket=bucket, StartAfter=keys[-1] if keys else "")
+            try:
+                page = (client or self.root).list_objects_v2(Bucket=bucket, StartAfter=keys[-1] if keys else "")
+            except botocore.exceptions.ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 500 or not self.sweep(bucket):
+                    raise
+                continue
             keys += [one["Key"] for one in page.get("Contents", [])]
         return keys
+
+    def sweep(self, bucket):
+        """S3Proxy writes to KEY-UUID first. What is left of a PUT whose connection broke is no object, but ends each listing
+        with a 500. Whether there was such a thing."""
+        found = False
+        for path in services().dir.glob(f"s3proxy/data/{bucket}/**/*") if self.name == "s3proxy" else ():
+            if re.search(r"-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", path.name) and path.is_file() \
+                    and "user.content-md5" not in os.listxattr(path):
+                path.unlink()
+                found = True
+        return found
 
     def get(self, bucket, key, client=None):
         return (client or self.root).get_object(Bucket=bucket, Key=key)["Body"].read()

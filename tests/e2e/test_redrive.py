@@ -251,8 +251,13 @@ class Redrive(rig.Case):
         """of a batch exactly what is selected is closed; what is left goes back as new events"""
         settings = {**self.base, "archive": "batch", "batch.age": "500ms", "file.root": self.dir / "root",
                     "retry.window.file": "500ms"}
+        (self.dir / "root").mkdir()
+        worker = self.worker(settings)
+        rig.await_("it has its partitions", 30, lambda: worker.says("partitions assigned"), worker)
+        (self.dir / "root").rmdir()  # a start without it is refused
         self.send(*[events.dump(events.run({"type": "file", "path": "x"}, id=f"run-{i}")) for i in range(4)])
-        self.settle(settings)
+        rig.await_("all is settled", 60, self.quiet, worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
         self.assertEqual(4, self.checked())
         (self.dir / "root").mkdir()
         words = ("--yes", "--discard", "--why", "not wanted")
