@@ -299,7 +299,7 @@ class Chart(unittest.TestCase):
             self.assertEqual(seconds + 30, pod["terminationGracePeriodSeconds"])
         for text, mib in (("268435456", 256), ("65536KiB", 64), ("64MiB", 64), ("2GiB", 2048), ("1TiB", 1 << 20)):
             resources = self.container(self.render(merged(PLAIN, {"config": {"memory.budget": text}})))["resources"]
-            self.assertEqual(f"{mib * 5 // 4 + 64}Mi", resources["limits"]["memory"])
+            self.assertEqual(f"{mib * 5 // 4 + 96}Mi", resources["limits"]["memory"])
             self.assertEqual(resources["limits"]["memory"], resources["requests"]["memory"])
         self.assertEqual("2", self.container(self.render(FULL))["resources"]["limits"]["cpu"])
 
