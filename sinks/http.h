@@ -38,7 +38,7 @@ struct http_request {
     bool mtls;    /* offer the client certificate of http.client_cert */
     bool trusted; /* the configuration names the URL, no event: the egress rules don't hold for it,
                      egress.proxy does */
-    /* Names (lower case) of answer headers to keep; NULL behind the last, if there is room. */
+    /* Names (lower case) of answer headers to keep; NULL after the last, if there is room. */
     const char *want_headers[HTTP_KEPT];
     /* The caller's note for all its URLs with this scheme, host and port: under which
      * configuration they passed the egress rules; 0 at first. NULL: judged each time. */

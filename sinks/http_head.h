@@ -13,7 +13,7 @@
 
 /* Zero-initialised, but for the first two. */
 struct http_head {
-    const char *const *want;      /* HTTP_KEPT names at most (lower case), NULL behind the last */
+    const char *const *want;      /* HTTP_KEPT names at most (lower case), NULL after the last */
     char (*kept)[HTTP_KEPT_SIZE]; /* their values, empty when absent, cut to fit */
     uint32_t retry_after_ms;      /* Retry-After, at most 1 h; 0 absent */
     int status;                   /* once the final answer's head has ended; 0 */
@@ -23,8 +23,8 @@ struct http_head {
     size_t bytes, lines;
 };
 
-/* A line of easy's: status lines, headers, the empty line behind, trailers; interim answers (1xx),
- * whose headers don't count, before. False when it is too much: too_large is set. */
+/* A line of easy's: status lines, headers, the empty line after them, trailers; interim answers
+ * (1xx), whose headers don't count, before. False when it is too much: too_large is set. */
 bool http_head_line(struct http_head *, CURL *easy, struct str line);
 
 #endif

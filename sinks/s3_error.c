@@ -313,7 +313,7 @@ struct outcome s3_outcome(int status, const struct s3_error *e, uint32_t retry_a
     if (known && !(known->flags & BY_STATUS)) m = *known;
     if (known)
         snprintf(why, sizeof why, "%s", known->code);
-    else if (status / 100 == 2) /* an error behind a good status: some have to send that early */
+    else if (status / 100 == 2) /* an error after a good status: some have to send that early */
         snprintf(why, sizeof why, "s3-error");
     else
         snprintf(why, sizeof why, "http-%d", status);

@@ -224,7 +224,7 @@ static void check(struct call *c) {
     http_request_clear(&c->req);
 }
 
-/* One answer, until a pause or its end. Returns what comes behind. */
+/* One answer, until a pause or its end. Returns what comes after it. */
 static const uint8_t *say(struct connection *c, const uint8_t *p, const uint8_t *end,
                           char *ret_then) {
     const uint8_t *mark = memmem(p, (size_t)(end - p), MARK, 3);
