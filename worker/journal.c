@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 
 #include "worker/crash.h"
+#include "worker/failures.h"
 #include "worker/lane.h"
 #include "worker/log.h"
 #include "worker/parcel.h"
@@ -389,6 +390,7 @@ static void bury(struct load *load, struct slot *slot, const struct outcome *o) 
         load->parked--;
         count(c, COUNTER_UNPARKED, 1);
         count_by(c, COUNTER_DEAD_DATA, s->sink, 1);
+        count(c, failure_counter(o->why), 1);
         observer_dead(load->lane, load, s);
     }
     load_log(load, slot, FATE_DEAD, (uint32_t)n, kept);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "worker/crash.h"
+#include "worker/failures.h"
 #include "worker/lane.h"
 #include "worker/log.h"
 #include "worker/parcel.h"
@@ -107,6 +108,7 @@ void slot_end(struct load *load, struct slot *slot, enum fate fate, const struct
         break;
     case FATE_DEAD:
         count_by(c, dead_counter(o->fault), slot->sink, 1);
+        if (!slot->parcel) count(c, failure_counter(o->why), !o->uncounted);
         observer_dead(load->lane, load, slot);
         break;
     }

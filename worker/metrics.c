@@ -315,4 +315,9 @@ void metrics_print_reference(FILE *f) {
                   histograms[id].kind == TOTAL_BY_SINK ? "sink" : "", histograms[id].help, f);
     for (size_t id = 0; id < GIVENS; id++)
         print_row(givens[id].name, givens[id].type, givens[id].labels, "", givens[id].help, f);
+    fputs("\nThe reasons of `runsink_failures_total`:\n\n| reason | what it says |\n|---|---|\n",
+          f);
+#define FAILURE(id, reason, whys, words) fputs("| `" reason "` | " words " |\n", f);
+#include "worker/failures.def"
+#undef FAILURE
 }

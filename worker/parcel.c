@@ -5,6 +5,7 @@
 
 #include "worker/batch.h"
 #include "worker/crash.h"
+#include "worker/failures.h"
 #include "worker/keys.h"
 #include "worker/lane.h"
 #include "worker/log.h"
@@ -63,6 +64,7 @@ static void end_parcel(struct parcel *parcel, const struct outcome *o) {
         count_by(&lane->counters, COUNTER_PARCEL_BYTES, sink, parcel->delivery.batch.body_len);
     } else {
         count_by(&lane->counters, COUNTER_ATTEMPTS_FAILED, sink, !o->uncounted);
+        count(&lane->counters, failure_counter(o->why), !o->uncounted);
     }
     load_log(load, parcel->members[0], parcel->fate, parcel->n, &parcel->delivery.outcome);
     parcel_release(parcel);

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <time.h>
 
+#include "worker/failures.h"
 #include "worker/parked.h"
 #include "worker/shown.h"
 
@@ -36,6 +37,16 @@ static const char *by_name(enum overview_by by, enum overview_by usual) {
     return "destination";
 }
 
+/* The last column: what rows are of. By reason that stands there already, as it is; then it is the
+ * reason that runsink_failures_total counts it under. */
+static const char *last_head(enum overview_by by, enum overview_by usual) {
+    return by == BY_REASON ? "counted as" : by_name(by, usual);
+}
+
+static const char *last_text(enum overview_by by, const char *name, const char *why) {
+    return by == BY_REASON ? failure_reason(why) : name[0] ? SHOWN(name) : "-";
+}
+
 /* The command that sends a row's letters back, or with --discard closes them. A text between stars
  * would stand for any. */
 static bool put_command(struct buf *b, const struct overview *o, const struct dead_row *r) {
@@ -66,12 +77,12 @@ static void print_parked(const struct overview *o, int64_t now_ms, FILE *f) {
             o->more_waiting ? "at least " : "", o->waiting);
     if (!o->n_parked) return;
     fprintf(f, "  %9s  %-20s  %-9s  %-24s %s\n", "records", "failing since", "next", "why",
-            by_name(o->by, BY_DESTINATION));
+            last_head(o->by, BY_DESTINATION));
     for (size_t i = 0; i < o->n_parked && i < ROWS_SHOWN; i++) {
         const struct parked_row *r = &o->parked[i];
         fprintf(f, "  %9" PRIu64 "  %-20s  %-9s  %-24s %s\n", r->n, time_text(r->since_ms, since),
                 wait_text(r->due_ms - now_ms, due), SHOWN(r->why),
-                r->name[0] ? SHOWN(r->name) : "-");
+                last_text(o->by, r->name, r->why));
     }
     if (o->n_parked > ROWS_SHOWN)
         fprintf(f, "  and %zu more %ss (--json lists them)\n", o->n_parked - ROWS_SHOWN,
@@ -103,15 +114,13 @@ static void print_dead(const struct overview *o, FILE *f) {
             : "");
     if (!o->n_dead) return;
     fprintf(f, "  %9s  %-7s  %-24s  %-20s  %-20s  %s\n", "records", "fault", "reason", "first",
-            "last", o->by == BY_DEFAULT ? "topic" : by_name(o->by, BY_REASON));
+            "last", o->by == BY_DEFAULT ? "topic" : last_head(o->by, BY_REASON));
     for (size_t i = 0; i < o->n_dead && i < ROWS_SHOWN; i++) {
         const struct dead_row *r = &o->dead[i];
         fprintf(f, "  %9" PRIu64 "  %-7s  %-24s  %-20s  %-20s  %s\n", r->n, fault_name(r->fault),
                 r->why[0] ? SHOWN(r->why) : "-", time_text(r->since_ms, since),
                 time_text(r->last_ms, last),
-                o->by == BY_DEFAULT ? SHOWN(r->source)
-                : r->name[0]        ? SHOWN(r->name)
-                                    : "-");
+                o->by == BY_DEFAULT ? SHOWN(r->source) : last_text(o->by, r->name, r->why));
         print_command(o, r, f);
     }
     if (o->n_dead > ROWS_SHOWN)
@@ -154,6 +163,7 @@ void overview_json(const struct overview *o, struct buf *b) {
         put_text(b, "topic", r->source);
         put_text(b, by_name(o->by, BY_DESTINATION), r->name);
         put_text(b, "why", r->why);
+        if (o->by == BY_REASON) put_text(b, "counted_as", failure_reason(r->why));
         buf_printf(b, "\"records\":%" PRIu64 ",\"since\":%" PRId64 ",\"due\":%" PRId64 "}", r->n,
                    r->since_ms, r->due_ms);
     }
@@ -174,6 +184,7 @@ void overview_json(const struct overview *o, struct buf *b) {
         put_text(b, "fault", fault_name(r->fault));
         put_text(b, by_name(o->by, BY_REASON), r->name);
         if (o->by != BY_DEFAULT && o->by != BY_REASON) put_text(b, "why", r->why);
+        if (o->by == BY_REASON) put_text(b, "counted_as", failure_reason(r->why));
         put_redrive(b, o, r);
         buf_printf(b, "\"records\":%" PRIu64 ",\"first\":%" PRId64 ",\"last\":%" PRId64 "}", r->n,
                    r->since_ms, r->last_ms);

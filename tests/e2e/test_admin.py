@@ -80,6 +80,9 @@ class Admin(rig.Case):
             self.until_metric(worker, count, "runsink_outcomes_total", outcome=outcome, fault=fault, sink=sink)
         for reason in ("no-sink", "tombstone"):
             self.until_metric(worker, 1, "runsink_outcomes_total", outcome="skipped", reason=reason)
+        for reason in ("not-json", "invalid-sink"):
+            self.until_metric(worker, 1, "runsink_failures_total", reason=reason)
+        self.assertGreaterEqual(worker.metric("runsink_failures_total", reason="http-5xx"), 1)
         self.assertEqual(7, worker.metric("runsink_delivery_seconds_count", sink="s3"))
         self.assertGreater(worker.metric("runsink_delivery_seconds_sum", sink="s3"), 0)
         self.assertGreaterEqual(worker.metric("runsink_attempts_failed_total", sink="webhook"), 1)

@@ -596,6 +596,10 @@ class Redrive(rig.Case):
             rows = json.loads(done.stdout)["dead"][by + "s"]
             self.assertEqual(expected, {row[by]: row["records"] for row in rows})
             text = rig.runsink("check", "--by", by, "--config", config).stdout.decode()
+            if by == "reason":  # in the words of the metric, too
+                counted = {"http-404": "no-such-place", "http-403": "credentials", "confluent-not-json": "not-json"}
+                self.assertEqual(counted, {row["reason"]: row["counted_as"] for row in rows})
+                self.assertRegex(text, "(?m)^ .* http-404 .* no-such-place$")
             for row in rows:
                 self.assertEqual(bool(row[by]), "redrive" in row)
                 if "redrive" not in row:

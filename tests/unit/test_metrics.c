@@ -10,6 +10,7 @@
 
 #include "sinks/sink.h"
 #include "worker/admin.h"
+#include "worker/failures.h"
 #include "worker/lane.h"
 #include "worker/metrics.h"
 
@@ -143,6 +144,36 @@ static void test_labels(void **state) {
     buf_free(&out);
 }
 
+/* A closed list: what a store or an endpoint says of itself has no reason of its own. */
+static void test_failures(void **state) {
+    (void)state;
+    const struct {
+        const char *why, *reason;
+    } cases[] = {
+        {"dns", "dns"},
+        {"http-503", "http-5xx"},
+        {"http-418", "http-4xx"},
+        {"http-302", "http-3xx"},
+        {"http-999", "other"},
+        {"http-", "other"},
+        {"http-429", "throttled"},
+        {"SlowDown", "throttled"},
+        {"AccessDenied", "credentials"},
+        {"NoSuchBucket", "no-such-place"},
+        {"proxy-502", "proxy"},
+        {"proxy-dns", "proxy"},
+        {"invalid-json", "not-json"},
+        {"NoSuch", "other"}, /* a part of a token is none */
+        {"dn", "other"},
+        {"timeout slow", "other"},
+        {"", "other"},
+        {"AKIAIOSFODNN7EXAMPLE", "other"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_string_equal(failure_reason(cases[i].why), cases[i].reason);
+    assert_int_equal(failure_counter("dns"), COUNTER_FAILED_DNS);
+}
+
 static void test_every_sink_has_a_slot(void **state) {
     (void)state;
     size_t n = 0;
@@ -243,15 +274,11 @@ static void test_order_of_destinations(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sums),
-        cmocka_unit_test(test_histogram),
-        cmocka_unit_test(test_families),
-        cmocka_unit_test(test_labels),
-        cmocka_unit_test(test_every_sink_has_a_slot),
-        cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_health),
-        cmocka_unit_test(test_readiness),
-        cmocka_unit_test(test_order_of_destinations),
+        cmocka_unit_test(test_sums),      cmocka_unit_test(test_histogram),
+        cmocka_unit_test(test_families),  cmocka_unit_test(test_labels),
+        cmocka_unit_test(test_failures),  cmocka_unit_test(test_every_sink_has_a_slot),
+        cmocka_unit_test(test_addresses), cmocka_unit_test(test_health),
+        cmocka_unit_test(test_readiness), cmocka_unit_test(test_order_of_destinations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
