@@ -1,11 +1,13 @@
 #include "worker/route.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 
 #include "config/config.h"
 #include "sinks/file.h"
 #include "worker/conceal.h"
 #include "worker/echo.h"
+#include "worker/holders.h"
 #include "worker/keys.h"
 
 /* A destination as the table keeps it. */
@@ -36,6 +38,7 @@ struct entry {
     bool has_apis;
     struct list apis;
     int64_t used_ms;
+    struct holding holding;      /* of the workspace that first sent it */
     struct entry **quick;        /* where router_known() may find it; NULL: nowhere */
     struct entry *next;          /* same bucket */
     struct entry *newer, *older; /* by last use */
@@ -52,6 +55,7 @@ struct router {
     size_t n_entries, n_places;
     size_t bytes, max_bytes; /* of memory, all that entries and places take */
     size_t pinned;           /* of these, what places take that are held */
+    struct holders *holders;
     struct entry *newest, *oldest;
 };
 
@@ -78,6 +82,7 @@ struct router *router_new(const struct config *cfg, struct buf *err) {
     r->entries = xcalloc(r->buckets, sizeof(struct entry *));
     r->places = xcalloc(r->buckets, sizeof(struct place *));
     r->quick = xcalloc(r->buckets, sizeof(struct entry *));
+    r->holders = holders_new();
     return r;
 }
 
@@ -123,6 +128,7 @@ static void entry_free(struct router *r, struct entry *e) {
     while (*at != e) at = &(*at)->next;
     *at = e->next;
     lru_unlink(r, e);
+    holders_remove(r->holders, &e->holding);
     if (e->quick && *e->quick == e) *e->quick = NULL;
     r->n_entries--;
     r->bytes -= e->charged;
@@ -138,10 +144,11 @@ static void entry_free(struct router *r, struct entry *e) {
 
 static void entry_charge(struct router *r, struct entry *e) {
     size_t n = heap_bytes(e) + heap_bytes(e->bytes) + heap_bytes(e->facts) + heap_bytes(e->err) +
-               heap_bytes(e->apis.v);
+               heap_bytes(e->apis.v) + HOLDER_BYTES;
     for (size_t i = 0; i < e->apis.n; i++) n += heap_bytes(e->apis.v[i]);
     r->bytes += n - e->charged;
     e->charged = n;
+    holders_weigh(r->holders, &e->holding, n + (e->place ? e->place->bytes : 0));
 }
 
 static void place_charge(struct router *r, struct place *p) {
@@ -153,6 +160,13 @@ static void place_charge(struct router *r, struct place *p) {
 /* Whether forgetting entries is due, and would help, before n more bytes come. */
 static bool too_large(const struct router *r, size_t n) {
     return r->bytes - r->pinned + n > r->max_bytes;
+}
+
+/* What is forgotten next where room is needed: whoever sends another sink object each time forgets
+ * his own, not what is known of others. */
+static struct entry *first_to_go(const struct router *r) {
+    struct holding *one = holders_first(r->holders);
+    return one ? (struct entry *)(void *)((char *)one - offsetof(struct entry, holding)) : NULL;
 }
 
 /* ---- known sinks ---- */
@@ -234,6 +248,7 @@ void router_free(struct router *r) {
     free(r->entries);
     free(r->places);
     free(r->quick);
+    holders_free(r->holders);
     free(r);
 }
 
@@ -440,6 +455,7 @@ static void touch(struct router *r, struct entry *e, int64_t now_ms) {
     if (r->newest == e) return;
     lru_unlink(r, e);
     lru_push(r, e);
+    holders_use(r->holders, &e->holding);
 }
 
 static struct entry *lookup(struct router *r, const struct jobrun *run, int64_t now_ms) {
@@ -459,17 +475,19 @@ static struct entry *lookup(struct router *r, const struct jobrun *run, int64_t 
         return e;
     }
     while (r->oldest && (r->n_entries >= (size_t)r->cfg->dest_max || too_large(r, sink.n)))
-        entry_free(r, r->oldest);
+        entry_free(r, first_to_go(r));
     e = xcalloc(1, sizeof *e);
     *e = (struct entry){.hash = hash, .n = sink.n, .used_ms = now_ms};
     e->bytes = xstrndup(sink.p, sink.n);
     e->next = *bucket;
     *bucket = e;
     lru_push(r, e);
+    holders_add(r->holders, &e->holding, keyed_hash(run->workspace_id.p, run->workspace_id.n));
     r->n_entries++;
     parse_entry(r, e, &run->facts);
     make_known(r, e, run);
-    while (r->oldest != e && too_large(r, 0)) entry_free(r, r->oldest);
+    for (struct entry *first; (first = first_to_go(r)) != e && too_large(r, 0);)
+        entry_free(r, first);
     return e;
 }
 
@@ -558,8 +576,8 @@ size_t destination_room(const struct destination *d) {
 }
 
 void router_tick(struct router *r, int64_t now_ms) {
-    while (r->oldest && (now_ms - r->oldest->used_ms > r->cfg->dest_idle || too_large(r, 0)))
-        entry_free(r, r->oldest);
+    while (r->oldest && now_ms - r->oldest->used_ms > r->cfg->dest_idle) entry_free(r, r->oldest);
+    while (r->oldest && too_large(r, 0)) entry_free(r, first_to_go(r));
 }
 
 const struct keys *router_keys(const struct router *r) {

@@ -1,7 +1,8 @@
 /* Where an event goes: the rules (no sink, statuses, skipOnFail, apisToSend), and the lane's table
  * of destinations. The sink object of a tenant stands in each of its events, so what it parses to
  * is cached by its bytes; destinations are shared by identity. The table is bounded by dest.max and
- * memory.budget and forgets what was unused for dest.idle. Lane's thread; lanes share nothing. */
+ * memory.budget and forgets what was unused for dest.idle; where it is full, what the workspace
+ * that has most of it used longest ago. Lane's thread; lanes share nothing. */
 #ifndef RUNSINK_ROUTE_H
 #define RUNSINK_ROUTE_H
 
@@ -41,8 +42,8 @@ void *destination_state(struct destination *);
 void router_each(struct router *, void (*fn)(struct destination *, void *), void *);
 size_t router_count(const struct router *);
 /* Memory that it takes with all destinations, their secrets in the scrubber included. Those that
- * are not held take a quarter of the lane's memory.budget at most: the longest unused are
- * forgotten. */
+ * are not held take a quarter of the lane's memory.budget at most: of the
+ * workspace that has most, the longest unused are forgotten. */
 size_t router_bytes(const struct router *);
 /* What it leaves of the half of the lane's memory.budget that it shares with the records. */
 size_t router_room(const struct router *);

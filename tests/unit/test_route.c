@@ -52,6 +52,91 @@ static enum route_kind feed(struct router *r, int number, size_t size, struct de
     return kind;
 }
 
+/* One of a workspace's webhooks, in a sink object of about size bytes. */
+static struct destination *visit(struct router *r, const char *workspace, int number, size_t size,
+                                 int64_t now_ms) {
+    struct buf sink;
+    struct destination *d = NULL;
+    struct outcome o;
+    buf_init(&sink, size + 1000);
+    buf_printf(&sink,
+               "{\"type\":\"webhook\",\"url\":\"https://%s.example.com/?%d\",\"x\":\"%0*d\"}",
+               workspace, number, (int)size, 0);
+    const struct jobrun run = {
+        .workspace_id = str_c(workspace), .sink = {sink.p, sink.n}, .status = STR("SUCCESS")};
+    assert_int_equal(route(r, &run, now_ms, &d, &o), ROUTE_DELIVER);
+    buf_free(&sink);
+    return d;
+}
+
+/* What is kept with a destination tells whether it is the one from before. */
+static bool remembers(struct router *r, const char *workspace, int number, size_t size) {
+    char *mark = destination_state(visit(r, workspace, number, size, 5000));
+    bool before = *mark;
+    *mark = 1;
+    return before;
+}
+
+/* A tenant that sends another sink each time fills the table. What is forgotten for it is its own:
+ * others' breakers and what they have proved stay known, whether bytes or the number is short. */
+static void test_one_workspace_forgets_its_own(void **state) {
+    (void)state;
+    enum { OTHERS = 40 };
+    static const struct {
+        const char *dest_max;
+        size_t size;
+    } cases[] = {{"100", 10}, {"50000", 20000}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        struct config *cfg = configuration(cases[c].dest_max);
+        struct router *r = router(cfg);
+        char name[16];
+        for (int i = 0; i < OTHERS; i++) {
+            snprintf(name, sizeof name, "w%d", i);
+            assert_false(remembers(r, name, 0, 10));
+            if (i % 4 == 0) assert_false(remembers(r, name, 1, 10));
+        }
+        for (int n = 0; n < 2000; n++) {
+            visit(r, "hostile", n, cases[c].size, 5000);
+            router_tick(r, 5000);
+            assert_true(router_bytes(r) <= SHARE);
+        }
+        for (int i = 0; i < OTHERS; i++) {
+            snprintf(name, sizeof name, "w%d", i);
+            assert_true(remembers(r, name, 0, 10));
+            if (i % 4 == 0) assert_true(remembers(r, name, 1, 10));
+        }
+        /* And of its own the last ones. */
+        assert_false(remembers(r, "hostile", 0, cases[c].size));
+        assert_true(remembers(r, "hostile", 0, cases[c].size));
+        router_tick(r, INT64_MAX);
+        assert_int_equal(router_count(r), 0);
+        router_free(r);
+        config_free(cfg);
+    }
+}
+
+/* Where all have as much, whoever was not heard of for longest is forgotten. */
+static void test_alike_the_longest_unused_goes(void **state) {
+    (void)state;
+    struct config *cfg = configuration("16");
+    struct router *r = router(cfg);
+    char name[16];
+    for (int i = 0; i < 16; i++) {
+        snprintf(name, sizeof name, "w%02d", i);
+        assert_false(remembers(r, name, 0, 10));
+    }
+    assert_true(remembers(r, "w00", 0, 10));
+    assert_false(remembers(r, "new", 0, 10));
+    assert_true(remembers(r, "w00", 0, 10));
+    for (int i = 2; i < 16; i++) {
+        snprintf(name, sizeof name, "w%02d", i);
+        assert_true(remembers(r, name, 0, 10));
+    }
+    assert_false(remembers(r, "w01", 0, 10));
+    router_free(r);
+    config_free(cfg);
+}
+
 static void test_bytes_are_bounded(void **state) {
     (void)state;
     struct config *cfg = configuration("50000");
@@ -495,6 +580,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes_are_bounded),
         cmocka_unit_test(test_number_is_bounded),
+        cmocka_unit_test(test_one_workspace_forgets_its_own),
+        cmocka_unit_test(test_alike_the_longest_unused_goes),
         cmocka_unit_test(test_memory_is_bounded),
         cmocka_unit_test(test_held_destinations),
         cmocka_unit_test(test_values_are_bounded),
