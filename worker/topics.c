@@ -198,6 +198,11 @@ bool topic_is_leftover(const struct config *c, const char *name) {
     return true;
 }
 
+/* How many partitions runsink's own topics for it are made with. */
+static int made_with(const struct config *c, const struct topic *source) {
+    return c->topics_partitions ? (int)c->topics_partitions : source->partitions;
+}
+
 void topics_retries(const struct config *c, const struct topic_list *all,
                     const struct topic_list *sources, struct topic_list *ret) {
     struct topic_list l = {0};
@@ -206,7 +211,7 @@ void topics_retries(const struct config *c, const struct topic_list *all,
         for (size_t i = 0; i < c->retry_delays.n; i++) {
             if (!topic_retry(sources->v[s].name, c->retry_delays.v[i], name)) continue;
             const struct topic *t = topic_find(all, name);
-            add(&l, name, t ? t->partitions : 0);
+            add(&l, name, t && t->partitions ? t->partitions : made_with(c, &sources->v[s]));
         }
     for (size_t i = 0; i < all->n; i++) {
         size_t base;
@@ -254,7 +259,7 @@ static void need(struct lack *l, bool fits, const char *name, int partitions) {
 
 static void missing_of(const struct config *c, const struct topic *source, struct lack *l) {
     static const enum fault faults[] = {FAULT_TENANT, FAULT_DATA, FAULT_SYSTEM};
-    int n = c->topics_partitions ? (int)c->topics_partitions : source->partitions;
+    int n = made_with(c, source);
     char name[TOPIC_MAX + 1];
     for (size_t i = 0; i < c->retry_delays.n; i++)
         need(l, topic_retry(source->name, c->retry_delays.v[i], name), name, n);

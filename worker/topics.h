@@ -48,9 +48,10 @@ bool topics_list(rd_kafka_t *, int timeout_ms, topics_stop_fn *, struct topic_li
  * list with 0 partitions. False when a named one is runsink's own. */
 bool topics_resolve(const struct config *, const struct topic_list *all, struct topic_list *ret,
                     struct buf *err);
-/* The retry topics to read: one for each delay of each source, be it there yet or not, and those of
- * delays that are not configured any more (leftovers): what was parked in them waits for somebody
- * to read it. Topics of the sources alone, whatever else is among all. */
+/* The retry topics to read: one for each delay of each source, be it there yet or not (then with
+ * the partitions that it is made with), and those of delays that are not configured any more
+ * (leftovers): what was parked in them waits for somebody to read it. Topics of the sources alone,
+ * whatever else is among all. */
 void topics_retries(const struct config *, const struct topic_list *all,
                     const struct topic_list *sources, struct topic_list *ret);
 /* Whether a retry topic's delay is none of retry.delays. */

@@ -201,7 +201,8 @@ static void test_retries(void **state) {
         const char *all, *sources, *want;
     } cases[] = {
         {"a:3 a.retry.10s:3 a.retry.20s:3", "a:3", "a.retry.10s:3 a.retry.20s:3"},
-        {"a:3", "a:3", "a.retry.10s:0 a.retry.20s:0"}, /* about to be made */
+        {"a:3", "a:3", "a.retry.10s:3 a.retry.20s:3"}, /* about to be made */
+        {"a:3 a.retry.10s:0", "a:3", "a.retry.10s:3 a.retry.20s:3"},
         {"a:1 a.retry.10s:1 a.retry.20s:1 a.retry.2s:4", "a:1",
          "a.retry.10s:1 a.retry.20s:1 a.retry.2s:4"},
         /* Of no source of ours, or no retry topic, or gone. */
@@ -209,7 +210,7 @@ static void test_retries(void **state) {
          "a.retry.10s:1 a.retry.20s:1"},
         /* A source whose name looks like half of one has retry topics of its own. */
         {"a.retry:1 a.retry.retry.7s:2", "a:1 a.retry:1",
-         "a.retry.10s:0 a.retry.20s:0 a.retry.retry.10s:0 a.retry.retry.20s:0 a.retry.retry.7s:2"},
+         "a.retry.10s:1 a.retry.20s:1 a.retry.retry.10s:1 a.retry.retry.20s:1 a.retry.retry.7s:2"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct topic_list have = list_of(cases[i].all), from = list_of(cases[i].sources), l;
