@@ -266,6 +266,12 @@ static void print_destinations(const struct admin *a, struct buf *out) {
     alone(GIVEN_HOSTS, (double)d.hosts, out);
     alone(GIVEN_SICK_HOSTS, (double)d.sick_hosts, out);
     alone(GIVEN_UNFIT_WORKSPACES, (double)d.unfit_workspaces, out);
+    metrics_head(GIVEN_SKIPPED_LARGEST, out);
+    for (int i = 0; i < SKIPS; i++) {
+        char label[32];
+        snprintf(label, sizeof label, "reason=\"%s\"", skip_name((enum skip)i));
+        metrics_sample(GIVEN_SKIPPED_LARGEST, label, d.largest[i], out);
+    }
 }
 
 static void print_build(struct buf *out) {

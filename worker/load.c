@@ -282,6 +282,8 @@ static void deliver(struct load *load, struct slot *slot, const struct jobrun *r
     case ROUTE_DEAD:
         if (kind == ROUTE_DEAD && o.fault == FAULT_DATA)
             observer_unfit(lane, keyed_hash(run->workspace_id.p, run->workspace_id.n));
+        if (kind == ROUTE_SKIP)
+            observer_skipped(lane, o.why, keyed_hash(run->workspace_id.p, run->workspace_id.n));
         end_alone(load, slot, kind == ROUTE_SKIP ? FATE_SKIPPED : FATE_DEAD, &o);
         if (batched) parcel_leave_batch(load, past);
         return;

@@ -20,7 +20,9 @@ struct observer {
     struct snapshot_reason reasons[SNAPSHOT_REASONS];
     size_t n_reasons;
     uint64_t other_reasons;
-    int64_t unfit_ms[UNFIT_SLOTS]; /* when it was used last; 0: never */
+    int64_t unfit_ms[UNFIT_SLOTS];         /* when it was used last; 0: never */
+    uint32_t skips[2][SKIPS][SKIPS_SLOTS]; /* now, and before */
+    int64_t skips_ms;                      /* since when those of now */
     char settle_error[256];
     int64_t settle_error_ms;
     /* Shared. */
@@ -275,7 +277,38 @@ static void copy_destinations(struct lane *lane, struct lane_snapshot *s) {
     free(c);
 }
 
-static void copy_notes(const struct observer *o, int64_t now_ms, struct lane_snapshot *s) {
+const char *skip_name(enum skip skip) {
+    static const char *const names[] = {
+        [SKIP_NO_SINK] = "no-sink", [SKIP_STATUS] = "status",       [SKIP_FAIL] = "skipOnFail",
+        [SKIP_APIS] = "apisToSend", [SKIP_TOMBSTONE] = "tombstone", [SKIP_OPERATOR] = "operator",
+        [SKIP_OTHER] = "other"};
+    _Static_assert(sizeof names / sizeof *names == SKIPS, "each has a name");
+    return names[skip];
+}
+
+/* The older half of the notes goes. */
+static void age_skips(struct observer *o, int64_t now_ms) {
+    if (now_ms - o->skips_ms < SKIPS_MS) return;
+    if (now_ms - o->skips_ms >= 2 * SKIPS_MS) memset(o->skips[0], 0, sizeof o->skips[0]);
+    memcpy(o->skips[1], o->skips[0], sizeof o->skips[1]);
+    memset(o->skips[0], 0, sizeof o->skips[0]);
+    o->skips_ms = now_ms;
+}
+
+void observer_skipped(struct lane *lane, const char *why, uint64_t workspace) {
+    struct observer *o = lane->observer;
+    age_skips(o, lane->now_ms);
+    for (int i = 0; i <= SKIP_APIS; i++) {
+        uint32_t *n = &o->skips[0][i][workspace % SKIPS_SLOTS];
+        if (strcmp(why, skip_name((enum skip)i)) == 0 && *n < UINT32_MAX / 2) ++*n;
+    }
+}
+
+static void copy_notes(struct observer *o, int64_t now_ms, struct lane_snapshot *s) {
+    age_skips(o, now_ms);
+    for (int i = 0; i < SKIPS; i++)
+        for (size_t j = 0; j < SKIPS_SLOTS; j++)
+            s->skips[i][j] = o->skips[0][i][j] + o->skips[1][i][j];
     for (size_t i = 0; i < UNFIT_SLOTS; i++) {
         bool used = o->unfit_ms[i] && now_ms - o->unfit_ms[i] < UNFIT_MS;
         s->unfit[i / 64] |= (uint64_t)used << (i % 64);
@@ -335,6 +368,17 @@ static void distinct(struct one *all, size_t n, size_t *ret, size_t *ret_sick) {
     }
 }
 
+static double largest_skip(struct lane_snapshot *const *lanes, size_t n, enum skip skip) {
+    uint64_t most = 0, all = 0;
+    for (size_t j = 0; j < SKIPS_SLOTS; j++) {
+        uint64_t one = 0;
+        for (size_t i = 0; i < n; i++) one += lanes[i] ? lanes[i]->skips[skip][j] : 0;
+        if (one > most) most = one;
+        all += one;
+    }
+    return all ? (double)most / (double)all : 0;
+}
+
 struct snapshot_distinct snapshot_distinct(struct lane_snapshot *const *lanes, size_t n) {
     struct snapshot_distinct ret = {0};
     uint64_t unfit[UNFIT_SLOTS / 64] = {0};
@@ -355,6 +399,7 @@ struct snapshot_distinct snapshot_distinct(struct lane_snapshot *const *lanes, s
     distinct(host, hosts, &ret.hosts, &ret.sick_hosts);
     for (size_t j = 0; j < UNFIT_SLOTS / 64; j++)
         ret.unfit_workspaces += (size_t)__builtin_popcountll(unfit[j]);
+    for (int i = 0; i < SKIPS; i++) ret.largest[i] = largest_skip(lanes, n, (enum skip)i);
     free(workspace);
     return ret;
 }

@@ -20,6 +20,19 @@
  * sends; which one its keyed hash says, so that of very many some share one. */
 #define UNFIT_SLOTS 1024
 #define UNFIT_MS ((int64_t)15 * 60 * 1000)
+/* Records skipped are noted by workspace and reason for this long, and up to twice as long. */
+#define SKIPS_MS ((int64_t)30 * 60 * 1000)
+#define SKIPS_SLOTS 512
+enum skip {
+    SKIP_NO_SINK,
+    SKIP_STATUS,
+    SKIP_FAIL,
+    SKIP_APIS,
+    SKIP_TOMBSTONE, /* these are no workspace's */
+    SKIP_OPERATOR,
+    SKIP_OTHER,
+    SKIPS
+};
 
 struct lane;
 struct load;
@@ -78,6 +91,7 @@ struct lane_snapshot {
     struct snapshot_tried *tried;
     size_t n_tried;
     uint64_t unfit[UNFIT_SLOTS / 64];         /* a bit for each that is in use */
+    uint32_t skips[SKIPS][SKIPS_SLOTS];       /* how many, by workspace */
     struct snapshot_dead dead[SNAPSHOT_DEAD]; /* newest first */
     size_t n_dead;
     struct snapshot_reason reasons[SNAPSHOT_REASONS]; /* seen lately; the others' sum: */
@@ -95,6 +109,7 @@ int snapshot_worse(const void *, const void *);
 struct snapshot_distinct {
     size_t workspaces, sick_workspaces, hosts, sick_hosts;
     size_t unfit_workspaces; /* had an event die of fault data within UNFIT_MS */
+    double largest[SKIPS];   /* a workspace's part of what was skipped for it, at most */
 };
 /* One for each lane; NULL: not there. */
 struct snapshot_distinct snapshot_distinct(struct lane_snapshot *const *, size_t n);
@@ -108,6 +123,9 @@ void observer_serve(struct lane *); /* after each wait: gauges once a second, wh
 void observer_dead(struct lane *, const struct load *, const struct slot *);
 /* An event died of fault data: whose it was, a keyed hash; 0: that can't be read. */
 void observer_unfit(struct lane *, uint64_t workspace);
+/* An event was skipped: why (outcome.why), and whose it was. */
+void observer_skipped(struct lane *, const char *why, uint64_t workspace);
+const char *skip_name(enum skip);
 void observer_settle_error(struct lane *, const char *error);
 
 /* Admin server's thread. */

@@ -324,6 +324,38 @@ static void test_unfit_deliveries(void **state) {
     assert_int_equal(unfit(w), 1);
 }
 
+static double largest(struct world *w, enum skip skip) {
+    struct lane_snapshot *s = look(w);
+    struct lane_snapshot *twice[] = {s, NULL, s};
+    double part = snapshot_distinct(&s, 1).largest[skip];
+    assert_true(snapshot_distinct(twice, 3).largest[skip] == part);
+    lane_snapshot_free(s);
+    return part;
+}
+
+/* What one workspace has of what is skipped, for each reason, while it counts and no longer. */
+static void test_largest_skipper(void **state) {
+    struct world *w = *state;
+    assert_true(largest(w, SKIP_STATUS) == 0);
+    for (uint64_t i = 0; i < 10; i++) observer_skipped(&w->lane, "status", 0xfeed00000001 + i);
+    assert_true(largest(w, SKIP_STATUS) == 0.1);
+    for (uint64_t i = 0; i < 30; i++) observer_skipped(&w->lane, "status", 0xfeed00000001);
+    assert_true(largest(w, SKIP_STATUS) == 31.0 / 40);
+    assert_true(largest(w, SKIP_NO_SINK) == 0);
+    observer_skipped(&w->lane, "no-sink", 0xfeed00000002);
+    assert_true(largest(w, SKIP_NO_SINK) == 1);
+    observer_skipped(&w->lane, "tombstone", 0);
+    assert_true(largest(w, SKIP_TOMBSTONE) == 0);
+    /* Half an hour later it still counts, after an hour no more. */
+    w->lane.now_ms += SKIPS_MS;
+    for (uint64_t i = 0; i < 10; i++) observer_skipped(&w->lane, "status", 0xfeed00000001 + i);
+    assert_true(largest(w, SKIP_STATUS) == 32.0 / 50);
+    w->lane.now_ms += SKIPS_MS;
+    assert_true(largest(w, SKIP_STATUS) == 0.1);
+    w->lane.now_ms += 2 * SKIPS_MS;
+    assert_true(largest(w, SKIP_STATUS) == 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_nobody_asked, setup, teardown),
@@ -337,6 +369,7 @@ int main(void) {
         cmocka_unit_test(test_most_make_sick),
         cmocka_unit_test_setup_teardown(test_unfit_events, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unfit_deliveries, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_largest_skipper, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
