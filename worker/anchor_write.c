@@ -83,7 +83,8 @@ void anchor_reconfigure(struct lane *lane) {
 }
 
 static bool has_news(const struct partition *p) {
-    return p->loaded && p->meta.seq > p->anchored;
+    /* One whose new beginning is not durable yet does not end where its last entry ends. */
+    return p->loaded && !p->pin && p->meta.seq > p->anchored;
 }
 
 bool anchor_waits(const struct lane *lane) {

@@ -306,6 +306,11 @@ static void enc_lost(struct enc *e, const struct ledger_window *w) {
     LIT(e, "]");
 }
 
+static void enc_anew(struct enc *e, const struct ledger_window *w) {
+    LIT(e, ",\"anew\":");
+    enc_int(e, w->before);
+}
+
 static void enc_items(struct enc *e, const struct ledger_window *w) {
     const struct ledger_item **sorted = xmalloc(w->n_items * sizeof *sorted);
     size_t n = 0;
@@ -338,6 +343,7 @@ static void enc_tail(struct enc *e, size_t start, const struct ledger_signer *si
 bool ledger_encode(const struct ledger_window *w, const struct ledger_signer *signer,
                    struct buf *out, uint8_t ret_hash[SHA256_LEN]) {
     assert(!w->lost || w->n_items == 0);
+    assert(!w->anew || (w->n_items == 0 && !w->lost && w->first == w->next));
     struct enc e = {.b = out, .ok = true};
     size_t start = out->n;
     uint8_t hash[SHA256_LEN];
@@ -347,6 +353,7 @@ bool ledger_encode(const struct ledger_window *w, const struct ledger_signer *si
         LIT(&e, ",\"rotate\":");
         enc_add(&e, rotation, strlen(rotation));
     }
+    if (w->anew) enc_anew(&e, w);
     if (w->lost) enc_lost(&e, w);
     enc_items(&e, w);
     enc_tail(&e, start, signer, hash);

@@ -152,6 +152,13 @@ static bool read_lost(struct canon *r, struct ledger_entry *e) {
     return canon_want(r, "]");
 }
 
+static bool read_anew(struct canon *r, struct ledger_entry *e) {
+    if (!canon_maybe(r, ",\"anew\":")) return true;
+    e->anew = true;
+    if (e->first != e->next) return canon_fail(r, "an empty window of a topic made anew");
+    return canon_offset(r, &e->before);
+}
+
 static bool read_rotation(struct canon *r, struct ledger_entry *e) {
     if (!canon_maybe(r, ",\"rotate\":{\"from\":")) return true;
     e->rotates = true;
@@ -184,7 +191,7 @@ static bool read_head(struct canon *r, struct ledger_entry *e) {
 
 static bool read_body(struct canon *r, struct ledger_entry *e) {
     e->body.p = r->p;
-    if (!read_lost(r, e) || !read_outcomes(r, e)) return false;
+    if (!read_anew(r, e) || (!e->anew && (!read_lost(r, e) || !read_outcomes(r, e)))) return false;
     e->body.n = (size_t)(r->p - e->body.p);
     return true;
 }

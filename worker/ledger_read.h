@@ -47,7 +47,9 @@ struct ledger_entry {
     char rotate_from[LEDGER_KEY_ID_LEN + 1];
     uint8_t rotate_to[LEDGER_PUB_LEN];
     uint8_t rotate_sig[LEDGER_SIG_LEN];
-    bool lost; /* [first, next) was lost */
+    bool anew;      /* the topic was made anew, and begins again at first: nothing else is said */
+    int64_t before; /* with anew: where the entry before it ended */
+    bool lost;      /* [first, next) was lost */
     struct ledger_group *groups;
     size_t n_groups;
     uint8_t hash[SHA256_LEN]; /* as it stands there, not recomputed */
@@ -57,7 +59,7 @@ struct ledger_entry {
 
     struct str canonical; /* what hash is over */
     struct str head;      /* of the canonical bytes, what stands before "opened" */
-    struct str body;      /* of the canonical bytes, lost and the outcomes */
+    struct str body;      /* of the canonical bytes, anew, lost and the outcomes */
 };
 
 struct ledger_read_error {

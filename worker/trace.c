@@ -189,12 +189,20 @@ static void take_key(struct trace *t, const struct ledger_group *g,
     }
 }
 
+/* What was told of these offsets was told of the topic that is gone. */
+static void forget(struct trace *t, int32_t partition) {
+    for (size_t k = 0; k < t->n; k++)
+        if (t->events[k].partition == partition && !t->events[k].gone)
+            t->events[k].told = NULL, t->events[k].last = NULL;
+}
+
 static void take_entry(struct trace *t, struct str value, const char *source, bool look_for_keys) {
     struct arena arena = {0};
     struct ledger_entry entry;
     struct ledger_read_error why;
     /* One that can't be read is `verify`'s business. */
     bool ok = ledger_read(value, &arena, &entry, &why) && str_is(entry.group, t->cfg->group);
+    if (ok && entry.anew && str_is(entry.topic, source)) forget(t, entry.partition);
     for (size_t i = 0; ok && i < entry.n_groups; i++) {
         const struct ledger_group *g = &entry.groups[i];
         bool known = false;

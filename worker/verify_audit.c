@@ -227,10 +227,18 @@ static void check_spans(struct audit *a, struct chain *c, const struct ledger_en
     }
 }
 
+/* Who says it: the source topic's own entry, or a retry topic's, which took it from there. */
+enum teller { BY_SOURCE, BY_RETRY, BY_DEAD };
+
+static uint64_t lives(const struct audit *a, uint32_t chain) {
+    return a->chains[chain]->row.anew + 1;
+}
+
 static void tally(struct audit *a, uint32_t chain, int64_t offset, enum ledger_kind kind,
-                  bool taken, bool late, uint8_t tier) {
+                  enum teller teller, bool late, uint8_t tier) {
     struct origin_tally *t = origins_at(&a->origins, chain, offset);
-    if (taken) t->taken++;
+    if (teller == BY_RETRY) t->taken++;
+    if (teller == BY_SOURCE && t->opened < 100) t->opened++;
     switch (kind) {
     case LEDGER_DELIVERED:
     case LEDGER_SKIPPED:
@@ -255,7 +263,7 @@ static void tally(struct audit *a, uint32_t chain, int64_t offset, enum ledger_k
         t->tier = tier;
         t->late = late;
     }
-    origins_settle(&a->origins, t);
+    origins_settle(&a->origins, t, lives(a, chain));
 }
 
 /* Younger than the state that the group had committed when reading began. */
@@ -286,11 +294,12 @@ static void follow_origins(struct audit *a, struct chain *c, const struct ledger
         }
         uint32_t chain = chain_number(a, o->topic, o->partition);
         for (int64_t v = o->range.a; v <= o->range.z; v++) {
-            tally(a, chain, v, g->kind, c->kind == CHAIN_RETRY, is_late(c, e), tier);
+            tally(a, chain, v, g->kind, c->kind == CHAIN_RETRY ? BY_RETRY : BY_DEAD, is_late(c, e),
+                  tier);
             /* Back to the source topic as a new event, which is another record: the story of this
              * one ends. */
             if (g->kind == LEDGER_REDRIVEN && !g->tier.n)
-                tally(a, chain, v, LEDGER_SKIPPED, true, false, tier);
+                tally(a, chain, v, LEDGER_SKIPPED, BY_RETRY, false, tier);
         }
     }
 }
@@ -306,7 +315,20 @@ static void follow_source(struct audit *a, struct chain *c, uint32_t number,
     if (g->kind != LEDGER_PARKED && g->kind != LEDGER_DEAD) return;
     for (size_t i = 0; i < g->n_offsets; i++)
         for (int64_t v = g->offsets[i].a; v <= g->offsets[i].z; v++)
-            tally(a, number, v, g->kind, false, is_late(c, e), tier);
+            tally(a, number, v, g->kind, BY_SOURCE, is_late(c, e), tier);
+}
+
+/* From here on offsets are those of another topic. What was parked of the old one still has its
+ * outcome to come. */
+static void begin_anew(struct audit *a, struct chain *c, const struct ledger_entry *e,
+                       const struct ledger_place *place) {
+    spans_free(&c->seen);
+    c->row.first = e->first; /* what Kafka holds below is none of ours */
+    c->row.anew++;
+    chain_say(a, c, place, true, "made-anew", e->first,
+              "the topic was deleted and made anew: its records up to %" PRId64
+              " are those of the old one, entry %" PRIu64 " begins again at %" PRId64,
+              e->before, e->seq, e->first);
 }
 
 static void follow(struct audit *a, uint32_t number, const struct ledger_entry *e,
@@ -322,6 +344,7 @@ static void follow(struct audit *a, uint32_t number, const struct ledger_entry *
         count += e->groups[i].count;
         c->row.records[e->groups[i].kind] += e->groups[i].count;
     }
+    if (e->anew) begin_anew(a, c, e, place);
     check_spans(a, c, e, place);
     if (e->lost) {
         uint64_t n = (uint64_t)(e->next - e->first);
@@ -431,13 +454,14 @@ void audit_entry(struct audit *a, struct str key, struct str value,
 static void judge(struct audit *a, const struct origin_tally *t) {
     struct chain *c = a->chains[t->chain];
     int pending = origin_pending(t), dead = t->dead - t->redriven;
+    int most = origin_lives(t, lives(a, t->chain)), ended = t->final + (dead > 0 ? dead : 0);
     bool early = a->opts.partial; /* its beginning may lie before what was read */
     const struct tier *tier = t->tier < a->n_tiers ? &a->tiers[t->tier] : NULL;
-    if (t->final > 1 || (t->final && dead > 0) || dead > 1)
+    if (ended > most)
         chain_say(a, c, NULL, false, "second-outcome", t->offset,
                   "it has %d final outcomes: %d delivered, skipped or discarded, %d dead",
                   t->final + t->dead, t->final, t->dead);
-    else if (pending > 1 || (pending == 1 && (t->final || dead > 0)))
+    else if (pending > 0 && pending + ended > most)
         chain_say(a, c, NULL, false, "parked-twice", t->offset,
                   "it waits in a retry topic (%s) beside another outcome", tier ? tier->name : "?");
     else if (pending < 0 && !early)
@@ -446,12 +470,12 @@ static void judge(struct audit *a, const struct origin_tally *t) {
     else if (dead < 0 && !early)
         chain_say(a, c, NULL, false, "never-dead", t->offset,
                   "it was redriven or discarded, but no entry calls it dead");
-    else if (pending == 1 && tier && tier->drained && !t->late && !a->opts.unfinished)
+    else if (pending > 0 && tier && tier->drained && !t->late && !a->opts.unfinished)
         chain_say(a, c, NULL, false, "vanished", t->offset,
                   "it was parked in %s, that topic has been consumed, and no entry names it",
                   tier->name);
-    if (pending > 0) c->row.pending++;
-    if (dead > 0) c->row.dead_now++;
+    if (pending > 0) c->row.pending += (uint64_t)pending;
+    if (dead > 0) c->row.dead_now += (uint64_t)dead;
 }
 
 void audit_finish(struct audit *a) {

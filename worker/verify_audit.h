@@ -76,7 +76,8 @@ struct audit_row {
     int64_t committed;   /* -1: not known */
     uint64_t records[LEDGER_KINDS];
     uint64_t lost;
-    uint64_t pending;  /* source partitions: records that wait in a retry topic */
+    uint64_t anew;    /* how often the topic was made anew: first is where it began the last time */
+    uint64_t pending; /* source partitions: records that wait in a retry topic */
     uint64_t dead_now; /* source partitions: records that are dead letters at the end */
     uint64_t findings;
     uint8_t head[SHA256_LEN]; /* the last entry's hash */

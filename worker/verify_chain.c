@@ -45,6 +45,9 @@ static enum chain_answer begin(struct audit *a, struct chain *c, const struct le
     if (e->seq == 0 && !is_zero(e->prev))
         chain_say(a, c, place, false, "chain-broken", e->first,
                   "entry 0 names a previous entry, and there is none before it");
+    if (e->seq == 0 && e->anew)
+        chain_say(a, c, place, false, "chain-broken", e->first,
+                  "entry 0 says that the topic was made anew, and nothing was before it");
     push(c, e);
     c->begun = true;
     c->row.first = e->first;
@@ -81,10 +84,16 @@ static enum chain_answer again(struct audit *a, struct chain *c, const struct le
     return CHAIN_REFUSED;
 }
 
+/* Where the entry before it has to end: a topic made anew begins elsewhere, and its entry says so.
+ */
+static int64_t joint(const struct ledger_entry *e) {
+    return e->anew ? e->before : e->first;
+}
+
 /* Dead topics are settled by hand, here and there: their windows don't follow one another. */
 static bool follows(const struct chain *c, const struct chain_link *parent,
                     const struct ledger_entry *e) {
-    return c->kind == CHAIN_DEAD || parent->next == e->first;
+    return c->kind == CHAIN_DEAD || parent->next == joint(e);
 }
 
 static bool fits(const struct chain *c, const struct ledger_entry *e) {
@@ -109,9 +118,9 @@ enum chain_answer chain_add(struct audit *a, struct chain *c, const struct ledge
         chain_say(a, c, place, false, "chain-broken", e->first,
                   "entry %" PRIu64 " does not name the hash of the entry before it", e->seq);
     else if (!follows(c, parent, e))
-        chain_say(a, c, place, false, parent->next < e->first ? "gap" : "overlap", parent->next,
+        chain_say(a, c, place, false, parent->next < joint(e) ? "gap" : "overlap", parent->next,
                   "entry %" PRIu64 " begins at %" PRId64 ", the one before it ends at %" PRId64,
-                  e->seq, e->first, parent->next);
+                  e->seq, joint(e), parent->next);
     push(c, e);
     return CHAIN_NEW;
 }

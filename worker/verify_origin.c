@@ -66,8 +66,8 @@ static void drop(struct origins *o, size_t i) {
     o->used[i] = 0;
 }
 
-void origins_settle(struct origins *o, struct origin_tally *t) {
-    if (t->final == 1 && t->dead == t->redriven && origin_pending(t) == 0)
+void origins_settle(struct origins *o, struct origin_tally *t, uint64_t lives) {
+    if (t->final == origin_lives(t, lives) && t->dead == t->redriven && origin_pending(t) == 0)
         drop(o, (size_t)(t - o->slots));
 }
 

@@ -98,9 +98,9 @@ static void row_json(FILE *f, const struct audit_row *row) {
     for (int k = 0; k < LEDGER_KINDS; k++)
         fprintf(f, ",\"%s\":%" PRIu64, ledger_kind_name((enum ledger_kind)k), row->records[k]);
     fprintf(f,
-            ",\"lost\":%" PRIu64 ",\"pending\":%" PRIu64 ",\"dead_now\":%" PRIu64
-            ",\"repeats\":%" PRIu64 ",\"findings\":%" PRIu64 "}",
-            row->lost, row->pending, row->dead_now, row->repeats, row->findings);
+            ",\"lost\":%" PRIu64 ",\"anew\":%" PRIu64 ",\"pending\":%" PRIu64
+            ",\"dead_now\":%" PRIu64 ",\"repeats\":%" PRIu64 ",\"findings\":%" PRIu64 "}",
+            row->lost, row->anew, row->pending, row->dead_now, row->repeats, row->findings);
 }
 
 static void table(FILE *f, const struct audit_row *rows, size_t n) {

@@ -65,6 +65,7 @@ class Chain:
     def __init__(self, keys):
         self.last = self.value = self.head = None
         self.keys, self.retired, self.signed, self.tail = dict(keys), set(), False, 0
+        self.lives = 1  # of the topic: how often it was made
         self.ends = {}  # entries so far -> hash and end, to be compared with the committed state
 
     def signature(self, entry, digest, sig, key):
@@ -93,8 +94,12 @@ class Chain:
                 yield "the chain's beginning is missing"
         elif entry["seq"] != last["seq"] + 1 or entry["prev"] != self.head:
             yield f"does not follow entry {last['seq']}"
-        elif entry["first"] != last["next"] and ".dead." not in entry["topic"]:
-            yield f"begins at {entry['first']}, not {last['next']}"
+        elif (joint := entry.get("anew", entry["first"])) != last["next"] and ".dead." not in entry["topic"]:
+            yield f"begins at {joint}, not {last['next']}"
+        if "anew" in entry:
+            self.lives += 1
+            if last is None or entry["first"] != entry["next"] or any(groups(entry)) or "lost" in entry:
+                yield "says more than that the topic was made anew"
         self.last, self.value, self.head = entry, value, digest.hex()
         self.ends[entry["seq"] + 1] = self.head, entry["next"]
 
@@ -114,7 +119,8 @@ def entry_findings(entry):
 
 
 def tally(entry, source, stories):
-    """stories: (partition, offset) -> outcomes of one source record, and how often it was taken on."""
+    """stories: (partition, offset) -> outcomes of one source record, and how often it was taken on. Where the topic was made
+    anew, those of all the records that have been there."""
     for kind, group in groups(entry):
         if entry["topic"] == source:
             told = [(entry["partition"], o) for o in spread(group["offsets"])]
@@ -122,19 +128,22 @@ def tally(entry, source, stories):
             told = [(p, o) for _, p, ranges in group["origin"] for o in spread(ranges)]
         for record in told:
             story = stories.setdefault(record, [])
+            if entry["topic"] == source:
+                story.append("opened")
             story.append(kind if entry["topic"] == source or kind in ("redriven", "discarded") else "taken-" + kind)
             if kind == "redriven" and "tier" not in group:
                 story.append("taken-skipped")  # to the source topic, as a new event: this one's story ends
 
 
-def story_findings(stories):
+def story_findings(stories, lives):
     for record, story in stories.items():
+        opened = max(1, min(story.count("opened"), lives(record[0])))
         count = lambda name: sum(s.removeprefix("taken-") == name for s in story)
         taken = sum(s.startswith("taken-") for s in story)
         final = count("delivered") + count("skipped") + count("discarded")
         dead = count("dead") - count("redriven") - count("discarded")
         waiting = count("parked") + count("redriven") - taken
-        if (final, dead, waiting) not in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        if min(final, dead, waiting) < 0 or final + dead + waiting != opened:
             yield f"record {record}: {final} delivered, {dead} dead, {waiting} waiting"
 
 
@@ -186,7 +195,8 @@ def verify(folder, keys):
     for name, chain in chains.items():
         if keys and (chain.tail or not chain.signed):
             yield f"{name}: its end is not signed by a current key"
-    yield from story_findings(stories)
+    source = manifest["source"]
+    yield from story_findings(stories, lambda partition: chains[source, partition].lives if (source, partition) in chains else 1)
     yield from anchor_findings(folder, manifest["group"], chains, keys)
     if sum(1 for _ in (folder / "anchors").rglob("*.json*")) < manifest.get("anchors", 0):
         yield "anchors that the manifest counts are not there"

@@ -38,6 +38,7 @@ struct world {
     const struct ledger_signer *signer;
     unsigned random;
     int64_t clock;
+    size_t anew; /* world_make_anew(): the line that says so */
 };
 
 static inline unsigned world_random(struct world *w, unsigned below) {
@@ -81,6 +82,30 @@ static inline void world_settle(struct world *w, size_t chain, int64_t next,
     c->next = next;
     c->seq++;
     w->clock += 1000;
+}
+
+/* Appends the entry that says that the chain's topic was made anew, and begins again there. */
+static inline void world_anew(struct world *w, size_t chain, int64_t first) {
+    struct world_chain *c = &w->chains[chain];
+    struct ledger_window window = {.group = WORLD_GROUP,
+                                   .topic = c->topic,
+                                   .partition = c->partition,
+                                   .first = first,
+                                   .next = first,
+                                   .seq = c->seq,
+                                   .opened_ms = w->clock,
+                                   .settled_ms = w->clock,
+                                   .anew = true,
+                                   .before = c->next};
+    memcpy(window.prev, c->head, SHA256_LEN);
+    w->anew = w->n;
+    struct world_line *line = world_add(w);
+    line->chain = chain;
+    line->first = line->next = first;
+    ledger_record_key(line->key, sizeof line->key, c->topic, c->partition);
+    if (!ledger_encode(&window, w->signer, &line->value, c->head)) abort();
+    c->next = first;
+    c->seq++;
 }
 
 static inline size_t world_tier(unsigned i) {
@@ -142,8 +167,9 @@ static inline void world_window(struct world *w, size_t chain) {
     world_settle(w, chain, offset, items, n);
 }
 
-static inline void world_make(struct world *w, unsigned seed, size_t windows,
-                              const struct ledger_signer *signer) {
+/* anew: halfway the topic of partition 0 is made anew. */
+static inline void world_make_some(struct world *w, unsigned seed, size_t windows,
+                                   const struct ledger_signer *signer, bool anew) {
     *w = (struct world){.random = seed, .signer = signer, .clock = 1760000000000};
     for (int i = 0; i < WORLD_PARTITIONS + 2; i++) {
         struct world_chain *c = &w->chains[w->n_chains++];
@@ -154,7 +180,15 @@ static inline void world_make(struct world *w, unsigned seed, size_t windows,
                                          : WORLD_SOURCE ".retry.20s");
         c->next = 100 * i;
     }
-    for (size_t i = 0; i < windows; i++) world_window(w, i % w->n_chains);
+    for (size_t i = 0; i < windows; i++) {
+        if (anew && i == windows / 2) world_anew(w, 0, 3);
+        world_window(w, i % w->n_chains);
+    }
+}
+
+static inline void world_make(struct world *w, unsigned seed, size_t windows,
+                              const struct ledger_signer *signer) {
+    world_make_some(w, seed, windows, signer, false);
 }
 
 static inline void world_free(struct world *w) {

@@ -15,11 +15,13 @@
 
 #define ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
 #define ONES "0101010101010101010101010101010101010101010101010101010101010101"
-#define HEAD                                                                                       \
+#define HEAD_TO(next)                                                                              \
     "{\"v\":1,\"group\":\"g\",\"seq\":7,\"topic\":\"jobs\",\"partition\":3,\"first\":100,"         \
-    "\"next\":120,"                                                                                \
+    "\"next\":" next ","                                                                           \
     "\"opened\":1760000000000,\"settled\":1760000001000,\"version\":\"" RUNSINK_VERSION            \
     "\",\"prev\":\"" ZEROS "\""
+#define HEAD HEAD_TO("120")
+#define EMPTY HEAD_TO("100")
 
 static const uint8_t ones[SHA256_LEN] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                          1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -67,6 +69,30 @@ static void test_lost_window(void **state) {
     struct ledger_window w = window(NULL, 0);
     w.lost = true;
     expect(&w, ",\"lost\":[[100,119]]");
+}
+
+/* The chain goes on over the end of one topic and the beginning of the next of its name. */
+static void test_made_anew(void **state) {
+    (void)state;
+    struct ledger_window w = window(NULL, 0);
+    struct buf b;
+    struct arena arena = {0};
+    struct ledger_entry e;
+    struct ledger_read_error why;
+    uint8_t hash[SHA256_LEN];
+    w.next = 100;
+    w.anew = true;
+    w.before = 4711;
+    buf_init(&b, 4096);
+    assert_true(ledger_encode(&w, NULL, &b, hash));
+    assert_non_null(strstr(buf_cstr(&b), ",\"first\":100,\"next\":100,"));
+    assert_non_null(strstr(buf_cstr(&b), ZEROS "\",\"anew\":4711,\"hash\":\""));
+    assert_true(ledger_read((struct str){b.p, b.n}, &arena, &e, &why));
+    assert_true(e.anew);
+    assert_int_equal(e.before, 4711);
+    assert_true(e.first == 100 && e.next == 100 && !e.n_groups && !e.lost);
+    arena_free(&arena);
+    buf_free(&b);
 }
 
 static void test_all_kinds(void **state) {
@@ -477,6 +503,11 @@ static void test_reader_refuses(void **state) {
         {HEAD ",\"skipped\":[],\"hash\":\"" ZEROS "\"}", false},
         {HEAD ",\"lost\":[[1,2]],\"hash\":\"" ZEROS "\"}", false}, /* not the window */
         {HEAD ",\"lost\":[[100,119]],\"hash\":\"" ZEROS "\"}", true},
+        {HEAD ",\"anew\":4711,\"hash\":\"" ZEROS "\"}", false}, /* not an empty window */
+        {EMPTY ",\"anew\":4711,\"hash\":\"" ZEROS "\"}", true},
+        {EMPTY ",\"anew\":04711,\"hash\":\"" ZEROS "\"}", false},
+        {EMPTY ",\"anew\":4711,\"skipped\":[{\"offsets\":[100]}],\"hash\":\"" ZEROS "\"}",
+         false}, /* says nothing else */
         {HEAD ",\"dead\":[{\"offsets\":[1]}],\"skipped\":[{\"offsets\":[1]}],\"hash\":\"" ZEROS
               "\"}",
          false}, /* order */
@@ -510,6 +541,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_empty_window),
         cmocka_unit_test(test_lost_window),
+        cmocka_unit_test(test_made_anew),
         cmocka_unit_test(test_all_kinds),
         cmocka_unit_test(test_items_are_merged),
         cmocka_unit_test(test_interleaved_items_stay_apart),

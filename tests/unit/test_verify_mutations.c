@@ -67,8 +67,14 @@ static void change_digit(struct world *w, struct world_line *line) {
     }
 }
 
-static void mutate(struct world *w, enum mutation kind, const struct keys *k, struct seen *seen) {
-    size_t at = world_random(w, (unsigned)w->n);
+static void include(struct seen *seen, int64_t offset) {
+    if (offset < seen->from) seen->from = offset;
+    if (offset > seen->to) seen->to = offset;
+}
+
+static void mutate(struct world *w, enum mutation kind, const struct keys *k, bool anew,
+                   struct seen *seen) {
+    size_t at = anew ? w->anew : world_random(w, (unsigned)w->n);
     if (kind == SWAP)
         while (neighbour(w, at, 1) == SIZE_MAX) at = world_random(w, (unsigned)w->n);
     struct world_line *line = &w->lines[at], moved;
@@ -77,6 +83,9 @@ static void mutate(struct world *w, enum mutation kind, const struct keys *k, st
     seen->chain = line->chain;
     seen->from = before == SIZE_MAX ? 0 : w->lines[before].first;
     seen->to = after == SIZE_MAX ? line->next : w->lines[after].next;
+    if (before != SIZE_MAX) include(seen, w->lines[before].next);
+    include(seen, line->first);
+    include(seen, line->next);
     switch (kind) {
     case FLIP:
         flip(w, line, line->value.n);
@@ -119,9 +128,12 @@ static void test_mutations(void **state) {
         struct snapshot snapshot;
         struct seen seen = {.world = &w, .code = "repeated"};
         enum mutation kind = (enum mutation)(i % MUTATION_KINDS);
-        world_make(&w, 1000 + i, 30, k->ours);
+        /* In a third of them a topic was made anew, and every other of those is about the entry
+         * that says so. */
+        bool anew = i / MUTATION_KINDS % 3 == 0;
+        world_make_some(&w, 1000 + i, 30, k->ours, anew);
         world_snapshot(&w, &snapshot);
-        mutate(&w, kind, k, &seen);
+        mutate(&w, kind, k, anew && i % 2, &seen);
         judge(&w, &snapshot, &k->ours_pub, 1, &seen);
         bool right = kind == REPEAT ? !seen.findings && seen.with_code == 1
                                     : seen.findings > 0 && seen.named;
