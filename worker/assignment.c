@@ -46,6 +46,7 @@ static struct partition *partition_new(struct lane *lane, const char *topic, int
     p->serial = ++lane->serials;
     p->end = -1;
     p->special = INT64_MAX;
+    p->before = p->high_stale = -1;
     classify(lane, p);
     p->queue = rd_kafka_queue_get_partition(lane->consumer, topic, id);
     rd_kafka_queue_forward(p->queue, NULL);
@@ -93,23 +94,31 @@ bool assignment_watermarks(struct lane *lane, const struct partition *p, int64_t
 }
 
 /* Nothing is committed: it begins with its first record, wherever the group began (begin.h). Where
- * that is turns out when it arrives. */
-static void no_commit_yet(struct partition *p) {
+ * that is turns out when it arrives; what was before, then too (recall.c). */
+static void no_commit_yet(const struct lane *lane, struct partition *p) {
     p->meta = (struct meta){0};
     p->begins = true;
+    if (lane->cfg->ledger && p->kind == PARTITION_SOURCE) p->recall = RECALL_WANTED;
 }
 
 void assignment_begin(struct partition *p, int64_t offset) {
     p->begins = false;
     p->committed = offset;
+    p->pin = p->before >= 0;
     windows_init(&p->windows, offset, NULL, 0);
 }
 
 /* The topic is another one than the one that was read, under the same name. Its first record's
  * offset is made durable, or a restart would look for the old one again. */
 void assignment_anew(struct lane *lane, struct partition *p, int64_t low) {
+    if (!p->pin) p->before = p->committed;
     p->committed = low;
     p->pin = true;
+    p->durable = false;
+    p->doubts = 0;
+    p->opened_ms = 0;
+    p->high_seen = -1;
+    p->high_stale = vitals_high(lane, p, NULL);
     p->replay_end = 0;
     p->eof = false;
     windows_init(&p->windows, low, NULL, 0);
@@ -124,6 +133,7 @@ static void foreign_metadata(const struct partition *p, int64_t offset) {
 
 static void recall(struct partition *p, int64_t offset, struct str text) {
     p->committed = offset;
+    p->durable = true;
     bool ours = meta_decode(text, &p->meta);
     if (!ours) p->meta = (struct meta){0};
     if (!windows_init(&p->windows, offset, p->meta.ends, p->meta.n_ends)) {
@@ -143,7 +153,7 @@ static void load_state(struct lane *lane, struct partition *p, int64_t offset, s
     if (offset >= 0)
         recall(p, offset, text);
     else
-        no_commit_yet(p);
+        no_commit_yet(lane, p);
     p->end = high;
     p->want = p->meta.claim;
     p->loaded = true;
@@ -152,10 +162,40 @@ static void load_state(struct lane *lane, struct partition *p, int64_t offset, s
               LOG_I("seq", (int64_t)p->meta.seq), LOG_I("replay", (int64_t)p->meta.n_ends));
 }
 
+void assignment_doubt(struct lane *lane, const char *topic) {
+    for (struct partition *p = lane->partitions; p; p = p->next)
+        if (p->durable && !p->doubts && strcmp(p->topic, topic) == 0) p->doubts = 1;
+}
+
+/* A commit that is gone while we are a member went with its topic. Asked twice: it is not to be
+ * concluded from one answer that was lost. */
+static void take_doubt(struct lane *lane, struct partition *p,
+                       const rd_kafka_topic_partition_t *tp) {
+    if (!p->doubting || !p->doubts) return;
+    p->doubting = false;
+    if (tp->err) return;
+    p->doubts = tp->offset >= 0 || !p->durable ? 0 : p->doubts + 1;
+    if (p->doubts < 3) return;
+    p->doubts = 0;
+    p->vanished = true;
+    p->seek_ms = lane->now_ms;
+    assignment_doubt(lane, p->topic);
+}
+
+static void ask_in_doubt(struct lane *lane) {
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        if (!p->doubts || p->doubting || lane->now_ms - p->asked_ms < ASK_AGAIN_MS) continue;
+        asker_ask(lane->asker, p->topic, p->id, p->serial);
+        p->doubting = true;
+        p->asked_ms = lane->now_ms;
+    }
+}
+
 static void take_committed(struct lane *lane, const rd_kafka_topic_partition_list_t *list) {
     for (int i = 0; i < list->cnt; i++) {
         const rd_kafka_topic_partition_t *tp = &list->elems[i];
         struct partition *p = find_named(lane, tp->topic, tp->partition);
+        if (p && p->loaded) take_doubt(lane, p, tp);
         if (!p || p->loaded || tp->err) continue;
         vitals_contact(lane);
         load_state(lane, p, tp->offset, (struct str){tp->metadata, tp->metadata_size});
@@ -362,5 +402,7 @@ static void load_late(struct lane *lane) {
 
 void assignment_poll(struct lane *lane) {
     take_answers(lane);
+    recall_poll(lane);
     load_late(lane);
+    ask_in_doubt(lane);
 }

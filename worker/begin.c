@@ -7,9 +7,8 @@
 
 #include "worker/clock.h"
 #include "worker/kafka.h"
-#include "worker/ledger_read.h"
 #include "worker/log.h"
-#include "worker/meta.h"
+#include "worker/marks.h"
 #include "worker/reader.h"
 
 #define PAUSE_MS 100
@@ -21,14 +20,6 @@ struct beginning {
     rd_kafka_topic_partition_list_t *list; /* the sources' partitions and their retry topics' */
     int64_t end_ms;
     struct buf *err;
-};
-
-/* Where the ledger's last entry of a partition ends. */
-struct mark {
-    bool known;
-    uint64_t seq;
-    int64_t next, settled_ms;
-    uint8_t hash[SHA256_LEN];
 };
 
 static int failed(struct beginning *b, const char *what, rd_kafka_resp_err_t code) {
@@ -77,56 +68,17 @@ static int ask_committed(struct beginning *b, bool *ret_begun) {
 
 /* ---- what the ledger knows ---- */
 
-static int index_of(const struct beginning *b, struct str topic, int32_t partition) {
-    for (int i = 0; i < b->list->cnt; i++)
-        if (b->list->elems[i].partition == partition && str_is(topic, b->list->elems[i].topic))
-            return i;
-    return -1;
-}
-
-static void take_entry(const struct beginning *b, const rd_kafka_message_t *m, struct arena *arena,
-                       struct mark *marks) {
-    struct ledger_entry e;
-    struct ledger_read_error unused;
-    struct str value = {m->payload, m->payload ? m->len : 0};
-    if (!ledger_read(value, arena, &e, &unused) || !str_is(e.group, b->cfg->group)) return;
-    int at = index_of(b, e.topic, e.partition);
-    if (at < 0 || (marks[at].known && e.seq < marks[at].seq)) return;
-    marks[at] =
-        (struct mark){.known = true, .seq = e.seq, .next = e.next, .settled_ms = e.settled_ms};
-    memcpy(marks[at].hash, e.hash, SHA256_LEN);
-}
-
 static int read_ledger(struct beginning *b, rd_kafka_t *rk, const struct topic *ledger,
                        struct mark *marks) {
-    struct arena arena = {0};
     rd_kafka_message_t *m;
     struct reader *r =
         reader_open(rk, ledger->name, ledger->partitions, &(struct reader_limits){0}, b->err);
     while (r && (m = reader_next(r, 0, b->err))) {
-        take_entry(b, m, &arena, marks);
+        marks_take(b->list, b->cfg->group, m, marks);
         rd_kafka_message_destroy(m);
-        arena_free(&arena);
     }
     reader_free(r);
     return b->err->n ? EX_UNAVAILABLE : EX_OK;
-}
-
-/* A topic that was deleted and made anew took the group's offsets with it: all that is there now is
- * younger than the entry. */
-static bool is_younger(struct beginning *b, const rd_kafka_topic_partition_t *tp,
-                       const struct mark *mark) {
-    int64_t low, high;
-    if (kafka_ends(b->rk, tp->topic, tp->partition, &low, &high, 5000) || mark->next > high)
-        return true;
-    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_t *first =
-        rd_kafka_topic_partition_list_add(l, tp->topic, tp->partition);
-    first->offset = mark->settled_ms;
-    bool younger = !rd_kafka_offsets_for_times(b->rk, l, 5000) && first->offset == low &&
-                   low < mark->next && low < high;
-    rd_kafka_topic_partition_list_destroy(l);
-    return younger;
 }
 
 static bool set_offset(rd_kafka_topic_partition_list_t *to, const rd_kafka_topic_partition_t *tp,
@@ -145,16 +97,18 @@ static void recall(struct beginning *b, const struct mark *marks,
                    rd_kafka_topic_partition_list_t *to) {
     for (int i = 0; i < b->list->cnt; i++) {
         const rd_kafka_topic_partition_t *tp = &b->list->elems[i];
+        bool anew = true;
         if (!marks[i].known) continue;
-        if (is_younger(b, tp, &marks[i])) {
+        mark_is_older(b->rk, tp, &marks[i], &anew);
+        if (anew) {
             log_warn("the topic was made anew since the ledger's last entry: it is read from its "
                      "first record",
                      LOG_S("topic", tp->topic), LOG_I("partition", tp->partition),
                      LOG_I("settled", marks[i].next));
             continue;
         }
-        struct meta meta = {.seq = marks[i].seq + 1};
-        memcpy(meta.head, marks[i].hash, SHA256_LEN);
+        struct meta meta;
+        mark_meta(&marks[i], &meta);
         if (!set_offset(to, tp, marks[i].next, &meta)) abort();
     }
 }

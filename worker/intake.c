@@ -227,7 +227,7 @@ void intake_take(struct lane *lane, struct partition *p) {
 static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
     size_t n = 0;
     rd_kafka_message_t *msg;
-    if (!p->claimed && !careful_claim(lane, p)) return 0;
+    if (!p->claimed && (recall_waits(lane, p) || !careful_claim(lane, p))) return 0;
     if (p->caution != CAUTION_NONE) careful_tick(lane, p);
     if (p->caution == CAUTION_CAREFUL) return 0;
     place_topic(&lane->place, p->topic, p->id);

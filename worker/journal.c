@@ -28,6 +28,7 @@ struct chapter {
     size_t windows; /* to be popped */
     struct meta meta;
     int64_t offset;
+    bool anew; /* it says that the topic was made anew */
 };
 
 struct journal {
@@ -287,36 +288,18 @@ static void fill_offsets(struct settle_job *job, const struct load *load, struct
     item->n = n;
 }
 
-static bool add_ledger(struct lane *lane, struct settle_job *job, const struct partition *p,
-                       const struct window *w, struct meta *meta) {
-    const struct load *load = w->user;
-    struct ledger_item *items = arena_alloc(&job->arena, (w->taken + 1) * sizeof *items);
-    size_t n = 0;
-    for (struct slot *s = load->first; s; s = s->next) {
-        if (s->foreign) continue;
-        if (s->parcel && s != s->parcel->members[0]) continue; /* said with the parcel's first */
-        struct slot *alone[1] = {s};
-        items[n] = describe(lane, s);
-        fill_offsets(job, load, &items[n], s->parcel ? s->parcel->members : alone,
-                     s->parcel ? s->parcel->n : 1);
-        n++;
-    }
-    struct ledger_window entry = {.group = lane->cfg->group,
-                                  .topic = p->topic,
-                                  .partition = p->id,
-                                  .first = w->first,
-                                  .next = w->next,
-                                  .seq = meta->seq,
-                                  .opened_ms = load->opened_wall_ms,
-                                  .settled_ms = lane->wall_ms,
-                                  .lost = w->lost,
-                                  .introduce = !p->introduced,
-                                  .items = items,
-                                  .n_items = n};
-    memcpy(entry.prev, meta->head, SHA256_LEN);
+/* The entry's bytes to the ledger; the chain goes on from it. */
+static bool put_entry(struct lane *lane, struct settle_job *job, const struct partition *p,
+                      struct ledger_window *entry, struct meta *meta) {
     struct buf value;
     buf_init(&value, ENTRY_MAX);
-    bool ok = ledger_encode(&entry, lane->shared->signer, &value, meta->head);
+    entry->group = lane->cfg->group;
+    entry->topic = p->topic;
+    entry->partition = p->id;
+    entry->seq = meta->seq;
+    entry->settled_ms = lane->wall_ms;
+    memcpy(entry->prev, meta->head, SHA256_LEN);
+    bool ok = ledger_encode(entry, lane->shared->signer, &value, meta->head);
     if (ok) {
         char key[TOPIC_MAX + 16], topic[TOPIC_MAX + 1] = "";
         ledger_record_key(key, sizeof key, p->topic, p->id);
@@ -331,6 +314,42 @@ static bool add_ledger(struct lane *lane, struct settle_job *job, const struct p
     }
     buf_free(&value);
     return ok;
+}
+
+/* The chain goes over from the topic that is gone to the one that has its name now. */
+static bool add_anew(struct lane *lane, struct settle_job *job, const struct partition *p,
+                     struct meta *meta) {
+    struct ledger_window entry = {.first = p->committed,
+                                  .next = p->committed,
+                                  .opened_ms = lane->wall_ms,
+                                  .anew = true,
+                                  .before = p->before,
+                                  .introduce = !p->introduced};
+    return put_entry(lane, job, p, &entry, meta);
+}
+
+static bool add_ledger(struct lane *lane, struct settle_job *job, const struct partition *p,
+                       const struct window *w, struct meta *meta) {
+    const struct load *load = w->user;
+    struct ledger_item *items = arena_alloc(&job->arena, (w->taken + 1) * sizeof *items);
+    size_t n = 0;
+    for (struct slot *s = load->first; s; s = s->next) {
+        if (s->foreign) continue;
+        if (s->parcel && s != s->parcel->members[0]) continue; /* said with the parcel's first */
+        struct slot *alone[1] = {s};
+        items[n] = describe(lane, s);
+        fill_offsets(job, load, &items[n], s->parcel ? s->parcel->members : alone,
+                     s->parcel ? s->parcel->n : 1);
+        n++;
+    }
+    struct ledger_window entry = {.first = w->first,
+                                  .next = w->next,
+                                  .opened_ms = load->opened_wall_ms,
+                                  .lost = w->lost,
+                                  .introduce = !p->introduced,
+                                  .items = items,
+                                  .n_items = n};
+    return put_entry(lane, job, p, &entry, meta);
 }
 
 /* ---- what is refused ---- */
@@ -457,6 +476,8 @@ static void add_chapter(struct lane *lane, struct journal *j, struct partition *
     bool claim = !claim_same(&p->want, &p->meta.claim);
     if (!k && !boundary && !p->pin && !claim) return;
     struct chapter c = {.serial = p->serial, .windows = k, .meta = p->meta, .offset = p->committed};
+    c.anew = p->pin && p->before >= 0 && c.meta.seq && lane->cfg->ledger &&
+             add_anew(lane, job, p, &c.meta);
     for (struct window *w = p->windows.oldest; w && at < k; w = w->newer, at++) {
         struct load *load = w->user;
         if (lane->cfg->ledger && !add_ledger(lane, job, p, w, &c.meta)) {
@@ -542,9 +563,12 @@ static void apply(struct lane *lane, struct partition *p, const struct chapter *
         window_free(w);
         lane_discard(lane, load);
     }
-    p->introduced = p->introduced || c->windows;
+    count(&lane->counters, COUNTER_LEDGER_ENTRIES, c->anew);
+    p->introduced = p->introduced || c->windows || c->anew;
     p->committed = c->offset;
     p->pin = false;
+    p->durable = true;
+    p->before = -1;
     p->meta = c->meta;
     int64_t last = c->meta.n_ends ? c->meta.ends[c->meta.n_ends - 1] : 0;
     for (struct window *w = p->windows.oldest; w && w->sealed; w = w->newer) {

@@ -369,6 +369,7 @@ static bool lane_open(struct lane *lane, struct buf *err) {
  * thread ends. */
 static void lane_shut(struct lane *lane) {
     enter(lane, STEP_CLOSE);
+    recall_stop(lane);
     source_close(lane);
     enter(lane, STEP_CLOSE);
     settler_free(lane->settler); /* abandons the job under way */
@@ -459,6 +460,7 @@ static void *lane_main(void *arg) {
 }
 
 static void lane_free(struct lane *lane) {
+    recall_stop(lane);
     source_close(lane);
     source_free(lane);
     settler_free(lane->settler);

@@ -30,6 +30,9 @@
 
 enum partition_kind { PARTITION_SOURCE, PARTITION_RETRY };
 
+/* recall.c: whether the ledger has to be asked for the partition's chain. */
+enum recall_state { RECALL_NONE, RECALL_WANTED, RECALL_ASKED };
+
 struct partition {
     char topic[TOPIC_MAX + 1];
     char base[TOPIC_MAX + 1]; /* the source topic it belongs to */
@@ -46,7 +49,9 @@ struct partition {
     bool begins;     /* nothing is committed: it starts with the first record there is */
     bool left;       /* by lane_finish(): what is open belongs to the next owner */
     int64_t seek_ms; /* when to try the position again; 0: no need */
-    bool pin;        /* the topic was made anew: its beginning is to be durable */
+    bool pin;        /* the topic was made anew: its beginning is to be durable, with */
+    int64_t before;  /* where the chain of the old one ends; -1: it has none */
+    enum recall_state recall;
     /* careful.c */
     struct claim want;   /* what the metadata is to say of who reads */
     bool asked, claimed; /* the claim is decided; is durable, so that reading may begin */
@@ -82,6 +87,11 @@ struct partition {
     char error[160];
     int64_t high_seen; /* the highest end that a fetch told of; a lower one since: */
     bool shrunk;
+    int64_t high_stale; /* that of a topic that is gone, as long as no fetch told another one */
+    bool durable;       /* something is committed. Gone without us: the topic was deleted. */
+    int doubts;     /* answers in a row that nothing is committed, and one to come; 0: no doubt */
+    bool doubting;  /* it is asked for */
+    bool vanished;  /* it is so */
     int64_t end;    /* --until-end: the high watermark at start; -1: none */
     bool end_known; /* with what waited behind an open transaction then */
     bool given_up;  /* it can't be reached now */
@@ -104,6 +114,8 @@ struct lane {
     rd_kafka_t *consumer;
     rd_kafka_queue_t *main_queue;
     struct asker *asker;
+    struct recall *recall;   /* under way, or NULL */
+    int64_t recall_after_ms; /* not again before */
     int wake_fd;
     struct settler *settler;
     bool settles; /* the broker has taken its producer; before that nothing is read */
@@ -189,6 +201,8 @@ void assignment_drop(struct lane *, struct partition *);
 void assignment_move(struct lane *, struct partition *, int64_t offset);
 /* Nothing was committed: its first window begins here. */
 void assignment_begin(struct partition *, int64_t offset);
+/* The topic may have been made anew: its partitions' commits are looked for. */
+void assignment_doubt(struct lane *, const char *topic);
 /* The topic was made anew: reads from there, its first record. Nothing may be unsettled. */
 void assignment_anew(struct lane *, struct partition *, int64_t low);
 bool assignment_watermarks(struct lane *, const struct partition *, int64_t *low, int64_t *high);
@@ -228,6 +242,12 @@ void anchor_tick(struct lane *); /* each turn */
 /* A head waits for its anchor, which may be under way. */
 bool anchor_waits(const struct lane *);
 void anchor_hurry(struct lane *); /* the next one is due now, unless the store just failed */
+
+/* recall.c: the ledger's chains of partitions that have no committed offset. */
+struct recall;
+bool recall_waits(struct lane *, struct partition *); /* true: it may not be read yet */
+void recall_poll(struct lane *);                      /* takes what the ledger says */
+void recall_stop(struct lane *);
 
 /* careful.c: what is claimed before it is read, and reading with care (poison.h). */
 bool careful_claim(struct lane *, struct partition *); /* true: it may be read */

@@ -14,6 +14,7 @@
 #define SEEK_AGAIN_MS 1000
 #define REREAD_MS 10000
 #define TIMES_TIMEOUT_MS 2000
+#define DESTROY_MAX_S 5
 /* About 1.4 s of a partition's peak is enough to read ahead: older versions of librdkafka refill a
  * full queue once a second. */
 #define QUEUE_MAX ((int64_t)4 << 20)
@@ -78,14 +79,17 @@ static void find_position(struct lane *lane, struct partition *p) {
     if (!assignment_watermarks(lane, p, &low, &high)) return;
     windows_seal(&p->windows);
     int64_t at = reading_at(p);
-    if (low > at) {
-        lose(lane, p, low);
-    } else if ((at > high || p->shrunk) && is_anew(lane, p, low, high)) {
+    bool anew =
+        p->vanished || (low <= at && (at > high || p->shrunk) && is_anew(lane, p, low, high));
+    if (anew) {
         if (p->windows.count) return; /* what was read of the old one is settled first */
         log_error("the topic was deleted and made anew: it is read from its first record",
                   LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("read_to", at),
                   LOG_I("first", low), LOG_I("next", high));
         assignment_anew(lane, p, low);
+        assignment_doubt(lane, p->topic);
+    } else if (low > at) {
+        lose(lane, p, low);
     } else if (at > high) {
         if (!p->beyond_ms) p->beyond_ms = lane->now_ms;
         snprintf(p->error, sizeof p->error,
@@ -96,7 +100,7 @@ static void find_position(struct lane *lane, struct partition *p) {
         assignment_move(lane, p, at);
     }
     p->beyond_ms = 0;
-    p->shrunk = false;
+    p->shrunk = p->vanished = false;
 }
 
 /* What stands in the queue between the records. */
@@ -333,16 +337,32 @@ void source_close(struct lane *lane) {
     while (lane->partitions) assignment_drop(lane, lane->partitions);
 }
 
+static void *destroy(void *consumer) {
+    rd_kafka_destroy(consumer);
+    return NULL;
+}
+
+/* It may wait for ever, too, for a partition whose topic was deleted meanwhile (its issue 4486). */
+static bool destroy_in_time(rd_kafka_t *consumer) {
+    struct timespec end;
+    pthread_t thread;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += DESTROY_MAX_S;
+    if (pthread_create(&thread, NULL, destroy, consumer) != 0) return false;
+    if (pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &end) == 0) return true;
+    pthread_detach(thread);
+    return false;
+}
+
 /* librdkafka waits, without end, for messages that are still held. And up to 2.2 it aborts when a
  * cooperative consumer is destroyed before its first assignment (its issue 4312). Then the handle
  * is left as it is: mostly the process ends next. */
 void source_free(struct lane *lane) {
     if (!lane->consumer) return;
     rd_kafka_queue_destroy(lane->main_queue);
-    if (lane->dropped || (!lane->assigned && rd_kafka_version() < 0x02030000))
+    bool must_stay = lane->dropped || (!lane->assigned && rd_kafka_version() < 0x02030000);
+    if (must_stay || !destroy_in_time(lane->consumer))
         log_warn("the consumer is left undestroyed", LOG_I("lane", lane->id));
-    else
-        rd_kafka_destroy(lane->consumer);
     lane->consumer = NULL;
 }
 

@@ -129,10 +129,25 @@ void vitals_contact(struct lane *lane) {
     v->refused = false;
 }
 
+/* Whether what is committed is still there, of one partition after the other. */
+static void doubt_next(struct lane *lane) {
+    struct vitals *v = &lane->vitals;
+    struct partition *next = NULL;
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        if (p->kind != PARTITION_SOURCE || !p->durable) continue;
+        bool later = p->serial > v->doubted, best = next && next->serial > v->doubted;
+        if (!next || (later && !best) || (later == best && p->serial < next->serial)) next = p;
+    }
+    if (!next) return;
+    v->doubted = next->serial;
+    if (!next->doubts) next->doubts = 1;
+}
+
 static void ask(struct lane *lane) {
     struct vitals *v = &lane->vitals;
     int64_t pause = least(ASK_MS, lane->cfg->ready_patience / 3);
     if (v->asking || lane->now_ms - v->asked_ms < pause) return;
+    doubt_next(lane);
     rd_kafka_topic_partition_list_t *list = questions(lane);
     if (!list->cnt) {
         rd_kafka_topic_partition_list_destroy(list);
@@ -206,7 +221,8 @@ int64_t vitals_held_ms(struct lane *lane, struct partition *p) {
 /* An end that goes back: the topic was made anew, or truncated, behind our back. */
 static void watch_end(struct lane *lane, struct partition *p) {
     int64_t high = vitals_high(lane, p, NULL);
-    if (high < 0 || p->kind != PARTITION_SOURCE) return;
+    if (high < 0 || p->kind != PARTITION_SOURCE || high == p->high_stale) return;
+    p->high_stale = -1;
     if (high < p->high_seen && !p->seek_ms) {
         p->shrunk = true;
         p->seek_ms = lane->now_ms;

@@ -20,6 +20,7 @@ struct vitals {
     int64_t told_ms, asked_ms, contact_ms;
     bool asking;
     size_t turn;        /* which source topic is asked about next */
+    uint64_t doubted;   /* the partition whose commit was looked for last, by its serial */
     char error[160];    /* the client's last one since a broker answered */
     uint64_t records;   /* read when it was looked last */
     bool refused;       /* and that was about credentials */

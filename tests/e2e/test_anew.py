@@ -1,0 +1,155 @@
+"""A source topic that is deleted and made anew under its name: all of the new one is delivered once, and the ledger's chain goes over to
+it, in both verifiers' eyes."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+
+import events
+import rig
+from receiver import Receiver
+
+SECOND_VERIFIER = Path(__file__).with_name("ledger_verifier.py")
+
+
+class Anew(rig.Case):
+    def setUp(self):
+        super().setUp()
+        self.receiver = Receiver()
+        self.addCleanup(self.receiver.close)
+        self.root = self.dir / "root"
+        self.root.mkdir()
+        self.kafka.create(self.topic, 2)
+
+    def settings(self, **more):
+        return super().settings(file__root=self.root, **more)
+
+    def send(self, *names, partition=0, path="/hook"):
+        """Each one by a webhook and as an object."""
+        sinks = {"type": "webhook", "url": self.receiver.url + path}, {"type": "file", "path": "acme"}
+        self.kafka.produce(self.topic, [(b"k", events.dump(events.run(sink, id=name))) for name in names for sink in sinks], partition)
+
+    def got(self, prefix=""):
+        """(by webhook, as objects)"""
+        called = sorted(json.loads(r.body)["id"] for r in self.receiver.to("/hook"))
+        objects = sorted(json.loads(path.read_bytes())["id"] for path in self.root.rglob("*.json"))
+        return tuple([name for name in names if name.startswith(prefix)] for names in (called, objects))
+
+    def delete(self):
+        self.kafka.admin.delete_topics([self.topic])[self.topic].result()
+
+    def make(self):
+        def made():
+            try:
+                return self.kafka.create(self.topic, 2)
+            except KafkaException:
+                return False  # the old one is not gone yet
+        rig.await_("the topic is made anew", 30, made)
+
+    def fill_and_wait(self, worker, prefix, n=10):
+        names = sorted(f"{prefix}-{i}" for i in range(n))
+        self.send(*names)
+        self.send(prefix + "-other", partition=1)
+        names = sorted([*names, prefix + "-other"])
+        rig.await_(f"all of {prefix}", 60, lambda: all(len(got) >= len(names) for got in self.got(prefix)), worker)
+        self.until_settled(worker)
+        self.assertEqual((names, names), self.got(prefix))
+
+    def assertSound(self, worker, times=1):
+        """Sound for both verifiers, with one note for each time and partition."""
+        folder = self.dir / rig.unique("export")
+        done = rig.runsink("verify", "--records", "--json", "--export", folder, "--config", worker.config, self.topic)
+        answer = json.loads(done.stdout)
+        self.assertEqual((0, True), (done.returncode, answer["sound"]), answer["findings"])
+        notes = [f for f in answer["findings"] if f["code"] == "made-anew"]
+        self.assertEqual({(self.topic, 0): times, (self.topic, 1): times},
+                         {key: sum((f["topic"], f["partition"]) == key for f in notes) for key in ((self.topic, 0), (self.topic, 1))})
+        second = subprocess.run([sys.executable, SECOND_VERIFIER, folder], capture_output=True)
+        self.assertEqual((0, b"sound\n"), (second.returncode, second.stdout))
+        return answer
+
+    def test_under_a_running_worker(self):
+        """at once, between two looks of the worker's: read from its first record; what was parked of the old one comes too"""
+        settings = self.settings(retry__delays="3s", retry__window__webhook="60s")
+        settings["kafka"]["topic.metadata.refresh.interval.ms"] = 60000
+        worker = self.worker(settings)
+        self.fill_and_wait(worker, "old", 30)
+        self.receiver.play("/late", 503)
+        self.send("late", path="/late")
+        self.until_settled(worker)
+        rig.await_("it was tried", 30, lambda: self.receiver.to("/late"), worker)
+        self.delete()
+        self.make()
+        self.receiver.play("/late", 200)
+        self.fill_and_wait(worker, "new")
+        rig.await_("the late one of the old topic", 30, lambda: self.quiet(), worker)
+        self.assertEqual(2, len(self.receiver.to("/late")))
+        self.assertTrue(worker.says("deleted and made anew"), worker.tail())
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertSound(worker)
+
+    def test_gone_for_a_while(self):
+        """the running worker has noticed that it is gone, and lost its partitions"""
+        settings = self.settings(ready__patience="3s")
+        settings["kafka"]["topic.metadata.refresh.interval.ms"] = 500
+        worker = self.worker(settings)
+        self.fill_and_wait(worker, "old", 30)
+        self.delete()
+        rig.await_("it is missed", 60, lambda: worker.metric("runsink_trouble", cause="topic-unavailable") == 1, worker)
+        self.make()
+        self.fill_and_wait(worker, "new")
+        self.assertTrue(worker.says("deleted and made anew"), worker.tail())
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertSound(worker)
+
+    def test_between_two_runs(self):
+        """twice, shorter than before and longer: the old run's offsets excuse nothing"""
+        settings = self.settings()
+        worker = self.worker(settings)
+        self.fill_and_wait(worker, "old", 10)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        for times, (prefix, n) in enumerate((("shorter", 3), ("longer", 30)), 1):
+            self.delete()
+            self.make()
+            worker = self.worker(settings)
+            self.fill_and_wait(worker, prefix, n)
+            self.assertTrue(worker.says("deleted and made anew"), worker.tail())
+            self.assertEqual(0, worker.stop(), worker.tail())
+            self.assertSound(worker, times)
+        # A run that changes nothing adds nothing; a run's story is told without those that had its offsets before.
+        worker = self.worker(settings)
+        self.fill_and_wait(worker, "last")
+        self.assertFalse(worker.says("deleted and made anew"), worker.tail())
+        self.assertEqual(0, worker.stop(), worker.tail())
+        answer = self.assertSound(worker, 2)
+        self.assertEqual({0: 2, 1: 2}, {p["partition"]: p["anew"] for p in answer["partitions"] if p["topic"] == self.topic})
+        traced = rig.runsink("trace", "--json", "longer-1", "--config", worker.config)
+        told = [json.loads(line)["outcomes"] for line in traced.stdout.splitlines()]
+        self.assertEqual([1, 1], [len(outcomes) for outcomes in told], traced.stdout)
+
+    def test_the_rest_of_the_group_is_gone_too(self):
+        """and with it the offsets of all its topics: the ledger tells one that was made anew from one whose offsets expired"""
+        settings = self.settings()
+        worker = self.worker(settings)
+        self.fill_and_wait(worker, "old", 10)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.delete()
+        self.make()
+
+        def forgotten():
+            try:
+                self.kafka.admin.delete_consumer_groups([self.group])[self.group].result()
+            except KafkaException as e:
+                return e.args[0].name() == "GROUP_ID_NOT_FOUND"  # else it has members yet
+            return True
+        rig.await_("the group is gone", 30, forgotten)
+        worker = self.worker(settings)
+        self.fill_and_wait(worker, "new", 5)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertSound(worker)
+
+
+if __name__ == "__main__":
+    rig.main()
