@@ -76,6 +76,25 @@ static void put_string(struct buf *b, struct str s, bool escape) {
     }
 }
 
+/* Whether the text is what is wanted, or that with more redacted: a secret of its place is one
+ * wherever else it stands ("user:pw@host/user:pw"). */
+static bool covers(struct str text, struct str want) {
+    static const char mark[] = "[REDACTED]";
+    if (str_eq(text, want)) return true;
+    size_t at = 0;
+    for (bool first = true;; first = false) {
+        const char *end = memmem(text.p, text.n, mark, sizeof mark - 1);
+        struct str piece = {text.p, end ? (size_t)(end - text.p) : text.n};
+        const char *found = memmem(want.p + at, want.n - at, piece.p, piece.n);
+        if (!end)
+            return piece.n <= want.n - at &&
+                   memcmp(want.p + want.n - piece.n, piece.p, piece.n) == 0;
+        if (!found || (first && found != want.p)) return false;
+        at = (size_t)(found - want.p) + piece.n;
+        text = (struct str){end + sizeof mark - 1, text.n - piece.n - (sizeof mark - 1)};
+    }
+}
+
 /* Redacting the document does to the URL what redact() does. */
 static void check_in_json(struct str url, const struct buf *want, bool escape) {
     static const char start[] =
@@ -105,7 +124,7 @@ static void check_in_json(struct str url, const struct buf *want, bool escape) {
     char *text = xmalloc(v.raw.n + 1);
     size_t n = 0;
     assert(json_unescape(v.raw, text, &n));
-    assert(n == want->n && memcmp(text, want->p, n) == 0);
+    assert(covers((struct str){text, n}, (struct str){want->p, want->n}));
     free(text);
     buf_free(&doc);
     buf_free(&out);
