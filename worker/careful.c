@@ -188,13 +188,15 @@ void careful_drop(struct lane *lane, struct partition *p) {
 /* ---- giving it back ---- */
 
 /* When what is in work will all be settled by the settlement that says so, or can't be settled by
- * us at all (leave). */
-void careful_release(struct partition *p, bool leave) {
+ * us at all (leave). A rebalance amid careful reading is no reason to forget the dead: each would
+ * cost one more death. */
+void careful_release(const struct lane *lane, struct partition *p, bool leave) {
+    const struct claim *held = &p->meta.claim;
     if (!p->loaded || p->begins) return;
-    if (!p->claimed)
-        p->want = p->meta.claim;
+    if (!p->claimed && held->reader != shared(lane)->me)
+        p->want = *held;
     else if (leave || p->windows.count == windows_settleable(&p->windows))
-        p->want = (struct claim){0};
+        p->want = poison_release(held, &p->suspect, p->claimed && p->caution == CAUTION_NONE);
 }
 
 /* ---- one at a time ---- */
@@ -343,11 +345,11 @@ void careful_tick(struct lane *lane, struct partition *p) {
         send_next(lane, p, w->user);
 }
 
-void careful_give_up(struct load *load) {
-    struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_NONE, "leaving", NULL);
-    o.uncounted = true;
-    for (struct parcel *p = load->parcels; p; p = p->next)
-        if (p->deferred) parcel_refuse(p, &o);
+bool careful_waits(const struct load *load) {
+    if (load->out) return false;
+    for (const struct parcel *p = load->parcels; p; p = p->next)
+        if (p->deferred) return true;
+    return false;
 }
 
 enum progress_made { BUSY, NOTHING };
@@ -373,6 +375,7 @@ static enum progress_made take_next(struct lane *lane, struct partition *p) {
 
 void careful_announce(struct lane *lane, struct partition *p) {
     const struct window *w = p->windows.oldest;
+    if (lane->finishing) return; /* it is about to be given back */
     if (p->caution != CAUTION_CAREFUL || !w || !window_complete(w) || w->newer) return;
     const rd_kafka_message_t *msg = source_peek(lane, p);
     if (msg && p->zone > 1 && msg->offset != p->special && p->suspect.alone == ALONE_NONE)

@@ -235,23 +235,27 @@ static void close_windows(struct lane *lane, bool (*of)(const struct partition *
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (of && !of(p, ctx)) continue;
         intake_seal(lane, p, true);
-        for (struct window *w = p->windows.oldest; w; w = w->newer)
-            if (w->user) careful_give_up(w->user);
-        careful_release(p, false);
+        careful_release(lane, p, false);
         if (!leave) continue;
         for (struct window *w = p->windows.oldest; w; w = w->newer)
             if (w->user) load_cancel(w->user, CANCEL_LEAVING);
     }
 }
 
-/* A replayed window that is still filling, or a batch without all its members, can't be sealed: it
- * is left. */
-static void drop_unsealable(struct lane *lane, bool (*of)(const struct partition *, void *),
-                            void *ctx) {
+/* A replayed window that is still filling, or a batch without all its members, can't be sealed. And
+ * deliveries that go one by one since one of them may kill are not parked: in a retry topic nothing
+ * would be known of those that died. */
+static bool is_stuck(const struct partition *p) {
+    const struct window *oldest = p->windows.oldest;
+    if (!oldest) return false;
+    return oldest == windows_open(&p->windows) || (oldest->user && careful_waits(oldest->user));
+}
+
+/* What is stuck is left to the next owner. */
+static void drop_stuck(struct lane *lane, bool (*of)(const struct partition *, void *), void *ctx) {
     for (struct partition *p = lane->partitions; p; p = p->next) {
-        struct window *open = windows_open(&p->windows);
-        if ((of && !of(p, ctx)) || !open || p->windows.oldest != open) continue;
-        careful_release(p, true);
+        if ((of && !of(p, ctx)) || !is_stuck(p)) continue;
+        careful_release(lane, p, true);
         if (!claim_same(&p->want, &p->meta.claim)) continue; /* first, with the ends it declared */
         lane_drop_partition(lane, p);
         p->left = true;
@@ -269,7 +273,7 @@ void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *)
            lane->now_ms - start < ms + 1000) {
         bool leave = lane->now_ms - start >= ms * 3 / 4;
         close_windows(lane, of, ctx, leave);
-        drop_unsealable(lane, of, ctx);
+        drop_stuck(lane, of, ctx);
         transfer(lane);
         int wish = sinks_tick(lane);
         transfer(lane);

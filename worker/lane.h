@@ -251,7 +251,7 @@ void recall_stop(struct lane *);
 
 /* careful.c: what is claimed before it is read, and reading with care (poison.h). */
 bool careful_claim(struct lane *, struct partition *); /* true: it may be read */
-void careful_release(struct partition *, bool leave);  /* it is given back */
+void careful_release(const struct lane *, struct partition *, bool leave); /* it is given back */
 void careful_drop(struct lane *, struct partition *);
 /* Its oldest window is about to be settled: that says at once what is alone in work next. */
 void careful_announce(struct lane *, struct partition *);
@@ -261,7 +261,7 @@ void careful_tick(struct lane *, struct partition *);
 enum fate careful_special(struct lane *, struct partition *, int64_t offset, struct outcome *ret);
 void careful_reconfigure(struct lane *);
 bool careful_may_send(const struct parcel *); /* else it is deferred */
-void careful_give_up(struct load *);          /* parks what is deferred */
+bool careful_waits(const struct load *);      /* only for deliveries that were deferred */
 bool careful_stands(struct lane *); /* each turn, first: take nothing new, some lane is careful */
 void careful_run(struct lane *);    /* and then this */
 void careful_leave(struct lane *);  /* the lane ends */

@@ -28,6 +28,15 @@ struct takeover takeover(const struct claim *before, uint64_t me, uint32_t attem
     return t;
 }
 
+struct claim poison_release(const struct claim *held, const struct claim *suspect, bool settled) {
+    struct claim left = {0};
+    if (settled || held->taken < 2) return left;
+    left = *suspect;
+    left.taken = held->taken - 1;
+    left.reader = 0; /* nobody: these died, and no more than these */
+    return left;
+}
+
 int64_t poison_step(int64_t n) {
     return n <= STEPS_MAX ? 1 : (n + STEPS_MAX - 1) / STEPS_MAX;
 }

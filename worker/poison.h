@@ -3,7 +3,8 @@
  * of the readers of a partition, and becomes a dead letter:
  *
  * - Before the first record of a partition is read, it is durable that we read it, and how many
- *   readers before us went without giving it back (struct claim). An orderly end gives it back.
+ *   readers before us went without giving it back (struct claim). An orderly end gives it back, but
+ *   not what is known of readers that died: whoever takes it next goes on being careful.
  * - After one death windows are small, so that what is settled soon reaches the neighbourhood of
  *   the culprit: of each partition at most WARY_RECORDS are in work.
  * - After two, records are tried one by one: while any partition of the process is read so, one
@@ -38,6 +39,11 @@ struct takeover {
 /* me: this process. attempts: poison.attempts, at least 1. calm: nothing is left of what earlier
  * readers can have read. */
 struct takeover takeover(const struct claim *before, uint64_t me, uint32_t attempts, bool calm);
+
+/* What an orderly end leaves of the claim that its reader holds: nothing, unless what earlier
+ * readers had in work when they died is not settled yet; then how many they were, and what was
+ * alone in work at the last death, which suspect still names. */
+struct claim poison_release(const struct claim *held, const struct claim *suspect, bool settled);
 
 /* How many records one note covers, where n are to be tried in a row: not more than some notes are
  * written, since each is a transaction. A death inside a note for several is followed by notes for

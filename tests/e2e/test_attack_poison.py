@@ -165,6 +165,36 @@ class Orderly(rig.Case):
             self.assertEqual(0, worker.stop(), worker.tail())
             self.assertFalse(worker.says("read with care"), worker.tail())
 
+    def test_an_orderly_end_amid_careful_reading(self):
+        """It counts for nothing: no record is blamed for it, and the next reader knows of the deaths that were before."""
+        self.kafka.create(self.topic, 4)
+        ids = [f"{partition}-{n}" for partition in range(4) for n in range(250)]
+        for partition in range(4):
+            self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "file", "path": "a"}, id=one)))
+                                            for one in ids if one.startswith(f"{partition}-")], partition)
+        slow = {"window__records": 1, "window__inflight": 2}  # so that there is something left each time
+
+        def begin(phrase):
+            before = len(list((self.dir / "files").rglob("*.json")))
+            worker = self.started(**slow)
+            rig.await_(f"it says {phrase}", 60, lambda: worker.says(phrase), worker)
+            rig.await_("it delivers", 30, lambda: len(list((self.dir / "files").rglob("*.json"))) > before, worker)
+            return worker
+
+        begin("partitions assigned").kill()
+        begin("small windows").kill()
+        for _ in range(2):
+            worker = begin("one record at a time")
+            self.assertEqual(0, worker.stop(), worker.tail())
+            self.assertFalse(worker.says("not all was settled"), worker.tail())
+            self.assertIn("deaths=2", worker.text())
+            self.assertNotIn("deaths=3", worker.text())
+        worker = self.started()
+        self.until_settled(worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertEqual([], self.dead("system"))
+        self.assertEqual(sorted(ids), self.delivered())
+
     def test_offsets_that_are_passed_over(self):
         """skip.offsets, at the start and by SIGHUP: not delivered, and the ledger says so."""
         self.kafka.create(self.topic, 1)

@@ -102,6 +102,16 @@ static void test_takeovers(void **state) {
          3,
          true,
          {{1, ME, 0, 0, 0, 0}, CAUTION_NONE, false, false}},
+        {"given back by one who came after two deaths",
+         {2, 0, 0, 0, 0, 0},
+         3,
+         false,
+         {{3, ME, 0, 0, 0, 0}, CAUTION_CAREFUL, true, false}},
+        {"given back by one who did not come to the culprit of three",
+         {3, 0, ALONE_RECORD, 41, 42, 1},
+         3,
+         false,
+         {{4, ME, ALONE_RECORD, 41, 42, 1}, CAUTION_CAREFUL, true, true}},
         {"deaths without end",
          {UINT32_MAX, HER, 0, 0, 0, 0},
          3,
@@ -115,6 +125,41 @@ static void test_takeovers(void **state) {
             fail_msg("%s: taken %u, alone %d %ld..%ld, caution %d, near %d, guilty %d",
                      cases[i].what, got.want.taken, got.want.alone, (long)got.want.first,
                      (long)got.want.next, got.caution, got.near, got.guilty);
+    }
+}
+
+/* An orderly end is no death, and brings none of the dead back to life. */
+static void test_releases(void **state) {
+    (void)state;
+    static const struct claim none = NOBODY, culprit = {4, ME, ALONE_RECORD, 41, 42, 1};
+    static const struct {
+        const char *what;
+        struct claim held;
+        const struct claim *suspect;
+        bool settled;
+        struct claim want;
+    } cases[] = {
+        {"all was well", {1, ME, 0, 0, 0, 0}, &none, true, NOBODY},
+        {"well again", {3, ME, ALONE_RECORD, 50, 51, 1}, &none, true, NOBODY},
+        {"nobody had died", {1, ME, 0, 0, 0, 0}, &none, false, NOBODY},
+        {"amid small windows", {2, ME, 0, 0, 0, 0}, &none, false, {1, 0, 0, 0, 0, 0}},
+        {"what it was at itself is not blamed",
+         {3, ME, ALONE_RECORD, 50, 51, 1},
+         &none,
+         false,
+         {2, 0, 0, 0, 0, 0}},
+        {"before it came to the culprit",
+         {4, ME, ALONE_RECORD, 40, 41, 1},
+         &culprit,
+         false,
+         {3, 0, ALONE_RECORD, 41, 42, 1}},
+        {"nobody holds it", NOBODY, &none, false, NOBODY},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct claim got = poison_release(&cases[i].held, cases[i].suspect, cases[i].settled);
+        if (!claim_same(&got, &cases[i].want))
+            fail_msg("%s: taken %u, reader %lu, alone %d %ld..%ld", cases[i].what, got.taken,
+                     (unsigned long)got.reader, got.alone, (long)got.first, (long)got.next);
     }
 }
 
@@ -132,6 +177,7 @@ static void test_steps(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_takeovers),
+        cmocka_unit_test(test_releases),
         cmocka_unit_test(test_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
