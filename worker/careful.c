@@ -189,11 +189,14 @@ void careful_drop(struct lane *lane, struct partition *p) {
 
 /* When what is in work will all be settled by the settlement that says so, or can't be settled by
  * us at all (leave). A rebalance amid careful reading is no reason to forget the dead: each would
- * cost one more death. */
+ * cost one more death. What is not ours (any more) is left as it is: this is asked for again and
+ * again until all is settled. */
 void careful_release(const struct lane *lane, struct partition *p, bool leave) {
     const struct claim *held = &p->meta.claim;
     if (!p->loaded || p->begins) return;
-    if (!p->claimed && held->reader != shared(lane)->me)
+    if (!lane->cfg->poison_attempts)
+        p->want = p->claimed ? (struct claim){0} : *held;
+    else if (held->reader != shared(lane)->me)
         p->want = *held;
     else if (leave || p->windows.count == windows_settleable(&p->windows))
         p->want = poison_release(held, &p->suspect, p->claimed && p->caution == CAUTION_NONE);
@@ -253,7 +256,11 @@ bool careful_may_send(const struct parcel *parcel) {
     const struct load *load = parcel->load;
     const struct partition *p = load->partition;
     const struct claim *c = &p->meta.claim;
-    if (p->caution == CAUTION_WARY) return !load->batched || !load->window->replayed;
+    /* What is too large to be tried line by line at once, and comes back whole, goes alone from the
+     * second death on, so that the third tells its line. */
+    if (p->caution == CAUTION_WARY)
+        return p->kind == PARTITION_RETRY ? parcel->n == 1
+                                          : !load->batched || !load->window->replayed;
     return parcel->n == 1 && c->alone == ALONE_RECORD && c->next == c->first + 1 &&
            c->first == parcel->members[0]->offset && load->out == 0;
 }

@@ -1,5 +1,6 @@
 """A webhook endpoint, and an S3 endpoint that misbehaves, for the worker to meet. Each path is played by a script."""
 import socket
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -15,11 +16,16 @@ class Request:
     headers: dict
     body: bytes
     at: float
+    answered: int = 0  # 0: by a function, or not yet
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that is killed is no news
+            super().handle_error(request, client_address)
 
 
 class Receiver:
@@ -73,6 +79,7 @@ class Receiver:
             answer(handler)
             return
         status, headers, text = (answer, {}, b"") if isinstance(answer, int) else answer
+        request.answered = status
         handler.send_response(status)
         for name, value in headers.items():
             handler.send_header(name, value)

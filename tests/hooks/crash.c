@@ -4,8 +4,9 @@
  *                       were sent)
  *   HOOK_BREAK=rule     breaks a rule of the protocol: no-boundary, commit-first
  *   HOOK_RECORDS=1      a record whose value says so is harmful: "hook:ACT-WORK", where ACT is
- *                       crash, hang or eat (memory, until the process is killed) and WORK is what
- *                       is done with it then: decode, build or sent (delivered, not settled) */
+ *                       crash, hang, eat (memory, until there is none) or kill (as the kernel kills
+ *                       who eats) and WORK is what is done with it then: decode, build or sent
+ *                       (delivered, not settled) */
 #include "worker/crash.h"
 
 #include <signal.h>
@@ -14,6 +15,8 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
+
+#include "worker/buf.h"
 
 static const char *const points[CRASH_POINTS] = {
     [CRASH_BOUNDARY_BEFORE] = "boundary-before", [CRASH_BOUNDARY_AFTER] = "boundary-after",
@@ -55,15 +58,21 @@ bool crash_breaks(enum crash_rule rule) {
     return broken && strcmp(rules[rule], broken) == 0;
 }
 
-/* As the kernel does where memory is short. */
-static void eat(void) {
-    struct rlimit limit = {(rlim_t)4 << 30, (rlim_t)4 << 30};
-    setrlimit(RLIMIT_AS, &limit);
-    for (;;) {
-        void *p = malloc((size_t)64 << 20);
-        if (!p) raise(SIGKILL);
-        memset(p, 1, 4096); /* what it asks for, not what this machine has */
+/* Takes memory as the program does, until there is none: under a limit of the process (RLIMIT_AS;
+ * one of its own where there is none) the allocator says so. A part is touched: that is what a
+ * container's limit counts, not what this machine must have. */
+static _Noreturn void eat(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY) {
+        limit.rlim_cur = (rlim_t)4 << 30;
+        setrlimit(RLIMIT_AS, &limit);
     }
+    for (;;) memset(xmalloc((size_t)1 << 20), 1, 4096);
+}
+
+/* As the kernel does to a process of a container that has no more memory. */
+static _Noreturn void be_killed(void) {
+    for (;;) raise(SIGKILL);
 }
 
 void crash_record(enum crash_work work, const void *value, size_t n) {
@@ -77,5 +86,6 @@ void crash_record(enum crash_work work, const void *value, size_t n) {
     if (!dash || (size_t)(end - dash) <= len || memcmp(dash + 1, works[work], len) != 0) return;
     if (*at == 'c') __builtin_trap();
     if (*at == 'e') eat();
+    if (*at == 'k') be_killed();
     for (;;) pause();
 }
