@@ -34,7 +34,8 @@ extern const size_t status_page_len;
 
 struct admin {
     const struct config *cfg;
-    int fd; /* listens; the gate's once it serves */
+    const char *config_path; /* --config, or NULL; borrowed */
+    int fd;                  /* listens; the gate's once it serves */
     struct gate *gate;
     struct MHD_Daemon *daemon;
     char machine[ADMIN_HOST_MAX], listens[ADMIN_HOST_MAX]; /* names that it may be asked by */
@@ -335,6 +336,7 @@ static void answer_status(struct admin *a, struct answer *to) {
                        .samples = a->samples,
                        .now_ms = clock_ms(CLOCK_REALTIME),
                        .started_ms = a->started_ms,
+                       .config_path = a->config_path,
                        .silence_ms = admin_silence_ms(a->lanes, a->n, a->served_ms, now),
                        .not_ready = ready ? NULL : buf_cstr(&why),
                        .troubles = troubles,
@@ -658,12 +660,14 @@ static int bind_address(const char *text, struct buf *err) {
     return fd;
 }
 
-bool admin_open(const struct config *cfg, struct admin **ret, struct buf *err) {
+bool admin_open(const struct config *cfg, const char *config_path, struct admin **ret,
+                struct buf *err) {
     if (!cfg->admin_listen[0]) return true;
     int fd = bind_address(cfg->admin_listen, err);
     if (fd < 0) return false;
     struct admin *a = xcalloc(1, sizeof *a);
     a->cfg = cfg;
+    a->config_path = config_path;
     a->fd = fd;
     a->started_ms = clock_ms(CLOCK_REALTIME);
     make_policy(a);

@@ -16,7 +16,8 @@ struct lane;
 
 /* Listens at admin.listen, so that a taken port is known before anything is consumed; *ret is NULL
  * when the server is switched off. False with a message for the operator. config is borrowed. */
-bool admin_open(const struct config *, struct admin **ret, struct buf *err);
+bool admin_open(const struct config *, const char *config_path, struct admin **ret,
+                struct buf *err);
 /* Starts to answer. The lanes are borrowed until admin_close(). NULL: does nothing. */
 bool admin_serve(struct admin *, struct lane *const *lanes, size_t n, struct buf *err);
 void admin_close(struct admin *);

@@ -33,6 +33,7 @@ struct lineup {
     bool saturating; /* counted in saturating, until no more than resume wait */
     size_t resume;
     uint64_t delivered, failed, parked;
+    struct backlog backlog;
     struct outcome failure; /* the last one */
 };
 _Static_assert(sizeof(struct lineup) <= DESTINATION_STATE_BYTES, "raise DESTINATION_STATE_BYTES");
@@ -775,6 +776,10 @@ size_t dispatch_waiting(const struct dispatch *d) {
 
 size_t dispatch_flying(const struct dispatch *d) {
     return d->flying;
+}
+
+struct backlog *destination_backlog(struct destination *dest) {
+    return &lineup_of(dest)->backlog;
 }
 
 void destination_health(struct destination *dest, struct destination_health *ret) {

@@ -17,6 +17,7 @@
 #define RUNSINK_DISPATCH_H
 
 #include "sinks/sink.h"
+#include "worker/backlog.h"
 
 struct dispatch;
 struct delivery;
@@ -86,5 +87,7 @@ struct destination_health {
     struct outcome last; /* last failure */
 };
 void destination_health(struct destination *, struct destination_health *ret);
+/* Events that were parked for it and wait. */
+struct backlog *destination_backlog(struct destination *);
 
 #endif

@@ -414,10 +414,10 @@ static struct str member_text(const char *close, const char *end) {
     return last ? (struct str){at, (size_t)(last - at)} : (struct str){0};
 }
 
-uint64_t jobrun_whose(const struct record *rec, struct arena *arena) {
+struct str jobrun_whose(const struct record *rec, struct arena *arena) {
     struct envelope e;
     struct outcome unused;
-    if (!envelope_open(rec, arena, &e, &unused)) return 0;
+    if (!envelope_open(rec, arena, &e, &unused)) return STR("");
     const char *end = e.document.p + e.document.n;
     struct str found = {0};
     int64_t depth = 0, found_at = INT64_MAX;
@@ -435,5 +435,5 @@ uint64_t jobrun_whose(const struct record *rec, struct arena *arena) {
         found = text;
         found_at = depth;
     }
-    return found.n ? keyed_hash(found.p, found.n) : 0;
+    return found;
 }

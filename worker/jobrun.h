@@ -107,9 +107,9 @@ bool jobrun_decode_known(const struct record *, const struct known_sinks *, stru
                          struct jobrun *ret, struct outcome *reterr);
 /* What a sink object says by itself. False when it is none. */
 bool jobrun_sink_facts(struct str sink, struct names *, struct arena *, struct known_sink *ret);
-/* Of a record that can't be decoded: a keyed hash of its workspace's id, 0 where there is none.
- * Reads no more than strings and braces, so what spoils the record hides nothing; what a tenant
- * writes lies deeper than the id, and the outermost counts. */
-uint64_t jobrun_whose(const struct record *, struct arena *);
+/* Of a record that can't be decoded: its workspace's id as it is written, empty where there is
+ * none; the record's, or the arena's. Reads no more than strings and braces, so what spoils the
+ * record hides nothing; what a tenant writes lies deeper than the id, and the outermost counts. */
+struct str jobrun_whose(const struct record *, struct arena *);
 
 #endif

@@ -123,6 +123,37 @@ static const char *log_text(struct str text, bool hidden, char ret[LOG_TEXT_MAX]
     return hidden || secret_in(str_c(ret)) ? "[REDACTED]" : ret;
 }
 
+/* What could be decoded is decoded once more: events that are delivered pay nothing for it. */
+static bool decode_again(const struct load *load, const struct slot *slot, struct arena *arena,
+                         struct record *rec, struct jobrun *ret) {
+    struct outcome unused;
+    if (!slot->payload.json.p || !slot->msg) return false;
+    struct known_sinks known = router_known(load->lane->router);
+    reader_record(slot->msg, arena, rec);
+    return jobrun_decode_known(rec, &known, arena, ret, &unused);
+}
+
+void load_workspace(const struct load *load, const struct slot *slot, char ret[WORKSPACE_SHOWN],
+                    bool *ret_exact) {
+    struct arena arena = {0};
+    struct jobrun run;
+    struct record rec;
+    struct str id = STR("");
+    bool hidden = false, decoded = decode_again(load, slot, &arena, &rec, &run);
+    if (decoded) {
+        id = run.workspace_id;
+        hidden = run.hidden & 1u << RUN_WORKSPACE_ID;
+    } else if (slot->msg && slot->workspace) {
+        reader_record(slot->msg, &arena, &rec);
+        id = jobrun_whose(&rec, &arena);
+    }
+    outcome_text(ret, WORKSPACE_SHOWN, id);
+    hidden = hidden || secret_in(id) || secret_in(str_c(ret));
+    *ret_exact = decoded && !hidden && id.n && str_is(id, ret);
+    if (hidden) snprintf(ret, WORKSPACE_SHOWN, "[REDACTED]");
+    arena_wipe(&arena);
+}
+
 void load_log(const struct load *load, const struct slot *slot, enum fate fate, uint32_t members,
               const struct outcome *o) {
     enum log_level level = fate == FATE_DEAD ? LOG_WARN : LOG_DEBUG;
@@ -133,12 +164,7 @@ void load_log(const struct load *load, const struct slot *slot, enum fate fate, 
     struct arena arena = {0};
     struct jobrun run;
     struct record rec;
-    struct outcome unused;
-    struct known_sinks known = router_known(load->lane->router);
-    /* What could be decoded is decoded once more: events that are delivered pay nothing for it. */
-    bool decoded = slot->payload.json.p && slot->msg;
-    if (decoded) reader_record(slot->msg, &arena, &rec);
-    if (decoded && jobrun_decode_known(&rec, &known, &arena, &run, &unused)) {
+    if (decode_again(load, slot, &arena, &rec, &run)) {
         shown[0] = log_text(run.workspace_id, run.hidden & 1u << RUN_WORKSPACE_ID, workspace);
         shown[1] = log_text(run.job_id, run.hidden & 1u << RUN_JOB_ID, job);
         shown[2] = log_text(run.id, run.hidden & 1u << RUN_ID, id);
@@ -244,7 +270,9 @@ static bool decode(struct load *load, struct slot *slot, const struct record *re
     struct known_sinks known = router_known(load->lane->router);
     if (!jobrun_decode_known(rec, &known, &load->arena, run, &o)) {
         bool skipped = o.verdict == VERDICT_OK;
-        if (!skipped) observer_unfit(load->lane, jobrun_whose(rec, &load->arena));
+        struct str whose = skipped ? STR("") : jobrun_whose(rec, &load->arena);
+        if (whose.n) slot->workspace = keyed_hash(whose.p, whose.n);
+        if (!skipped) observer_unfit(load->lane, slot->workspace);
         end_alone(load, slot, skipped ? FATE_SKIPPED : FATE_DEAD, &o);
         return false;
     }
@@ -257,16 +285,18 @@ static bool decode(struct load *load, struct slot *slot, const struct record *re
 
 /* Retry-After asked for more than the longest delay: the record goes round once more, unattempted.
  */
-static void park_again(struct load *load, struct slot *slot, const struct sink_type *type,
+static void park_again(struct load *load, struct slot *slot, struct destination *dest,
                        const struct requeue *past) {
     struct lane *lane = load->lane;
     struct requeue r = *past;
     struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, past->why, NULL);
     o.uncounted = true;
-    enum next next = requeue_next(&r, &o, &lane->schedule, parcel_retry_window(lane->cfg, type),
-                                  lane->wall_ms, &slot->progress.tier);
+    enum next next =
+        requeue_next(&r, &o, &lane->schedule, parcel_retry_window(lane->cfg, dest->type),
+                     lane->wall_ms, &slot->progress.tier);
     slot->progress.due_ms = r.due_ms;
     slot->progress.not_before_ms = r.not_before_ms;
+    if (next == NEXT_RETRY) observer_parked(load, slot, dest, &o, r.due_ms);
     end_alone(load, slot, next == NEXT_RETRY ? FATE_PARKED : FATE_DEAD, &o);
 }
 
@@ -277,13 +307,13 @@ static void deliver(struct load *load, struct slot *slot, const struct jobrun *r
     struct outcome o;
     enum route_kind kind = (past ? route_again : route)(lane->router, run, lane->now_ms, &dest, &o);
     bool batched = past && past->batch_key[0];
+    slot->workspace = keyed_hash(run->workspace_id.p, run->workspace_id.n);
+    if (past) observer_back(lane, slot, kind == ROUTE_DELIVER ? dest : NULL, past->due_ms);
     switch (kind) {
     case ROUTE_SKIP:
     case ROUTE_DEAD:
-        if (kind == ROUTE_DEAD && o.fault == FAULT_DATA)
-            observer_unfit(lane, keyed_hash(run->workspace_id.p, run->workspace_id.n));
-        if (kind == ROUTE_SKIP)
-            observer_skipped(lane, o.why, keyed_hash(run->workspace_id.p, run->workspace_id.n));
+        if (kind == ROUTE_DEAD && o.fault == FAULT_DATA) observer_unfit(lane, slot->workspace);
+        if (kind == ROUTE_SKIP) observer_skipped(lane, o.why, slot->workspace);
         end_alone(load, slot, kind == ROUTE_SKIP ? FATE_SKIPPED : FATE_DEAD, &o);
         if (batched) parcel_leave_batch(load, past);
         return;
@@ -294,13 +324,13 @@ static void deliver(struct load *load, struct slot *slot, const struct jobrun *r
     if (past && !batched && past->not_before_ms > lane->wall_ms &&
         !requeue_is_last(&slot->progress, &lane->schedule,
                          parcel_retry_window(lane->cfg, dest->type), lane->wall_ms))
-        park_again(load, slot, dest->type, past);
+        park_again(load, slot, dest, past);
     else if (dest->type->shape == SHAPE_POST)
         parcel_send_post(load, slot, run, dest, rec);
     else if (batched)
-        parcel_collect_again(load, slot, run, dest, past);
+        parcel_collect_again(load, slot, dest, past);
     else if (load->batched)
-        parcel_collect(load, slot, run, dest);
+        parcel_collect(load, slot, dest);
     else
         parcel_send_object(load, slot, run, dest);
 }

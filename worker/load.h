@@ -33,6 +33,7 @@ struct slot {
     struct payload payload;  /* borrows from msg */
     struct progress progress;
     const struct outcome *outcome; /* why, when skipped or dead without a parcel */
+    uint64_t workspace;            /* keyed hash of its id; 0: not known */
     uint32_t batch_index;
     bool marked;  /* its topic refuses it: a marker stands for it in the dead letter */
     bool foreign; /* another group parked it: none of our business, and not in our ledger */
@@ -101,6 +102,11 @@ void load_flush(struct load *);
 /* Sends the batches that lack members: for a retry partition whose reader has passed everything
  * (members are visible all at once, so what is not there now never comes). */
 void load_send_incomplete(struct load *);
+/* The id of a record's workspace, for people: one line of printable ASCII, cut; empty where it
+ * can't be told. *ret_exact: it is just this, of an event that can be decoded. */
+#define WORKSPACE_SHOWN 256
+void load_workspace(const struct load *, const struct slot *, char ret[WORKSPACE_SHOWN],
+                    bool *ret_exact);
 /* Gives up what is still out. */
 void load_cancel(struct load *, enum cancel);
 

@@ -67,6 +67,9 @@ static void end_parcel(struct parcel *parcel, const struct outcome *o) {
         count(&lane->counters, failure_counter(o->why), !o->uncounted);
     }
     load_log(load, parcel->members[0], parcel->fate, parcel->n, &parcel->delivery.outcome);
+    for (uint32_t i = 0; parcel->fate == FATE_PARKED && i < parcel->n; i++)
+        observer_parked(load, parcel->members[i], parcel->delivery.batch.dest,
+                        &parcel->delivery.outcome, parcel->progress.due_ms);
     parcel_release(parcel);
     for (uint32_t i = 0; i < parcel->n; i++)
         slot_end(load, parcel->members[i], parcel->fate, &parcel->delivery.outcome);
@@ -112,7 +115,7 @@ static bool parcel_build(struct delivery *d, struct outcome *reterr) {
     return true;
 }
 
-static struct parcel *parcel_new(struct load *load, const struct jobrun *run,
+static struct parcel *parcel_new(struct load *load, const struct slot *first,
                                  struct destination *dest) {
     struct parcel *p = arena_alloc(&load->arena, sizeof *p);
     const struct parcel *before = load->last_parcel;
@@ -123,7 +126,7 @@ static struct parcel *parcel_new(struct load *load, const struct jobrun *run,
     p->label = same ? before->label : arena_strdup(&load->arena, str_c(dest->label));
     p->delivery = (struct delivery){.build = parcel_build, .done = parcel_done};
     p->delivery.batch.dest = dest;
-    p->delivery.workspace = keyed_hash(run->workspace_id.p, run->workspace_id.n);
+    p->delivery.workspace = first->workspace;
     p->delivery.batch.topic = load->topic;
     destination_hold(dest);
     p->holds = true;
@@ -201,7 +204,7 @@ void parcel_send_object(struct load *load, struct slot *slot, const struct jobru
     struct lane *lane = load->lane;
     struct origin origin = {.partition = slot->from_partition, .offset = slot->from_offset};
     memcpy(origin.topic, load->partition->base, sizeof origin.topic);
-    struct parcel *p = parcel_new(load, run, dest);
+    struct parcel *p = parcel_new(load, slot, dest);
     p->progress = slot->progress;
     parcel_add(p, slot);
     struct buf key;
@@ -247,7 +250,7 @@ static struct str own_id(struct load *load, const struct slot *slot, const struc
 
 void parcel_send_post(struct load *load, struct slot *slot, const struct jobrun *run,
                       struct destination *dest, const struct record *rec) {
-    struct parcel *p = parcel_new(load, run, dest);
+    struct parcel *p = parcel_new(load, slot, dest);
     struct batch *b = &p->delivery.batch;
     p->progress = slot->progress;
     parcel_add(p, slot);
@@ -305,11 +308,10 @@ static struct parcel *groups_find(const struct load *load, const struct destinat
 }
 
 /* batch mode: the event waits in its destination's parcel until the window's end is durable. */
-void parcel_collect(struct load *load, struct slot *slot, const struct jobrun *run,
-                    struct destination *dest) {
+void parcel_collect(struct load *load, struct slot *slot, struct destination *dest) {
     struct parcel *p = groups_find(load, dest, NULL, NULL);
     if (!p) {
-        p = parcel_new(load, run, dest);
+        p = parcel_new(load, slot, dest);
         p->ndjson = true;
         groups_add(load, p);
         count_ledger(load, p, KEY_MAX / 4);
@@ -325,11 +327,11 @@ static void send_if_whole(struct load *load, struct parcel *p) {
 }
 
 /* A parked batch comes back member by member; whole, it goes out under the key it had. */
-void parcel_collect_again(struct load *load, struct slot *slot, const struct jobrun *run,
-                          struct destination *dest, const struct requeue *r) {
+void parcel_collect_again(struct load *load, struct slot *slot, struct destination *dest,
+                          const struct requeue *r) {
     struct parcel *p = groups_find(load, dest, NULL, r->batch_key);
     if (!p) {
-        p = parcel_new(load, run, dest);
+        p = parcel_new(load, slot, dest);
         p->ndjson = true;
         p->expected = r->batch_count;
         p->key = arena_strdup(&load->arena, str_c(r->batch_key));

@@ -617,7 +617,7 @@ static int begin(struct worker *w, struct buf *err) {
     if (!passes(w->cfg, &w->signer, err) || !try_handles(w->cfg, err) || !open_admin(w, err))
         return EX_CONFIG;
     w->shared.signer = w->signer;
-    if (!admin_open(w->cfg, &w->server, err)) return EX_CONFIG;
+    if (!admin_open(w->cfg, command_config_path(), &w->server, err)) return EX_CONFIG;
     int rc = refresh_topics(w, true, err);
     if (rc != EX_OK) return rc;
     rest_admin(w);

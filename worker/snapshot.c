@@ -20,6 +20,10 @@ struct observer {
     struct snapshot_reason reasons[SNAPSHOT_REASONS];
     size_t n_reasons;
     uint64_t other_reasons;
+    uint64_t whose[SNAPSHOT_WORKSPACES]; /* beside the rows, so that to find one costs little */
+    struct snapshot_workspace workspaces[SNAPSHOT_WORKSPACES];
+    struct backlog backlogs[SNAPSHOT_WORKSPACES];
+    size_t n_workspaces;
     int64_t unfit_ms[UNFIT_SLOTS];         /* when it was used last; 0: never */
     uint32_t skips[2][SKIPS][SKIPS_SLOTS]; /* now, and before */
     int64_t skips_ms;                      /* since when those of now */
@@ -62,6 +66,20 @@ void lane_snapshot_free(struct lane_snapshot *s) {
 
 /* ---- what happens ---- */
 
+/* In the order of snapshot_workspace.dead. */
+static size_t by_fault(enum fault fault) {
+    switch (fault) {
+    case FAULT_TENANT:
+        return 0;
+    case FAULT_DATA:
+        return 1;
+    case FAULT_NONE:
+    case FAULT_SYSTEM:
+        break;
+    }
+    return 2;
+}
+
 static struct snapshot_reason *reason_for(struct observer *o, const struct outcome *outcome) {
     struct snapshot_reason *stale = o->reasons;
     for (size_t i = 0; i < o->n_reasons; i++) {
@@ -78,6 +96,65 @@ static struct snapshot_reason *reason_for(struct observer *o, const struct outco
     return stale;
 }
 
+/* The row of the slot's workspace; NULL: it has none, and gets none. */
+static struct snapshot_workspace *find_workspace(struct observer *o, uint64_t hash) {
+    for (size_t i = 0; i < o->n_workspaces; i++)
+        if (o->whose[i] == hash) return &o->workspaces[i];
+    return NULL;
+}
+
+/* A new one takes the place of the one that had no trouble for longest. */
+static struct snapshot_workspace *workspace_for(struct observer *o, const struct load *load,
+                                                const struct slot *slot) {
+    struct snapshot_workspace *w = find_workspace(o, slot->workspace);
+    if (w) return w;
+    size_t at = 0;
+    if (o->n_workspaces < SNAPSHOT_WORKSPACES)
+        at = o->n_workspaces++;
+    else
+        for (size_t i = 1; i < SNAPSHOT_WORKSPACES; i++)
+            if (o->workspaces[i].last_ms < o->workspaces[at].last_ms) at = i;
+    o->whose[at] = slot->workspace;
+    o->backlogs[at] = (struct backlog){0};
+    w = &o->workspaces[at];
+    *w = (struct snapshot_workspace){.hash = slot->workspace};
+    load_workspace(load, slot, w->name, &w->exact);
+    return w;
+}
+
+static void note_trouble(struct snapshot_workspace *w, const struct lane *lane,
+                         const struct outcome *o, const char *label) {
+    w->last_ms = lane->wall_ms;
+    w->last = *o;
+    snprintf(w->label, sizeof w->label, "%s", label);
+}
+
+static int64_t longest_delay(const struct lane *lane) {
+    int64_t most = 0;
+    for (size_t i = 0; i < lane->schedule.n; i++)
+        if (lane->schedule.delays[i] > most) most = lane->schedule.delays[i];
+    return most;
+}
+
+void observer_parked(const struct load *load, const struct slot *slot, struct destination *dest,
+                     const struct outcome *outcome, int64_t due_ms) {
+    struct lane *lane = load->lane;
+    struct observer *o = lane->observer;
+    struct snapshot_workspace *w = workspace_for(o, load, slot);
+    int64_t longest = longest_delay(lane);
+    note_trouble(w, lane, outcome, dest->label);
+    backlog_add(&o->backlogs[w - o->workspaces], longest, due_ms, lane->wall_ms);
+    backlog_add(destination_backlog(dest), longest, due_ms, lane->wall_ms);
+}
+
+void observer_back(struct lane *lane, const struct slot *slot, struct destination *dest,
+                   int64_t due_ms) {
+    struct observer *o = lane->observer;
+    struct snapshot_workspace *w = find_workspace(o, slot->workspace);
+    if (w) backlog_take(&o->backlogs[w - o->workspaces], due_ms);
+    if (dest) backlog_take(destination_backlog(dest), due_ms);
+}
+
 void observer_dead(struct lane *lane, const struct load *load, const struct slot *slot) {
     struct observer *o = lane->observer;
     const struct parcel *p = slot->parcel;
@@ -92,6 +169,11 @@ void observer_dead(struct lane *lane, const struct load *load, const struct slot
     struct snapshot_reason *r = reason_for(o, slot->outcome);
     r->count++;
     r->last_ms = lane->wall_ms;
+    struct snapshot_workspace *w = workspace_for(o, load, slot);
+    note_trouble(w, lane, slot->outcome, d->label);
+    w->dead[by_fault(slot->outcome->fault)]++;
+    w->redrivable += slot->payload.json.p != NULL;
+    memcpy(d->workspace, w->name, sizeof d->workspace);
     if (p && slot->outcome->fault == FAULT_DATA) observer_unfit(lane, p->delivery.workspace);
 }
 
@@ -249,13 +331,17 @@ static void collect(struct destination *dest, void *ctx) {
     struct collection *c = ctx;
     struct snapshot_destination *d = &c->all[c->n];
     destination_health(dest, &d->health);
+    d->id = keyed_hash(dest->identity, sizeof dest->identity);
+    d->waiting = backlog_count(destination_backlog(dest), c->lane->wall_ms);
     c->to->known++;
     c->to->open += d->health.open;
     c->to->failing += d->health.failures > 0;
     c->to->troubled += d->health.failed || d->health.parked;
     if (d->health.workspace)
-        c->to->tried[c->to->n_tried++] =
-            (struct snapshot_tried){d->health.workspace, dest->host, d->health.sick};
+        c->to->tried[c->to->n_tried++] = (struct snapshot_tried){.workspace = d->health.workspace,
+                                                                 .host = dest->host,
+                                                                 .destination = d->id,
+                                                                 .sick = d->health.sick};
     memcpy(d->label, dest->label, sizeof d->label);
     d->type = dest->type->name;
     d->lane = c->lane->id;
@@ -304,7 +390,8 @@ void observer_skipped(struct lane *lane, const char *why, uint64_t workspace) {
     }
 }
 
-static void copy_notes(struct observer *o, int64_t now_ms, struct lane_snapshot *s) {
+static void copy_notes(struct observer *o, int64_t now_ms, int64_t wall_ms,
+                       struct lane_snapshot *s) {
     age_skips(o, now_ms);
     for (int i = 0; i < SKIPS; i++)
         for (size_t j = 0; j < SKIPS_SLOTS; j++)
@@ -316,6 +403,11 @@ static void copy_notes(struct observer *o, int64_t now_ms, struct lane_snapshot 
     s->n_dead = o->n_dead < SNAPSHOT_DEAD ? (size_t)o->n_dead : SNAPSHOT_DEAD;
     for (size_t i = 0; i < s->n_dead; i++)
         s->dead[i] = o->dead[(o->n_dead - 1 - i) % SNAPSHOT_DEAD];
+    for (size_t i = 0; i < o->n_workspaces; i++) {
+        s->workspaces[i] = o->workspaces[i];
+        s->workspaces[i].waiting = backlog_count(&o->backlogs[i], wall_ms);
+    }
+    s->n_workspaces = o->n_workspaces;
     memcpy(s->reasons, o->reasons, o->n_reasons * sizeof *o->reasons);
     s->n_reasons = o->n_reasons;
     s->other_reasons = o->other_reasons;
@@ -336,7 +428,7 @@ void observer_serve(struct lane *lane) {
     struct lane_snapshot *s = xcalloc(1, sizeof *s);
     copy_partitions(lane, s);
     copy_destinations(lane, s);
-    copy_notes(o, lane->now_ms, s);
+    copy_notes(o, lane->now_ms, lane->wall_ms, s);
     pthread_mutex_lock(&o->mutex);
     struct lane_snapshot *unread = o->ready;
     o->ready = s;

@@ -9,10 +9,12 @@
 #define RUNSINK_SNAPSHOT_H
 
 #include "worker/dispatch.h"
+#include "worker/load.h"
 #include "worker/requeue.h"
 
 #define SNAPSHOT_PARTITIONS 2000
 #define SNAPSHOT_DESTINATIONS 200
+#define SNAPSHOT_WORKSPACES 200
 #define SNAPSHOT_DEAD 50
 #define SNAPSHOT_REASONS 64
 
@@ -34,10 +36,6 @@ enum skip {
     SKIPS
 };
 
-struct lane;
-struct load;
-struct slot;
-
 struct snapshot_partition {
     char topic[TOPIC_MAX + 1];
     int32_t id;
@@ -55,7 +53,9 @@ struct snapshot_destination {
     char label[LABEL_MAX];
     const char *type;
     int lane;
+    uint64_t id;        /* a keyed hash of its identity, the same in all lanes */
     int64_t failing_ms; /* for how long; -1: not failing */
+    uint64_t waiting;   /* events, for their next attempt */
     struct destination_health health;
 };
 
@@ -63,7 +63,21 @@ struct snapshot_destination {
  * tenant has as many destinations and hosts as it likes, but not workspaces. */
 struct snapshot_tried {
     uint64_t workspace, host; /* keyed hashes, the same in all lanes; host 0: none */
-    bool sick;                /* the last attempt failed */
+    uint64_t destination;
+    bool sick; /* the last attempt failed */
+};
+
+/* One with events that were parked or died since the start. */
+struct snapshot_workspace {
+    uint64_t hash; /* keyed, the same in all lanes; 0: of records that don't tell */
+    char name[WORKSPACE_SHOWN];
+    bool exact;            /* name is what `redrive --workspace` takes */
+    uint64_t waiting;      /* events, for their next attempt */
+    uint64_t dead[3];      /* tenant, data, system */
+    uint64_t redrivable;   /* of those, which can be decoded */
+    int64_t last_ms;       /* wall clock: when the last one was parked or died, */
+    struct outcome last;   /* why, */
+    char label[LABEL_MAX]; /* and for which destination; empty: none */
 };
 
 struct snapshot_dead {
@@ -72,6 +86,7 @@ struct snapshot_dead {
     int32_t partition;
     int64_t offset;
     char label[LABEL_MAX]; /* empty: it had no destination */
+    char workspace[WORKSPACE_SHOWN];
     struct outcome outcome;
     uint32_t attempts;
 };
@@ -90,6 +105,8 @@ struct lane_snapshot {
     size_t n_destinations, known, open, failing, troubled; /* troubled: ever failed or parked */
     struct snapshot_tried *tried;
     size_t n_tried;
+    struct snapshot_workspace workspaces[SNAPSHOT_WORKSPACES]; /* seen lately, in no order */
+    size_t n_workspaces;
     uint64_t unfit[UNFIT_SLOTS / 64];         /* a bit for each that is in use */
     uint32_t skips[SKIPS][SKIPS_SLOTS];       /* how many, by workspace */
     struct snapshot_dead dead[SNAPSHOT_DEAD]; /* newest first */
@@ -121,6 +138,11 @@ void observer_free(struct observer *);
 /* Lane's thread. */
 void observer_serve(struct lane *); /* after each wait: gauges once a second, what was asked for */
 void observer_dead(struct lane *, const struct load *, const struct slot *);
+/* It is parked for this destination, until then; an attempt to deliver it comes now (NULL: not to
+ * one that is known). Wall clock. */
+void observer_parked(const struct load *, const struct slot *, struct destination *,
+                     const struct outcome *, int64_t due_ms);
+void observer_back(struct lane *, const struct slot *, struct destination *, int64_t due_ms);
 /* An event died of fault data: whose it was, a keyed hash; 0: that can't be read. */
 void observer_unfit(struct lane *, uint64_t workspace);
 /* An event was skipped: why (outcome.why), and whose it was. */

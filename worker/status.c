@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "worker/log.h"
+#include "worker/shown.h"
 
 #define PARTITIONS_LISTED 500
 
@@ -170,6 +171,9 @@ static void destination(const struct snapshot_destination *d, struct buf *out) {
     const struct destination_health *h = &d->health;
     begin(out, NULL, '{');
     foreign(out, "label", d->label);
+    comma(out);
+    /* JavaScript has no whole numbers of 64 bits. */
+    buf_printf(out, "\"id\":\"%016" PRIx64 "\"", d->id);
     text(out, "type", d->type);
     truth(out, "open", h->open);
     number(out, "failingMs", d->failing_ms);
@@ -177,6 +181,7 @@ static void destination(const struct snapshot_destination *d, struct buf *out) {
     number(out, "delivered", (int64_t)h->delivered);
     number(out, "failed", (int64_t)h->failed);
     number(out, "parked", (int64_t)h->parked);
+    number(out, "waiting", (int64_t)d->waiting);
     foreign(out, "why", h->last.why);
     foreign(out, "detail", h->last.detail);
     number(out, "status", h->last.status);
@@ -212,6 +217,133 @@ static void destinations(const struct status *s, struct buf *out) {
     number(out, "destinationsTroubled", (int64_t)troubled);
 }
 
+/* ---- workspaces ---- */
+
+static int by_workspace(const void *a, const void *b) {
+    const struct snapshot_tried *x = a, *y = b;
+    if (x->workspace != y->workspace) return x->workspace > y->workspace ? 1 : -1;
+    return (x->destination > y->destination) - (x->destination < y->destination);
+}
+
+/* All destinations that were tried, by workspace; each as often as lanes have it. */
+static struct snapshot_tried *all_tried(const struct status *s, size_t *ret_n) {
+    size_t n = 0;
+    for (size_t i = 0; i < s->lanes; i++) n += s->snapshots[i] ? s->snapshots[i]->n_tried : 0;
+    struct snapshot_tried *all = xcalloc(n + 1, sizeof *all);
+    *ret_n = n;
+    for (size_t i = 0; i < s->lanes; i++) {
+        const struct lane_snapshot *one = s->snapshots[i];
+        if (!one) continue;
+        n -= one->n_tried;
+        memcpy(all + n, one->tried, one->n_tried * sizeof *all);
+    }
+    qsort(all, *ret_n, sizeof *all, by_workspace);
+    return all;
+}
+
+/* How many of them are this workspace's, and for how many the last attempt failed in some lane. */
+static void count_tried(const struct snapshot_tried *all, size_t n, uint64_t workspace, size_t *ret,
+                        size_t *ret_sick) {
+    size_t low = 0, high = n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (all[middle].workspace < workspace)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *ret = *ret_sick = 0;
+    while (low < n && all[low].workspace == workspace) {
+        uint64_t destination = all[low].destination;
+        bool sick = false;
+        for (; low < n && all[low].workspace == workspace && all[low].destination == destination;
+             low++)
+            sick |= all[low].sick;
+        ++*ret;
+        *ret_sick += sick;
+    }
+}
+
+/* Where several lanes have a row of it they become one. */
+static void add_workspace(struct snapshot_workspace *all, size_t *n,
+                          const struct snapshot_workspace *w) {
+    size_t i = 0;
+    while (i < *n && all[i].hash != w->hash) i++;
+    if (i == *n) {
+        all[(*n)++] = *w;
+        return;
+    }
+    all[i].waiting += w->waiting;
+    all[i].redrivable += w->redrivable;
+    for (size_t j = 0; j < 3; j++) all[i].dead[j] += w->dead[j];
+    if (w->last_ms <= all[i].last_ms) return;
+    all[i].last_ms = w->last_ms;
+    all[i].last = w->last;
+    memcpy(all[i].label, w->label, sizeof w->label);
+}
+
+static uint64_t deaths(const struct snapshot_workspace *w) {
+    return w->dead[0] + w->dead[1] + w->dead[2];
+}
+
+static int by_trouble(const void *a, const void *b) {
+    const struct snapshot_workspace *x = a, *y = b;
+    if (x->waiting != y->waiting) return x->waiting > y->waiting ? -1 : 1;
+    if (deaths(x) != deaths(y)) return deaths(x) > deaths(y) ? -1 : 1;
+    return (x->last_ms < y->last_ms) - (x->last_ms > y->last_ms);
+}
+
+/* The command that sends its dead letters back; left out where it would not find them. */
+static void redrive_command(const struct status *s, const struct snapshot_workspace *w,
+                            struct buf *out) {
+    char name[WORKSPACE_SHOWN];
+    memcpy(name, w->name, sizeof name);
+    secret_scrub(name, strlen(name));
+    if (!w->exact || !w->redrivable || strcmp(name, w->name) != 0) return;
+    struct buf b;
+    buf_init(&b, 65536);
+    bool ok = buf_puts(&b, "runsink redrive");
+    if (s->config_path) ok = ok && shown_word(&b, " --config=", s->config_path);
+    if (ok && shown_word(&b, " --workspace=", name)) text(out, "redrive", buf_cstr(&b));
+    buf_free(&b);
+}
+
+static void workspaces(const struct status *s, struct buf *out) {
+    struct snapshot_workspace *all = xcalloc(s->lanes * SNAPSHOT_WORKSPACES + 1, sizeof *all);
+    size_t n = 0, n_tried, mine, sick;
+    struct snapshot_tried *tried = all_tried(s, &n_tried);
+    for (size_t i = 0; i < s->lanes; i++)
+        for (size_t j = 0; s->snapshots[i] && j < s->snapshots[i]->n_workspaces; j++)
+            add_workspace(all, &n, &s->snapshots[i]->workspaces[j]);
+    qsort(all, n, sizeof *all, by_trouble);
+    begin(out, "workspaces", '[');
+    for (size_t i = 0; i < n && i < SNAPSHOT_WORKSPACES; i++) {
+        const struct snapshot_workspace *w = &all[i];
+        if (!w->waiting && !deaths(w)) continue;
+        count_tried(tried, w->hash ? n_tried : 0, w->hash, &mine, &sick);
+        begin(out, NULL, '{');
+        foreign(out, "workspace", w->name);
+        number(out, "destinations", (int64_t)mine);
+        number(out, "sick", (int64_t)sick);
+        number(out, "waiting", (int64_t)w->waiting);
+        number(out, "deadTenant", (int64_t)w->dead[0]);
+        number(out, "deadData", (int64_t)w->dead[1]);
+        number(out, "deadSystem", (int64_t)w->dead[2]);
+        number(out, "lastMs", w->last_ms);
+        foreign(out, "label", w->label);
+        foreign(out, "why", w->last.why);
+        foreign(out, "detail", w->last.detail);
+        redrive_command(s, w, out);
+        buf_putc(out, '}');
+    }
+    buf_putc(out, ']');
+    free(tried);
+    free(all);
+    struct snapshot_distinct d = snapshot_distinct(s->snapshots, s->lanes);
+    number(out, "workspacesKnown", (int64_t)d.workspaces);
+    number(out, "workspacesSick", (int64_t)d.sick_workspaces);
+}
+
 static int by_time(const void *a, const void *b) {
     const struct snapshot_dead *x = *(const struct snapshot_dead *const *)a;
     const struct snapshot_dead *y = *(const struct snapshot_dead *const *)b;
@@ -225,6 +357,7 @@ static void dead_letter(const struct snapshot_dead *d, struct buf *out) {
     number(out, "partition", d->partition);
     number(out, "offset", d->offset);
     foreign(out, "label", d->label);
+    foreign(out, "workspace", d->workspace);
     text(out, "fault", fault_name(d->outcome.fault));
     foreign(out, "why", d->outcome.why);
     foreign(out, "detail", d->outcome.detail);
@@ -344,6 +477,7 @@ void status_json(const struct status *s, struct buf *out) {
     history(s, out);
     partitions(s, out);
     destinations(s, out);
+    workspaces(s, out);
     dead_letters(s, out);
     reasons(s, out);
     settlement(s, out);

@@ -26,6 +26,7 @@ struct status {
     size_t n_samples;
     int64_t now_ms; /* wall clock */
     int64_t started_ms;
+    const char *config_path;               /* --config, for commands that are shown; or NULL */
     int64_t silence_ms;                    /* of the most silent lane */
     const char *not_ready;                 /* NULL: ready */
     const struct trouble_report *troubles; /* worst first */

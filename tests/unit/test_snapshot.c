@@ -13,7 +13,7 @@
 
 #include "worker/lane.h"
 
-enum { DESTINATIONS = 1000, ASKED = 20 };
+enum { DESTINATIONS = 1000, ASKED = 20, MANY = 3000 };
 
 struct world {
     struct config *cfg;
@@ -187,6 +187,57 @@ static void test_gauges_follow_an_assignment(void **state) {
     free(p);
 }
 
+static void note_destination(struct destination *dest, void *ret) {
+    *(struct destination **)ret = dest;
+}
+
+static struct snapshot_workspace row_of(struct world *w, uint64_t workspace) {
+    struct lane_snapshot *s = look(w);
+    struct snapshot_workspace ret = {0};
+    for (size_t i = 0; i < s->n_workspaces; i++)
+        if (s->workspaces[i].hash == workspace) ret = s->workspaces[i];
+    lane_snapshot_free(s);
+    return ret;
+}
+
+/* What waits is what waits now, for workspace and destination; what died stays. */
+static void test_workspaces(void **state) {
+    struct world *w = *state;
+    char topic[] = "runs";
+    const int64_t delays[] = {10000, 120000};
+    struct load load = {.topic = topic, .lane = &w->lane};
+    struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, "http-503", "busy");
+    struct slot slot = {.workspace = 7, .outcome = &o};
+    struct destination *dest = NULL;
+    w->lane.schedule = (struct schedule){delays, 2};
+    know_destinations(w);
+    router_each(w->lane.router, note_destination, &dest);
+    for (int i = 0; i < 3; i++) observer_parked(&load, &slot, dest, &o, w->lane.wall_ms + 10000);
+    observer_dead(&w->lane, &load, &slot);
+    struct snapshot_workspace row = row_of(w, 7);
+    assert_int_equal(row.waiting, 3);
+    assert_int_equal(row.dead[0], 1);
+    assert_int_equal(row.redrivable, 0);
+    assert_string_equal(row.last.why, "http-503");
+    assert_int_equal(backlog_count(destination_backlog(dest), w->lane.wall_ms), 3);
+    observer_back(&w->lane, &slot, dest, w->lane.wall_ms + 10000);
+    assert_int_equal(row_of(w, 7).waiting, 2);
+    assert_int_equal(backlog_count(destination_backlog(dest), w->lane.wall_ms), 2);
+    w->lane.wall_ms += 120000; /* another process had them */
+    assert_int_equal(row_of(w, 7).waiting, 0);
+    /* Any number of others take no more room, and the last ones are there. */
+    for (uint64_t i = 1000; i < 1000 + MANY; i++) {
+        slot.workspace = i;
+        w->lane.wall_ms++;
+        observer_dead(&w->lane, &load, &slot);
+    }
+    struct lane_snapshot *s = look(w);
+    assert_int_equal(s->n_workspaces, SNAPSHOT_WORKSPACES);
+    for (size_t i = 0; i < s->n_workspaces; i++)
+        assert_true(s->workspaces[i].hash >= 1000 + MANY - SNAPSHOT_WORKSPACES);
+    lane_snapshot_free(s);
+}
+
 static void *serve(void *arg) {
     struct world *w = arg;
     for (int64_t i = 0; !atomic_load(&w->stop); i++) {
@@ -224,8 +275,6 @@ static void test_handover(void **state) {
 
 /* ---- how many workspaces and hosts ---- */
 
-enum { MANY = 3000 };
-
 static struct lane_snapshot *tried(size_t n) {
     struct lane_snapshot *s = xcalloc(1, sizeof *s);
     s->tried = xcalloc(n + 1, sizeof *s->tried);
@@ -233,7 +282,8 @@ static struct lane_snapshot *tried(size_t n) {
 }
 
 static void try(struct lane_snapshot *s, uint64_t workspace, uint64_t host, bool sick) {
-    s->tried[s->n_tried++] = (struct snapshot_tried){workspace, host, sick};
+    s->tried[s->n_tried++] =
+        (struct snapshot_tried){.workspace = workspace, .host = host, .sick = sick};
 }
 
 /* One tenant has any number of destinations, at any number of hosts or at one that others use. */
@@ -360,6 +410,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_nobody_asked, setup, teardown),
         cmocka_unit_test_setup_teardown(test_last_dead_letters, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_workspaces, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reasons_without_end, setup, teardown),
         cmocka_unit_test_setup_teardown(test_same_reason_of_two_faults, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_destinations, setup, teardown),
