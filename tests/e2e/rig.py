@@ -166,13 +166,39 @@ class Broker:
                 command += ["-H", f"{name}={value}"]
             subprocess.run(command + [file.name], check=True, timeout=120, stdin=subprocess.DEVNULL)
 
+    @staticmethod
+    def side_by_side(*commands):
+        """What they print. Each has to end well."""
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) for command in commands]
+        try:
+            said = [process.communicate(timeout=120)[0] for process in running]
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+        for process in running:
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, process.args)
+        return said
+
+    def waits(self, topic, committed):
+        """Whether a committed record lies at or beyond these offsets; a transaction's marker is none."""
+        for partition, end in self.ends(topic).items():
+            at = committed.get(partition, 0)
+            if at < end and subprocess.run(
+                    ["kcat", "-q", "-C", "-e", "-b", self.bootstrap, "-t", topic, "-p", str(partition), "-o", str(at), "-c", "1",
+                     "-X", "fetch.wait.max.ms=10", "-X", "topic.auto.offset.reset=earliest", "-f", "%o\\n"],
+                    check=True, timeout=120, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL).stdout:
+                return True
+        return False
+
     def consume(self, topic):
         """Every committed record of the topic, by kcat; [] when there is no such topic."""
         if topic not in self.topics() or not any(self.ends(topic).values()):
             return []
         base = ["kcat", "-q", "-C", "-e", "-b", self.bootstrap, "-t", topic, "-o", "beginning", "-X", "fetch.wait.max.ms=10"]
-        raw = subprocess.run(base + ["-f", "%p %o %T %K %S\\n%k%s\\n"], check=True, timeout=120, stdout=subprocess.PIPE,
-                             stdin=subprocess.DEVNULL).stdout
+        # kcat's text form of headers is ambiguous, its JSON form of binary values isn't JSON: so each for its part, side by side.
+        raw, text = self.side_by_side(base + ["-f", "%p %o %T %K %S\\n%k%s\\n"], base + ["-J"])
         records, at = [], 0
         while at < len(raw):
             line_end = raw.index(b"\n", at)
@@ -184,16 +210,15 @@ class Broker:
             at += max(value_n, 0) + 1
             records.append(Record(partition, offset, stamp, key, value))
         if records:
-            # kcat's text form of headers is ambiguous, its JSON form of binary values isn't JSON: so each for its part.
-            text = subprocess.run(base + ["-J"], check=True, timeout=120, stdout=subprocess.PIPE,
-                                  stdin=subprocess.DEVNULL).stdout
             headers = {}
             for line in text.splitlines():
                 one = json.loads(re.sub(rb',"key":.*$', b"}", line, flags=re.S).decode("utf-8", "replace"))
                 names = one.get("headers", [])
                 headers[one["partition"], one["offset"]] = dict(zip(names[::2], names[1::2]))
+            # What came between the two is for the next time.
+            records = [record for record in records if (record.partition, record.offset) in headers]
             for record in records:
-                record.headers = headers.get((record.partition, record.offset), {})
+                record.headers = headers[record.partition, record.offset]
         return records
 
     def ends(self, topic):
@@ -473,8 +498,7 @@ class Case(unittest.TestCase):
         if not self.kafka.settled(group, source):
             return False
         for topic in before:
-            committed = self.kafka.committed(group, topic)
-            if any(r.offset >= committed.get(r.partition, 0) for r in self.kafka.consume(topic)):
+            if self.kafka.waits(topic, self.kafka.committed(group, topic)):
                 return False
         # A record that went from one topic to another while they were looked at has moved an end.
         return before == retry_ends()
