@@ -181,9 +181,9 @@ class Broker:
                 raise subprocess.CalledProcessError(process.returncode, process.args)
         return said
 
-    def waits(self, topic, committed):
-        """Whether a committed record lies at or beyond these offsets; a transaction's marker is none."""
-        for partition, end in self.ends(topic).items():
+    def waits(self, topic, ends, committed):
+        """Whether a committed record lies between these; a transaction's marker is none."""
+        for partition, end in ends.items():
             at = committed.get(partition, 0)
             if at < end and subprocess.run(
                     ["kcat", "-q", "-C", "-e", "-b", self.bootstrap, "-t", topic, "-p", str(partition), "-o", str(at), "-c", "1",
@@ -223,26 +223,41 @@ class Broker:
 
     def ends(self, topic):
         """The partitions' ends, transaction markers included. Of a topic just made, when they are known."""
+        return self.ends_of(lambda name: name == topic)[topic]
+
+    def ends_of(self, wanted):
+        """The same of each topic whose name is wanted, by two questions in all."""
         def ask():
-            partitions = self.topics()[topic].partitions
-            found = self.admin.list_offsets({TopicPartition(topic, p): OffsetSpec.latest() for p in partitions})
+            topics = {name: topic.partitions for name, topic in self.topics().items() if wanted(name)}
+            places = [TopicPartition(name, p) for name, partitions in topics.items() for p in partitions]
+            found = self.admin.list_offsets({place: OffsetSpec.latest() for place in places}) if places else {}
+            ends = {name: {} for name in topics}
             try:
-                return {tp.partition: done.result().offset for tp, done in found.items()}
+                for place, done in found.items():
+                    ends[place.topic][place.partition] = done.result().offset
             except KafkaException:
                 return None
-        return await_(f"the ends of {topic}", 30, ask)
+            return (ends,)
+        return await_("the ends of topics", 30, ask)[0]
 
     def committed(self, group, topic):
         """Committed offsets by partition; a partition without one is absent, and so are those that can't be told now."""
+        return self.committed_of(group, {topic: self.topics()[topic].partitions})[topic]
+
+    def committed_of(self, group, topics):
+        """The same of several topics, given with their partitions, by one question."""
         # Not by the admin client: librdkafka's crashes when the coordinator moves (it has no group of its own to tell).
         if group not in self.readers:
             self.readers[group] = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group, "log_level": 2})
-        partitions = [TopicPartition(topic, p) for p in self.topics()[topic].partitions]
+        offsets = {name: {} for name in topics}
         try:
-            answer = self.readers[group].committed(partitions, timeout=5)
+            answer = self.readers[group].committed([TopicPartition(name, p) for name in topics for p in topics[name]], timeout=5)
         except KafkaException:
-            return {}
-        return {tp.partition: tp.offset for tp in answer if tp.offset >= 0 and not tp.error}
+            return offsets
+        for place in answer:
+            if place.offset >= 0 and not place.error:
+                offsets[place.topic][place.partition] = place.offset
+        return offsets
 
     def settled(self, group, topic):
         """Whether the group's offsets stand at the topic's ends."""
@@ -491,17 +506,18 @@ class Case(unittest.TestCase):
         """Whether every record is settled, in the retry topics too."""
         source, group = topic or self.topic, group or self.group
 
-        def retry_ends():
-            return {name: self.kafka.ends(name) for name in self.kafka.topics() if name.startswith(source + ".retry.")}
+        def ends():
+            return self.kafka.ends_of(lambda name: name == source or name.startswith(source + ".retry."))
 
-        before = retry_ends()
-        if not self.kafka.settled(group, source):
+        before = ends()
+        committed = self.kafka.committed_of(group, before)
+        if any(committed[source].get(p, -1) < end for p, end in before[source].items() if end > 0):
             return False
         for topic in before:
-            if self.kafka.waits(topic, self.kafka.committed(group, topic)):
+            if topic != source and self.kafka.waits(topic, before[topic], committed[topic]):
                 return False
         # A record that went from one topic to another while they were looked at has moved an end.
-        return before == retry_ends()
+        return before == ends()
 
     def dead(self, fault, topic=None):
         return self.kafka.consume(f"{topic or self.topic}.dead.{fault}")
