@@ -152,8 +152,9 @@ static bool check_fields(const struct fields *f, struct outcome *reterr) {
         return refuse(reterr, FAULT_TENANT, "prefix",
                       "is too long, not UTF-8, or has control characters or dot segments");
     if (shows_secret(f))
-        return refuse(reterr, FAULT_TENANT, "bucket, region, prefix or endpoint",
-                      "contains a credential");
+        return refuse(
+            reterr, FAULT_TENANT, "bucket, region, prefix or endpoint",
+            "contains a credential, or the key's id: choose another name, or another key");
     return true;
 }
 

@@ -399,7 +399,8 @@ static bool conceal(const struct known_sink *facts, struct destination *d, struc
     if (!in_prefix && !conceal_any(&c, &d->secret_host)) return true;
     if (keys) {
         *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "invalid-sink",
-                               "the sink's bucket, prefix, path or endpoint contains a credential");
+                               "the sink's bucket, prefix, path or endpoint contains a credential, "
+                               "or the key's id: choose another name, or another key");
         return false;
     }
     char label[LABEL_MAX];

@@ -508,6 +508,7 @@ static void test_names_show_no_secret(void **state) {
                 assert_string_equal(o.why, "invalid-sink");
                 assert_int_equal(o.fault, FAULT_TENANT);
                 assert_non_null(strstr(o.detail, "credential"));
+                assert_non_null(strstr(o.detail, "choose another name, or another key"));
             }
             buf_free(&event);
             router_free(r);
