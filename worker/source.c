@@ -21,6 +21,12 @@
 #define QUEUE_MIN ((int64_t)16 << 10)
 #define FETCH_MAX ((int64_t)1 << 20)
 #define FETCH_MIN ((int64_t)64 << 10)
+/* Of an answer, what one partition may have: it comes on top of a full queue, and what waits in
+ * retry topics is decompressed to many times its length. */
+#define FETCH_PARTS 16
+/* What a partition's stash holds at most, but for one record. Nothing bounds it otherwise: a retry
+ * partition whose head is not due would keep a hundred records of a megabyte beside its queue. */
+#define STASH_MAX ((size_t)32 << 10)
 
 /* ---- reading ---- */
 
@@ -162,9 +168,13 @@ static bool is_early(const struct lane *lane, const struct partition *p) {
  * already when the pause comes in between (before 2.1). Either way a record was never seen. */
 static bool refill(const struct lane *lane, struct partition *p) {
     rd_kafka_message_t *msg;
+    size_t bytes = 0;
     p->stash_at = p->stash_n = 0;
-    while (p->stash_n < READ_BATCH && (msg = rd_kafka_consume_queue(p->queue, 0)))
+    while (p->stash_n < READ_BATCH && bytes < STASH_MAX &&
+           (msg = rd_kafka_consume_queue(p->queue, 0))) {
         p->stash[p->stash_n++] = msg;
+        bytes += msg->len + msg->key_len;
+    }
     if (p->stash_n) p->eof = false;
     p->filled_ms = lane->now_ms;
     p->filled_wall_ms = lane->wall_ms;
@@ -253,10 +263,11 @@ static void error_cb(rd_kafka_t *rk, int err, const char *reason, void *lane) {
 /* alone: only to see whether it can be made. */
 static rd_kafka_t *consumer_new(struct lane *lane, bool alone, struct buf *err) {
     const struct config *cfg = lane->cfg;
-    char instance[160], errstr[256], queue_kb[24], fetch[24];
+    char instance[160], errstr[256], queue_kb[24], fetch[24], part[24];
     snprintf(instance, sizeof instance, "%s-%d", cfg->slot, lane->id);
     snprintf(queue_kb, sizeof queue_kb, "%" PRId64, queue_bytes(lane) / 1024);
     snprintf(fetch, sizeof fetch, "%" PRId64, fetch_bytes(cfg));
+    snprintf(part, sizeof part, "%" PRId64, fetch_bytes(cfg) / FETCH_PARTS);
     const char *extra[24] = {"group.id",
                              cfg->group,
                              "enable.partition.eof",
@@ -264,7 +275,7 @@ static rd_kafka_t *consumer_new(struct lane *lane, bool alone, struct buf *err) 
                              "queued.max.messages.kbytes",
                              queue_kb,
                              "fetch.message.max.bytes",
-                             fetch};
+                             part};
     size_t n = 8;
     if (cfg->slot[0]) {
         extra[n++] = "group.instance.id";
