@@ -3,6 +3,7 @@
 #include "worker/run.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <openssl/rand.h>
 #include <poll.h>
 #include <signal.h>
@@ -420,6 +421,16 @@ static bool group_covers(struct worker *w, int64_t ours) {
     return stable && assigned >= w->shared.sources;
 }
 
+#define TRIM_MS 5000
+
+/* malloc() keeps what is freed for its arenas' next needs, holes and all: after a crowd of large
+ * records that is half as much again as is in use. What whole pages of it there are go back. */
+static void give_memory_back(int64_t *last_ms) {
+    if (now_ms() - *last_ms < TRIM_MS) return;
+    malloc_trim(0);
+    *last_ms = now_ms();
+}
+
 /* Ends the run when all lanes have nothing left to do, before and after the group was looked at. */
 static void end_when_done(struct worker *w) {
     int64_t before = 0, after = 0;
@@ -442,13 +453,16 @@ static bool watch(struct worker *w) {
     struct progress_meter meter;
     struct heartbeat heartbeat = {.last_ms = now_ms()};
     progress_begin(&meter, now_ms());
+    int64_t trimmed_ms = now_ms();
     while (lanes_running(w, &failed) > 0) {
         if (failed) drain_all(w);
+        give_memory_back(&trimmed_ms);
         struct pollfd fds[] = {{.fd = w->signal_fd, .events = POLLIN},
                                {.fd = w->shared.ended_fd, .events = POLLIN}};
         int wait = w->draining ? -1 : refresh_wait_ms(w);
         if (meter_on) wait = sooner(wait, progress_wait_ms(&meter, now_ms()));
         wait = sooner(wait, heartbeat_wait_ms(&heartbeat, w->cfg->log_heartbeat, now_ms()));
+        wait = sooner(wait, TRIM_MS);
         if (w->shared.until_end && !w->draining) wait = sooner(wait, END_CHECK_MS);
         poll(fds, 2, wait);
         eventfd_t value;
