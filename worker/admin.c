@@ -286,6 +286,20 @@ static void print_build(struct buf *out) {
     buf_free(&labels);
 }
 
+static void print_certs(const struct cert_watch *w, struct buf *out) {
+    int64_t now = (int64_t)time(NULL);
+    metrics_head(GIVEN_CERTS, out);
+    for (size_t i = 0; i < CERTS; i++) {
+        struct buf label;
+        int64_t until = atomic_load(&w->until_s[i]);
+        if (until <= 0) continue;
+        buf_init(&label, 256);
+        metrics_label(&label, "key", cert_key(i));
+        metrics_sample(GIVEN_CERTS, buf_cstr(&label), (double)(until - now), out);
+        buf_free(&label);
+    }
+}
+
 static void answer_metrics(struct admin *a, struct answer *to) {
     struct metrics_sums *sums = xmalloc(sizeof *sums);
     struct buf *out = &to->body;
@@ -310,6 +324,7 @@ static void answer_metrics(struct admin *a, struct answer *to) {
     buf_free(&why);
     free(troubles);
     alone(GIVEN_RELOADED, !atomic_load(&a->lanes[0]->shared->reload_failed), out);
+    print_certs(&a->lanes[0]->shared->certs, out);
     alone(GIVEN_LOG_LOST, (double)log_lost(), out);
     print_build(out);
     metrics_process((double)a->started_ms / 1000, out);

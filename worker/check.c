@@ -286,6 +286,7 @@ static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err)
 static int check(struct check_result *ret, bool connect, struct buf *err) {
     if (!run_try(ret->cfg, connect, err)) return EX_CONFIG;
     if (!connect) return EX_OK;
+    certs_read(ret->cfg, &ret->certs);
     /* A member of no group: it only asks. */
     rd_kafka_t *rk = reader_consumer(ret->cfg, ret->cfg->group, err);
     int rc = rk ? ask_broker(rk, ret, err) : EX_CONFIG;

@@ -4,6 +4,7 @@
 
 #include <librdkafka/rdkafka.h>
 
+#include "worker/certs.h"
 #include "worker/parked.h"
 
 struct check_partition {
@@ -30,6 +31,7 @@ struct check_result {
     struct buf *advice;    /* on the settings of runsink's own topics, a line each */
     struct buf *notes;     /* the same, where nothing has to change */
     bool settings_unknown; /* of some: no right to ask */
+    struct certs certs;    /* that the configuration names */
     struct overview overview;
     bool overview_known;
 };

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <sysexits.h>
+#include <time.h>
 
 /* ---- text ---- */
 
@@ -76,7 +77,23 @@ static void print_advice(const struct check_result *r, FILE *f) {
               f);
 }
 
+static bool ends_soon(int64_t until_s, int64_t now_s) {
+    return until_s && until_s - now_s < CERT_SOON_DAYS * (int64_t)86400;
+}
+
+static void print_certs(const struct check_result *r, int64_t now_s, FILE *f) {
+    bool any = false;
+    for (size_t i = 0; i < CERTS; i++) {
+        char text[CERT_TEXT];
+        if (!r->certs.until_s[i]) continue;
+        if (!any) fputs("\ncertificates:\n", f);
+        any = true;
+        fprintf(f, "  %-30s  %s\n", cert_key(i), cert_text(r->certs.until_s[i], now_s, text));
+    }
+}
+
 void check_print(const struct check_result *r, int64_t now_ms, FILE *f) {
+    print_certs(r, now_ms / 1000, f);
     if (r->listed) {
         print_topics(r, f);
         print_advice(r, f);
@@ -95,18 +112,21 @@ static void add_remark(struct buf *b, size_t *n, int64_t count, const char *one,
 }
 
 static void put_remarks(const struct check_result *r, struct buf *b) {
-    int64_t lost = 0, held = 0, notes = 0;
+    int64_t lost = 0, held = 0, notes = 0, certs = 0;
     size_t n = 0;
     for (size_t i = 0; i < r->n; i++) {
         lost += is_lost(&r->partitions[i]);
         held += r->partitions[i].held > 0;
     }
+    for (size_t i = 0; i < CERTS; i++) certs += ends_soon(r->certs.until_s[i], (int64_t)time(NULL));
     add_remark(b, &n, lost, "partition whose records retention took before they were read",
                "partitions whose records retention took before they were read");
     add_remark(b, &n, held, "partition that an open transaction holds",
                "partitions that an open transaction holds");
     for (const char *at = buf_cstr(r->notes); *at; at++) notes += *at == '\n';
     add_remark(b, &n, notes, "note on its topics", "notes on its topics");
+    add_remark(b, &n, certs, "certificate that ends within 30 days or can't be read",
+               "certificates that end within 30 days or can't be read");
     add_remark(b, &n, (int64_t)r->overview.died, "dead letter lies open", "dead letters lie open");
     add_remark(b, &n, (int64_t)r->overview.waiting, "record waits for another attempt",
                "records wait for another attempt");
@@ -182,6 +202,19 @@ static void put_lag(struct buf *b, const struct check_result *r) {
     buf_putc(b, ']');
 }
 
+static void put_certs(struct buf *b, const struct check_result *r) {
+    buf_puts(b, ",\"certificates\":[");
+    for (size_t i = 0; i < CERTS; i++) {
+        int64_t until = r->certs.until_s[i];
+        if (!until) continue;
+        buf_puts(b, b->p[b->n - 1] == '[' ? "{" : ",{");
+        put_text(b, "key", cert_key(i));
+        if (until != CERT_UNREADABLE) buf_printf(b, ",\"until\":%" PRId64, until);
+        buf_putc(b, '}');
+    }
+    buf_putc(b, ']');
+}
+
 void check_print_json(const struct check_result *r, int exit_code, const char *problems,
                       const char *verdict, FILE *f) {
     struct buf b;
@@ -192,6 +225,7 @@ void check_print_json(const struct check_result *r, int exit_code, const char *p
     put_text(&b, "problems", problems);
     buf_puts(&b, ",\"config\":");
     config_json(r->cfg, &b);
+    put_certs(&b, r);
     if (r->listed) {
         put_topics(&b, "topics", &r->sources);
         put_topics(&b, "missing", &r->missing);

@@ -1,5 +1,5 @@
-/* Why deliveries fail and records die, by a closed list (failures.def): outcomes' own tokens are many,
- * and some come from stores and endpoints. Pure, any thread. */
+/* Why deliveries fail and records die, by a closed list (failures.def): outcomes' own tokens are
+ * many, and some come from stores and endpoints. Pure, any thread. */
 #ifndef RUNSINK_FAILURES_H
 #define RUNSINK_FAILURES_H
 

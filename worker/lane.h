@@ -11,6 +11,7 @@
 #include "config/config.h"
 #include "sinks/sink.h"
 #include "worker/asker.h"
+#include "worker/certs.h"
 #include "worker/dispatch.h"
 #include "worker/ledger.h"
 #include "worker/load.h"
@@ -180,6 +181,7 @@ struct worker_shared {
      * work, and the lane (its id + 1) whose turn it is; 0: none's. */
     atomic_int careful, busy, token;
     atomic_bool reload_failed; /* the last SIGHUP changed nothing */
+    struct cert_watch certs;   /* the main thread looks, the admin server tells */
     atomic_bool look; /* a lane misses one of runsink's own topics: ended_fd is written too */
 };
 

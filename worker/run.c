@@ -32,6 +32,7 @@
 #define REFRESH_MS 300000 /* where nothing new can match, what there is may still change */
 #define LOOK_PAUSE_MS 5000
 #define KEEP_CONFIG_MS 60000
+#define CERTS_MS 3600000 /* how often certificates' files are looked at */
 #define END_CHECK_MS 500 /* how often --until-end asks about partitions that are not ours */
 
 /* A configuration that was in force. Lanes look at it until their next turn, and transfers until
@@ -57,6 +58,7 @@ struct worker {
     bool draining;
     struct list unserved; /* topics that match and can't be served */
     int64_t refreshed_ms; /* when the topics were looked at last */
+    int64_t certs_ms;     /* and the certificates */
     char refresh_error[256];
 };
 
@@ -263,6 +265,16 @@ static void replace(struct worker *w, struct config *fresh) {
     atomic_store(&w->shared.cfg, fresh);
 }
 
+static void look_at_certs(struct worker *w) {
+    w->certs_ms = now_ms();
+    cert_watch_look(&w->shared.certs, w->cfg, (int64_t)time(NULL));
+}
+
+static int certs_wait_ms(const struct worker *w) {
+    int64_t left = w->certs_ms + CERTS_MS - now_ms();
+    return left > 0 ? (int)left : 0;
+}
+
 /* SIGHUP: the lanes take the new configuration over at their next turn. */
 static void reload(struct worker *w) {
     struct buf taken, ignored, err;
@@ -279,6 +291,7 @@ static void reload(struct worker *w) {
         log_info("configuration read anew", LOG_S("changed", buf_cstr(&taken)),
                  LOG_S("needs_restart", buf_cstr(&ignored)));
         replace(w, fresh);
+        look_at_certs(w);
     }
     buf_free(&taken);
     buf_free(&ignored);
@@ -461,6 +474,7 @@ static bool watch(struct worker *w) {
                                {.fd = w->shared.ended_fd, .events = POLLIN}};
         int wait = w->draining ? -1 : refresh_wait_ms(w);
         if (meter_on) wait = sooner(wait, progress_wait_ms(&meter, now_ms()));
+        wait = sooner(wait, certs_wait_ms(w));
         wait = sooner(wait, heartbeat_wait_ms(&heartbeat, w->cfg->log_heartbeat, now_ms()));
         wait = sooner(wait, TRIM_MS);
         if (w->shared.until_end && !w->draining) wait = sooner(wait, END_CHECK_MS);
@@ -472,6 +486,7 @@ static bool watch(struct worker *w) {
         if (meter_on && progress_wait_ms(&meter, now_ms()) == 0) show_progress(w, &meter);
         if (heartbeat_wait_ms(&heartbeat, w->cfg->log_heartbeat, now_ms()) == 0)
             show_heartbeat(w, &heartbeat);
+        if (certs_wait_ms(w) == 0) look_at_certs(w);
         if (w->draining || refresh_wait_ms(w) > 0) continue;
         atomic_store(&w->shared.look, false);
         refresh_later(w);
@@ -631,6 +646,7 @@ static int begin(struct worker *w, struct buf *err) {
     if (!passes(w->cfg, &w->signer, err) || !try_handles(w->cfg, err) || !open_admin(w, err))
         return EX_CONFIG;
     w->shared.signer = w->signer;
+    look_at_certs(w);
     if (!admin_open(w->cfg, command_config_path(), &w->server, err)) return EX_CONFIG;
     int rc = refresh_topics(w, true, err);
     if (rc != EX_OK) return rc;
