@@ -98,6 +98,15 @@ struct config *config_reload(const struct config *fresh, const struct config *no
 void config_print(const struct config *, bool all, FILE *);
 /* The same as an object, appended: {"name":{"value":"...","origin":"..."},...}. */
 void config_json(const struct config *, struct buf *);
+/* One key of the table, for what is made of it elsewhere. */
+struct config_key_text {
+    const char *name, *def, *help;
+    struct str choices; /* "a|b|c" of a key that takes one of a few; empty: any other */
+    bool secret, reload;
+};
+size_t config_key_count(void);
+struct config_key_text config_key_text(size_t i);
+void config_key_takes(size_t i, FILE *); /* "1 to 64", "list", ... */
 /* The README's reference as a Markdown table. */
 void config_print_reference(FILE *);
 /* What may stand under `config` in the chart's values, as a JSON Schema. */

@@ -11,6 +11,9 @@ install(FILES config/systemd/runsink.service DESTINATION lib/systemd/system)
 install(PROGRAMS config/systemd/runsink-check DESTINATION ${CMAKE_INSTALL_SBINDIR})
 install(FILES config/seccomp/runsink.json DESTINATION ${CMAKE_INSTALL_DATADIR}/runsink/seccomp)
 install(FILES config/prometheus/alerts.yml DESTINATION ${CMAKE_INSTALL_DATADIR}/runsink/prometheus)
+install(FILES config/man/runsink.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+install(FILES config/man/runsink.ini.5 DESTINATION ${CMAKE_INSTALL_MANDIR}/man5)
+install(FILES config/bash-completion/runsink DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
 install(FILES config/grafana/runsink.json DESTINATION ${CMAKE_INSTALL_DATADIR}/runsink/grafana)
 
 # Never over a configuration that is there: it may be the administrator's.

@@ -100,6 +100,27 @@ static void print_type(FILE *f, const struct key *k) {
     }
 }
 
+size_t config_key_count(void) {
+    return config_n_keys;
+}
+
+struct config_key_text config_key_text(size_t i) {
+    const struct key *k = &config_keys[i];
+    struct str choices = k->type == TYPE_BOOL   ? STR("true|false")
+                         : k->type == TYPE_ENUM ? (struct str){k->help, strcspn(k->help, " ")}
+                                                : STR("");
+    return (struct config_key_text){.name = k->name,
+                                    .def = k->def,
+                                    .help = key_help(k),
+                                    .choices = choices,
+                                    .secret = (k->flags & SECRET) != 0,
+                                    .reload = (k->flags & RELOAD) != 0};
+}
+
+void config_key_takes(size_t i, FILE *f) {
+    print_type(f, &config_keys[i]);
+}
+
 /* '|' would end the cell. */
 static void print_cell(FILE *f, const char *text) {
     for (; *text; text++) {

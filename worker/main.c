@@ -10,6 +10,7 @@
 
 #include "worker/command.h"
 #include "worker/log.h"
+#include "worker/manual.h"
 #include "worker/nearby.h"
 #include "worker/run.h"
 #include "worker/shown.h"
@@ -274,25 +275,44 @@ static const struct command *command_named(const char *name) {
     return NULL;
 }
 
+static const char global_help[] =
+    "  --config FILE     default: $RUNSINK_CONFIG, else " DEFAULT_CONFIG " if it is there\n"
+    "  --set NAME=VALUE  a key of the configuration, or kafka.PROPERTY; over file and\n"
+    "                    environment\n"
+    "  --help, --version\n\n"
+    "Exit codes: 0 done, 64 usage, 65 bad input or findings, 66 nothing found, 69 broker or "
+    "store\n"
+    "unavailable, 70 internal, 71 the operating system, 73 can't create, 74 input or output,\n"
+    "75 not finished, 78 configuration.\n";
+
 static void print_help(FILE *f) {
     fputs("runsink delivers every JobRun event on a Kafka topic to the sink the event names.\n\n"
           "usage: runsink [COMMAND] [OPTIONS]\n"
-          "       runsink help [COMMAND]\n\n",
+          "       runsink help [COMMAND | --man | --man-config | --completion]\n\n",
           f);
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(f, "  %-9s %s%s\n", commands[i].name, commands[i].summary,
                 strcmp(commands[i].name, DEFAULT_COMMAND) == 0 ? " (default)" : "");
-    fputs(
-        "\nOptions of every command\n"
-        "  --config FILE     default: $RUNSINK_CONFIG, else " DEFAULT_CONFIG " if it is there\n"
-        "  --set NAME=VALUE  a key of the configuration, or kafka.PROPERTY; over file and\n"
-        "                    environment\n"
-        "  --help, --version\n\n"
-        "Exit codes: 0 done, 64 usage, 65 bad input or findings, 66 nothing found, 69 broker or "
-        "store\n"
-        "unavailable, 70 internal, 71 the operating system, 73 can't create, 74 input or output,\n"
-        "75 not finished, 78 configuration.\n",
-        f);
+    fprintf(f, "\nOptions of every command\n%s", global_help);
+}
+
+/* The manual pages and bash's completion: made of the same texts. */
+static bool print_manual(const char *what, FILE *f) {
+    struct manual_command texts[N_COMMANDS];
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        texts[i] = (struct manual_command){commands[i].name, commands[i].summary, commands[i].help};
+    const struct manual m = {
+        "runsink - delivers JobRun events from Kafka to the sinks that they name", global_help,
+        texts, N_COMMANDS};
+    if (strcmp(what, "--man") == 0)
+        manual_print(&m, f);
+    else if (strcmp(what, "--man-config") == 0)
+        manual_print_config(f);
+    else if (strcmp(what, "--completion") == 0)
+        manual_print_completion(&m, f);
+    else
+        return false;
+    return true;
 }
 
 /* A full disk behind standard output must not look like success. */
@@ -309,10 +329,11 @@ static int no_command(const char *name) {
     return command_usage("", "there is no command \"%.40s\"%s", name, nearby_text(&guess, near));
 }
 
-/* `runsink help`, `runsink help COMMAND` */
+/* `runsink help`, `runsink help COMMAND`, and what is installed beside the program */
 static int help(int argc, char **argv) {
     const struct command *cmd = argc > 1 ? command_named(argv[1]) : NULL;
     if (argc > 2) return command_usage("", "help takes one command");
+    if (argc > 1 && print_manual(argv[1], stdout)) return end_of_output("help");
     if (argc > 1 && !cmd) return no_command(argv[1]);
     if (cmd)
         fputs(cmd->help, stdout);

@@ -37,7 +37,8 @@ class Install(unittest.TestCase):
         self.assertEqual({
             "/etc/runsink/runsink.ini", "/usr/bin/runsink", "/usr/sbin/runsink-check",
             "/usr/lib/systemd/system/runsink.service", "/usr/share/doc/runsink/README.md",
-            "/usr/share/doc/runsink/copyright", "/usr/share/doc/runsink/runsink.ini", "/usr/share/runsink/grafana/runsink.json",
+            "/usr/share/man/man1/runsink.1", "/usr/share/man/man5/runsink.ini.5",
+            "/usr/share/bash-completion/completions/runsink", "/usr/share/doc/runsink/copyright", "/usr/share/doc/runsink/runsink.ini", "/usr/share/runsink/grafana/runsink.json",
             "/usr/share/runsink/prometheus/alerts.yml", "/usr/share/runsink/seccomp/runsink.json"}, set(found))
         self.assertEqual(0o700, (self.dir / "etc/runsink/secrets").stat().st_mode & 0o777)
         version = subprocess.run([found["/usr/bin/runsink"], "--version"], check=True, stdout=subprocess.PIPE).stdout
