@@ -140,7 +140,9 @@ static bool check_fields(const struct fields *f, struct outcome *reterr) {
         return refuse(reterr, FAULT_TENANT, "region",
                       "is not a region of AWS, and there is no sink.endpoint");
     if (!s3_region_valid(str_c(f->region)))
-        return refuse(reterr, FAULT_TENANT, "region", "is not a region name");
+        return refuse(
+            reterr, FAULT_TENANT, "region",
+            "is not a region name: 64 printable characters at most, no blank, comma, slash or =");
     if (!visible(f->access_key_id, CREDENTIAL_MAX) || strchr(f->access_key_id, '/'))
         return refuse(reterr, FAULT_TENANT, "accessKeyId", "is not an access key id");
     if (strlen(f->secret_access_key) > CREDENTIAL_MAX || has_control(f->secret_access_key))

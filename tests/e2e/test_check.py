@@ -1,4 +1,6 @@
 """`check` builds what `run` builds: what one refuses, the other refuses, with the same code and words."""
+import subprocess
+
 import rig
 
 
@@ -47,6 +49,37 @@ class Check(rig.Case):
             self.assertNotIn("sink.override:", self.said(command, settings)[1])
         self.assertEqual((0, ""), self.said(("check", "--config-only"), settings))
         self.assertFalse(folder.parent.exists())
+
+    def test_near_misses(self):
+        """a mistyped command, or word of an option, is told which was meant"""
+        for typed, meant in (("verfy", "verify"), ("chekc", "check"), ("RUN", "run"), ("redrvie", "redrive")):
+            for words in ((typed,), ("help", typed), (typed, "--help")):
+                done = rig.runsink(*words)
+                self.assertEqual((64, b""), (done.returncode, done.stdout), words)
+                self.assertEqual(f'runsink: there is no command "{typed}"; did you mean {meant}?', done.stderr.decode().splitlines()[0])
+        self.assertNotIn(b"did you mean", rig.runsink("frobnicate").stderr)
+
+    def test_certificates(self):
+        """the dates of those that the configuration names, with a warning for one that ends soon; the worker tells them too"""
+        for name, days in (("soon", 20), ("later", 400)):
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", str(days),
+                            "-subj", "/CN=test", "-keyout", self.dir / f"{name}.key", "-out", self.dir / name], check=True, capture_output=True)
+        self.kafka.create(self.topic)
+        settings = self.settings(http__ca_bundle=self.dir / "later")
+        settings["kafka"] |= {"ssl.ca.location": self.dir / "soon", "security.protocol": "PLAINTEXT"}
+        worker = self.worker(settings)
+        day = 86400
+        rig.await_("ready", 30, lambda: rig.runsink("health", "--ready", "--config", worker.config).returncode == 0, worker)
+        left = worker.metric("runsink_certificate_expiry_seconds", key="kafka.ssl.ca.location")
+        self.assertTrue(19 * day < left <= 20 * day, left)
+        self.assertTrue(worker.metric("runsink_certificate_expiry_seconds", key="http.ca_bundle") > 398 * day)
+        self.assertIsNone(worker.metric("runsink_certificate_expiry_seconds", key="http.client_cert"))
+        self.assertTrue(worker.says("a certificate expires within 30 days"), worker.tail())
+        done = rig.runsink("check", "--config", worker.config)
+        text = done.stdout.decode()
+        self.assertEqual(0, done.returncode, done.stderr)
+        self.assertRegex(text, r"(?m)^certificates:\n  kafka.ssl.ca.location +until \S+Z, 19 days, EXPIRES SOON\n  http.ca_bundle +until \S+Z, \d+ days$")
+        self.assertIn("1 certificate that ends within 30 days", text.splitlines()[-1])
 
 
 if __name__ == "__main__":

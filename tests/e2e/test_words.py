@@ -39,6 +39,7 @@ class Words(rig.Case):
         self.assertEqual([], [one for one in letters if not one["runsink-detail"]])
         # Those without an attempt of their own say whose answer it was: one of before.
         borrowed = [one for one in letters if "runsink-answered" in one]
+        self.assertEqual(count - 1, len(borrowed), letters)
         for one in borrowed:
             self.assertLessEqual(int(one["runsink-answered"]), int(one["runsink-time"]))
             self.assertGreater(int(one["runsink-answered"]), int(one["runsink-time"]) - 60000)
