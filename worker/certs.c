@@ -120,10 +120,10 @@ static enum state state_of(int64_t until_s, int64_t now_s) {
     int64_t left = until_s - now_s;
     if (until_s == 0) return FINE;
     if (until_s == CERT_UNREADABLE) return UNREADABLE;
-    return left <= 0                         ? OVER
-           : left < CERT_CLOSE_DAYS * DAY_S  ? CLOSE
-           : left < CERT_SOON_DAYS * DAY_S   ? SOON
-                                             : FINE;
+    return left <= 0                        ? OVER
+           : left < CERT_CLOSE_DAYS * DAY_S ? CLOSE
+           : left < CERT_SOON_DAYS * DAY_S  ? SOON
+                                            : FINE;
 }
 
 const char *cert_text(int64_t until_s, int64_t now_s, char ret[CERT_TEXT]) {
@@ -136,8 +136,8 @@ const char *cert_text(int64_t until_s, int64_t now_s, char ret[CERT_TEXT]) {
     if (state == UNREADABLE || !gmtime_r(&s, &tm) ||
         !strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%SZ", &tm))
         return strcpy(ret, "no certificate can be read there");
-    snprintf(ret, CERT_TEXT, "until %s, %lld days%s", day,
-             (long long)((until_s - now_s) / DAY_S), words[state]);
+    snprintf(ret, CERT_TEXT, "until %s, %lld days%s", day, (long long)((until_s - now_s) / DAY_S),
+             words[state]);
     return ret;
 }
 

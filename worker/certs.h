@@ -1,6 +1,6 @@
-/* Until when the certificates are valid that the configuration names. Each key has one date: for the
- * process' own certificate the earliest of its chain, for a bundle of authorities the latest, since
- * one that ends may have its successor beside it. Read by the main thread, dates by any. */
+/* Until when the certificates are valid that the configuration names. Each key has one date: for
+ * the process' own certificate the earliest of its chain, for a bundle of authorities the latest,
+ * since one that ends may have its successor beside it. Read by the main thread, dates by any. */
 #ifndef RUNSINK_CERTS_H
 #define RUNSINK_CERTS_H
 
@@ -12,7 +12,8 @@
 #define CERT_SOON_DAYS 30
 #define CERT_CLOSE_DAYS 3
 
-/* Unix time; 0: the key is not set, or names a folder; CERT_UNREADABLE: nothing to be read there. */
+/* Unix time; 0: the key is not set, or names a folder; CERT_UNREADABLE: nothing to be read there.
+ */
 #define CERT_UNREADABLE (-1)
 struct certs {
     int64_t until_s[CERTS];

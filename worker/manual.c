@@ -28,7 +28,8 @@ static struct line next_line(const char **text, bool *usage) {
     *usage = (*usage || str_starts(all, "usage: ")) && n > 0;
     if (n == 0) return (struct line){.kind = LINE_EMPTY};
     if (*usage)
-        return (struct line){LINE_USAGE, .text = trimmed((struct str){all.p + 6, n > 6 ? n - 6 : 0})};
+        return (struct line){LINE_USAGE,
+                             .text = trimmed((struct str){all.p + 6, n > 6 ? n - 6 : 0})};
     if (!str_starts(all, "  ")) return (struct line){LINE_TEXT, .text = all};
     if (!str_starts(all, "  -")) return (struct line){LINE_MORE, .text = trimmed(all)};
     while (head < n && !(all.p[head] == ' ' && head + 1 < n && all.p[head + 1] == ' ')) head++;
@@ -121,16 +122,17 @@ void manual_print(const struct manual *m, FILE *f) {
 
 void manual_print_config(FILE *f) {
     man_head("RUNSINK.INI", "5", "runsink.ini - the configuration of runsink", f);
-    fputs(".SH DESCRIPTION\n"
-          "Lines of the form name = value; comments, which begin with # or ;, have lines of their\n"
-          "own. window.age is the key age below [window]; keys without a dot stand before the first\n"
-          "section. Later wins: this file, then variables (RUNSINK_WINDOW_AGE), then\n"
-          ".BR \\-\\-set .\n"
-          "A secret is best kept in a file of its own: its value is @/path, or the variable\n"
-          "RUNSINK_..._FILE=/path. Below [kafka] stands any property of librdkafka under its own\n"
-          "name.\n"
-          ".SH KEYS\n",
-          f);
+    fputs(
+        ".SH DESCRIPTION\n"
+        "Lines of the form name = value; comments, which begin with # or ;, have lines of their\n"
+        "own. window.age is the key age below [window]; keys without a dot stand before the first\n"
+        "section. Later wins: this file, then variables (RUNSINK_WINDOW_AGE), then\n"
+        ".BR \\-\\-set .\n"
+        "A secret is best kept in a file of its own: its value is @/path, or the variable\n"
+        "RUNSINK_..._FILE=/path. Below [kafka] stands any property of librdkafka under its own\n"
+        "name.\n"
+        ".SH KEYS\n",
+        f);
     size_t n = config_key_count();
     for (size_t i = 0; i < n; i++) {
         struct config_key_text k = config_key_text(i);
@@ -158,8 +160,7 @@ static void each_option(struct str head, void (*one)(struct str name, struct str
         while (n < head.n && head.p[n] != ',') n++;
         struct str part = trimmed((struct str){head.p, n});
         while (name < part.n && part.p[name] != ' ') name++;
-        one((struct str){part.p, name},
-            trimmed((struct str){part.p + name, part.n - name}), f);
+        one((struct str){part.p, name}, trimmed((struct str){part.p + name, part.n - name}), f);
         n += n < head.n;
         head = (struct str){head.p + n, head.n - n};
     }
@@ -209,35 +210,35 @@ static void put_key_values(FILE *f) {
     }
 }
 
-static const char bash_head[] =
-    "# Completion of runsink for bash, as `runsink help --completion` prints it: scripts/reference\n"
-    "# shellcheck shell=bash\n\n";
+static const char bash_head[] = "# Completion of runsink for bash, as `runsink help --completion` "
+                                "prints it: scripts/reference\n"
+                                "# shellcheck shell=bash\n\n";
 
 /* bash breaks words at =, unless it was told not to. word: what the cursor's word is a value of. */
-static const char bash_body[] =
-    "_runsink() {\n"
-    "    local cur=${COMP_WORDS[COMP_CWORD]} at=$((COMP_CWORD - 1)) i\n"
-    "    local word prefix='' command='' words=''\n"
-    "    if [[ $cur == = ]]; then cur=''; elif [[ ${COMP_WORDS[at]} == = ]]; then at=$((at - 1)); fi\n"
-    "    word=${COMP_WORDS[at]}\n"
-    "    if [[ $cur == ?*=* ]]; then\n"
-    "        word=${cur%=*} prefix=${cur%=*}= cur=${cur##*=}\n"
-    "        word=${word##*=}\n"
-    "    fi\n"
-    "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
-    "        case ${COMP_WORDS[i]} in\n"
-    "        --config | --set)\n"
-    "            i=$((i + 1))\n"
-    "            [[ ${COMP_WORDS[i]} != = ]] || i=$((i + 1))\n"
-    "            [[ ${COMP_WORDS[i + 1]:-} != = ]] || i=$((i + 2))\n"
-    "            ;;\n"
-    "        -* | =) ;;\n"
-    "        *)\n"
-    "            command=${COMP_WORDS[i]}\n"
-    "            break\n"
-    "            ;;\n"
-    "        esac\n"
-    "    done\n";
+static const char bash_body[] = "_runsink() {\n"
+                                "    local cur=${COMP_WORDS[COMP_CWORD]} at=$((COMP_CWORD - 1)) i\n"
+                                "    local word prefix='' command='' words=''\n"
+                                "    if [[ $cur == = ]]; then cur=''; elif [[ ${COMP_WORDS[at]} == "
+                                "= ]]; then at=$((at - 1)); fi\n"
+                                "    word=${COMP_WORDS[at]}\n"
+                                "    if [[ $cur == ?*=* ]]; then\n"
+                                "        word=${cur%=*} prefix=${cur%=*}= cur=${cur##*=}\n"
+                                "        word=${word##*=}\n"
+                                "    fi\n"
+                                "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
+                                "        case ${COMP_WORDS[i]} in\n"
+                                "        --config | --set)\n"
+                                "            i=$((i + 1))\n"
+                                "            [[ ${COMP_WORDS[i]} != = ]] || i=$((i + 1))\n"
+                                "            [[ ${COMP_WORDS[i + 1]:-} != = ]] || i=$((i + 2))\n"
+                                "            ;;\n"
+                                "        -* | =) ;;\n"
+                                "        *)\n"
+                                "            command=${COMP_WORDS[i]}\n"
+                                "            break\n"
+                                "            ;;\n"
+                                "        esac\n"
+                                "    done\n";
 
 static const char bash_tail[] =
     "    case $words in\n"

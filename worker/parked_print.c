@@ -44,7 +44,7 @@ static const char *last_head(enum overview_by by, enum overview_by usual) {
 }
 
 static const char *last_text(enum overview_by by, const char *name, const char *why) {
-    return by == BY_REASON ? failure_reason(why) : name[0] ? SHOWN(name) : "-";
+    return by == BY_REASON ? failure_reason(why) : name[0] ? name : "-";
 }
 
 /* The command that sends a row's letters back, or with --discard closes them. A text between stars
@@ -82,7 +82,7 @@ static void print_parked(const struct overview *o, int64_t now_ms, FILE *f) {
         const struct parked_row *r = &o->parked[i];
         fprintf(f, "  %9" PRIu64 "  %-20s  %-9s  %-24s %s\n", r->n, time_text(r->since_ms, since),
                 wait_text(r->due_ms - now_ms, due), SHOWN(r->why),
-                last_text(o->by, r->name, r->why));
+                SHOWN(last_text(o->by, r->name, r->why)));
     }
     if (o->n_parked > ROWS_SHOWN)
         fprintf(f, "  and %zu more %ss (--json lists them)\n", o->n_parked - ROWS_SHOWN,
@@ -120,7 +120,7 @@ static void print_dead(const struct overview *o, FILE *f) {
         fprintf(f, "  %9" PRIu64 "  %-7s  %-24s  %-20s  %-20s  %s\n", r->n, fault_name(r->fault),
                 r->why[0] ? SHOWN(r->why) : "-", time_text(r->since_ms, since),
                 time_text(r->last_ms, last),
-                o->by == BY_DEFAULT ? SHOWN(r->source) : last_text(o->by, r->name, r->why));
+                SHOWN(o->by == BY_DEFAULT ? r->source : last_text(o->by, r->name, r->why)));
         print_command(o, r, f);
     }
     if (o->n_dead > ROWS_SHOWN)
