@@ -208,6 +208,7 @@ static void judge_family(struct check_result *r, const struct topic *source,
         add_lines(l->v[i].name, buf_cstr(&lines), r->advice);
         lines.n = 0;
         topic_partitions_judge(topic_kind(l->v[i].name, NULL), l->v[i].partitions, wanted, &lines);
+        topic_clock_judge(topic_kind(l->v[i].name, NULL), &settings[i], &lines);
         add_lines(l->v[i].name, buf_cstr(&lines), r->notes);
         buf_free(&lines);
     }

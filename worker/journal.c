@@ -44,7 +44,8 @@ struct journal {
  * others are settled without it; it is tried alone, now and then. */
 struct blocked {
     char base[TOPIC_MAX + 1], topic[TOPIC_MAX + 1];
-    int64_t again_ms, pause_ms;
+    int64_t again_ms, pause_ms, since_ms;
+    int64_t tried_ms; /* the last time, in vain */
     struct blocked *next;
 };
 
@@ -69,6 +70,21 @@ int64_t journal_again_ms(const struct lane *lane) {
     for (const struct blocked *b = lane->blocked; b; b = b->next)
         if (b->again_ms < least) least = b->again_ms;
     return least;
+}
+
+int64_t journal_blocked_since(const struct lane *lane, const struct partition *p) {
+    const struct blocked *b = find_blocked(lane, p->base);
+    return b ? b->since_ms : 0;
+}
+
+/* Not after one failure: a topic that has just changed its leader is as good as any. */
+bool journal_hopeless(const struct lane *lane, const struct partition *p, int64_t since_ms) {
+    const struct blocked *b = find_blocked(lane, p->base);
+    return b && b->tried_ms >= since_ms && b->pause_ms > BLOCKED_MIN_MS;
+}
+
+void journal_hurry(struct lane *lane) {
+    for (struct blocked *b = lane->blocked; b; b = b->next) b->again_ms = lane->now_ms;
 }
 
 static bool has_undeclared(const struct partition *p) {
@@ -385,7 +401,9 @@ static void block(struct lane *lane, const char *topic, const char *why) {
         b->next = lane->blocked;
         lane->blocked = b;
         memcpy(b->base, base, sizeof b->base);
+        b->since_ms = lane->now_ms;
     }
+    b->tried_ms = lane->now_ms;
     snprintf(b->topic, sizeof b->topic, "%s", topic);
     b->pause_ms = b->pause_ms ? b->pause_ms * 2 : BLOCKED_MIN_MS;
     if (b->pause_ms > BLOCKED_MAX_MS) b->pause_ms = BLOCKED_MAX_MS;

@@ -228,6 +228,19 @@ static bool is_settled(const struct lane *lane, bool (*of)(const struct partitio
     return true;
 }
 
+struct finishing {
+    bool (*of)(const struct partition *, void *);
+    void *ctx;
+    const struct lane *lane;
+    int64_t start_ms;
+};
+
+/* Those that have a chance to be settled. */
+static bool has_hope(const struct partition *p, void *finishing) {
+    const struct finishing *f = finishing;
+    return (!f->of || f->of(p, f->ctx)) && !journal_hopeless(f->lane, p, f->start_ms);
+}
+
 /* An open window may be left as it is when nothing is known of its end: its records are the next
  * owner's. */
 static void close_windows(struct lane *lane, bool (*of)(const struct partition *, void *),
@@ -266,10 +279,12 @@ void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *)
                  int64_t ms) {
     read_clocks(lane);
     int64_t start = lane->now_ms;
+    struct finishing f = {of, ctx, lane, start};
     lane->finishing++;
+    journal_hurry(lane);
     close_windows(lane, of, ctx, false); /* what is settled already is to be given back, too */
     /* A stale membership can't settle until the callback that we may be in has returned. */
-    while (!is_settled(lane, of, ctx) && !lane->restart && !lane->stale &&
+    while (!is_settled(lane, has_hope, &f) && !lane->restart && !lane->stale &&
            lane->now_ms - start < ms + 1000) {
         bool leave = lane->now_ms - start >= ms * 3 / 4;
         close_windows(lane, of, ctx, leave);
@@ -286,9 +301,20 @@ void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *)
         wait_for_work(lane, timeout);
     }
     lane->finishing--;
-    if (!is_settled(lane, of, ctx))
+    if (!is_settled(lane, has_hope, &f))
         log_warn("not all was settled in time; it is read again by the next owner",
                  LOG_I("lane", lane->id));
+    else if (!is_settled(lane, of, ctx))
+        log_warn("what can't be settled now is left; it is read again by the next owner",
+                 LOG_I("lane", lane->id), LOG_S("why", trouble_text(TROUBLE_OWN_TOPIC)));
+}
+
+/* The process says so by its exit code. */
+static void count_left(struct lane *lane) {
+    uint64_t left = 0;
+    for (const struct partition *p = lane->partitions; p; p = p->next)
+        left += journal_blocked_since(lane, p) && p->loaded && p->windows.count;
+    if (left) count_set(&lane->counters, COUNTER_GIVEN_UP, left);
 }
 
 /* --until-end: what was asked for at the start is the end of what can be read; the first fetch
@@ -300,9 +326,16 @@ static bool know_end(struct lane *lane, struct partition *p) {
     return p->end_known;
 }
 
-/* It can't be read to its end now, and has had its time. */
+static int64_t stands_since(const struct lane *lane, const struct partition *p) {
+    return p->unreadable_ms ? p->unreadable_ms
+           : p->beyond_ms   ? p->beyond_ms
+           : p->held_ms     ? p->held_ms
+                            : journal_blocked_since(lane, p);
+}
+
+/* It can't be read to its end, or settled, now, and has had its time. */
 static bool is_given_up(struct lane *lane, struct partition *p) {
-    int64_t since = p->unreadable_ms ? p->unreadable_ms : p->beyond_ms ? p->beyond_ms : p->held_ms;
+    int64_t since = stands_since(lane, p);
     if (!since || lane->now_ms - since < lane->cfg->ready_patience) return false;
     if (!p->given_up)
         log_warn("the end is not reached: what is left is for the next run",
@@ -310,14 +343,15 @@ static bool is_given_up(struct lane *lane, struct partition *p) {
                  LOG_I("end", p->end),
                  LOG_S("why", trouble_text(p->unreadable_ms ? TROUBLE_UNREADABLE
                                            : p->beyond_ms   ? TROUBLE_POSITION
-                                                            : TROUBLE_HELD)));
+                                           : p->held_ms     ? TROUBLE_HELD
+                                                            : TROUBLE_OWN_TOPIC)));
     p->given_up = true;
     return true;
 }
 
 static bool has_ended(struct lane *lane, struct partition *p) {
     bool source = p->kind == PARTITION_SOURCE;
-    p->given_up = p->given_up && (p->unreadable_ms || p->beyond_ms || p->held_ms);
+    p->given_up = p->given_up && stands_since(lane, p);
     if (!p->loaded) return false;
     if (is_given_up(lane, p)) return true;
     if (source && !know_end(lane, p)) return false;
@@ -339,6 +373,10 @@ static bool at_end(struct lane *lane) {
     return true;
 }
 
+static bool has_prospects(const struct partition *p, void *lane) {
+    return !p->given_up || !journal_blocked_since(lane, p);
+}
+
 /* With --until-end a lane says when it has nothing left to do; the main thread decides, since a
  * rebalance may still bring it a partition that another lane, or process, has given up. */
 static void note_end(struct lane *lane) {
@@ -346,7 +384,7 @@ static void note_end(struct lane *lane) {
     lane->ending = at_end(lane);
     for (const struct partition *p = lane->partitions; p; p = p->next)
         sources += p->kind == PARTITION_SOURCE;
-    bool done = lane->ending && is_settled(lane, NULL, NULL);
+    bool done = lane->ending && is_settled(lane, has_prospects, lane);
     atomic_store(&lane->sources, sources);
     if (atomic_exchange(&lane->done, done) != done && done &&
         eventfd_write(lane->shared->ended_fd, 1) != 0)
@@ -440,6 +478,7 @@ static bool live(struct lane *lane, enum lane_state *ret_end) {
         int64_t end_ms = lane->now_ms + lane->cfg->drain_timeout;
         lane->draining = true;
         lane_finish(lane, NULL, NULL, lane->cfg->drain_timeout);
+        count_left(lane);
         if (!lane->restart) anchor_last(lane, end_ms);
         return false;
     }

@@ -230,6 +230,12 @@ void journal_run(struct lane *);
 bool journal_due(const struct lane *);
 /* After settler_free(), which freed the job. */
 void journal_abandon(struct lane *);
+/* Since when the partition's source can't be settled, since a topic of runsink's own can't be
+ * written; 0: it can. */
+int64_t journal_blocked_since(const struct lane *, const struct partition *);
+/* Whether it was tried in vain since then, and before. */
+bool journal_hopeless(const struct lane *, const struct partition *, int64_t since_ms);
+void journal_hurry(struct lane *); /* what can't be settled is tried at once */
 /* When a source that can't be settled is tried again, monotonic ms; INT64_MAX: there is none. */
 int64_t journal_again_ms(const struct lane *);
 

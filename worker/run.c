@@ -56,6 +56,7 @@ struct worker {
     struct watchdog *watchdog; /* NULL: switched off */
     int signal_fd;
     bool draining;
+    bool gave_up;         /* --until-end: nothing went on any more */
     struct list unserved; /* topics that match and can't be served */
     int64_t refreshed_ms; /* when the topics were looked at last */
     int64_t certs_ms;     /* and the certificates */
@@ -444,6 +445,27 @@ static void give_memory_back(int64_t *last_ms) {
     *last_ms = now_ms();
 }
 
+/* Nothing at all goes on with one of these. */
+static bool stops_all(enum trouble cause) {
+    return cause == TROUBLE_CREDENTIALS || cause == TROUBLE_BROKERS || cause == TROUBLE_PRODUCER ||
+           cause == TROUBLE_SETTLEMENT || cause == TROUBLE_ASSIGNMENT;
+}
+
+/* --until-end has an end, too, where it gets nowhere: who runs it tries again. */
+static void end_when_stuck(struct worker *w) {
+    struct trouble_report *all;
+    size_t n = troubles_list(w->shared.troubles, w->cfg->ready_patience, &all);
+    for (size_t i = 0; i < n && !w->gave_up; i++) {
+        if (!stops_all(all[i].cause) || all[i].for_ms < w->cfg->ready_patience) continue;
+        w->gave_up = true;
+        log_error("the run ends before the end of the topics: what is left is for the next one",
+                  LOG_S("why", trouble_text(all[i].cause)), LOG_S("error", all[i].detail),
+                  LOG_I("for_ms", all[i].for_ms));
+        drain_all(w);
+    }
+    free(all);
+}
+
 /* Ends the run when all lanes have nothing left to do, before and after the group was looked at. */
 static void end_when_done(struct worker *w) {
     int64_t before = 0, after = 0;
@@ -483,6 +505,7 @@ static bool watch(struct worker *w) {
         if (fds[0].revents) take_signal(w);
         if (fds[1].revents && eventfd_read(w->shared.ended_fd, &value) != 0) continue;
         if (w->shared.until_end && !w->draining) end_when_done(w);
+        if (w->shared.until_end && !w->draining) end_when_stuck(w);
         if (meter_on && progress_wait_ms(&meter, now_ms()) == 0) show_progress(w, &meter);
         if (heartbeat_wait_ms(&heartbeat, w->cfg->log_heartbeat, now_ms()) == 0)
             show_heartbeat(w, &heartbeat);
@@ -690,7 +713,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     bool left = totals[COUNTER_GIVEN_UP] > 0;
     bool parked = totals[COUNTER_PENDING] ||
                   totals[COUNTER_PARKED] > totals[COUNTER_AGAIN] + totals[COUNTER_UNPARKED];
-    return until_end && (parked || left) ? EX_TEMPFAIL : EX_OK;
+    return left || w.gave_up || (until_end && parked) ? EX_TEMPFAIL : EX_OK;
 }
 
 int command_run(struct config *cfg, int argc, char **argv) {

@@ -6,9 +6,9 @@
 #include "worker/clock.h"
 
 #define SLICE_MS 200
-#define ASK_MAX 500                           /* topics in one request */
-#define LEDGER_MESSAGE_MIN ((int64_t)1000000) /* a window is sealed before its entry passes this   \
-                                               */
+#define ASK_MAX 500 /* topics in one request */
+/* A window is sealed before its entry passes this. */
+#define LEDGER_MESSAGE_MIN ((int64_t)1000000)
 #define HEADERS_MAX ((int64_t)8192)           /* more than ours can be */
 #define RETRY_SPARE_MS ((int64_t)3600 * 1000) /* for the shortest of outages */
 
@@ -34,6 +34,8 @@ static void take(const rd_kafka_ConfigResource_t *r, struct topic_settings *ret)
             s.retention_bytes = number(value);
         else if (strcmp(name, "max.message.bytes") == 0)
             s.max_message_bytes = number(value);
+        else if (strcmp(name, "message.timestamp.type") == 0)
+            s.create_time = value && strcmp(value, "CreateTime") == 0;
     }
     *ret = s;
 }
@@ -172,5 +174,13 @@ bool topic_partitions_judge(enum topic_kind kind, int own, int wanted, struct bu
         "%d partition%s, where %d would be made today: %s; kafka-topics.sh --alter "
         "--partitions %d adds the rest, or set topics.partitions=%d if it is meant to be so\n",
         own, own == 1 ? "" : "s", wanted, cost, wanted, own);
+    return true;
+}
+
+bool topic_clock_judge(enum topic_kind kind, const struct topic_settings *own, struct buf *ret) {
+    if (kind != TOPIC_RETRY || !own->known || !own->create_time) return false;
+    buf_puts(ret, "message.timestamp.type=CreateTime: what a worker with a wrong clock parks "
+                  "waits for its delay anew after each restart: set "
+                  "message.timestamp.type=LogAppendTime\n");
     return true;
 }

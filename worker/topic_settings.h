@@ -13,6 +13,7 @@ struct topic_settings {
     char cleanup_policy[32];
     int64_t retention_ms, retention_bytes; /* -1: for ever, any size */
     int64_t max_message_bytes;
+    bool create_time; /* its timestamps are those of the clients' clocks */
 };
 /* ret has room for one a topic. False with a message in err when the broker did not answer. Blocks.
  */
@@ -28,5 +29,7 @@ bool topic_settings_judge(enum topic_kind, const struct topic_settings *own,
 /* What an own topic that has fewer partitions than it would be made with (wanted) costs, and what
  * to do: a line, appended. Nothing is in danger by it. Pure. False when nothing is to be said. */
 bool topic_partitions_judge(enum topic_kind, int own, int wanted, struct buf *ret);
+/* The same for a retry topic that does not have the broker's timestamps. */
+bool topic_clock_judge(enum topic_kind, const struct topic_settings *own, struct buf *ret);
 
 #endif

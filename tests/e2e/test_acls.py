@@ -9,6 +9,7 @@ from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, R
 
 import events
 import rig
+from receiver import Receiver
 
 README = Path(__file__).parents[2] / "README.md"
 KINDS = {"topic": ResourceType.TOPIC, "topics": ResourceType.TOPIC, "group": ResourceType.GROUP,
@@ -42,11 +43,12 @@ class Acls(unittest.TestCase):
         self.services.verb("restart", "kafka")
         self.kafka = self.services.kafka()
         self.config = self.dir / "runsink.ini"
-        self.config.write_text(rig.config_text({
+        self.settings = {
             "topics": "jobruns", "admin.listen": "", "file.root": str(self.dir / "archive"),
             "egress.allow": "127.0.0.0/8", "egress.http": "true", "window.age": "200ms",
             "kafka": {"bootstrap.servers": self.services.env["KAFKA_SASL"], "security.protocol": "SASL_PLAINTEXT",
-                      "sasl.mechanism": "PLAIN", "sasl.username": "runsink", "sasl.password": "runsink"}}))
+                      "sasl.mechanism": "PLAIN", "sasl.username": "runsink", "sasl.password": "runsink"}}
+        self.config.write_text(rig.config_text(self.settings))
         (self.dir / "archive").mkdir()
         self.kafka.create("jobruns", 2)
 
@@ -62,6 +64,31 @@ class Acls(unittest.TestCase):
         text = (done.stdout + done.stderr).decode()
         self.assertEqual(code, done.returncode, f"{arguments}: {text}")
         return text
+
+    def test_no_right_to_the_transactional_id(self):
+        """nothing is read or delivered, not ready with the cause, check says it; once the right is given it goes on by itself"""
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        self.kafka.produce("jobruns", [(b"k", events.dump(events.run({"type": "webhook", "url": receiver.url + "/hook"})))])
+        rows = list(table())
+        for kind, name, pattern, own, more in rows:
+            if kind != ResourceType.TRANSACTIONAL_ID:
+                self.allow(kind, name, pattern, own + more)
+        worker = rig.Worker(self.dir, {name: value for name, value in self.settings.items() if name != "admin.listen"})
+        self.addCleanup(worker.kill)
+        rig.await_("it listens", 60, lambda: worker.says("admin server listens"), worker)
+        rig.await_("the cause", 60, lambda: worker.metric("runsink_trouble", cause="producer-refused") == 1, worker)
+        self.assertEqual(0, worker.metric("runsink_ready"))
+        self.assertIn("transactional id", self.says(78, "check").lower())
+        self.assertEqual([], receiver.requests)
+        self.assertEqual({}, self.kafka.committed("runsink", "jobruns"))
+        for kind, name, pattern, own, _ in rows:
+            if kind == ResourceType.TRANSACTIONAL_ID:
+                self.allow(kind, name, pattern, own)
+        rig.await_("it is delivered and settled", 120, lambda: self.kafka.settled("runsink", "jobruns"), worker)
+        self.assertEqual(1, len(receiver.requests))
+        rig.await_("ready", 60, lambda: worker.metric("runsink_ready") == 1, worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
 
     def test_acls(self):
         """run settles, parks and buries; check, verify, trace and redrive see what they need to"""

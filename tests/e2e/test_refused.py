@@ -155,12 +155,37 @@ class Refused(rig.Case):
         rig.await_("ready", 30, lambda: worker.metric("runsink_ready") == 1, worker)
         self.assertEqual(1, len(self.dead("data")))
 
+    def test_it_ends_where_nothing_can_be_settled(self):
+        """SIGTERM is not waited out, and --until-end has an end: 75 and the cause; the next run settles what is left"""
+        worker = self.running(self.both(drain__timeout="300s"))
+        dead = self.topic + ".dead.data"
+        self.alter(dead, max_message_bytes=200)
+        self.kafka.produce(self.topic, [(b"k", b"broken")])
+        rig.await_("the cause", 30, lambda: worker.metric("runsink_trouble", cause="own-topic-unwritable") == 1, worker)
+        self.assertEqual(75, worker.stop(), worker.tail())
+        self.assertTrue(worker.says("can't be settled now is left"), worker.tail())
+        self.kafka.produce(self.other, [(b"k", self.event("other", path="/other"))])
+        worker = self.worker(self.both(drain__timeout="300s", ready__patience="3s"), "--until-end")
+        self.assertExit(75, worker)
+        self.assertTrue(worker.says("what is left is for the next run"), worker.tail())
+        self.assertTrue(worker.says(dead), worker.tail())
+        self.assertTrue(self.kafka.settled(self.group, self.other))
+        self.assertFalse(self.kafka.settled(self.group, self.topic))
+        self.alter(dead, max_message_bytes=100000)
+        worker = self.worker(self.both(), "--until-end")
+        self.assertExit(0, worker)
+        self.assertEqual(1, len(self.dead("data")))
+
     def test_check_compares_settings(self):
         """check says what to change of own topics that would lose or refuse what lies in them, and exits with 78"""
         self.running(self.both()).stop()
         config = self.workers[0].config
         good = rig.runsink("check", "--config", config)
         self.assertEqual((0, False), (good.returncode, b"HAVE TO CHANGE" in good.stdout), good.stdout)
+        self.alter(self.topic + ".retry.400ms", message_timestamp_type="CreateTime")
+        good = rig.runsink("check", "--config", config)
+        self.assertEqual(0, good.returncode, good.stdout)
+        self.assertIn(f"{self.topic}.retry.400ms: message.timestamp.type=CreateTime", good.stdout.decode())
         self.alter(self.topic, max_message_bytes=20000000)
         self.alter(self.topic + ".retry.200ms", retention_ms=3600000)
         self.alter(self.topic + ".dead.tenant", cleanup_policy="compact")

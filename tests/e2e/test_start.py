@@ -86,5 +86,36 @@ class Start(rig.Case):
         self.assertEqual(1, len(receiver.requests))
 
 
+class Mended(rig.Case):
+    def test_refused_producer_is_mended(self):
+        """a broker whose transaction.max.timeout.ms is too small: once it is mended the worker goes on, with no restart of its own"""
+        own = rig.Services(self.dir / "services", ("kafka",))
+        self.addCleanup(own.stop)
+        self.kafka = own.kafka()
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        properties = self.dir / "services/kafka-1/server.properties"
+        kept = properties.read_text()
+        properties.write_text(kept + "\ntransaction.max.timeout.ms=30000\n")
+        own.verb("restart", "kafka")
+        self.kafka.create(self.topic, 1)
+        self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "webhook", "url": receiver.url + "/hook"})))])
+        worker = self.worker(self.settings())
+        rig.await_("it listens", 60, lambda: worker.says("admin server listens"), worker)
+        rig.await_("the cause", 60, lambda: worker.metric("runsink_trouble", cause="producer-refused") == 1, worker)
+        self.assertEqual(0, worker.metric("runsink_ready"))
+        stuck = self.worker(self.settings(group=self.group + "-b", ready__patience="3s"), "--until-end")
+        self.assertExit(75, stuck)
+        self.assertTrue(stuck.says("the run ends before the end"), stuck.tail())
+        self.assertTrue(stuck.says("refuse the transactional producer"), stuck.tail())
+        self.assertEqual([], receiver.requests)
+        properties.write_text(kept)
+        own.verb("restart", "kafka")
+        self.until_settled(worker, 120)
+        self.assertEqual(1, len(receiver.requests))
+        rig.await_("ready", 60, lambda: worker.metric("runsink_ready") == 1, worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+
 if __name__ == "__main__":
     rig.main()
