@@ -20,6 +20,7 @@
 #define BLOCKED_MIN_MS 1000
 #define BLOCKED_MAX_MS 30000
 #define FAILING_MS 5000 /* a hiccup is no news */
+#define SLOW_MS 10000
 #define MARKER_MAX ((size_t)1024)
 
 /* One partition's part of a settlement under way. */
@@ -36,6 +37,7 @@ struct journal {
     struct chapter *chapters;
     size_t n;
     bool boundaries;
+    int64_t since_ms;
     uint64_t memberships;      /* the lane's, when the job took its group metadata */
     char alone[TOPIC_MAX + 1]; /* the blocked source that it tries; empty: the others */
 };
@@ -550,6 +552,7 @@ static void submit(struct lane *lane, const struct blocked *alone) {
     struct journal *j = xcalloc(1, sizeof *j);
     *j = (struct journal){.job = job,
                           .chapters = xcalloc(n, sizeof(struct chapter)),
+                          .since_ms = lane->now_ms,
                           .memberships = lane->memberships};
     if (alone) snprintf(j->alone, sizeof j->alone, "%s", alone->base);
     for (struct partition *p = lane->partitions; p; p = p->next) {
@@ -660,11 +663,26 @@ void journal_abandon(struct lane *lane) {
     lane->journal = NULL;
 }
 
+/* A transaction that neither commits nor can be aborted holds up all that the lane settles. */
+static void tell_slow(struct lane *lane) {
+    const struct journal *j = lane->journal;
+    if (lane->now_ms - j->since_ms < SLOW_MS) return;
+    trouble_set(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL,
+                "a transaction does not come to its end: a partition of runsink's own topics may "
+                "have lost its leader",
+                j->since_ms);
+}
+
 void journal_run(struct lane *lane) {
     if (lane->journal) {
-        if (!settler_take(lane->settler)) return;
+        if (!settler_take(lane->settler)) {
+            tell_slow(lane);
+            return;
+        }
         struct journal *j = lane->journal;
         lane->journal = NULL;
+        if (!lane->failing_ms)
+            trouble_clear(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL);
         finish(lane, j);
         journal_free(j);
     }

@@ -186,6 +186,12 @@ static struct fanout *fanout_of(struct settler *s, const char *topic) {
     return &s->fanouts[s->n_fanouts++];
 }
 
+static bool has_leader(const rd_kafka_metadata_topic_t *topic) {
+    for (int i = 0; i < topic->partition_cnt; i++)
+        if (topic->partitions[i].leader >= 0) return true;
+    return false;
+}
+
 /* How many partitions it has, asked once and again after it could not be written. */
 static rd_kafka_resp_err_t count_partitions(struct settler *s, struct fanout *f) {
     if (f->partitions) return RD_KAFKA_RESP_ERR_NO_ERROR;
@@ -195,6 +201,8 @@ static rd_kafka_resp_err_t count_partitions(struct settler *s, struct fanout *f)
         t ? rd_kafka_metadata(s->producer, 0, t, &md, CALL_TIMEOUT_MS) : rd_kafka_last_error();
     if (!err) err = md->topic_cnt == 1 ? md->topics[0].err : RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
     if (!err && md->topics[0].partition_cnt <= 0) err = RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
+    /* Once such a partition has a part in a transaction, that can't even be aborted. */
+    if (!err && !has_leader(&md->topics[0])) err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
     if (!err) {
         f->partitions = md->topics[0].partition_cnt;
         connect_leaders(s, &md->topics[0]);
@@ -222,7 +230,8 @@ static bool is_topics(rd_kafka_resp_err_t err) {
     return err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
            err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC || err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION ||
            err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
-           err == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION || err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT;
+           err == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION || err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT ||
+           err == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
 }
 
 static void note(struct settler *s, struct settle_record *r, rd_kafka_resp_err_t err) {

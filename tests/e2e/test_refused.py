@@ -5,7 +5,7 @@ import os
 import re
 
 from confluent_kafka import Producer
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, ResourceType
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, ResourceType
 
 import events
 import rig
@@ -259,6 +259,71 @@ class Refused(rig.Case):
         self.until_settled(worker, 120)
         self.assertEqual(1, len(self.dead("data")))
         rig.await_("ready", 30, lambda: worker.metric("runsink_ready") == 1, worker)
+
+
+class Leaderless(rig.Case):
+    """Two brokers of its own: all that the group needs is on the first one."""
+
+    def setUp(self):
+        super().setUp()
+        self.own = rig.Services(self.dir / "services", ("kafka",), brokers=2)
+        self.addCleanup(self.own.stop)
+        self.kafka = self.own.kafka()
+        self.receiver = Receiver()
+        self.addCleanup(self.receiver.close)
+        self.other = self.topic + "-b"
+
+    def send(self, topic, name):
+        run = events.run({"type": "webhook", "url": self.receiver.url + "/hook"}, id=name)
+        self.kafka.produce(topic, [(b"k", events.dump(run))])
+
+    def on_second(self, topic):
+        self.kafka.admin.delete_topics([topic])[topic].result()
+        rig.await_("it is gone", 30, lambda: topic not in self.kafka.topics())
+        for done in self.kafka.admin.create_topics([NewTopic(topic, 1, replica_assignment=[[2]])]).values():
+            done.result()
+        rig.await_("it is there", 30, lambda: topic in self.kafka.topics() and self.kafka.topics()[topic].partitions[0].leader == 2)
+
+    def test_an_own_topic_without_a_leader(self):
+        """known before: its source waits, named, the other one goes on; lost meanwhile: Kafka keeps the transaction open, and that is told"""
+        self.own.verb("kill", "kafka-2")
+        rig.await_("one broker", 30, lambda: len(self.kafka.admin.list_topics(timeout=10).brokers) == 1)
+        for topic in self.topic, self.other:
+            self.kafka.create(topic, 1)
+        settings = self.settings(topics=f"{self.topic},{self.other}")
+        worker = self.worker(settings)
+        for topic in self.topic, self.other:
+            self.send(topic, "first")
+            self.until_settled(worker, topic=topic)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.own.verb("restart", "kafka-2")
+        dead = self.topic + ".dead.data"
+        self.on_second(dead)
+
+        def leaderless():
+            self.own.verb("kill", "kafka-2")
+            rig.await_("it has no leader", 30, lambda: self.kafka.topics()[dead].partitions[0].leader == -1)
+
+        leaderless()
+        worker = self.worker(settings)
+        self.kafka.produce(self.topic, [(b"k", b"broken")])
+        rig.await_("the cause", 60, lambda: "own-topic-unwritable" in worker.text(), worker)
+        self.assertTrue(worker.says(f"place={dead}"), worker.tail())
+        self.send(self.other, "meanwhile")
+        self.until_settled(worker, topic=self.other)
+        self.assertFalse(self.kafka.settled(self.group, self.topic))
+        self.own.verb("restart", "kafka-2")
+        self.until_settled(worker, 120)
+
+        leaderless()
+        self.kafka.produce(self.topic, [(b"k", b"broken")])
+        rig.await_("it is told", 60, lambda: worker.metric("runsink_trouble", cause="settlement-fails") == 1, worker)
+        self.assertTrue(worker.says("may have lost its leader"), worker.tail())
+        self.own.verb("restart", "kafka-2")
+        self.until_settled(worker, 120)
+        rig.await_("it is over", 60, lambda: worker.metric("runsink_trouble", cause="settlement-fails") in (None, 0), worker)
+        self.assertEqual(2, len(self.dead("data")))
+        self.assertEqual(0, worker.stop(), worker.tail())
 
 
 if __name__ == "__main__":
