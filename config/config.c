@@ -5,8 +5,8 @@
 #include <stdlib.h>
 
 #include "config/table.h"
-#include "worker/log.h"
-#include "worker/nearby.h"
+#include "worker/base/log.h"
+#include "worker/base/nearby.h"
 
 const struct key config_keys[] = {
 #define KEY(field, name_, type_, default_, min_, max_, flags_, help_)                              \

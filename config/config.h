@@ -12,7 +12,7 @@
 #include <stdio.h>
 
 #include "sinks/egress.h"
-#include "worker/buf.h"
+#include "worker/base/buf.h"
 
 struct list {
     char **v;

@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 #include "config/table.h"
-#include "worker/hash.h"
-#include "worker/key.h"
-#include "worker/log.h"
-#include "worker/nearby.h"
+#include "worker/base/hash.h"
+#include "worker/base/key.h"
+#include "worker/base/log.h"
+#include "worker/base/nearby.h"
 
 struct check {
     struct config *c;
@@ -64,7 +64,7 @@ static void check_topics(struct check *k) {
 static void check_statuses(struct check *k, const char *name, const struct list *l) {
     static const char *const known[] = {
 #define STATUS(name) name,
-#include "worker/statuses.def"
+#include "worker/base/statuses.def"
 #undef STATUS
     };
     char q[QUOTE_MAX], near[NEARBY_TEXT];

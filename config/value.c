@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "config/table.h"
-#include "worker/outcome.h"
+#include "worker/base/outcome.h"
 
 struct unit {
     const char *name;

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <strings.h>
 
-#include "worker/buf.h"
+#include "worker/base/buf.h"
 
 /* The IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890 and its updates), read as
  * "nothing here is a tenant's public server". */

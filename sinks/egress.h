@@ -6,7 +6,7 @@
 
 #include <sys/socket.h>
 
-#include "worker/outcome.h"
+#include "worker/base/outcome.h"
 
 struct cidr {
     uint8_t addr[16]; /* IPv4 as ::ffff:a.b.c.d */

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "config/config.h"
-#include "worker/clock.h"
+#include "worker/base/clock.h"
 
 #define PATH_BYTES_MAX 512
 #define TEMP_PREFIX ".tmp-"

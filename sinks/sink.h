@@ -6,9 +6,9 @@
 
 #include <cjson/cJSON.h>
 
-#include "worker/buf.h"
-#include "worker/hash.h"
-#include "worker/outcome.h"
+#include "worker/base/buf.h"
+#include "worker/base/hash.h"
+#include "worker/base/outcome.h"
 
 struct config;
 struct http;

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <sysexits.h>
 
-#include "worker/command.h"
-#include "worker/log.h"
+#include "worker/base/log.h"
 #include "worker/run.h"
+#include "worker/tools/command.h"
 
 #define TOPIC "jobruns"
 #define PARTITIONS 3

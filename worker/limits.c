@@ -5,7 +5,7 @@
 #include <sys/resource.h>
 
 #include "config/config.h"
-#include "worker/log.h"
+#include "worker/base/log.h"
 
 /* A lane's beside its deliveries: two Kafka clients with a connection and a pipe for each of some
  * brokers, and what it wakes itself by. */

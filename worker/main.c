@@ -8,12 +8,12 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-#include "worker/command.h"
-#include "worker/log.h"
-#include "worker/manual.h"
-#include "worker/nearby.h"
+#include "worker/base/log.h"
+#include "worker/base/nearby.h"
+#include "worker/base/shown.h"
 #include "worker/run.h"
-#include "worker/shown.h"
+#include "worker/tools/command.h"
+#include "worker/tools/manual.h"
 #include "worker/version.h"
 
 extern char **environ;

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "worker/log.h"
+#include "worker/base/log.h"
 
 #define TERMINAL_MS 500
 #define LOG_MS 10000

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "worker/metrics.h"
+#include "worker/admin/metrics.h"
 
 struct progress_meter {
     bool terminal;

@@ -15,17 +15,17 @@
 #include <unistd.h>
 
 #include "sinks/file.h"
-#include "sinks/http.h"
-#include "worker/admin.h"
-#include "worker/begin.h"
-#include "worker/clock.h"
-#include "worker/command.h"
-#include "worker/kafka.h"
-#include "worker/lane.h"
+#include "sinks/http/http.h"
+#include "worker/admin/admin.h"
+#include "worker/base/clock.h"
+#include "worker/base/log.h"
+#include "worker/kafka/begin.h"
+#include "worker/kafka/kafka.h"
+#include "worker/kafka/topics.h"
 #include "worker/limits.h"
-#include "worker/log.h"
+#include "worker/pipeline/lane.h"
 #include "worker/progress.h"
-#include "worker/topics.h"
+#include "worker/tools/command.h"
 
 #define BROKER_TIMEOUT_MS 30000
 #define WAIT_SLICE_MS 200

@@ -3,7 +3,7 @@
 #define RUNSINK_RUN_H
 
 #include "config/config.h"
-#include "worker/metrics.h"
+#include "worker/admin/metrics.h"
 
 /* Reads the configuration anew: command_reload(), or NULL where there is nothing to read. */
 typedef struct config *reload_fn(const struct config *now, struct buf *taken, struct buf *ignored,

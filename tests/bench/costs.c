@@ -8,11 +8,11 @@
 #include <time.h>
 
 #include "config/config.h"
-#include "sinks/s3_error.h"
-#include "worker/log.h"
-#include "worker/redact.h"
-#include "worker/requeue.h"
-#include "worker/route.h"
+#include "sinks/s3/s3_error.h"
+#include "worker/base/log.h"
+#include "worker/event/redact.h"
+#include "worker/kafka/requeue.h"
+#include "worker/pipeline/route.h"
 
 #define KB ((size_t)1024)
 #define ROUNDS 5

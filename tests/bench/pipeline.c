@@ -9,9 +9,9 @@
 #include <stdlib.h>
 
 #include "config/config.h"
-#include "worker/batch.h"
-#include "worker/lane.h"
-#include "worker/redact.h"
+#include "worker/event/redact.h"
+#include "worker/pipeline/batch.h"
+#include "worker/pipeline/lane.h"
 
 #define EVENTS_MAX 1000
 

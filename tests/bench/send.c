@@ -1,5 +1,5 @@
 /* A floor for deliveries: a bare curl-multi client that sends each line of a file once, by PUT to
- * S3 (signed by sinks/sigv4.c) or by POST, over a number of kept connections, and does nothing
+ * S3 (signed by sinks/s3/sigv4.c) or by POST, over a number of kept connections, and does nothing
  * else: no Kafka, no decoding, no retries, no guard. An answer other than 2xx ends it.
  *
  * usage: send put|lean|post EVENTS PLACES EVENTS_MAX CONNECTIONS [PREFIX]
@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "sinks/sigv4.h"
+#include "sinks/s3/sigv4.h"
 
 #define PLACES_MAX 100000
 #define LINE_MAX_BYTES 2048

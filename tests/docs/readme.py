@@ -213,7 +213,7 @@ class Documentation(unittest.TestCase):
 
     def test_headers(self):
         """each header of a dead letter that is named is written, and each program beside runsink is there"""
-        source = "".join(path.read_text() for path in (ROOT / "worker").glob("*.c"))
+        source = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.c"))
         named = set(re.findall(r"`(runsink-[a-z-]+)`", read("README.md")))
         self.assertGreater(len(named), 5)
         self.none(name for name in named if f'"{name}"' not in source and not (ROOT / "config/systemd" / name).exists())
@@ -222,7 +222,7 @@ class Documentation(unittest.TestCase):
         """the README's list and that of `runsink --help` have each exit code that is used, and no other"""
         names = dict(OK=0, USAGE=64, DATAERR=65, NOINPUT=66, UNAVAILABLE=69, SOFTWARE=70, OSERR=71, CANTCREAT=73, IOERR=74, TEMPFAIL=75,
                      CONFIG=78)
-        used = {names[name] for path in (ROOT / "worker").glob("*.c") for name in re.findall(r"\bEX_([A-Z]+)\b", path.read_text())}
+        used = {names[name] for path in (ROOT / "worker").rglob("*.c") for name in re.findall(r"\bEX_([A-Z]+)\b", path.read_text())}
         self.assertEqual(used, {int(code) for code in re.findall(r"^  \| (\d+) \| ", read("README.md"), re.M)})
         listed = runsink("--help").stdout.split("Exit codes:")[1]
         self.assertEqual(used, {int(code) for code in re.findall(r"\b(\d+)\b", listed)})

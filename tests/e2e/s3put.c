@@ -9,8 +9,8 @@
 #include <time.h>
 
 #include "config/config.h"
-#include "sinks/http.h"
-#include "sinks/sigv4.h"
+#include "sinks/http/http.h"
+#include "sinks/s3/sigv4.h"
 #include "sinks/sink.h"
 
 extern const struct sink_type s3_sink;

@@ -4,9 +4,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "worker/anchor.h"
-#include "worker/anchor_store.h"
-#include "worker/verify_anchor.h"
+#include "worker/ledger/anchor.h"
+#include "worker/pipeline/anchor_store.h"
+#include "worker/tools/verify_anchor.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #include "config/config.h"
-#include "sinks/http.h"
+#include "sinks/http/http.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "worker/redact.h"
+#include "worker/event/redact.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 

@@ -2,8 +2,8 @@
  * the fields' values at each 0xff. Whatever the values, the key has the template's slashes. */
 #include <stdlib.h>
 
-#include "worker/buf.h"
-#include "worker/key.h"
+#include "worker/base/buf.h"
+#include "worker/base/key.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "worker/verify_audit.h"
+#include "worker/tools/verify_audit.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -2,7 +2,7 @@
  * a text with the same meaning. */
 #include <stdlib.h>
 
-#include "worker/meta.h"
+#include "worker/kafka/meta.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

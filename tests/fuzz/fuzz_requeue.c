@@ -3,7 +3,7 @@
  * past says, the next attempt is due within the longest delay. */
 #include <stdlib.h>
 
-#include "worker/requeue.h"
+#include "worker/kafka/requeue.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,8 +1,8 @@
 /* Whatever a store answers, what is read from it is bounded, printable and of its form. */
 #include <stdlib.h>
 
-#include "sinks/s3_error.h"
-#include "worker/buf.h"
+#include "sinks/s3/s3_error.h"
+#include "worker/base/buf.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 

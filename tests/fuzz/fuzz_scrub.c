@@ -4,8 +4,8 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "worker/log.h"
-#include "worker/scrub.h"
+#include "worker/base/log.h"
+#include "worker/base/scrub.h"
 
 #define SECRETS_MAX 8
 #define MIN 6 /* bytes of a secret that is scrubbed */

@@ -7,8 +7,8 @@
 #include <strings.h>
 
 #include "config/config.h"
-#include "sinks/s3.h"
-#include "sinks/webhook.h"
+#include "sinks/s3/s3.h"
+#include "sinks/webhook/webhook.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 

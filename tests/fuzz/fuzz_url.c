@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "sinks/egress.h"
-#include "worker/buf.h"
+#include "worker/base/buf.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 

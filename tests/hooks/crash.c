@@ -1,4 +1,4 @@
-/* The functions of worker/crash.h for runsink-hooks, told by the environment what to do:
+/* The functions of worker/base/crash.h for runsink-hooks, told by the environment what to do:
  *   HOOK_CRASH=point:n  SIGKILL at the n-th passage of a point (boundary-before, boundary-after,
  *                       put-before, put-after, txn-inside before and txn-sent after the offsets
  *                       were sent)
@@ -7,7 +7,7 @@
  *                       crash, hang, eat (memory, until there is none) or kill (as the kernel kills
  *                       who eats) and WORK is what is done with it then: decode, build or sent
  *                       (delivered, not settled) */
-#include "worker/crash.h"
+#include "worker/base/crash.h"
 
 #include <signal.h>
 #include <stdatomic.h>
@@ -16,7 +16,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "worker/buf.h"
+#include "worker/base/buf.h"
 
 static const char *const points[CRASH_POINTS] = {
     [CRASH_BOUNDARY_BEFORE] = "boundary-before", [CRASH_BOUNDARY_AFTER] = "boundary-after",

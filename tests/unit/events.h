@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "worker/buf.h"
-#include "worker/jobrun.h"
+#include "worker/base/buf.h"
+#include "worker/event/jobrun.h"
 
 #define LEN(array) (sizeof(array) / sizeof(array)[0])
 #define SINK "{\"type\":\"s3\",\"bucket\":\"b\",\"accessKeyId\":\"CANARY1\",\"region\":\"r\"}"

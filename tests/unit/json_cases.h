@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "worker/hash.h"
+#include "worker/base/hash.h"
 
 /* Calls use for each case; text is valid during the call. Returns how many there were. */
 static inline size_t json_cases(void (*use)(char mark, struct str text, int line)) {

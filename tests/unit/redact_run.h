@@ -2,7 +2,7 @@
 #ifndef RUNSINK_TESTS_REDACT_RUN_H
 #define RUNSINK_TESTS_REDACT_RUN_H
 
-#include "worker/jobrun.h"
+#include "worker/event/jobrun.h"
 
 #define LEN(array) (sizeof(array) / sizeof(array)[0])
 #define R "[REDACTED]"

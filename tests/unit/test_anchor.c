@@ -9,8 +9,8 @@
 #include <curl/curl.h>
 
 #include "tests/unit/ledger_judge.h"
-#include "worker/anchor_store.h"
-#include "worker/verify_anchor.h"
+#include "worker/pipeline/anchor_store.h"
+#include "worker/tools/verify_anchor.h"
 
 #define AT INT64_C(1769860800000) /* 2026-01-31T12:00:00Z */
 #define MINUTE INT64_C(60000)

@@ -1,4 +1,4 @@
-/* worker/backlog.h: what waits is counted by when it is due. */
+/* worker/pipeline/backlog.h: what waits is counted by when it is due. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "worker/backlog.h"
+#include "worker/pipeline/backlog.h"
 
 enum { LONGEST = 120000, EVENTS = 2000 };
 static const int64_t start = 1700000000000;

@@ -12,10 +12,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "worker/arena.h"
-#include "worker/buf.h"
-#include "worker/json.h"
-#include "worker/outcome.h"
+#include "worker/base/arena.h"
+#include "worker/base/buf.h"
+#include "worker/base/outcome.h"
+#include "worker/event/json.h"
 
 #define LEN(array) (sizeof(array) / sizeof(array)[0])
 

@@ -1,4 +1,4 @@
-/* worker/certs.h: until when the certificates that the configuration names are valid. */
+/* config/certs.h: until when the certificates that the configuration names are valid. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +11,7 @@
 #include <openssl/pem.h>
 #include <openssl/pkcs12.h>
 
-#include "worker/certs.h"
+#include "config/certs.h"
 
 #define DAY 86400
 #define NOW INT64_C(1800000000)

@@ -11,8 +11,8 @@
 
 #include "config/config.h"
 #include "config/table.h"
-#include "worker/log.h"
-#include "worker/scrub.h"
+#include "worker/base/log.h"
+#include "worker/base/scrub.h"
 
 #define WHSEC "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "worker/buf.h"
+#include "worker/base/buf.h"
 
 #define CASE_MAX ((size_t)1 << 20)
 

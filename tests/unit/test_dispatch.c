@@ -10,8 +10,8 @@
 #include <cmocka.h>
 
 #include "config/config.h"
-#include "worker/dispatch.h"
-#include "worker/route.h"
+#include "worker/pipeline/dispatch.h"
+#include "worker/pipeline/route.h"
 
 #define CONNECTIONS 256
 #define MOST 12000

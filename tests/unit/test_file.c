@@ -18,7 +18,7 @@
 #include "config/config.h"
 #include "sinks/file.h"
 #include "sinks/scripted.h"
-#include "worker/clock.h"
+#include "worker/base/clock.h"
 
 struct fixture {
     char dir[64];  /* holds root, and what a sink must not reach */

@@ -8,8 +8,8 @@
 
 #include <cmocka.h>
 
-#include "worker/buf.h"
-#include "worker/forms.h"
+#include "worker/base/buf.h"
+#include "worker/base/forms.h"
 
 #define KNOWN 200
 #define LONG (2 * FORM_MAX)

@@ -12,7 +12,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "worker/hash.h"
+#include "worker/base/hash.h"
 
 #define LEN(array) (sizeof(array) / sizeof(array)[0])
 

@@ -20,8 +20,8 @@
 #include <unistd.h>
 
 #include "config/config.h"
-#include "sinks/http.h"
-#include "sinks/http_error.h"
+#include "sinks/http/http.h"
+#include "sinks/http/http_error.h"
 #include "tests/unit/http_peer.h"
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))

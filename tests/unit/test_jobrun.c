@@ -8,7 +8,7 @@
 
 #include "tests/unit/events.h"
 #include "tests/unit/json_cases.h"
-#include "worker/redact.h"
+#include "worker/event/redact.h"
 
 static void both_spellings_of_each_field(void **state) {
     (void)state;

@@ -7,7 +7,7 @@
 /* clang-format on */
 
 #include "tests/unit/json_cases.h"
-#include "worker/json.h"
+#include "worker/event/json.h"
 
 static bool accepts(struct str text, struct json_value *ret) {
     struct json j;

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "worker/kafka.h"
+#include "worker/kafka/kafka.h"
 
 static const char *value_of(rd_kafka_conf_t *conf, const char *name) {
     static char value[512];

@@ -7,8 +7,8 @@
 
 #include <cmocka.h>
 
-#include "worker/buf.h"
-#include "worker/key.h"
+#include "worker/base/buf.h"
+#include "worker/base/key.h"
 
 #define ALL ((1u << KEY_FIELDS) - 1)
 #define OBJECT                                                                                     \

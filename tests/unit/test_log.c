@@ -18,10 +18,10 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "worker/buf.h"
-#include "worker/hash.h"
-#include "worker/log.h"
-#include "worker/scrub.h"
+#include "worker/base/buf.h"
+#include "worker/base/hash.h"
+#include "worker/base/log.h"
+#include "worker/base/scrub.h"
 
 static int saved_stderr, out_fd;
 

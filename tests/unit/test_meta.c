@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "worker/meta.h"
+#include "worker/kafka/meta.h"
 
 #define ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
 #define HEAD "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"

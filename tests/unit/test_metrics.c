@@ -1,5 +1,5 @@
-/* worker/metrics.h and what of worker/admin.h is pure: sums over lanes, the text format, addresses,
- * health and readiness. */
+/* worker/admin/metrics.h and what of worker/admin/admin.h is pure: sums over lanes, the text
+ * format, addresses, health and readiness. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,10 +9,10 @@
 #include <cmocka.h>
 
 #include "sinks/sink.h"
-#include "worker/admin.h"
-#include "worker/failures.h"
-#include "worker/lane.h"
-#include "worker/metrics.h"
+#include "worker/admin/admin.h"
+#include "worker/admin/metrics.h"
+#include "worker/base/failures.h"
+#include "worker/pipeline/lane.h"
 
 enum { NO_SINK, S3 };
 

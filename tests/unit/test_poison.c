@@ -5,7 +5,7 @@
 
 #include <cmocka.h>
 
-#include "worker/poison.h"
+#include "worker/pipeline/poison.h"
 
 #define ME 7
 #define HER 8

@@ -8,7 +8,7 @@
 
 #include "tests/unit/json_cases.h"
 #include "tests/unit/redact_run.h"
-#include "worker/redact.h"
+#include "worker/event/redact.h"
 
 /* What a run with this tail looks like once redacted: the tail of it. */
 static void assert_redacted(const char *tail, const char *want) {

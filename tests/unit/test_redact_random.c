@@ -9,8 +9,8 @@
 #include "config/config.h"
 #include "tests/unit/json_cases.h"
 #include "tests/unit/redact_run.h"
-#include "worker/redact.h"
-#include "worker/route.h"
+#include "worker/event/redact.h"
+#include "worker/pipeline/route.h"
 
 /* The property: whatever the document looks like, what comes out is JSON, differs from what went in
  * inside the spans only, and holds no secret in any spelling. */

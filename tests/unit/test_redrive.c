@@ -7,8 +7,8 @@
 
 #include <cmocka.h>
 
-#include "worker/ledger_read.h"
-#include "worker/redrive_plan.h"
+#include "worker/ledger/ledger_read.h"
+#include "worker/tools/redrive_plan.h"
 
 #define START 1750000000000
 #define SOURCE "jobs"

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "worker/requeue.h"
+#include "worker/kafka/requeue.h"
 
 #define SECOND 1000
 #define START 1750000000000

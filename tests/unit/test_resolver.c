@@ -21,7 +21,7 @@
 #include <time.h>
 
 #include "config/config.h"
-#include "sinks/resolver.h"
+#include "sinks/http/resolver.h"
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 #define PATIENCE_MS 20000

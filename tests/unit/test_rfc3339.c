@@ -6,7 +6,7 @@
 #include <cmocka.h>
 /* clang-format on */
 
-#include "worker/rfc3339.h"
+#include "worker/base/rfc3339.h"
 
 #define LEN(array) (sizeof(array) / sizeof(array)[0])
 

@@ -10,9 +10,9 @@
 #include <stdio.h>
 
 #include "config/config.h"
-#include "worker/keys.h"
-#include "worker/log.h"
-#include "worker/route.h"
+#include "worker/base/log.h"
+#include "worker/pipeline/keys.h"
+#include "worker/pipeline/route.h"
 
 #define BUDGET "16MiB"
 #define SHARE ((size_t)4 << 20) /* of it, for the sink objects */

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 
 #include "config/config.h"
-#include "sinks/s3.h"
-#include "sinks/s3_error.h"
-#include "worker/log.h"
+#include "sinks/s3/s3.h"
+#include "sinks/s3/s3_error.h"
+#include "worker/base/log.h"
 
 #define KEYS                                                                                       \
     "\"accessKeyId\":\"AKIAIOSFODNN7EXAMPLE\",\"secretAccessKey\":\"wJalrXUtnFEMI/K7MDENG\""

@@ -11,8 +11,8 @@
 
 #include <cjson/cJSON.h>
 
-#include "worker/shown.h"
-#include "worker/verify_report.h"
+#include "worker/base/shown.h"
+#include "worker/tools/verify_report.h"
 
 static const struct {
     const char *text, *shown;

@@ -1,5 +1,5 @@
-/* worker/snapshot.h: what a lane notes stays bounded, and is handed over whole to another thread.
- * Also built with the thread sanitizer (preset tsan). */
+/* worker/admin/snapshot.h: what a lane notes stays bounded, and is handed over whole to another
+ * thread. Also built with the thread sanitizer (preset tsan). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "worker/lane.h"
+#include "worker/pipeline/lane.h"
 
 enum { DESTINATIONS = 1000, ASKED = 20, MANY = 3000 };
 

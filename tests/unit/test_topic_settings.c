@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "worker/topic_settings.h"
+#include "worker/kafka/topic_settings.h"
 
 #define HOUR ((int64_t)3600000)
 #define MIB ((int64_t)1 << 20)

@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "worker/topics.h"
+#include "worker/kafka/topics.h"
 
 static struct buf err;
 

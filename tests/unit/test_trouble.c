@@ -6,8 +6,8 @@
 /* cmocka needs those first */
 #include <cmocka.h>
 
-#include "worker/clock.h"
-#include "worker/trouble.h"
+#include "worker/base/clock.h"
+#include "worker/base/trouble.h"
 
 #define PATIENCE 30000
 

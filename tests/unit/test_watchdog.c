@@ -5,7 +5,7 @@
 
 #include <cmocka.h>
 
-#include "worker/watchdog.h"
+#include "worker/pipeline/watchdog.h"
 
 static void test_stands_still(void **state) {
     (void)state;

@@ -13,10 +13,10 @@
 #include <time.h>
 
 #include "config/config.h"
-#include "sinks/http.h"
-#include "sinks/webhook.h"
+#include "sinks/http/http.h"
+#include "sinks/webhook/webhook.h"
 #include "tests/unit/http_peer.h"
-#include "worker/log.h"
+#include "worker/base/log.h"
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 

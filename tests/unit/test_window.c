@@ -1,5 +1,6 @@
-/* worker/window.h against a naive model: every offset in exactly one window, windows contiguous and
- * settled in order, and a crash at any instant brings the declared ends back exactly. */
+/* worker/pipeline/window.h against a naive model: every offset in exactly one window, windows
+ * contiguous and settled in order, and a crash at any instant brings the declared ends back
+ * exactly. */
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -12,8 +13,8 @@
 
 #include <cmocka.h>
 
-#include "worker/meta.h"
-#include "worker/window.h"
+#include "worker/kafka/meta.h"
+#include "worker/pipeline/window.h"
 
 /* xorshift64*: the seed repeats a run. */
 static uint64_t rng;

@@ -1,0 +1,537 @@
+#include "sinks/http/resolver.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <resolv.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config/config.h"
+#include "worker/base/buf.h"
+#include "worker/base/clock.h"
+#include "worker/base/hash.h"
+
+#define FRESH_MS 30000   /* addresses are used for this long */
+#define RENEW_MS 15000   /* a name that is in use is looked up again after this long */
+#define STALE_MS 3600000 /* where no name server answers, older ones are used up to this age */
+#define GRACE_MS 5000    /* and then for this long before the next try */
+#define SLOW_MS 1000     /* a name server that takes longer is slow */
+#define TRY_S 2          /* a name server has this long for an answer, */
+#define TRIES 2          /* this often; resolv.conf may say less */
+#define THREAD_IDLE_S 60
+#define THREAD_STACK ((size_t)512 * 1024)
+#define THREADS_MIN 4 /* shares of a quarter */
+#define BUCKETS 1024
+
+/* --- The threads. What they share with the lane is in here, under the lock. --- */
+
+/* Of a domain's name servers, by the last lookup. */
+enum speed { UNKNOWN, QUICK, SLOW };
+
+/* Handed over whole: from the lane to a thread, and back. */
+struct lookup {
+    TAILQ_ENTRY(lookup) link;
+    struct resolver_name *name; /* the lane's; it is not gone while its lookup is under way */
+    int64_t took_ms;
+    int family, code;
+    enum speed speed; /* when it began */
+    char host[RESOLVER_NAME_MAX + 1], list[RESOLVER_LIST_SIZE];
+};
+
+TAILQ_HEAD(lookups, lookup);
+
+struct pool {
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    struct lookups wanted, found;
+    size_t threads, idle;
+    int event_fd; /* -1 once the lane has left */
+};
+
+static void free_lookups(struct lookups *all) {
+    for (struct lookup *l; (l = TAILQ_FIRST(all));) {
+        TAILQ_REMOVE(all, l, link);
+        free(l);
+    }
+}
+
+/* Whoever leaves last frees it. */
+static void leave_pool(struct pool *p, bool last) {
+    pthread_mutex_unlock(&p->lock);
+    if (!last) return;
+    free_lookups(&p->wanted);
+    free_lookups(&p->found);
+    pthread_mutex_destroy(&p->lock);
+    pthread_cond_destroy(&p->more);
+    free(p);
+}
+
+static void put_address(struct lookup *l, const struct sockaddr *sa) {
+    char text[INET6_ADDRSTRLEN];
+    const void *address;
+    if (sa->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)sa;
+        if (in6->sin6_scope_id) return; /* of one link alone */
+        address = &in6->sin6_addr;
+    } else if (sa->sa_family == AF_INET) {
+        address = &((const struct sockaddr_in *)(const void *)sa)->sin_addr;
+    } else {
+        return;
+    }
+    if (!inet_ntop(sa->sa_family, address, text, sizeof text)) return;
+    size_t n = strlen(l->list);
+    snprintf(l->list + n, sizeof l->list - n, sa->sa_family == AF_INET6 ? "%s[%s]" : "%s%s",
+             n ? "," : "", text);
+}
+
+/* A silent name server holds a thread, so it gets less time than the 5 s that resolv.conf gives by
+ * default. glibc keeps what we set for this thread; and no longer looks after changes of the file,
+ * so we read it each time. */
+static void limit_tries(void) {
+    if (res_init() != 0) return;
+    if (_res.retrans > TRY_S) _res.retrans = TRY_S;
+    if (_res.retry > TRIES) _res.retry = TRIES;
+}
+
+static void look_up(struct lookup *l) {
+    int64_t start = clock_ms(CLOCK_MONOTONIC);
+    const struct addrinfo hints = {.ai_family = l->family, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+    limit_tries();
+    l->code = getaddrinfo(l->host, NULL, &hints, &found);
+    if (l->code == EAI_SYSTEM && (errno == EMFILE || errno == ENFILE)) l->code = EAI_MEMORY;
+    size_t n = 0;
+    for (const struct addrinfo *a = found; l->code == 0 && a && n < RESOLVER_ADDRESSES_MAX;
+         a = a->ai_next, n++)
+        put_address(l, a->ai_addr);
+    if (found) freeaddrinfo(found);
+    if (l->code == 0 && !l->list[0]) l->code = EAI_NONAME;
+    l->took_ms = clock_ms(CLOCK_MONOTONIC) - start;
+}
+
+/* Waits for a lookup. NULL: this thread has nothing more to do. Locked. */
+static struct lookup *take_wanted(struct pool *p) {
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += THREAD_IDLE_S;
+    p->idle++;
+    for (int waited = 0; TAILQ_EMPTY(&p->wanted) && p->event_fd >= 0 && waited == 0;)
+        waited = pthread_cond_timedwait(&p->more, &p->lock, &until);
+    p->idle--;
+    struct lookup *l = p->event_fd >= 0 ? TAILQ_FIRST(&p->wanted) : NULL;
+    if (l) TAILQ_REMOVE(&p->wanted, l, link);
+    return l;
+}
+
+static void *run_thread(void *pool_) {
+    struct pool *p = pool_;
+    struct lookup *l;
+    pthread_setname_np(pthread_self(), "resolver");
+    pthread_mutex_lock(&p->lock);
+    while ((l = take_wanted(p))) {
+        pthread_mutex_unlock(&p->lock);
+        look_up(l);
+        pthread_mutex_lock(&p->lock);
+        TAILQ_INSERT_TAIL(&p->found, l, link);
+        if (p->event_fd >= 0) eventfd_write(p->event_fd, 1);
+    }
+    p->threads--;
+    leave_pool(p, p->threads == 0 && p->event_fd < 0);
+    return NULL;
+}
+
+static bool start_thread(struct pool *p) {
+    pthread_attr_t attributes;
+    pthread_t thread;
+    if (pthread_attr_init(&attributes) != 0) return false;
+    bool ok = pthread_attr_setstacksize(&attributes, THREAD_STACK) == 0 &&
+              pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED) == 0 &&
+              pthread_create(&thread, &attributes, run_thread, p) == 0;
+    pthread_attr_destroy(&attributes);
+    return ok;
+}
+
+/* Where there is no thread that could do it, and none to be had, it comes back as failed. */
+static void hand_over(struct pool *p, struct lookup *l) {
+    pthread_mutex_lock(&p->lock);
+    TAILQ_INSERT_TAIL(&p->wanted, l, link);
+    size_t wanted = 0;
+    for (const struct lookup *one = TAILQ_FIRST(&p->wanted); one; one = TAILQ_NEXT(one, link))
+        wanted++;
+    bool ok = true;
+    if (wanted > p->idle) {
+        p->threads++; /* before it begins: it may end at once */
+        if (!start_thread(p)) ok = --p->threads > 0;
+    }
+    if (!ok) {
+        TAILQ_REMOVE(&p->wanted, l, link);
+        l->code = EAI_MEMORY;
+        TAILQ_INSERT_TAIL(&p->found, l, link);
+        eventfd_write(p->event_fd, 1);
+    }
+    pthread_cond_signal(&p->more);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static struct pool *pool_new(void) {
+    struct pool *p = xcalloc(1, sizeof *p);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->more, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    TAILQ_INIT(&p->wanted);
+    TAILQ_INIT(&p->found);
+    p->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (p->event_fd < 0) {
+        fprintf(stderr, "runsink: eventfd: %s\n", strerror(errno));
+        abort();
+    }
+    return p;
+}
+
+/* --- Names and their domains. The lane's alone. --- */
+
+TAILQ_HEAD(names, resolver_name);
+TAILQ_HEAD(waits, resolver_wait);
+
+/* What is registered as one, as far as that can be told from its look: names below it are free for
+ * whoever owns it, so it is what shares are for. Lives as long as one of its names. */
+struct domain {
+    struct domain *next; /* in its bucket */
+    struct names queue;  /* wanted, not begun */
+    TAILQ_ENTRY(domain) ring;
+    size_t names, queued, running;
+    int64_t progress_ms; /* when a lookup last ended, or the first of those running began */
+    enum speed speed;
+    uint64_t hash;
+    char text[];
+};
+
+enum name_state { NAME_RESTS, NAME_QUEUED, NAME_RUNNING };
+
+struct resolver_name {
+    struct resolver_name *next;      /* in its bucket */
+    TAILQ_ENTRY(resolver_name) used; /* longest unused first: with addresses, or without */
+    TAILQ_ENTRY(resolver_name) queue;
+    struct domain *domain;
+    enum name_state state;
+    struct waits waits;
+    int64_t found_ms;  /* when the list came */
+    int64_t good_ms;   /* until when it is given */
+    int64_t failed_ms; /* the last lookup that brought nothing; 0 */
+    char *list;        /* NULL: none yet */
+    uint64_t hash;
+    char host[];
+};
+
+struct resolver {
+    struct pool *pool;
+    size_t threads, waiting, most;
+    struct resolver_name *buckets[BUCKETS];
+    struct domain *domains[BUCKETS];
+    struct names known, unknown;
+    TAILQ_HEAD(ring, domain) ring; /* domains with a queue, in turn */
+    size_t names, queued, running, running_of[3];
+    int family;
+};
+
+/* "bucket.s3.amazonaws.com" -> "amazonaws.com", "a.example.co.uk" -> "example.co.uk". */
+static struct str domain_part(struct str host) {
+    if (host.n && host.p[host.n - 1] == '.') host.n--;
+    const char *end = host.p + host.n, *at = end, *dots[3] = {end, end, end};
+    size_t n = 0;
+    while (at > host.p && n < 3)
+        if (*--at == '.') dots[n++] = at;
+    if (n < 2) return host;
+    bool country = end - dots[0] == 3 && dots[0] - dots[1] <= 4; /* .co.uk, .com.au */
+    if (!country)
+        at = dots[1] + 1;
+    else if (n == 3)
+        at = dots[2] + 1;
+    else
+        at = host.p;
+    return (struct str){at, (size_t)(end - at)};
+}
+
+static struct domain *domain_of(struct resolver *r, struct str host) {
+    struct str part = domain_part(host);
+    uint64_t hash = keyed_hash(part.p, part.n);
+    struct domain **at = &r->domains[hash % BUCKETS];
+    for (struct domain *d = *at; d; d = d->next)
+        if (d->hash == hash && str_is(part, d->text)) return d;
+    struct domain *d = xcalloc(1, sizeof *d + part.n + 1);
+    memcpy(d->text, part.p, part.n);
+    d->hash = hash;
+    d->next = *at;
+    TAILQ_INIT(&d->queue);
+    return *at = d;
+}
+
+static void drop_domain(struct resolver *r, struct domain *d) {
+    if (--d->names > 0) return;
+    struct domain **at = &r->domains[d->hash % BUCKETS];
+    while (*at != d) at = &(*at)->next;
+    *at = d->next;
+    free(d);
+}
+
+static struct names *list_of(struct resolver *r, const struct resolver_name *n) {
+    return n->list ? &r->known : &r->unknown;
+}
+
+static void forget(struct resolver *r, struct resolver_name *n) {
+    struct resolver_name **at = &r->buckets[n->hash % BUCKETS];
+    while (*at != n) at = &(*at)->next;
+    *at = n->next;
+    TAILQ_REMOVE(list_of(r, n), n, used);
+    drop_domain(r, n->domain);
+    r->names--;
+    free(n->list);
+    free(n);
+}
+
+/* The longest unused go first. */
+static void make_room(struct resolver *r, struct names *from) {
+    struct resolver_name *n = TAILQ_FIRST(from);
+    while (n && r->names >= r->most) {
+        struct resolver_name *next = TAILQ_NEXT(n, used);
+        if (n->state == NAME_RESTS && TAILQ_EMPTY(&n->waits)) forget(r, n);
+        n = next;
+    }
+}
+
+static struct resolver_name *name_of(struct resolver *r, struct str host) {
+    uint64_t hash = keyed_hash(host.p, host.n);
+    struct resolver_name **at = &r->buckets[hash % BUCKETS];
+    for (struct resolver_name *n = *at; n; n = n->next)
+        if (n->hash == hash && str_is(host, n->host)) return n;
+    make_room(r, &r->unknown);
+    make_room(r, &r->known);
+    struct resolver_name *n = xcalloc(1, sizeof *n + host.n + 1);
+    memcpy(n->host, host.p, host.n);
+    n->hash = hash;
+    n->next = *at;
+    *at = n;
+    TAILQ_INIT(&n->waits);
+    TAILQ_INSERT_TAIL(&r->unknown, n, used);
+    n->domain = domain_of(r, host);
+    n->domain->names++;
+    r->names++;
+    return n;
+}
+
+/* --- Who is looked up next --- */
+
+/* How far the threads are a domain's to use. A name server that does not answer holds a thread for
+ * seconds, and names and domains are cheap: so half of the threads are for those that don't keep
+ * others waiting, and a quarter for those that have shown it. */
+static bool may_begin(const struct resolver *r, const struct domain *d, int64_t now) {
+    size_t each = r->threads / 4 ? r->threads / 4 : 1;
+    if (r->running >= r->threads || d->running >= each) return false;
+    if (d->speed == QUICK && (!d->running || now - d->progress_ms < SLOW_MS)) return true;
+    if (r->running_of[UNKNOWN] + r->running_of[SLOW] + each >= r->threads) return false;
+    return d->speed == UNKNOWN || r->running_of[SLOW] < r->threads / 2;
+}
+
+static void begin(struct resolver *r, struct resolver_name *n, int64_t now) {
+    struct domain *d = n->domain;
+    struct lookup *l = xcalloc(1, sizeof *l);
+    TAILQ_REMOVE(&d->queue, n, queue);
+    d->queued--;
+    r->queued--;
+    n->state = NAME_RUNNING;
+    if (d->running++ == 0) d->progress_ms = now;
+    r->running++;
+    r->running_of[d->speed]++;
+    l->name = n;
+    l->family = r->family;
+    l->speed = d->speed;
+    memcpy(l->host, n->host, strlen(n->host) + 1);
+    hand_over(r->pool, l);
+}
+
+static void begin_some(struct resolver *r) {
+    int64_t now = clock_ms(CLOCK_MONOTONIC);
+    struct domain *d = TAILQ_FIRST(&r->ring), *next;
+    for (; d && r->running < r->threads; d = next) {
+        if (may_begin(r, d, now)) {
+            begin(r, TAILQ_FIRST(&d->queue), now);
+            TAILQ_REMOVE(&r->ring, d, ring);
+            if (d->queued) TAILQ_INSERT_TAIL(&r->ring, d, ring);
+            next = TAILQ_FIRST(&r->ring);
+        } else {
+            next = TAILQ_NEXT(d, ring);
+        }
+    }
+}
+
+/* False when too many are wanted. The queue is shared as the threads are. */
+static bool want(struct resolver *r, struct resolver_name *n) {
+    struct domain *d = n->domain;
+    size_t each = r->waiting / 4, room = d->speed == QUICK ? r->waiting : r->waiting - each;
+    if (n->state != NAME_RESTS) return true;
+    if (r->queued >= room || d->queued >= each) return false;
+    n->state = NAME_QUEUED;
+    TAILQ_INSERT_TAIL(&d->queue, n, queue);
+    if (d->queued++ == 0) TAILQ_INSERT_TAIL(&r->ring, d, ring);
+    r->queued++;
+    begin_some(r);
+    return true;
+}
+
+static void want_no_more(struct resolver *r, struct resolver_name *n) {
+    struct domain *d = n->domain;
+    TAILQ_REMOVE(&d->queue, n, queue);
+    if (--d->queued == 0) TAILQ_REMOVE(&r->ring, d, ring);
+    r->queued--;
+    n->state = NAME_RESTS;
+}
+
+/* --- What comes back --- */
+
+static void set_list(struct resolver *r, struct resolver_name *n, const char *list, int64_t now) {
+    TAILQ_REMOVE(list_of(r, n), n, used);
+    free(n->list);
+    n->list = list ? xstrdup(list) : NULL;
+    n->found_ms = now;
+    n->good_ms = now + FRESH_MS;
+    TAILQ_INSERT_TAIL(list_of(r, n), n, used);
+}
+
+/* Addresses from before are better than none. */
+static bool use_stale(struct resolver_name *n, int64_t now) {
+    if (!n->list || now - n->found_ms > STALE_MS) return false;
+    n->good_ms = now + GRACE_MS;
+    return true;
+}
+
+static void finish(struct resolver *r, struct lookup *l) {
+    struct resolver_name *n = l->name;
+    struct domain *d = n->domain;
+    int64_t now = clock_ms(CLOCK_MONOTONIC);
+    int code = l->code;
+    r->running--;
+    r->running_of[l->speed]--;
+    d->running--;
+    d->progress_ms = now;
+    d->speed = l->took_ms > SLOW_MS ? SLOW : QUICK;
+    n->state = NAME_RESTS;
+    n->failed_ms = code ? now : 0;
+    if (code == 0)
+        set_list(r, n, l->list, now);
+    else if (code == EAI_NONAME || code == EAI_NODATA)
+        set_list(r, n, NULL, now);
+    else if (use_stale(n, now))
+        code = 0;
+    free(l);
+    struct waits waits = TAILQ_HEAD_INITIALIZER(waits);
+    TAILQ_CONCAT(&waits, &n->waits, link);
+    for (struct resolver_wait *w; (w = TAILQ_FIRST(&waits));) {
+        TAILQ_REMOVE(&waits, w, link);
+        w->name = NULL;
+        w->done(w, code);
+    }
+}
+
+void resolver_run(struct resolver *r) {
+    struct lookups found = TAILQ_HEAD_INITIALIZER(found);
+    eventfd_t count;
+    if (r->running == 0) return;
+    pthread_mutex_lock(&r->pool->lock);
+    if (!TAILQ_EMPTY(&r->pool->found)) eventfd_read(r->pool->event_fd, &count);
+    TAILQ_CONCAT(&found, &r->pool->found, link);
+    pthread_mutex_unlock(&r->pool->lock);
+    if (TAILQ_EMPTY(&found)) return;
+    for (struct lookup *l; (l = TAILQ_FIRST(&found));) {
+        TAILQ_REMOVE(&found, l, link);
+        finish(r, l);
+    }
+    begin_some(r);
+}
+
+/* --- Who asks --- */
+
+static bool due_for_renewal(const struct resolver_name *n, int64_t now) {
+    return n->state == NAME_RESTS && now - n->found_ms >= RENEW_MS &&
+           (!n->failed_ms || now - n->failed_ms >= GRACE_MS);
+}
+
+enum resolved resolver_ask(struct resolver *r, struct str host, struct resolver_wait *w,
+                           const char **ret_list) {
+    char lower[RESOLVER_NAME_MAX] = "";
+    for (size_t i = 0; i < host.n; i++)
+        lower[i] = (char)(host.p[i] >= 'A' && host.p[i] <= 'Z' ? host.p[i] + 32 : host.p[i]);
+    struct resolver_name *n = name_of(r, (struct str){lower, host.n});
+    int64_t now = clock_ms(CLOCK_MONOTONIC);
+    TAILQ_REMOVE(list_of(r, n), n, used);
+    TAILQ_INSERT_TAIL(list_of(r, n), n, used);
+    if (n->list && now < n->good_ms) {
+        if (due_for_renewal(n, now)) want(r, n);
+        *ret_list = n->list;
+        return RESOLVED;
+    }
+    if (!want(r, n)) return RESOLVED_FULL;
+    w->name = n;
+    TAILQ_INSERT_TAIL(&n->waits, w, link);
+    return RESOLVED_LATER;
+}
+
+bool resolver_leave(struct resolver *r, struct resolver_wait *w) {
+    struct resolver_name *n = w->name;
+    if (!n) return false;
+    TAILQ_REMOVE(&n->waits, w, link);
+    w->name = NULL;
+    if (n->state == NAME_QUEUED && !n->list && TAILQ_EMPTY(&n->waits)) want_no_more(r, n);
+    return use_stale(n, clock_ms(CLOCK_MONOTONIC));
+}
+
+bool resolver_begun(const struct resolver_wait *w) {
+    return w->name && w->name->state == NAME_RUNNING;
+}
+
+struct resolver *resolver_new(const struct config *cfg) {
+    struct resolver *r = xcalloc(1, sizeof *r);
+    r->threads = cfg->resolver_threads < THREADS_MIN ? THREADS_MIN : (size_t)cfg->resolver_threads;
+    r->waiting = (size_t)cfg->resolver_waiting;
+    r->most = (size_t)cfg->resolver_cache;
+    TAILQ_INIT(&r->known);
+    TAILQ_INIT(&r->unknown);
+    TAILQ_INIT(&r->ring);
+    r->pool = pool_new();
+    /* Where there is no IPv6, nobody should be sent there. */
+    int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    r->family = fd < 0 ? AF_INET : AF_UNSPEC;
+    if (fd >= 0) close(fd);
+    return r;
+}
+
+static void free_names(struct resolver *r, struct names *all) {
+    for (struct resolver_name *n; (n = TAILQ_FIRST(all));) forget(r, n);
+}
+
+void resolver_free(struct resolver *r) {
+    if (!r) return;
+    struct pool *p = r->pool;
+    pthread_mutex_lock(&p->lock);
+    close(p->event_fd);
+    p->event_fd = -1;
+    pthread_cond_broadcast(&p->more);
+    leave_pool(p, p->threads == 0);
+    free_names(r, &r->known);
+    free_names(r, &r->unknown);
+    free(r);
+}
+
+int resolver_fd(const struct resolver *r) {
+    return r->pool->event_fd;
+}

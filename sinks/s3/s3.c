@@ -1,0 +1,151 @@
+#include "sinks/s3/s3.h"
+
+#include <curl/curl.h>
+#include <stdlib.h>
+#include <strings.h>
+#include <time.h>
+
+#include "sinks/http/http.h"
+#include "sinks/s3/s3_error.h"
+#include "worker/base/log.h"
+
+#define URL_MAX ((size_t)8192)
+
+/* Headers of an answer that are kept. */
+enum { REGION, ETAG, REQUEST_ID, CONTENT_TYPE };
+
+/* One PUT under way; batch->sink_state. */
+struct put {
+    struct sink_env *env;
+    struct batch *batch;
+    struct http_request request;
+    struct buf url;
+    char region[SIGV4_REGION_MAX + 1]; /* that it was signed for */
+    bool resent;                       /* for the region that the store named */
+    bool cancelled;
+};
+
+static void finish(struct put *p, const struct outcome *o) {
+    struct batch *b = p->batch;
+    http_request_clear(&p->request);
+    buf_free(&p->url);
+    free(p);
+    b->sink_state = NULL;
+    b->done(b, o);
+}
+
+static void answered(struct http_request *, const struct outcome *transport);
+
+static void send_put(struct put *p) {
+    struct s3_config *c = p->batch->dest->config;
+    memcpy(p->region, c->region, sizeof p->region);
+    buf_init(&p->url, URL_MAX);
+    p->request = (struct http_request){.method = "PUT",
+                                       .body = p->batch->body,
+                                       .body_len = p->batch->body_len,
+                                       .needs = HTTP_ERROR,
+                                       .passed = &c->passed,
+                                       .want_headers = {[REGION] = "x-amz-bucket-region",
+                                                        [ETAG] = "etag",
+                                                        [REQUEST_ID] = "x-amz-request-id",
+                                                        [CONTENT_TYPE] = "content-type"},
+                                       .done = answered,
+                                       .owner = p};
+    s3_put_request(c, p->env->cfg, p->batch, (int64_t)time(NULL), &p->url, &p->request.headers);
+    p->request.url = buf_cstr(&p->url);
+    http_submit(p->env->http, &p->request);
+}
+
+static void resend(struct put *p) {
+    const char *region = ((struct s3_config *)p->batch->dest->config)->region;
+    log_info("bucket is in another region than its sink says", LOG_S("dest", p->batch->dest->label),
+             LOG_S("region", s3_region_is_known(str_c(region)) ? region : "(not one of AWS)"));
+    http_request_clear(&p->request);
+    buf_free(&p->url);
+    p->resent = true;
+    send_put(p);
+}
+
+/* A web server behind the endpoint's name (a sign-in page, a parked domain) says 200 to anything.
+ * Amazon S3 API reference, PutObject: a success names the object's ETag, and every answer its
+ * request. */
+static bool is_store(const struct http_request *r) {
+    return (r->kept[ETAG][0] || r->kept[REQUEST_ID][0]) &&
+           strncasecmp(r->kept[CONTENT_TYPE], "text/html", 9) != 0;
+}
+
+static void answered(struct http_request *r, const struct outcome *transport) {
+    struct put *p = r->owner;
+    if (transport->verdict != VERDICT_OK) {
+        struct outcome o = *transport; /* finish() may free what it points to */
+        finish(p, &o);
+        return;
+    }
+    struct s3_error error = {{0}};
+    bool refused = s3_error_parse((struct str){r->answer.p, r->answer.n}, &error);
+    if (r->status / 100 == 2 && !refused) {
+        struct outcome o = is_store(r) ? outcome_ok(r->status) : s3_not_a_store(r->status);
+        finish(p, &o);
+        return;
+    }
+    if (!p->resent && !p->cancelled &&
+        s3_learn_region(p->batch->dest->config, r->status, &error, r->kept[REGION], p->region)) {
+        resend(p);
+        return;
+    }
+    struct outcome o = s3_outcome(r->status, &error, r->retry_after_ms);
+    finish(p, &o);
+}
+
+static void submit(struct sink_env *env, struct batch *b) {
+#ifdef RUNSINK_LIBS3
+    const struct s3_config *c = b->dest->config;
+    if (c->sigv2) {
+        s3_sigv2_submit(env->cfg, &env->state[sink_type_index(&s3_sink)], b);
+        return;
+    }
+#endif
+    struct put *p = xcalloc(1, sizeof *p);
+    p->env = env;
+    p->batch = b;
+    b->sink_state = p;
+    send_put(p);
+}
+
+static void cancel(struct sink_env *env, struct batch *b) {
+#ifdef RUNSINK_LIBS3
+    const struct s3_config *c = b->dest->config;
+    if (c->sigv2) {
+        s3_sigv2_cancel(b);
+        return;
+    }
+#endif
+    struct put *p = b->sink_state;
+    p->cancelled = true;
+    http_cancel(env->http, &p->request);
+}
+
+#ifdef RUNSINK_LIBS3
+static int tick(struct sink_env *env, int64_t now_ms) {
+    (void)now_ms;
+    return s3_sigv2_tick(&env->state[sink_type_index(&s3_sink)]);
+}
+
+static void close_lane(struct sink_env *env) {
+    s3_sigv2_close(&env->state[sink_type_index(&s3_sink)]);
+}
+#endif
+
+const struct sink_type s3_sink = {
+    .name = "s3",
+    .shape = SHAPE_OBJECT,
+    .parse = s3_parse,
+    .free_config = s3_free_config,
+    .size = s3_size,
+    .submit = submit,
+    .cancel = cancel,
+#ifdef RUNSINK_LIBS3
+    .tick = tick,
+    .close = close_lane,
+#endif
+};

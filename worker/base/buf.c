@@ -1,0 +1,202 @@
+#include "worker/base/buf.h"
+
+#include <malloc.h>
+#include <openssl/crypto.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+_Noreturn void out_of_memory(void) {
+    fputs("runsink: out of memory\n", stderr);
+    abort();
+}
+
+void *xmalloc(size_t n) {
+    void *p = malloc(n ? n : 1);
+    if (!p) out_of_memory();
+    return p;
+}
+
+void *xcalloc(size_t n, size_t size) {
+    void *p = calloc(n ? n : 1, size ? size : 1);
+    if (!p) out_of_memory();
+    return p;
+}
+
+void *xrealloc(void *old, size_t n) {
+    void *p = realloc(old, n ? n : 1);
+    if (!p) out_of_memory();
+    return p;
+}
+
+char *xstrndup(const char *s, size_t n) {
+    char *p = xmalloc(n + 1);
+    if (n) memcpy(p, s, n);
+    p[n] = '\0';
+    return p;
+}
+
+char *xstrdup(const char *s) {
+    return xstrndup(s, strlen(s));
+}
+
+void wipe(void *p, size_t n) {
+    if (p && n) OPENSSL_cleanse(p, n);
+}
+
+size_t heap_bytes(const void *p) {
+    return p ? malloc_usable_size((void *)(uintptr_t)p) + sizeof(size_t) : 0;
+}
+
+void buf_init(struct buf *b, size_t max) {
+    /* Half the address space is no ceiling either, and sums of sizes below it can't wrap. */
+    *b = (struct buf){.max = max < SIZE_MAX / 4 ? max : SIZE_MAX / 4};
+}
+
+void buf_init_secret(struct buf *b, size_t max) {
+    buf_init(b, max);
+    b->secret = true;
+}
+
+void buf_free(struct buf *b) {
+    if (!b) return;
+    if (b->secret) wipe(b->p, b->cap);
+    free(b->p);
+    b->p = NULL;
+    b->n = b->cap = 0;
+}
+
+void buf_wipe(struct buf *b) {
+    if (!b) return;
+    b->secret = true;
+    buf_free(b);
+}
+
+static void grow(struct buf *b, size_t cap) {
+    if (!b->secret) {
+        b->p = xrealloc(b->p, cap);
+    } else { /* realloc() would leave the old copy where it was */
+        char *p = xmalloc(cap);
+        if (b->n) memcpy(p, b->p, b->n);
+        wipe(b->p, b->cap);
+        free(b->p);
+        b->p = p;
+    }
+    b->cap = cap;
+}
+
+void buf_clear(struct buf *b) {
+    b->n = 0;
+}
+
+char *buf_reserve(struct buf *b, size_t n) {
+    if (n > b->max || b->n > b->max - n) return NULL;
+    size_t want = b->n + n + 1; /* a byte for buf_cstr's NUL */
+    if (want > b->cap) {
+        size_t cap = b->cap ? b->cap : 64;
+        while (cap < want) cap = cap > SIZE_MAX / 2 ? want : cap * 2;
+        if (cap > b->max + 1) cap = b->max + 1;
+        grow(b, cap);
+    }
+    return b->p + b->n;
+}
+
+bool buf_add(struct buf *b, const void *data, size_t n) {
+    char *to = buf_reserve(b, n);
+    if (!to) return false;
+    if (n) memcpy(to, data, n);
+    b->n += n;
+    return true;
+}
+
+bool buf_str(struct buf *b, struct str s) {
+    return buf_add(b, s.p, s.n);
+}
+
+bool buf_puts(struct buf *b, const char *s) {
+    return buf_add(b, s, strlen(s));
+}
+
+bool buf_putc(struct buf *b, char c) {
+    return buf_add(b, &c, 1);
+}
+
+bool buf_printf(struct buf *b, const char *fmt, ...) {
+    va_list ap, again;
+    va_start(ap, fmt);
+    va_copy(again, ap);
+    int n = vsnprintf(NULL, 0, fmt, ap);
+    va_end(ap);
+    char *to = n < 0 ? NULL : buf_reserve(b, (size_t)n);
+    if (to) {
+        vsnprintf(to, (size_t)n + 1, fmt, again);
+        b->n += (size_t)n;
+    }
+    va_end(again);
+    return to != NULL;
+}
+
+size_t utf8_sequence(const char *s, size_t n) {
+    const unsigned char *p = (const unsigned char *)s;
+    if (n == 0) return 0;
+    unsigned char c = p[0];
+    size_t len = c < 0x80                ? 1
+                 : c >= 0xc2 && c < 0xe0 ? 2
+                 : c >= 0xe0 && c < 0xf0 ? 3
+                 : c >= 0xf0 && c < 0xf5 ? 4
+                                         : 0;
+    if (len == 0 || len > n) return 0;
+    for (size_t i = 1; i < len; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0;
+    if ((c == 0xe0 && p[1] < 0xa0) || (c == 0xed && p[1] > 0x9f) || (c == 0xf0 && p[1] < 0x90) ||
+        (c == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return len;
+}
+
+static bool buf_json_char(struct buf *b, unsigned char c) {
+    switch (c) {
+    case '"':
+        return buf_puts(b, "\\\"");
+    case '\\':
+        return buf_puts(b, "\\\\");
+    case '\n':
+        return buf_puts(b, "\\n");
+    case '\r':
+        return buf_puts(b, "\\r");
+    case '\t':
+        return buf_puts(b, "\\t");
+    default:
+        return buf_printf(b, "\\u%04x", c);
+    }
+}
+
+bool buf_json(struct buf *b, struct str s) {
+    size_t start = b->n;
+    const unsigned char *p = (const unsigned char *)s.p;
+    bool ok = true;
+    for (size_t i = 0; ok && i < s.n;) {
+        size_t run = i;
+        size_t len = 0;
+        while (run < s.n && p[run] >= 0x20 && p[run] != '"' && p[run] != '\\' &&
+               (len = utf8_sequence(s.p + run, s.n - run)) > 0)
+            run += len;
+        ok = buf_add(b, p + i, run - i);
+        i = run;
+        if (!ok || i == s.n) break;
+        if (p[i] < 0x20 || p[i] == '"' || p[i] == '\\')
+            ok = buf_json_char(b, p[i]);
+        else
+            ok = buf_puts(b, "\xef\xbf\xbd");
+        i++;
+    }
+    if (!ok) b->n = start;
+    return ok;
+}
+
+const char *buf_cstr(struct buf *b) {
+    if (!b->p) b->p = xcalloc(1, b->cap = 1);
+    b->p[b->n] = '\0';
+    return b->p;
+}

@@ -1,0 +1,52 @@
+/* A growable byte buffer born with a ceiling. The owner frees it. Running out of memory aborts
+ * (at-least-once delivery makes that safe); passing the ceiling is an answer, not an error: the
+ * call returns false, appends nothing, and the buffer stays usable. One thread at a time. */
+#ifndef RUNSINK_BUF_H
+#define RUNSINK_BUF_H
+
+#include "worker/base/str.h"
+
+struct buf {
+    char *p;
+    size_t n;
+    size_t cap;
+    size_t max;
+    bool secret;
+};
+
+void buf_init(struct buf *, size_t max);
+/* For what holds a secret: neither growing nor freeing leaves a copy in memory. */
+void buf_init_secret(struct buf *, size_t max);
+void buf_free(struct buf *); /* NULL and a zeroed buf are fine; may be used again after buf_init */
+/* Overwrites the content, then frees, whatever it was initialised as. */
+void buf_wipe(struct buf *);
+void buf_clear(struct buf *); /* keeps the memory */
+/* Room for n more bytes after the content, to be claimed by adding to n; NULL past the ceiling. */
+char *buf_reserve(struct buf *, size_t n);
+bool buf_add(struct buf *, const void *, size_t);
+bool buf_str(struct buf *, struct str);
+bool buf_puts(struct buf *, const char *);
+bool buf_putc(struct buf *, char);
+bool buf_printf(struct buf *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The text as the inside of a JSON string, quotes not included. Bytes that are not UTF-8 become
+ * U+FFFD, so that what comes out is always valid JSON. */
+bool buf_json(struct buf *, struct str);
+/* The content with a NUL behind it (not counted); valid until the next change. */
+const char *buf_cstr(struct buf *);
+
+/* Length of the UTF-8 sequence that n bytes begin with, 0 when it is none: overlong forms,
+ * surrogates and what lies beyond U+10FFFF are none (RFC 3629). */
+size_t utf8_sequence(const char *, size_t n);
+
+/* Allocation that can't fail: aborts with a message instead. */
+_Noreturn void out_of_memory(void);
+void *xmalloc(size_t);
+void *xcalloc(size_t, size_t);
+void *xrealloc(void *, size_t);
+char *xstrdup(const char *);
+char *xstrndup(const char *, size_t);
+void wipe(void *, size_t); /* overwrites; never optimised away */
+/* What a block takes of memory, malloc's own part included; 0 for NULL. */
+size_t heap_bytes(const void *);
+
+#endif

@@ -1,0 +1,46 @@
+#include "worker/base/failures.h"
+
+#include <string.h>
+
+static const struct reason {
+    enum counter id;
+    const char *name, *whys;
+} reasons[] = {
+#define FAILURE(id, name, whys, words) {COUNTER_FAILED_##id, name, whys},
+#include "worker/base/failures.def"
+#undef FAILURE
+};
+#define N_REASONS (sizeof reasons / sizeof *reasons)
+
+static bool lists(const char *words, const char *word, size_t n) {
+    for (const char *at = words; *at; at += strspn(at, " ")) {
+        size_t len = strcspn(at, " ");
+        if (len == n && memcmp(at, word, n) == 0) return true;
+        at += len;
+    }
+    return false;
+}
+
+/* "http-503", "proxy-502": by the first digit alone, since the rest is the other side's choice. */
+static enum counter by_class(const char *why) {
+    if (strncmp(why, "proxy-", 6) == 0) return COUNTER_FAILED_PROXY;
+    if (strncmp(why, "http-", 5) != 0) return COUNTER_FAILED_OTHER;
+    return why[5] == '3'   ? COUNTER_FAILED_HTTP_3XX
+           : why[5] == '4' ? COUNTER_FAILED_HTTP_4XX
+           : why[5] == '5' ? COUNTER_FAILED_HTTP_5XX
+                           : COUNTER_FAILED_OTHER;
+}
+
+enum counter failure_counter(const char *why) {
+    size_t n = strlen(why);
+    for (size_t i = 0; n && i < N_REASONS; i++)
+        if (lists(reasons[i].whys, why, n)) return reasons[i].id;
+    return by_class(why);
+}
+
+const char *failure_reason(const char *why) {
+    enum counter id = failure_counter(why);
+    size_t i = 0;
+    while (reasons[i].id != id) i++;
+    return reasons[i].name;
+}

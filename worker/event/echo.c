@@ -1,0 +1,392 @@
+#include "worker/event/echo.h"
+
+#include <stdlib.h>
+
+#include "worker/base/buf.h"
+#include "worker/base/rfc3339.h"
+
+/* Up to so many values, each is looked for by its rarest byte; more, by a hash of their first four.
+ */
+#define FEW 16
+/* Tenants choose values and text: past so much work a byte, all strings are taken for secrets. */
+#define WORK_PER_BYTE 16
+#define WORK_LEAST 4096
+#define WORK_PER_HIT 32
+
+/* ---- the values ---- */
+
+/* Words of the event model, and ours: whoever names one as a secret must not blank the others'. */
+#define STR_(literal)                                                                              \
+    { literal, sizeof(literal) - 1 }
+static const struct str words[] = {
+    STR_("MANUAL"),
+    STR_("SCHEDULED"),
+#define STATUS(name) STR_(name),
+#include "worker/base/statuses.def"
+#undef STATUS
+    STR_("internal-server-error"),
+    STR_("insufficient-resource-credits"),
+    STR_("terminated"),
+    STR_("user-request"),
+    STR_("auth-session-not-found"),
+    STR_("auth-session-invalid-mid-job"),
+    STR_("auth-session-validate-dependency-failed"),
+    STR_("auth-session-locked"),
+    STR_("another-job-run-active"),
+    STR_("s3-sink-error"),
+    STR_("billing"),
+    STR_("infrastructure"),
+    STR_("webhook"),
+    STR_("[REDACTED]"),
+    STR_("startTime"),
+    STR_("start_time"),
+    STR_("endTime"),
+    STR_("end_time"),
+    STR_("workspaceId"),
+    STR_("workspace_id"),
+    STR_("projectId"),
+    STR_("project_id"),
+    STR_("createdAt"),
+    STR_("created_at"),
+    STR_("updatedAt"),
+    STR_("updated_at"),
+    STR_("status"),
+    STR_("payloads"),
+    STR_("successfulRuns"),
+    STR_("successful_runs"),
+    STR_("failedRuns"),
+    STR_("failed_runs"),
+    STR_("reason"),
+    STR_("message"),
+    STR_("category"),
+    STR_("details"),
+    STR_("correlationId"),
+    STR_("correlation_id"),
+    STR_("retirable"),
+    STR_("docUrl"),
+    STR_("doc_url"),
+    STR_("jobConfigurationSnapshot"),
+    STR_("job_configuration_snapshot"),
+    STR_("configuration"),
+    STR_("maximumAttempts"),
+    STR_("maxConcurrentRequests"),
+    STR_("requestTimeout"),
+    STR_("maxRuns"),
+    STR_("authSession"),
+    STR_("auth_session"),
+    STR_("checkAttempts"),
+    STR_("createAttempts"),
+    STR_("saveTrace"),
+    STR_("version"),
+    STR_("notifications"),
+    STR_("bucket"),
+    STR_("accessKeyId"),
+    STR_("access_key_id"),
+    STR_("secretAccessKey"),
+    STR_("secret_access_key"),
+    STR_("region"),
+    STR_("prefix"),
+    STR_("endpoint"),
+    STR_("forcePathStyle"),
+    STR_("force_path_style"),
+    STR_("skipOnFail"),
+    STR_("skip_on_fail"),
+    STR_("apisToSend"),
+    STR_("apis_to_send"),
+    STR_("sessionToken"),
+    STR_("session_token"),
+    STR_("headers"),
+    STR_("jobRun"),
+    STR_("job_run"),
+    STR_("apiInfo"),
+    STR_("api_info"),
+    STR_("results"),
+    STR_("signed_url"),
+    STR_("signedUrl"),
+};
+
+static bool is_word(struct str s) {
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (words[i].n == s.n && memcmp(words[i].p, s.p, s.n) == 0) return true;
+    return rfc3339_ok(s);
+}
+
+/* How often a byte stands in events, roughly: the less the better to look for. From ' ' to '~'. */
+static int frequency(char c) {
+    static const char marks[] = "919111199911996677777777779111111" /* blank to @ */
+                                "22222222211222221226222116999169"  /* A to ` */
+                                "858885558358888538888553539191";   /* a to ~ */
+    unsigned char u = (unsigned char)c;
+    return u < ' ' || u > 0x7e ? 0 : marks[u - ' '];
+}
+
+void echoes_begin(struct echoes *e) {
+    e->v = e->few;
+    e->cap = sizeof e->few / sizeof e->few[0];
+    e->n = e->n_short = 0;
+}
+
+static void push(struct echoes *e, struct arena *arena, const struct echo *one) {
+    if (e->n == e->cap) {
+        struct echo *more = arena_alloc(arena, 2 * e->cap * sizeof *more);
+        memcpy(more, e->v, e->n * sizeof *more);
+        e->v = more;
+        e->cap *= 2;
+    }
+    e->v[e->n++] = *one;
+    e->n_short += one->n < ECHO_MIN;
+}
+
+void echoes_copy(struct echoes *e, struct arena *arena, const struct echo *from, size_t n) {
+    for (size_t i = 0; i < n; i++) push(e, arena, &from[i]);
+}
+
+void echoes_add(struct echoes *e, struct arena *arena, struct str s, bool credential) {
+    struct echo one = {.p = s.p, .n = s.n, .credential = credential};
+    if (s.n == 0 || is_word(s)) return;
+    for (size_t i = 0, n; i < s.n; i += n) {
+        n = utf8_sequence(s.p + i, s.n - i);
+        if (n == 0 || s.p[i] == '\0') return;
+        one.unfit = one.unfit || s.p[i] == '"' || s.p[i] == '\\' || (unsigned char)s.p[i] < 0x20;
+        if (n == 1 && frequency(s.p[i]) < frequency(s.p[one.rare])) one.rare = (uint32_t)i;
+    }
+    push(e, arena, &one);
+}
+
+/* ---- the search ---- */
+
+struct search {
+    const struct echo *v;
+    size_t n;
+    size_t left; /* of the work */
+    bool spent;
+    /* What was found in a text, in no order. */
+    struct edit *hits;
+    size_t n_hits, cap;
+    /* More than a few values: by the hash of their first four bytes. */
+    uint32_t *heads, *next; /* 1 + index; 0: none */
+    size_t *done;           /* end of each value's last hit */
+    unsigned bits;
+};
+
+static bool spend(struct search *s, size_t work) {
+    s->spent = s->spent || work > s->left;
+    s->left -= s->spent ? s->left : work;
+    return !s->spent;
+}
+
+static bool hit(struct search *s, size_t at, size_t n) {
+    if (!spend(s, WORK_PER_HIT)) return false;
+    if (s->n_hits == s->cap) {
+        s->cap = s->cap ? 2 * s->cap : 16;
+        s->hits = xrealloc(s->hits, s->cap * sizeof *s->hits);
+    }
+    s->hits[s->n_hits++] = (struct edit){at, n};
+    return true;
+}
+
+/* Compares, when the first four bytes agree. */
+static bool stands(struct search *s, const struct echo *v, const char *p) {
+    uint32_t a, b;
+    memcpy(&a, v->p, sizeof a);
+    memcpy(&b, p, sizeof b);
+    return a == b && spend(s, 1 + v->n / 16) && memcmp(v->p, p, v->n) == 0;
+}
+
+static void find_one(struct search *s, const struct echo *v, struct str text) {
+    if (text.n < v->n) return;
+    const char *first = text.p + v->rare, *end = text.p + text.n - (v->n - 1 - v->rare);
+    for (const char *p = first; p < end && (p = memchr(p, v->p[v->rare], (size_t)(end - p)));) {
+        const char *at = p - v->rare;
+        if (!spend(s, 1)) return;
+        if (!stands(s, v, at)) {
+            p++;
+        } else {
+            if (!hit(s, (size_t)(at - text.p), v->n)) return;
+            p += v->n;
+        }
+    }
+}
+
+static uint32_t slot(const struct search *s, const char *p) {
+    uint32_t four;
+    memcpy(&four, p, sizeof four);
+    return four * UINT32_C(2654435761) >> (32 - s->bits);
+}
+
+static void index_values(struct search *s) {
+    for (s->bits = 6; (size_t)1 << s->bits < 2 * s->n && s->bits < 20;) s->bits++;
+    s->heads = xcalloc((size_t)1 << s->bits, sizeof *s->heads);
+    s->next = xcalloc(s->n, sizeof *s->next);
+    s->done = xcalloc(s->n, sizeof *s->done);
+    for (size_t i = 0; i < s->n; i++) {
+        if (s->v[i].n < ECHO_MIN) continue;
+        uint32_t *head = &s->heads[slot(s, s->v[i].p)];
+        s->next[i] = *head;
+        *head = (uint32_t)i + 1;
+    }
+}
+
+static void find_many(struct search *s, struct str text) {
+    memset(s->done, 0, s->n * sizeof *s->done);
+    for (size_t i = 0; i + ECHO_MIN <= text.n; i++)
+        for (uint32_t k = s->heads[slot(s, text.p + i)]; k; k = s->next[k - 1]) {
+            const struct echo *v = &s->v[k - 1];
+            if (!spend(s, 1)) return;
+            if (i < s->done[k - 1] || v->n > text.n - i || !stands(s, v, text.p + i)) continue;
+            if (!hit(s, i, v->n)) return;
+            s->done[k - 1] = i + v->n;
+        }
+}
+
+static int by_place(const void *a, const void *b) {
+    const struct edit *x = a, *y = b;
+    return (x->at > y->at) - (x->at < y->at);
+}
+
+static void find(struct search *s, struct str text) {
+    s->n_hits = 0;
+    if (s->heads)
+        find_many(s, text);
+    else
+        for (size_t i = 0; i < s->n; i++)
+            if (s->v[i].n >= ECHO_MIN) find_one(s, &s->v[i], text);
+    if (s->n_hits > 1) qsort(s->hits, s->n_hits, sizeof *s->hits, by_place);
+}
+
+/* ---- where they stand ---- */
+
+struct found {
+    struct edit *v;
+    size_t n, cap;
+};
+
+/* Spans come by where they begin; those that overlap become one. */
+static void add(struct found *f, struct edit e) {
+    struct edit *last = f->n ? &f->v[f->n - 1] : NULL;
+    if (e.n == 0) return;
+    if (last && e.at < last->at + last->n) {
+        if (e.at + e.n > last->at + last->n) last->n = e.at + e.n - last->at;
+        return;
+    }
+    if (f->n == f->cap) {
+        f->cap = f->cap ? 2 * f->cap : 16;
+        f->v = xrealloc(f->v, f->cap * sizeof *f->v);
+    }
+    f->v[f->n++] = e;
+}
+
+/* A string with escapes: its values are found in the resolved text and each one's place is looked
+ * up by walking both together. */
+static void find_escaped(struct search *s, struct str text, struct edit where, bool name,
+                         struct found *f) {
+    char *plain = xmalloc(where.n + 1);
+    size_t n = 0, at = 0;
+    const char *p = text.p + where.at, *end = p + where.n;
+    char one[4];
+    /* No value holds half a surrogate pair: what has no UTF-8 becomes a byte that none has. */
+    for (const char *q = p; q < end;) {
+        size_t len = json_char(&q, end, one);
+        if (len)
+            memcpy(plain + n, one, len);
+        else
+            plain[n] = '\0';
+        n += len ? len : 1;
+    }
+    find(s, (struct str){plain, n});
+    struct found spans = {0};
+    for (size_t i = 0; i < s->n_hits; i++)
+        if (!name || s->hits[i].n >= ECHO_NAME_MIN) add(&spans, s->hits[i]);
+    for (size_t i = 0; i < spans.n; i++) {
+        size_t len;
+        while (at < spans.v[i].at) at += (len = json_char(&p, end, one)) ? len : 1;
+        const char *from = p;
+        while (at < spans.v[i].at + spans.v[i].n) at += (len = json_char(&p, end, one)) ? len : 1;
+        add(f, (struct edit){(size_t)(from - text.p), (size_t)(p - from)});
+    }
+    free(spans.v);
+    wipe(plain, n);
+    free(plain);
+}
+
+/* The end of the string that begins here: its closing quote. */
+static const char *string_end(const char *p, bool *ret_escaped) {
+    *ret_escaped = false;
+    for (; *p != '"'; p++)
+        if (*p == '\\') {
+            *ret_escaped = true;
+            p++;
+        }
+    return p;
+}
+
+static bool is_name(const char *behind, const char *end) {
+    while (behind < end && strchr(" \t\r\n", *behind) && *behind) behind++;
+    return behind < end && *behind == ':';
+}
+
+/* Of what was found in the whole text, keeps what lies inside of strings, and looks into those with
+ * escapes once more. */
+static void place(struct search *s, struct str text, struct found *f) {
+    const char *end = text.p + text.n, *p = text.p;
+    struct edit *raw = s->hits;
+    size_t n_raw = s->n_hits, i = 0;
+    s->hits = NULL;
+    s->n_hits = s->cap = 0;
+    while (p < end && (p = memchr(p, '"', (size_t)(end - p)))) {
+        bool escaped;
+        size_t from = (size_t)(++p - text.p);
+        p = string_end(p, &escaped);
+        size_t to = (size_t)(p++ - text.p);
+        bool name = is_name(p, end);
+        size_t before = f->n;
+        if (!s->spent && escaped) find_escaped(s, text, (struct edit){from, to - from}, name, f);
+        if (s->spent && !name) {
+            f->n = before;
+            add(f, (struct edit){from, to - from});
+        }
+        while (i < n_raw && raw[i].at < from) i++;
+        for (; i < n_raw && raw[i].at < to; i++)
+            if (!s->spent && !escaped && (!name || raw[i].n >= ECHO_NAME_MIN)) add(f, raw[i]);
+    }
+    free(raw);
+}
+
+/* Both lists as one, what overlaps united. */
+static struct edits unite(struct edits a, const struct found *b, size_t shift,
+                          struct arena *arena) {
+    struct found all = {0};
+    size_t i = 0, k = 0;
+    while (i < a.n || k < b->n) {
+        struct edit other = {0};
+        if (k < b->n) other = (struct edit){b->v[k].at + shift, b->v[k].n};
+        bool first = k == b->n || (i < a.n && a.v[i].at <= other.at);
+        add(&all, first ? a.v[i] : other);
+        i += first;
+        k += !first;
+    }
+    struct edits ret = {arena_alloc(arena, (all.n + 1) * sizeof *ret.v), all.n};
+    if (all.n) memcpy(ret.v, all.v, all.n * sizeof *ret.v);
+    free(all.v);
+    return ret;
+}
+
+bool echoes_find(const struct echoes *e, struct edit which, struct str document, struct edit range,
+                 bool escapes, struct edits *edits, struct arena *arena) {
+    if (which.n == 0 || range.n < ECHO_MIN) return false;
+    struct search s = {.v = e->v + which.at, .n = which.n};
+    struct str text = {document.p + range.at, range.n};
+    struct found f = {0};
+    s.left = text.n * WORK_PER_BYTE + WORK_LEAST;
+    if (s.n > FEW) index_values(&s);
+    find(&s, text);
+    if (s.n_hits || escapes || s.spent) place(&s, text, &f);
+    bool found = f.n > 0;
+    if (found) *edits = unite(*edits, &f, range.at, arena);
+    free(f.v);
+    free(s.hits);
+    free(s.heads);
+    free(s.next);
+    free(s.done);
+    return found;
+}

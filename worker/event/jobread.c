@@ -1,0 +1,820 @@
+#include "worker/event/jobread.h"
+
+#include "worker/base/buf.h"
+#include "worker/base/hash.h"
+#include "worker/event/redact.h"
+
+struct member;
+typedef void read_fn(struct reading *, struct fields *, const struct member *);
+
+/* A member that matters of one kind of object, by its spelling. */
+struct member {
+    const char *name;
+    read_fn *read;
+    enum field field;
+    bool snake;
+    const char *path; /* for messages about secrets */
+};
+
+/* Members by the length of their names: a key is compared with one or two candidates at most. */
+#define SAME_LENGTH 5
+struct members {
+    const struct member (*by_length)[SAME_LENGTH];
+    size_t lengths;
+};
+#define MEMBERS(table)                                                                             \
+    { table, sizeof(table) / sizeof(table)[0] }
+
+static void fail(struct reading *r, const char *why, const char *field, const char *what) {
+    if (!r->failed)
+        r->failure = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, why, "%s %s", field, what);
+    r->failed = true;
+    json_stop(&r->j, "refused");
+}
+
+static const struct member *find(const struct members *table, const struct json_value *key) {
+    char text[32];
+    struct str name = key->raw;
+    if (key->escaped) { /* "\u0073ink" is "sink" */
+        if (name.n > 6 * sizeof text) return NULL;
+        char wide[6 * sizeof text];
+        if (!json_unescape(name, wide, &name.n) || name.n > sizeof text) return NULL;
+        memcpy(text, wide, name.n);
+        name.p = text;
+    }
+    if (name.n >= table->lengths) return NULL;
+    const struct member *m = table->by_length[name.n];
+    for (size_t i = 0; i < SAME_LENGTH && m[i].name; i++)
+        if (*m[i].name == *name.p && memcmp(m[i].name, name.p, name.n) == 0) return &m[i];
+    return NULL;
+}
+
+static void visit(struct reading *, struct json_value *ret);
+static void visit_rest(struct reading *, struct json_value *);
+static void visit_member(struct reading *, const struct json_value *key);
+static bool tells(const struct reading *, const struct json_value *key);
+
+/* Reads a value as secret as its name says that it is. */
+static void read_named(struct reading *r, struct fields *f, const struct member *m) {
+    enum strings before = r->strings;
+    r->strings = STRINGS_NAMED;
+    r->hides_text = true;
+    m->read(r, f, m);
+    r->strings = before;
+}
+
+/* Reads a value; when it is an object, each member that the table lists is handed to its reader,
+ * and of all others the secrets are found. */
+static struct json_value read_members(struct reading *r, struct fields *f,
+                                      const struct members *table) {
+    struct json_value object = {0};
+    struct json_value key;
+    bool named = names_model(r->known_sinks->names);
+    if (!json_enter(&r->j, &object) || object.kind != JSON_OBJECT) {
+        visit_rest(r, &object);
+        return object;
+    }
+    while (json_key(&r->j, &key)) {
+        const struct member *m = find(table, &key);
+        if (!m)
+            visit_member(r, &key);
+        else if (named && tells(r, &key))
+            read_named(r, f, m);
+        else
+            m->read(r, f, m);
+    }
+    json_close(&r->j, &object);
+    return object;
+}
+
+static void keep(struct fields *f, const struct member *m, const struct json_value *v) {
+    struct json_value *slot = &f->v[m->field];
+    uint32_t bit = 1u << m->field;
+    if (slot->kind == JSON_ABSENT) {
+        *slot = *v;
+        if (m->snake) f->snake |= bit;
+    } else if (!json_same(slot, v)) {
+        if (m->snake == ((f->snake & bit) != 0))
+            f->duplicate |= bit;
+        else
+            f->conflict |= bit;
+    }
+}
+
+static void read_field(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    visit(r, &v);
+    keep(f, m, &v);
+}
+
+static void add_edit(struct reading *r, const char *p, size_t n) {
+    if (n == 0) return;
+    if (r->n_edits == r->cap_edits) {
+        struct edit *more = arena_alloc(r->arena, 2 * r->cap_edits * sizeof *more);
+        memcpy(more, r->edits, r->n_edits * sizeof *more);
+        r->edits = more;
+        r->cap_edits *= 2;
+    }
+    r->edits[r->n_edits++] = (struct edit){(size_t)(p - r->j.start), n};
+}
+
+/* ---- values ---- */
+
+/* A string with its escapes resolved; false for half a surrogate pair. */
+static bool resolve(struct reading *r, const struct json_value *v, struct str *ret) {
+    *ret = v->raw;
+    if (!v->escaped) return true;
+    char *text = arena_alloc(r->arena, v->raw.n + 1);
+    ret->p = text;
+    return json_unescape(v->raw, text, &ret->n);
+}
+
+static void note(struct reading *r, struct str value) {
+    echoes_add(&r->values, r->arena, value, true);
+}
+
+static int nibble(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static struct str percent_decoded(struct reading *r, struct str s) {
+    char *text = arena_alloc(r->arena, s.n + 1);
+    size_t n = 0;
+    for (size_t i = 0; i < s.n; i++) {
+        int high = s.p[i] == '%' && i + 2 < s.n ? nibble(s.p[i + 1]) : -1;
+        int low = high >= 0 ? nibble(s.p[i + 2]) : -1;
+        text[n++] = (char)(low < 0 ? s.p[i] : high << 4 | low);
+        if (low >= 0) i += 2;
+    }
+    return (struct str){text, n};
+}
+
+/* As it stands in the URL and as it is meant. */
+static void note_encoded(struct reading *r, struct str s) {
+    note(r, s);
+    if (!memchr(s.p, '%', s.n)) return;
+    struct str plain = percent_decoded(r, s);
+    if (!str_eq(plain, s)) note(r, plain);
+}
+
+static struct str base64(struct reading *r, struct str s) {
+    struct buf b;
+    buf_init_secret(&b, s.n * 2 + 4);
+    base64_add(&b, s.p, s.n);
+    struct str ret = {arena_strdup(r->arena, (struct str){b.p, b.n}), b.n};
+    buf_wipe(&b);
+    return ret;
+}
+
+/* User and password: together, each alone, and as the request carries them (RFC 7617). */
+static void note_userinfo(struct reading *r, struct str s) {
+    const char *colon = memchr(s.p, ':', s.n);
+    size_t user = colon ? (size_t)(colon - s.p) : s.n;
+    note_encoded(r, s);
+    if (colon) {
+        note_encoded(r, (struct str){s.p, user});
+        note_encoded(r, (struct str){colon + 1, s.n - user - 1});
+    }
+    note(r, base64(r, percent_decoded(r, s)));
+}
+
+/* "Bearer xyz": the token may turn up without its scheme; "Basic xyz": so may what it encodes. */
+static void note_header(struct reading *r, struct str s) {
+    note(r, s);
+    const char *space = s.n ? memrchr(s.p, ' ', s.n) : NULL;
+    if (!space) return;
+    struct str token = {space + 1, s.n - (size_t)(space + 1 - s.p)};
+    note(r, token);
+    if (!str_starts(s, "Basic ") && !str_starts(s, "basic ")) return;
+    struct buf plain;
+    buf_init_secret(&plain, token.n);
+    if (unbase64_add(&plain, token) && plain.n) {
+        struct str both = {arena_strdup(r->arena, (struct str){plain.p, plain.n}), plain.n};
+        const char *colon = memchr(both.p, ':', both.n);
+        note(r, both);
+        if (colon) note(r, (struct str){colon + 1, both.n - (size_t)(colon + 1 - both.p)});
+    }
+    buf_wipe(&plain);
+}
+
+/* A string that is secret as a whole. */
+static void hide(struct reading *r, const struct json_value *v, bool credential) {
+    struct str text;
+    add_edit(r, v->raw.p, v->raw.n);
+    if (resolve(r, v, &text)) echoes_add(&r->values, r->arena, text, credential);
+}
+
+/* The secrets of a URL that stands at [from, from + n) of a string's text. Where the string has
+ * escapes each one's place is looked up by walking text and string together: *p is at *at there. */
+static void add_url_at(struct reading *r, const struct json_value *v, struct str text, size_t from,
+                       size_t n, const char **p, size_t *at) {
+    struct url_secrets s;
+    struct edit e;
+    char one[4];
+    url_secrets_begin(&s, (struct str){text.p + from, n});
+    bool userinfo = s.first.n > 0 && !s.malformed;
+    while (url_secrets_next(&s, &e)) {
+        struct str piece = {text.p + from + e.at, e.n};
+        if (userinfo)
+            note_userinfo(r, piece);
+        else
+            note_encoded(r, piece);
+        userinfo = false;
+        if (!v->escaped) {
+            add_edit(r, v->raw.p + from + e.at, e.n);
+            continue;
+        }
+        const char *end = v->raw.p + v->raw.n;
+        while (*at < from + e.at) *at += json_char(p, end, one);
+        const char *start = *p;
+        while (*at < from + e.at + e.n) *at += json_char(p, end, one);
+        add_edit(r, start, (size_t)(*p - start));
+    }
+}
+
+/* A string that is a URL. */
+static void add_url(struct reading *r, const struct json_value *v) {
+    struct str text;
+    size_t at = 0;
+    const char *p = v->raw.p;
+    if (resolve(r, v, &text))
+        add_url_at(r, v, text, 0, text.n, &p, &at);
+    else
+        add_edit(r, v->raw.p, v->raw.n);
+}
+
+/* A string that may hold URLs, between blanks or quotes. */
+static void add_urls(struct reading *r, const struct json_value *v) {
+    struct str text;
+    size_t at = 0;
+    const char *p = v->raw.p;
+    if (!v->escaped && (v->raw.n < 4 || !memchr(v->raw.p, ':', v->raw.n))) return;
+    if (!resolve(r, v, &text)) return;
+    for (size_t i = 0, end; i < text.n; i = end) {
+        const char *mark = memmem(text.p + i, text.n - i, "://", 3);
+        if (!mark) return;
+        size_t from = (size_t)(mark - text.p);
+        end = from;
+        while (from > i && (char_is_plain(text.p[from - 1]) || text.p[from - 1] == '+')) from--;
+        while (end < text.n && (unsigned char)text.p[end] > ' ' && !strchr("\"'<>", text.p[end]))
+            end++;
+        add_url_at(r, v, text, from, end - from, &p, &at);
+    }
+}
+
+/* A secret has to be a string: nothing else can be replaced by one inside its quotes. */
+static bool read_string(struct reading *r, const struct member *m, struct json_value *ret) {
+    if (!json_value(&r->j, ret)) return false;
+    if (ret->kind == JSON_STRING) return true;
+    if (ret->kind != JSON_NULL) fail(r, "wrong-type", m->path, "must be a string");
+    return false;
+}
+
+static void read_secret(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    (void)f;
+    if (read_string(r, m, &v)) hide(r, &v, true);
+}
+
+/* Secret where it stands, and no more: names of APIs, a folder. */
+static void read_quiet(struct reading *r, struct fields *f, const struct member *m) {
+    size_t n = r->values.n, n_short = r->values.n_short;
+    struct json_value v = {0};
+    (void)f;
+    (void)m;
+    visit(r, &v);
+    r->values.n = n;
+    r->values.n_short = n_short;
+}
+
+/* On the list of what is not secret, if it is a string. */
+static void read_open(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    (void)f;
+    (void)m;
+    if (json_peek(&r->j) == JSON_STRING)
+        json_value(&r->j, &v);
+    else
+        visit(r, &v);
+}
+
+static void read_url(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    (void)f;
+    if (read_string(r, m, &v)) add_url(r, &v);
+}
+
+/* content-type and accept, in any case: the two headers whose values are no secrets. */
+static bool open_header(const struct json_value *key) {
+    char text[6 * sizeof "content-type"];
+    size_t n = 0;
+    if (!key->escaped && key->raw.n != STR("content-type").n && key->raw.n != STR("accept").n)
+        return false;
+    if (key->raw.n > sizeof text || !json_unescape(key->raw, text, &n)) return false;
+    for (size_t i = 0; i < n; i++)
+        if (text[i] >= 'A' && text[i] <= 'Z') text[i] = (char)(text[i] - 'A' + 'a');
+    struct str name = {text, n};
+    return str_is(name, "content-type") || str_is(name, "accept");
+}
+
+/* A header's name is open, but no name has a blank or a colon inside: such is a pasted line. */
+static void hide_line(struct reading *r, const struct json_value *key) {
+    struct str text;
+    if (!key->escaped && !memchr(key->raw.p, ':', key->raw.n) &&
+        !memchr(key->raw.p, ' ', key->raw.n))
+        return;
+    if (!resolve(r, key, &text)) return;
+    const char *mark = memchr(text.p, ':', text.n);
+    if (!mark) mark = memchr(text.p, ' ', text.n);
+    if (!mark) return;
+    size_t n = (size_t)(mark - text.p) + 1;
+    while (n < text.n && text.p[n] == ' ') n++;
+    if (n == text.n) return;
+    add_edit(r, key->raw.p, key->raw.n);
+    note_header(r, (struct str){text.p + n, text.n - n});
+}
+
+static void hide_header(struct reading *r, const struct json_value *key,
+                        const struct json_value *v) {
+    struct str text;
+    if (key->raw.n) hide_line(r, key);
+    add_edit(r, v->raw.p, v->raw.n);
+    if (resolve(r, v, &text)) note_header(r, text);
+}
+
+static void read_headers(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value headers = {0};
+    struct json_value key;
+    struct json_value v = {0};
+    (void)f;
+    if (!json_open(&r->j, &headers)) {
+        if (headers.kind != JSON_NULL && headers.kind != JSON_ABSENT)
+            fail(r, "wrong-type", m->path, "must be an object");
+        return;
+    }
+    while (json_key(&r->j, &key) && json_value(&r->j, &v)) {
+        if (v.kind != JSON_STRING)
+            fail(r, "wrong-type", m->path, "must hold strings and nothing else");
+        else if (!open_header(&key))
+            hide_header(r, &key, &v);
+    }
+}
+
+static const struct member sink_members[][SAME_LENGTH] = {
+    [3] = {{"url", read_url, .path = "sink.url"}},
+    [4] = {{"type", read_open}, {"path", read_quiet}},
+    [6] = {{"bucket", read_open}, {"region", read_open}, {"prefix", read_open}},
+    [7] = {{"headers", read_headers, .path = "sink.headers"}},
+    [8] = {{"endpoint", read_url, .path = "sink.endpoint"}},
+    [10] = {{"apisToSend", read_quiet}},
+    [11] = {{"accessKeyId", read_secret, .path = "sink.accessKeyId"}},
+    [12] = {{"sessionToken", read_secret, .path = "sink.sessionToken"},
+            {"apis_to_send", read_quiet}},
+    [13] = {{"access_key_id", read_secret, .path = "sink.access_key_id"},
+            {"session_token", read_secret, .path = "sink.session_token"}},
+    [15] = {{"secretAccessKey", read_secret, .path = "sink.secretAccessKey"}},
+    [17] = {{"secret_access_key", read_secret, .path = "sink.secret_access_key"}},
+};
+static const struct members sink_table = MEMBERS(sink_members);
+
+/* What the sink object that begins at sink_at says: its edits and values are the last ones, from
+ * these numbers on. Whatever else the document holds has no part in it. */
+static void learn_sink(struct reading *r, struct str json, int depth, size_t edit, size_t value) {
+    size_t start = (size_t)(json.p - r->j.start);
+    struct edits edits = {r->edits + edit, r->n_edits - edit};
+    struct edit range = {start, json.n};
+    struct str document = {r->j.start, start + json.n};
+    r->own = (struct edit){value, r->values.n - value};
+    if (r->values.n_short < r->values.n &&
+        echoes_find(&r->values, r->own, document, range, r->j.escapes, &edits, r->arena)) {
+        r->n_edits = edit;
+        for (size_t i = 0; i < edits.n; i++) add_edit(r, r->j.start + edits.v[i].at, edits.v[i].n);
+    }
+    struct edit *own = arena_alloc(r->arena, (edits.n + 1) * sizeof *own);
+    for (size_t i = 0; i < edits.n; i++)
+        own[i] = (struct edit){r->edits[edit + i].at - start, r->edits[edit + i].n};
+    struct echo *values = arena_alloc(r->arena, (r->own.n + 1) * sizeof *values);
+    if (r->own.n) memcpy(values, r->values.v + value, r->own.n * sizeof *values);
+    r->facts = (struct known_sink){json, depth, own, edits.n, values, r->own.n, r->j.escapes};
+}
+
+/* The sink object that comes next, when it is known, without reading it. */
+static bool pass_sink(struct reading *r, struct json_value *ret) {
+    struct str rest = {r->j.at, (size_t)(r->j.end - r->j.at)};
+    const struct known_sink *k =
+        r->known_sinks->find ? r->known_sinks->find(r->known_sinks->ctx, rest, r->j.depth) : NULL;
+    if (!k) return false;
+    for (size_t i = 0; i < k->n_edits; i++) add_edit(r, rest.p + k->edits[i].at, k->edits[i].n);
+    json_pass(&r->j, JSON_OBJECT, k->json.n, ret);
+    r->own = (struct edit){r->values.n, k->n_values};
+    echoes_copy(&r->values, r->arena, k->values, k->n_values);
+    r->facts = *k;
+    r->known = k;
+    return true;
+}
+
+/* A sink object. Everything in it is secret but what its table says. */
+static void read_sink(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    r->known = NULL;
+    if (json_peek(&r->j) != JSON_OBJECT) {
+        visit(r, &v);
+        keep(f, m, &v);
+        return;
+    }
+    bool escapes = r->j.escapes || (r->sink_at && r->facts.escapes);
+    r->sink_at = r->j.at;
+    if (!pass_sink(r, &v)) {
+        enum strings before = r->strings;
+        size_t edit = r->n_edits, value = r->values.n;
+        int depth = r->j.depth;
+        r->j.odd_escape = r->j.escapes = false;
+        r->strings = STRINGS_SECRET;
+        v = read_members(r, f, &sink_table);
+        r->strings = before;
+        /* cJSON, which the sinks read this with, ends a string at U+0000: two readings of one key.
+         */
+        if (r->j.odd_escape) fail(r, "bad-value", "sink", "holds U+0000 or an unpaired surrogate");
+        if (!r->j.err) learn_sink(r, v.raw, depth, edit, value);
+    }
+    r->j.escapes = escapes;
+    keep(f, m, &v);
+}
+
+/* ---- whatever else an event holds ---- */
+
+static void read_any_url(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    (void)f;
+    (void)m;
+    if (json_peek(&r->j) != JSON_STRING) {
+        visit(r, &v);
+        return;
+    }
+    if (json_value(&r->j, &v)) add_url(r, &v);
+}
+
+static void read_any_headers(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value headers = {0}, key, v = {0};
+    (void)f;
+    (void)m;
+    if (json_peek(&r->j) != JSON_OBJECT) {
+        visit(r, &headers);
+        return;
+    }
+    if (!json_open(&r->j, &headers)) return;
+    while (json_key(&r->j, &key)) {
+        if (json_peek(&r->j) != JSON_STRING)
+            visit(r, &v);
+        else if (json_value(&r->j, &v) && !open_header(&key))
+            hide_header(r, &key, &v);
+    }
+}
+
+static const struct member notification_members[][SAME_LENGTH] = {
+    [3] = {{"url", read_any_url}},
+    [4] = {{"type", read_open}},
+    [6] = {{"bucket", read_open}, {"region", read_open}, {"prefix", read_open}},
+    [7] = {{"headers", read_any_headers}},
+    [8] = {{"endpoint", read_any_url}},
+};
+static const struct members notification_table = MEMBERS(notification_members);
+
+/* One notification, or a list of them. */
+static void read_notifications(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    enum strings before = r->strings;
+    r->strings = STRINGS_SECRET;
+    if (json_peek(&r->j) != JSON_ARRAY)
+        read_members(r, f, &notification_table);
+    else if (json_open_array(&r->j, &v))
+        while (json_item(&r->j)) read_notifications(r, f, m);
+    r->strings = before;
+}
+
+static void read_below(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    enum strings before = r->strings;
+    (void)f;
+    (void)m;
+    r->strings = STRINGS_URLS;
+    visit(r, &v);
+    r->strings = before;
+}
+
+/* Some object that is called a sink: nothing is delivered to it, so nothing in it is refused. */
+static void read_copy_of_sink(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    if (json_peek(&r->j) == JSON_OBJECT)
+        read_notifications(r, f, m);
+    else
+        visit(r, &v);
+}
+
+/* What a name means wherever it stands: in a copy of the run, for instance. */
+static const struct member any_members[][SAME_LENGTH] = {
+    [4] = {{"sink", read_copy_of_sink}},
+    [5] = {{"proxy", read_any_url}},
+    [6] = {{"logUrl", read_any_url}},
+    [7] = {{"log_url", read_any_url}},
+    [8] = {{"traceUrl", read_any_url}},
+    [9] = {{"signedUrl", read_any_url}, {"trace_url", read_any_url}},
+    [10] = {{"signed_url", read_any_url}},
+    [13] = {{"notifications", read_notifications}},
+    [24] = {{"jobConfigurationSnapshot", read_below}},
+    [26] = {{"job_configuration_snapshot", read_below}},
+};
+static const struct members any_table = MEMBERS(any_members);
+
+static struct str name_of(const struct json_value *key, char *room, size_t size) {
+    struct str name = key->raw;
+    if (key->escaped && (name.n > size || !json_unescape(name, room, &name.n)))
+        return key->raw; /* as it is written: "\u0070assword" still says it in most spellings */
+    if (key->escaped) name.p = room;
+    return name;
+}
+
+static bool tells(const struct reading *r, const struct json_value *key) {
+    char room[256];
+    return names_tell(r->known_sinks->names, name_of(key, room, sizeof room));
+}
+
+/* Whether a member's value is a URL by its name: url, docUrl, proxy, callback_uri, endpoint. */
+static bool names_url(const struct json_value *key) {
+    static const char *const ends[] = {"url", "uri", "proxy", "endpoint"};
+    char room[256];
+    struct str name = name_of(key, room, sizeof room);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t n = strlen(ends[i]), k = 0;
+        if (name.n < n) continue;
+        while (k < n && (name.p[name.n - n + k] | 0x20) == ends[i][k]) k++;
+        if (k == n) return true;
+    }
+    return false;
+}
+
+/* The value of a member whose name says something, or was not seen lately. */
+static void visit_special(struct reading *r, const struct json_value *key) {
+    struct json_value v = {0};
+    enum strings before = r->strings;
+    const struct member *m = before < STRINGS_SECRET ? find(&any_table, key) : NULL;
+    bool named = tells(r, key), url = names_url(key);
+    if (named) r->strings = STRINGS_NAMED;
+    if (before < STRINGS_SECRET && !m && !named && !key->escaped)
+        names_remember(r->known_sinks->names, key->raw, url ? NAME_URL : NAME_PLAIN);
+    if (m) {
+        m->read(r, NULL, m);
+    } else if (url && r->strings == STRINGS_URLS && json_peek(&r->j) == JSON_STRING) {
+        if (json_value(&r->j, &v)) add_url(r, &v);
+    } else {
+        visit(r, &v);
+    }
+    r->strings = before;
+}
+
+/* The value of a member that no table of its object lists. */
+static void visit_member(struct reading *r, const struct json_value *key) {
+    struct json_value v = {0};
+    enum name_class class = names_recall(r->known_sinks->names, key->raw);
+    if (class == NAME_UNKNOWN || r->strings >= STRINGS_SECRET ||
+        (class == NAME_URL && r->strings == STRINGS_URLS))
+        visit_special(r, key);
+    else
+        visit(r, &v);
+}
+
+/* What json_enter() has begun to read, whatever it is, and the secrets in it. Recursion ends by
+ * JSON_DEPTH_MAX. */
+static void visit_rest(struct reading *r, struct json_value *v) {
+    struct json_value inner = {0};
+    switch (v->kind) {
+    case JSON_OBJECT:
+        while (json_key(&r->j, &inner)) visit_member(r, &inner);
+        json_close(&r->j, v);
+        return;
+    case JSON_ARRAY:
+        while (json_item(&r->j)) visit(r, &inner);
+        json_close(&r->j, v);
+        return;
+    case JSON_STRING:
+        if (r->strings == STRINGS_URLS) add_urls(r, v);
+        if (r->strings >= STRINGS_SECRET && !r->j.err) hide(r, v, r->strings == STRINGS_NAMED);
+        return;
+    case JSON_ABSENT:
+    case JSON_NULL:
+    case JSON_BOOL:
+    case JSON_NUMBER:
+        return;
+    }
+}
+
+static void visit(struct reading *r, struct json_value *ret) {
+    if (json_enter(&r->j, ret) || (ret->kind == JSON_STRING && r->strings != STRINGS_OPEN))
+        visit_rest(r, ret);
+}
+
+static const struct member proxy_members[][SAME_LENGTH] = {
+    [3] = {{"url", read_url, .path = "proxy.url"}},
+};
+static const struct members proxy_table = MEMBERS(proxy_members);
+
+static void read_proxy(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    enum strings before = r->strings;
+    if (before == STRINGS_OPEN) r->strings = STRINGS_URLS;
+    if (json_peek(&r->j) == JSON_STRING) {
+        if (json_value(&r->j, &v)) add_url(r, &v);
+    } else {
+        v = read_members(r, f, &proxy_table);
+    }
+    r->strings = before;
+    if (v.kind == JSON_BOOL || v.kind == JSON_NUMBER || v.kind == JSON_ARRAY)
+        fail(r, "wrong-type", m->path, "must be an object or a string");
+}
+
+static const struct member snapshot_members[][SAME_LENGTH] = {
+    [4] = {{"sink", read_sink, F_SINK}},
+    [5] = {{"proxy", read_proxy, .path = "proxy"}},
+    [13] = {{"notifications", read_notifications}},
+};
+static const struct members snapshot_table = MEMBERS(snapshot_members);
+
+static void read_snapshot(struct reading *r, struct fields *f, const struct member *m) {
+    enum strings before = r->strings;
+    if (before == STRINGS_OPEN) r->strings = STRINGS_URLS;
+    struct json_value v = read_members(r, f, &snapshot_table);
+    r->strings = before;
+    keep(f, m, &v);
+}
+
+static const struct member results_members[][SAME_LENGTH] = {
+    [9] = {{"signedUrl", read_url, .path = "results.signedUrl"}},
+    [10] = {{"signed_url", read_url, .path = "results.signed_url"}},
+};
+static const struct members results_table = MEMBERS(results_members);
+
+/* One result, or a list of them. */
+static void read_results(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v;
+    if (json_peek(&r->j) != JSON_ARRAY) {
+        read_members(r, f, &results_table);
+        return;
+    }
+    if (!json_open_array(&r->j, &v)) return;
+    while (json_item(&r->j)) read_results(r, f, m);
+}
+
+static const struct member error_members[][SAME_LENGTH] = {
+    [4] = {{"code", read_field, F_ERROR_CODE}}};
+static const struct members error_table = MEMBERS(error_members);
+
+static void read_error(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = read_members(r, f, &error_table);
+    keep(f, m, &v);
+}
+
+static const struct member reason_members[][SAME_LENGTH] = {
+    [4] = {{"type", read_field, F_REASON_TYPE}},
+};
+static const struct members reason_table = MEMBERS(reason_members);
+
+static void read_reason(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = read_members(r, f, &reason_table);
+    keep(f, m, &v);
+}
+
+static const struct member api_members[][SAME_LENGTH] = {[4] = {{"name", read_field, F_API_NAME}}};
+static const struct members api_table = MEMBERS(api_members);
+
+static void read_api_info(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = read_members(r, f, &api_table);
+    keep(f, m, &v);
+}
+
+/* jobRun and data are the run's wrappers; in any other place they are unknown members. */
+static const struct members run_table;
+
+static void read_job_run(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    if (f->place == PLACE_BODY)
+        v = read_members(r, &r->fields[PLACE_WRAPPED], &run_table);
+    else
+        visit(r, &v);
+    keep(f, m, &v);
+}
+
+static void read_data(struct reading *r, struct fields *f, const struct member *m) {
+    struct json_value v = {0};
+    if (f->place == PLACE_CLOUDEVENT)
+        v = read_members(r, &r->fields[PLACE_BODY], &run_table);
+    else
+        visit(r, &v);
+    keep(f, m, &v);
+}
+
+static const struct member run_members[][SAME_LENGTH] = {
+    [2] = {{"id", read_field, F_ID}},
+    [4] = {{"type", read_field, F_TYPE}, {"data", read_data, F_DATA}},
+    [5] = {{"jobId", read_field, F_JOB_ID},
+           {"error", read_error, F_ERROR},
+           {"proxy", read_proxy, .path = "proxy"}},
+    [6] = {{"status", read_field, F_STATUS},
+           {"reason", read_reason, F_REASON},
+           {"job_id", read_field, F_JOB_ID, true},
+           {"jobRun", read_job_run, F_JOB_RUN}},
+    [7] = {{"endTime", read_field, F_END_TIME},
+           {"apiInfo", read_api_info, F_API_INFO},
+           {"job_run", read_job_run, F_JOB_RUN, true},
+           {"results", read_results}},
+    [8] = {{"payloads", read_field, F_PAYLOADS},
+           {"end_time", read_field, F_END_TIME, true},
+           {"api_info", read_api_info, F_API_INFO, true}},
+    [9] = {{"startTime", read_field, F_START_TIME},
+           {"createdAt", read_field, F_CREATED_AT},
+           {"updatedAt", read_field, F_UPDATED_AT},
+           {"projectId", read_field, F_PROJECT_ID}},
+    [10] = {{"start_time", read_field, F_START_TIME, true},
+            {"created_at", read_field, F_CREATED_AT, true},
+            {"updated_at", read_field, F_UPDATED_AT, true},
+            {"failedRuns", read_field, F_FAILED_RUNS},
+            {"project_id", read_field, F_PROJECT_ID, true}},
+    [11] = {{"workspaceId", read_field, F_WORKSPACE_ID},
+            {"failed_runs", read_field, F_FAILED_RUNS, true},
+            {"data_base64", read_field, F_DATA_BASE64}},
+    [12] = {{"workspace_id", read_field, F_WORKSPACE_ID, true}},
+    [14] = {{"successfulRuns", read_field, F_SUCCESSFUL_RUNS}},
+    [15] = {{"successful_runs", read_field, F_SUCCESSFUL_RUNS, true}},
+    [24] = {{"jobConfigurationSnapshot", read_snapshot, F_SNAPSHOT}},
+    [26] = {{"job_configuration_snapshot", read_snapshot, F_SNAPSHOT, true}},
+};
+static const struct members run_table = MEMBERS(run_members);
+
+/* Finds what was taken for a secret in the rest of the document: outside of the sink, whose own
+ * values were looked for in it when it was read, and the others' in it. */
+static void find_echoes(struct reading *r, struct str document) {
+    struct edits edits = {r->edits, r->n_edits};
+    size_t n = r->values.n, at = 0, end = 0;
+    struct edit own = {0};
+    bool escapes = r->j.escapes, found = false;
+    if (r->values.n_short == n) return;
+    if (r->sink_at) {
+        at = (size_t)(r->sink_at - document.p);
+        end = at + r->facts.json.n;
+        own = r->own;
+    }
+    const struct {
+        struct edit which, range;
+        bool escapes;
+    } looks[] = {
+        {{0, n}, {0, at}, escapes},
+        {{0, own.at}, {at, end - at}, true},
+        {{own.at + own.n, n - own.at - own.n}, {at, end - at}, true},
+        {{0, n}, {end, document.n - end}, escapes},
+    };
+    for (size_t i = 0; i < sizeof looks / sizeof *looks; i++)
+        found |= echoes_find(&r->values, looks[i].which, document, looks[i].range, looks[i].escapes,
+                             &edits, r->arena);
+    if (!found) return;
+    r->edits = edits.v;
+    r->n_edits = r->cap_edits = edits.n;
+    r->hides_text = true;
+}
+
+bool job_read(struct reading *r, struct str document, bool structured,
+              const struct known_sinks *known, struct arena *arena, struct json_value *ret_root) {
+    memset(r->fields, 0, sizeof r->fields);
+    for (int i = 0; i < PLACES; i++) r->fields[i].place = (enum place)i;
+    r->arena = arena;
+    r->known_sinks = known;
+    r->known = NULL;
+    r->sink_at = NULL;
+    r->strings = STRINGS_OPEN;
+    r->hides_text = false;
+    echoes_begin(&r->values);
+    r->edits = r->few;
+    r->n_edits = 0;
+    r->cap_edits = sizeof r->few / sizeof r->few[0];
+    r->failed = false;
+    json_begin(&r->j, document);
+    struct json_value root =
+        read_members(r, &r->fields[structured ? PLACE_CLOUDEVENT : PLACE_BODY], &run_table);
+    if (!json_end(&r->j)) return false;
+    find_echoes(r, document);
+    *ret_root = root;
+    return true;
+}
+
+struct names *job_names(const struct list *list) {
+    static const struct members *const tables[] = {&run_table,   &snapshot_table, &results_table,
+                                                   &error_table, &reason_table,   &api_table,
+                                                   &proxy_table};
+    struct names *names = names_new(list);
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        for (size_t n = 0; n < tables[i]->lengths; n++)
+            for (size_t k = 0; k < SAME_LENGTH && tables[i]->by_length[n][k].name; k++)
+                if (names_tell(names, str_c(tables[i]->by_length[n][k].name)))
+                    names_set_model(names, true);
+    return names;
+}

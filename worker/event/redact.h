@@ -1,0 +1,40 @@
+/* Writing a payload with its secrets replaced. Pure; any thread. */
+#ifndef RUNSINK_REDACT_H
+#define RUNSINK_REDACT_H
+
+#include "worker/base/buf.h"
+#include "worker/event/jobrun.h"
+
+/* Bytes that redact_add() will append for this payload. */
+size_t redact_size(const struct payload *);
+/* Appends the payload with each edit's span replaced by [REDACTED]; every other byte is the
+ * producer's. */
+bool redact_add(struct buf *, const struct payload *);
+/* The same as one line for NDJSON, newline included: line breaks between tokens become spaces (the
+ * same length, the same JSON value), nothing else differs. */
+bool redact_add_line(struct buf *, const struct payload *);
+
+/* The secret parts of a URL, one after another and ascending: its userinfo, then each value of its
+ * query, or its fragment. More is taken rather than less where the text leaves doubt: all behind
+ * the scheme when host and port are not well-formed (RFC 3986), a query's piece without a value
+ * whole (it may be a bare token), a fragment behind a query as part of its last value, and from the
+ * URL_QUERY_PIECES-th piece on all at once. Text without a scheme is read as starting with the
+ * authority ("user:pw@host:8080"). */
+#define URL_QUERY_PIECES 64
+struct url_secrets {
+    struct str url;
+    size_t host;       /* where the host starts */
+    struct edit first; /* userinfo; n 0: none */
+    size_t query;      /* where the rest of the query starts; url.n: nothing is left */
+    unsigned pieces;
+    bool malformed;
+};
+void url_secrets_begin(struct url_secrets *, struct str url);
+bool url_secrets_next(struct url_secrets *, struct edit *ret); /* n is never 0 */
+
+/* A URL with userinfo dropped and every query value replaced, for labels, logs and errors: cut to
+ * size - 1 bytes, printable ASCII. Anything that does not parse as a URL comes out as "(unparsable
+ * url)". */
+void redact_url(char *ret, size_t size, struct str url);
+
+#endif

@@ -1,0 +1,188 @@
+#include "worker/kafka/begin.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sysexits.h>
+#include <time.h>
+
+#include "worker/base/clock.h"
+#include "worker/base/log.h"
+#include "worker/kafka/kafka.h"
+#include "worker/kafka/marks.h"
+#include "worker/kafka/reader.h"
+
+#define PAUSE_MS 100
+
+struct beginning {
+    const struct config *cfg;
+    const struct topic_list *all, *sources;
+    rd_kafka_t *rk;                        /* sees what is committed, pending transactions aside */
+    rd_kafka_topic_partition_list_t *list; /* the sources' partitions and their retry topics' */
+    int64_t end_ms;
+    struct buf *err;
+};
+
+static int failed(struct beginning *b, const char *what, rd_kafka_resp_err_t code) {
+    buf_printf(b->err, "%s: %s\n", what, rd_kafka_err2str(code));
+    return EX_UNAVAILABLE;
+}
+
+/* The coordinator is being found, or loads. */
+static bool passes(rd_kafka_resp_err_t code) {
+    return code == RD_KAFKA_RESP_ERR__TIMED_OUT || code == RD_KAFKA_RESP_ERR__TRANSPORT ||
+           code == RD_KAFKA_RESP_ERR__WAIT_COORD || code == RD_KAFKA_RESP_ERR_NOT_COORDINATOR ||
+           code == RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE ||
+           code == RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
+}
+
+static void add_partitions(struct beginning *b, const struct topic *t) {
+    if (t && t->partitions)
+        rd_kafka_topic_partition_list_add_range(b->list, t->name, 0, t->partitions - 1);
+}
+
+static void list_partitions(struct beginning *b) {
+    char source[TOPIC_MAX + 1];
+    size_t base;
+    for (size_t i = 0; i < b->sources->n; i++) add_partitions(b, &b->sources->v[i]);
+    for (size_t i = 0; i < b->all->n; i++) {
+        if (topic_kind(b->all->v[i].name, &base) != TOPIC_RETRY) continue;
+        snprintf(source, sizeof source, "%.*s", (int)base, b->all->v[i].name);
+        if (topic_find(b->sources, source)) add_partitions(b, &b->all->v[i]);
+    }
+}
+
+static int ask_committed(struct beginning *b, bool *ret_begun) {
+    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+    rd_kafka_resp_err_t code;
+    int64_t left;
+    *ret_begun = false;
+    do {
+        left = b->end_ms - clock_ms(CLOCK_MONOTONIC);
+        code = rd_kafka_committed(b->rk, b->list, left > 2000 ? 2000 : left > 1 ? (int)left : 1);
+        if (passes(code)) nanosleep(&pause, NULL); /* it changes without an event of ours */
+    } while (passes(code) && left > 0);
+    if (code) return failed(b, "can't ask for the group's committed offsets", code);
+    for (int i = 0; i < b->list->cnt; i++) *ret_begun |= b->list->elems[i].offset >= 0;
+    return EX_OK;
+}
+
+/* ---- what the ledger knows ---- */
+
+static int read_ledger(struct beginning *b, rd_kafka_t *rk, const struct topic *ledger,
+                       struct mark *marks) {
+    rd_kafka_message_t *m;
+    struct reader *r =
+        reader_open(rk, ledger->name, ledger->partitions, &(struct reader_limits){0}, b->err);
+    while (r && (m = reader_next(r, 0, b->err))) {
+        marks_take(b->list, b->cfg->group, m, marks);
+        rd_kafka_message_destroy(m);
+    }
+    reader_free(r);
+    return b->err->n ? EX_UNAVAILABLE : EX_OK;
+}
+
+static bool set_offset(rd_kafka_topic_partition_list_t *to, const rd_kafka_topic_partition_t *tp,
+                       int64_t offset, const struct meta *meta) {
+    char text[META_MAX + 1];
+    rd_kafka_topic_partition_t *p = rd_kafka_topic_partition_list_add(to, tp->topic, tp->partition);
+    if (!meta_encode(meta, text)) return false;
+    p->offset = offset;
+    p->metadata_size = strlen(text);
+    p->metadata = strdup(text); /* librdkafka frees it with free() */
+    return p->metadata != NULL;
+}
+
+/* Offsets that the ledger knows of, into to. */
+static void recall(struct beginning *b, const struct mark *marks,
+                   rd_kafka_topic_partition_list_t *to) {
+    for (int i = 0; i < b->list->cnt; i++) {
+        const rd_kafka_topic_partition_t *tp = &b->list->elems[i];
+        bool anew = true;
+        if (!marks[i].known) continue;
+        mark_is_older(b->rk, tp, &marks[i], &anew);
+        if (anew) {
+            log_warn("the topic was made anew since the ledger's last entry: it is read from its "
+                     "first record",
+                     LOG_S("topic", tp->topic), LOG_I("partition", tp->partition),
+                     LOG_I("settled", marks[i].next));
+            continue;
+        }
+        struct meta meta;
+        mark_meta(&marks[i], &meta);
+        if (!set_offset(to, tp, marks[i].next, &meta)) abort();
+    }
+}
+
+/* ---- what a new group gets ---- */
+
+static int pin_ends(struct beginning *b, rd_kafka_t *rk, rd_kafka_topic_partition_list_t *to) {
+    for (int i = 0; i < b->list->cnt; i++) {
+        const rd_kafka_topic_partition_t *tp = &b->list->elems[i];
+        int64_t low, high;
+        if (!topic_find(b->sources, tp->topic)) continue;
+        rd_kafka_resp_err_t code = kafka_ends(rk, tp->topic, tp->partition, &low, &high,
+                                              (int)(b->end_ms - clock_ms(CLOCK_MONOTONIC)));
+        if (code) return failed(b, "can't ask for the ends of the topics", code);
+        if (!set_offset(to, tp, high, &(struct meta){0})) abort();
+    }
+    return EX_OK;
+}
+
+static int commit(struct beginning *b, rd_kafka_topic_partition_list_t *to) {
+    rd_kafka_resp_err_t code = to->cnt ? rd_kafka_commit(b->rk, to, 0) : 0;
+    /* It has members meanwhile: another process was first, and has done the same. */
+    if (code == RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID ||
+        code == RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION ||
+        code == RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS)
+        return EX_OK;
+    return code ? failed(b, "can't commit where the group begins", code) : EX_OK;
+}
+
+static int begin_anew(struct beginning *b, rd_kafka_t *rk) {
+    struct mark *marks = xcalloc((size_t)b->list->cnt + 1, sizeof *marks);
+    rd_kafka_topic_partition_list_t *to = rd_kafka_topic_partition_list_new(16);
+    char name[TOPIC_MAX + 1];
+    int rc = EX_OK, known = 0;
+    for (size_t i = 0; i < b->sources->n && rc == EX_OK; i++) {
+        const struct topic *ledger =
+            topic_ledger(b->sources->v[i].name, name) ? topic_find(b->all, name) : NULL;
+        if (ledger && ledger->partitions) rc = read_ledger(b, rk, ledger, marks);
+    }
+    for (int i = 0; i < b->list->cnt; i++) known += marks[i].known;
+    if (rc == EX_OK && known) {
+        log_warn("the group has no committed offsets, and the ledger has entries of it: they have "
+                 "expired (offsets.retention.minutes) or were deleted, and are taken from the "
+                 "ledger",
+                 LOG_S("group", b->cfg->group), LOG_I("partitions", known));
+        recall(b, marks, to);
+    } else if (rc == EX_OK && b->cfg->start == CONFIG_START_LATEST) {
+        rc = pin_ends(b, rk, to);
+    }
+    if (rc == EX_OK) rc = commit(b, to);
+    rd_kafka_topic_partition_list_destroy(to);
+    free(marks);
+    return rc;
+}
+
+int begin_group(const struct config *cfg, const struct topic_list *all,
+                const struct topic_list *sources, int timeout_ms, struct buf *err) {
+    struct beginning b = {.cfg = cfg,
+                          .all = all,
+                          .sources = sources,
+                          .end_ms = clock_ms(CLOCK_MONOTONIC) + timeout_ms,
+                          .err = err};
+    bool begun = false;
+    b.rk = reader_consumer_raw(cfg, cfg->group, err);
+    if (!b.rk) return EX_CONFIG;
+    b.list = rd_kafka_topic_partition_list_new(16);
+    list_partitions(&b);
+    int rc = b.list->cnt ? ask_committed(&b, &begun) : EX_OK;
+    if (rc == EX_OK && !begun) {
+        rd_kafka_t *rk = reader_consumer(cfg, cfg->group, err);
+        rc = rk ? begin_anew(&b, rk) : EX_CONFIG;
+        if (rk) rd_kafka_destroy(rk);
+    }
+    rd_kafka_topic_partition_list_destroy(b.list);
+    rd_kafka_destroy(b.rk);
+    return rc;
+}

@@ -1,0 +1,55 @@
+/* The metadata that travels with a committed offset (at most 4096 bytes, printable ASCII):
+ *     rs1 <seq> <chain head, 64 hex digits> <end>,<end>,...
+ *     rs2 <seq> <chain head> <taken>:<reader, 16 hex digits>[:<r|p|w><first>+<n>*<tries>]
+ * <end>,<end>,... The first while nobody reads, the second while somebody does, or died doing it.
+ * seq is the number of ledger entries written for the partition so far, head the hash of the last
+ * one (zeros for none), the ends are the boundaries of windows sealed but not settled, the first
+ * absolute, each later one as the difference to the one before. Pure; any thread. */
+#ifndef RUNSINK_META_H
+#define RUNSINK_META_H
+
+#include "worker/base/hash.h"
+#include "worker/pipeline/window.h"
+
+#define META_MAX 4096
+
+/* What is alone in work, in a worker that reads with care (poison.c). */
+enum alone {
+    ALONE_NONE,
+    ALONE_RECORD,  /* r: records of [first, next), one at a time: decoding, or a batch's lines */
+    ALONE_PARCELS, /* p: the deliveries whose first members are of [first, next), at once */
+    ALONE_WHOLE    /* w: one of these, whose lines are innocent */
+};
+
+/* Who reads the partition, so that the next reader knows whether the last one died. */
+struct claim {
+    uint32_t taken;  /* 0: nobody, it was given back. Otherwise 1, and 1 more for each reader that
+                        went without giving it back since all was well. */
+    uint64_t reader; /* the process, by a random number */
+    enum alone alone;
+    int64_t first, next;
+    uint32_t tries; /* how many readers in a row died with this alone, and this one tries it again:
+                       1 for the first. 0: ALONE_NONE */
+};
+
+static inline bool claim_same(const struct claim *a, const struct claim *b) {
+    return a->taken == b->taken && a->reader == b->reader && a->alone == b->alone &&
+           a->first == b->first && a->next == b->next && a->tries == b->tries;
+}
+
+struct meta {
+    uint64_t seq;
+    uint8_t head[SHA256_LEN];
+    struct claim claim;
+    int64_t ends[WINDOW_ENDS_MAX];
+    size_t n_ends;
+};
+
+/* Writes a NUL-terminated text; false (ret untouched) when the ends are not ascending and above 0
+ * or more than WINDOW_ENDS_MAX, or the claim names no range. Any WINDOW_ENDS_MAX of them fit. */
+bool meta_encode(const struct meta *, char ret[META_MAX + 1]);
+/* Parses; false (ret untouched) when it is not ours, damaged or not ascending. The text may be
+ * empty or foreign: an operator may have reset the offset by other tools. */
+bool meta_decode(struct str, struct meta *ret);
+
+#endif

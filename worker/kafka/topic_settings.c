@@ -1,0 +1,186 @@
+#include "worker/kafka/topic_settings.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "worker/base/clock.h"
+
+#define SLICE_MS 200
+#define ASK_MAX 500 /* topics in one request */
+/* A window is sealed before its entry passes this. */
+#define LEDGER_MESSAGE_MIN ((int64_t)1000000)
+#define HEADERS_MAX ((int64_t)8192)           /* more than ours can be */
+#define RETRY_SPARE_MS ((int64_t)3600 * 1000) /* for the shortest of outages */
+
+/* ---- asking ---- */
+
+static int64_t number(const char *text) {
+    return text ? strtoll(text, NULL, 10) : -1;
+}
+
+static void take(const rd_kafka_ConfigResource_t *r, struct topic_settings *ret) {
+    size_t n;
+    const rd_kafka_ConfigEntry_t **entries = rd_kafka_ConfigResource_configs(r, &n);
+    if (rd_kafka_ConfigResource_error(r)) return;
+    struct topic_settings s = {.known = true, .retention_ms = -1, .retention_bytes = -1};
+    for (size_t i = 0; i < n; i++) {
+        const char *name = rd_kafka_ConfigEntry_name(entries[i]);
+        const char *value = rd_kafka_ConfigEntry_value(entries[i]);
+        if (strcmp(name, "cleanup.policy") == 0)
+            snprintf(s.cleanup_policy, sizeof s.cleanup_policy, "%s", value ? value : "");
+        else if (strcmp(name, "retention.ms") == 0)
+            s.retention_ms = number(value);
+        else if (strcmp(name, "retention.bytes") == 0)
+            s.retention_bytes = number(value);
+        else if (strcmp(name, "max.message.bytes") == 0)
+            s.max_message_bytes = number(value);
+        else if (strcmp(name, "message.timestamp.type") == 0)
+            s.create_time = value && strcmp(value, "CreateTime") == 0;
+    }
+    *ret = s;
+}
+
+static bool take_all(rd_kafka_event_t *event, const struct topic_list *l,
+                     struct topic_settings *ret, struct buf *err) {
+    rd_kafka_resp_err_t rc = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+    if (rc) {
+        buf_printf(err, "can't ask for the settings of topics: %s\n", rd_kafka_err2str(rc));
+        return false;
+    }
+    size_t n;
+    const rd_kafka_ConfigResource_t **resources =
+        rd_kafka_DescribeConfigs_result_resources(rd_kafka_event_DescribeConfigs_result(event), &n);
+    for (size_t i = 0; i < n; i++) {
+        const struct topic *t = topic_find(l, rd_kafka_ConfigResource_name(resources[i]));
+        if (t) take(resources[i], &ret[t - l->v]);
+    }
+    return true;
+}
+
+static bool ask_some(rd_kafka_t *rk, const struct topic_list *l, size_t from, size_t n,
+                     int timeout_ms, topics_stop_fn *stop, struct topic_settings *ret,
+                     struct buf *err) {
+    char why[256];
+    rd_kafka_ConfigResource_t **resources = xcalloc(n, sizeof(*resources));
+    for (size_t i = 0; i < n; i++)
+        resources[i] = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, l->v[from + i].name);
+    rd_kafka_AdminOptions_t *options =
+        rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS);
+    rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why, sizeof why);
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+    rd_kafka_DescribeConfigs(rk, resources, n, options, queue);
+    rd_kafka_event_t *event = NULL;
+    int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms + 1000;
+    while (!event && !(stop && stop()) && clock_ms(CLOCK_MONOTONIC) < end)
+        event = rd_kafka_queue_poll(queue, SLICE_MS);
+    bool ok = take_all(event, l, ret, err);
+    rd_kafka_event_destroy(event);
+    rd_kafka_queue_destroy(queue);
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_ConfigResource_destroy_array(resources, n);
+    free(resources);
+    return ok;
+}
+
+bool topic_settings_ask(rd_kafka_t *rk, const struct topic_list *l, int timeout_ms,
+                        topics_stop_fn *stop, struct topic_settings *ret, struct buf *err) {
+    memset(ret, 0, l->n * sizeof *ret);
+    for (size_t at = 0; at < l->n; at += ASK_MAX) {
+        size_t n = l->n - at < ASK_MAX ? l->n - at : ASK_MAX;
+        if (!ask_some(rk, l, at, n, timeout_ms, stop, ret, err)) return false;
+    }
+    return true;
+}
+
+/* ---- judging ---- */
+
+static void judge_retention(enum topic_kind kind, const struct topic_settings *own,
+                            int64_t retry_window_ms, struct buf *ret) {
+    switch (kind) {
+    case TOPIC_SOURCE:
+    case TOPIC_DEAD: /* how long letters may go back is the operator's to say */
+        return;
+    case TOPIC_RETRY:
+        if (own->retention_ms >= 0 && own->retention_ms < retry_window_ms + RETRY_SPARE_MS)
+            buf_printf(ret,
+                       "retention.ms=%" PRId64 " deletes records that still wait: set "
+                       "retention.ms=-1, or above the longest retry.window and the longest "
+                       "outage\n",
+                       own->retention_ms);
+        break;
+    case TOPIC_LEDGER:
+        if (own->retention_ms >= 0)
+            buf_printf(ret,
+                       "retention.ms=%" PRId64 " deletes the proof, and what tells `redrive` which "
+                       "letters went back: set retention.ms=-1\n",
+                       own->retention_ms);
+        break;
+    }
+    if (own->retention_bytes >= 0)
+        buf_printf(ret,
+                   "retention.bytes=%" PRId64 " deletes whatever is oldest, however young: set "
+                   "retention.bytes=-1\n",
+                   own->retention_bytes);
+}
+
+static void judge_size(enum topic_kind kind, const struct topic_settings *own,
+                       const struct topic_settings *source, struct buf *ret) {
+    if (kind == TOPIC_LEDGER) {
+        if (own->max_message_bytes < LEDGER_MESSAGE_MIN)
+            buf_printf(ret,
+                       "max.message.bytes=%" PRId64 " is too small for ledger entries: set "
+                       "max.message.bytes=%s\n",
+                       own->max_message_bytes, TOPICS_MESSAGE_MAX);
+        return;
+    }
+    if (!source->known || own->max_message_bytes >= source->max_message_bytes + HEADERS_MAX) return;
+    buf_printf(ret,
+               "max.message.bytes=%" PRId64 " leaves no room for the headers that are added to its "
+               "source's records: set max.message.bytes=%" PRId64 "\n",
+               own->max_message_bytes, source->max_message_bytes + TOPIC_HEADROOM);
+}
+
+bool topic_settings_judge(enum topic_kind kind, const struct topic_settings *own,
+                          const struct topic_settings *source, int64_t retry_window_ms,
+                          struct buf *ret) {
+    size_t before = ret->n;
+    if (!own->known || kind == TOPIC_SOURCE) return false;
+    if (strstr(own->cleanup_policy, "compact"))
+        buf_printf(ret,
+                   "cleanup.policy=%s keeps one record a key and refuses those without: set "
+                   "cleanup.policy=delete\n",
+                   own->cleanup_policy);
+    judge_retention(kind, own, retry_window_ms, ret);
+    judge_size(kind, own, source, ret);
+    return ret->n > before;
+}
+
+bool topic_partitions_judge(enum topic_kind kind, int own, int wanted, struct buf *ret) {
+    const char *cost = "";
+    if (own <= 0 || own >= wanted) return false;
+    switch (kind) {
+    case TOPIC_SOURCE:
+        return false;
+    case TOPIC_RETRY:
+        cost = "no more lanes than that take part in retries";
+        break;
+    case TOPIC_DEAD:
+    case TOPIC_LEDGER:
+        cost = "those of the source share them, and brokers their load less evenly";
+        break;
+    }
+    buf_printf(
+        ret,
+        "%d partition%s, where %d would be made today: %s; kafka-topics.sh --alter "
+        "--partitions %d adds the rest, or set topics.partitions=%d if it is meant to be so\n",
+        own, own == 1 ? "" : "s", wanted, cost, wanted, own);
+    return true;
+}
+
+bool topic_clock_judge(enum topic_kind kind, const struct topic_settings *own, struct buf *ret) {
+    if (kind != TOPIC_RETRY || !own->known || !own->create_time) return false;
+    buf_puts(ret, "message.timestamp.type=CreateTime: what a worker with a wrong clock parks "
+                  "waits for its delay anew after each restart: set "
+                  "message.timestamp.type=LogAppendTime\n");
+    return true;
+}

@@ -1,0 +1,35 @@
+/* The settings of topics that decide whether what lies in runsink's own is safe there: asking the
+ * broker, and what is to be said about them. */
+#ifndef RUNSINK_TOPIC_SETTINGS_H
+#define RUNSINK_TOPIC_SETTINGS_H
+
+#include "worker/kafka/topics.h"
+
+/* What headers, key and framing may add to a record of the source. */
+#define TOPIC_HEADROOM ((int64_t)1 << 20)
+
+struct topic_settings {
+    bool known; /* the rest is not, otherwise: no right to DescribeConfigs, mostly */
+    char cleanup_policy[32];
+    int64_t retention_ms, retention_bytes; /* -1: for ever, any size */
+    int64_t max_message_bytes;
+    bool create_time; /* its timestamps are those of the clients' clocks */
+};
+/* ret has room for one a topic. False with a message in err when the broker did not answer. Blocks.
+ */
+bool topic_settings_ask(rd_kafka_t *, const struct topic_list *, int timeout_ms, topics_stop_fn *,
+                        struct topic_settings *ret, struct buf *err);
+
+/* What an own topic's settings endanger, a line each with what to change ("set retention.ms=-1"),
+ * appended. Pure. False when nothing is to be said; what is not known is not judged. */
+bool topic_settings_judge(enum topic_kind, const struct topic_settings *own,
+                          const struct topic_settings *source, int64_t retry_window_ms,
+                          struct buf *ret);
+
+/* What an own topic that has fewer partitions than it would be made with (wanted) costs, and what
+ * to do: a line, appended. Nothing is in danger by it. Pure. False when nothing is to be said. */
+bool topic_partitions_judge(enum topic_kind, int own, int wanted, struct buf *ret);
+/* The same for a retry topic that does not have the broker's timestamps. */
+bool topic_clock_judge(enum topic_kind, const struct topic_settings *own, struct buf *ret);
+
+#endif

@@ -1,0 +1,476 @@
+#include "worker/kafka/topics.h"
+
+#include <inttypes.h>
+#include <regex.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sysexits.h>
+
+#include "worker/base/clock.h"
+#include "worker/kafka/topic_settings.h"
+
+/* How long one wait for the broker lasts before it is asked whether to stop. A request for the
+ * list of topics can't be looked at meanwhile, so the first ones are short. */
+#define SLICE_MS 200
+#define LIST_MIN_MS 500
+#define LIST_MAX_MS 4000
+
+/* Created topics keep what they hold until it was read or an operator decides: a parked event lost
+ * to retention would be lost for good. */
+static const char *const own_settings[][2] = {
+    {"cleanup.policy", "delete"},
+    {"retention.ms", "-1"},
+    {"retention.bytes", "-1"},
+    {"max.message.bytes", TOPICS_MESSAGE_MAX},
+    /* The broker's clock is the one that all workers share: it says since when a record waits. */
+    {"message.timestamp.type", "LogAppendTime"},
+};
+#define N_SETTINGS (sizeof own_settings / sizeof *own_settings)
+
+static bool ends(const char *name, const char *end, size_t *ret_base) {
+    size_t n = strlen(name), k = strlen(end);
+    if (n <= k || strcmp(name + n - k, end) != 0) return false;
+    *ret_base = n - k;
+    return true;
+}
+
+enum topic_kind topic_kind(const char *name, size_t *ret_base) {
+    enum topic_kind kind = TOPIC_SOURCE;
+    size_t base = strlen(name);
+    const char *dot = strrchr(name, '.');
+    int64_t ms;
+    if (ends(name, ".ledger", &base)) {
+        kind = TOPIC_LEDGER;
+    } else if (ends(name, ".dead.tenant", &base) || ends(name, ".dead.data", &base) ||
+               ends(name, ".dead.system", &base)) {
+        kind = TOPIC_DEAD;
+    } else if (dot && dot - name > 6 && memcmp(dot - 6, ".retry", 6) == 0 &&
+               config_parse_ms(dot + 1, &ms)) {
+        kind = TOPIC_RETRY;
+        base = (size_t)(dot - name) - 6;
+    }
+    if (ret_base) *ret_base = base;
+    return kind;
+}
+
+static bool join(char ret[TOPIC_MAX + 1], const char *source, const char *middle, const char *end) {
+    int n = snprintf(ret, TOPIC_MAX + 1, "%s%s%s", source, middle, end);
+    return n >= 0 && n <= TOPIC_MAX;
+}
+
+bool topic_retry(const char *source, const char *delay, char ret[TOPIC_MAX + 1]) {
+    return join(ret, source, ".retry.", delay);
+}
+
+bool topic_dead(const char *source, enum fault fault, char ret[TOPIC_MAX + 1]) {
+    return join(ret, source, ".dead.", fault_name(fault));
+}
+
+bool topic_ledger(const char *source, char ret[TOPIC_MAX + 1]) {
+    return join(ret, source, ".ledger", "");
+}
+
+void topic_list_free(struct topic_list *l) {
+    for (size_t i = 0; i < l->n; i++) {
+        free(l->v[i].name);
+        free(l->v[i].unserved);
+    }
+    free(l->v);
+    *l = (struct topic_list){0};
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const struct topic *)a)->name, ((const struct topic *)b)->name);
+}
+
+static void sort(struct topic_list *l) {
+    if (l->n) qsort(l->v, l->n, sizeof *l->v, by_name);
+}
+
+const struct topic *topic_find(const struct topic_list *l, const char *name) {
+    size_t lo = 0, hi = l->n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        int d = strcmp(l->v[mid].name, name);
+        if (d == 0) return &l->v[mid];
+        if (d < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return NULL;
+}
+
+static void add(struct topic_list *l, const char *name, int partitions) {
+    if ((l->n & (l->n - 1)) == 0) /* full at each power of two */
+        l->v = xrealloc(l->v, (l->n ? l->n * 2 : 1) * sizeof *l->v);
+    l->v[l->n++] = (struct topic){.name = xstrdup(name), .partitions = partitions};
+}
+
+static rd_kafka_resp_err_t ask_topics(rd_kafka_t *rk, int timeout_ms, topics_stop_fn *stop,
+                                      const struct rd_kafka_metadata **ret) {
+    int64_t now = clock_ms(CLOCK_MONOTONIC), end = now + timeout_ms;
+    rd_kafka_resp_err_t rc = RD_KAFKA_RESP_ERR__TIMED_OUT;
+    for (int wait = stop ? LIST_MIN_MS : timeout_ms; now < end; now = clock_ms(CLOCK_MONOTONIC)) {
+        rc = rd_kafka_metadata(rk, 1, NULL, ret, wait < end - now ? wait : (int)(end - now));
+        if ((rc != RD_KAFKA_RESP_ERR__TIMED_OUT && rc != RD_KAFKA_RESP_ERR__TRANSPORT) ||
+            (stop && stop()))
+            break;
+        if (wait < LIST_MAX_MS) wait *= 2;
+    }
+    return rc;
+}
+
+bool topics_list(rd_kafka_t *rk, int timeout_ms, topics_stop_fn *stop, struct topic_list *ret,
+                 struct buf *err) {
+    const struct rd_kafka_metadata *m;
+    rd_kafka_resp_err_t rc = ask_topics(rk, timeout_ms, stop, &m);
+    if (rc) {
+        buf_printf(err, "can't list the broker's topics: %s\n", rd_kafka_err2str(rc));
+        return false;
+    }
+    struct topic_list l = {0};
+    for (int i = 0; i < m->topic_cnt; i++) add(&l, m->topics[i].topic, m->topics[i].partition_cnt);
+    rd_kafka_metadata_destroy(m);
+    sort(&l);
+    *ret = l;
+    return true;
+}
+
+static bool matches(const regex_t *res, size_t n, const char *name) {
+    for (size_t i = 0; i < n; i++)
+        if (regexec(&res[i], name, 0, NULL, 0) == 0) return true;
+    return false;
+}
+
+/* Adds the topics that an expression matches; config_finish() has compiled each once before. */
+static void add_matching(const struct config *c, const struct topic_list *all,
+                         struct topic_list *l) {
+    regex_t *res = xcalloc(c->topics.n, sizeof *res);
+    size_t n = 0;
+    for (size_t i = 0; i < c->topics.n; i++)
+        if (c->topics.v[i][0] == '^' &&
+            regcomp(&res[n], c->topics.v[i], REG_EXTENDED | REG_NOSUB) == 0)
+            n++;
+    size_t named = l->n;
+    for (size_t i = 0; n && i < all->n; i++) {
+        const struct topic *t = &all->v[i];
+        struct topic_list names = {l->v, named};
+        /* Kafka's own topics start with two underscores. */
+        bool ours = topic_kind(t->name, NULL) != TOPIC_SOURCE || strncmp(t->name, "__", 2) == 0;
+        if (ours || !t->partitions || !matches(res, n, t->name) || topic_find(&names, t->name))
+            continue;
+        add(l, t->name, t->partitions);
+        l->v[l->n - 1].matched = true;
+    }
+    while (n) regfree(&res[--n]);
+    free(res);
+}
+
+bool topics_resolve(const struct config *c, const struct topic_list *all, struct topic_list *ret,
+                    struct buf *err) {
+    struct topic_list l = {0};
+    bool ok = true;
+    for (size_t i = 0; i < c->topics.n; i++) {
+        const char *name = c->topics.v[i];
+        if (name[0] == '^' || topic_find(&l, name)) continue;
+        if (topic_kind(name, NULL) != TOPIC_SOURCE) {
+            buf_printf(err, "topics: %s is a topic that runsink keeps for itself\n", name);
+            ok = false;
+        }
+        const struct topic *t = topic_find(all, name);
+        add(&l, name, t ? t->partitions : 0);
+        sort(&l);
+    }
+    add_matching(c, all, &l);
+    sort(&l);
+    if (!ok)
+        topic_list_free(&l);
+    else
+        *ret = l;
+    return ok;
+}
+
+bool topic_is_leftover(const struct config *c, const char *name) {
+    const char *delay = strrchr(name, '.');
+    for (size_t i = 0; delay && i < c->retry_delays.n; i++)
+        if (strcmp(delay + 1, c->retry_delays.v[i]) == 0) return false;
+    return true;
+}
+
+/* How many partitions runsink's own topics for it are made with. */
+static int made_with(const struct config *c, const struct topic *source) {
+    return c->topics_partitions ? (int)c->topics_partitions : source->partitions;
+}
+
+void topics_retries(const struct config *c, const struct topic_list *all,
+                    const struct topic_list *sources, struct topic_list *ret) {
+    struct topic_list l = {0};
+    char name[TOPIC_MAX + 1];
+    for (size_t s = 0; s < sources->n; s++)
+        for (size_t i = 0; i < c->retry_delays.n; i++) {
+            if (!topic_retry(sources->v[s].name, c->retry_delays.v[i], name)) continue;
+            const struct topic *t = topic_find(all, name);
+            add(&l, name, t && t->partitions ? t->partitions : made_with(c, &sources->v[s]));
+        }
+    for (size_t i = 0; i < all->n; i++) {
+        size_t base;
+        if (topic_kind(all->v[i].name, &base) != TOPIC_RETRY || !all->v[i].partitions ||
+            !topic_is_leftover(c, all->v[i].name))
+            continue;
+        snprintf(name, sizeof name, "%.*s", (int)base, all->v[i].name);
+        if (topic_find(sources, name)) add(&l, all->v[i].name, all->v[i].partitions);
+    }
+    sort(&l);
+    *ret = l;
+}
+
+/* ---- what they lack ---- */
+
+/* Its metrics take a dot for an underscore, so Kafka makes no topic whose name would be the same.
+ */
+static bool is_same_to_kafka(const char *a, const char *b) {
+    for (; *a && *b; a++, b++)
+        if (*a != *b && !((*a == '.' || *a == '_') && (*b == '.' || *b == '_'))) return false;
+    return *a == *b;
+}
+
+struct lack {
+    const struct topic_list *all;
+    struct topic_list found;
+    char why[600]; /* it can't be made; empty: it can */
+};
+
+/* Adds the name unless it is there already. */
+static void need(struct lack *l, bool fits, const char *name, int partitions) {
+    const struct topic *t = fits ? topic_find(l->all, name) : NULL;
+    if (!fits)
+        snprintf(l->why, sizeof l->why,
+                 "its name is too long: those of its retry topics would pass %d characters",
+                 TOPIC_MAX);
+    if (!fits || (t && t->partitions)) return;
+    for (size_t i = 0; i < l->all->n && !t; i++)
+        if (is_same_to_kafka(l->all->v[i].name, name))
+            snprintf(l->why, sizeof l->why,
+                     "Kafka makes no topic %s beside %s, whose name is the same to it", name,
+                     l->all->v[i].name);
+    add(&l->found, name, partitions);
+}
+
+static void missing_of(const struct config *c, const struct topic *source, struct lack *l) {
+    static const enum fault faults[] = {FAULT_TENANT, FAULT_DATA, FAULT_SYSTEM};
+    int n = made_with(c, source);
+    char name[TOPIC_MAX + 1];
+    for (size_t i = 0; i < c->retry_delays.n; i++)
+        need(l, topic_retry(source->name, c->retry_delays.v[i], name), name, n);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        need(l, topic_dead(source->name, faults[i], name), name, n);
+    if (c->ledger) need(l, topic_ledger(source->name, name), name, n);
+}
+
+static void refuse(struct topic *source, const char *why) {
+    free(source->unserved);
+    source->unserved = xstrdup(why);
+}
+
+bool topics_missing(const struct config *c, const struct topic_list *all,
+                    struct topic_list *sources, struct topic_list *ret, struct buf *err) {
+    struct topic_list l = {0};
+    bool ok = true;
+    for (size_t i = 0; i < sources->n; i++) {
+        struct topic *source = &sources->v[i];
+        struct lack lack = {.all = all};
+        if (source->partitions) missing_of(c, source, &lack);
+        for (size_t k = 0; !lack.why[0] && k < lack.found.n; k++)
+            add(&l, lack.found.v[k].name, lack.found.v[k].partitions);
+        topic_list_free(&lack.found);
+        if (!lack.why[0]) continue;
+        if (source->matched)
+            refuse(source, lack.why);
+        else
+            buf_printf(err, "topics: %s can't be served: %s\n", source->name, lack.why);
+        ok &= source->matched;
+    }
+    sort(&l);
+    if (!ok)
+        topic_list_free(&l);
+    else
+        *ret = l;
+    return ok;
+}
+
+void topics_part(struct topic_list *sources, struct topic_list *ret) {
+    struct topic_list kept = {0}, out = {0};
+    for (size_t i = 0; i < sources->n; i++) {
+        struct topic *t = &sources->v[i];
+        struct topic_list *to = t->unserved ? &out : &kept;
+        add(to, t->name, t->partitions);
+        to->v[to->n - 1].matched = t->matched;
+        to->v[to->n - 1].unserved = t->unserved;
+        t->unserved = NULL;
+    }
+    topic_list_free(sources);
+    *sources = kept;
+    *ret = out;
+}
+
+/* The source that a topic of runsink's own belongs to. */
+static struct topic *source_of(struct topic_list *sources, const char *own) {
+    char name[TOPIC_MAX + 1];
+    size_t base;
+    topic_kind(own, &base);
+    snprintf(name, sizeof name, "%.*s", (int)base, own);
+    const struct topic *t = topic_find(sources, name);
+    return t ? &sources->v[t - sources->v] : NULL;
+}
+
+/* False when it concerns more than matched sources: then it ends what is being done. */
+static bool refuse_for(struct topic_list *sources, const char *own, const char *why) {
+    struct topic *source = source_of(sources, own);
+    size_t served = 0;
+    if (!source || !source->matched) return false;
+    refuse(source, why);
+    for (size_t i = 0; i < sources->n; i++) served += !sources->v[i].unserved;
+    return served > 0;
+}
+
+static void tell_missing(const struct config *c, const struct topic_list *missing,
+                         struct buf *err) {
+    buf_puts(err, "topics.create is false and these topics are missing; create each with");
+    for (size_t i = 0; i < N_SETTINGS; i++)
+        buf_printf(err, " %s=%s", own_settings[i][0], own_settings[i][1]);
+    buf_putc(err, '\n');
+    for (size_t i = 0; i < missing->n; i++) {
+        const struct topic *t = &missing->v[i];
+        buf_printf(err, "    %s, %d partitions, ", t->name, t->partitions);
+        if (c->topics_replication > 0)
+            buf_printf(err, "%d replicas\n", (int)c->topics_replication);
+        else
+            buf_puts(err, "the broker's default of replicas\n");
+    }
+}
+
+/* A record that its source takes has to fit with our headers, and as a dead letter again. What the
+ * source takes is not known without the right to DescribeConfigs. */
+static void set_size(rd_kafka_NewTopic_t *topic, const char *name, const struct topic_list *sources,
+                     const struct topic_settings *settings) {
+    char source[TOPIC_MAX + 1], bytes[24];
+    size_t base;
+    topic_kind(name, &base);
+    snprintf(source, sizeof source, "%.*s", (int)base, name);
+    const struct topic *s = topic_find(sources, source);
+    int64_t most = s ? settings[s - sources->v].max_message_bytes + TOPIC_HEADROOM : 0;
+    if (most <= atoll(TOPICS_MESSAGE_MAX)) return;
+    snprintf(bytes, sizeof bytes, "%" PRId64, most < INT32_MAX ? most : INT32_MAX);
+    rd_kafka_NewTopic_set_config(topic, "max.message.bytes", bytes);
+}
+
+static rd_kafka_NewTopic_t **new_topics(const struct config *c, const struct topic_list *l,
+                                        const struct topic_list *sources,
+                                        const struct topic_settings *settings) {
+    rd_kafka_NewTopic_t **ret = xcalloc(l->n, sizeof *ret);
+    for (size_t i = 0; i < l->n; i++) {
+        char why[256];
+        ret[i] = rd_kafka_NewTopic_new(l->v[i].name, l->v[i].partitions, (int)c->topics_replication,
+                                       why, sizeof why);
+        /* Names and numbers are within bounds by configuration; anything else is a bug. */
+        if (!ret[i]) fprintf(stderr, "runsink: %s: %s\n", l->v[i].name, why);
+        if (!ret[i]) abort();
+        for (size_t s = 0; s < N_SETTINGS; s++)
+            rd_kafka_NewTopic_set_config(ret[i], own_settings[s][0], own_settings[s][1]);
+        set_size(ret[i], l->v[i].name, sources, settings);
+    }
+    return ret;
+}
+
+/* What no further attempt changes, as long as nobody changes the rights, the broker's policy or
+ * topics.*. Brokers that are away can make a replication factor impossible for a while. */
+static int exit_code(rd_kafka_resp_err_t code) {
+    bool person =
+        code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
+        code == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED ||
+        code == RD_KAFKA_RESP_ERR_POLICY_VIOLATION || code == RD_KAFKA_RESP_ERR_INVALID_CONFIG ||
+        code == RD_KAFKA_RESP_ERR_INVALID_PARTITIONS || code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
+    return person ? EX_CONFIG : EX_UNAVAILABLE;
+}
+
+static int check_created(rd_kafka_event_t *event, struct topic_list *sources, struct buf *err) {
+    rd_kafka_resp_err_t rc = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+    if (rc) {
+        buf_printf(err, "can't create the missing topics: %s\n", rd_kafka_err2str(rc));
+        return exit_code(rc);
+    }
+    size_t n;
+    const rd_kafka_topic_result_t **results =
+        rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
+    int worst = EX_OK;
+    for (size_t i = 0; i < n; i++) {
+        rd_kafka_resp_err_t e = rd_kafka_topic_result_error(results[i]);
+        if (!e || e == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) continue;
+        const char *said = rd_kafka_topic_result_error_string(results[i]);
+        const char *name = rd_kafka_topic_result_name(results[i]);
+        char text[200], why[TOPIC_MAX + 300];
+        outcome_text(text, sizeof text, str_c(said ? said : rd_kafka_err2str(e)));
+        snprintf(why, sizeof why, "can't create topic %s: %s", name, text);
+        if (exit_code(e) == EX_CONFIG && refuse_for(sources, name, why)) continue;
+        buf_printf(err, "%s\n", why);
+        if (worst != EX_CONFIG) worst = exit_code(e);
+    }
+    return worst;
+}
+
+static rd_kafka_event_t *await(rd_kafka_queue_t *queue, int timeout_ms, topics_stop_fn *stop) {
+    rd_kafka_event_t *event = NULL;
+    int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms;
+    while (!event && !(stop && stop()) && clock_ms(CLOCK_MONOTONIC) < end)
+        event = rd_kafka_queue_poll(queue, SLICE_MS);
+    return event;
+}
+
+static int create(rd_kafka_t *rk, const struct config *c, const struct topic_list *l,
+                  struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
+                  struct buf *err) {
+    char why[256];
+    struct topic_settings *settings = xcalloc(sources->n + 1, sizeof *settings);
+    if (!topic_settings_ask(rk, sources, timeout_ms, stop, settings, err)) {
+        free(settings);
+        return EX_UNAVAILABLE;
+    }
+    rd_kafka_NewTopic_t **topics = new_topics(c, l, sources, settings);
+    free(settings);
+    rd_kafka_AdminOptions_t *options =
+        rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
+    rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why, sizeof why);
+    /* The answer comes once the brokers know the topics. */
+    rd_kafka_AdminOptions_set_operation_timeout(options, timeout_ms, why, sizeof why);
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+    rd_kafka_CreateTopics(rk, topics, l->n, options, queue);
+    rd_kafka_event_t *event = await(queue, timeout_ms + 1000, stop);
+    int rc = check_created(event, sources, err);
+    rd_kafka_event_destroy(event);
+    rd_kafka_queue_destroy(queue);
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_NewTopic_destroy_array(topics, l->n);
+    free(topics);
+    return rc;
+}
+
+int topics_create_missing(rd_kafka_t *rk, const struct config *c, const struct topic_list *all,
+                          struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
+                          struct buf *err) {
+    struct topic_list missing = {0};
+    int rc = topics_missing(c, all, sources, &missing, err) ? EX_OK : EX_CONFIG;
+    if (rc == EX_OK && missing.n && !c->topics_create) {
+        bool others = true;
+        for (size_t i = 0; i < missing.n; i++)
+            others &= refuse_for(sources, missing.v[i].name,
+                                 "topics.create is false, and topics of its own are missing "
+                                 "(`runsink check` lists them)");
+        if (!others) tell_missing(c, &missing, err);
+        rc = others ? EX_OK : EX_CONFIG;
+    } else if (rc == EX_OK && missing.n) {
+        rc = create(rk, c, &missing, sources, timeout_ms, stop, err);
+    }
+    topic_list_free(&missing);
+    return rc;
+}

@@ -1,0 +1,75 @@
+/* The topics that runsink keeps beside each source topic, and which topics are sources:
+ *     <topic>.retry.<delay>            parked records, a topic for each of retry.delays
+ *     <topic>.dead.tenant|data|system  dead letters, by who has to act
+ *     <topic>.ledger
+ * Names are pure, any thread. What asks the broker blocks up to its timeout: main thread, at start
+ * and on each refresh. */
+#ifndef RUNSINK_TOPICS_H
+#define RUNSINK_TOPICS_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "config/config.h"
+#include "worker/kafka/requeue.h"
+
+/* max.message.bytes of the topics made here. */
+#define TOPICS_MESSAGE_MAX "16777216"
+
+enum topic_kind { TOPIC_SOURCE, TOPIC_RETRY, TOPIC_DEAD, TOPIC_LEDGER };
+/* By the name's end alone: any delay counts, configured or not. ret_base (may be NULL): length of
+ * the source topic's name within. */
+enum topic_kind topic_kind(const char *name, size_t *ret_base);
+
+/* False when the name would be too long for Kafka. fault is not FAULT_NONE. */
+bool topic_retry(const char *source, const char *delay, char ret[TOPIC_MAX + 1]);
+bool topic_dead(const char *source, enum fault fault, char ret[TOPIC_MAX + 1]);
+bool topic_ledger(const char *source, char ret[TOPIC_MAX + 1]);
+
+struct topic {
+    char *name;
+    int partitions; /* 0: not there */
+    bool matched;   /* a source, by an expression alone */
+    char *unserved; /* a matched source that can't be served: why; NULL: it can */
+};
+struct topic_list { /* sorted by name */
+    struct topic *v;
+    size_t n;
+};
+void topic_list_free(struct topic_list *);
+const struct topic *topic_find(const struct topic_list *, const char *name);
+
+/* What asks the broker gives the waiting up within a few seconds once this says so; NULL: never. */
+typedef bool topics_stop_fn(void);
+
+/* All topics of the cluster. */
+bool topics_list(rd_kafka_t *, int timeout_ms, topics_stop_fn *, struct topic_list *ret,
+                 struct buf *err);
+/* The sources: what `topics` names or matches among all. A named one that is not there is in the
+ * list with 0 partitions. False when a named one is runsink's own. */
+bool topics_resolve(const struct config *, const struct topic_list *all, struct topic_list *ret,
+                    struct buf *err);
+/* The retry topics to read: one for each delay of each source, be it there yet or not (then with
+ * the partitions that it is made with), and those of delays that are not configured any more
+ * (leftovers): what was parked in them waits for somebody to read it. Topics of the sources alone,
+ * whatever else is among all. */
+void topics_retries(const struct config *, const struct topic_list *all,
+                    const struct topic_list *sources, struct topic_list *ret);
+/* Whether a retry topic's delay is none of retry.delays. */
+bool topic_is_leftover(const struct config *, const char *name);
+/* What the sources lack: partitions as they would be created. Sources without partitions are passed
+ * over. One whose own topics can't have their names (too long, or for Kafka the same as another
+ * topic's) is marked as unserved when an expression matched it; false when it was named. */
+bool topics_missing(const struct config *, const struct topic_list *all, struct topic_list *sources,
+                    struct topic_list *ret, struct buf *err);
+/* Moves the unserved ones from sources to *ret. */
+void topics_part(struct topic_list *sources, struct topic_list *ret);
+/* Creates what is missing, so that nothing in it is ever lost to retention. A topic that another
+ * process makes at the same time is as good. EX_OK, or with a message: EX_CONFIG when a person has
+ * to act (topics.create is off, which lists what to create; no right; a policy), EX_UNAVAILABLE
+ * when the next attempt may succeed. What concerns matched sources alone, while others can be
+ * served, marks those as unserved. */
+int topics_create_missing(rd_kafka_t *, const struct config *, const struct topic_list *all,
+                          struct topic_list *sources, int timeout_ms, topics_stop_fn *,
+                          struct buf *err);
+
+#endif

@@ -1,0 +1,424 @@
+#include "worker/ledger/ledger.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "worker/ledger/ledger_key.h"
+
+/* Appending with one sticky answer: after the first append past the ceiling nothing counts. */
+struct enc {
+    struct buf *b;
+    bool ok;
+};
+
+#define LIT(e, literal) enc_add((e), "" literal, sizeof(literal) - 1)
+
+static inline void enc_add(struct enc *e, const char *p, size_t n) {
+    e->ok = e->ok && buf_add(e->b, p, n);
+}
+
+static void enc_uint(struct enc *e, uint64_t v) {
+    char digits[20];
+    size_t at = sizeof digits;
+    do {
+        digits[--at] = (char)('0' + v % 10);
+        v /= 10;
+    } while (v);
+    enc_add(e, digits + at, sizeof digits - at);
+}
+
+static void enc_int(struct enc *e, int64_t v) {
+    if (v < 0) LIT(e, "-");
+    enc_uint(e, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
+}
+
+static void enc_text(struct enc *e, const char *s) {
+    LIT(e, "\"");
+    e->ok = e->ok && buf_json(e->b, str_c(s));
+    LIT(e, "\"");
+}
+
+static void enc_hex(struct enc *e, const uint8_t sha[SHA256_LEN]) {
+    char text[HEX_LEN(SHA256_LEN) + 1];
+    hex(sha, SHA256_LEN, text);
+    LIT(e, "\"");
+    enc_add(e, text, HEX_LEN(SHA256_LEN));
+    LIT(e, "\"");
+}
+
+/* Numbers written as ranges: 7,[9,12],20. */
+struct ranges {
+    int64_t a, z;
+    bool pending; /* a..z is not written yet */
+    bool comma;   /* something was written before */
+};
+
+static void ranges_flush(struct enc *e, struct ranges *r) {
+    if (!r->pending) return;
+    if (r->comma) LIT(e, ",");
+    if (r->a == r->z) {
+        enc_int(e, r->a);
+    } else {
+        LIT(e, "[");
+        enc_int(e, r->a);
+        LIT(e, ",");
+        enc_int(e, r->z);
+        LIT(e, "]");
+    }
+    r->comma = true;
+    r->pending = false;
+}
+
+static void ranges_add(struct enc *e, struct ranges *r, int64_t v) {
+    if (r->pending && v == r->z + 1) {
+        r->z = v;
+        return;
+    }
+    ranges_flush(e, r);
+    r->a = r->z = v;
+    r->pending = true;
+}
+
+const char *ledger_kind_name(enum ledger_kind kind) {
+    switch (kind) {
+    case LEDGER_DELIVERED:
+        return "delivered";
+    case LEDGER_SKIPPED:
+        return "skipped";
+    case LEDGER_PARKED:
+        return "parked";
+    case LEDGER_DEAD:
+        return "dead";
+    case LEDGER_REDRIVEN:
+        return "redriven";
+    case LEDGER_DISCARDED:
+        return "discarded";
+    }
+    return "?";
+}
+
+static int compare_text(const char *a, const char *b) {
+    if (a == b) return 0;
+    if (!a || !b) return a ? 1 : -1;
+    return strcmp(a, b);
+}
+
+/* Kind, destination, objects before requests, then what makes two items one group. */
+static int compare_group(const struct ledger_item *a, const struct ledger_item *b) {
+    int d = (int)a->kind - (int)b->kind;
+    if (!d) d = compare_text(a->dest, b->dest);
+    if (!d) d = (b->key != NULL) - (a->key != NULL);
+    if (!d && a->kind == LEDGER_DELIVERED) return 0;
+    if (!d) d = compare_text(a->tier, b->tier);
+    if (!d) d = (int)a->fault - (int)b->fault;
+    if (!d) d = compare_text(a->why, b->why);
+    if (!d) d = compare_text(a->who, b->who);
+    return d;
+}
+
+static int compare_items(const void *a, const void *b) {
+    const struct ledger_item *x = *(const struct ledger_item *const *)a;
+    const struct ledger_item *y = *(const struct ledger_item *const *)b;
+    int d = compare_group(x, y);
+    if (d) return d;
+    return (x->offsets[0] > y->offsets[0]) - (x->offsets[0] < y->offsets[0]);
+}
+
+/* Whether b can be written as the continuation of a. A delivered item has a hash of its own, and
+ * offsets stay ascending, which keeps ledger_item_size() honest: ranges only ever get fewer. */
+static bool mergeable(const struct ledger_item *a, const struct ledger_item *b) {
+    return a->kind != LEDGER_DELIVERED && compare_group(a, b) == 0 &&
+           a->offsets[a->n - 1] < b->offsets[0] && !a->origins == !b->origins;
+}
+
+/* "origin":[["topic",partition,[ranges]],...]: one origin for each offset, in the same order. */
+static void enc_origins(struct enc *e, const struct ledger_item *const *items, size_t n) {
+    const struct origin *last = NULL;
+    struct ranges r = {0};
+    LIT(e, ",\"origin\":[");
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < items[i]->n; k++) {
+            const struct origin *o = &items[i]->origins[k];
+            if (!last || last->partition != o->partition || strcmp(last->topic, o->topic) != 0) {
+                ranges_flush(e, &r);
+                if (last) LIT(e, "]],");
+                LIT(e, "[");
+                enc_text(e, o->topic);
+                LIT(e, ",");
+                enc_int(e, o->partition);
+                LIT(e, ",[");
+                r = (struct ranges){0};
+                last = o;
+            }
+            ranges_add(e, &r, o->offset);
+        }
+    ranges_flush(e, &r);
+    LIT(e, "]]]");
+}
+
+/* "offsets":[ranges] and what ends the group. */
+static void enc_offsets(struct enc *e, const struct ledger_item *const *items, size_t n) {
+    struct ranges r = {0};
+    LIT(e, "\"offsets\":[");
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < items[i]->n; k++) ranges_add(e, &r, items[i]->offsets[k]);
+    ranges_flush(e, &r);
+    LIT(e, "]");
+    if (items[0]->origins) enc_origins(e, items, n);
+    LIT(e, "}");
+}
+
+static void enc_delivered_item(struct enc *e, const struct ledger_item *const *item) {
+    const struct ledger_item *it = *item;
+    LIT(e, "{");
+    if (it->key) {
+        LIT(e, "\"key\":");
+        enc_text(e, it->key);
+        LIT(e, ",");
+    }
+    if (it->status) {
+        LIT(e, "\"status\":");
+        enc_int(e, it->status);
+        LIT(e, ",");
+    }
+    if (it->sha256) {
+        LIT(e, "\"sha256\":");
+        enc_hex(e, it->sha256);
+        LIT(e, ",\"size\":");
+        enc_uint(e, it->size);
+        LIT(e, ",");
+    }
+    enc_offsets(e, item, 1);
+}
+
+/* {"to":"...","objects":[...],"requests":[...]} for each destination. */
+static void enc_delivered(struct enc *e, const struct ledger_item *const *items, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        const struct ledger_item *it = items[i];
+        const struct ledger_item *before = i ? items[i - 1] : NULL;
+        bool same_dest = before && compare_text(before->dest, it->dest) == 0;
+        bool same_list = same_dest && !before->key == !it->key;
+        if (before && !same_dest) LIT(e, "]},");
+        if (!same_dest) {
+            LIT(e, "{");
+            if (it->dest) {
+                LIT(e, "\"to\":");
+                enc_text(e, it->dest);
+                LIT(e, ",");
+            }
+        } else {
+            if (same_list)
+                LIT(e, ",");
+            else
+                LIT(e, "],");
+        }
+        if (!same_list) {
+            if (it->key)
+                LIT(e, "\"objects\":[");
+            else
+                LIT(e, "\"requests\":[");
+        }
+        enc_delivered_item(e, &items[i]);
+    }
+    LIT(e, "]}");
+}
+
+static void enc_reason(struct enc *e, const struct ledger_item *it) {
+    LIT(e, "{");
+    if (it->dest) {
+        LIT(e, "\"to\":");
+        enc_text(e, it->dest);
+        LIT(e, ",");
+    }
+    if (it->tier) {
+        LIT(e, "\"tier\":");
+        enc_text(e, it->tier);
+        LIT(e, ",");
+    }
+    if (it->fault != FAULT_NONE) {
+        LIT(e, "\"fault\":");
+        enc_text(e, fault_name(it->fault));
+        LIT(e, ",");
+    }
+    if (it->why) {
+        LIT(e, "\"why\":");
+        enc_text(e, it->why);
+        LIT(e, ",");
+    }
+    if (it->who) {
+        LIT(e, "\"who\":");
+        enc_text(e, it->who);
+        LIT(e, ",");
+    }
+}
+
+static void enc_reasons(struct enc *e, const struct ledger_item *const *items, size_t n) {
+    for (size_t i = 0, run; i < n; i += run) {
+        for (run = 1; i + run < n && mergeable(items[i + run - 1], items[i + run]);) run++;
+        if (i) LIT(e, ",");
+        enc_reason(e, items[i]);
+        enc_offsets(e, items + i, run);
+    }
+}
+
+static void enc_outcomes(struct enc *e, const struct ledger_item *const *items, size_t n) {
+    for (size_t i = 0, run; i < n; i += run) {
+        enum ledger_kind kind = items[i]->kind;
+        for (run = 1; i + run < n && items[i + run]->kind == kind;) run++;
+        const char *name = ledger_kind_name(kind);
+        LIT(e, ",\"");
+        enc_add(e, name, strlen(name));
+        LIT(e, "\":[");
+        if (kind == LEDGER_DELIVERED)
+            enc_delivered(e, items + i, run);
+        else
+            enc_reasons(e, items + i, run);
+        LIT(e, "]");
+    }
+}
+
+static void enc_head(struct enc *e, const struct ledger_window *w) {
+    LIT(e, "{\"v\":1,\"group\":");
+    enc_text(e, w->group);
+    LIT(e, ",\"seq\":");
+    enc_uint(e, w->seq);
+    LIT(e, ",\"topic\":");
+    enc_text(e, w->topic);
+    LIT(e, ",\"partition\":");
+    enc_int(e, w->partition);
+    LIT(e, ",\"first\":");
+    enc_int(e, w->first);
+    LIT(e, ",\"next\":");
+    enc_int(e, w->next);
+    LIT(e, ",\"opened\":");
+    enc_int(e, w->opened_ms);
+    LIT(e, ",\"settled\":");
+    enc_int(e, w->settled_ms);
+    LIT(e, ",\"version\":\"" RUNSINK_VERSION "\",\"prev\":");
+    enc_hex(e, w->prev);
+}
+
+static void enc_lost(struct enc *e, const struct ledger_window *w) {
+    struct ranges r = {.a = w->first, .z = w->next - 1, .pending = true};
+    LIT(e, ",\"lost\":[");
+    ranges_flush(e, &r);
+    LIT(e, "]");
+}
+
+static void enc_anew(struct enc *e, const struct ledger_window *w) {
+    LIT(e, ",\"anew\":");
+    enc_int(e, w->before);
+}
+
+static void enc_items(struct enc *e, const struct ledger_window *w) {
+    const struct ledger_item **sorted = xmalloc(w->n_items * sizeof *sorted);
+    size_t n = 0;
+    for (size_t i = 0; i < w->n_items; i++)
+        if (w->items[i].n) sorted[n++] = &w->items[i];
+    qsort(sorted, n, sizeof *sorted, compare_items);
+    enc_outcomes(e, sorted, n);
+    free(sorted);
+}
+
+/* Hash and signature, over what was appended since start. */
+static void enc_tail(struct enc *e, size_t start, const struct ledger_signer *signer,
+                     uint8_t hash[SHA256_LEN]) {
+    if (!e->ok) return;
+    sha256(e->b->p + start, e->b->n - start, hash);
+    LIT(e, ",\"hash\":");
+    enc_hex(e, hash);
+    if (signer) {
+        uint8_t sig[LEDGER_SIG_LEN];
+        ledger_sign(signer, hash, SHA256_LEN, sig);
+        LIT(e, ",\"sig\":\"");
+        e->ok = e->ok && base64_add(e->b, sig, sizeof sig);
+        LIT(e, "\",\"key\":\"");
+        enc_add(e, ledger_signer_id(signer), LEDGER_KEY_ID_LEN);
+        LIT(e, "\"");
+    }
+    LIT(e, "}");
+}
+
+bool ledger_encode(const struct ledger_window *w, const struct ledger_signer *signer,
+                   struct buf *out, uint8_t ret_hash[SHA256_LEN]) {
+    assert(!w->lost || w->n_items == 0);
+    assert(!w->anew || (w->n_items == 0 && !w->lost && w->first == w->next));
+    struct enc e = {.b = out, .ok = true};
+    size_t start = out->n;
+    uint8_t hash[SHA256_LEN];
+    enc_head(&e, w);
+    const char *rotation = signer && w->introduce ? ledger_signer_rotation(signer) : NULL;
+    if (rotation) {
+        LIT(&e, ",\"rotate\":");
+        enc_add(&e, rotation, strlen(rotation));
+    }
+    if (w->anew) enc_anew(&e, w);
+    if (w->lost) enc_lost(&e, w);
+    enc_items(&e, w);
+    enc_tail(&e, start, signer, hash);
+    if (e.ok)
+        memcpy(ret_hash, hash, SHA256_LEN);
+    else
+        out->n = start;
+    return e.ok;
+}
+
+/* What buf_json makes of it, at most, with the quotes. */
+static size_t text_size(const char *s) {
+    size_t n = 2;
+    for (; s && *s; s++) {
+        unsigned char c = (unsigned char)*s;
+        n += c < 0x20 ? 6 : c == '"' || c == '\\' ? 2 : c >= 0x80 ? 3 : 1;
+    }
+    return n;
+}
+
+static size_t digits(int64_t v) {
+    size_t n = v < 0 ? 2 : 1;
+    for (; v > 9 || v < -9; v /= 10) n++;
+    return n;
+}
+
+/* A range is "[a,z],", and so is the room for a single number: it may become a range's end when two
+ * items are merged. */
+static size_t range_size(int64_t z) {
+    return 2 * digits(z) + 4;
+}
+
+static size_t offsets_size(const struct ledger_item *it) {
+    size_t n = 0;
+    for (size_t k = 0; k < it->n; k++)
+        if (k + 1 == it->n || it->offsets[k + 1] != it->offsets[k] + 1)
+            n += range_size(it->offsets[k]);
+    return n;
+}
+
+static size_t origins_size(const struct ledger_item *it) {
+    size_t n = 0;
+    for (size_t k = 0; it->origins && k < it->n; k++) {
+        const struct origin *o = &it->origins[k];
+        const struct origin *next = k + 1 < it->n ? o + 1 : NULL;
+        bool same = next && next->partition == o->partition && strcmp(next->topic, o->topic) == 0;
+        if (!same) n += sizeof "[,,[]]," - 1 + text_size(o->topic) + digits(o->partition);
+        if (!same || next->offset != o->offset + 1) n += range_size(o->offset);
+    }
+    return n;
+}
+
+size_t ledger_item_size(const struct ledger_item *it) {
+    /* Every member's name with its punctuation, as if the item had a destination and a list of its
+     * own. */
+    static const char frame[] = ",\"delivered\":[{\"to\":,\"requests\":[{\"key\":,\"status\":,"
+                                "\"sha256\":\"\",\"size\":,\"offsets\":[],\"origin\":[]}]}],"
+                                "\"tier\":,\"fault\":\"system\",\"why\":,";
+    size_t n = sizeof frame - 1 + text_size(it->dest) + text_size(it->key) + text_size(it->tier) +
+               text_size(it->why) + offsets_size(it) + origins_size(it);
+    if (it->sha256) n += HEX_LEN(SHA256_LEN);
+    if (it->who) n += sizeof "\"who\":," - 1 + text_size(it->who);
+    return n + 20 /* size */ + 11 /* status */;
+}
+
+void ledger_record_key(char *ret, size_t size, const char *topic, int32_t partition) {
+    snprintf(ret, size, "%s/%d", topic, (int)partition);
+}

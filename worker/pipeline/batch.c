@@ -1,0 +1,106 @@
+#include "worker/pipeline/batch.h"
+
+#include <libdeflate.h>
+#include <zstd.h>
+
+#include "worker/event/json.h"
+#include "worker/event/redact.h"
+#include "worker/pipeline/lane.h"
+
+enum suffix { SUFFIX_NONE, SUFFIX_GZIP, SUFFIX_ZSTD };
+
+static enum suffix suffix_of(const char *key) {
+    size_t n = strlen(key);
+    if (n > 3 && strcmp(key + n - 3, ".gz") == 0) return SUFFIX_GZIP;
+    if (n > 4 && strcmp(key + n - 4, ".zst") == 0) return SUFFIX_ZSTD;
+    return SUFFIX_NONE;
+}
+
+static bool gzip(struct lane *lane, const struct buf *in, struct buf *out) {
+    if (!lane->compressor)
+        lane->compressor = libdeflate_alloc_compressor((int)lane->cfg->batch_level);
+    if (!lane->compressor) return false;
+    size_t bound = libdeflate_gzip_compress_bound(lane->compressor, in->n);
+    buf_init(out, bound);
+    char *to = buf_reserve(out, bound);
+    out->n = libdeflate_gzip_compress(lane->compressor, in->p, in->n, to, bound);
+    return out->n > 0;
+}
+
+static bool zstd(struct lane *lane, const struct buf *in, struct buf *out) {
+    if (!lane->zstd) lane->zstd = ZSTD_createCCtx();
+    if (!lane->zstd) return false;
+    size_t bound = ZSTD_compressBound(in->n);
+    buf_init(out, bound);
+    char *to = buf_reserve(out, bound);
+    size_t n = ZSTD_compressCCtx(lane->zstd, to, bound, in->p, in->n, (int)lane->cfg->batch_level);
+    if (ZSTD_isError(n)) return false;
+    out->n = n;
+    return true;
+}
+
+static bool compress(struct lane *lane, struct parcel *p, struct buf *plain) {
+    struct batch *b = &p->delivery.batch;
+    bool ok = true;
+    switch (suffix_of(p->key)) {
+    case SUFFIX_NONE:
+        b->content_type = "application/x-ndjson";
+        p->body = *plain;
+        return true;
+    case SUFFIX_GZIP:
+        b->content_type = "application/gzip";
+        ok = gzip(lane, plain, &p->body);
+        break;
+    case SUFFIX_ZSTD:
+        b->content_type = "application/zstd";
+        ok = zstd(lane, plain, &p->body);
+        break;
+    }
+    buf_free(plain);
+    return ok;
+}
+
+bool batch_body(struct lane *lane, struct parcel *p, struct outcome *reterr) {
+    struct batch *b = &p->delivery.batch;
+    size_t size = 0;
+    for (uint32_t i = 0; i < p->n; i++) size += redact_size(&p->members[i]->payload) + 1;
+    struct buf plain;
+    /* Unredacted bodies hold the tenants' secrets. */
+    (lane->cfg->redact_payload ? buf_init : buf_init_secret)(&plain, size);
+    buf_reserve(&plain, size);
+    b->lone_surrogates = 0;
+    for (uint32_t i = 0; i < p->n; i++) {
+        const struct payload *payload = &p->members[i]->payload;
+        if (p->ndjson)
+            redact_add_line(&plain, payload);
+        else
+            redact_add(&plain, payload);
+        b->lone_surrogates += payload->lone_surrogate;
+    }
+    if (b->lone_surrogates && b->dest->type->shape == SHAPE_OBJECT &&
+        lane->cfg->strict_json == CONFIG_STRICT_JSON_REPLACE)
+        json_replace_surrogates(plain.p, plain.n);
+    sha256(plain.p, plain.n, b->sha256);
+    if (!p->ndjson) {
+        b->content_type = "application/json";
+        p->body = plain;
+    } else if (!compress(lane, p, &plain)) {
+        buf_free(&p->body);
+        *reterr = outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "compress",
+                               "the compressor failed on %zu bytes", size);
+        return false;
+    }
+    b->body = p->body.p;
+    b->body_len = p->body.n;
+    if (p->ndjson && suffix_of(p->key) != SUFFIX_NONE)
+        sha256(p->body.p, p->body.n, b->body_sha256);
+    else
+        memcpy(b->body_sha256, b->sha256, SHA256_LEN);
+    return true;
+}
+
+void batch_close(struct lane *lane) {
+    libdeflate_free_compressor(lane->compressor);
+    ZSTD_freeCCtx(lane->zstd);
+    lane->compressor = lane->zstd = NULL;
+}

@@ -1,0 +1,796 @@
+#include "worker/pipeline/dispatch.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "config/config.h"
+#include "worker/base/clock.h"
+#include "worker/base/log.h"
+#include "worker/pipeline/route.h"
+#include "worker/pipeline/shares.h"
+
+/* What dispatch keeps with a destination (destination_state()). */
+struct lineup {
+    struct delivery *first, *last; /* waiting */
+    size_t waiting, waiting_bytes, flying;
+    struct tally *at;                   /* the workspace in whose ring it stands; NULL: none */
+    struct lineup *next, *prev;         /* in that ring */
+    struct lineup *all_next, *all_prev; /* of all that have something waiting */
+    struct destination *dest;
+    uint64_t workspace; /* of the last attempt that ended; 0: there was none */
+    uint32_t failures;
+    bool open, probing;
+    bool ours; /* the last attempt failed for fault system, which the breaker does not count */
+    int64_t probe_ms;   /* when the next probe may go, while open */
+    int64_t not_before; /* Retry-After of a 429 or 503: nothing goes before */
+    int64_t failing_since_ms;
+    int64_t rate_ms; /* start of the second in which rate_sent counts */
+    int64_t rate_sent;
+    int64_t progress_ms; /* when a delivery last ended, or the first took off */
+    int64_t latency_ms;  /* moving average of the time in flight */
+    bool slow;
+    bool risky;      /* what waits is counted in risky_waiting and risky_bytes */
+    bool saturating; /* counted in saturating, until no more than resume wait */
+    size_t resume;
+    uint64_t delivered, failed, parked;
+    struct backlog backlog;
+    struct outcome failure; /* the last one */
+};
+_Static_assert(sizeof(struct lineup) <= DESTINATION_STATE_BYTES, "raise DESTINATION_STATE_BYTES");
+
+#define SEEN_BITS 4096 /* a power of two */
+
+struct dispatch {
+    const struct config *cfg;
+    struct sink_env *env;
+    const int64_t *now_ms;
+    bool patient;
+    struct shares *workspaces, *hosts;
+    /* Next to be served: workspaces take turns, and the destinations of each, one delivery each. */
+    struct tally *ring;
+    struct lineup *all;
+    struct delivery *oldest, *newest; /* flying, by their start */
+    struct delivery *quick;           /* the oldest of those that are not slow yet; NULL: none */
+    struct delivery *finished, **finished_end;
+    size_t waiting, flying, bytes;
+    size_t risky_flying, slow_flying;
+    size_t leaving;                    /* of those flying, given up for being slow */
+    size_t flying_workspaces;          /* how many have something flying */
+    size_t starved;                    /* had no connection, and there was none for them */
+    size_t risky_waiting, risky_bytes; /* of those waiting, for risky destinations */
+    size_t saturating;                 /* destinations over their quota that are waited for */
+    const struct lineup *current;      /* destination of the last delivery added */
+    int64_t switched_ms;               /* when that last changed: are there others to protect? */
+    /* About how many workspaces had deliveries in the last seconds. */
+    uint64_t seen[SEEN_BITS / 64];
+    size_t seen_now, seen_before;
+    int64_t seen_ms;
+    /* The last two destinations (never followed: they may be gone) that had nothing waiting when
+     * something was added. */
+    struct {
+        const struct lineup *who;
+        int64_t ms;
+    } prompt[2];
+    int64_t wake_ms; /* when a lineup held back by its rate may go on; 0 none */
+    int64_t swept_ms;
+};
+
+struct dispatch *dispatch_new(const struct config *cfg, struct sink_env *env, const int64_t *now_ms,
+                              bool patient) {
+    struct dispatch *d = xcalloc(1, sizeof *d);
+    *d = (struct dispatch){.cfg = cfg, .env = env, .now_ms = now_ms, .patient = patient};
+    d->workspaces = shares_new();
+    d->hosts = shares_new();
+    d->finished_end = &d->finished;
+    return d;
+}
+
+void dispatch_reconfigure(struct dispatch *d, const struct config *cfg) {
+    d->cfg = cfg;
+}
+
+void dispatch_free(struct dispatch *d) {
+    if (!d) return;
+    assert(!d->waiting && !d->flying && !d->finished);
+    shares_free(d->workspaces);
+    shares_free(d->hosts);
+    free(d);
+}
+
+static struct lineup *lineup_of(struct destination *dest) {
+    return destination_state(dest);
+}
+
+/* ---- limits ---- */
+
+/* A destination that takes longer than this for one delivery is slow: what waits for it must not
+ * count as work that the lane is busy with. */
+#define SLOW_MS 1000
+/* What waits holds windows, and a partition has only so many: no more may wait than the
+ * destination delivers in this time. */
+#define PATIENCE_MS 10000
+/* What a delivery takes beside its payload, about. */
+#define DELIVERY_BYTES 1024
+
+static size_t most_flying(const struct dispatch *d) {
+    return (size_t)d->cfg->http_max_connections;
+}
+
+/* Of those, for destinations that may hold their connection long: whoever names a thousand black
+ * holes gets half of the connections at most. */
+static size_t most_risky(const struct dispatch *d) {
+    return (most_flying(d) + 1) / 2;
+}
+
+static size_t most_waiting(const struct dispatch *d) {
+    return 16 * most_flying(d);
+}
+
+/* Half of what a lane's records may take: the rest is for those that are settled. */
+static size_t most_bytes(const struct delivery *v) {
+    return destination_room(v->batch.dest) / 2;
+}
+
+/* ---- the books ---- */
+
+#define RING_ADD(ring, one)                                                                        \
+    do {                                                                                           \
+        if (!(ring)) {                                                                             \
+            (ring) = (one)->next = (one)->prev = (one);                                            \
+        } else {                                                                                   \
+            (one)->next = (ring);                                                                  \
+            (one)->prev = (ring)->prev;                                                            \
+            (one)->prev->next = (one)->next->prev = (one);                                         \
+        }                                                                                          \
+    } while (0)
+#define RING_REMOVE(ring, one)                                                                     \
+    do {                                                                                           \
+        if ((ring) == (one)) (ring) = (one)->next == (one) ? NULL : (one)->next;                   \
+        (one)->prev->next = (one)->next;                                                           \
+        (one)->next->prev = (one)->prev;                                                           \
+        (one)->next = (one)->prev = NULL;                                                          \
+    } while (0)
+
+/* A destination stands in the ring of the workspace whose delivery is its next. */
+static void place(struct dispatch *d, struct lineup *l) {
+    struct tally *at = l->first ? l->first->of_workspace : NULL;
+    if (l->at == at) return;
+    if (l->at) {
+        RING_REMOVE(l->at->ring, l);
+        if (!l->at->ring) RING_REMOVE(d->ring, l->at);
+    }
+    l->at = at;
+    if (!at) return;
+    if (!at->ring) RING_ADD(d->ring, at);
+    RING_ADD(at->ring, l);
+}
+
+static void list(struct dispatch *d, struct lineup *l, bool on) {
+    if (on) {
+        l->all_prev = NULL;
+        l->all_next = d->all;
+        if (d->all) d->all->all_prev = l;
+        d->all = l;
+    } else {
+        *(l->all_prev ? &l->all_prev->all_next : &d->all) = l->all_next;
+        if (l->all_next) l->all_next->all_prev = l->all_prev;
+    }
+}
+
+static void saturate(struct dispatch *d, struct lineup *l, bool on) {
+    if (on && !l->saturating) d->saturating++;
+    if (!on && l->saturating) d->saturating--;
+    l->saturating = on;
+}
+
+/* A destination's standing, which may have changed with an outcome or with time. */
+static void rejudge(struct dispatch *d, struct lineup *l) {
+    l->slow = l->latency_ms > SLOW_MS || (l->flying && *d->now_ms - l->progress_ms > SLOW_MS);
+    if (l->slow || l->failures) saturate(d, l, false);
+    bool risky = !l->delivered || l->failures || l->slow;
+    if (risky == l->risky) return;
+    if (risky) {
+        d->risky_waiting += l->waiting;
+        d->risky_bytes += l->waiting_bytes;
+    } else {
+        d->risky_waiting -= l->waiting;
+        d->risky_bytes -= l->waiting_bytes;
+    }
+    l->risky = risky;
+}
+
+static size_t charge(const struct delivery *v) {
+    return v->size + DELIVERY_BYTES;
+}
+
+/* From here to leave() it counts for its workspace and host. */
+static void enter(struct dispatch *d, struct delivery *v) {
+    uint64_t host = v->batch.dest->host;
+    v->of_workspace = shares_take(d->workspaces, v->workspace);
+    v->of_host = host ? shares_take(d->hosts, host) : NULL;
+    v->of_workspace->bytes += charge(v);
+    if (v->of_host) v->of_host->bytes += charge(v);
+    d->bytes += charge(v);
+}
+
+static void leave(struct dispatch *d, struct delivery *v) {
+    v->of_workspace->bytes -= charge(v);
+    if (v->of_host) v->of_host->bytes -= charge(v);
+    d->bytes -= charge(v);
+    shares_give(d->workspaces, v->of_workspace);
+    if (v->of_host) shares_give(d->hosts, v->of_host);
+    v->of_workspace = v->of_host = NULL;
+}
+
+static void enqueue(struct dispatch *d, struct lineup *l, struct delivery *v) {
+    v->state = DELIVERY_WAITING;
+    v->prev = l->last;
+    *(l->last ? &l->last->next : &l->first) = v;
+    l->last = v;
+    if (l->waiting++ == 0) list(d, l, true);
+    l->waiting_bytes += v->size;
+    if (l->risky) d->risky_waiting++, d->risky_bytes += v->size;
+    v->of_workspace->waiting++;
+    if (v->of_host) v->of_host->waiting++;
+    d->waiting++;
+    place(d, l);
+}
+
+static void unqueue(struct dispatch *d, struct lineup *l, struct delivery *v) {
+    *(v->prev ? &v->prev->next : &l->first) = v->next;
+    *(v->next ? &v->next->prev : &l->last) = v->prev;
+    v->next = v->prev = NULL;
+    if (--l->waiting == 0) list(d, l, false);
+    l->waiting_bytes -= v->size;
+    if (l->risky) d->risky_waiting--, d->risky_bytes -= v->size;
+    v->of_workspace->waiting--;
+    if (v->of_host) v->of_host->waiting--;
+    d->waiting--;
+    if (l->waiting <= l->resume) saturate(d, l, false);
+    place(d, l);
+}
+
+static void count_risky(struct dispatch *d, struct delivery *v, bool on) {
+    size_t one = on ? 1 : (size_t)-1;
+    d->risky_flying += one;
+    v->of_workspace->risky += one;
+    if (v->of_host) v->of_host->risky += one;
+    v->risky = on;
+}
+
+static void count_slow(struct dispatch *d, struct delivery *v, bool on) {
+    size_t one = on ? 1 : (size_t)-1;
+    d->slow_flying += one;
+    v->of_workspace->slow += one;
+    if (v->of_host) v->of_host->slow += one;
+    v->slow = on;
+}
+
+static void take_off(struct dispatch *d, struct lineup *l, struct delivery *v) {
+    if (l->flying++ == 0) l->progress_ms = *d->now_ms;
+    d->flying++;
+    if (v->of_workspace->flying++ == 0) d->flying_workspaces++;
+    if (v->of_host) v->of_host->flying++;
+    if (l->risky) count_risky(d, v, true);
+    v->state = DELIVERY_FLYING;
+    v->sent_ms = *d->now_ms;
+    v->next = NULL;
+    v->prev = d->newest;
+    *(d->newest ? &d->newest->next : &d->oldest) = v;
+    d->newest = v;
+    if (!d->quick) d->quick = v;
+}
+
+static void land(struct dispatch *d, struct lineup *l, struct delivery *v) {
+    if (d->quick == v) d->quick = v->next;
+    *(v->prev ? &v->prev->next : &d->oldest) = v->next;
+    *(v->next ? &v->next->prev : &d->newest) = v->prev;
+    v->next = v->prev = NULL;
+    l->flying--;
+    d->flying--;
+    if (--v->of_workspace->flying == 0) d->flying_workspaces--;
+    if (v->of_host) v->of_host->flying--;
+    if (v->risky) count_risky(d, v, false);
+    if (v->slow) count_slow(d, v, false);
+    if (v->cancelled == CANCEL_SLOW) d->leaving--, v->of_workspace->leaving--;
+}
+
+/* ---- giving back ---- */
+
+static void finish(struct dispatch *d, struct delivery *v, const struct outcome *o) {
+    v->outcome = *o;
+    v->state = DELIVERY_ENDED;
+    v->next = NULL;
+    *d->finished_end = v;
+    d->finished_end = &v->next;
+}
+
+/* Back to the worker without an attempt. */
+static void hand_back(struct dispatch *d, struct delivery *v, enum fault fault, const char *why,
+                      const char *detail) {
+    struct outcome o = outcome_fail(VERDICT_RETRY, fault, why, "%s", detail);
+    o.uncounted = true;
+    lineup_of(v->batch.dest)->parked++;
+    finish(d, v, &o);
+}
+
+/* The same while nothing may go out: with what the destination said last. */
+static void hand_back_shut(struct dispatch *d, struct lineup *l, struct delivery *v) {
+    int64_t left = l->not_before - *d->now_ms;
+    struct outcome o = l->failure;
+    if (!o.why[0]) outcome_token(o.why, sizeof o.why, STR("breaker-open"));
+    o.verdict = VERDICT_RETRY;
+    o.fault = FAULT_TENANT;
+    o.uncounted = true;
+    o.retry_after_ms = left > 0 ? (uint32_t)left : 0;
+    l->parked++;
+    finish(d, v, &o);
+}
+
+static bool is_shut(const struct dispatch *d, const struct lineup *l) {
+    if (l->not_before > *d->now_ms) return true;
+    return l->open && (l->probing || l->probe_ms > *d->now_ms);
+}
+
+/* What was taken in after all. */
+static void give_back(struct dispatch *d, struct lineup *l, struct delivery *v, const char *why,
+                      const char *detail) {
+    leave(d, v);
+    if (is_shut(d, l))
+        hand_back_shut(d, l, v);
+    else
+        hand_back(d, v, FAULT_NONE, why, detail);
+}
+
+static void flush_waiting(struct dispatch *d, struct lineup *l) {
+    for (struct delivery *v = l->first, *next; v; v = next) {
+        next = v->next;
+        if (v->last) continue;
+        unqueue(d, l, v);
+        leave(d, v);
+        hand_back_shut(d, l, v);
+    }
+}
+
+/* ---- who may wait ---- */
+
+/* Whether this destination has far more waiting than the others that have something waiting. */
+static bool is_hog(const struct dispatch *d, const struct lineup *l) {
+    size_t others = 0;
+    for (const struct lineup *o = d->all; o && others < 64; o = o->all_next) others += o != l;
+    return l->waiting * (others ? others : 1) > 4 * (d->waiting - l->waiting);
+}
+
+static size_t quota_of(const struct dispatch *d, const struct lineup *l, bool alone) {
+    size_t most = (size_t)d->cfg->dest_waiting, least = 2 * (size_t)d->cfg->dest_concurrency;
+    if (is_shut(d, l)) return (size_t)d->cfg->dest_concurrency;
+    if (l->slow) return least < most ? least : most;
+    if (alone || l->latency_ms <= 0) return most;
+    size_t quota = (size_t)(d->cfg->dest_concurrency * PATIENCE_MS / l->latency_ms);
+    if (quota < least) quota = least;
+    return quota < most ? quota : most;
+}
+
+static void note_prompt(struct dispatch *d, const struct lineup *l) {
+    if (d->prompt[0].who != l) d->prompt[1] = d->prompt[0];
+    d->prompt[0].who = l;
+    d->prompt[0].ms = *d->now_ms;
+}
+
+/* Whether some other destination takes what comes for it at once. */
+static bool others_keep_up(const struct dispatch *d, const struct lineup *l) {
+    int other = d->prompt[0].who == l ? 1 : 0;
+    return d->prompt[other].who && *d->now_ms - d->prompt[other].ms < 1000;
+}
+
+static void note_seen(struct dispatch *d, uint64_t workspace) {
+    if (*d->now_ms - d->seen_ms >= 2000) {
+        d->seen_before = d->seen_now;
+        d->seen_now = 0;
+        memset(d->seen, 0, sizeof d->seen);
+        d->seen_ms = *d->now_ms;
+    }
+    uint64_t *word = &d->seen[workspace / 64 % (SEEN_BITS / 64)], bit = UINT64_C(1)
+                                                                        << (workspace % 64);
+    d->seen_now += !(*word & bit);
+    *word |= bit;
+}
+
+/* Whether this one holds far more than its part of what is more than half used up. */
+static bool is_greedy(const struct dispatch *d, size_t holds, size_t used, size_t limit) {
+    size_t seen = d->seen_now > d->seen_before ? d->seen_now : d->seen_before;
+    return used > limit / 2 && holds * seen > 4 * used;
+}
+
+/* Many requests of its workspace or its host hang: another one of theirs would, too. */
+static bool is_troubled(const struct dispatch *d, const struct delivery *v) {
+    size_t many = (most_flying(d) + 15) / 16;
+    return v->of_workspace->slow >= many || (v->of_host && v->of_host->slow >= many);
+}
+
+static bool has_share(const struct dispatch *d, const struct delivery *v, bool count) {
+    const struct tally *w = v->of_workspace, *h = v->of_host;
+    int64_t ws = d->cfg->dest_workspace_share, hs = d->cfg->dest_host_share;
+    size_t used = d->bytes - charge(v); /* it is counted already */
+    if (!shares_allow(w->bytes - charge(v), used, most_bytes(v), ws)) return false;
+    if (h && !shares_allow(h->bytes - charge(v), used, most_bytes(v), hs)) return false;
+    return !count || (shares_allow(w->waiting, d->waiting, most_waiting(d), ws) &&
+                      (!h || shares_allow(h->waiting, d->waiting, most_waiting(d), hs)));
+}
+
+/* The lane reads nothing until a little less waits: what else it would read may be for others. */
+static void wait_for(struct dispatch *d, struct lineup *l, size_t quota) {
+    l->resume = quota - quota / 32;
+    saturate(d, l, true);
+}
+
+/* For a destination that is risky nothing ever waits that the lane would have to wait for, but for
+ * a moment: one that stands alone gets the time to show what it can. */
+static bool has_risky_room(struct dispatch *d, struct lineup *l, const struct delivery *v,
+                           bool full, bool alone) {
+    bool bad = l->slow || l->failures;
+    if (v->batched) return !full || !bad;
+    bool share = has_share(d, v, bad || is_troubled(d, v));
+    if (share && !full) return true;
+    if (d->patient && !bad) { /* until it has shown what it can */
+        l->resume = l->waiting;
+        saturate(d, l, true);
+        return true;
+    }
+    if (!share || bad || !alone || l->waiting >= 4 * (size_t)d->cfg->dest_waiting) return false;
+    if (l->first && *d->now_ms - l->first->added_ms > SLOW_MS) return false;
+    wait_for(d, l, (size_t)d->cfg->dest_waiting);
+    return true;
+}
+
+/* A full queue parks what comes on top when others keep up with what comes for them: they must not
+ * wait for it. When all are equally busy, or there is no other, parking would only move the work
+ * around: then the lane stops reading for a moment. The same for what a workspace holds in all. */
+static bool has_room(struct dispatch *d, struct lineup *l, const struct delivery *v) {
+    const struct tally *w = v->of_workspace;
+    bool alone = *d->now_ms - d->switched_ms > 5000;
+    size_t quota = quota_of(d, l, alone), bytes = (size_t)d->cfg->dest_waiting_bytes;
+    bool full = l->waiting >= quota || (l->waiting && l->waiting_bytes + v->size > bytes);
+    if (l->risky) return has_risky_room(d, l, v, full, alone);
+    if (!v->batched && !d->patient &&
+        (is_greedy(d, w->waiting, d->waiting - d->risky_waiting, most_waiting(d)) ||
+         is_greedy(d, w->bytes, d->bytes, most_bytes(v))))
+        return false;
+    if (!full) return true;
+    if (!alone && !d->patient && (is_hog(d, l) || others_keep_up(d, l))) return false;
+    if (l->waiting >= 4 * quota) return false;
+    wait_for(d, l, quota);
+    return true;
+}
+
+void dispatch_add(struct dispatch *d, struct delivery *v) {
+    struct lineup *l = lineup_of(v->batch.dest);
+    l->dest = v->batch.dest;
+    destination_hold(l->dest);
+    v->added_ms = *d->now_ms;
+    v->next = v->prev = NULL;
+    if (d->current != l) d->switched_ms = *d->now_ms;
+    d->current = l;
+    if (is_shut(d, l) && !v->last) {
+        hand_back_shut(d, l, v);
+        return;
+    }
+    rejudge(d, l);
+    note_seen(d, v->workspace);
+    if (!l->waiting && !l->risky) note_prompt(d, l);
+    enter(d, v);
+    if (has_room(d, l, v)) {
+        enqueue(d, l, v);
+        return;
+    }
+    give_back(d, l, v, "queue-full",
+              "too much waits for this destination, or its workspace or host, already");
+}
+
+bool dispatch_saturated(const struct dispatch *d) {
+    return d->saturating || d->waiting - d->risky_waiting > most_waiting(d);
+}
+
+void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
+    if (v->cancelled) return;
+    struct lineup *l = lineup_of(v->batch.dest);
+    if (v->state == DELIVERY_WAITING) {
+        /* Waiting for a healthy destination is no reason for some time: its turn comes. */
+        rejudge(d, l);
+        if (why == CANCEL_SLOW && !l->slow && !is_troubled(d, v) &&
+            *d->now_ms - v->added_ms < PATIENCE_MS)
+            return;
+        v->cancelled = why;
+        unqueue(d, l, v);
+        give_back(d, l, v, "slow", "its turn did not come in time");
+    } else if (v->state == DELIVERY_FLYING && v->batch.dest->type->cancel) {
+        if (why == CANCEL_SLOW && *d->now_ms - v->sent_ms < SLOW_MS) return;
+        if (why == CANCEL_SLOW) d->leaving++, v->of_workspace->leaving++;
+        v->cancelled = why;
+        v->batch.dest->type->cancel(d->env, &v->batch);
+    }
+}
+
+/* ---- outcomes ---- */
+
+static void count_failure(struct dispatch *d, struct lineup *l, const struct outcome *o) {
+    l->failed++;
+    l->failure = *o;
+    l->failure.answered_ms = clock_ms(CLOCK_REALTIME);
+    if (l->failures++ == 0) l->failing_since_ms = *d->now_ms;
+    if (o->retry_after_ms && (o->status == 429 || o->status == 503))
+        l->not_before = *d->now_ms + o->retry_after_ms;
+    if (!l->open && !o->credential && l->failures < (uint32_t)d->cfg->breaker_failures) return;
+    if (!l->open)
+        log_warn("breaker opened", LOG_S("destination", l->dest->label), LOG_S("why", o->why),
+                 LOG_S("detail", o->detail), LOG_I("failures", l->failures));
+    l->open = true;
+    l->probe_ms = *d->now_ms + d->cfg->breaker_probe;
+}
+
+static void count_success(struct lineup *l) {
+    l->delivered++;
+    if (l->open) log_info("breaker closed", LOG_S("destination", l->dest->label));
+    l->failures = 0;
+    l->open = false;
+    l->ours = false;
+    l->not_before = 0;
+    l->failing_since_ms = 0;
+}
+
+/* A delivery that we gave up says "cancelled". Given up for being slow it is an attempt, and a
+ * failure of the destination; given up because we are leaving it is neither, or each deploy would
+ * eat attempts. */
+static struct outcome judge(const struct delivery *v, const struct outcome *o) {
+    struct outcome judged = *o;
+    if (!v->cancelled || strcmp(o->why, "cancelled") != 0) return judged;
+    if (v->cancelled == CANCEL_LEAVING || o->uncounted) {
+        judged.uncounted = true;
+        judged.fault = FAULT_NONE;
+        return judged;
+    }
+    return outcome_fail(VERDICT_RETRY, FAULT_TENANT, "slow", "no answer while others had to wait");
+}
+
+static void sink_done(struct batch *batch, const struct outcome *o);
+
+static void start(struct dispatch *d, struct lineup *l) {
+    struct delivery *v = l->first;
+    unqueue(d, l, v);
+    struct outcome o;
+    if (!v->build(v, &o)) {
+        leave(d, v);
+        finish(d, v, &o);
+        return;
+    }
+    v->probe = l->open;
+    l->probing = l->probing || v->probe;
+    take_off(d, l, v);
+    v->batch.owner = d;
+    v->batch.done = sink_done;
+    v->batch.dest->type->submit(d->env, &v->batch);
+}
+
+static void sink_done(struct batch *batch, const struct outcome *o) {
+    struct dispatch *d = batch->owner;
+    struct delivery *v = (struct delivery *)(void *)batch; /* its first member */
+    struct lineup *l = lineup_of(batch->dest);
+    land(d, l, v);
+    l->progress_ms = *d->now_ms;
+    l->latency_ms += (*d->now_ms - v->sent_ms - l->latency_ms) / 4;
+    if (v->probe) l->probing = false;
+    struct outcome judged = judge(v, o);
+    l->workspace = v->workspace;
+    if (judged.verdict == VERDICT_OK)
+        count_success(l);
+    else if (!judged.uncounted && judged.fault == FAULT_TENANT)
+        count_failure(d, l, &judged);
+    else if (!judged.uncounted && judged.fault == FAULT_SYSTEM)
+        l->ours = true;
+    rejudge(d, l);
+    leave(d, v);
+    finish(d, v, &judged);
+    if (l->first && is_shut(d, l)) flush_waiting(d, l);
+}
+
+/* ---- taking off ---- */
+
+/* Whether the rate allows one more now; notes when it will otherwise. */
+static bool rate_allows(struct dispatch *d, struct lineup *l) {
+    if (!d->cfg->dest_rate) return true;
+    if (*d->now_ms - l->rate_ms >= 1000) {
+        l->rate_ms = *d->now_ms;
+        l->rate_sent = 0;
+    }
+    if (l->rate_sent < d->cfg->dest_rate) {
+        l->rate_sent++;
+        return true;
+    }
+    int64_t again = l->rate_ms + 1000;
+    if (!d->wake_ms || again < d->wake_ms) d->wake_ms = again;
+    return false;
+}
+
+/* What one may take of the places for risky ones. While none of its requests hang, it leaves half
+ * as much to others: it may be a fleet of honest ones that nobody knows yet. */
+static int64_t risky_share(const struct dispatch *d, const struct delivery *v, int64_t percent) {
+    return is_troubled(d, v) ? percent : (100 + percent) / 2;
+}
+
+/* A share of the connections; one that has none gets one if there is any. */
+static bool has_connection(struct dispatch *d, const struct lineup *l) {
+    const struct delivery *v = l->first;
+    const struct tally *w = v->of_workspace, *h = v->of_host;
+    if (!l->risky) return true;
+    if (d->risky_flying >= most_risky(d)) {
+        d->starved += !w->flying;
+        return false;
+    }
+    int64_t ws = risky_share(d, v, d->cfg->dest_workspace_share);
+    int64_t hs = risky_share(d, v, d->cfg->dest_host_share);
+    return !w->flying || (shares_allow(w->risky, d->risky_flying, most_risky(d), ws) &&
+                          (!h || shares_allow(h->risky, d->risky_flying, most_risky(d), hs)));
+}
+
+static bool may_start(struct dispatch *d, struct lineup *l) {
+    if (l->flying >= (size_t)d->cfg->dest_concurrency) return false;
+    if (is_shut(d, l) && (!l->first->last || l->flying)) return false;
+    if (l->open && l->flying) return false;
+    return has_connection(d, l) && rate_allows(d, l);
+}
+
+#define LOOKS 64 /* at a workspace's destinations in one go: it may have thousands */
+
+static bool start_one(struct dispatch *d, struct tally *w) {
+    if (w->flying &&
+        !shares_allow(w->flying, d->flying, most_flying(d), d->cfg->dest_workspace_share))
+        return false;
+    const struct lineup *first = w->ring;
+    for (unsigned i = 0; i < LOOKS && w->ring; i++) {
+        struct lineup *l = w->ring;
+        w->ring = l->next;
+        if (may_start(d, l)) {
+            start(d, l);
+            return true;
+        }
+        if (w->ring == first) break;
+    }
+    return false;
+}
+
+/* One delivery for each workspace in turn, until a whole round starts nothing. */
+static void start_waiting(struct dispatch *d) {
+    const struct tally *stop = NULL;
+    d->wake_ms = 0;
+    d->starved = 0;
+    while (d->ring && d->ring != stop && d->flying < most_flying(d)) {
+        struct tally *w = d->ring;
+        d->ring = w->next;
+        if (start_one(d, w))
+            stop = NULL;
+        else if (!stop)
+            stop = w;
+    }
+}
+
+/* ---- what turns slow ---- */
+
+/* From the moment it is slow a request counts as risky, whatever its destination did before. */
+static void mark_slow(struct dispatch *d) {
+    for (; d->quick && *d->now_ms - d->quick->sent_ms > SLOW_MS; d->quick = d->quick->next) {
+        struct delivery *v = d->quick;
+        if (!v->risky) count_risky(d, v, true);
+        count_slow(d, v, true);
+        rejudge(d, lineup_of(v->batch.dest));
+    }
+}
+
+/* How many connections the slow ones have to give back: what they took before they were known to be
+ * slow, as soon as few are left, and one for each workspace that has none. */
+static size_t owed(const struct dispatch *d) {
+    size_t most = most_flying(d), risky = most_risky(d), n = 0;
+    if (d->slow_flying > risky && most - d->flying < most / 4) n = d->slow_flying - risky;
+    if (d->starved) {
+        size_t more = d->starved < 16 ? d->starved : 16;
+        if (d->risky_flying > risky) more += d->risky_flying - risky;
+        if (more > n) n = more;
+    }
+    return n > d->leaving ? n - d->leaving : 0;
+}
+
+/* The longest under way first, of workspaces that have more than their part; of others only what
+ * has had its time. */
+static void take_back(struct dispatch *d) {
+    size_t n = owed(d), part = most_risky(d) / (d->flying_workspaces + 1);
+    struct delivery *next;
+    for (struct delivery *v = d->oldest; n && v != d->quick; v = next) {
+        const struct tally *w = v->of_workspace;
+        next = v->next;
+        if (v->cancelled || !v->batch.dest->type->cancel) continue;
+        if (w->flying - w->leaving <= (part ? part : 1) &&
+            *d->now_ms - v->sent_ms < d->cfg->dest_patience)
+            continue;
+        dispatch_cancel(d, v, CANCEL_SLOW);
+        n--;
+    }
+}
+
+#define SWEEP_MS 500
+
+/* Parks what has waited for too long: what hangs with its workspace or host, and, while the lane
+ * reads nothing for it, what is healthy. */
+static void sweep(struct dispatch *d) {
+    if (!d->waiting || d->patient || *d->now_ms - d->swept_ms < SWEEP_MS) return;
+    d->swept_ms = *d->now_ms;
+    bool saturated = dispatch_saturated(d);
+    struct lineup *next;
+    for (struct lineup *l = d->all; l; l = next) {
+        next = l->all_next;
+        rejudge(d, l);
+        while (l->first) {
+            struct delivery *v = l->first;
+            int64_t waited = *d->now_ms - v->added_ms;
+            bool due = l->risky
+                           ? waited > d->cfg->dest_patience && (is_shut(d, l) || is_troubled(d, v))
+                           : saturated && waited > 2 * PATIENCE_MS;
+            if (!due) break;
+            unqueue(d, l, v);
+            give_back(d, l, v, "slow", "its turn did not come in time");
+        }
+    }
+}
+
+void dispatch_run(struct dispatch *d) {
+    mark_slow(d);
+    sweep(d);
+    start_waiting(d);
+    take_back(d);
+    while (d->finished) {
+        struct delivery *v = d->finished;
+        d->finished = v->next;
+        if (!d->finished) d->finished_end = &d->finished;
+        struct destination *dest = v->batch.dest;
+        struct outcome o = v->outcome;
+        v->done(v, &o);
+        destination_drop(dest);
+    }
+}
+
+static void sooner(const struct dispatch *d, int64_t *wait, int64_t at_ms) {
+    int64_t left = at_ms > *d->now_ms ? at_ms - *d->now_ms : 0;
+    if (*wait < 0 || left < *wait) *wait = left;
+}
+
+int64_t dispatch_next_ms(const struct dispatch *d) {
+    int64_t wait = -1;
+    if (d->finished) return 0;
+    if (d->wake_ms) sooner(d, &wait, d->wake_ms);
+    if (d->quick) sooner(d, &wait, d->quick->sent_ms + SLOW_MS + 1);
+    if (d->waiting && !d->patient) sooner(d, &wait, d->swept_ms + SWEEP_MS);
+    return wait;
+}
+
+size_t dispatch_waiting(const struct dispatch *d) {
+    return d->waiting;
+}
+
+size_t dispatch_flying(const struct dispatch *d) {
+    return d->flying;
+}
+
+struct backlog *destination_backlog(struct destination *dest) {
+    return &lineup_of(dest)->backlog;
+}
+
+void destination_health(struct destination *dest, struct destination_health *ret) {
+    const struct lineup *l = lineup_of(dest);
+    *ret = (struct destination_health){.open = l->open,
+                                       .sick = l->failures || l->ours,
+                                       .workspace = l->workspace,
+                                       .failing_since_ms = l->failing_since_ms,
+                                       .failures = l->failures,
+                                       .delivered = l->delivered,
+                                       .failed = l->failed,
+                                       .parked = l->parked,
+                                       .last = l->failure};
+}

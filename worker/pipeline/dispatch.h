@@ -1,0 +1,93 @@
+/* Between windows and sinks: a queue per destination with its bounds (requests at once, waiting
+ * deliveries and bytes, requests per second) and a circuit breaker, so that one destination's
+ * trouble stays its own (promise P4). What can't be sent now is given back at once as RETRY,
+ * uncounted, and the worker parks it. Lane's thread.
+ *
+ * The breaker opens after breaker.failures consecutive failures, or on the first that says the
+ * destination refuses who we are. While open, one delivery every breaker.probe goes out as a probe;
+ * a success closes it.
+ *
+ * Destinations are free for a tenant, so connections, waiting and memory are shared by workspace
+ * and host, too (shares.h). A destination is risky while it has not delivered yet, fails or is
+ * slow. Risky ones never keep the lane from reading: what they have no share for is parked. They
+ * get half of the connections at most, and a request counts as theirs from the moment it is slow,
+ * whatever its destination did before; it is given up when a workspace that has none needs its
+ * place. */
+#ifndef RUNSINK_DISPATCH_H
+#define RUNSINK_DISPATCH_H
+
+#include "sinks/sink.h"
+#include "worker/pipeline/backlog.h"
+
+struct dispatch;
+struct delivery;
+
+/* Makes batch.body, body_len, sha256 and body_sha256: called when the delivery's turn has come, so
+ * that only what flies has a body. False with reterr when that is not possible (too large): the
+ * delivery then ends with that outcome. */
+typedef bool delivery_build_fn(struct delivery *, struct outcome *reterr);
+/* The delivery's end; called exactly once from dispatch_run(). The body is to be freed here. */
+typedef void delivery_done_fn(struct delivery *, const struct outcome *);
+
+/* Why a delivery is given up. */
+enum cancel { CANCEL_NONE, CANCEL_SLOW, CANCEL_LEAVING };
+
+enum delivery_state { DELIVERY_NEW, DELIVERY_WAITING, DELIVERY_FLYING, DELIVERY_ENDED };
+
+/* Owned by the caller, who keeps it until done. The destination is held by dispatch from add to
+ * done. */
+struct delivery {
+    struct batch batch; /* dest and what is known before the body */
+    size_t size;        /* about how many bytes the body will have, for the bounds */
+    uint64_t workspace; /* keyed hash of its id */
+    bool batched;       /* waits for a window as a whole: windows bound it, no queue does */
+    bool last;          /* given back it would be dead: it goes out even where nothing else may */
+    enum delivery_state state;
+    bool probe;
+    bool risky; /* flying: its destination had not proved itself when it took off, or it is slow */
+    bool slow;  /* flying: for longer than a healthy one does */
+    enum cancel cancelled;
+    int64_t added_ms, sent_ms;
+    struct outcome outcome; /* once ended */
+    delivery_build_fn *build;
+    delivery_done_fn *done;
+    void *owner;
+    struct tally *of_workspace, *of_host; /* of_host NULL: it has none */
+    struct delivery *next, *prev; /* of its destination's queue, of the flying, of the finished */
+};
+
+/* patient: nobody waits for what comes now (a backfill), so a healthy destination's full queue
+ * makes the lane wait instead of parking. */
+struct dispatch *dispatch_new(const struct config *, struct sink_env *, const int64_t *now_ms,
+                              bool patient);
+/* Takes a reloaded configuration over; it must outlive the dispatch. */
+void dispatch_reconfigure(struct dispatch *, const struct config *);
+void dispatch_free(struct dispatch *); /* nothing may be waiting or flying */
+void dispatch_add(struct dispatch *, struct delivery *);
+/* Gives a delivery back soon: at once when it waits (uncounted), through the sink's cancel when it
+ * flies. */
+void dispatch_cancel(struct dispatch *, struct delivery *, enum cancel);
+/* Starts what may start and ends what has ended. */
+void dispatch_run(struct dispatch *);
+/* Longest time until dispatch_run() has something to do by the clock alone, ms; -1: none. */
+int64_t dispatch_next_ms(const struct dispatch *);
+/* Enough waits for destinations that are healthy, and will soon be gone: read no more for now. */
+bool dispatch_saturated(const struct dispatch *);
+size_t dispatch_waiting(const struct dispatch *);
+size_t dispatch_flying(const struct dispatch *);
+
+/* What an operator sees of a destination. */
+struct destination_health {
+    bool open;                /* breaker */
+    bool sick;                /* its last attempt failed, whoever's fault that was */
+    uint64_t workspace;       /* whose attempt that was, a keyed hash; 0: there was none */
+    int64_t failing_since_ms; /* same clock as now_ms; 0: not failing */
+    uint32_t failures;        /* consecutive */
+    uint64_t delivered, failed, parked;
+    struct outcome last; /* last failure */
+};
+void destination_health(struct destination *, struct destination_health *ret);
+/* Events that were parked for it and wait. */
+struct backlog *destination_backlog(struct destination *);
+
+#endif

@@ -1,0 +1,699 @@
+/* What a settlement says: for each partition that has complete windows, or boundaries to make
+ * durable, the ledger entries, the parked records, the dead letters, and the offset with its
+ * metadata. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+
+#include "worker/base/crash.h"
+#include "worker/base/failures.h"
+#include "worker/base/log.h"
+#include "worker/kafka/topics.h"
+#include "worker/pipeline/lane.h"
+#include "worker/pipeline/parcel.h"
+
+#define ENTRY_MAX ((size_t)16 << 20)
+#define BACKOFF_MIN_MS 100
+#define BACKOFF_MAX_MS 5000
+#define STALE_MS 10000 /* the callback that ends it comes sooner, if there is one */
+#define BLOCKED_MIN_MS 1000
+#define BLOCKED_MAX_MS 30000
+#define FAILING_MS 5000 /* a hiccup is no news */
+#define SLOW_MS 10000
+#define MARKER_MAX ((size_t)1024)
+
+/* One partition's part of a settlement under way. */
+struct chapter {
+    uint64_t serial;
+    size_t windows; /* to be popped */
+    struct meta meta;
+    int64_t offset;
+    bool anew; /* it says that the topic was made anew */
+};
+
+struct journal {
+    struct settle_job *job;
+    struct chapter *chapters;
+    size_t n;
+    bool boundaries;
+    int64_t since_ms;
+    uint64_t memberships;      /* the lane's, when the job took its group metadata */
+    char alone[TOPIC_MAX + 1]; /* the blocked source that it tries; empty: the others */
+};
+
+/* A source whose records can't be settled, since a topic that belongs to it can't be written. The
+ * others are settled without it; it is tried alone, now and then. */
+struct blocked {
+    char base[TOPIC_MAX + 1], topic[TOPIC_MAX + 1];
+    int64_t again_ms, pause_ms, since_ms;
+    int64_t tried_ms; /* the last time, in vain */
+    struct blocked *next;
+};
+
+/* ---- what is due ---- */
+
+static struct blocked *find_blocked(const struct lane *lane, const char *base) {
+    struct blocked *b = lane->blocked;
+    while (b && strcmp(b->base, base) != 0) b = b->next;
+    return b;
+}
+
+/* The one whose turn it is to be tried, or NULL. */
+static const struct blocked *trial(const struct lane *lane) {
+    const struct blocked *first = NULL;
+    for (const struct blocked *b = lane->blocked; b; b = b->next)
+        if (b->again_ms <= lane->now_ms && (!first || b->again_ms < first->again_ms)) first = b;
+    return first;
+}
+
+int64_t journal_again_ms(const struct lane *lane) {
+    int64_t least = INT64_MAX;
+    for (const struct blocked *b = lane->blocked; b; b = b->next)
+        if (b->again_ms < least) least = b->again_ms;
+    return least;
+}
+
+int64_t journal_blocked_since(const struct lane *lane, const struct partition *p) {
+    const struct blocked *b = find_blocked(lane, p->base);
+    return b ? b->since_ms : 0;
+}
+
+/* Not after one failure: a topic that has just changed its leader is as good as any. */
+bool journal_hopeless(const struct lane *lane, const struct partition *p, int64_t since_ms) {
+    const struct blocked *b = find_blocked(lane, p->base);
+    return b && b->tried_ms >= since_ms && b->pause_ms > BLOCKED_MIN_MS;
+}
+
+void journal_hurry(struct lane *lane) {
+    for (struct blocked *b = lane->blocked; b; b = b->next) b->again_ms = lane->now_ms;
+}
+
+static bool has_undeclared(const struct partition *p) {
+    for (const struct window *w = p->windows.oldest; w; w = w->newer) {
+        const struct load *load = w->user;
+        if (w->sealed && !w->declared && load && load->batched) return true;
+    }
+    return false;
+}
+
+static size_t settleable(const struct partition *p) {
+    if (!crash_breaks(CRASH_COMMIT_FIRST)) return windows_settleable(&p->windows);
+    size_t n = 0;
+    for (const struct window *w = p->windows.oldest; w && w->sealed; w = w->newer) n++;
+    return n;
+}
+
+/* A complete batch window waits for the next boundary to ride with, as long as one is filling: so
+ * in steady state there is one transaction for each window. */
+static bool is_due(const struct lane *lane, const struct partition *p) {
+    if (!p->loaded) return false;
+    if (p->pin || has_undeclared(p) || !claim_same(&p->want, &p->meta.claim)) return true;
+    if (!settleable(p)) return false;
+    const struct window *open = windows_open(&p->windows);
+    const struct load *filling = open ? open->user : NULL;
+    return !filling || !filling->batched || !filling->first || lane->finishing || lane->ending;
+}
+
+/* Of a settlement that tries one source alone, or of all those that are not blocked. */
+static bool has_part(const struct lane *lane, const struct partition *p,
+                     const struct blocked *alone) {
+    if (!lane->blocked) return true;
+    return alone ? strcmp(alone->base, p->base) == 0 : !find_blocked(lane, p->base);
+}
+
+static bool any_due(const struct lane *lane, const struct blocked *alone) {
+    for (const struct partition *p = lane->partitions; p; p = p->next)
+        if (has_part(lane, p, alone) && is_due(lane, p)) return true;
+    return false;
+}
+
+bool journal_due(const struct lane *lane) {
+    return any_due(lane, NULL);
+}
+
+/* ---- records ---- */
+
+static const char *copy(struct settle_job *job, const char *s) {
+    return arena_strdup(&job->arena, str_c(s));
+}
+
+static struct requeue past_of(const struct lane *lane, const struct load *load,
+                              const struct slot *slot) {
+    const struct parcel *p = slot->parcel;
+    const struct progress *g = p ? &p->progress : &slot->progress;
+    struct requeue r = {.first_failure_ms = g->first_failure_ms,
+                        .due_ms = g->due_ms,
+                        .not_before_ms = g->not_before_ms,
+                        .attempts = g->attempts,
+                        .timestamp_ms = slot->timestamp_ms,
+                        .origin = {.partition = slot->from_partition, .offset = slot->from_offset}};
+    snprintf(r.origin.topic, sizeof r.origin.topic, "%s", load->topic);
+    snprintf(r.why, sizeof r.why, "%s", slot->outcome->why);
+    snprintf(r.group, sizeof r.group, "%s", lane->cfg->group);
+    snprintf(r.destination, sizeof r.destination, "%s", p && p->label ? p->label : "");
+    if (p && p->ndjson && p->key) {
+        snprintf(r.batch_key, sizeof r.batch_key, "%s", p->key);
+        r.batch_count = p->n;
+        r.batch_index = slot->batch_index;
+    }
+    return r;
+}
+
+/* A record that goes round unattempted, or can't be decoded any more, is still bound for where it
+ * was. In a retry topic that header is our own. */
+static void recall_destination(struct requeue *r, const struct header *headers, size_t n) {
+    struct requeue before;
+    const char *unused;
+    if (requeue_parse(headers, n, &before, &unused))
+        memcpy(r->destination, before.destination, sizeof r->destination);
+}
+
+/* Whose outcome a record of the job tells. */
+struct bearer {
+    struct load *load;
+    struct slot *slot;
+};
+
+/* What stands for a value that the dead topic, or the retry topic before it, refuses. Nothing in it
+ * is longer than we say, and it has a key of its own, which a compacted topic asks for and keeps: a
+ * topic that refuses this takes nothing. */
+static void put_marker(struct settle_job *job, struct settle_record *rec, const struct slot *slot,
+                       const struct requeue *r) {
+    uint8_t digest[SHA256_LEN];
+    char text[HEX_LEN(SHA256_LEN) + 1];
+    struct buf b;
+    buf_init(&b, MARKER_MAX);
+    sha256(slot->msg->payload, slot->msg->len, digest);
+    hex(digest, SHA256_LEN, text);
+    buf_printf(&b,
+               "{\"runsink\":\"marker\",\"topic\":\"%s\",\"partition\":%" PRId32
+               ",\"offset\":%" PRId64 ",\"bytes\":%zu,\"sha256\":\"%s\"}",
+               r->origin.topic, r->origin.partition, r->origin.offset, slot->msg->len, text);
+    rec->value = arena_strdup(&job->arena, (struct str){b.p, b.n});
+    rec->value_len = b.n;
+    buf_clear(&b);
+    buf_printf(&b, "%s/%" PRId32 "/%" PRId64, r->origin.topic, r->origin.partition,
+               r->origin.offset);
+    rec->key = arena_strdup(&job->arena, (struct str){b.p, b.n});
+    rec->key_len = b.n;
+    buf_free(&b);
+}
+
+static void add_record(struct lane *lane, struct settle_job *job, struct load *load,
+                       struct slot *slot) {
+    rd_kafka_headers_t *list = NULL;
+    struct header *originals = NULL;
+    size_t n = 0;
+    if (rd_kafka_message_headers(slot->msg, &list) == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        originals = arena_alloc(&job->arena, rd_kafka_header_cnt(list) * sizeof *originals);
+        const char *name;
+        const void *value;
+        size_t size;
+        while (rd_kafka_header_get_all(list, n, &name, &value, &size) == RD_KAFKA_RESP_ERR_NO_ERROR)
+            originals[n++] =
+                (struct header){.name = str_c(name), .value = {value, value ? size : 0}};
+    }
+    struct requeue r = past_of(lane, load, slot);
+    if (load->partition->kind == PARTITION_RETRY && !slot->parcel)
+        recall_destination(&r, originals, n);
+    char topic[TOPIC_MAX + 1] = "";
+    struct settle_record *rec = settle_job_add(job);
+    struct bearer *bearer = arena_alloc(&job->arena, sizeof *bearer);
+    *bearer = (struct bearer){load, slot};
+    if (slot->marked) {
+        r.marker = (int64_t)slot->msg->len + !slot->msg->len;
+        n = 0; /* it may be the headers that are too much */
+    }
+    if (slot->fate == FATE_PARKED) {
+        size_t tier = slot->parcel ? slot->parcel->progress.tier : slot->progress.tier;
+        topic_retry(load->topic, lane->cfg->retry_delays.v[tier], topic);
+        rec->headers = requeue_headers(&r, originals, n, &job->arena, &rec->n_headers);
+    } else {
+        topic_dead(load->topic, slot->outcome->fault, topic);
+        rec->headers = dead_headers(&r, slot->outcome, lane->wall_ms, originals, n, &job->arena,
+                                    &rec->n_headers);
+    }
+    rec->topic = copy(job, topic);
+    rec->partition = slot->from_partition;
+    rec->key = slot->msg->key;
+    rec->key_len = slot->msg->key_len;
+    rec->value = slot->msg->payload;
+    rec->value_len = slot->msg->len;
+    rec->owner = bearer;
+    if (slot->marked) put_marker(job, rec, slot, &r);
+}
+
+/* ---- ledger ---- */
+
+static enum ledger_kind kind_of(enum fate fate) {
+    switch (fate) {
+    case FATE_OPEN: /* only when a test breaks the rules on purpose */
+    case FATE_DELIVERED:
+        return LEDGER_DELIVERED;
+    case FATE_SKIPPED:
+        return LEDGER_SKIPPED;
+    case FATE_PARKED:
+        return LEDGER_PARKED;
+    case FATE_DEAD:
+        return LEDGER_DEAD;
+    }
+    return LEDGER_DEAD;
+}
+
+static struct ledger_item describe(const struct lane *lane, const struct slot *slot) {
+    const struct parcel *p = slot->parcel;
+    const struct outcome *o = slot->outcome;
+    struct ledger_item item = {.kind = kind_of(slot->fate), .dest = p ? p->label : NULL};
+    if (item.kind == LEDGER_DELIVERED && p) {
+        item.key = p->key;
+        item.status = p->delivery.outcome.status;
+        item.sha256 = p->delivery.batch.body_sha256;
+        item.size = p->delivery.batch.body_len;
+    } else if (o) {
+        item.why = o->why;
+        item.fault = o->fault;
+        if (slot->fate == FATE_PARKED)
+            item.tier = lane->cfg->retry_delays.v[p ? p->progress.tier : slot->progress.tier];
+    }
+    return item;
+}
+
+/* Members of a batch that came back stand in the batch's order, which need not be that of the
+ * partition. */
+static int by_offset(const void *a, const void *b) {
+    const struct slot *x = *(struct slot *const *)a, *y = *(struct slot *const *)b;
+    return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+static void fill_offsets(struct settle_job *job, const struct load *load, struct ledger_item *item,
+                         struct slot **members, size_t n) {
+    int64_t *offsets = arena_alloc(&job->arena, n * sizeof *offsets);
+    struct origin *origins = NULL;
+    if (load->partition->kind == PARTITION_RETRY) {
+        qsort(members, n, sizeof(struct slot *), by_offset);
+        origins = arena_alloc(&job->arena, n * sizeof *origins);
+    }
+    for (size_t i = 0; i < n; i++) {
+        offsets[i] = members[i]->offset;
+        if (!origins) continue;
+        snprintf(origins[i].topic, sizeof origins[i].topic, "%s", load->topic);
+        origins[i].partition = members[i]->from_partition;
+        origins[i].offset = members[i]->from_offset;
+    }
+    item->offsets = offsets;
+    item->origins = origins;
+    item->n = n;
+}
+
+/* The entry's bytes to the ledger; the chain goes on from it. */
+static bool put_entry(struct lane *lane, struct settle_job *job, const struct partition *p,
+                      struct ledger_window *entry, struct meta *meta) {
+    struct buf value;
+    buf_init(&value, ENTRY_MAX);
+    entry->group = lane->cfg->group;
+    entry->topic = p->topic;
+    entry->partition = p->id;
+    entry->seq = meta->seq;
+    entry->settled_ms = lane->wall_ms;
+    memcpy(entry->prev, meta->head, SHA256_LEN);
+    bool ok = ledger_encode(entry, lane->shared->signer, &value, meta->head);
+    if (ok) {
+        char key[TOPIC_MAX + 16], topic[TOPIC_MAX + 1] = "";
+        ledger_record_key(key, sizeof key, p->topic, p->id);
+        topic_ledger(p->base, topic);
+        struct settle_record *rec = settle_job_add(job);
+        rec->topic = copy(job, topic);
+        rec->key = copy(job, key);
+        rec->key_len = strlen(key);
+        rec->value = arena_strdup(&job->arena, (struct str){value.p, value.n});
+        rec->value_len = value.n;
+        meta->seq++;
+    }
+    buf_free(&value);
+    return ok;
+}
+
+/* The chain goes over from the topic that is gone to the one that has its name now. */
+static bool add_anew(struct lane *lane, struct settle_job *job, const struct partition *p,
+                     struct meta *meta) {
+    struct ledger_window entry = {.first = p->committed,
+                                  .next = p->committed,
+                                  .opened_ms = lane->wall_ms,
+                                  .anew = true,
+                                  .before = p->before,
+                                  .introduce = !p->introduced};
+    return put_entry(lane, job, p, &entry, meta);
+}
+
+static bool add_ledger(struct lane *lane, struct settle_job *job, const struct partition *p,
+                       const struct window *w, struct meta *meta) {
+    const struct load *load = w->user;
+    struct ledger_item *items = arena_alloc(&job->arena, (w->taken + 1) * sizeof *items);
+    size_t n = 0;
+    for (struct slot *s = load->first; s; s = s->next) {
+        if (s->foreign) continue;
+        if (s->parcel && s != s->parcel->members[0]) continue; /* said with the parcel's first */
+        struct slot *alone[1] = {s};
+        items[n] = describe(lane, s);
+        fill_offsets(job, load, &items[n], s->parcel ? s->parcel->members : alone,
+                     s->parcel ? s->parcel->n : 1);
+        n++;
+    }
+    struct ledger_window entry = {.first = w->first,
+                                  .next = w->next,
+                                  .opened_ms = load->opened_wall_ms,
+                                  .lost = w->lost,
+                                  .introduce = !p->introduced,
+                                  .items = items,
+                                  .n_items = n};
+    return put_entry(lane, job, p, &entry, meta);
+}
+
+/* ---- what is refused ---- */
+
+static void unblock(struct lane *lane, const char *base) {
+    for (struct blocked **at = &lane->blocked; *at; at = &(*at)->next) {
+        struct blocked *b = *at;
+        if (strcmp(b->base, base) != 0) continue;
+        trouble_clear(lane->shared->troubles, lane->id, TROUBLE_OWN_TOPIC, b->topic);
+        *at = b->next;
+        free(b);
+        return;
+    }
+}
+
+/* The main thread makes the topic again where it may. */
+static void look_at_topics(const struct lane *lane) {
+    struct worker_shared *shared = (struct worker_shared *)(uintptr_t)lane->shared;
+    atomic_store(&shared->look, true);
+    if (eventfd_write(shared->ended_fd, 1) != 0) log_warn("waking the main thread failed");
+}
+
+static void block(struct lane *lane, const char *topic, const char *why) {
+    char base[TOPIC_MAX + 1];
+    size_t n;
+    topic_kind(topic, &n);
+    snprintf(base, sizeof base, "%.*s", (int)n, topic);
+    struct blocked *b = find_blocked(lane, base);
+    if (b && strcmp(b->topic, topic) != 0)
+        trouble_clear(lane->shared->troubles, lane->id, TROUBLE_OWN_TOPIC, b->topic);
+    if (!b) {
+        b = xcalloc(1, sizeof *b);
+        b->next = lane->blocked;
+        lane->blocked = b;
+        memcpy(b->base, base, sizeof b->base);
+        b->since_ms = lane->now_ms;
+    }
+    b->tried_ms = lane->now_ms;
+    snprintf(b->topic, sizeof b->topic, "%s", topic);
+    b->pause_ms = b->pause_ms ? b->pause_ms * 2 : BLOCKED_MIN_MS;
+    if (b->pause_ms > BLOCKED_MAX_MS) b->pause_ms = BLOCKED_MAX_MS;
+    b->again_ms = lane->now_ms + b->pause_ms;
+    trouble_set(lane->shared->troubles, lane->id, TROUBLE_OWN_TOPIC, topic, why, 0);
+    look_at_topics(lane);
+}
+
+/* Parked it can't be. The members of a batch stay together: all of them die. */
+static void bury(struct load *load, struct slot *slot, const struct outcome *o) {
+    struct counters *c = &load->lane->counters;
+    struct parcel *parcel = slot->parcel;
+    struct outcome *kept = arena_alloc(&load->arena, sizeof *kept);
+    *kept = *o;
+    size_t n = parcel ? parcel->n : 1;
+    if (parcel) parcel->fate = FATE_DEAD;
+    for (size_t i = 0; i < n; i++) {
+        struct slot *s = parcel ? parcel->members[i] : slot;
+        s->fate = FATE_DEAD;
+        s->outcome = kept;
+        load->parked--;
+        count(c, COUNTER_UNPARKED, 1);
+        count_by(c, COUNTER_DEAD_DATA, s->sink, 1);
+        count(c, failure_counter(o->why), 1);
+        observer_dead(load->lane, load, s);
+    }
+    load_log(load, slot, FATE_DEAD, (uint32_t)n, kept);
+}
+
+/* A record that its topic will never take. False when the topic takes nothing. */
+static bool mark(struct lane *lane, const struct settle_record *rec) {
+    struct bearer *b = rec->owner;
+    if (!b || b->slot->marked) return false;
+    log_error("a record is larger than a topic of runsink's own takes, or not what it takes: a "
+              "marker stands for it among the dead letters, the record stays in its source; raise "
+              "max.message.bytes of the topic (`runsink check` compares)",
+              LOG_S("topic", b->load->topic), LOG_I("partition", b->slot->from_partition),
+              LOG_I("offset", b->slot->from_offset), LOG_I("bytes", b->slot->msg->len),
+              LOG_S("refused_by", rec->topic), LOG_S("error", rd_kafka_err2str(rec->refused)));
+    struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "refused-by-topic", "%s: %s",
+                                    rec->topic, rd_kafka_err2str(rec->refused));
+    if (b->slot->fate == FATE_PARKED) bury(b->load, b->slot, &o);
+    b->slot->marked = true;
+    count(&lane->counters, COUNTER_MARKED, 1);
+    return true;
+}
+
+static void take_refused(struct lane *lane, const struct settle_job *job) {
+    for (size_t i = 0; i < job->n_records; i++) {
+        const struct settle_record *r = &job->records[i];
+        if (!r->refused || mark(lane, r)) continue;
+        char why[160];
+        snprintf(why, sizeof why, "it refuses %s of %zu bytes: %s",
+                 r->owner ? "even a marker" : "a ledger entry", r->value_len,
+                 rd_kafka_err2str(r->refused));
+        block(lane, r->topic, why);
+    }
+}
+
+/* ---- a settlement ---- */
+
+/* Ends of windows in object mode need not be durable; those that an earlier owner declared in batch
+ * mode do until they are settled. */
+static void keep_ends(const struct lane *lane, const struct partition *p, struct meta *meta,
+                      size_t skip) {
+    meta->n_ends = windows_ends(&p->windows, skip, meta->ends);
+    if (p->kind == PARTITION_SOURCE && lane->cfg->archive == CONFIG_ARCHIVE_BATCH) {
+        if (crash_breaks(CRASH_NO_BOUNDARY)) meta->n_ends = 0;
+        return;
+    }
+    while (meta->n_ends && meta->ends[meta->n_ends - 1] > p->replay_end) meta->n_ends--;
+}
+
+/* What can't be said of one partition holds nobody else up. */
+static void leave_out(struct lane *lane, struct settle_job *job, size_t records,
+                      const struct partition *p, const char *problem) {
+    char topic[TOPIC_MAX + 1] = "";
+    job->n_records = records;
+    topic_ledger(p->base, topic);
+    block(lane, topic, problem);
+}
+
+static void add_chapter(struct lane *lane, struct journal *j, struct partition *p) {
+    struct settle_job *job = j->job;
+    size_t k = settleable(p), at = 0, records = job->n_records;
+    bool boundary = has_undeclared(p);
+    char problem[TOPIC_MAX + 160];
+    bool claim = !claim_same(&p->want, &p->meta.claim);
+    if (!k && !boundary && !p->pin && !claim) return;
+    struct chapter c = {.serial = p->serial, .windows = k, .meta = p->meta, .offset = p->committed};
+    c.anew = p->pin && p->before >= 0 && c.meta.seq && lane->cfg->ledger &&
+             add_anew(lane, job, p, &c.meta);
+    for (struct window *w = p->windows.oldest; w && at < k; w = w->newer, at++) {
+        struct load *load = w->user;
+        if (lane->cfg->ledger && !add_ledger(lane, job, p, w, &c.meta)) {
+            snprintf(problem, sizeof problem,
+                     "the entry of %s/%" PRId32 ", %" PRId64 " to %" PRId64
+                     ", is too large: lower window.records or batch.records",
+                     p->topic, p->id, w->first, w->next);
+            leave_out(lane, job, records, p, problem);
+            return;
+        }
+        for (struct slot *s = load->first; s; s = s->next)
+            if (s->fate == FATE_PARKED || s->fate == FATE_DEAD) add_record(lane, job, load, s);
+        c.offset = w->next;
+    }
+    keep_ends(lane, p, &c.meta, k);
+    c.meta.claim = p->want;
+    char text[META_MAX + 1];
+    if (!meta_encode(&c.meta, text)) {
+        snprintf(problem, sizeof problem,
+                 "the metadata of %s/%" PRId32 " would not fit, %zu windows", p->topic, p->id,
+                 p->windows.count);
+        leave_out(lane, job, records, p, problem);
+        return;
+    }
+    if (!settle_job_offset(job, p->topic, p->id, c.offset, text)) abort();
+    j->boundaries = j->boundaries || boundary;
+    j->chapters[j->n++] = c;
+}
+
+static void back_off(struct lane *lane) {
+    lane->settle_backoff_ms =
+        lane->settle_backoff_ms ? lane->settle_backoff_ms * 2 : BACKOFF_MIN_MS;
+    if (lane->settle_backoff_ms > BACKOFF_MAX_MS) lane->settle_backoff_ms = BACKOFF_MAX_MS;
+    lane->settle_after_ms = lane->now_ms + lane->settle_backoff_ms;
+}
+
+static void journal_free(struct journal *j) {
+    if (!j) return;
+    settle_job_free(j->job);
+    free(j->chapters);
+    free(j);
+}
+
+static void submit(struct lane *lane, const struct blocked *alone) {
+    struct settle_job *job = settle_job_new(lane->consumer);
+    if (!job) { /* not a member at this moment */
+        back_off(lane);
+        return;
+    }
+    size_t n = 0;
+    for (struct partition *p = lane->partitions; p; p = p->next) n++;
+    struct journal *j = xcalloc(1, sizeof *j);
+    *j = (struct journal){.job = job,
+                          .chapters = xcalloc(n, sizeof(struct chapter)),
+                          .since_ms = lane->now_ms,
+                          .memberships = lane->memberships};
+    if (alone) snprintf(j->alone, sizeof j->alone, "%s", alone->base);
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        if (!p->loaded || !has_part(lane, p, alone)) continue;
+        careful_announce(lane, p);
+        add_chapter(lane, j, p);
+    }
+    if (!j->n) {
+        journal_free(j);
+        back_off(lane);
+        return;
+    }
+    if (j->boundaries) crash_point(CRASH_BOUNDARY_BEFORE);
+    lane->journal = j;
+    settler_submit(lane->settler, job);
+}
+
+/* Everything sealed when the job was made is durable now. */
+static void apply(struct lane *lane, struct partition *p, const struct chapter *c) {
+    int64_t records = 0;
+    for (size_t i = 0; i < c->windows; i++) {
+        struct window *w = windows_pop(&p->windows);
+        records += w->taken;
+        struct load *load = w->user;
+        count(&lane->counters, COUNTER_WINDOWS, 1);
+        count(&lane->counters, COUNTER_LEDGER_ENTRIES, lane->cfg->ledger);
+        if (w->lost) count(&lane->counters, COUNTER_LOST, (uint64_t)(w->next - w->first));
+        load->window = NULL;
+        window_free(w);
+        lane_discard(lane, load);
+    }
+    count(&lane->counters, COUNTER_LEDGER_ENTRIES, c->anew);
+    p->introduced = p->introduced || c->windows || c->anew;
+    p->committed = c->offset;
+    p->pin = false;
+    p->durable = true;
+    p->before = -1;
+    p->meta = c->meta;
+    int64_t last = c->meta.n_ends ? c->meta.ends[c->meta.n_ends - 1] : 0;
+    for (struct window *w = p->windows.oldest; w && w->sealed; w = w->newer) {
+        struct load *load = w->user;
+        if (w->declared || !load->batched) continue;
+        if (w->next > last && !crash_breaks(CRASH_NO_BOUNDARY)) break;
+        w->declared = true;
+        load_flush(load);
+    }
+    careful_settled(lane, p, records);
+}
+
+/* ---- a result ---- */
+
+static void report(struct lane *lane, const struct settle_job *job) {
+    count(&lane->counters, COUNTER_TRANSACTIONS_FAILED, 1);
+    observer_settle_error(lane, job->error);
+    log_warn("settlement failed", LOG_I("lane", lane->id), LOG_S("error", job->error),
+             LOG_S("next", job->result == SETTLE_STALE     ? "waits for the rebalance"
+                           : job->result == SETTLE_UNKNOWN ? "the lane starts anew"
+                           : job->result == SETTLE_TOPIC   ? "its source waits, the others go on"
+                           : job->result == SETTLE_REFUSED ? "goes on without what is refused"
+                                                           : "is tried again"));
+    if (job->result == SETTLE_TOPIC || job->result == SETTLE_REFUSED) return;
+    if (!lane->failing_ms) lane->failing_ms = lane->now_ms;
+    trouble_tell(lane->shared->troubles, lane->now_ms - lane->failing_ms >= FAILING_MS, lane->id,
+                 TROUBLE_SETTLEMENT, NULL, job->error, lane->failing_ms);
+}
+
+static void finish(struct lane *lane, struct journal *j) {
+    struct settle_job *job = j->job;
+    observe_us(&lane->counters, HISTOGRAM_SETTLEMENT, 0, job->took_us);
+    if (job->result == SETTLE_DONE) {
+        if (j->boundaries) crash_point(CRASH_BOUNDARY_AFTER);
+        count(&lane->counters, COUNTER_TRANSACTIONS, 1);
+        count_set(&lane->counters, COUNTER_SETTLED_AT_MS, (uint64_t)lane->wall_ms);
+        lane->settle_backoff_ms = lane->restart_pause_ms = lane->failing_ms = 0;
+        trouble_clear(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL);
+        if (j->alone[0]) unblock(lane, j->alone);
+        for (size_t i = 0; i < j->n; i++) {
+            struct partition *p = source_find(lane, j->chapters[i].serial);
+            if (p) apply(lane, p, &j->chapters[i]);
+        }
+        return;
+    }
+    report(lane, job);
+    if (job->result == SETTLE_REFUSED) {
+        take_refused(lane, job);
+        return;
+    }
+    if (job->result == SETTLE_TOPIC) {
+        block(lane, job->topic, job->error);
+        return;
+    }
+    back_off(lane);
+    /* A membership that a callback has renewed meanwhile is not the one that was refused. */
+    if (job->result == SETTLE_STALE && j->memberships == lane->memberships) {
+        lane->stale = true;
+        lane->settle_after_ms = lane->now_ms + STALE_MS;
+    }
+    if (job->result == SETTLE_UNKNOWN) {
+        lane->restart = true;
+        snprintf(lane->restart_why, sizeof lane->restart_why, "%.120s", job->error);
+    }
+}
+
+void journal_abandon(struct lane *lane) {
+    while (lane->blocked) unblock(lane, lane->blocked->base);
+    if (lane->journal) lane->journal->job = NULL;
+    journal_free(lane->journal);
+    lane->journal = NULL;
+}
+
+/* A transaction that neither commits nor can be aborted holds up all that the lane settles. */
+static void tell_slow(struct lane *lane) {
+    const struct journal *j = lane->journal;
+    if (lane->now_ms - j->since_ms < SLOW_MS) return;
+    trouble_set(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL,
+                "a transaction does not come to its end: a partition of runsink's own topics may "
+                "have lost its leader",
+                j->since_ms);
+}
+
+void journal_run(struct lane *lane) {
+    if (lane->journal) {
+        if (!settler_take(lane->settler)) {
+            tell_slow(lane);
+            return;
+        }
+        struct journal *j = lane->journal;
+        lane->journal = NULL;
+        if (!lane->failing_ms)
+            trouble_clear(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL);
+        finish(lane, j);
+        journal_free(j);
+    }
+    if (lane->restart || lane->now_ms < lane->settle_after_ms) return;
+    lane->stale = false;
+    const struct blocked *alone = trial(lane);
+    if (alone && !any_due(lane, alone)) { /* nothing is to be settled there by now */
+        char base[TOPIC_MAX + 1];
+        memcpy(base, alone->base, sizeof base);
+        unblock(lane, base);
+        alone = NULL;
+    }
+    if (alone || journal_due(lane)) submit(lane, alone);
+}

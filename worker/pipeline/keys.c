@@ -1,0 +1,174 @@
+#include "worker/pipeline/keys.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "config/config.h"
+#include "worker/base/key.h"
+
+struct keys {
+    struct key_template *object, *batch;
+    int64_t compression; /* batch.compression */
+};
+
+#define OBJECT_FIELDS                                                                              \
+    (1u << KEY_PREFIX | 1u << KEY_TOPIC | 1u << KEY_PARTITION | 1u << KEY_OFFSET | 1u << KEY_ID |  \
+     1u << KEY_WORKSPACE_ID | 1u << KEY_PROJECT_ID | 1u << KEY_JOB_ID | 1u << KEY_UPDATED_AT |     \
+     1u << KEY_STATUS | 1u << KEY_DATE)
+#define BATCH_FIELDS                                                                               \
+    (1u << KEY_PREFIX | 1u << KEY_DATE | 1u << KEY_TOPIC | 1u << KEY_PARTITION | 1u << KEY_FIRST | \
+     1u << KEY_NEXT | 1u << KEY_DESTINATION)
+
+/* A template without these would give two events, or two windows, one key. */
+static bool require(const struct key_template *t, const char *name, const enum key_field *fields,
+                    size_t n, struct buf *err) {
+    static const char *const names[KEY_FIELDS] = {[KEY_TOPIC] = "topic",
+                                                  [KEY_PARTITION] = "partition",
+                                                  [KEY_OFFSET] = "offset",
+                                                  [KEY_FIRST] = "first",
+                                                  [KEY_NEXT] = "next"};
+    for (size_t i = 0; i < n; i++) {
+        if (key_template_uses(t, fields[i])) continue;
+        buf_printf(err, "%s must contain {%s}: without it different events would share a key", name,
+                   names[fields[i]]);
+        return false;
+    }
+    return true;
+}
+
+struct keys *keys_new(const struct config *cfg, struct buf *err) {
+    static const enum key_field object_needs[] = {KEY_PARTITION, KEY_OFFSET};
+    static const enum key_field batch_needs[] = {KEY_TOPIC, KEY_PARTITION, KEY_FIRST, KEY_NEXT};
+    struct keys *k = xcalloc(1, sizeof *k);
+    k->compression = cfg->batch_compression;
+    k->object = key_template_new(cfg->key_object, OBJECT_FIELDS, err);
+    if (k->object) k->batch = key_template_new(cfg->key_batch, BATCH_FIELDS, err);
+    if (k->object && k->batch && require(k->object, "key.object", object_needs, 2, err) &&
+        require(k->batch, "key.batch", batch_needs, 4, err))
+        return k;
+    keys_free(k);
+    return NULL;
+}
+
+void keys_free(struct keys *k) {
+    if (!k) return;
+    key_template_free(k->object);
+    key_template_free(k->batch);
+    free(k);
+}
+
+static bool too_long(struct outcome *reterr) {
+    *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "key-too-long",
+                           "the object's key would pass %d bytes", KEY_MAX);
+    return false;
+}
+
+/* Numbers as text that lives in the caller's frame. */
+struct digits {
+    char text[24];
+};
+
+static struct str number(struct digits *d, int64_t n) {
+    char *p = d->text + sizeof d->text;
+    uint64_t u = n < 0 ? 0 : (uint64_t)n;
+    do *--p = (char)('0' + u % 10);
+    while (u /= 10);
+    return (struct str){p, (size_t)(d->text + sizeof d->text - p)};
+}
+
+struct str keys_text(const struct jobrun *run, enum run_text which, const struct origin *origin,
+                     struct hidden_text *room) {
+    static const char *const names[] = {
+        [RUN_ID] = "id",        [RUN_WORKSPACE_ID] = "workspaceId", [RUN_PROJECT_ID] = "projectId",
+        [RUN_JOB_ID] = "jobId", [RUN_UPDATED_AT] = "updatedAt",     [RUN_STATUS] = "status",
+    };
+    const struct str texts[] = {
+        [RUN_ID] = run->id,
+        [RUN_WORKSPACE_ID] = run->workspace_id,
+        [RUN_PROJECT_ID] = run->project_id,
+        [RUN_JOB_ID] = run->job_id,
+        [RUN_UPDATED_AT] = run->updated_at,
+        [RUN_STATUS] = run->status,
+    };
+    if (!(run->hidden & 1u << which)) return texts[which];
+    char text[TOPIC_MAX + 64];
+    uint8_t digest[SHA256_LEN];
+    int n = snprintf(text, sizeof text, "%s/%d/%" PRId64 "/%s", origin->topic,
+                     (int)origin->partition, origin->offset, names[which]);
+    struct sha256_ctx *h = sha256_begin();
+    sha256_add(h, text, (size_t)n);
+    sha256_end(h, digest);
+    memcpy(room->text, "redacted-", 9);
+    hex(digest, 6, room->text + 9);
+    return str_c(room->text);
+}
+
+/* In the place of the run's texts that hold a secret. */
+static void hide(const struct jobrun *run, const struct origin *origin, struct key_values *values,
+                 struct hidden_text room[RUN_STATUS + 1]) {
+    static const enum key_field fields[] = {
+        [RUN_ID] = KEY_ID,
+        [RUN_WORKSPACE_ID] = KEY_WORKSPACE_ID,
+        [RUN_PROJECT_ID] = KEY_PROJECT_ID,
+        [RUN_JOB_ID] = KEY_JOB_ID,
+        [RUN_UPDATED_AT] = KEY_UPDATED_AT,
+        [RUN_STATUS] = KEY_STATUS,
+    };
+    for (int i = RUN_ID; i <= RUN_STATUS; i++)
+        values->v[fields[i]] = keys_text(run, (enum run_text)i, origin, &room[i]);
+}
+
+bool keys_object(const struct keys *k, const struct jobrun *run, const struct destination *dest,
+                 const struct origin *origin, int64_t timestamp_ms, struct buf *out,
+                 struct outcome *reterr) {
+    struct digits partition, offset;
+    char date[11] = "";
+    if (key_template_uses(k->object, KEY_DATE)) key_date(timestamp_ms, date);
+    struct key_values values = {.v = {[KEY_PREFIX] = str_c(dest->prefix ? dest->prefix : ""),
+                                      [KEY_TOPIC] = str_c(origin->topic),
+                                      [KEY_PARTITION] = number(&partition, origin->partition),
+                                      [KEY_OFFSET] = number(&offset, origin->offset),
+                                      [KEY_ID] = run->id,
+                                      [KEY_WORKSPACE_ID] = run->workspace_id,
+                                      [KEY_PROJECT_ID] = run->project_id,
+                                      [KEY_JOB_ID] = run->job_id,
+                                      [KEY_UPDATED_AT] = run->updated_at,
+                                      [KEY_STATUS] = run->status,
+                                      [KEY_DATE] = str_c(date)}};
+    struct hidden_text room[RUN_STATUS + 1];
+    if (run->hidden) hide(run, origin, &values, room);
+    return key_make(k->object, &values, KEY_MAX, out) || too_long(reterr);
+}
+
+bool keys_batch_names_place(const struct keys *k) {
+    return key_template_uses(k->batch, KEY_DESTINATION);
+}
+
+bool keys_batch(const struct keys *k, const struct destination *dest, const char *topic,
+                int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms, unsigned nth,
+                struct buf *out, struct outcome *reterr) {
+    static const char *const suffixes[] = {[CONFIG_COMPRESSION_GZIP] = ".gz",
+                                           [CONFIG_COMPRESSION_ZSTD] = ".zst",
+                                           [CONFIG_COMPRESSION_NONE] = ""};
+    struct digits part, from, to;
+    char date[11];
+    key_date(timestamp_ms, date);
+    struct key_values values = {.v = {[KEY_PREFIX] = str_c(dest->prefix ? dest->prefix : ""),
+                                      [KEY_DATE] = str_c(date),
+                                      [KEY_TOPIC] = str_c(topic),
+                                      [KEY_PARTITION] = number(&part, partition),
+                                      [KEY_FIRST] = number(&from, first),
+                                      [KEY_NEXT] = number(&to, next),
+                                      [KEY_DESTINATION] = str_c(dest->place)}};
+    if (!key_make(k->batch, &values, KEY_MAX, out)) return too_long(reterr);
+    if (nth > 1) {
+        const char *ending = ".ndjson";
+        size_t n = strlen(ending);
+        bool has = out->n > n && memcmp(out->p + out->n - n, ending, n) == 0;
+        if (has) out->n -= n;
+        buf_printf(out, ".%u%s", nth, has ? ending : "");
+    }
+    buf_puts(out, suffixes[k->compression]);
+    return out->n <= KEY_MAX || too_long(reterr);
+}

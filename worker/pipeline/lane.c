@@ -1,0 +1,559 @@
+#include "worker/pipeline/lane.h"
+
+#include <inttypes.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sinks/http/http.h"
+#include "worker/base/clock.h"
+#include "worker/base/log.h"
+#include "worker/pipeline/batch.h"
+
+#define RESTART_MIN_MS 1000
+#define RESTART_MAX_MS ((int64_t)5 * 60 * 1000)
+#define REFUSED_MS 10000 /* a producer that is not taken for this long is told */
+#define STANDING_MS 20   /* a lane that waits for others has nothing that wakes it */
+
+static void read_clocks(struct lane *lane) {
+    lane->now_ms = clock_ms(CLOCK_MONOTONIC);
+    lane->wall_ms = clock_ms(CLOCK_REALTIME);
+}
+
+static void enter(struct lane *lane, enum lane_step step) {
+    place_at(&lane->place, step, -1);
+}
+
+/* ---- the turn ---- */
+
+static void note_end(struct lane *lane);
+
+static int sinks_tick(struct lane *lane) {
+    int least = -1;
+    for (size_t i = 0; sink_types[i]; i++) {
+        if (!sink_types[i]->tick) continue;
+        int wait = sink_types[i]->tick(&lane->sinks, lane->now_ms);
+        if (wait >= 0 && (least < 0 || wait < least)) least = wait;
+    }
+    return least;
+}
+
+static void sooner(int64_t *timeout, int64_t wish) {
+    if (wish >= 0 && wish < *timeout) *timeout = wish;
+}
+
+/* How long the lane may sleep when neither the network nor Kafka wakes it. */
+static int64_t sleep_ms(const struct lane *lane) {
+    int64_t timeout = 1000;
+    for (const struct partition *p = lane->partitions; p; p = p->next) {
+        const struct window *open = windows_open(&p->windows);
+        const struct load *load = open ? open->user : NULL;
+        if (load && open->taken && !open->replayed) {
+            int64_t left = intake_seal_at(lane, p, open) - lane->now_ms;
+            sooner(&timeout, left > 0 ? left : 0);
+        }
+        if (p->head_due_ms) {
+            int64_t left = p->head_due_ms - lane->wall_ms;
+            sooner(&timeout, left > 0 ? left : 0);
+            left = p->filled_ms + p->delay_ms - lane->now_ms;
+            sooner(&timeout, left > 0 ? left : 0);
+        }
+        if (!p->loaded) sooner(&timeout, 200);
+    }
+    if (lane->standing) sooner(&timeout, STANDING_MS);
+    if (!lane->journal && !lane->stale && journal_due(lane)) {
+        int64_t left = lane->settle_after_ms - lane->now_ms;
+        sooner(&timeout, left > 0 ? left : 0);
+    }
+    int64_t again = journal_again_ms(lane);
+    if (!lane->journal && again < INT64_MAX)
+        sooner(&timeout, again > lane->now_ms ? again - lane->now_ms : 0);
+    sooner(&timeout, dispatch_next_ms(lane->dispatch));
+    return timeout;
+}
+
+static void wait_for_work(struct lane *lane, int64_t timeout) {
+    eventfd_t value;
+    enter(lane, STEP_WAIT);
+    http_wait(lane->http, (int)timeout);
+    if (eventfd_read(lane->wake_fd, &value) == 0) value = 0;
+    read_clocks(lane);
+    observer_serve(lane);
+}
+
+static void transfer(struct lane *lane) {
+    enter(lane, STEP_TRANSFER);
+    dispatch_run(lane->dispatch);
+    http_run(lane->http);
+    dispatch_run(lane->dispatch);
+}
+
+/* Parked records that were read and wait for their time. */
+static uint64_t pending(const struct lane *lane) {
+    uint64_t held = 0;
+    for (const struct partition *p = lane->partitions; p; p = p->next)
+        if (p->kind == PARTITION_RETRY) held += p->stash_n - p->stash_at;
+    return held;
+}
+
+/* --until-end: offsets between where reading stands and the end. */
+static uint64_t remaining(const struct lane *lane) {
+    uint64_t n = 0;
+    for (const struct partition *p = lane->partitions; p; p = p->next) {
+        const struct window *open = windows_open(&p->windows);
+        int64_t at = open ? open->last_taken + 1 : p->windows.next;
+        if (p->kind == PARTITION_SOURCE && p->end > at) n += (uint64_t)(p->end - at);
+    }
+    return n;
+}
+
+static void update_gauges(struct lane *lane) {
+    if (lane->consumer) {
+        count_set(&lane->counters, COUNTER_PENDING, pending(lane));
+        count_set(&lane->counters, COUNTER_REMAINING, remaining(lane));
+    }
+    count_set(&lane->counters, COUNTER_HELD_BYTES, lane->held);
+    count_set(&lane->counters, COUNTER_DEST_BYTES, router_bytes(lane->router));
+    count_set(&lane->counters, COUNTER_WAITING, dispatch_waiting(lane->dispatch));
+    count_set(&lane->counters, COUNTER_FLYING, dispatch_flying(lane->dispatch));
+}
+
+/* SIGHUP brought another configuration. */
+static void take_config(struct lane *lane) {
+    const struct config *cfg = atomic_load(&lane->shared->cfg);
+    if (cfg == lane->cfg) return;
+    lane->cfg = lane->sinks.cfg = cfg;
+    atomic_store(&lane->taken, cfg);
+    router_reconfigure(lane->router, cfg);
+    dispatch_reconfigure(lane->dispatch, cfg);
+    http_reconfigure(lane->http, cfg);
+    anchor_reconfigure(lane);
+    careful_reconfigure(lane);
+}
+
+static void transactional_id(const struct lane *lane, char *ret, size_t size) {
+    uint64_t random = 0;
+    if (lane->cfg->slot[0]) {
+        snprintf(ret, size, "%s/%s/%d", lane->cfg->group, lane->cfg->slot, lane->id);
+        return;
+    }
+    if (RAND_bytes((unsigned char *)&random, sizeof random) != 1) abort();
+    snprintf(ret, size, "%s/%016" PRIx64 "/%d", lane->cfg->group, random, lane->id);
+}
+
+/* Doubled each time until something was settled, or it went well for twice the longest; with some
+ * chance in it, so that lanes that failed together don't come together. */
+static int64_t restart_pause(struct lane *lane) {
+    uint32_t chance;
+    if (RAND_bytes((unsigned char *)&chance, sizeof chance) != 1) abort();
+    if (lane->now_ms - lane->opened_ms >= 2 * RESTART_MAX_MS) lane->restart_pause_ms = 0;
+    int64_t pause = lane->restart_pause_ms ? lane->restart_pause_ms * 2 : RESTART_MIN_MS;
+    lane->restart_pause_ms = pause < RESTART_MAX_MS ? pause : RESTART_MAX_MS;
+    return lane->restart_pause_ms - chance % (lane->restart_pause_ms / 4);
+}
+
+/* Reading begins once the broker has taken the producer. One that it refuses is made anew, alone:
+ * nothing was read yet. */
+static void await_settler(struct lane *lane) {
+    char error[160], id[512];
+    struct troubles *troubles = lane->shared->troubles;
+    switch (settler_state(lane->settler, error, sizeof error)) {
+    case SETTLER_READY:
+        lane->settles = true;
+        trouble_clear(troubles, lane->id, TROUBLE_PRODUCER, NULL);
+        return;
+    case SETTLER_STARTING:
+        if (error[0] && lane->now_ms - lane->opened_ms >= REFUSED_MS)
+            trouble_set(troubles, lane->id, TROUBLE_PRODUCER, NULL, error, 0);
+        return;
+    case SETTLER_REFUSED:
+        break;
+    }
+    trouble_set(troubles, lane->id, TROUBLE_PRODUCER, NULL, error, 0);
+    if (!lane->settler_again_ms) {
+        lane->settler_again_ms = lane->now_ms + restart_pause(lane);
+        log_warn("the broker refuses the lane's producer; it is tried again",
+                 LOG_I("lane", lane->id), LOG_S("error", error),
+                 LOG_I("pause_ms", lane->restart_pause_ms));
+    }
+    if (lane->now_ms < lane->settler_again_ms) return;
+    struct buf err;
+    buf_init(&err, 4096);
+    transactional_id(lane, id, sizeof id);
+    enter(lane, STEP_CLOSE);
+    settler_free(lane->settler);
+    lane->settler = settler_new(lane->cfg, id, lane->wake_fd, &err);
+    lane->settler_again_ms = 0;
+    lane->opened_ms = lane->now_ms;
+    lane->restart = !lane->settler; /* no thread could be had */
+    snprintf(lane->restart_why, sizeof lane->restart_why, "%.120s", buf_cstr(&err));
+    buf_free(&err);
+}
+
+static void turn(struct lane *lane) {
+    take_config(lane);
+    wait_for_work(lane, lane->sleep_ms);
+    if (!lane->settles) await_settler(lane);
+    enter(lane, STEP_KAFKA);
+    source_poll(lane);
+    bool more = intake_read(lane);
+    note_end(lane);
+    for (struct partition *p = lane->partitions; p; p = p->next) intake_seal(lane, p, false);
+    intake_press(lane);
+    transfer(lane);
+    int wish = sinks_tick(lane);
+    transfer(lane);
+    enter(lane, STEP_SETTLE);
+    journal_run(lane);
+    anchor_tick(lane);
+    intake_free_dropped(lane);
+    router_tick(lane->router, lane->now_ms);
+    update_gauges(lane);
+    lane->sleep_ms = more || lane->again ? 0 : sleep_ms(lane);
+    lane->again = false;
+    sooner(&lane->sleep_ms, wish);
+}
+
+/* ---- finishing ---- */
+
+static bool is_settled(const struct lane *lane, bool (*of)(const struct partition *, void *),
+                       void *ctx) {
+    for (const struct partition *p = lane->partitions; p; p = p->next)
+        if (p->loaded && (!of || of(p, ctx)) &&
+            (p->windows.count || p->pin || !claim_same(&p->want, &p->meta.claim)))
+            return false;
+    return true;
+}
+
+struct finishing {
+    bool (*of)(const struct partition *, void *);
+    void *ctx;
+    const struct lane *lane;
+    int64_t start_ms;
+};
+
+/* Those that have a chance to be settled. */
+static bool has_hope(const struct partition *p, void *finishing) {
+    const struct finishing *f = finishing;
+    return (!f->of || f->of(p, f->ctx)) && !journal_hopeless(f->lane, p, f->start_ms);
+}
+
+/* An open window may be left as it is when nothing is known of its end: its records are the next
+ * owner's. */
+static void close_windows(struct lane *lane, bool (*of)(const struct partition *, void *),
+                          void *ctx, bool leave) {
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        if (of && !of(p, ctx)) continue;
+        intake_seal(lane, p, true);
+        careful_release(lane, p, false);
+        if (!leave) continue;
+        for (struct window *w = p->windows.oldest; w; w = w->newer)
+            if (w->user) load_cancel(w->user, CANCEL_LEAVING);
+    }
+}
+
+/* A replayed window that is still filling, or a batch without all its members, can't be sealed. And
+ * deliveries that go one by one since one of them may kill are not parked: in a retry topic nothing
+ * would be known of those that died. */
+static bool is_stuck(const struct partition *p) {
+    const struct window *oldest = p->windows.oldest;
+    if (!oldest) return false;
+    return oldest == windows_open(&p->windows) || (oldest->user && careful_waits(oldest->user));
+}
+
+/* What is stuck is left to the next owner. */
+static void drop_stuck(struct lane *lane, bool (*of)(const struct partition *, void *), void *ctx) {
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        if ((of && !of(p, ctx)) || !is_stuck(p)) continue;
+        careful_release(lane, p, true);
+        if (!claim_same(&p->want, &p->meta.claim)) continue; /* first, with the ends it declared */
+        lane_drop_partition(lane, p);
+        p->left = true;
+    }
+}
+
+void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *), void *ctx,
+                 int64_t ms) {
+    read_clocks(lane);
+    int64_t start = lane->now_ms;
+    struct finishing f = {of, ctx, lane, start};
+    lane->finishing++;
+    journal_hurry(lane);
+    close_windows(lane, of, ctx, false); /* what is settled already is to be given back, too */
+    /* A stale membership can't settle until the callback that we may be in has returned. */
+    while (!is_settled(lane, has_hope, &f) && !lane->restart && !lane->stale &&
+           lane->now_ms - start < ms + 1000) {
+        bool leave = lane->now_ms - start >= ms * 3 / 4;
+        close_windows(lane, of, ctx, leave);
+        drop_stuck(lane, of, ctx);
+        transfer(lane);
+        int wish = sinks_tick(lane);
+        transfer(lane);
+        enter(lane, STEP_SETTLE);
+        journal_run(lane);
+        intake_free_dropped(lane);
+        int64_t timeout = 100;
+        sooner(&timeout, wish);
+        sooner(&timeout, dispatch_next_ms(lane->dispatch));
+        wait_for_work(lane, timeout);
+    }
+    lane->finishing--;
+    if (!is_settled(lane, has_hope, &f))
+        log_warn("not all was settled in time; it is read again by the next owner",
+                 LOG_I("lane", lane->id));
+    else if (!is_settled(lane, of, ctx))
+        log_warn("what can't be settled now is left; it is read again by the next owner",
+                 LOG_I("lane", lane->id), LOG_S("why", trouble_text(TROUBLE_OWN_TOPIC)));
+}
+
+/* The process says so by its exit code. */
+static void count_left(struct lane *lane) {
+    uint64_t left = 0;
+    for (const struct partition *p = lane->partitions; p; p = p->next)
+        left += journal_blocked_since(lane, p) && p->loaded && p->windows.count;
+    if (left) count_set(&lane->counters, COUNTER_GIVEN_UP, left);
+}
+
+/* --until-end: what was asked for at the start is the end of what can be read; the first fetch
+ * tells what waits behind an open transaction. */
+static bool know_end(struct lane *lane, struct partition *p) {
+    int64_t high = p->end_known ? p->end : vitals_high(lane, p, NULL);
+    if (high > p->end) p->end = high;
+    p->end_known = high >= 0;
+    return p->end_known;
+}
+
+static int64_t stands_since(const struct lane *lane, const struct partition *p) {
+    return p->unreadable_ms ? p->unreadable_ms
+           : p->beyond_ms   ? p->beyond_ms
+           : p->held_ms     ? p->held_ms
+                            : journal_blocked_since(lane, p);
+}
+
+/* It can't be read to its end, or settled, now, and has had its time. */
+static bool is_given_up(struct lane *lane, struct partition *p) {
+    int64_t since = stands_since(lane, p);
+    if (!since || lane->now_ms - since < lane->cfg->ready_patience) return false;
+    if (!p->given_up)
+        log_warn("the end is not reached: what is left is for the next run",
+                 LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("from", p->eof_at),
+                 LOG_I("end", p->end),
+                 LOG_S("why", trouble_text(p->unreadable_ms ? TROUBLE_UNREADABLE
+                                           : p->beyond_ms   ? TROUBLE_POSITION
+                                           : p->held_ms     ? TROUBLE_HELD
+                                                            : TROUBLE_OWN_TOPIC)));
+    p->given_up = true;
+    return true;
+}
+
+static bool has_ended(struct lane *lane, struct partition *p) {
+    bool source = p->kind == PARTITION_SOURCE;
+    p->given_up = p->given_up && stands_since(lane, p);
+    if (!p->loaded) return false;
+    if (is_given_up(lane, p)) return true;
+    if (source && !know_end(lane, p)) return false;
+    if (source && !p->begins && p->committed >= p->end) return true;
+    const rd_kafka_message_t *msg = source_peek(lane, p);
+    if (source && p->eof) return p->eof_at >= p->end;
+    return p->eof || p->head_due_ms || (msg && intake_past_end(p, msg->offset));
+}
+
+/* --until-end: every partition has reached the end it had at the start, or can't. */
+static bool at_end(struct lane *lane) {
+    uint64_t given_up = 0;
+    if (!lane->shared->until_end || !lane->assigned) return false;
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        if (!has_ended(lane, p)) return false;
+        given_up += p->given_up;
+    }
+    count_set(&lane->counters, COUNTER_GIVEN_UP, given_up);
+    return true;
+}
+
+static bool has_prospects(const struct partition *p, void *lane) {
+    return !p->given_up || !journal_blocked_since(lane, p);
+}
+
+/* With --until-end a lane says when it has nothing left to do; the main thread decides, since a
+ * rebalance may still bring it a partition that another lane, or process, has given up. */
+static void note_end(struct lane *lane) {
+    int64_t sources = 0;
+    lane->ending = at_end(lane);
+    for (const struct partition *p = lane->partitions; p; p = p->next)
+        sources += p->kind == PARTITION_SOURCE;
+    bool done = lane->ending && is_settled(lane, has_prospects, lane);
+    atomic_store(&lane->sources, sources);
+    if (atomic_exchange(&lane->done, done) != done && done &&
+        eventfd_write(lane->shared->ended_fd, 1) != 0)
+        log_warn("waking the main thread failed");
+}
+
+/* ---- life ---- */
+
+static bool lane_open(struct lane *lane, struct buf *err) {
+    char id[512];
+    enter(lane, STEP_CLOSE); /* of like cost */
+    transactional_id(lane, id, sizeof id);
+    read_clocks(lane);
+    lane->restart = lane->settles = false;
+    lane->opened_ms = lane->now_ms;
+    lane->settler_again_ms = 0;
+    lane->sleep_ms = 0;
+    lane->settle_after_ms = lane->settle_backoff_ms = 0;
+    lane->settler = settler_new(lane->cfg, id, lane->wake_fd, err);
+    return lane->settler && source_open(lane, err);
+}
+
+/* The other way round than lane_open(): transfers are given up, the group is left, the settle
+ * thread ends. */
+static void lane_shut(struct lane *lane) {
+    enter(lane, STEP_CLOSE);
+    recall_stop(lane);
+    source_close(lane);
+    enter(lane, STEP_CLOSE);
+    settler_free(lane->settler); /* abandons the job under way */
+    lane->settler = NULL;
+    journal_abandon(lane);
+    for (int64_t end = lane->now_ms + 5000; lane->dropped && lane->now_ms < end;) {
+        transfer(lane);
+        sinks_tick(lane);
+        intake_free_dropped(lane);
+        if (lane->dropped) wait_for_work(lane, 10);
+    }
+    enter(lane, STEP_CLOSE);
+    source_free(lane);
+}
+
+static bool check_fatal(struct lane *lane) {
+    char errstr[256];
+    rd_kafka_resp_err_t err = rd_kafka_fatal_error(lane->consumer, errstr, sizeof errstr);
+    if (!err) return false;
+    log_error("fatal consumer error: another process may have this one's identity (slot)",
+              LOG_I("lane", lane->id), LOG_S("code", rd_kafka_err2name(err)),
+              LOG_S("error", errstr));
+    return true;
+}
+
+static bool is_told_to_end(const struct lane *lane) {
+    return atomic_load(&lane->command) == LANE_DRAIN;
+}
+
+/* A fatal producer error leaves only one safe way: begin again from what is committed. */
+static bool begin_again(struct lane *lane) {
+    int64_t pause = restart_pause(lane);
+    log_warn("the lane starts anew", LOG_I("lane", lane->id), LOG_S("why", lane->restart_why),
+             LOG_I("pause_ms", pause));
+    count(&lane->counters, COUNTER_RESTARTS, 1);
+    lane_shut(lane);
+    lane->draining = lane->assigned = false;
+    for (int64_t end = lane->now_ms + pause; lane->now_ms < end && !is_told_to_end(lane);)
+        wait_for_work(lane, end - lane->now_ms < 1000 ? end - lane->now_ms : 1000);
+    if (is_told_to_end(lane)) return true;
+    struct buf err;
+    buf_init(&err, 4096);
+    bool ok = lane_open(lane, &err);
+    if (!ok) log_error("the lane can't start anew", LOG_MESSAGE(&err));
+    buf_free(&err);
+    return ok;
+}
+
+/* What is settled by now is anchored before the lane ends, when that succeeds in time. */
+static void anchor_last(struct lane *lane, int64_t end_ms) {
+    anchor_hurry(lane);
+    uint64_t failures = count_get(&lane->counters, COUNTER_ANCHORS_FAILED);
+    while (anchor_waits(lane) && lane->now_ms < end_ms &&
+           count_get(&lane->counters, COUNTER_ANCHORS_FAILED) == failures) {
+        anchor_tick(lane);
+        transfer(lane);
+        if (anchor_waits(lane)) wait_for_work(lane, 100);
+    }
+}
+
+/* One step of a lane's life; false when it is over. */
+static bool live(struct lane *lane, enum lane_state *ret_end) {
+    if (is_told_to_end(lane)) {
+        int64_t end_ms = lane->now_ms + lane->cfg->drain_timeout;
+        lane->draining = true;
+        lane_finish(lane, NULL, NULL, lane->cfg->drain_timeout);
+        count_left(lane);
+        if (!lane->restart) anchor_last(lane, end_ms);
+        return false;
+    }
+    turn(lane);
+    if (!check_fatal(lane) && (!lane->restart || begin_again(lane))) return true;
+    *ret_end = LANE_FAILED;
+    return false;
+}
+
+static void *lane_main(void *arg) {
+    struct lane *lane = arg;
+    enum lane_state end = LANE_FINISHED;
+    while (live(lane, &end)) continue;
+    update_gauges(lane);
+    lane_shut(lane);
+    update_gauges(lane);
+    careful_leave(lane);
+    enter(lane, STEP_ENDED);
+    atomic_store(&lane->state, end);
+    if (eventfd_write(lane->shared->ended_fd, 1) != 0) log_warn("waking the main thread failed");
+    return NULL;
+}
+
+static void lane_free(struct lane *lane) {
+    recall_stop(lane);
+    source_close(lane);
+    source_free(lane);
+    settler_free(lane->settler);
+    for (size_t i = 0; sink_types[i]; i++)
+        if (lane->http && sink_types[i]->close) sink_types[i]->close(&lane->sinks);
+    http_free(lane->http);
+    if (lane->dispatch) dispatch_run(lane->dispatch);
+    intake_free_dropped(lane);
+    dispatch_free(lane->dispatch);
+    anchor_close(lane);
+    router_free(lane->router);
+    batch_close(lane);
+    observer_free(lane->observer);
+    if (lane->wake_fd >= 0) close(lane->wake_fd);
+    free(lane);
+}
+
+struct lane *lane_start(const struct config *cfg, const struct worker_shared *shared, int id,
+                        struct buf *err) {
+    struct lane *lane = xcalloc(1, sizeof *lane);
+    lane->cfg = cfg;
+    atomic_store(&lane->taken, cfg);
+    lane->shared = shared;
+    lane->id = id;
+    lane->schedule = (struct schedule){cfg->retry_delays_ms, cfg->retry_delays.n};
+    lane->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    lane->observer = observer_new(lane->wake_fd);
+    lane->router = router_new(cfg, err);
+    if (lane->wake_fd < 0 || !lane->router) goto failed;
+    lane->http = http_new(cfg);
+    http_wake_by(lane->http, lane->wake_fd);
+    lane->sinks = (struct sink_env){.cfg = cfg, .http = lane->http, .wake_fd = lane->wake_fd};
+    lane->dispatch = dispatch_new(cfg, &lane->sinks, &lane->now_ms, shared->until_end);
+    read_clocks(lane);
+    if (!anchor_open(lane, err) || !lane_open(lane, err)) goto failed;
+    int rc = pthread_create(&lane->thread, NULL, lane_main, lane);
+    if (rc == 0) return lane;
+    buf_printf(err, "starting a lane's thread failed: %s", strerror(rc));
+failed:
+    lane_free(lane);
+    return NULL;
+}
+
+void lane_drain(struct lane *lane) {
+    atomic_store(&lane->command, LANE_DRAIN);
+    if (eventfd_write(lane->wake_fd, 1) != 0) log_warn("waking a lane failed");
+}
+
+void lane_join(struct lane *lane, uint64_t totals[COUNTERS]) {
+    pthread_join(lane->thread, NULL);
+    for (int i = 0; i < COUNTERS; i++) totals[i] += count_get(&lane->counters, (enum counter)i);
+    lane_free(lane);
+}

@@ -1,0 +1,364 @@
+/* `runsink check`: what would run make of this configuration and this broker? */
+#include "worker/tools/check.h"
+
+#include <stdlib.h>
+#include <sysexits.h>
+#include <time.h>
+
+#include "worker/admin/metrics.h"
+#include "worker/base/shown.h"
+#include "worker/kafka/kafka.h"
+#include "worker/kafka/probe.h"
+#include "worker/kafka/reader.h"
+#include "worker/kafka/settle.h"
+#include "worker/kafka/topic_settings.h"
+#include "worker/run.h"
+#include "worker/tools/command.h"
+
+#define TIMEOUT_MS 10000
+#define PAUSE_MS 100
+#define ADVICE_MAX ((size_t)4 << 20)
+
+static bool take_group(const rd_kafka_ConsumerGroupDescription_t *g, struct check_result *ret) {
+    rd_kafka_consumer_group_state_t state = rd_kafka_ConsumerGroupDescription_state(g);
+    if (rd_kafka_error_code(rd_kafka_ConsumerGroupDescription_error(g))) return false;
+    ret->group_known = true;
+    /* What a broker says of a group that it has never heard of. */
+    ret->group_there = state != RD_KAFKA_CONSUMER_GROUP_STATE_DEAD;
+    ret->members = rd_kafka_ConsumerGroupDescription_member_count(g);
+    snprintf(ret->group_state, sizeof ret->group_state, "%s",
+             rd_kafka_consumer_group_state_name(state));
+    return true;
+}
+
+static rd_kafka_resp_err_t describe_group(rd_kafka_t *rk, struct check_result *ret) {
+    char why[256];
+    const char *groups[] = {ret->cfg->group};
+    rd_kafka_AdminOptions_t *options =
+        rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);
+    rd_kafka_AdminOptions_set_request_timeout(options, TIMEOUT_MS, why, sizeof why);
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+    rd_kafka_DescribeConsumerGroups(rk, groups, 1, options, queue);
+    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, TIMEOUT_MS + 1000);
+    rd_kafka_resp_err_t rc = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+    size_t n = 0;
+    const rd_kafka_ConsumerGroupDescription_t **all =
+        rc ? NULL
+           : rd_kafka_DescribeConsumerGroups_result_groups(
+                 rd_kafka_event_DescribeConsumerGroups_result(event), &n);
+    if (!rc && n == 1) rc = rd_kafka_error_code(rd_kafka_ConsumerGroupDescription_error(all[0]));
+    if (!rc && (n != 1 || !take_group(all[0], ret))) rc = RD_KAFKA_RESP_ERR__BAD_MSG;
+    rd_kafka_event_destroy(event);
+    rd_kafka_queue_destroy(queue);
+    rd_kafka_AdminOptions_destroy(options);
+    return rc;
+}
+
+/* While a new broker makes the topic that groups are kept in, it says that it is no coordinator. */
+static bool coordinator_moves(rd_kafka_resp_err_t rc) {
+    return rc == RD_KAFKA_RESP_ERR_NOT_COORDINATOR ||
+           rc == RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE ||
+           rc == RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
+}
+
+static bool ask_group(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+    rd_kafka_resp_err_t rc;
+    for (int tries = TIMEOUT_MS / PAUSE_MS;
+         coordinator_moves(rc = describe_group(rk, ret)) && tries > 0; tries--)
+        nanosleep(&pause, NULL); /* it changes without an event of ours */
+    if (rc)
+        buf_printf(err, "runsink check: can't describe group %s: %s\n", ret->cfg->group,
+                   rd_kafka_err2str(rc));
+    return !rc;
+}
+
+/* The end is that of what was written, open transactions included. */
+static rd_kafka_resp_err_t ask_partition(rd_kafka_t *raw, const rd_kafka_topic_partition_t *p,
+                                         struct check_partition *ret) {
+    rd_kafka_resp_err_t rc =
+        kafka_ends(raw, p->topic, p->partition, &ret->low, &ret->high, TIMEOUT_MS);
+    ret->partition = p->partition;
+    ret->committed = p->offset < 0 ? -1 : p->offset;
+    /* It may be known and not be readable: that is found by trying. */
+    if (rc == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) ret->err = rc;
+    return ret->err ? RD_KAFKA_RESP_ERR_NO_ERROR : rc;
+}
+
+static int64_t reads_from(const struct check_partition *p) {
+    return p->committed < p->low ? p->low : p->committed;
+}
+
+/* As the worker counts it: nothing when no record can come of the offsets between. */
+static void take_probe(struct check_partition *p, const struct probe *found) {
+    p->err = found->err;
+    if (p->err) return;
+    p->held = !found->waits && found->end < p->high ? p->high - found->end : 0;
+    p->lag = found->waits || p->held ? p->high - reads_from(p) : 0;
+}
+
+static bool try_reading(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+    struct probe *probes = xcalloc(ret->n + 1, sizeof *probes);
+    size_t n = 0, bad = 0;
+    for (size_t i = 0; i < ret->n; i++) {
+        const struct check_partition *p = &ret->partitions[i];
+        if (p->err || reads_from(p) > p->high) continue;
+        probes[n++] =
+            (struct probe){.topic = p->topic, .partition = p->partition, .from = reads_from(p)};
+    }
+    probe_partitions(rk, probes, n, TIMEOUT_MS);
+    n = 0;
+    for (size_t i = 0; i < ret->n; i++) {
+        struct check_partition *p = &ret->partitions[i];
+        bool beyond = reads_from(p) > p->high;
+        if (!p->err && !beyond) take_probe(p, &probes[n++]);
+        if (beyond)
+            buf_printf(err,
+                       "runsink check: the offset committed for %s/%d, %lld, lies beyond its end, "
+                       "%lld: the topic was truncated or made anew\n",
+                       p->topic, (int)p->partition, (long long)p->committed, (long long)p->high);
+        if (p->err)
+            buf_printf(err, "runsink check: can't read %s/%d: %s\n", p->topic, (int)p->partition,
+                       rd_kafka_err2str(p->err));
+        bad += beyond || p->err;
+    }
+    free(probes);
+    return bad == 0;
+}
+
+static void add_partitions(rd_kafka_topic_partition_list_t *l, const struct topic *t) {
+    if (t && t->partitions)
+        rd_kafka_topic_partition_list_add_range(l, t->name, 0, t->partitions - 1);
+}
+
+/* What is consumed: the sources, and their retry topics as far as they are there. */
+static rd_kafka_topic_partition_list_t *consumed(const struct check_result *r) {
+    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(16);
+    size_t base;
+    char source[TOPIC_MAX + 1];
+    for (size_t i = 0; i < r->sources.n; i++) add_partitions(l, &r->sources.v[i]);
+    for (size_t i = 0; i < r->all.n; i++) {
+        if (topic_kind(r->all.v[i].name, &base) != TOPIC_RETRY) continue;
+        snprintf(source, sizeof source, "%.*s", (int)base, r->all.v[i].name);
+        if (topic_find(&r->sources, source)) add_partitions(l, &r->all.v[i]);
+    }
+    return l;
+}
+
+static bool ask_offsets(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *ret,
+                        struct buf *err) {
+    rd_kafka_topic_partition_list_t *l = consumed(ret);
+    rd_kafka_resp_err_t rc = l->cnt ? rd_kafka_committed(rk, l, TIMEOUT_MS) : 0;
+    ret->partitions = xcalloc((size_t)l->cnt, sizeof *ret->partitions);
+    for (int i = 0; !rc && i < l->cnt; i++) {
+        struct check_partition *p = &ret->partitions[ret->n];
+        rc = ask_partition(raw, &l->elems[i], p);
+        p->retry = !topic_find(&ret->sources, l->elems[i].topic);
+        p->topic = topic_find(&ret->all, l->elems[i].topic)->name;
+        ret->n += !rc;
+    }
+    if (rc) buf_printf(err, "runsink check: can't read offsets: %s\n", rd_kafka_err2str(rc));
+    rd_kafka_topic_partition_list_destroy(l);
+    return !rc;
+}
+
+static void add_topic(struct topic_list *l, const struct topic *t) {
+    if (!t || !t->partitions) return;
+    l->v = xrealloc(l->v, (l->n + 1) * sizeof *l->v);
+    l->v[l->n++] = (struct topic){xstrdup(t->name), t->partitions};
+}
+
+/* The source and its own topics that are there, in the order of all, which is by name. */
+static struct topic_list family(const struct check_result *r, const struct topic *source) {
+    struct topic_list l = {0};
+    size_t base, n = strlen(source->name);
+    for (size_t i = 0; i < r->all.n; i++) {
+        const struct topic *t = &r->all.v[i];
+        enum topic_kind kind = topic_kind(t->name, &base);
+        bool own = kind != TOPIC_SOURCE && base == n && strncmp(t->name, source->name, n) == 0;
+        if ((own && (kind != TOPIC_LEDGER || r->cfg->ledger)) || strcmp(t->name, source->name) == 0)
+            add_topic(&l, t);
+    }
+    return l;
+}
+
+static int64_t longest_window(const struct config *c) {
+    int64_t ms = c->retry_window_webhook;
+    if (c->retry_window_s3 > ms) ms = c->retry_window_s3;
+    return c->retry_window_file > ms ? c->retry_window_file : ms;
+}
+
+static void add_lines(const char *topic, const char *lines, struct buf *to) {
+    for (const char *at = lines; *at; at += strcspn(at, "\n") + 1)
+        buf_printf(to, "%s: %.*s\n", topic, (int)strcspn(at, "\n"), at);
+}
+
+static void judge_family(struct check_result *r, const struct topic *source,
+                         const struct topic_list *l, const struct topic_settings *settings) {
+    const struct topic *there = topic_find(l, source->name);
+    if (!there) return;
+    const struct topic_settings *of_source = &settings[there - l->v];
+    int wanted = r->cfg->topics_partitions ? (int)r->cfg->topics_partitions : there->partitions;
+    for (size_t i = 0; i < l->n; i++) {
+        struct buf lines;
+        buf_init(&lines, 4096);
+        r->settings_unknown |= !settings[i].known;
+        topic_settings_judge(topic_kind(l->v[i].name, NULL), &settings[i], of_source,
+                             longest_window(r->cfg), &lines);
+        add_lines(l->v[i].name, buf_cstr(&lines), r->advice);
+        lines.n = 0;
+        topic_partitions_judge(topic_kind(l->v[i].name, NULL), l->v[i].partitions, wanted, &lines);
+        topic_clock_judge(topic_kind(l->v[i].name, NULL), &settings[i], &lines);
+        add_lines(l->v[i].name, buf_cstr(&lines), r->notes);
+        buf_free(&lines);
+    }
+}
+
+/* Own topics that would lose what lies in them, or refuse what comes. */
+static bool ask_settings(rd_kafka_t *rk, struct check_result *r, struct buf *err) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < r->sources.n; i++) {
+        struct topic_list l = family(r, &r->sources.v[i]);
+        struct topic_settings *settings = xcalloc(l.n + 1, sizeof *settings);
+        ok = topic_settings_ask(rk, &l, TIMEOUT_MS, NULL, settings, err);
+        if (ok) judge_family(r, &r->sources.v[i], &l, settings);
+        free(settings);
+        topic_list_free(&l);
+    }
+    return ok;
+}
+
+static bool ask_lag(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+    rd_kafka_t *raw = reader_consumer_raw(ret->cfg, ret->cfg->group, err);
+    ret->lag_known = raw && ask_offsets(rk, raw, ret, err);
+    bool ok = ret->lag_known && try_reading(rk, ret, err);
+    if (raw) rd_kafka_destroy(raw);
+    return ok;
+}
+
+static bool all_there(const struct topic_list *sources) {
+    bool ok = sources->n > 0;
+    for (size_t i = 0; i < sources->n; i++) ok &= sources->v[i].partitions > 0;
+    return ok;
+}
+
+/* Whether a broker takes the producer that settles, without which run reads nothing. Its name is
+ * below the rights that the worker's own have. */
+static int try_producer(const struct check_result *r, struct buf *err) {
+    char id[GROUP_MAX + 16];
+    struct buf why;
+    buf_init(&why, 4096);
+    snprintf(id, sizeof id, "%s/check", r->cfg->group);
+    enum settler_state state = settler_try(r->cfg, id, TIMEOUT_MS, &why);
+    if (state != SETTLER_READY)
+        buf_printf(
+            err,
+            "runsink check: the broker does not take the transactional producer, so run would "
+            "read nothing (%s): look at the broker's transaction.max.timeout.ms, which must "
+            "not be below kafka.transaction.timeout.ms, and at the rights to the "
+            "transactional ids %s/\n",
+            buf_cstr(&why), r->cfg->group);
+    buf_free(&why);
+    return state == SETTLER_READY ? EX_OK : state == SETTLER_REFUSED ? EX_CONFIG : EX_UNAVAILABLE;
+}
+
+static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+    const struct config *c = ret->cfg;
+    if (!topics_list(rk, TIMEOUT_MS, NULL, &ret->all, err)) return EX_UNAVAILABLE;
+    if (!topics_resolve(c, &ret->all, &ret->sources, err)) return EX_CONFIG;
+    if (!topics_missing(c, &ret->all, &ret->sources, &ret->missing, err)) return EX_CONFIG;
+    topics_part(&ret->sources, &ret->unserved);
+    for (size_t i = 0; i < ret->unserved.n; i++)
+        buf_printf(err, "runsink check: topic %s matches and can't be served: %s\n",
+                   ret->unserved.v[i].name, ret->unserved.v[i].unserved);
+    ret->listed = true;
+    int rc = all_there(&ret->sources) ? EX_OK : EX_UNAVAILABLE;
+    if ((ret->missing.n && !c->topics_create) || ret->unserved.n) rc = EX_CONFIG;
+    if (!ask_settings(rk, ret, err) || !ask_group(rk, ret, err) || !ask_lag(rk, ret, err))
+        return EX_UNAVAILABLE;
+    if (rc == EX_OK && ret->advice->n) rc = EX_CONFIG;
+    int looked = overview_read(c, rk, &ret->all, &ret->sources, &ret->overview, err);
+    ret->overview_known = looked == EX_OK;
+    int settles = try_producer(ret, err);
+    if (rc == EX_OK) rc = looked;
+    return rc == EX_OK ? settles : rc;
+}
+
+static int check(struct check_result *ret, bool connect, struct buf *err) {
+    if (!run_try(ret->cfg, connect, err)) return EX_CONFIG;
+    if (!connect) return EX_OK;
+    certs_read(ret->cfg, &ret->certs);
+    /* A member of no group: it only asks. */
+    rd_kafka_t *rk = reader_consumer(ret->cfg, ret->cfg->group, err);
+    int rc = rk ? ask_broker(rk, ret, err) : EX_CONFIG;
+    if (rk) rd_kafka_destroy(rk);
+    return rc;
+}
+
+static int run(struct config *c, bool connect, bool json, bool all, enum overview_by by) {
+    struct buf err, advice, notes, verdict;
+    struct check_result result = {.cfg = c,
+                                  .advice = &advice,
+                                  .notes = &notes,
+                                  .overview = {.by = by, .config = command_config_path()}};
+    buf_init(&err, 65536);
+    buf_init(&advice, ADVICE_MAX);
+    buf_init(&notes, ADVICE_MAX);
+    buf_init(&verdict, 4096);
+    if (!json) config_print(c, all, stdout);
+    int rc = check(&result, connect, &err);
+    check_verdict(&result, rc, connect, &verdict);
+    if (json)
+        check_print_json(&result, rc, buf_cstr(&err), buf_cstr(&verdict), stdout);
+    else
+        check_print(&result, (int64_t)time(NULL) * 1000, stdout);
+    fflush(stdout);
+    shown_lines(stderr, buf_cstr(&err));
+    if (!json) printf("\nverdict: %s\n", buf_cstr(&verdict));
+    buf_free(&err);
+    buf_free(&verdict);
+    buf_free(&advice);
+    buf_free(&notes);
+    overview_free(&result.overview);
+    topic_list_free(&result.all);
+    topic_list_free(&result.sources);
+    topic_list_free(&result.unserved);
+    topic_list_free(&result.missing);
+    free(result.partitions);
+    return rc;
+}
+
+int command_check(struct config *unused, int argc, char **argv) {
+    (void)unused;
+    bool connect = true, json = false, all = false, bad = false;
+    enum overview_by by = BY_DEFAULT;
+    const char *value;
+    if (argc == 2 && strcmp(argv[1], "--reference") == 0)
+        return config_print_reference(stdout), EX_OK;
+    if (argc == 2 && strcmp(argv[1], "--reference-metrics") == 0)
+        return metrics_print_reference(stdout), EX_OK;
+    if (argc == 2 && strcmp(argv[1], "--reference-ini") == 0)
+        return config_print_ini(stdout), EX_OK;
+    if (argc == 2 && strcmp(argv[1], "--reference-schema") == 0)
+        return config_print_schema(stdout), EX_OK;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--config-only") == 0)
+            connect = false;
+        else if (strcmp(argv[i], "--json") == 0)
+            json = true;
+        else if (strcmp(argv[i], "--all") == 0)
+            all = true;
+        else if ((value = command_value("--by", argc, argv, &i, &bad)) || bad) {
+            if (bad || !overview_by_read(value, &by))
+                return command_usage("check", "--by takes workspace, destination or reason");
+        } else
+            return command_usage("check", "unexpected: %.100s", argv[i]);
+    }
+    struct config *c = command_config();
+    if (!c && !json)
+        puts("verdict: the configuration has to change before run can start (exit code 78)");
+    if (!c) return EX_CONFIG;
+    int rc = run(c, connect, json, all, by);
+    config_free(c);
+    return rc;
+}

@@ -1,0 +1,247 @@
+#include "worker/base/shown.h"
+#include "worker/tools/check.h"
+
+#include <inttypes.h>
+#include <sysexits.h>
+#include <time.h>
+
+/* ---- text ---- */
+
+static void print_topics(const struct check_result *r, FILE *f) {
+    fprintf(f, "\ntopics to consume: %zu\n", r->sources.n);
+    for (size_t i = 0; i < r->sources.n; i++) {
+        const struct topic *t = &r->sources.v[i];
+        if (t->partitions)
+            fprintf(f, "  %s, %d partition%s\n", SHOWN(t->name), t->partitions,
+                    PLURAL(t->partitions));
+        else
+            fprintf(f, "  %s IS NOT THERE\n", SHOWN(t->name));
+    }
+    if (r->missing.n == 0) {
+        fputs("runsink's own topics: all there\n", f);
+        return;
+    }
+    fprintf(f, "runsink's own topics that are missing (%s): %zu\n",
+            r->cfg->topics_create ? "run creates them" : "CREATE THEM, topics.create is false",
+            r->missing.n);
+    for (size_t i = 0; i < r->missing.n; i++)
+        fprintf(f, "  %s, %d partition%s\n", SHOWN(r->missing.v[i].name),
+                r->missing.v[i].partitions, PLURAL(r->missing.v[i].partitions));
+}
+
+static void print_group(const struct check_result *r, FILE *f) {
+    if (r->group_there)
+        fprintf(f, "\ngroup %s: %s, %zu member%s\n", SHOWN(r->cfg->group), SHOWN(r->group_state),
+                r->members, PLURAL(r->members));
+    else
+        fprintf(f, "\ngroup %s: not there yet\n", SHOWN(r->cfg->group));
+}
+
+static bool is_lost(const struct check_partition *p) {
+    return p->committed >= 0 && p->committed < p->low;
+}
+
+static int64_t total_lag(const struct check_result *r) {
+    int64_t total = 0;
+    for (size_t i = 0; i < r->n; i++) total += r->partitions[i].retry ? 0 : r->partitions[i].lag;
+    return total;
+}
+
+static void print_lag(const struct check_result *r, FILE *f) {
+    for (size_t i = 0; i < r->n; i++) {
+        const struct check_partition *p = &r->partitions[i];
+        char committed[32] = "none";
+        if (p->retry && !p->err && !p->held) continue;
+        if (p->committed >= 0) snprintf(committed, sizeof committed, "%" PRId64, p->committed);
+        fprintf(f,
+                "  %s/%d: committed %s, available %" PRId64 " to %" PRId64 ", lag %" PRId64 "%s%s",
+                SHOWN(p->topic), (int)p->partition, committed, p->low, p->high, p->lag,
+                is_lost(p) ? ", RECORDS LOST TO RETENTION" : "", p->err ? ", NOT READABLE" : "");
+        if (p->held)
+            fprintf(f, ", %" PRId64 " OFFSETS HELD BY AN OPEN TRANSACTION of their producer",
+                    p->held);
+        fputc('\n', f);
+    }
+    if (r->lag_known) fprintf(f, "  lag in all: %" PRId64 "\n", total_lag(r));
+}
+
+static void print_advice(const struct check_result *r, FILE *f) {
+    if (r->advice->n) fputs("their settings, which HAVE TO CHANGE:\n", f);
+    for (const char *at = buf_cstr(r->advice); *at; at += strcspn(at, "\n") + 1)
+        fprintf(f, "  %.*s\n", (int)strcspn(at, "\n"), at);
+    if (r->notes->n) fputs("to be noted of them:\n", f);
+    for (const char *at = buf_cstr(r->notes); *at; at += strcspn(at, "\n") + 1)
+        fprintf(f, "  %.*s\n", (int)strcspn(at, "\n"), at);
+    if (r->settings_unknown)
+        fputs("the settings of some are not known: they are seen with the right DescribeConfigs\n",
+              f);
+}
+
+static bool ends_soon(int64_t until_s, int64_t now_s) {
+    return until_s && until_s - now_s < CERT_SOON_DAYS * (int64_t)86400;
+}
+
+static void print_certs(const struct check_result *r, int64_t now_s, FILE *f) {
+    bool any = false;
+    for (size_t i = 0; i < CERTS; i++) {
+        char text[CERT_TEXT];
+        if (!r->certs.until_s[i]) continue;
+        if (!any) fputs("\ncertificates:\n", f);
+        any = true;
+        fprintf(f, "  %-30s  %s\n", cert_key(i), cert_text(r->certs.until_s[i], now_s, text));
+    }
+}
+
+void check_print(const struct check_result *r, int64_t now_ms, FILE *f) {
+    print_certs(r, now_ms / 1000, f);
+    if (r->listed) {
+        print_topics(r, f);
+        print_advice(r, f);
+    }
+    if (r->group_known) print_group(r, f);
+    print_lag(r, f);
+    if (r->overview_known) overview_print(&r->overview, now_ms, f);
+}
+
+/* ---- the verdict ---- */
+
+static void add_remark(struct buf *b, size_t *n, int64_t count, const char *one, const char *many) {
+    if (!count) return;
+    buf_printf(b, "%s%" PRId64 " %s", (*n)++ ? ", " : "; to look at: ", count,
+               count == 1 ? one : many);
+}
+
+static void put_remarks(const struct check_result *r, struct buf *b) {
+    int64_t lost = 0, held = 0, notes = 0, certs = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < r->n; i++) {
+        lost += is_lost(&r->partitions[i]);
+        held += r->partitions[i].held > 0;
+    }
+    for (size_t i = 0; i < CERTS; i++) certs += ends_soon(r->certs.until_s[i], (int64_t)time(NULL));
+    add_remark(b, &n, lost, "partition whose records retention took before they were read",
+               "partitions whose records retention took before they were read");
+    add_remark(b, &n, held, "partition that an open transaction holds",
+               "partitions that an open transaction holds");
+    for (const char *at = buf_cstr(r->notes); *at; at++) notes += *at == '\n';
+    add_remark(b, &n, notes, "note on its topics", "notes on its topics");
+    add_remark(b, &n, certs, "certificate that ends within 30 days or can't be read",
+               "certificates that end within 30 days or can't be read");
+    add_remark(b, &n, (int64_t)r->overview.died, "dead letter lies open", "dead letters lie open");
+    add_remark(b, &n, (int64_t)r->overview.waiting, "record waits for another attempt",
+               "records wait for another attempt");
+}
+
+void check_verdict(const struct check_result *r, int exit_code, bool asked, struct buf *b) {
+    switch (exit_code) {
+    case EX_OK:
+        buf_puts(b, asked ? "all is as run needs it"
+                          : "the configuration is as run needs it; no broker was asked");
+        put_remarks(r, b);
+        break;
+    case EX_DATAERR:
+        buf_puts(b, "the ledger is not as it was written: `runsink verify` says where");
+        break;
+    case EX_UNAVAILABLE:
+        buf_puts(b,
+                 "not all is there, or could be looked at: see what is named above, and try again");
+        break;
+    default:
+        buf_puts(b, "what is named above has to change before run can do all of its work");
+        break;
+    }
+    if (exit_code) buf_printf(b, " (exit code %d)", exit_code);
+}
+
+/* ---- JSON ---- */
+
+#define JSON_MAX ((size_t)64 << 20)
+
+static void put_text(struct buf *b, const char *name, const char *text) {
+    buf_printf(b, "\"%s\":\"", name);
+    shown_json(b, str_c(text));
+    buf_putc(b, '"');
+}
+
+static void put_topics(struct buf *b, const char *name, const struct topic_list *l) {
+    buf_printf(b, ",\"%s\":[", name);
+    for (size_t i = 0; i < l->n; i++) {
+        buf_puts(b, i ? ",{" : "{");
+        put_text(b, "topic", l->v[i].name);
+        buf_printf(b, ",\"partitions\":%d}", l->v[i].partitions);
+    }
+    buf_putc(b, ']');
+}
+
+static void put_group(struct buf *b, const struct check_result *r) {
+    buf_puts(b, ",\"group\":{");
+    put_text(b, "name", r->cfg->group);
+    buf_putc(b, ',');
+    put_text(b, "state", r->group_there ? r->group_state : "not there yet");
+    buf_printf(b, ",\"members\":%zu}", r->members);
+}
+
+static void put_lag(struct buf *b, const struct check_result *r) {
+    buf_printf(b, ",\"lag\":%" PRId64 ",\"partitions\":[", total_lag(r));
+    for (size_t i = 0; i < r->n; i++) {
+        const struct check_partition *p = &r->partitions[i];
+        if (p->retry && !p->err && !p->held) continue;
+        buf_puts(b, b->p[b->n - 1] == '[' ? "{" : ",{");
+        put_text(b, "topic", p->topic);
+        buf_printf(b, ",\"partition\":%d", (int)p->partition);
+        if (p->committed >= 0) buf_printf(b, ",\"committed\":%" PRId64, p->committed);
+        buf_printf(b, ",\"low\":%" PRId64 ",\"high\":%" PRId64 ",\"lag\":%" PRId64 ",\"lost\":%s",
+                   p->low, p->high, p->lag, is_lost(p) ? "true" : "false");
+        buf_printf(b, ",\"held\":%" PRId64, p->held);
+        if (p->err) {
+            buf_putc(b, ',');
+            put_text(b, "error", rd_kafka_err2str(p->err));
+        }
+        buf_putc(b, '}');
+    }
+    buf_putc(b, ']');
+}
+
+static void put_certs(struct buf *b, const struct check_result *r) {
+    buf_puts(b, ",\"certificates\":[");
+    for (size_t i = 0; i < CERTS; i++) {
+        int64_t until = r->certs.until_s[i];
+        if (!until) continue;
+        buf_puts(b, b->p[b->n - 1] == '[' ? "{" : ",{");
+        put_text(b, "key", cert_key(i));
+        if (until != CERT_UNREADABLE) buf_printf(b, ",\"until\":%" PRId64, until);
+        buf_putc(b, '}');
+    }
+    buf_putc(b, ']');
+}
+
+void check_print_json(const struct check_result *r, int exit_code, const char *problems,
+                      const char *verdict, FILE *f) {
+    struct buf b;
+    buf_init(&b, JSON_MAX);
+    buf_printf(&b, "{\"exit\":%d,", exit_code);
+    put_text(&b, "verdict", verdict);
+    buf_putc(&b, ',');
+    put_text(&b, "problems", problems);
+    buf_puts(&b, ",\"config\":");
+    config_json(r->cfg, &b);
+    put_certs(&b, r);
+    if (r->listed) {
+        put_topics(&b, "topics", &r->sources);
+        put_topics(&b, "missing", &r->missing);
+        buf_putc(&b, ',');
+        put_text(&b, "settings", buf_cstr(r->advice));
+        buf_putc(&b, ',');
+        put_text(&b, "notes", buf_cstr(r->notes));
+        buf_printf(&b, ",\"settings_known\":%s", r->settings_unknown ? "false" : "true");
+    }
+    if (r->group_known) put_group(&b, r);
+    if (r->lag_known) put_lag(&b, r);
+    if (r->overview_known) {
+        buf_putc(&b, ',');
+        overview_json(&r->overview, &b);
+    }
+    buf_puts(&b, "}\n");
+    fwrite(b.p, 1, b.n, f);
+    buf_free(&b);
+}

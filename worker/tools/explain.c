@@ -1,0 +1,164 @@
+/* `runsink explain`: the way of an event through decoding and routing, told and not gone. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sysexits.h>
+#include <time.h>
+
+#include "worker/base/clock.h"
+#include "worker/base/shown.h"
+#include "worker/event/redact.h"
+#include "worker/pipeline/keys.h"
+#include "worker/pipeline/route.h"
+#include "worker/tools/command.h"
+
+#define EVENT_MAX (64 << 20)
+#define HEADERS_MAX 64
+
+struct explain {
+    struct router *router;
+    struct origin origin;
+    struct header headers[HEADERS_MAX];
+    size_t n_headers;
+    struct buf out; /* the answer's line */
+};
+
+static void add_member(struct buf *out, const char *name, struct str value) {
+    buf_printf(out, "%s\"%s\":\"", out->n > 1 ? "," : "", name);
+    shown_json(out, value);
+    buf_putc(out, '"');
+}
+
+/* outcome, why and for whom; kind DELIVER stays without a reason. */
+static void add_outcome(struct buf *out, enum route_kind kind, const struct outcome *o) {
+    static const char *const names[] = {
+        [ROUTE_DELIVER] = "deliver", [ROUTE_SKIP] = "skipped", [ROUTE_DEAD] = "dead"};
+    add_member(out, "outcome", str_c(names[kind]));
+    if (kind == ROUTE_DELIVER) return;
+    add_member(out, "reason", str_c(o->why));
+    if (*o->detail) add_member(out, "detail", str_c(o->detail));
+    if (kind == ROUTE_DEAD) add_member(out, "fault", str_c(fault_name(o->fault)));
+}
+
+static void add_destination(struct buf *out, const struct destination *d, struct buf *key) {
+    add_member(out, "sink", str_c(d->type->name));
+    add_member(out, "destination", str_c(d->label));
+    switch (d->type->shape) {
+    case SHAPE_OBJECT:
+        add_member(out, "key", (struct str){key->p, key->n});
+        break;
+    case SHAPE_POST:
+        add_member(out, "url", str_c(d->label));
+        break;
+    }
+}
+
+static void add_body(struct buf *out, const struct jobrun *run) {
+    struct buf body;
+    buf_init(&body, EVENT_MAX + redact_size(&run->payload));
+    redact_add(&body, &run->payload);
+    add_member(out, "body", (struct str){body.p, body.n});
+    buf_wipe(&body);
+}
+
+static void explain_run(struct explain *e, const struct jobrun *run) {
+    struct destination *dest = NULL;
+    struct outcome o = {0};
+    struct buf key;
+    buf_init(&key, KEY_MAX);
+    enum route_kind kind = route(e->router, run, clock_ms(CLOCK_MONOTONIC), &dest, &o);
+    if (kind == ROUTE_DELIVER && dest->type->shape == SHAPE_OBJECT &&
+        !keys_object(router_keys(e->router), run, dest, &e->origin, clock_ms(CLOCK_REALTIME), &key,
+                     &o))
+        kind = ROUTE_DEAD;
+    add_outcome(&e->out, kind, &o);
+    if (kind == ROUTE_DELIVER) add_destination(&e->out, dest, &key);
+    add_body(&e->out, run);
+    buf_free(&key);
+}
+
+static void explain_event(struct explain *e, struct str value) {
+    struct arena arena = {0};
+    struct jobrun run;
+    struct outcome o;
+    struct record r = {value, e->headers, e->n_headers};
+    struct known_sinks known = router_known(e->router);
+    buf_clear(&e->out);
+    buf_putc(&e->out, '{');
+    if (jobrun_decode_known(&r, &known, &arena, &run, &o))
+        explain_run(e, &run);
+    else
+        add_outcome(&e->out, o.verdict == VERDICT_OK ? ROUTE_SKIP : ROUTE_DEAD, &o);
+    buf_puts(&e->out, "}\n");
+    fwrite(e->out.p, 1, e->out.n, stdout);
+    arena_wipe(&arena);
+}
+
+/* Up to the next newline or, whole, to the end. False at the end of input, or when it is too long
+ * or can't be read (*ret_rc). */
+static bool read_event(struct buf *in, bool whole, int *ret_rc) {
+    int c;
+    buf_clear(in);
+    while ((c = getc_unlocked(stdin)) != EOF && (whole || c != '\n')) {
+        if (buf_putc(in, (char)c)) continue;
+        fputs("runsink explain: an event is larger than 64 MiB\n", stderr);
+        *ret_rc = EX_DATAERR;
+        return false;
+    }
+    if (ferror(stdin)) {
+        fputs("runsink explain: can't read standard input\n", stderr);
+        *ret_rc = EX_IOERR;
+        return false;
+    }
+    return c != EOF || in->n > 0 || whole;
+}
+
+static int explain_input(struct explain *e, bool framed) {
+    struct buf in;
+    int rc = EX_OK;
+    buf_init(&in, EVENT_MAX);
+    for (; read_event(&in, framed, &rc) && !ferror(stdout); e->origin.offset++) {
+        struct str value = {buf_cstr(&in), in.n};
+        if (framed || value.n) explain_event(e, value);
+        if (framed) break;
+    }
+    buf_wipe(&in);
+    return rc;
+}
+
+static bool add_header(struct explain *e, const char *text) {
+    const char *equals = strchr(text, '=');
+    if (!equals || e->n_headers == HEADERS_MAX) return false;
+    e->headers[e->n_headers++] =
+        (struct header){{text, (size_t)(equals - text)}, str_c(equals + 1)};
+    return true;
+}
+
+int command_explain(struct config *c, int argc, char **argv) {
+    struct explain e = {.origin = {.topic = "explain"}};
+    bool framed = false, bad = false;
+    for (int i = 1; i < argc && !bad; i++) {
+        const char *header = command_value("--header", argc, argv, &i, &bad);
+        if (header)
+            bad = !add_header(&e, header);
+        else if (!bad && strcmp(argv[i], "--framed") == 0)
+            framed = true;
+        else
+            bad = true;
+    }
+    if (bad) return command_usage("explain", "expected --framed or --header NAME=VALUE");
+    if (c->topics.n && c->topics.v[0][0] != '^')
+        snprintf(e.origin.topic, sizeof e.origin.topic, "%s", c->topics.v[0]);
+    struct buf err;
+    buf_init(&err, 4096);
+    buf_init(&e.out, (size_t)8 * EVENT_MAX);
+    e.router = router_new(c, &err);
+    int rc = EX_CONFIG;
+    if (e.router)
+        rc = explain_input(&e, framed);
+    else
+        command_error("explain", &err);
+    router_free(e.router);
+    buf_free(&err);
+    buf_wipe(&e.out);
+    return rc;
+}

@@ -1,0 +1,407 @@
+#include "worker/tools/parked.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sysexits.h>
+
+#include "worker/kafka/reader.h"
+#include "worker/kafka/scan.h"
+#include "worker/tools/redrive_plan.h"
+
+#define RECORDS_MAX 100000
+#define ENTRIES_MAX 1000000 /* of a ledger */
+#define ROWS_MAX 10000      /* what does not fit goes into a row without a name */
+#define TIMEOUT_MS 30000
+/* Clocks of producers may differ by this much. */
+#define SKEW_MS ((int64_t)3600 * 1000)
+
+/* A dead letter, until it is known whether it went back. */
+struct fallen {
+    enum fault fault;
+    int32_t partition, from_partition;
+    int64_t offset, from_offset, died_ms;
+    size_t row;
+    char why[sizeof((struct requeue *)0)->why];
+};
+
+struct look {
+    const struct config *cfg;
+    rd_kafka_t *rk;
+    const struct topic_list *all;
+    struct overview *o;
+    struct buf *err;
+    const char *source; /* at hand */
+    uint64_t *hashes;   /* of the rows at hand: open addressing, with the row's number + 1 behind */
+    size_t n_hashes;
+    uint64_t read; /* records, in all */
+    struct fallen *fallen;
+    size_t n_fallen, cap_fallen;
+    struct chains *chains;
+    uint64_t entries;
+};
+
+/* ---- rows ---- */
+
+#define SLOTS ((size_t)4 * ROWS_MAX)
+
+/* The row's number, or that of a new one, or of the one that takes what does not fit. */
+static size_t row_number(struct look *l, uint64_t hash, size_t n) {
+    if (!l->hashes) l->hashes = xcalloc(SLOTS, 2 * sizeof *l->hashes);
+    size_t i = (size_t)hash % SLOTS;
+    for (; l->hashes[2 * i + 1]; i = (i + 1) % SLOTS)
+        if (l->hashes[2 * i] == hash) return (size_t)l->hashes[2 * i + 1] - 1;
+    if (n > ROWS_MAX) return ROWS_MAX;
+    l->hashes[2 * i] = hash;
+    l->hashes[2 * i + 1] = n + 1;
+    return n;
+}
+
+static void forget_rows(struct look *l) {
+    free(l->hashes);
+    l->hashes = NULL;
+}
+
+static uint64_t hash_of(const struct look *l, int fault, struct str text) {
+    uint64_t parts[3] = {keyed_hash(l->source, strlen(l->source)), (uint64_t)fault,
+                         keyed_hash(text.p, text.n)};
+    return keyed_hash(parts, sizeof parts);
+}
+
+/* Room for one more at each power of two. */
+static void *grow(void *rows, size_t n, size_t size) {
+    return (n & (n - 1)) == 0 ? xrealloc(rows, (n ? 2 * n : 1) * size) : rows;
+}
+
+/* What the record's row is named by; the arena's, or r's. Empty: not known. */
+static struct str name_of(const struct look *l, const struct record *rec, const struct requeue *r,
+                          enum overview_by usual, struct arena *arena) {
+    struct jobrun run;
+    struct outcome unused;
+    switch (l->o->by == BY_DEFAULT ? usual : l->o->by) {
+    case BY_DEFAULT:
+    case BY_DESTINATION:
+        return str_c(r->destination);
+    case BY_REASON:
+        return str_c(r->why);
+    case BY_WORKSPACE:
+        if (!jobrun_decode(rec, arena, &run, &unused)) break;
+        if (!(run.hidden & 1u << RUN_WORKSPACE_ID)) return run.workspace_id;
+        break;
+    }
+    return STR("");
+}
+
+/* Whether all of it fits. */
+static bool keep_name(char ret[DESTINATION_MAX], struct str name) {
+    size_t n = name.n < DESTINATION_MAX ? name.n : DESTINATION_MAX - 1;
+    if (n) memcpy(ret, name.p, n);
+    ret[n] = '\0';
+    return n == name.n && strlen(ret) == n;
+}
+
+/* ---- what waits ---- */
+
+static void add_parked(struct look *l, const struct requeue *r, struct str name, int64_t time_ms) {
+    struct overview *o = l->o;
+    size_t at = row_number(l, hash_of(l, 0, name), o->n_parked);
+    if (at == o->n_parked) {
+        o->parked = grow(o->parked, o->n_parked, sizeof *o->parked);
+        struct parked_row *fresh = &o->parked[o->n_parked++];
+        *fresh = (struct parked_row){.source = l->source, .due_ms = r->due_ms};
+        if (at < ROWS_MAX) keep_name(fresh->name, name);
+    }
+    struct parked_row *row = &o->parked[at];
+    row->n++;
+    o->waiting++;
+    if (r->first_failure_ms && (!row->since_ms || r->first_failure_ms < row->since_ms))
+        row->since_ms = r->first_failure_ms;
+    if (r->due_ms < row->due_ms) row->due_ms = r->due_ms;
+    if (time_ms < row->last_ms) return;
+    row->last_ms = time_ms;
+    memcpy(row->why, r->why, sizeof row->why);
+}
+
+static void count_leftover(struct overview *o, const char *topic) {
+    for (size_t i = 0; i < o->n_leftovers; i++)
+        if (strcmp(o->leftovers[i].topic, topic) == 0) o->leftovers[i].n++;
+}
+
+static bool on_parked(void *context, rd_kafka_message_t *m) {
+    struct look *l = context;
+    struct arena arena = {0};
+    struct record rec;
+    struct requeue r;
+    const char *unused;
+    if (!m) return true;
+    reader_record(m, &arena, &rec);
+    if (!requeue_parse(rec.headers, rec.n_headers, &r, &unused) || r.died_ms) {
+        l->o->unreadable++;
+    } else if (!r.group[0] || strcmp(r.group, l->cfg->group) == 0) {
+        add_parked(l, &r, name_of(l, &rec, &r, BY_DESTINATION, &arena),
+                   rd_kafka_message_timestamp(m, NULL));
+        count_leftover(l->o, rd_kafka_topic_name(m->rkt));
+    }
+    arena_wipe(&arena);
+    rd_kafka_message_destroy(m);
+    return ++l->read < RECORDS_MAX;
+}
+
+static void add_leftover(struct overview *o, const char *topic) {
+    o->leftovers = grow(o->leftovers, o->n_leftovers, sizeof *o->leftovers);
+    struct leftover_row *row = &o->leftovers[o->n_leftovers++];
+    *row = (struct leftover_row){.n = 0};
+    snprintf(row->topic, sizeof row->topic, "%s", topic);
+}
+
+/* The partitions of the retry topics of the source at hand, whatever their delay. */
+static rd_kafka_topic_partition_list_t *retry_partitions(const struct look *l) {
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(64);
+    for (size_t i = 0; i < l->all->n; i++) {
+        const struct topic *t = &l->all->v[i];
+        size_t base;
+        if (topic_kind(t->name, &base) == TOPIC_RETRY && base == strlen(l->source) &&
+            strncmp(t->name, l->source, base) == 0 && t->partitions) {
+            rd_kafka_topic_partition_list_add_range(list, t->name, 0, t->partitions - 1);
+            if (topic_is_leftover(l->cfg, t->name)) add_leftover(l->o, t->name);
+        }
+    }
+    return list;
+}
+
+static int failed(struct look *l, const char *what, rd_kafka_resp_err_t code) {
+    buf_printf(l->err, "%s: %s\n", what, rd_kafka_err2str(code));
+    return EX_UNAVAILABLE;
+}
+
+/* Reads partitions from where the list says; *ret_more: not all was read, there is too much. */
+static int read_through(struct look *l, rd_kafka_topic_partition_list_t *list, scan_fn *fn,
+                        bool *ret_more) {
+    if (!list->cnt) return EX_OK;
+    if (l->read >= RECORDS_MAX) {
+        *ret_more = true;
+        return EX_OK;
+    }
+    switch (scan(l->rk, list, NULL, fn, l, l->err)) {
+    case SCAN_DONE:
+        break;
+    case SCAN_STOPPED:
+        *ret_more = true;
+        break;
+    case SCAN_FAILED:
+        buf_putc(l->err, '\n');
+        return EX_UNAVAILABLE;
+    }
+    return EX_OK;
+}
+
+static int look_at_parked(struct look *l) {
+    int rc = EX_OK;
+    rd_kafka_topic_partition_list_t *list = retry_partitions(l);
+    rd_kafka_resp_err_t code = list->cnt ? rd_kafka_committed(l->rk, list, TIMEOUT_MS) : 0;
+    for (int i = 0; i < list->cnt; i++)
+        if (list->elems[i].offset < 0) list->elems[i].offset = RD_KAFKA_OFFSET_BEGINNING;
+    if (code)
+        rc = failed(l, "asking for committed offsets of retry topics", code);
+    else
+        rc = read_through(l, list, on_parked, &l->o->more_waiting);
+    rd_kafka_topic_partition_list_destroy(list);
+    return rc;
+}
+
+/* ---- what died ---- */
+
+static void add_fallen(struct look *l, const struct letter *letter, struct str name) {
+    struct overview *o = l->o;
+    const struct requeue *past = &letter->past;
+    size_t at = row_number(l, hash_of(l, (int)letter->fault, name), o->n_dead);
+    if (at == o->n_dead) {
+        o->dead = grow(o->dead, o->n_dead, sizeof *o->dead);
+        struct dead_row *fresh = &o->dead[o->n_dead++];
+        *fresh = (struct dead_row){.source = l->source, .fault = letter->fault};
+        if (at < ROWS_MAX) fresh->selects = keep_name(fresh->name, name) && name.n;
+    }
+    l->fallen = grow(l->fallen, l->n_fallen, sizeof *l->fallen);
+    l->fallen[l->n_fallen++] = (struct fallen){.fault = letter->fault,
+                                               .partition = letter->partition,
+                                               .offset = letter->offset,
+                                               .from_partition = past->origin.partition,
+                                               .from_offset = past->origin.offset,
+                                               .died_ms = past->died_ms,
+                                               .row = at};
+    memcpy(l->fallen[l->n_fallen - 1].why, past->why, sizeof past->why);
+}
+
+static bool on_dead(void *context, rd_kafka_message_t *m) {
+    struct look *l = context;
+    struct arena arena = {0};
+    struct record rec;
+    char name[TOPIC_MAX + 1];
+    const char *unused;
+    if (!m) return true;
+    struct letter letter = {.partition = m->partition, .offset = m->offset};
+    for (int f = FAULT_TENANT; f < FAULTS; f++)
+        if (topic_dead(l->source, (enum fault)f, name) &&
+            strcmp(name, rd_kafka_topic_name(m->rkt)) == 0)
+            letter.fault = (enum fault)f;
+    reader_record(m, &arena, &rec);
+    if (!letter_read(&rec, l->source, &letter, &unused))
+        l->o->unreadable++;
+    else if (letter_is_of(&letter, l->cfg->group))
+        add_fallen(l, &letter, name_of(l, &rec, &letter.past, BY_REASON, &arena));
+    arena_wipe(&arena);
+    rd_kafka_message_destroy(m);
+    return ++l->read < RECORDS_MAX;
+}
+
+static bool on_entry(void *context, rd_kafka_message_t *m) {
+    struct look *l = context;
+    if (!m) return true;
+    bool ok = chains_take(l->chains, (struct str){m->key ? m->key : "", m->key_len},
+                          (struct str){m->payload, m->payload ? m->len : 0}, l->err);
+    rd_kafka_message_destroy(m);
+    return ok && ++l->entries < ENTRIES_MAX;
+}
+
+/* Reads who went back: nobody does before dying. */
+static int read_ledger(struct look *l, const struct topic *ledger) {
+    int64_t from = INT64_MAX;
+    for (size_t i = 0; i < l->n_fallen; i++)
+        if (l->fallen[i].died_ms < from) from = l->fallen[i].died_ms;
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(ledger->partitions);
+    for (int i = 0; i < ledger->partitions; i++)
+        rd_kafka_topic_partition_list_add(list, ledger->name, i)->offset =
+            from > SKEW_MS ? from - SKEW_MS : 0;
+    rd_kafka_resp_err_t code = rd_kafka_offsets_for_times(l->rk, list, TIMEOUT_MS);
+    int rc = EX_OK;
+    l->entries = 0;
+    if (code)
+        rc = failed(l, "asking for offsets of the ledger by time", code);
+    else
+        switch (scan(l->rk, list, NULL, on_entry, l, l->err)) {
+        case SCAN_DONE:
+            break;
+        case SCAN_STOPPED:
+            l->o->uncertain = true;
+            if (l->entries < ENTRIES_MAX) rc = EX_DATAERR;
+            break;
+        case SCAN_FAILED:
+            rc = EX_UNAVAILABLE;
+            break;
+        }
+    if (rc != EX_OK && !code) buf_putc(l->err, '\n');
+    rd_kafka_topic_partition_list_destroy(list);
+    return rc;
+}
+
+static void count_fallen(struct look *l) {
+    for (size_t i = 0; i < l->n_fallen; i++) {
+        const struct fallen *f = &l->fallen[i];
+        struct requeue past = {.died_ms = f->died_ms};
+        past.origin.partition = f->from_partition;
+        past.origin.offset = f->from_offset;
+        if (chains_fate(l->chains, f->fault, f->partition, f->offset, &past) != LETTER_OPEN)
+            continue;
+        struct dead_row *row = &l->o->dead[f->row];
+        if (!row->n || f->died_ms < row->since_ms) row->since_ms = f->died_ms;
+        if (!row->n || f->died_ms >= row->last_ms) {
+            row->last_ms = f->died_ms;
+            memcpy(row->why, f->why, sizeof row->why);
+        }
+        row->n++;
+        l->o->died++;
+    }
+}
+
+static rd_kafka_topic_partition_list_t *dead_partitions(const struct look *l,
+                                                        int ret_partitions[FAULTS]) {
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(16);
+    char name[TOPIC_MAX + 1];
+    for (int f = FAULT_TENANT; f < FAULTS; f++) {
+        const struct topic *t =
+            topic_dead(l->source, (enum fault)f, name) ? topic_find(l->all, name) : NULL;
+        ret_partitions[f] = t ? t->partitions : 0;
+        for (int i = 0; i < ret_partitions[f]; i++)
+            rd_kafka_topic_partition_list_add(list, name, i)->offset = RD_KAFKA_OFFSET_BEGINNING;
+    }
+    return list;
+}
+
+static int look_at_dead(struct look *l) {
+    char name[TOPIC_MAX + 1];
+    int partitions[FAULTS] = {0}, rc;
+    rd_kafka_topic_partition_list_t *list = dead_partitions(l, partitions);
+    l->n_fallen = 0;
+    rc = read_through(l, list, on_dead, &l->o->more_died);
+    rd_kafka_topic_partition_list_destroy(list);
+    if (rc != EX_OK || !l->n_fallen) return rc;
+    l->chains = chains_new(l->source, l->cfg->group, partitions);
+    const struct topic *ledger = topic_ledger(l->source, name) ? topic_find(l->all, name) : NULL;
+    if (l->cfg->ledger && ledger && ledger->partitions) rc = read_ledger(l, ledger);
+    count_fallen(l);
+    chains_free(l->chains);
+    l->chains = NULL;
+    return rc;
+}
+
+/* ---- all of it ---- */
+
+bool overview_by_read(const char *text, enum overview_by *ret) {
+    static const char *const names[] = {
+        [BY_WORKSPACE] = "workspace", [BY_DESTINATION] = "destination", [BY_REASON] = "reason"};
+    for (size_t i = BY_WORKSPACE; i < sizeof names / sizeof *names; i++)
+        if (strcmp(text, names[i]) == 0) return *ret = (enum overview_by)i, true;
+    return false;
+}
+
+static int by_waiting(const void *a, const void *b) {
+    const struct parked_row *x = a, *y = b;
+    if (x->n != y->n) return x->n > y->n ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+static int by_died(const void *a, const void *b) {
+    const struct dead_row *x = a, *y = b;
+    int d = strcmp(x->source, y->source);
+    if (d) return d;
+    if (x->fault != y->fault) return x->fault < y->fault ? -1 : 1;
+    if (x->n != y->n) return x->n > y->n ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+/* Rows whose letters all went back are none. */
+static void tidy(struct overview *o) {
+    size_t n = 0;
+    for (size_t i = 0; i < o->n_dead; i++)
+        if (o->dead[i].n) o->dead[n++] = o->dead[i];
+    o->n_dead = n;
+    if (o->n_dead) qsort(o->dead, o->n_dead, sizeof *o->dead, by_died);
+    if (o->n_parked) qsort(o->parked, o->n_parked, sizeof *o->parked, by_waiting);
+}
+
+int overview_read(const struct config *cfg, rd_kafka_t *rk, const struct topic_list *all,
+                  const struct topic_list *sources, struct overview *ret, struct buf *err) {
+    struct look l = {.cfg = cfg, .rk = rk, .all = all, .o = ret, .err = err};
+    ret->several = sources->n > 1;
+    int rc = EX_OK;
+    for (size_t i = 0; i < sources->n && rc == EX_OK; i++) {
+        l.source = sources->v[i].name;
+        rc = look_at_parked(&l);
+    }
+    forget_rows(&l);
+    l.read = 0;
+    for (size_t i = 0; i < sources->n && rc == EX_OK; i++) {
+        l.source = sources->v[i].name;
+        rc = look_at_dead(&l);
+    }
+    forget_rows(&l);
+    free(l.fallen);
+    tidy(ret);
+    return rc;
+}
+
+void overview_free(struct overview *o) {
+    free(o->leftovers);
+    free(o->parked);
+    free(o->dead);
+    *o = (struct overview){0};
+}

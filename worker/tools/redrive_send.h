@@ -1,0 +1,50 @@
+/* Sends dead letters back, or discards them, in Kafka transactions that carry the records and, for
+ * each partition of a dead topic that they lie in, the ledger entry that names them. So a letter
+ * goes back once, whatever ends the process when: who comes next reads the ledger first. Main
+ * thread; blocks. */
+#ifndef RUNSINK_REDRIVE_SEND_H
+#define RUNSINK_REDRIVE_SEND_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "config/config.h"
+#include "worker/kafka/topics.h"
+#include "worker/tools/redrive_plan.h"
+
+struct sending {
+    const struct config *cfg;
+    rd_kafka_t *rk;     /* of reader_consumer() */
+    const char *source; /* topic */
+    int source_partitions;
+    enum plan_way way;
+    const char *why, *who;     /* PLAN_DISCARD */
+    char retry[TOPIC_MAX + 1]; /* where they go: PLAN_ATTEMPTS */
+    int retry_partitions;
+    char ledger[TOPIC_MAX + 1];
+    rd_kafka_topic_partition_list_t *ledger_at; /* read up to here, into chains */
+    struct chains *chains;
+    struct plan *plan;
+    const struct ledger_signer *signer; /* NULL: unsigned */
+    int64_t rate;                       /* records a second; 0: no limit */
+    void (*progress)(void *context, uint64_t sent);
+    /* Waits that long, or until it is time to stop; whether it is. */
+    bool (*stop)(void *context, int64_t wait_ms);
+    void *context;
+
+    uint64_t sent, transactions; /* sent: or discarded */
+    uint64_t elsewhere;          /* another redrive was faster */
+};
+
+enum send_end {
+    SEND_DONE,
+    SEND_STOPPED,
+    SEND_FENCED, /* another redrive of this topic has begun */
+    SEND_FAILED, /* a message is in err */
+    SEND_REFUSED /* the ledger is not as it should be: a message is in err */
+};
+enum send_end redrive_send(struct sending *, struct buf *err);
+
+/* Reads the ledger on from ledger_at, to its visible end or (until) to these offsets. */
+enum send_end redrive_read_ledger(struct sending *, const int64_t *until, struct buf *err);
+
+#endif

@@ -1,0 +1,436 @@
+#include "worker/tools/verify_anchor.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "worker/kafka/topics.h"
+
+#define SOURCES_MAX 1000000
+#define MARKS_MAX 2000000
+#define KEYS_MAX 64
+/* An owner that was away, or a transaction under way, may anchor a head that is not the newest any
+ * more: by so much, at most, are an anchor's time and the newer entries' apart. */
+#define STALE_MS 600000
+#define NO_ENTRY UINT64_MAX
+
+/* An anchor whose signature waits for the statement that names its key. */
+struct late {
+    uint8_t hash[SHA256_LEN], sig[LEDGER_SIG_LEN];
+    char key[LEDGER_KEY_ID_LEN + 1];
+};
+
+/* An anchor. */
+struct source {
+    char *name;
+    int64_t at_ms;
+    struct late *late; /* NULL: its signature is right, or not to be checked */
+};
+
+/* One head, whichever anchors name it. */
+struct mark {
+    uint64_t seq;
+    int64_t next;
+    uint32_t source; /* the first anchor that does */
+    bool found, differs;
+    uint8_t hash[SHA256_LEN], other[SHA256_LEN];
+};
+
+/* A partition that anchors name. */
+struct spot {
+    char *topic;
+    int32_t partition;
+    struct mark *marks; /* ascending by seq and hash, once sorted */
+    size_t n, cap;
+    bool begun; /* the ledger has an entry of it: */
+    uint64_t first_seq, last_seq;
+    uint8_t first_prev[SHA256_LEN];
+    uint64_t early;
+};
+
+struct anchored {
+    const struct snapshot *snapshot;
+    const struct reader_limits *limits;
+    struct audit *audit;
+    struct ledger_pubkey keys[KEYS_MAX];
+    size_t n_keys;
+    struct source *sources;
+    size_t n_sources, cap_sources;
+    struct spot *spots;
+    size_t n_spots, cap_spots;
+    uint32_t *index; /* open addressing, place in spots + 1; cap_index a power of two */
+    size_t cap_index;
+    size_t n_marks;
+    bool sorted, full;
+    struct arena arena; /* of the anchor at hand */
+    struct anchored_sums sums;
+};
+
+struct anchored *anchored_new(const struct snapshot *s, const struct ledger_pubkey *keys,
+                              size_t n_keys, const struct reader_limits *limits) {
+    struct anchored *x = xcalloc(1, sizeof *x);
+    x->snapshot = s;
+    x->limits = limits;
+    x->n_keys = n_keys < KEYS_MAX ? n_keys : KEYS_MAX;
+    if (x->n_keys) memcpy(x->keys, keys, x->n_keys * sizeof *keys);
+    return x;
+}
+
+void anchored_free(struct anchored *x) {
+    if (!x) return;
+    for (size_t i = 0; i < x->n_sources; i++) {
+        free(x->sources[i].name);
+        free(x->sources[i].late);
+    }
+    for (size_t i = 0; i < x->n_spots; i++) {
+        free(x->spots[i].topic);
+        free(x->spots[i].marks);
+    }
+    free(x->sources);
+    free(x->spots);
+    free(x->index);
+    arena_free(&x->arena);
+    free(x);
+}
+
+void anchored_report(struct anchored *x, struct audit *a) {
+    x->audit = a;
+}
+
+void anchored_sums(const struct anchored *x, struct anchored_sums *ret) {
+    *ret = x->sums;
+}
+
+/* ---- reports ---- */
+
+static void report(struct anchored *x, struct finding f, const char *fmt, va_list ap) {
+    char text[700];
+    vsnprintf(text, sizeof text, fmt, ap);
+    f.text = text;
+    audit_report(x->audit, &f);
+}
+
+/* About an anchor as such. */
+static void say(struct anchored *x, const char *code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void say(struct anchored *x, const char *code, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    report(x, (struct finding){.code = code, .offset = -1}, fmt, ap);
+    va_end(ap);
+}
+
+/* About a partition; m NULL: about no single head. */
+static void say_of(struct anchored *x, const struct spot *s, const struct mark *m, const char *code,
+                   const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+
+static void say_of(struct anchored *x, const struct spot *s, const struct mark *m, const char *code,
+                   const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    report(x,
+           (struct finding){.note = !m,
+                            .code = code,
+                            .topic = s->topic,
+                            .partition = s->partition,
+                            .offset = m ? m->next : -1},
+           fmt, ap);
+    va_end(ap);
+}
+
+/* ---- anchors ---- */
+
+/* Room for one more: doubles. */
+static void *grow(void *array, size_t n, size_t *cap, size_t size) {
+    if (n < *cap) return array;
+    *cap = *cap ? 2 * *cap : 16;
+    return xrealloc(array, *cap * size);
+}
+
+static size_t slot_of(const struct anchored *x, struct str topic, int32_t partition) {
+    size_t i = (size_t)keyed_hash_numbered(topic, partition) & (x->cap_index - 1);
+    for (; x->index[i]; i = (i + 1) & (x->cap_index - 1)) {
+        const struct spot *s = &x->spots[x->index[i] - 1];
+        if (s->partition == partition && str_is(topic, s->topic)) break;
+    }
+    return i;
+}
+
+static void enlarge_index(struct anchored *x) {
+    free(x->index);
+    x->cap_index = x->cap_index ? 2 * x->cap_index : 64;
+    x->index = xcalloc(x->cap_index, sizeof *x->index);
+    for (size_t i = 0; i < x->n_spots; i++)
+        x->index[slot_of(x, str_c(x->spots[i].topic), x->spots[i].partition)] = (uint32_t)i + 1;
+}
+
+static struct spot *spot_of(struct anchored *x, struct str topic, int32_t partition, bool make) {
+    if (make && x->n_spots * 2 >= x->cap_index) enlarge_index(x);
+    if (!x->cap_index) return NULL;
+    size_t slot = slot_of(x, topic, partition);
+    if (x->index[slot]) return &x->spots[x->index[slot] - 1];
+    if (!make) return NULL;
+    x->spots = grow(x->spots, x->n_spots, &x->cap_spots, sizeof *x->spots);
+    x->spots[x->n_spots++] =
+        (struct spot){.topic = xstrndup(topic.p, topic.n), .partition = partition};
+    x->index[slot] = (uint32_t)x->n_spots;
+    return &x->spots[x->n_spots - 1];
+}
+
+/* Whether the topic is the source or one of its retry topics. */
+static bool is_ours(const struct anchored *x, struct str topic) {
+    char name[TOPIC_MAX + 1];
+    size_t base;
+    snprintf(name, sizeof name, "%.*s", (int)topic.n, topic.p);
+    enum topic_kind kind = topic_kind(name, &base);
+    return (kind == TOPIC_SOURCE || kind == TOPIC_RETRY) &&
+           str_is((struct str){name, base}, x->snapshot->source);
+}
+
+static const struct ledger_pubkey *key_named(const struct anchored *x, const char *id) {
+    for (size_t i = 0; i < x->n_keys; i++)
+        if (strcmp(x->keys[i].id, id) == 0) return &x->keys[i];
+    return NULL;
+}
+
+/* An altered anchor may not hide behind another group's name: asked before that is looked at. */
+static bool check_hash(struct anchored *x, const char *name, const struct anchor *a) {
+    uint8_t hash[SHA256_LEN];
+    sha256(a->canonical.p, a->canonical.n, hash);
+    if (memcmp(hash, a->hash, SHA256_LEN) == 0) return true;
+    say(x, "anchor-bad-hash", "anchor %s was altered: its hash is not that of its bytes", name);
+    return false;
+}
+
+/* False when it is wrong. Of a key that is not known yet: put off. */
+static bool check_signature(struct anchored *x, const char *name, const struct anchor *a,
+                            struct late **ret_late) {
+    const struct ledger_pubkey *key = key_named(x, a->key);
+    if (!x->n_keys || (key && ledger_pubkey_check(key, a->hash, SHA256_LEN, a->sig))) return true;
+    if (key) {
+        say(x, "anchor-bad-signature", "anchor %s: the signature is not key %s's", name, a->key);
+        return false;
+    }
+    struct late *late = xcalloc(1, sizeof *late);
+    memcpy(late->hash, a->hash, SHA256_LEN);
+    memcpy(late->sig, a->sig, sizeof a->sig);
+    memcpy(late->key, a->key, sizeof a->key);
+    *ret_late = late;
+    return true;
+}
+
+static bool same(const struct mark *m, const struct anchor_head *h) {
+    return m->seq == h->seq && memcmp(m->hash, h->hash, SHA256_LEN) == 0;
+}
+
+static void add_head(struct anchored *x, const struct anchor_head *h) {
+    if (!is_ours(x, h->topic) || x->n_marks == MARKS_MAX) {
+        x->full = x->full || x->n_marks == MARKS_MAX;
+        return;
+    }
+    struct spot *s = spot_of(x, h->topic, h->partition, true);
+    if (s->n && same(&s->marks[s->n - 1], h)) return; /* anchored again after a restart */
+    s->marks = grow(s->marks, s->n, &s->cap, sizeof *s->marks);
+    struct mark *m = &s->marks[s->n++];
+    *m = (struct mark){.seq = h->seq, .next = h->next, .source = (uint32_t)(x->n_sources - 1)};
+    memcpy(m->hash, h->hash, SHA256_LEN);
+    x->n_marks++;
+}
+
+static bool in_limits(const struct anchored *x, const struct anchor *a) {
+    return a->at_ms >= x->limits->from_ms && (!x->limits->to_ms || a->at_ms < x->limits->to_ms);
+}
+
+void anchored_add(struct anchored *x, const char *name, struct str value) {
+    struct anchor a;
+    struct ledger_read_error why;
+    struct late *late = NULL;
+    arena_free(&x->arena);
+    if (!anchor_read(value, &x->arena, &a, &why)) {
+        char what[64];
+        outcome_text(what, sizeof what, str_c(why.what));
+        say(x, "anchor-malformed", "anchor %s: expected %s at byte %zu", name, what, why.at);
+        return;
+    }
+    if (!check_hash(x, name, &a) || !str_is(a.group, x->snapshot->group) || !in_limits(x, &a))
+        return;
+    if (x->n_sources == SOURCES_MAX) {
+        x->full = true;
+        return;
+    }
+    if (!check_signature(x, name, &a, &late)) return;
+    x->sources = grow(x->sources, x->n_sources, &x->cap_sources, sizeof *x->sources);
+    x->sources[x->n_sources++] =
+        (struct source){.name = xstrdup(name), .at_ms = a.at_ms, .late = late};
+    x->sums.anchors++;
+    if (a.at_ms > x->sums.newest_ms) x->sums.newest_ms = a.at_ms;
+    x->sorted = false;
+    for (size_t i = 0; i < a.n; i++) add_head(x, &a.heads[i]);
+}
+
+/* ---- entries ---- */
+
+static int compare_marks(const void *a, const void *b) {
+    const struct mark *x = a, *y = b;
+    if (x->seq != y->seq) return x->seq < y->seq ? -1 : 1;
+    int d = memcmp(x->hash, y->hash, SHA256_LEN);
+    return d ? d : (x->source > y->source) - (x->source < y->source);
+}
+
+static void sort_marks(struct anchored *x) {
+    if (x->sorted) return;
+    x->sorted = true;
+    x->n_marks = 0;
+    for (size_t i = 0; i < x->n_spots; i++) {
+        struct spot *s = &x->spots[i];
+        size_t n = 0;
+        qsort(s->marks, s->n, sizeof *s->marks, compare_marks);
+        for (size_t k = 0; k < s->n; k++)
+            if (!n || s->marks[n - 1].seq != s->marks[k].seq ||
+                memcmp(s->marks[n - 1].hash, s->marks[k].hash, SHA256_LEN) != 0)
+                s->marks[n++] = s->marks[k];
+        s->n = n;
+        x->n_marks += n;
+    }
+}
+
+/* The first mark with this number or a higher one. */
+static size_t first_mark(const struct spot *s, uint64_t seq) {
+    size_t low = 0, high = s->n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (s->marks[middle].seq < seq)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The keys that a known key names; that the chain is right about them is the audit's business. */
+static void learn_key(struct anchored *x, const struct ledger_entry *e) {
+    struct ledger_pubkey next;
+    const struct ledger_pubkey *from = key_named(x, e->rotate_from);
+    if (!from || x->n_keys == KEYS_MAX) return;
+    ledger_pubkey_from_raw(e->rotate_to, &next);
+    if (!key_named(x, next.id) && ledger_pubkey_check_rotation(from, next.raw, e->rotate_sig))
+        x->keys[x->n_keys++] = next;
+}
+
+void anchored_entry(struct anchored *x, const struct ledger_entry *e) {
+    sort_marks(x);
+    if (e->rotates) learn_key(x, e);
+    struct spot *s = spot_of(x, e->topic, e->partition, false);
+    if (!s) return;
+    if (!s->begun) {
+        s->first_seq = s->last_seq = e->seq;
+        memcpy(s->first_prev, e->prev, SHA256_LEN);
+    }
+    s->begun = true;
+    if (e->seq > s->last_seq) s->last_seq = e->seq;
+    for (size_t i = first_mark(s, e->seq); i < s->n && s->marks[i].seq == e->seq; i++) {
+        struct mark *m = &s->marks[i];
+        if (memcmp(m->hash, e->hash, SHA256_LEN) == 0) {
+            m->found = true;
+        } else {
+            m->differs = true;
+            memcpy(m->other, e->hash, SHA256_LEN);
+        }
+    }
+}
+
+/* ---- the end ---- */
+
+/* Read in part, the ledger may have no entry of the partition: the next one would follow what the
+ * group has committed. */
+static void begin_at_committed(struct anchored *x, struct spot *s) {
+    for (size_t i = 0; i < x->snapshot->n_committed && !s->begun; i++) {
+        const struct committed *c = &x->snapshot->committed[i];
+        if (c->partition != s->partition || strcmp(c->topic, s->topic) != 0 || !c->has_meta)
+            continue;
+        s->begun = c->meta.seq > 0;
+        s->first_seq = c->meta.seq;
+        s->last_seq = c->meta.seq - 1;
+        memcpy(s->first_prev, c->meta.head, SHA256_LEN);
+    }
+}
+
+static void say_differs(struct anchored *x, const struct spot *s, const struct mark *m,
+                        const uint8_t other[SHA256_LEN], const char *whose) {
+    char was[HEX_LEN(SHA256_LEN) + 1], is[HEX_LEN(SHA256_LEN) + 1];
+    hex(m->hash, SHA256_LEN, was);
+    hex(other, SHA256_LEN, is);
+    say_of(x, s, m, "anchor-differs",
+           "entry %" PRIu64 " was anchored with hash %s, %s is %s: the ledger was rewritten "
+           "(anchor %s)",
+           m->seq, was, whose, is, x->sources[m->source].name);
+}
+
+/* number: an entry's, that why ends with; NO_ENTRY: none. */
+static void say_missing(struct anchored *x, const struct spot *s, const struct mark *m,
+                        const char *why, uint64_t number) {
+    char was[HEX_LEN(SHA256_LEN) + 1], entry[24] = "";
+    hex(m->hash, SHA256_LEN, was);
+    if (number != NO_ENTRY) snprintf(entry, sizeof entry, " %" PRIu64, number);
+    say_of(x, s, m, "anchor-missing",
+           "entry %" PRIu64 " was anchored with hash %s and is not there: %s%s (anchor %s)", m->seq,
+           was, why, entry, x->sources[m->source].name);
+}
+
+static void judge(struct anchored *x, struct spot *s, const struct mark *m) {
+    int64_t at = x->sources[m->source].at_ms;
+    if (m->found)
+        x->sums.found++;
+    else if (m->differs)
+        say_differs(x, s, m, m->other, "the ledger's");
+    else if (!s->begun)
+        say_missing(x, s, m, "the ledger has no entry of this partition", NO_ENTRY);
+    else if (m->seq > s->last_seq)
+        say_missing(x, s, m, "the chain ends with entry", s->last_seq);
+    else if (m->seq >= s->first_seq)
+        say_missing(x, s, m, "the chain begins with entry", s->first_seq);
+    else if (m->seq + 1 == s->first_seq && memcmp(m->hash, s->first_prev, SHA256_LEN) != 0)
+        say_differs(x, s, m, s->first_prev, "what the first entry read names as the one before it");
+    else if (x->limits->from_ms && m->seq + 1 < s->first_seq && at >= x->limits->from_ms + STALE_MS)
+        say_missing(x, s, m, "it was the newest then, and what was settled later begins with entry",
+                    s->first_seq);
+    else
+        s->early++;
+}
+
+static void check_late(struct anchored *x, const struct source *source) {
+    const struct late *late = source->late;
+    if (!late) return;
+    const struct ledger_pubkey *key = key_named(x, late->key);
+    if (!key)
+        say(x, "anchor-unknown-key",
+            "anchor %s is signed by key %s, which is not among those given", source->name,
+            late->key);
+    else if (!ledger_pubkey_check(key, late->hash, SHA256_LEN, late->sig))
+        say(x, "anchor-bad-signature", "anchor %s: the signature is not key %s's", source->name,
+            late->key);
+}
+
+void anchored_finish(struct anchored *x) {
+    sort_marks(x);
+    for (size_t i = 0; i < x->n_sources; i++) check_late(x, &x->sources[i]);
+    for (size_t i = 0; i < x->n_spots; i++) {
+        struct spot *s = &x->spots[i];
+        if (x->snapshot->partial && !s->begun) begin_at_committed(x, s);
+        for (size_t k = 0; k < s->n; k++) judge(x, s, &s->marks[k]);
+        x->sums.heads += s->n;
+        x->sums.early += s->early;
+        if (s->early)
+            say_of(x, s, NULL, "anchored-early",
+                   "%" PRIu64 " heads were anchored before the ledger's beginning, entry %" PRIu64,
+                   s->early, s->first_seq);
+    }
+    if (x->full)
+        say(x, "anchors-too-many",
+            "there are more than %d anchors or %d heads: not all were compared; verify a part at a "
+            "time (--from, --to)",
+            SOURCES_MAX, MARKS_MAX);
+}

@@ -1,0 +1,509 @@
+#include "worker/tools/verify_audit.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "worker/tools/verify_chain.h"
+#include "worker/tools/verify_origin.h"
+
+/* What one entry may expand to: ten times the records that configuration allows in a window. */
+#define RECORDS_MAX 100000000
+#define TIERS_MAX 255
+#define TIER_UNKNOWN TIERS_MAX
+
+struct tier {
+    char *name;
+    bool drained;
+};
+
+struct audit {
+    struct audit_options opts;
+    char *source; /* what opts.source points to */
+    struct ledger_pubkey *keys;
+    struct chain **chains;
+    size_t n_chains, cap_chains;
+    uint32_t *index; /* open addressing, chain number + 1; cap_index a power of two */
+    size_t cap_index;
+    struct origins origins;
+    struct tier tiers[TIERS_MAX];
+    size_t n_tiers;
+    struct arena arena; /* of the entry at hand */
+    struct audit_row *rows;
+    uint64_t findings;
+};
+
+struct audit *audit_new(const struct audit_options *opts) {
+    struct audit *a = xcalloc(1, sizeof *a);
+    a->opts = *opts;
+    a->opts.source = a->source = xstrdup(opts->source);
+    a->keys = xcalloc(opts->n_keys, sizeof *a->keys);
+    if (opts->n_keys) memcpy(a->keys, opts->keys, opts->n_keys * sizeof *a->keys);
+    a->opts.keys = a->keys;
+    return a;
+}
+
+void audit_free(struct audit *a) {
+    if (!a) return;
+    for (size_t i = 0; i < a->n_chains; i++) {
+        struct chain *c = a->chains[i];
+        spans_free(&c->seen);
+        free(c->topic);
+        free(c->links);
+        free(c->keys);
+        free(c);
+    }
+    for (size_t i = 0; i < a->n_tiers; i++) free(a->tiers[i].name);
+    origins_free(&a->origins);
+    arena_free(&a->arena);
+    free(a->chains);
+    free(a->index);
+    free(a->rows);
+    free(a->keys);
+    free(a->source);
+    free(a);
+}
+
+void audit_report(struct audit *a, const struct finding *f) {
+    if (!f->note) a->findings++;
+    a->opts.report(a->opts.context, f);
+}
+
+void chain_say(struct audit *a, struct chain *c, const struct ledger_place *place, bool note,
+               const char *code, int64_t offset, const char *fmt, ...) {
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    struct finding f = {.note = note,
+                        .code = code,
+                        .topic = c->topic,
+                        .partition = c->row.partition,
+                        .offset = offset,
+                        .text = text};
+    if (place) f.place = *place;
+    if (!note) c->row.findings++;
+    audit_report(a, &f);
+}
+
+static uint8_t tier_of(struct audit *a, struct str name) {
+    for (size_t i = 0; i < a->n_tiers; i++)
+        if (str_is(name, a->tiers[i].name)) return (uint8_t)i;
+    if (a->n_tiers == TIERS_MAX || name.n == 0) return TIER_UNKNOWN;
+    a->tiers[a->n_tiers].name = xstrndup(name.p, name.n);
+    return (uint8_t)a->n_tiers++;
+}
+
+/* "<source>.retry.<tier>" -> the tier's name, else empty. */
+static struct str retry_tier(const struct audit *a, struct str topic) {
+    struct str prefix = str_c(a->source);
+    if (!str_starts(topic, a->source)) return (struct str){0};
+    struct str rest = {topic.p + prefix.n, topic.n - prefix.n};
+    if (!str_starts(rest, ".retry.")) return (struct str){0};
+    return (struct str){rest.p + 7, rest.n - 7};
+}
+
+static enum chain_kind kind_of(const struct audit *a, struct str topic) {
+    if (str_is(topic, a->source)) return CHAIN_SOURCE;
+    if (retry_tier(a, topic).n) return CHAIN_RETRY;
+    if (!str_starts(topic, a->source)) return CHAIN_FOREIGN;
+    size_t skip = strlen(a->source);
+    struct str rest = {topic.p + skip, topic.n - skip};
+    return str_starts(rest, ".dead.") ? CHAIN_DEAD : CHAIN_FOREIGN;
+}
+
+static size_t slot_of(const struct audit *a, struct str topic, int32_t partition) {
+    size_t i = (size_t)keyed_hash_numbered(topic, partition) & (a->cap_index - 1);
+    for (; a->index[i]; i = (i + 1) & (a->cap_index - 1)) {
+        const struct chain *c = a->chains[a->index[i] - 1];
+        if (c->row.partition == partition && str_is(topic, c->topic)) break;
+    }
+    return i;
+}
+
+static void index_enlarge(struct audit *a) {
+    free(a->index);
+    a->cap_index = a->cap_index ? 2 * a->cap_index : 64;
+    a->index = xcalloc(a->cap_index, sizeof *a->index);
+    for (size_t i = 0; i < a->n_chains; i++) {
+        const struct chain *c = a->chains[i];
+        a->index[slot_of(a, str_c(c->topic), c->row.partition)] = (uint32_t)i + 1;
+    }
+}
+
+static uint32_t chain_number(struct audit *a, struct str topic, int32_t partition) {
+    if (a->n_chains * 2 >= a->cap_index) index_enlarge(a);
+    size_t slot = slot_of(a, topic, partition);
+    if (a->index[slot]) return a->index[slot] - 1;
+    if (a->n_chains == a->cap_chains) {
+        a->cap_chains = a->cap_chains ? 2 * a->cap_chains : 32;
+        a->chains = xrealloc(a->chains, a->cap_chains * sizeof(struct chain *));
+    }
+    struct chain *c = xcalloc(1, sizeof *c);
+    c->topic = xstrndup(topic.p, topic.n);
+    c->row = (struct audit_row){.topic = c->topic, .partition = partition, .committed = -1};
+    c->kind = kind_of(a, topic);
+    if (c->kind == CHAIN_RETRY) c->tier = tier_of(a, retry_tier(a, topic));
+    a->chains[a->n_chains] = c;
+    a->index[slot] = (uint32_t)++a->n_chains;
+    return a->index[slot] - 1;
+}
+
+void audit_expect(struct audit *a, const char *topic, int32_t partition, int64_t offset,
+                  const struct meta *meta) {
+    uint32_t number = chain_number(a, str_c(topic), partition); /* may move a->chains */
+    struct chain *c = a->chains[number];
+    c->expected = true;
+    c->row.committed = offset;
+    c->row.has_meta = meta != NULL;
+    if (!meta) return;
+    c->row.meta_seq = meta->seq;
+    memcpy(c->row.meta_head, meta->head, SHA256_LEN);
+}
+
+bool audit_reached(const struct audit *a) {
+    for (size_t i = 0; i < a->n_chains; i++) {
+        const struct chain *c = a->chains[i];
+        if (!c->expected || !c->row.has_meta || c->row.meta_seq == 0) continue;
+        if (!c->begun || c->row.last_seq + 1 < c->row.meta_seq) return false;
+    }
+    return true;
+}
+
+void audit_drained(struct audit *a, const char *retry_topic) {
+    uint8_t tier = tier_of(a, retry_tier(a, str_c(retry_topic)));
+    if (tier != TIER_UNKNOWN) a->tiers[tier].drained = true;
+}
+
+bool audit_seen(const struct audit *a, const char *topic, int32_t partition, int64_t offset) {
+    if (!a->n_chains) return true;
+    size_t slot = slot_of(a, str_c(topic), partition);
+    if (!a->index[slot]) return true;
+    const struct chain *c = a->chains[a->index[slot] - 1];
+    if (!c->begun || offset < c->row.first || offset >= c->row.next) return true;
+    return spans_has(&c->seen, offset);
+}
+
+/* An entry's ranges, to see that no record has two outcomes in it. */
+struct span_of {
+    struct ledger_range range;
+    enum ledger_kind kind;
+};
+
+static int compare_spans(const void *a, const void *b) {
+    const struct span_of *x = a, *y = b;
+    return (x->range.a > y->range.a) - (x->range.a < y->range.a);
+}
+
+static void check_spans(struct audit *a, struct chain *c, const struct ledger_entry *e,
+                        const struct ledger_place *place) {
+    size_t n = 0;
+    for (size_t i = 0; i < e->n_groups; i++) n += e->groups[i].n_offsets;
+    if (n == 0) return;
+    struct span_of *spans = arena_alloc(&a->arena, n * sizeof *spans);
+    n = 0;
+    for (size_t i = 0; i < e->n_groups; i++)
+        for (size_t k = 0; k < e->groups[i].n_offsets; k++)
+            spans[n++] = (struct span_of){e->groups[i].offsets[k], e->groups[i].kind};
+    qsort(spans, n, sizeof *spans, compare_spans);
+    int64_t reach = -1;
+    enum ledger_kind kind = LEDGER_DELIVERED;
+    for (size_t i = 0; i < n; i++) {
+        struct ledger_range r = spans[i].range;
+        if (r.a < e->first || r.z >= e->next)
+            chain_say(a, c, place, false, "outside-window", r.a < e->first ? r.a : r.z,
+                      "entry %" PRIu64 " speaks of a record outside of its window", e->seq);
+        if (r.a <= reach || e->lost)
+            chain_say(a, c, place, false, "two-outcomes", r.a,
+                      "entry %" PRIu64 " gives it two outcomes: %s and %s", e->seq,
+                      e->lost ? "lost" : ledger_kind_name(kind), ledger_kind_name(spans[i].kind));
+        if (r.z > reach) {
+            reach = r.z;
+            kind = spans[i].kind;
+        }
+        if (a->opts.keep_seen) spans_add(&c->seen, r);
+    }
+}
+
+/* Who says it: the source topic's own entry, or a retry topic's, which took it from there. */
+enum teller { BY_SOURCE, BY_RETRY, BY_DEAD };
+
+static uint64_t lives(const struct audit *a, uint32_t chain) {
+    return a->chains[chain]->row.anew + 1;
+}
+
+static void tally(struct audit *a, uint32_t chain, int64_t offset, enum ledger_kind kind,
+                  enum teller teller, bool late, uint8_t tier) {
+    struct origin_tally *t = origins_at(&a->origins, chain, offset);
+    if (teller == BY_RETRY) t->taken++;
+    if (teller == BY_SOURCE && t->opened < 100) t->opened++;
+    switch (kind) {
+    case LEDGER_DELIVERED:
+    case LEDGER_SKIPPED:
+        t->final++;
+        break;
+    case LEDGER_PARKED:
+        t->parked++;
+        break;
+    case LEDGER_DEAD:
+        t->dead++;
+        break;
+    case LEDGER_REDRIVEN:
+        t->redriven++;
+        break;
+    case LEDGER_DISCARDED: /* its story ends among the dead letters */
+        t->redriven++;
+        t->taken++;
+        t->final++;
+        break;
+    }
+    if (kind == LEDGER_PARKED || kind == LEDGER_REDRIVEN) {
+        t->tier = tier;
+        t->late = late;
+    }
+    origins_settle(&a->origins, t, lives(a, chain));
+}
+
+/* Younger than the state that the group had committed when reading began. */
+static bool is_late(const struct chain *c, const struct ledger_entry *e) {
+    return !c->expected || !c->row.has_meta || e->seq >= c->row.meta_seq;
+}
+
+/* What entries of dead topics say, and no others. */
+static bool of_dead(enum ledger_kind kind) {
+    return kind == LEDGER_REDRIVEN || kind == LEDGER_DISCARDED;
+}
+
+static void follow_origins(struct audit *a, struct chain *c, const struct ledger_entry *e,
+                           const struct ledger_group *g, const struct ledger_place *place) {
+    uint8_t tier = tier_of(a, g->tier);
+    if (g->n_origins == 0) {
+        chain_say(a, c, place, false, "no-origin", g->offsets[0].a,
+                  "entry %" PRIu64 " does not say which record of the source topic it is", e->seq);
+        return;
+    }
+    for (size_t i = 0; i < g->n_origins; i++) {
+        const struct ledger_origin *o = &g->origins[i];
+        if (!str_is(o->topic, a->source)) {
+            chain_say(a, c, place, false, "foreign-origin", g->offsets[0].a,
+                      "entry %" PRIu64 " names an origin in another topic than %s", e->seq,
+                      a->source);
+            return;
+        }
+        uint32_t chain = chain_number(a, o->topic, o->partition);
+        for (int64_t v = o->range.a; v <= o->range.z; v++) {
+            tally(a, chain, v, g->kind, c->kind == CHAIN_RETRY ? BY_RETRY : BY_DEAD, is_late(c, e),
+                  tier);
+            /* Back to the source topic as a new event, which is another record: the story of this
+             * one ends. */
+            if (g->kind == LEDGER_REDRIVEN && !g->tier.n)
+                tally(a, chain, v, LEDGER_SKIPPED, BY_RETRY, false, tier);
+        }
+    }
+}
+
+/* A source record's outcome is final at once, or opens a tally. */
+static void follow_source(struct audit *a, struct chain *c, uint32_t number,
+                          const struct ledger_entry *e, const struct ledger_group *g,
+                          const struct ledger_place *place) {
+    uint8_t tier = tier_of(a, g->tier);
+    if (g->n_origins || of_dead(g->kind))
+        chain_say(a, c, place, false, "wrong-kind", g->offsets[0].a,
+                  "entry %" PRIu64 " says of a source record what only others can be", e->seq);
+    if (g->kind != LEDGER_PARKED && g->kind != LEDGER_DEAD) return;
+    for (size_t i = 0; i < g->n_offsets; i++)
+        for (int64_t v = g->offsets[i].a; v <= g->offsets[i].z; v++)
+            tally(a, number, v, g->kind, BY_SOURCE, is_late(c, e), tier);
+}
+
+/* From here on offsets are those of another topic. What was parked of the old one still has its
+ * outcome to come. */
+static void begin_anew(struct audit *a, struct chain *c, const struct ledger_entry *e,
+                       const struct ledger_place *place) {
+    spans_free(&c->seen);
+    c->row.first = e->first; /* what Kafka holds below is none of ours */
+    c->row.anew++;
+    chain_say(a, c, place, true, "made-anew", e->first,
+              "the topic was deleted and made anew: its records up to %" PRId64
+              " are those of the old one, entry %" PRIu64 " begins again at %" PRId64,
+              e->before, e->seq, e->first);
+}
+
+static void follow(struct audit *a, uint32_t number, const struct ledger_entry *e,
+                   const struct ledger_place *place) {
+    struct chain *c = a->chains[number];
+    uint64_t count = 0;
+    for (size_t i = 0; i < e->n_groups; i++) {
+        if (e->groups[i].count > RECORDS_MAX - count) {
+            chain_say(a, c, place, false, "implausible", e->first,
+                      "entry %" PRIu64 " speaks of more than %d records", e->seq, RECORDS_MAX);
+            return;
+        }
+        count += e->groups[i].count;
+        c->row.records[e->groups[i].kind] += e->groups[i].count;
+    }
+    if (e->anew) begin_anew(a, c, e, place);
+    check_spans(a, c, e, place);
+    if (e->lost) {
+        uint64_t n = (uint64_t)(e->next - e->first);
+        c->row.lost += n;
+        if (a->opts.keep_seen) spans_add(&c->seen, (struct ledger_range){e->first, e->next - 1});
+        chain_say(a, c, place, false, "lost", e->first,
+                  "%" PRIu64 " records were removed by retention before they were read", n);
+    }
+    for (size_t i = 0; i < e->n_groups; i++) {
+        const struct ledger_group *g = &e->groups[i];
+        switch (c->kind) {
+        case CHAIN_SOURCE:
+            follow_source(a, c, number, e, g, place);
+            break;
+        case CHAIN_RETRY:
+        case CHAIN_DEAD:
+            if (of_dead(g->kind) != (c->kind == CHAIN_DEAD))
+                chain_say(a, c, place, false, "wrong-kind", g->offsets[0].a,
+                          "entry %" PRIu64 " says \"%s\" of a record of this topic", e->seq,
+                          ledger_kind_name(g->kind));
+            follow_origins(a, c, e, g, place);
+            break;
+        case CHAIN_FOREIGN:
+            break;
+        }
+        if (g->kind == LEDGER_DELIVERED && a->opts.delivered)
+            a->opts.delivered(a->opts.context, e, g);
+    }
+}
+
+static void open_chain(struct audit *a, struct chain *c, const struct ledger_place *place) {
+    c->links = xcalloc(CHAIN_LINKS, sizeof *c->links);
+    c->keys = xcalloc(CHAIN_KEYS_MAX, sizeof *c->keys);
+    for (; c->n_keys < a->opts.n_keys && c->n_keys < CHAIN_KEYS_MAX; c->n_keys++)
+        c->keys[c->n_keys].pub = a->opts.keys[c->n_keys];
+    if (c->kind == CHAIN_FOREIGN)
+        chain_say(a, c, place, false, "foreign", -1,
+                  "this topic is neither %s nor one of its retry and dead topics", a->source);
+}
+
+static void malformed(struct audit *a, struct str key, const struct ledger_read_error *why,
+                      const struct ledger_place *place) {
+    struct str topic;
+    char text[512], name[TOPIC_MAX + 1];
+    struct finding f = {.code = "malformed", .offset = -1, .place = *place, .text = text};
+    char what[64];
+    outcome_text(what, sizeof what, str_c(why->what));
+    snprintf(text, sizeof text, "not a ledger entry: expected %s at byte %zu", what, why->at);
+    if (key.p && ledger_read_key(key, &topic, &f.partition)) {
+        memcpy(name, topic.p, topic.n);
+        name[topic.n] = '\0';
+        f.topic = name;
+    }
+    audit_report(a, &f);
+}
+
+static void check_key(struct audit *a, struct chain *c, struct str key,
+                      const struct ledger_entry *e, const struct ledger_place *place) {
+    struct str topic;
+    int32_t partition;
+    if (!key.p || (ledger_read_key(key, &topic, &partition) && str_eq(topic, e->topic) &&
+                   partition == e->partition))
+        return;
+    chain_say(a, c, place, false, "wrong-key", e->first,
+              "entry %" PRIu64 "'s record has the key of another partition", e->seq);
+}
+
+void audit_entry(struct audit *a, struct str key, struct str value,
+                 const struct ledger_place *place) {
+    struct ledger_entry e;
+    struct ledger_read_error why;
+    uint8_t hash[SHA256_LEN];
+    arena_free(&a->arena);
+    if (!ledger_read(value, &a->arena, &e, &why)) {
+        malformed(a, key, &why, place);
+        return;
+    }
+    sha256(e.canonical.p, e.canonical.n, hash);
+    bool intact = memcmp(hash, e.hash, SHA256_LEN) == 0;
+    /* An altered entry may not hide behind another group's name. */
+    if (intact && !str_is(e.group, a->opts.group)) return;
+    if (intact && a->opts.entry) a->opts.entry(a->opts.context, &e);
+    uint32_t number = chain_number(a, e.topic, e.partition);
+    struct chain *c = a->chains[number];
+    if (!c->links) open_chain(a, c, place);
+    check_key(a, c, key, &e, place);
+    if (!intact)
+        chain_say(a, c, place, false, "bad-hash", e.first,
+                  "entry %" PRIu64 " was altered: its hash is not that of its bytes", e.seq);
+    chain_check_signature(a, c, &e, place);
+    enum chain_answer answer = chain_add(a, c, &e, intact, a->opts.partial, place);
+    if (c->expected && c->row.has_meta && e.seq + 1 == c->row.meta_seq && intact &&
+        memcmp(e.hash, c->row.meta_head, SHA256_LEN) == 0) {
+        c->head_found = true;
+        if (c->kind != CHAIN_DEAD && e.next != c->row.committed)
+            chain_say(a, c, place, false, "offset-differs", e.next,
+                      "the ledger's head ends at %" PRId64
+                      ", the group's committed offset is %" PRId64,
+                      e.next, c->row.committed);
+    }
+    if (answer != CHAIN_NEW) return;
+    c->row.entries++;
+    follow(a, number, &e, place);
+}
+
+/* What a record's tally amounts to at the end. */
+static void judge(struct audit *a, const struct origin_tally *t) {
+    struct chain *c = a->chains[t->chain];
+    int pending = origin_pending(t), dead = t->dead - t->redriven;
+    int most = origin_lives(t, lives(a, t->chain)), ended = t->final + (dead > 0 ? dead : 0);
+    bool early = a->opts.partial; /* its beginning may lie before what was read */
+    const struct tier *tier = t->tier < a->n_tiers ? &a->tiers[t->tier] : NULL;
+    if (ended > most)
+        chain_say(a, c, NULL, false, "second-outcome", t->offset,
+                  "it has %d final outcomes: %d delivered, skipped or discarded, %d dead",
+                  t->final + t->dead, t->final, t->dead);
+    else if (pending > 0 && pending + ended > most)
+        chain_say(a, c, NULL, false, "parked-twice", t->offset,
+                  "it waits in a retry topic (%s) beside another outcome", tier ? tier->name : "?");
+    else if (pending < 0 && !early)
+        chain_say(a, c, NULL, false, "never-parked", t->offset,
+                  "a retry topic's entry gives it an outcome, but no entry parked it");
+    else if (dead < 0 && !early)
+        chain_say(a, c, NULL, false, "never-dead", t->offset,
+                  "it was redriven or discarded, but no entry calls it dead");
+    else if (pending > 0 && tier && tier->drained && !t->late && !a->opts.unfinished)
+        chain_say(a, c, NULL, false, "vanished", t->offset,
+                  "it was parked in %s, that topic has been consumed, and no entry names it",
+                  tier->name);
+    if (pending > 0) c->row.pending += (uint64_t)pending;
+    if (dead > 0) c->row.dead_now += (uint64_t)dead;
+}
+
+void audit_finish(struct audit *a) {
+    size_t n;
+    const struct origin_tally *left = origins_sorted(&a->origins, &n);
+    for (size_t i = 0; i < n; i++) judge(a, &left[i]);
+    origins_free(&a->origins);
+    for (size_t i = 0; i < a->n_chains; i++) chain_finish(a, a->chains[i], &a->opts);
+}
+
+static int compare_rows(const void *a, const void *b) {
+    const struct audit_row *x = a, *y = b;
+    int d = strcmp(x->topic, y->topic);
+    return d ? d : (x->partition > y->partition) - (x->partition < y->partition);
+}
+
+size_t audit_rows(struct audit *a, const struct audit_row **ret) {
+    size_t n = 0;
+    free(a->rows);
+    a->rows = xcalloc(a->n_chains, sizeof *a->rows);
+    for (size_t i = 0; i < a->n_chains; i++)
+        if (a->chains[i]->begun || a->chains[i]->expected || a->chains[i]->row.pending)
+            a->rows[n++] = a->chains[i]->row;
+    qsort(a->rows, n, sizeof *a->rows, compare_rows);
+    *ret = a->rows;
+    return n;
+}
+
+uint64_t audit_findings(const struct audit *a) {
+    return a->findings;
+}

@@ -1,0 +1,91 @@
+/* The judgement of `runsink verify`: takes ledger entries one at a time, in any order between
+ * partitions, and reports what is wrong. Pure: no I/O, no clock; one thread. The same code judges a
+ * topic, an exported folder and the unit tests' mutations.
+ *
+ * A chain is the entries of one partition, of the source topic, a retry topic or the dead topic. */
+#ifndef RUNSINK_VERIFY_AUDIT_H
+#define RUNSINK_VERIFY_AUDIT_H
+
+#include "worker/kafka/meta.h"
+#include "worker/ledger/ledger_read.h"
+
+/* Where an entry was found. */
+struct ledger_place {
+    const char *name; /* the ledger topic, or a file */
+    int32_t partition;
+    int64_t offset; /* of the Kafka record, or the line */
+};
+
+struct finding {
+    bool note;         /* worth knowing, and no reason to fail */
+    const char *code;  /* a short fixed token */
+    const char *topic; /* the record that it is about; NULL when the entry can't tell */
+    int32_t partition;
+    int64_t offset;            /* -1: none */
+    struct ledger_place place; /* name NULL: about no single entry */
+    const char *text;          /* what differs, for people */
+};
+typedef void finding_fn(void *context, const struct finding *);
+
+struct audit_options {
+    const char *source; /* the source topic: its name tells retry and dead topics apart */
+    const char *group;  /* whose chains: entries of other groups are passed over */
+    const struct ledger_pubkey *keys;
+    size_t n_keys;   /* 0: signatures are not checked */
+    bool partial;    /* --from: chains may begin anywhere, origins may have begun before */
+    bool unfinished; /* --to: entries after the last one read are not missed */
+    bool keep_seen;  /* remember which records have an outcome, for audit_seen() */
+    finding_fn *report;
+    void *context;
+    /* Called for each intact entry of the group, wherever it stands, or NULL. */
+    void (*entry)(void *context, const struct ledger_entry *);
+    /* Called for each delivered group of an intact entry, or NULL. */
+    void (*delivered)(void *context, const struct ledger_entry *, const struct ledger_group *);
+};
+
+struct audit *audit_new(const struct audit_options *); /* copied; keys are copied too */
+void audit_free(struct audit *);
+
+/* The group's committed offset of a partition, and its metadata (NULL: not ours). Before the
+ * partition's first entry. */
+void audit_expect(struct audit *, const char *topic, int32_t partition, int64_t offset,
+                  const struct meta *);
+/* key is the Kafka record's key; p NULL: unknown. */
+void audit_entry(struct audit *, struct str key, struct str value, const struct ledger_place *);
+/* Whether every chain has reached what audit_expect() said. */
+bool audit_reached(const struct audit *);
+/* Every record of this retry topic that was visible when the expectations were taken has been
+ * consumed: what still waits there has vanished. */
+void audit_drained(struct audit *, const char *retry_topic);
+/* Whether an entry gives this record an outcome (keep_seen). Records outside of what the chain
+ * covers are none of its business: true. */
+bool audit_seen(const struct audit *, const char *topic, int32_t partition, int64_t offset);
+/* Judges what only the end can tell. */
+void audit_finish(struct audit *);
+/* Reports something found by other means (objects, source records), counted like the rest. */
+void audit_report(struct audit *, const struct finding *);
+
+/* For the table: one per chain that has entries or an expectation, by topic and partition. */
+struct audit_row {
+    const char *topic;
+    int32_t partition;
+    uint64_t entries, repeats;
+    uint64_t signed_entries;
+    uint64_t last_seq;
+    int64_t first, next; /* records covered */
+    int64_t committed;   /* -1: not known */
+    uint64_t records[LEDGER_KINDS];
+    uint64_t lost;
+    uint64_t anew;    /* how often the topic was made anew: first is where it began the last time */
+    uint64_t pending; /* source partitions: records that wait in a retry topic */
+    uint64_t dead_now; /* source partitions: records that are dead letters at the end */
+    uint64_t findings;
+    uint8_t head[SHA256_LEN]; /* the last entry's hash */
+    bool has_meta;            /* the expectation came with our metadata: */
+    uint64_t meta_seq;
+    uint8_t meta_head[SHA256_LEN];
+};
+size_t audit_rows(struct audit *, const struct audit_row **ret); /* after audit_finish() */
+uint64_t audit_findings(const struct audit *);                   /* notes not counted */
+
+#endif

@@ -1,0 +1,306 @@
+#include "worker/tools/verify_files.h"
+
+#include <cjson/cJSON.h>
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#define MANIFEST "manifest.json"
+#define UNNAMED "unnamed.ndjson"
+#define SUFFIX ".ndjson"
+#define ANCHORS "anchors"
+#define VERSIONS_MAX 1000
+#define MANIFEST_MAX (256u << 20)
+#define NAME_SIZE (TOPIC_MAX + 32)
+
+void snapshot_free(struct snapshot *s) {
+    if (!s) return;
+    free(s->committed);
+    free(s->drained);
+    *s = (struct snapshot){0};
+}
+
+/* Room for one more: doubles when n is a power of two. */
+static void *grow(void *array, size_t n, size_t size) {
+    return n & (n - 1) ? array : xrealloc(array, (n ? 2 * n : 1) * size);
+}
+
+struct committed *snapshot_add(struct snapshot *s) {
+    s->committed = grow(s->committed, s->n_committed, sizeof *s->committed);
+    struct committed *c = &s->committed[s->n_committed++];
+    *c = (struct committed){0};
+    return c;
+}
+
+void snapshot_add_drained(struct snapshot *s, const char *topic) {
+    s->drained = grow(s->drained, s->n_drained, sizeof *s->drained);
+    snprintf(s->drained[s->n_drained++], sizeof *s->drained, "%s", topic);
+}
+
+void snapshot_expect(const struct snapshot *s, struct audit *a) {
+    for (size_t i = 0; i < s->n_committed; i++) {
+        const struct committed *c = &s->committed[i];
+        audit_expect(a, c->topic, c->partition, c->offset, c->has_meta ? &c->meta : NULL);
+    }
+}
+
+void snapshot_drained(const struct snapshot *s, struct audit *a) {
+    for (size_t i = 0; i < s->n_drained; i++) audit_drained(a, s->drained[i]);
+}
+
+struct export {
+    char *dir;
+};
+
+static bool say_errno(struct buf *err, const char *what, const char *dir, const char *name) {
+    buf_printf(err, "cannot %s %s%s%s: %s", what, dir, name ? "/" : "", name ? name : "",
+               strerror(errno));
+    return false;
+}
+
+static bool is_empty(const char *dir) {
+    DIR *d = opendir(dir);
+    size_t n = 0;
+    if (!d) return false;
+    while (readdir(d)) n++;
+    closedir(d);
+    return n == 2; /* . and .. */
+}
+
+struct export *export_open(const char *dir, struct buf *err) {
+    if (mkdir(dir, 0777) != 0 && (errno != EEXIST || !is_empty(dir))) {
+        if (errno == EEXIST)
+            buf_printf(err, "%s is not an empty folder: give --export a new one", dir);
+        else
+            say_errno(err, "make", dir, NULL);
+        return NULL;
+    }
+    struct export *x = xcalloc(1, sizeof *x);
+    x->dir = xstrdup(dir);
+    return x;
+}
+
+void export_free(struct export *x) {
+    if (!x) return;
+    free(x->dir);
+    free(x);
+}
+
+static FILE *open_in(const char *dir, const char *name, const char *mode) {
+    char *path = xmalloc(strlen(dir) + strlen(name) + 2);
+    sprintf(path, "%s/%s", dir, name);
+    FILE *f = fopen(path, mode);
+    free(path);
+    return f;
+}
+
+static bool close_written(FILE *f) {
+    bool ok = !ferror(f);
+    return fclose(f) == 0 && ok;
+}
+
+/* A value that is an entry holds no newline; one that is none must not become two lines. */
+static void put_line(FILE *f, struct str value) {
+    for (size_t i = 0; i < value.n;) {
+        const char *stop = memchr(value.p + i, '\n', value.n - i);
+        size_t n = stop ? (size_t)(stop - value.p) - i : value.n - i;
+        fwrite(value.p + i, 1, n, f);
+        if (stop) fputc(' ', f);
+        i += n + (stop != NULL);
+    }
+    fputc('\n', f);
+}
+
+/* Opened for each entry: there may be more partitions than file descriptors. */
+bool export_entry(struct export *x, struct str key, struct str value, struct buf *err) {
+    char name[NAME_SIZE] = UNNAMED;
+    struct str topic;
+    int32_t partition;
+    if (ledger_read_key(key, &topic, &partition))
+        snprintf(name, sizeof name, "%.*s-%d" SUFFIX, (int)topic.n, topic.p, (int)partition);
+    FILE *f = open_in(x->dir, name, "ae");
+    if (!f) return say_errno(err, "open", x->dir, name);
+    put_line(f, value);
+    return close_written(f) || say_errno(err, "write", x->dir, name);
+}
+
+static void make_folders(const char *dir, const char *name) {
+    char path[4096];
+    for (const char *at = name; (at = strchr(at, '/')); at++) {
+        snprintf(path, sizeof path, "%s/%.*s", dir, (int)(at - name), name);
+        mkdir(path, 0777); /* what matters is whether the file can be made */
+    }
+}
+
+bool export_anchor(struct export *x, const char *name, struct str value, struct buf *err) {
+    char path[128];
+    snprintf(path, sizeof path, ANCHORS "/%s", name);
+    make_folders(x->dir, path);
+    FILE *f = open_in(x->dir, path, "wxe");
+    for (int version = 2; !f && errno == EEXIST && version < VERSIONS_MAX; version++) {
+        snprintf(path, sizeof path, ANCHORS "/%s.%d", name, version);
+        f = open_in(x->dir, path, "wxe");
+    }
+    if (!f) return say_errno(err, "create", x->dir, path);
+    fwrite(value.p, 1, value.n, f);
+    return close_written(f) || say_errno(err, "write", x->dir, path);
+}
+
+char *files_anchors(const char *dir) {
+    char *path = xmalloc(strlen(dir) + sizeof "/" ANCHORS);
+    sprintf(path, "%s/" ANCHORS, dir);
+    return path;
+}
+
+static void put_committed(FILE *f, const struct committed *c) {
+    fprintf(f, "{\"topic\":\"%s\",\"partition\":%d,\"offset\":%" PRId64, c->topic,
+            (int)c->partition, c->offset);
+    if (c->has_meta) {
+        char head[HEX_LEN(SHA256_LEN) + 1];
+        hex(c->meta.head, SHA256_LEN, head);
+        fprintf(f, ",\"entries\":%" PRIu64 ",\"head\":\"%s\"", c->meta.seq, head);
+    }
+    fputs("}", f);
+}
+
+bool export_finish(struct export *x, const struct snapshot *s, struct buf *err) {
+    FILE *f = open_in(x->dir, MANIFEST, "wxe");
+    if (!f) return say_errno(err, "create", x->dir, MANIFEST);
+    /* Topics and groups are of a restricted alphabet; only the group needs care. */
+    struct buf group;
+    buf_init(&group, 6 * sizeof s->group);
+    buf_json(&group, str_c(s->group));
+    fprintf(f, "{\"v\":1,\"source\":\"%s\",\"group\":\"%s\",\"partial\":%s,\"unfinished\":%s,\n",
+            s->source, buf_cstr(&group), s->partial ? "true" : "false",
+            s->unfinished ? "true" : "false");
+    buf_free(&group);
+    if (s->has_anchors) fprintf(f, "\"anchors\":%" PRId64 ",\n", s->anchors);
+    fputs("\"committed\":[", f);
+    for (size_t i = 0; i < s->n_committed; i++) {
+        fputs(i ? ",\n" : "\n", f);
+        put_committed(f, &s->committed[i]);
+    }
+    fputs("],\n\"drained\":[", f);
+    for (size_t i = 0; i < s->n_drained; i++) fprintf(f, "%s\"%s\"", i ? "," : "", s->drained[i]);
+    fputs("]}\n", f);
+    return close_written(f) || say_errno(err, "write", x->dir, MANIFEST);
+}
+
+static bool read_all(FILE *f, struct buf *to) {
+    char chunk[65536];
+    size_t n;
+    while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
+        if (!buf_add(to, chunk, n)) return false;
+    return !ferror(f);
+}
+
+static const char *text_of(const cJSON *object, const char *name) {
+    const char *s = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, name));
+    return s ? s : "";
+}
+
+/* Numbers below 2^53, which JSON readers agree on. */
+static bool number_of(const cJSON *object, const char *name, int64_t max, int64_t *ret) {
+    const cJSON *n = cJSON_GetObjectItemCaseSensitive(object, name);
+    if (!cJSON_IsNumber(n) || n->valuedouble < 0 || n->valuedouble > (double)max) return false;
+    *ret = (int64_t)n->valuedouble;
+    return true;
+}
+
+static bool read_committed(const cJSON *item, struct committed *ret) {
+    const int64_t most = (int64_t)1 << 53;
+    const char *topic = text_of(item, "topic");
+    int64_t partition, entries;
+    if (!ledger_topic_legal(str_c(topic))) return false;
+    snprintf(ret->topic, sizeof ret->topic, "%s", topic);
+    if (!number_of(item, "partition", INT32_MAX, &partition) ||
+        !number_of(item, "offset", most, &ret->offset))
+        return false;
+    ret->partition = (int32_t)partition;
+    ret->has_meta = number_of(item, "entries", most, &entries);
+    if (!ret->has_meta) return true;
+    ret->meta.seq = (uint64_t)entries;
+    return unhex(str_c(text_of(item, "head")), ret->meta.head, SHA256_LEN);
+}
+
+static bool read_manifest(const cJSON *root, struct snapshot *s) {
+    const cJSON *item;
+    int64_t version;
+    const char *source = text_of(root, "source");
+    if (!number_of(root, "v", 1, &version) || version != 1) return false;
+    if (!ledger_topic_legal(str_c(source))) return false;
+    snprintf(s->source, sizeof s->source, "%s", source);
+    snprintf(s->group, sizeof s->group, "%s", text_of(root, "group"));
+    s->partial = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(root, "partial"));
+    s->unfinished = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(root, "unfinished"));
+    s->has_anchors = cJSON_HasObjectItem(root, "anchors");
+    if (s->has_anchors && !number_of(root, "anchors", (int64_t)1 << 53, &s->anchors)) return false;
+    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(root, "committed")) {
+        if (!read_committed(item, snapshot_add(s))) return false;
+    }
+    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(root, "drained")) {
+        if (!cJSON_IsString(item) || !ledger_topic_legal(str_c(item->valuestring))) return false;
+        snapshot_add_drained(s, item->valuestring);
+    }
+    return true;
+}
+
+bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err) {
+    FILE *f = open_in(dir, MANIFEST, "re");
+    if (!f) return say_errno(err, "open", dir, MANIFEST);
+    struct buf text;
+    struct snapshot s = {0};
+    buf_init(&text, MANIFEST_MAX);
+    bool ok = read_all(f, &text);
+    fclose(f);
+    cJSON *root = ok ? cJSON_ParseWithLength(buf_cstr(&text), text.n) : NULL;
+    ok = root && read_manifest(root, &s);
+    cJSON_Delete(root);
+    buf_free(&text);
+    if (ok) {
+        *ret = s;
+        return true;
+    }
+    snapshot_free(&s);
+    buf_printf(err, "%s/" MANIFEST " is not what `runsink verify --export` writes", dir);
+    return false;
+}
+
+static bool audit_file(const char *dir, const char *name, struct audit *a, struct buf *err) {
+    FILE *f = open_in(dir, name, "re");
+    if (!f) return say_errno(err, "open", dir, name);
+    struct ledger_place place = {.name = name};
+    char *line = NULL;
+    size_t cap = 0;
+    ssize_t n;
+    while ((n = getline(&line, &cap, f)) >= 0) {
+        place.offset++;
+        if (n > 0 && line[n - 1] == '\n') n--;
+        audit_entry(a, (struct str){0}, (struct str){line, (size_t)n}, &place);
+    }
+    bool ok = !ferror(f);
+    free(line);
+    fclose(f);
+    return ok || say_errno(err, "read", dir, name);
+}
+
+static int is_entries(const struct dirent *d) {
+    size_t n = strlen(d->d_name), suffix = sizeof SUFFIX - 1;
+    return n > suffix && strcmp(d->d_name + n - suffix, SUFFIX) == 0;
+}
+
+bool files_audit(const char *dir, struct audit *a, struct buf *err) {
+    struct dirent **names;
+    int n = scandir(dir, &names, is_entries, alphasort);
+    if (n < 0) return say_errno(err, "read", dir, NULL);
+    bool ok = true;
+    for (int i = 0; i < n; i++) {
+        ok = ok && audit_file(dir, names[i]->d_name, a, err);
+        free(names[i]);
+    }
+    free(names);
+    return ok;
+}

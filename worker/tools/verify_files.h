@@ -1,0 +1,57 @@
+/* A ledger as files: what `runsink verify --export DIR` writes and `runsink verify DIR` reads.
+ *     manifest.json                  the source topic, the group's committed state, the files
+ *     <topic>-<partition>.ndjson     that partition's entries as they were, one a line
+ *     unnamed.ndjson                 ledger records whose key names no partition
+ *     anchors/2026/01/31/...json     the anchors as they were, under the names that they have in
+ *                                    the group's folder (".2" behind it: another version)
+ * The manifest is not signed: keep it where the ledger's writers can't change it, and a ledger that
+ * was cut short can't hide that. One thread. */
+#ifndef RUNSINK_VERIFY_FILES_H
+#define RUNSINK_VERIFY_FILES_H
+
+#include "worker/tools/verify_audit.h"
+
+struct committed {
+    char topic[TOPIC_MAX + 1];
+    int32_t partition;
+    int64_t offset;
+    bool has_meta;
+    struct meta meta;
+};
+
+/* What was known when the ledger was read. */
+struct snapshot {
+    char source[TOPIC_MAX + 1];
+    char group[201];
+    bool partial, unfinished; /* as in struct audit_options */
+    struct committed *committed;
+    size_t n_committed;
+    char (*drained)[TOPIC_MAX + 1]; /* retry topics, see audit_drained() */
+    size_t n_drained;
+    bool has_anchors; /* they were looked for: */
+    int64_t anchors;  /* exported */
+};
+void snapshot_free(struct snapshot *);
+struct committed *snapshot_add(struct snapshot *); /* zeroed */
+void snapshot_add_drained(struct snapshot *, const char *topic);
+/* Tells the audit: first the committed state, then, at the end, what was drained. */
+void snapshot_expect(const struct snapshot *, struct audit *);
+void snapshot_drained(const struct snapshot *, struct audit *);
+
+/* Writing. The folder is made; it must be empty or absent. */
+struct export;
+struct export *export_open(const char *dir, struct buf *err);
+bool export_entry(struct export *, struct str key, struct str value, struct buf *err);
+/* name: a legal anchor's name. */
+bool export_anchor(struct export *, const char *name, struct str value, struct buf *err);
+/* Writes the manifest, last of all. */
+bool export_finish(struct export *, const struct snapshot *, struct buf *err);
+void export_free(struct export *);
+
+/* Reading: the manifest, then all files, each entry given to the audit. */
+bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err);
+bool files_audit(const char *dir, struct audit *, struct buf *err);
+/* Where an export's anchors are; the caller's to free. */
+char *files_anchors(const char *dir);
+
+#endif

@@ -1,0 +1,36 @@
+/* What `runsink verify` prints: findings as they come, then a table and the verdict; or one JSON
+ * object a line for each source topic. Main thread. */
+#ifndef RUNSINK_VERIFY_REPORT_H
+#define RUNSINK_VERIFY_REPORT_H
+
+#include <stdio.h>
+
+#include "worker/tools/verify_anchor.h"
+
+struct report {
+    FILE *out;
+    bool json;
+    uint64_t shown, hidden; /* findings and notes; those beyond a bound are only counted */
+    uint64_t progress_ms;   /* when it was shown last; 0: never */
+};
+
+void report_begin(struct report *, const char *source);
+/* A finding_fn: context is the report. */
+void report_finding(void *context, const struct finding *);
+/* On standard error, a few times a second, when that is a terminal. */
+void report_progress(struct report *, const char *what, uint64_t entries, double part);
+void report_progress_end(struct report *);
+
+struct report_sums {
+    bool keys_given;
+    bool objects; /* were fetched: */
+    uint64_t objects_checked, objects_bytes;
+    bool records; /* were compared with the topics: */
+    uint64_t records_checked;
+    bool anchors; /* were looked for: */
+    struct anchored_sums anchored;
+};
+/* True when all holds. */
+bool report_end(struct report *, struct audit *, const struct report_sums *);
+
+#endif
