@@ -480,7 +480,7 @@ static struct writers *writers_new(int wake_fd) {
 /* The sink ------------------------------------------------------------- */
 
 static void **slot_of(struct sink_env *env) {
-    return &env->state[sink_type_index(&file_sink)];
+    return sink_state(env, &file_sink);
 }
 
 static void submit(struct sink_env *env, struct batch *b) {

@@ -37,7 +37,7 @@ static void free_config(void *config) {
 }
 
 static struct lane *lane_of(struct sink_env *env) {
-    void **slot = &env->state[sink_type_index(&null_sink)];
+    void **slot = sink_state(env, &null_sink);
     if (!*slot) *slot = xcalloc(1, sizeof(struct lane));
     return *slot;
 }
@@ -68,7 +68,7 @@ static int tick(struct sink_env *env, int64_t now_ms) {
 }
 
 static void close_lane(struct sink_env *env) {
-    void **slot = &env->state[sink_type_index(&null_sink)];
+    void **slot = sink_state(env, &null_sink);
     if (!*slot) return;
     while (tick(env, 0) == 0) {
     }

@@ -131,7 +131,7 @@ static uint32_t count_attempt(struct scripted_config *c, const char *key) {
 }
 
 static struct play **list_of(struct sink_env *env) {
-    return (struct play **)&env->state[sink_type_index(&scripted_sink)];
+    return (struct play **)sink_state(env, &scripted_sink);
 }
 
 static void submit(struct sink_env *env, struct batch *b) {

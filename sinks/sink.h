@@ -82,8 +82,19 @@ struct sink_env {
     const struct config *cfg;
     struct http *http;
     int wake_fd; /* an eventfd that wakes the lane from another thread; 0: there is none */
-    void *state[SINK_TYPES_MAX]; /* a slot for each type, by its place in sink_types[] */
+    struct {
+        const struct sink_type *type; /* NULL: free */
+        void *state;
+    } slots[SINK_TYPES_MAX];
 };
+
+/* The type's own state in this lane; NULL until the type has put something there. */
+static inline void **sink_state(struct sink_env *env, const struct sink_type *type) {
+    size_t i = 0;
+    while (env->slots[i].type && env->slots[i].type != type) i++;
+    env->slots[i].type = type;
+    return &env->slots[i].state;
+}
 
 struct sink_type {
     const char *name; /* the value of sink.type */

@@ -101,7 +101,7 @@ static void submit(struct sink_env *env, struct batch *b) {
 #ifdef RUNSINK_LIBS3
     const struct s3_config *c = b->dest->config;
     if (c->sigv2) {
-        s3_sigv2_submit(env->cfg, &env->state[sink_type_index(&s3_sink)], b);
+        s3_sigv2_submit(env->cfg, sink_state(env, &s3_sink), b);
         return;
     }
 #endif
@@ -128,11 +128,11 @@ static void cancel(struct sink_env *env, struct batch *b) {
 #ifdef RUNSINK_LIBS3
 static int tick(struct sink_env *env, int64_t now_ms) {
     (void)now_ms;
-    return s3_sigv2_tick(&env->state[sink_type_index(&s3_sink)]);
+    return s3_sigv2_tick(sink_state(env, &s3_sink));
 }
 
 static void close_lane(struct sink_env *env) {
-    s3_sigv2_close(&env->state[sink_type_index(&s3_sink)]);
+    s3_sigv2_close(sink_state(env, &s3_sink));
 }
 #endif
 

@@ -420,7 +420,8 @@ static void internal_types_can_not_be_named(void **state) {
     unsetenv("RUNSINK_TEST_SINKS");
     for (size_t i = 0; sink_types[i]; i++) {
         assert_int_equal(sink_type_index(sink_types[i]), i);
-        assert_true(i < sizeof((struct sink_env *)0)->state / sizeof(void *));
+        assert_true(i <
+                    sizeof((struct sink_env *)0)->slots / sizeof *((struct sink_env *)0)->slots);
     }
 }
 
