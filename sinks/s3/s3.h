@@ -1,6 +1,7 @@
-/* The parts of the S3 sink: s3_dest.c makes destinations, s3_request.c builds signed requests, s3.c
- * sends them and judges the answers, s3_sigv2.c serves the endpoints that know Signature Version 2
- * only. Nobody but these and their tests includes this. Lane's thread. */
+/* The parts of the S3 sink: s3_dest.c makes destinations and corrects their region, s3_request.c
+ * builds signed requests, s3.c sends them and judges the answers, s3_sigv2.c serves the endpoints
+ * that know Signature Version 2 only. Nobody but these and their tests includes this. Lane's
+ * thread. */
 #ifndef RUNSINK_S3_H
 #define RUNSINK_S3_H
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "config/config.h"
+#include "sinks/egress.h"
 #include "sinks/s3/s3.h"
 #include "sinks/s3/s3_error.h"
 #include "worker/base/conceal.h"
@@ -282,6 +283,18 @@ static bool take_endpoint(const struct config *cfg, const struct fields *f, stru
     return true;
 }
 
+const char *s3_dns_suffix(const char *region) {
+    static const struct {
+        const char *regions, *suffix;
+    } partitions[] = {
+        {"cn-", "amazonaws.com.cn"}, {"us-iso-", "c2s.ic.gov"},      {"us-isob-", "sc2s.sgov.gov"},
+        {"eusc-", "amazonaws.eu"},   {"us-isof-", "csp.hci.ic.gov"}, {"eu-isoe-", "cloud.adc-e.uk"},
+    };
+    for (size_t i = 0; i < sizeof partitions / sizeof *partitions; i++)
+        if (str_starts(str_c(region), partitions[i].regions)) return partitions[i].suffix;
+    return "amazonaws.com";
+}
+
 void s3_place(struct s3_config *c) {
     if (c->default_endpoint) {
         struct buf b;
@@ -417,4 +430,40 @@ void s3_free_config(void *config) {
     free(c->path_root);
     wipe(c, sizeof *c);
     free(c);
+}
+
+/* "bucket.s3.eu-west-1.amazonaws.com", "s3-eu-west-1.amazonaws.com" -> "eu-west-1" */
+static bool region_of_host(const char *host, char ret[SIGV4_REGION_MAX + 1]) {
+    for (const char *label = host; label; label = strchr(label, '.')) {
+        label += *label == '.';
+        if (strncmp(label, "s3.", 3) != 0 && strncmp(label, "s3-", 3) != 0) continue;
+        const char *from = label + 3;
+        size_t n = strcspn(from, ".");
+        char region[SIGV4_REGION_MAX + 1] = "";
+        if (!from[n] || !s3_region_is_label((struct str){from, n})) continue;
+        memcpy(region, from, n);
+        if (strcmp(from + n + 1, s3_dns_suffix(region)) != 0) continue;
+        memcpy(ret, region, sizeof region);
+        return true;
+    }
+    return false;
+}
+
+bool s3_learn_region(struct s3_config *c, int status, const struct s3_error *e,
+                     const char *region_header, const char *signed_region) {
+    if (status != 301 && status != 307 && status != 400) return false;
+    char region[SIGV4_REGION_MAX + 1] = "";
+    if (s3_region_valid(str_c(region_header)))
+        memcpy(region, region_header, strlen(region_header) + 1);
+    else if (e->region[0])
+        memcpy(region, e->region, sizeof region);
+    else if (!c->default_endpoint || !region_of_host(e->endpoint, region))
+        return false;
+    if (c->default_endpoint && !s3_region_is_label(str_c(region))) return false;
+    if (strcmp(region, signed_region) == 0) return false;
+    if (c->region_learned) return strcmp(region, c->region) == 0;
+    memcpy(c->region, region, sizeof region);
+    c->region_learned = true;
+    s3_place(c);
+    return true;
 }
