@@ -361,34 +361,6 @@ static void check_admin(struct check *k) {
         fail(k, "admin.listen", "is not address:port");
 }
 
-/* A URL's user:password and the password alone are secrets, the rest of it is none; anything else
- * is one as a whole. */
-static void each_part(const char *secret, void (*each)(struct str)) {
-    const char *p = strstr(secret, "://");
-    if (!p) {
-        each(str_c(secret));
-        return;
-    }
-    p += strlen("://");
-    const char *at = strrchr(p, '@');
-    const char *colon = at ? memchr(p, ':', (size_t)(at - p)) : NULL;
-    if (at) each((struct str){p, (size_t)(at - p)});
-    if (colon) each((struct str){colon + 1, (size_t)(at - colon) - 1});
-}
-
-void config_secrets(const struct config *c, void (*each)(struct str)) {
-    for (size_t i = 0; i < config_n_keys; i++) {
-        const struct key *k = &config_keys[i];
-        const void *field = (const char *)c + k->offset;
-        const struct list *l = field;
-        if (!(k->flags & SECRET)) continue;
-        if (k->type == TYPE_STR) each_part(*(char *const *)field, each);
-        for (size_t e = 0; k->type == TYPE_LIST && e < l->n; e++) each_part(l->v[e], each);
-    }
-    for (size_t i = 0; i < c->kafka_names.n; i++)
-        if (config_kafka_secret(c->kafka_names.v[i])) each(str_c(c->kafka_values.v[i]));
-}
-
 /* Somebody meant to name some, and the variable that was to say which was empty. */
 static void check_brokers(struct check *k) {
     const struct config *c = k->c;
