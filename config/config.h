@@ -11,8 +11,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "sinks/egress.h"
 #include "worker/base/buf.h"
+#include "worker/base/cidr.h"
 
 struct list {
     char **v;
@@ -48,6 +48,17 @@ struct config_offset {
     const char *topic;
     int32_t partition;
     int64_t offset;
+};
+
+/* What events may reach; sinks/egress.h judges by it. */
+struct egress {
+    const struct cidr *allow; /* wins over the built-in denials */
+    size_t n_allow;
+    const struct cidr *deny; /* wins over everything */
+    size_t n_deny;
+    bool http;                  /* plain http allowed */
+    const uint16_t (*ports)[2]; /* allowed ranges, inclusive; none: all but 0 */
+    size_t n_ports;
 };
 
 struct config {

@@ -59,64 +59,14 @@ static const struct block6 {
     {{0xff, 0x00}, 8, "multicast"},
 };
 
-static const uint8_t mapped_prefix[12] = {[10] = 0xff, 0xff};
 static const uint8_t global_unicast[1] = {0x20}; /* 2000::/3 */
 static const uint8_t nat64[12] = {0x00, 0x64, 0xff, 0x9b};
 static const uint8_t six_to_four[2] = {0x20, 0x02};
 static const uint8_t teredo[4] = {0x20, 0x01};
 
-static bool same_bits(const uint8_t *a, const uint8_t *b, int bits) {
-    size_t whole = (size_t)bits / 8;
-    if (memcmp(a, b, whole) != 0) return false;
-    int rest = bits % 8;
-    return rest == 0 || (a[whole] ^ b[whole]) >> (8 - rest) == 0;
-}
-
-static void map_ipv4(const void *four, uint8_t ret[16]) {
-    memcpy(ret, mapped_prefix, 12);
-    memcpy(ret + 12, four, 4);
-}
-
-static bool is_mapped(const uint8_t a[16]) {
-    return memcmp(a, mapped_prefix, 12) == 0;
-}
-
-bool cidr_parse(struct str text, struct cidr *ret) {
-    char copy[64];
-    if (text.n == 0 || text.n >= sizeof copy || memchr(text.p, '\0', text.n)) return false;
-    memcpy(copy, text.p, text.n);
-    copy[text.n] = '\0';
-    struct cidr c = {.bits = 128};
-    int base = 0;
-    char *slash = strchr(copy, '/');
-    if (slash) *slash = '\0';
-    uint8_t four[4];
-    if (inet_pton(AF_INET, copy, four) == 1) {
-        map_ipv4(four, c.addr);
-        base = 96;
-    } else if (inet_pton(AF_INET6, copy, c.addr) != 1) {
-        return false;
-    }
-    if (slash) {
-        const char *digits = slash + 1;
-        size_t n = strspn(digits, "0123456789");
-        if (n == 0 || n > 3 || digits[n] || (n > 1 && digits[0] == '0')) return false;
-        c.bits = base + (int)strtol(digits, NULL, 10);
-        if (c.bits > 128) return false;
-    }
-    /* A host bit that is set means that somebody meant another network: not guessed at. */
-    for (int i = c.bits; i < 128; i++)
-        if (c.addr[i / 8] >> (7 - i % 8) & 1) return false;
-    *ret = c;
-    return true;
-}
-
 static bool listed(const struct cidr *list, size_t n, const uint8_t a[16]) {
-    for (size_t i = 0; i < n; i++) {
-        /* ::/0 means IPv6 and does not take all of IPv4 along, although IPv4 is kept mapped. */
-        if (list[i].bits < 96 && is_mapped(a)) continue;
-        if (same_bits(a, list[i].addr, list[i].bits)) return true;
-    }
+    for (size_t i = 0; i < n; i++)
+        if (cidr_holds(&list[i], a)) return true;
     return false;
 }
 
@@ -124,17 +74,17 @@ static bool listed(const struct cidr *list, size_t n, const uint8_t a[16]) {
  * many. RFC 6052 (NAT64), RFC 3056 (6to4), RFC 4380 (Teredo: the server, and the client with its
  * bits flipped). */
 static size_t embedded(const uint8_t a[16], uint8_t ret[2][16]) {
-    if (same_bits(a, nat64, 96)) {
-        map_ipv4(a + 12, ret[0]);
+    if (address_same(a, nat64, 96)) {
+        address_mapped(a + 12, ret[0]);
         return 1;
     }
-    if (same_bits(a, six_to_four, 16)) {
-        map_ipv4(a + 2, ret[0]);
+    if (address_same(a, six_to_four, 16)) {
+        address_mapped(a + 2, ret[0]);
         return 1;
     }
-    if (same_bits(a, teredo, 32)) {
-        map_ipv4(a + 4, ret[0]);
-        map_ipv4(a + 12, ret[1]);
+    if (address_same(a, teredo, 32)) {
+        address_mapped(a + 4, ret[0]);
+        address_mapped(a + 12, ret[1]);
         for (size_t i = 12; i < 16; i++) ret[1][i] ^= 0xff;
         return 2;
     }
@@ -144,13 +94,13 @@ static size_t embedded(const uint8_t a[16], uint8_t ret[2][16]) {
 static const char *special4(const uint8_t a[16]) {
     for (size_t i = 0; i < sizeof blocks4 / sizeof *blocks4; i++) {
         uint32_t net = htonl(blocks4[i].net);
-        if (same_bits(a + 12, (const uint8_t *)&net, blocks4[i].bits)) return blocks4[i].why;
+        if (address_same(a + 12, (const uint8_t *)&net, blocks4[i].bits)) return blocks4[i].why;
     }
     return NULL;
 }
 
 static const char *special(const uint8_t a[16]) {
-    if (is_mapped(a)) return special4(a);
+    if (address_is_mapped(a)) return special4(a);
     uint8_t inner[2][16];
     size_t n = embedded(a, inner);
     for (size_t i = 0; i < n; i++) {
@@ -159,8 +109,8 @@ static const char *special(const uint8_t a[16]) {
     }
     if (n) return NULL;
     for (size_t i = 0; i < sizeof blocks6 / sizeof *blocks6; i++)
-        if (same_bits(a, blocks6[i].net, blocks6[i].bits)) return blocks6[i].why;
-    return same_bits(a, global_unicast, 3) ? NULL : "not global unicast";
+        if (address_same(a, blocks6[i].net, blocks6[i].bits)) return blocks6[i].why;
+    return address_same(a, global_unicast, 3) ? NULL : "not global unicast";
 }
 
 static bool port_allowed(const struct egress *e, uint16_t port) {
@@ -176,7 +126,7 @@ const char *egress_address(const struct egress *e, const struct sockaddr *sa) {
     if (sa->sa_family == AF_INET) {
         struct sockaddr_in in;
         memcpy(&in, sa, sizeof in);
-        map_ipv4(&in.sin_addr, a);
+        address_mapped(&in.sin_addr, a);
         port = ntohs(in.sin_port);
     } else if (sa->sa_family == AF_INET6) {
         struct sockaddr_in6 in6;

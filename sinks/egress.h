@@ -6,24 +6,8 @@
 
 #include <sys/socket.h>
 
+#include "config/config.h"
 #include "worker/base/outcome.h"
-
-struct cidr {
-    uint8_t addr[16]; /* IPv4 as ::ffff:a.b.c.d */
-    int bits;         /* of 128 */
-};
-
-bool cidr_parse(struct str text, struct cidr *ret); /* "10.0.0.0/8", "::1/128", a bare address */
-
-struct egress {
-    const struct cidr *allow; /* wins over the built-in denials */
-    size_t n_allow;
-    const struct cidr *deny; /* wins over everything */
-    size_t n_deny;
-    bool http;                  /* plain http allowed */
-    const uint16_t (*ports)[2]; /* allowed ranges, inclusive; none: all but 0 */
-    size_t n_ports;
-};
 
 /* NULL when allowed; else why not, a static phrase ("loopback", "link-local", "denied by
  * configuration", ...). */

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "config/config.h"
+#include "sinks/egress.h"
 #include "sinks/http/http_error.h"
 #include "sinks/http/http_handle.h"
 #include "sinks/http/http_head.h"

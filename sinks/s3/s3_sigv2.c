@@ -23,6 +23,7 @@
 #include <sys/socket.h>
 
 #include "config/config.h"
+#include "sinks/egress.h"
 #include "sinks/http/http_error.h"
 #include "sinks/http/http_head.h"
 #include "sinks/s3/s3.h"

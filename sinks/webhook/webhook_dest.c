@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #include "config/config.h"
+#include "sinks/egress.h"
 #include "sinks/webhook/webhook.h"
 #include "worker/base/log.h"
 

@@ -7,6 +7,7 @@
 #include <strings.h>
 
 #include "config/config.h"
+#include "sinks/egress.h"
 #include "sinks/s3/s3.h"
 #include "sinks/webhook/webhook.h"
 
