@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "worker/kafka/meta.h"
+#include "worker/pipeline/window.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -75,18 +75,18 @@ static void test_the_text_while_somebody_reads(void **state) {
 
 static void test_any_ends_fit(void **state) {
     (void)state;
-    struct meta m = {.seq = UINT64_MAX, .n_ends = WINDOW_ENDS_MAX};
+    struct meta m = {.seq = UINT64_MAX, .n_ends = META_ENDS_MAX};
     m.claim = (struct claim){UINT32_MAX, UINT64_MAX, ALONE_RECORD, 1L << 62, INT64_MAX, UINT32_MAX};
     memset(m.head, 0xff, sizeof m.head);
     /* Real ones: a partition near its last offset, windows of 100,000 records. */
-    for (int i = 0; i < WINDOW_ENDS_MAX; i++) m.ends[i] = INT64_MAX - 100000L * (250 - i);
+    for (int i = 0; i < META_ENDS_MAX; i++) m.ends[i] = INT64_MAX - 100000L * (250 - i);
     round_trip(&m);
     /* Near the longest text there is: 80 differences of 18 digits, the rest of 17. */
     int64_t at = 0;
-    for (int i = 0; i < WINDOW_ENDS_MAX; i++)
+    for (int i = 0; i < META_ENDS_MAX; i++)
         m.ends[i] = at += i < 80 ? 100000000000000000 : 10000000000000000;
     round_trip(&m);
-    m.n_ends = WINDOW_ENDS_MAX + 1;
+    m.n_ends = META_ENDS_MAX + 1;
     char text[META_MAX + 1] = "untouched";
     assert_false(meta_encode(&m, text));
     assert_string_equal(text, "untouched");
@@ -116,7 +116,7 @@ static void test_random_round_trips(void **state) {
             m.claim.tries = 1 + (uint32_t)rand();
         }
         for (size_t b = 0; b < SHA256_LEN; b++) m.head[b] = (uint8_t)rand();
-        m.n_ends = (size_t)rand() % (WINDOW_ENDS_MAX + 1);
+        m.n_ends = (size_t)rand() % (META_ENDS_MAX + 1);
         int64_t at = (int64_t)rand() * rand();
         for (size_t e = 0; e < m.n_ends; e++) m.ends[e] = at += 1 + rand() % 1000000;
         round_trip(&m);
@@ -191,7 +191,7 @@ static void test_decode_refuses_too_many_ends(void **state) {
     char text[META_MAX + 1];
     size_t n = (size_t)snprintf(text, sizeof text, "rs1 0 " ZEROS " 1");
     struct meta m;
-    for (int i = 1; i < WINDOW_ENDS_MAX; i++) n += (size_t)snprintf(text + n, 3, ",1");
+    for (int i = 1; i < META_ENDS_MAX; i++) n += (size_t)snprintf(text + n, 3, ",1");
     assert_true(meta_decode((struct str){text, n}, &m));
     n += (size_t)snprintf(text + n, 3, ",1");
     assert_false(meta_decode((struct str){text, n}, &m));

@@ -8,7 +8,7 @@
 
 /* Even the longest text fits: an end costs a separator and up to 17 digits, and since the
  * differences add up to less than 9.3e18, at most 92 of them have an 18th digit and 9 a 19th. */
-_Static_assert(4 + 20 + 1 + HEX_LEN(SHA256_LEN) + CLAIM_MAX + WINDOW_ENDS_MAX * 18 + 92 + 9 <=
+_Static_assert(4 + 20 + 1 + HEX_LEN(SHA256_LEN) + CLAIM_MAX + META_ENDS_MAX * 18 + 92 + 9 <=
                    META_MAX,
                "the boundaries must fit the metadata");
 
@@ -31,7 +31,7 @@ static bool add_claim(struct buf *text, const struct claim *c) {
 bool meta_encode(const struct meta *m, char ret[META_MAX + 1]) {
     char head[HEX_LEN(SHA256_LEN) + 1];
     hex(m->head, SHA256_LEN, head);
-    if (m->n_ends > WINDOW_ENDS_MAX || !claim_is_sound(&m->claim)) return false;
+    if (m->n_ends > META_ENDS_MAX || !claim_is_sound(&m->claim)) return false;
     struct buf text;
     buf_init(&text, META_MAX);
     bool ok = buf_printf(&text, "rs%d %" PRIu64 " %s", m->claim.taken ? 2 : 1, m->seq, head) &&
@@ -111,7 +111,7 @@ bool meta_decode(struct str text, struct meta *ret) {
     int64_t before = 0;
     while (rest.n > 0) {
         uint64_t step;
-        if (m.n_ends == WINDOW_ENDS_MAX || !skip_text(&rest, m.n_ends == 0 ? " " : ",") ||
+        if (m.n_ends == META_ENDS_MAX || !skip_text(&rest, m.n_ends == 0 ? " " : ",") ||
             !skip_number(&rest, (uint64_t)(INT64_MAX - before), &step) || step == 0)
             return false;
         before += (int64_t)step;

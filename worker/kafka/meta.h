@@ -9,9 +9,11 @@
 #define RUNSINK_META_H
 
 #include "worker/base/hash.h"
-#include "worker/pipeline/window.h"
 
 #define META_MAX 4096
+/* Boundaries in flight of one partition, what always fits the 4096 bytes of metadata: 200 that a
+ * reader seals, and one kept free for a lost window. */
+#define META_ENDS_MAX 201
 
 /* What is alone in work, in a worker that reads with care (poison.c). */
 enum alone {
@@ -41,12 +43,12 @@ struct meta {
     uint64_t seq;
     uint8_t head[SHA256_LEN];
     struct claim claim;
-    int64_t ends[WINDOW_ENDS_MAX];
+    int64_t ends[META_ENDS_MAX];
     size_t n_ends;
 };
 
 /* Writes a NUL-terminated text; false (ret untouched) when the ends are not ascending and above 0
- * or more than WINDOW_ENDS_MAX, or the claim names no range. Any WINDOW_ENDS_MAX of them fit. */
+ * or more than META_ENDS_MAX, or the claim names no range. Any META_ENDS_MAX of them fit. */
 bool meta_encode(const struct meta *, char ret[META_MAX + 1]);
 /* Parses; false (ret untouched) when it is not ours, damaged or not ascending. The text may be
  * empty or foreign: an operator may have reset the offset by other tools. */

@@ -16,9 +16,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Boundaries in flight of one partition, what always fits the 4096 bytes of metadata: 200 that a
- * reader seals, and one kept free for a lost window. */
-#define WINDOW_ENDS_MAX 201
+#include "worker/kafka/meta.h"
+
+/* As many as the metadata of a committed offset holds. */
+#define WINDOW_ENDS_MAX META_ENDS_MAX
 
 struct window {
     int64_t first;

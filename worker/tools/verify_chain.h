@@ -7,7 +7,7 @@
 
 /* An entry is repeated, if at all, by a transaction that settled again: as far back as windows can
  * be in flight. */
-#define CHAIN_LINKS WINDOW_ENDS_MAX
+#define CHAIN_LINKS META_ENDS_MAX
 #define CHAIN_KEYS_MAX 64
 
 enum chain_kind { CHAIN_SOURCE, CHAIN_RETRY, CHAIN_DEAD, CHAIN_FOREIGN };
