@@ -14,17 +14,11 @@
 #ifndef RUNSINK_REQUEUE_H
 #define RUNSINK_REQUEUE_H
 
+#include "worker/base/origin.h"
 #include "worker/event/jobrun.h"
 
-#define TOPIC_MAX 249
 #define GROUP_MAX 200
 #define DESTINATION_MAX 256 /* longer labels are cut */
-
-struct origin {
-    char topic[TOPIC_MAX + 1];
-    int32_t partition;
-    int64_t offset;
-};
 
 struct requeue {
     struct origin origin;

@@ -5,8 +5,8 @@
 #define RUNSINK_LEDGER_H
 
 #include "worker/base/hash.h"
+#include "worker/base/origin.h"
 #include "worker/base/outcome.h"
-#include "worker/kafka/requeue.h"
 
 enum ledger_kind {
     LEDGER_DELIVERED,

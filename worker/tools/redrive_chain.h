@@ -4,6 +4,7 @@
 #ifndef RUNSINK_REDRIVE_CHAIN_H
 #define RUNSINK_REDRIVE_CHAIN_H
 
+#include "worker/kafka/requeue.h"
 #include "worker/ledger/ledger.h"
 #include "worker/tools/verify_spans.h"
 
