@@ -225,9 +225,9 @@ class Poison(rig.Case):
 class Orderly(rig.Case):
     """What is no death, and what an operator does himself."""
 
-    def started(self, **more):
+    def started(self, program=None, env=None, **more):
         (self.dir / "files").mkdir(exist_ok=True)
-        worker = self.worker(self.settings(file__root=self.dir / "files", **more))
+        worker = self.worker(self.settings(file__root=self.dir / "files", **more), program=program or rig.RUNSINK, env=env or {})
         rig.await_("partitions are assigned", 30, lambda: worker.says("partitions assigned"), worker)
         return worker
 
@@ -252,22 +252,18 @@ class Orderly(rig.Case):
         """It counts for nothing: no record is blamed for it, and the next reader knows of the deaths that were before."""
         self.kafka.create(self.topic, 4)
         ids = [f"{partition}-{n}" for partition in range(4) for n in range(250)]
+        sink = {"type": "file", "path": "a"}
         for partition in range(4):
-            self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "file", "path": "a"}, id=one)))
+            self.kafka.produce(self.topic, [(b"k", events.dump(poison(sink, "crash-decode", id=one) if one == "0-40" else events.run(sink, id=one)))
                                             for one in ids if one.startswith(f"{partition}-")], partition)
         slow = {"window__records": 1, "window__inflight": 2}  # so that there is something left each time
 
-        def begin(phrase):
-            before = len(list((self.dir / "files").rglob("*.json")))
-            worker = self.started(**slow)
-            rig.await_(f"it says {phrase}", 60, lambda: worker.says(phrase), worker)
-            rig.await_("it delivers", 30, lambda: len(list((self.dir / "files").rglob("*.json"))) > before, worker)
-            return worker
-
-        begin("partitions assigned").kill()
-        begin("small windows").kill()
+        for _ in range(2):  # deaths, each amid what it read
+            worker = self.started(program=rig.HOOKS, env={"HOOK_RECORDS": "1"}, **slow)
+            self.assertEqual(-signal.SIGILL, worker.wait(60), worker.tail())
         for _ in range(2):
-            worker = begin("one record at a time")
+            worker = self.started(**slow)
+            rig.await_("it reads with care", 60, lambda: worker.says("one record at a time"), worker)
             self.assertEqual(0, worker.stop(), worker.tail())
             self.assertFalse(worker.says("not all was settled"), worker.tail())
             self.assertIn("deaths=2", worker.text())
