@@ -1,26 +1,17 @@
-/* runsink's entry: global options, the table of commands, the configuration. */
-#include <stdarg.h>
+/* runsink's entry: the table of commands. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sysexits.h>
-#include <unistd.h>
 
-#include "worker/base/log.h"
 #include "worker/base/nearby.h"
-#include "worker/base/shown.h"
 #include "worker/run.h"
 #include "worker/tools/command.h"
 #include "worker/tools/manual.h"
 #include "worker/version.h"
 
-extern char **environ;
-
-#define DEFAULT_CONFIG "/etc/runsink/runsink.ini"
 #define DEFAULT_COMMAND "run"
-#define ERRORS_MAX 65536
 
 static const struct command {
     const char *name;
@@ -131,142 +122,12 @@ static const struct command {
 };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
-static struct {
-    const char *config; /* --config */
-    const char **sets;  /* --set, in order */
-    size_t n_sets;
-    bool help, version;
-} options;
-
 /* Secrets must not reach a core dump, nor another process of the same user. */
 static void harden(void) {
 #ifndef __SANITIZE_ADDRESS__ /* its leak check traces the process */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 #endif
     setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
-}
-
-int command_usage(const char *command, const char *fmt, ...) {
-    va_list ap;
-    va_start(ap, fmt);
-    char text[512];
-    vsnprintf(text, sizeof text, fmt, ap);
-    fprintf(stderr, "runsink%s%s: %s", *command ? " " : "", command, SHOWN(text));
-    fprintf(stderr, "\n`runsink%s%s --help` shows how it is used\n", *command ? " " : "", command);
-    va_end(ap);
-    return EX_USAGE;
-}
-
-void command_error(const char *command, struct buf *message) {
-    while (message->n && message->p[message->n - 1] == '\n') message->n--;
-    fprintf(stderr, "runsink %s: ", command);
-    shown_lines(stderr, buf_cstr(message));
-    fputc('\n', stderr);
-}
-
-const char *command_value(const char *name, int argc, char **argv, int *i, bool *ret_bad) {
-    size_t n = strlen(name);
-    if (strncmp(argv[*i], name, n) != 0) return NULL;
-    if (argv[*i][n] == '=') return argv[*i] + n + 1;
-    if (argv[*i][n] != '\0') return NULL;
-    const char *value = *i + 1 < argc ? argv[*i + 1] : NULL;
-    *i += value != NULL;
-    *ret_bad = value == NULL;
-    return value;
-}
-
-/* Whether argv[*i] is a global option; it is noted then. */
-static bool take_option(int argc, char **argv, int *i, bool *ret_bad) {
-    const char *word = argv[*i];
-    const char *config = command_value("--config", argc, argv, i, ret_bad);
-    const char *set = config || *ret_bad ? NULL : command_value("--set", argc, argv, i, ret_bad);
-    bool help = strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
-    bool version = strcmp(word, "--version") == 0;
-    if (config) options.config = config;
-    if (set) options.sets[options.n_sets++] = set;
-    options.help |= help;
-    options.version |= version;
-    return config || set || help || version;
-}
-
-/* Takes the global options out of argv, wherever they stand; what is left keeps its order. Returns
- * the option that lacks its value, or NULL. */
-static const char *take_options(int *argc, char **argv) {
-    int n = 0;
-    bool bad = false, ours = true;
-    options.sets = xcalloc((size_t)*argc, sizeof *options.sets);
-    for (int i = 0; i < *argc; i++) {
-        char *word = argv[i];
-        ours = ours && strcmp(word, "--") != 0;
-        if (ours && take_option(*argc, argv, &i, &bad)) continue;
-        if (bad) return word;
-        argv[n++] = word;
-    }
-    *argc = n;
-    return NULL;
-}
-
-const char *command_config_path(void) {
-    return options.config;
-}
-
-static bool read_file(struct config *c, struct buf *err) {
-    const char *path = options.config ? options.config : getenv("RUNSINK_CONFIG");
-    if (path && *path) return config_read_file(c, path, err);
-    return access(DEFAULT_CONFIG, F_OK) != 0 || config_read_file(c, DEFAULT_CONFIG, err);
-}
-
-static bool read_sets(struct config *c, struct buf *err) {
-    bool ok = true;
-    for (size_t i = 0; i < options.n_sets; i++) {
-        const char *equals = strchr(options.sets[i], '=');
-        char *name = xstrndup(options.sets[i], strcspn(options.sets[i], "="));
-        if (!equals) buf_puts(err, "--set: expected --set NAME=VALUE\n");
-        ok &= equals && config_set(c, name, equals + 1, "--set", err);
-        free(name);
-    }
-    return ok;
-}
-
-static bool read_all(struct config *c, struct buf *err) {
-    bool ok = read_file(c, err);
-    ok &= config_read_env(c, environ, err);
-    return ok & read_sets(c, err);
-}
-
-struct config *command_reload(const struct config *now, struct buf *taken, struct buf *ignored,
-                              struct buf *err) {
-    struct config *fresh = config_new(), *ret = NULL;
-    bool ok = read_all(fresh, err);
-    if (ok && fresh->unended && !now->unended) {
-        buf_puts(err, "the configuration file ends in the middle of a line, as one does that is "
-                      "still being written: end it with a newline\n");
-        ok = false;
-    }
-    ok = ok && config_finish(fresh, err) && run_check(fresh, err);
-    if (ok) ret = config_reload(fresh, now, taken, ignored);
-    if (ret && !config_finish(ret, err)) {
-        config_free(ret);
-        ret = NULL;
-    }
-    config_free(fresh);
-    return ret;
-}
-
-struct config *command_config(void) {
-    struct config *c = config_new();
-    struct buf err;
-    buf_init(&err, ERRORS_MAX);
-    bool ok = read_all(c, &err) && config_finish(c, &err);
-    if (!ok) {
-        fputs("runsink: the configuration is wrong:\n", stderr);
-        shown_lines(stderr, buf_cstr(&err));
-        config_free(c);
-        c = NULL;
-    }
-    buf_free(&err);
-    if (c) log_setup((enum log_level)c->log_level, c->log_format == 1);
-    return c;
 }
 
 static const struct command *command_named(const char *name) {
@@ -276,7 +137,7 @@ static const struct command *command_named(const char *name) {
 }
 
 static const char global_help[] =
-    "  --config FILE     default: $RUNSINK_CONFIG, else " DEFAULT_CONFIG " if it is there\n"
+    "  --config FILE     default: $RUNSINK_CONFIG, else " COMMAND_CONFIG " if it is there\n"
     "  --set NAME=VALUE  a key of the configuration, or kafka.PROPERTY; over file and\n"
     "                    environment\n"
     "  --help, --version\n\n"
@@ -352,16 +213,16 @@ static int call(const struct command *cmd, int argc, char **argv) {
     return rc ? rc : written;
 }
 
-static int dispatch(int argc, char **argv) {
+static int dispatch(struct command_globals globals, int argc, char **argv) {
     static char fallback[] = DEFAULT_COMMAND;
     static char *alone[] = {fallback, NULL};
     bool named = argc > 0 && argv[0][0] != '-';
-    if (options.version) return version_print(stdout), end_of_output("");
-    if (options.help && !named) return print_help(stdout), end_of_output("");
+    if (globals.version) return version_print(stdout), end_of_output("");
+    if (globals.help && !named) return print_help(stdout), end_of_output("");
     if (named && strcmp(argv[0], "help") == 0) return help(argc, argv);
     const struct command *cmd = command_named(named ? argv[0] : fallback);
     if (!cmd) return no_command(argv[0]);
-    if (options.help) return fputs(cmd->help, stdout), end_of_output("");
+    if (globals.help) return fputs(cmd->help, stdout), end_of_output("");
     if (named) return call(cmd, argc, argv);
     if (argc == 0) return call(cmd, 1, alone);
     /* `runsink --until-end`: argv[-1] is the program's name, whose place the command takes. */
@@ -373,8 +234,10 @@ int main(int argc, char **argv) {
     harden();
     if (argc < 1) return EX_USAGE;
     int n = argc - 1;
-    const char *lacking = take_options(&n, argv + 1);
-    int rc = lacking ? command_usage("", "%s lacks its value", lacking) : dispatch(n, argv + 1);
-    free(options.sets);
+    struct command_globals globals = {0};
+    const char *lacking = command_take_globals(&n, argv + 1, &globals);
+    int rc =
+        lacking ? command_usage("", "%s lacks its value", lacking) : dispatch(globals, n, argv + 1);
+    command_free_globals();
     return rc;
 }

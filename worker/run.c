@@ -25,6 +25,7 @@
 #include "worker/limits.h"
 #include "worker/pipeline/lane.h"
 #include "worker/progress.h"
+#include "worker/tools/check.h"
 #include "worker/tools/command.h"
 
 #define BROKER_TIMEOUT_MS 30000
@@ -636,7 +637,8 @@ static bool passes(const struct config *cfg, struct ledger_signer **ret_signer, 
            anchor_check(cfg, *ret_signer, err);
 }
 
-bool run_check(const struct config *cfg, struct buf *err) {
+/* Whether run_worker() would take the configuration (finished), as far as this machine can tell. */
+static bool run_check(const struct config *cfg, struct buf *err) {
     struct ledger_signer *signer = NULL;
     bool ok = passes(cfg, &signer, err);
     ledger_signer_free(signer);
@@ -648,7 +650,8 @@ static bool line_ended(bool ok, struct buf *err) {
     return ok;
 }
 
-bool run_try(const struct config *cfg, bool complete, struct buf *err) {
+/* By making all that run_worker() makes of it: check_try_fn. */
+static bool run_try(const struct config *cfg, bool complete, struct buf *err) {
     struct ledger_signer *signer = NULL;
     bool ok = !complete || config_check_run(cfg, err);
     if (complete && cfg->override_dir)
@@ -716,6 +719,27 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     return left || w.gave_up || (until_end && parked) ? EX_TEMPFAIL : EX_OK;
 }
 
+/* The sources of the configuration read anew, for SIGHUP. It has to pass every check that a start
+ * passes; what may not change keeps its value (see config_reload()). */
+static struct config *read_anew(const struct config *now, struct buf *taken, struct buf *ignored,
+                                struct buf *err) {
+    struct config *fresh = config_new(), *ret = NULL;
+    bool ok = command_read(fresh, err);
+    if (ok && fresh->unended && !now->unended) {
+        buf_puts(err, "the configuration file ends in the middle of a line, as one does that is "
+                      "still being written: end it with a newline\n");
+        ok = false;
+    }
+    ok = ok && config_finish(fresh, err) && run_check(fresh, err);
+    if (ok) ret = config_reload(fresh, now, taken, ignored);
+    if (ret && !config_finish(ret, err)) {
+        config_free(ret);
+        ret = NULL;
+    }
+    config_free(fresh);
+    return ret;
+}
+
 int command_run(struct config *cfg, int argc, char **argv) {
     bool until_end = false;
     for (int i = 1; i < argc; i++) {
@@ -728,5 +752,10 @@ int command_run(struct config *cfg, int argc, char **argv) {
         return EX_CONFIG;
     }
     uint64_t totals[COUNTERS];
-    return run_worker(cfg, command_reload, until_end, totals);
+    return run_worker(cfg, read_anew, until_end, totals);
+}
+
+int command_check(struct config *unused, int argc, char **argv) {
+    (void)unused;
+    return check_command(argc, argv, run_try);
 }

@@ -1,4 +1,4 @@
-/* worker/admin/snapshot.h: what a lane notes stays bounded, and is handed over whole to another
+/* worker/pipeline/snapshot.h: what a lane notes stays bounded, and is handed over whole to another
  * thread. Also built with the thread sanitizer (preset tsan). */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "worker/admin/metrics.h"
 #include "worker/pipeline/lane.h"
 
 enum { DESTINATIONS = 1000, ASKED = 20, MANY = 3000 };

@@ -9,7 +9,6 @@
 
 #include "sinks/sink.h"
 
-enum scale { WORK, AGE };
 enum kind { TOTAL, TOTAL_BY_SINK, SUM, MAX, MAX_MS, HIDDEN };
 
 struct family {
@@ -49,58 +48,7 @@ static const struct {
 #undef GIVEN
 };
 
-/* Upper bounds of the buckets, and as /metrics writes them. */
-static const struct {
-    int64_t us;
-    const char *le;
-} bounds[][HISTOGRAM_BOUNDS] = {
-    [WORK] = {{5000, "0.005"},
-              {10000, "0.01"},
-              {25000, "0.025"},
-              {50000, "0.05"},
-              {100000, "0.1"},
-              {250000, "0.25"},
-              {500000, "0.5"},
-              {1000000, "1"},
-              {2500000, "2.5"},
-              {5000000, "5"},
-              {10000000, "10"},
-              {30000000, "30"},
-              {60000000, "60"}},
-    [AGE] = {{100000, "0.1"},
-             {500000, "0.5"},
-             {1000000, "1"},
-             {2500000, "2.5"},
-             {5000000, "5"},
-             {10000000, "10"},
-             {30000000, "30"},
-             {60000000, "60"},
-             {300000000, "300"},
-             {900000000, "900"},
-             {3600000000, "3600"},
-             {21600000000, "21600"},
-             {86400000000, "86400"}},
-};
-
-static const enum scale scales[HISTOGRAMS] = {
-#define COUNTER(id, kind, name, labels, help)
-#define HISTOGRAM(id, kind, scale, name, help) [HISTOGRAM_##id] = scale,
-#define GIVEN(id, type, name, labels, help)
-#include "worker/base/counters.def"
-#undef COUNTER
-#undef HISTOGRAM
-#undef GIVEN
-};
-
-/* ---- counting ---- */
-
-void observe_us(struct counters *c, enum histogram id, unsigned slot, int64_t us) {
-    struct histogram_cells *h = &c->histograms[id][slot];
-    size_t i = 0;
-    while (i < HISTOGRAM_BOUNDS && us > bounds[scales[id]][i].us) i++;
-    atomic_fetch_add_explicit(&h->buckets[i], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&h->sum_us, us > 0 ? (uint64_t)us : 0, memory_order_relaxed);
-}
+/* ---- sums ---- */
 
 static bool is_greatest(enum kind kind) {
     return kind == MAX || kind == MAX_MS;
@@ -177,13 +125,13 @@ static void print_plain(const struct family *f, uint64_t n, struct buf *out) {
 
 static void print_histogram(const struct family *f, const char *label, const uint64_t *buckets,
                             uint64_t sum_us, struct buf *out) {
-    enum scale scale = scales[f - histograms];
+    const struct histogram_bound *bounds = histogram_bounds((enum histogram)(f - histograms));
     uint64_t n = 0;
     const char *comma = *label ? "," : "", *open = *label ? "{" : "", *close = *label ? "}" : "";
     for (size_t i = 0; i <= HISTOGRAM_BOUNDS; i++) {
         n += buckets[i];
         buf_printf(out, "%s_bucket{%s%sle=\"%s\"} %" PRIu64 "\n", f->name, label, comma,
-                   i < HISTOGRAM_BOUNDS ? bounds[scale][i].le : "+Inf", n);
+                   i < HISTOGRAM_BOUNDS ? bounds[i].le : "+Inf", n);
     }
     buf_printf(out, "%s_sum%s%s%s %" PRIu64 ".%06" PRIu64 "\n", f->name, open, label, close,
                sum_us / 1000000, sum_us % 1000000);

@@ -4,8 +4,8 @@
 
 #include "config/config.h"
 #include "worker/admin/metrics.h"
-#include "worker/admin/snapshot.h"
 #include "worker/base/trouble.h"
+#include "worker/pipeline/snapshot.h"
 
 /* How things stood at a moment: the plots' past, kept so that whoever opens the page sees it. */
 struct status_sample {

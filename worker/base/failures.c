@@ -1,5 +1,6 @@
 #include "worker/base/failures.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 static const struct reason {

@@ -3,7 +3,7 @@
 #ifndef RUNSINK_FAILURES_H
 #define RUNSINK_FAILURES_H
 
-#include "worker/admin/metrics.h"
+#include "worker/base/counters.h"
 
 /* The counter of the reason that this token belongs to. */
 enum counter failure_counter(const char *why);

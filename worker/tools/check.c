@@ -12,7 +12,6 @@
 #include "worker/kafka/reader.h"
 #include "worker/kafka/settle.h"
 #include "worker/kafka/topic_settings.h"
-#include "worker/run.h"
 #include "worker/tools/command.h"
 
 #define TIMEOUT_MS 10000
@@ -284,8 +283,8 @@ static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err)
     return rc == EX_OK ? settles : rc;
 }
 
-static int check(struct check_result *ret, bool connect, struct buf *err) {
-    if (!run_try(ret->cfg, connect, err)) return EX_CONFIG;
+static int check(struct check_result *ret, bool connect, check_try_fn *try, struct buf *err) {
+    if (!try(ret->cfg, connect, err)) return EX_CONFIG;
     if (!connect) return EX_OK;
     certs_read(ret->cfg, &ret->certs);
     /* A member of no group: it only asks. */
@@ -295,7 +294,8 @@ static int check(struct check_result *ret, bool connect, struct buf *err) {
     return rc;
 }
 
-static int run(struct config *c, bool connect, bool json, bool all, enum overview_by by) {
+static int run(struct config *c, bool connect, check_try_fn *try, bool json, bool all,
+               enum overview_by by) {
     struct buf err, advice, notes, verdict;
     struct check_result result = {.cfg = c,
                                   .advice = &advice,
@@ -306,7 +306,7 @@ static int run(struct config *c, bool connect, bool json, bool all, enum overvie
     buf_init(&notes, ADVICE_MAX);
     buf_init(&verdict, 4096);
     if (!json) config_print(c, all, stdout);
-    int rc = check(&result, connect, &err);
+    int rc = check(&result, connect, try, &err);
     check_verdict(&result, rc, connect, &verdict);
     if (json)
         check_print_json(&result, rc, buf_cstr(&err), buf_cstr(&verdict), stdout);
@@ -328,8 +328,7 @@ static int run(struct config *c, bool connect, bool json, bool all, enum overvie
     return rc;
 }
 
-int command_check(struct config *unused, int argc, char **argv) {
-    (void)unused;
+int check_command(int argc, char **argv, check_try_fn *try) {
     bool connect = true, json = false, all = false, bad = false;
     enum overview_by by = BY_DEFAULT;
     const char *value;
@@ -358,7 +357,7 @@ int command_check(struct config *unused, int argc, char **argv) {
     if (!c && !json)
         puts("verdict: the configuration has to change before run can start (exit code 78)");
     if (!c) return EX_CONFIG;
-    int rc = run(c, connect, json, all, by);
+    int rc = run(c, connect, try, json, all, by);
     config_free(c);
     return rc;
 }

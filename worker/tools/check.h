@@ -43,4 +43,11 @@ void check_print(const struct check_result *, int64_t now_ms, FILE *);
 void check_print_json(const struct check_result *, int exit_code, const char *problems,
                       const char *verdict, FILE *);
 
+/* Makes all that `run` makes of a finished configuration, short of asking a broker and of changing
+ * anything here. complete: with what may be elsewhere, the names of topics and brokers and the
+ * folders that are written to. Appends all that is wrong to err, not the first alone. */
+typedef bool check_try_fn(const struct config *, bool complete, struct buf *err);
+/* `runsink check`; returns the exit code. */
+int check_command(int argc, char **argv, check_try_fn *);
+
 #endif

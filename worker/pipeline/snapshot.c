@@ -1,4 +1,4 @@
-#include "worker/admin/snapshot.h"
+#include "worker/pipeline/snapshot.h"
 
 #include <pthread.h>
 #include <stdio.h>
