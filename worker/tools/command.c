@@ -50,8 +50,7 @@ const char *command_value(const char *name, int argc, char **argv, int *i, bool 
 }
 
 /* Whether argv[*i] is a global option; it is noted then. */
-static bool take_global(int argc, char **argv, int *i, struct command_globals *ret,
-                        bool *ret_bad) {
+static bool take_global(int argc, char **argv, int *i, struct command_globals *ret, bool *ret_bad) {
     const char *word = argv[*i];
     const char *config = command_value("--config", argc, argv, i, ret_bad);
     const char *set = config || *ret_bad ? NULL : command_value("--set", argc, argv, i, ret_bad);
