@@ -153,6 +153,7 @@ struct lane {
     int64_t settle_after_ms;   /* back-off after an aborted settlement */
     int64_t settle_backoff_ms;
     uint64_t memberships; /* rebalance callbacks so far */
+    bool unclosed;        /* leaving the group did not end: the consumer can't be destroyed */
     bool stale;           /* membership out of date: settle after the next rebalance callback */
     /* careful.c */
     int n_careful;   /* partitions that are read one record at a time */

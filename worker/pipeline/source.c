@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "worker/base/clock.h"
 #include "worker/base/log.h"
 #include "worker/kafka/kafka.h"
 #include "worker/kafka/topics.h"
@@ -15,6 +16,8 @@
 #define REREAD_MS 10000
 #define TIMES_TIMEOUT_MS 2000
 #define DESTROY_MAX_S 5
+#define CLOSE_MAX_MS 15000
+#define CLOSE_POLL_MS 100
 /* About 1.4 s of a partition's peak is enough to read ahead: older versions of librdkafka refill a
  * full queue once a second. */
 #define QUEUE_MAX ((int64_t)4 << 20)
@@ -339,12 +342,34 @@ bool source_open(struct lane *lane, struct buf *err) {
     return true;
 }
 
+/* librdkafka's own rd_kafka_consumer_close() has no time limit, and was seen to wait for ever where
+ * the end came amid the first join. Then the group finds out by itself, by the session's end. */
+static void leave_group(struct lane *lane) {
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(lane->consumer);
+    rd_kafka_error_t *refused = rd_kafka_consumer_close_queue(lane->consumer, queue);
+    int64_t end_ms = clock_ms(CLOCK_MONOTONIC) + CLOSE_MAX_MS;
+    bool closed = refused != NULL;
+    while (!closed && clock_ms(CLOCK_MONOTONIC) < end_ms) {
+        rd_kafka_queue_poll_callback(queue, CLOSE_POLL_MS);
+        closed = rd_kafka_consumer_closed(lane->consumer);
+    }
+    if (refused)
+        log_warn("the consumer group can't be left", LOG_I("lane", lane->id),
+                 LOG_S("error", rd_kafka_error_string(refused)));
+    else if (!closed)
+        log_warn("leaving the consumer group takes too long: it finds out by itself",
+                 LOG_I("lane", lane->id));
+    lane->unclosed = !closed;
+    rd_kafka_error_destroy(refused);
+    rd_kafka_queue_destroy(queue);
+}
+
 void source_close(struct lane *lane) {
     if (!lane->consumer) return;
     asker_free(lane->asker);
     lane->asker = NULL;
     vitals_end(lane);
-    rd_kafka_consumer_close(lane->consumer); /* revokes through the callback */
+    leave_group(lane); /* revokes through the callback */
     while (lane->partitions) assignment_drop(lane, lane->partitions);
 }
 
@@ -371,7 +396,8 @@ static bool destroy_in_time(rd_kafka_t *consumer) {
 void source_free(struct lane *lane) {
     if (!lane->consumer) return;
     rd_kafka_queue_destroy(lane->main_queue);
-    bool must_stay = lane->dropped || (!lane->assigned && rd_kafka_version() < 0x02030000);
+    bool must_stay =
+        lane->dropped || lane->unclosed || (!lane->assigned && rd_kafka_version() < 0x02030000);
     if (must_stay || !destroy_in_time(lane->consumer))
         log_warn("the consumer is left undestroyed", LOG_I("lane", lane->id));
     lane->consumer = NULL;
