@@ -28,7 +28,7 @@ from pathlib import Path
 import botocore.config
 import botocore.exceptions
 import botocore.session
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 SCRIPTS = Path(os.environ.get("SCRIPTS", Path(__file__).parents[2] / "scripts"))
@@ -225,12 +225,14 @@ class Broker:
         """The partitions' ends, transaction markers included. Of a topic just made, when they are known."""
         return self.ends_of(lambda name: name == topic)[topic]
 
-    def ends_of(self, wanted):
-        """The same of each topic whose name is wanted, by two questions in all."""
+    def ends_of(self, wanted, visible=False):
+        """The same of each topic whose name is wanted, by two questions in all; visible: as readers of committed records see them."""
         def ask():
             topics = {name: topic.partitions for name, topic in self.topics().items() if wanted(name)}
             places = [TopicPartition(name, p) for name, partitions in topics.items() for p in partitions]
-            found = self.admin.list_offsets({place: OffsetSpec.latest() for place in places}) if places else {}
+            found = self.admin.list_offsets(
+                {place: OffsetSpec.latest() for place in places},
+                isolation_level=IsolationLevel.READ_COMMITTED if visible else IsolationLevel.READ_UNCOMMITTED) if places else {}
             ends = {name: {} for name in topics}
             try:
                 for place, done in found.items():
@@ -526,7 +528,14 @@ class Case(unittest.TestCase):
                 return False
         # A record that went to a retry topic while they were looked at has moved its end.
         after = ends()
-        return all(after[topic] == before[topic] for topic in before if topic != source)
+        if any(after[topic] != before[topic] for topic in before if topic != source):
+            return False
+
+        # A transaction's end shows in the offsets a moment before it shows in each topic.
+        def letters(visible):
+            return self.kafka.ends_of(lambda name: name.startswith(source + ".dead."), visible)
+
+        return letters(True) == letters(False)
 
     def dead(self, fault, topic=None):
         return self.kafka.consume(f"{topic or self.topic}.dead.{fault}")
