@@ -37,9 +37,10 @@ class Words(rig.Case):
         letters = [one.headers for one in self.dead("tenant")]
         self.assertEqual({("http-418", "418")}, {(one["runsink-reason"], one["runsink-status"]) for one in letters})
         self.assertEqual([], [one for one in letters if not one["runsink-detail"]])
-        # Those without an attempt of their own say whose answer it was: one of before.
+        # Those that did not die of an attempt of their own say when that answer was. How many there are is a matter of time.
         borrowed = [one for one in letters if "runsink-answered" in one]
-        self.assertEqual(count - 1, len(borrowed), letters)
+        self.assertTrue(borrowed)
+        self.assertEqual([], [one for one in letters if one not in borrowed and one["runsink-attempts"] == "0"])
         for one in borrowed:
             self.assertLessEqual(int(one["runsink-answered"]), int(one["runsink-time"]))
             self.assertGreater(int(one["runsink-answered"]), int(one["runsink-time"]) - 60000)
