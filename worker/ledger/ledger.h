@@ -47,8 +47,7 @@ struct ledger_window {
     uint8_t prev[SHA256_LEN];      /* zeros for the chain's first entry */
     int64_t opened_ms, settled_ms; /* wall clock */
     bool lost; /* the whole window is records that retention took before they were read: no items */
-    bool
-        anew; /* the topic was made anew: the window is empty, and first is where it begins again */
+    bool anew; /* the topic was made anew: an empty window, first is where it begins again */
     int64_t before; /* with anew: next of the entry before, an offset of the topic that is gone */
     bool introduce; /* the first entry that this owner writes for the partition: it carries the key
                        rotation statement, when there is one (repeating it does no harm) */

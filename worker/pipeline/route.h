@@ -42,8 +42,8 @@ void *destination_state(struct destination *);
 void router_each(struct router *, void (*fn)(struct destination *, void *), void *);
 size_t router_count(const struct router *);
 /* Memory that it takes with all destinations, their secrets in the scrubber included. Those that
- * are not held take a quarter of the lane's memory.budget at most: of the
- * workspace that has most, the longest unused are forgotten. */
+ * are not held take a quarter of the lane's memory.budget at most: of the workspace that has most,
+ * the longest unused are forgotten. */
 size_t router_bytes(const struct router *);
 /* What it leaves of the half of the lane's memory.budget that it shares with the records. */
 size_t router_room(const struct router *);
