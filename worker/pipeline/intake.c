@@ -1,11 +1,14 @@
 /* What a lane takes in: which records may be read now, which window they belong to, and when a
  * window is sealed. */
+#include "worker/base/clock.h"
 #include "worker/base/log.h"
 #include "worker/pipeline/lane.h"
 #include "worker/pipeline/route.h"
 
-#define TURN_RECORDS                                                                               \
-    256 /* taken in one turn at most: a few milliseconds, so that transfers go on */
+/* Taken in one turn at most, so that transfers go on: about a millisecond's work, but a tenant
+ * chooses what a record costs. */
+#define TURN_RECORDS 256
+#define TURN_MS 20
 /* A window seals before its ledger entry outgrows a Kafka message. */
 #define LEDGER_SEAL ((size_t)700000)
 #define PARKED_AGE_MS 100
@@ -224,6 +227,11 @@ void intake_take(struct lane *lane, struct partition *p) {
     take(lane, p, msg);
 }
 
+/* Asked after every few records: it reads the clock. */
+static bool turn_is_over(const struct lane *lane) {
+    return clock_ms(CLOCK_MONOTONIC) - lane->reading_ms >= TURN_MS;
+}
+
 static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
     size_t n = 0;
     rd_kafka_message_t *msg;
@@ -231,7 +239,7 @@ static size_t read_partition(struct lane *lane, struct partition *p, size_t most
     if (p->caution != CAUTION_NONE) careful_tick(lane, p);
     if (p->caution == CAUTION_CAREFUL) return 0;
     place_topic(&lane->place, p->topic, p->id);
-    while (n < most && (msg = source_peek(lane, p))) {
+    while (n < most && (n % 8 || !turn_is_over(lane)) && (msg = source_peek(lane, p))) {
         if (intake_past_end(p, msg->offset)) break;
         enum room room = room_for(lane, p, msg->offset);
         if (room == ROOM_BLOCKED) press_on(lane, p);
@@ -247,6 +255,8 @@ static size_t read_partition(struct lane *lane, struct partition *p, size_t most
  * first may take all that there is room for. */
 bool intake_read(struct lane *lane) {
     size_t total = 0, round;
+    bool over = false;
+    lane->reading_ms = clock_ms(CLOCK_MONOTONIC);
     struct partition *first = lane->partitions;
     size_t n = 0;
     for (const struct partition *p = first; p; p = p->next) n++;
@@ -259,7 +269,8 @@ bool intake_read(struct lane *lane) {
         for (struct partition *p = lane->partitions; p != first; p = p->next)
             round += read_partition(lane, p, READ_BATCH);
         total += round;
-    } while (round && total < TURN_RECORDS);
+        over = total >= TURN_RECORDS || turn_is_over(lane);
+    } while (round && !over);
     if (lane->standing) careful_run(lane);
-    return total >= TURN_RECORDS;
+    return over;
 }

@@ -84,8 +84,11 @@ static void wait_for_work(struct lane *lane, int64_t timeout) {
     observer_serve(lane);
 }
 
+/* What takes off now takes off now: dated from the turn's beginning, a request after a long turn
+ * would be slow before its answer could be read. */
 static void transfer(struct lane *lane) {
     enter(lane, STEP_TRANSFER);
+    read_clocks(lane);
     dispatch_run(lane->dispatch);
     http_run(lane->http);
     dispatch_run(lane->dispatch);

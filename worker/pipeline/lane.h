@@ -131,6 +131,7 @@ struct lane {
     struct partition *partitions;
     uint64_t serials;
     size_t turns;        /* of reading */
+    int64_t reading_ms;  /* when this turn began to take records in */
     uint64_t subscribed; /* version of the topic list subscribed to */
     bool assigned;       /* has had an assignment */
     bool draining;
