@@ -11,7 +11,7 @@
 #include "sinks/s3/s3_error.h"
 #include "worker/base/log.h"
 #include "worker/event/redact.h"
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 #include "worker/pipeline/route.h"
 
 #define KB ((size_t)1024)
@@ -77,11 +77,11 @@ static void run_headers(struct str text) {
     struct header *headers = xcalloc(n, sizeof *headers);
     for (size_t i = 0; i < n; i++)
         headers[i] = (struct header){STR("header-1"), {text.p + 16 * i, 8}};
-    struct requeue r;
+    struct retry r;
     const char *problem;
     struct arena arena = {0};
-    requeue_parse(headers, n, &r, &problem);
-    requeue_headers(&(const struct requeue){.due_ms = 1}, headers, n, &arena, &n);
+    retry_parse(headers, n, &r, &problem);
+    retry_headers(&(const struct retry){.due_ms = 1}, headers, n, &arena, &n);
     take(STR(RUN HOOK "\"}}}"), headers, text.n / 16);
     arena_free(&arena);
     free(headers);

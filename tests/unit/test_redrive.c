@@ -74,12 +74,12 @@ static void test_offsets(void **state) {
 
 static struct letter a_letter(int64_t offset) {
     struct letter l = {.fault = FAULT_TENANT, .partition = 1, .offset = offset};
-    l.past = (struct requeue){.origin = {SOURCE, 1, 1000 + offset},
-                              .first_failure_ms = START,
-                              .attempts = 8,
-                              .why = "NoSuchBucket",
-                              .destination = "s3://b/p",
-                              .died_ms = START + offset};
+    l.past = (struct retry){.origin = {SOURCE, 1, 1000 + offset},
+                            .first_failure_ms = START,
+                            .attempts = 8,
+                            .why = "NoSuchBucket",
+                            .destination = "s3://b/p",
+                            .died_ms = START + offset};
     return l;
 }
 
@@ -97,7 +97,7 @@ static void test_letter(void **state) {
     assert_false(letter_read(&rec, "other", &back, &err));
     assert_string_equal(err, "runsink-origin names another topic");
     /* What lies in a retry topic is no dead letter. */
-    rec.headers = requeue_headers(&l.past, NULL, 0, &arena, &rec.n_headers);
+    rec.headers = retry_headers(&l.past, NULL, 0, &arena, &rec.n_headers);
     assert_false(letter_read(&rec, SOURCE, &back, &err));
     assert_string_equal(err, "runsink-reason is missing");
     rec.n_headers = 0;
@@ -286,8 +286,8 @@ struct written {
 static int64_t offset_of(int i) {
     return 3 * i + i % 2;
 }
-static struct requeue past_of(int i) {
-    return (struct requeue){.origin = {SOURCE, i / 10 % 3, 7000 + i}, .died_ms = START + i};
+static struct retry past_of(int i) {
+    return (struct retry){.origin = {SOURCE, i / 10 % 3, 7000 + i}, .died_ms = START + i};
 }
 
 static void write_entries(struct written *w) {
@@ -367,7 +367,7 @@ static void test_chain_round_trip(void **state) {
     }
     assert_true(chains_whole(c, &err));
     for (int i = 0; i < LETTERS; i++) {
-        struct requeue past = past_of(i);
+        struct retry past = past_of(i);
         assert_true(chains_fate(c, FAULT_DATA, 1, offset_of(i), &past));
         assert_false(chains_fate(c, FAULT_DATA, 0, offset_of(i), &past));
         assert_false(chains_fate(c, FAULT_TENANT, 1, offset_of(i), &past));
@@ -414,7 +414,7 @@ static void test_chain_faults(void **state) {
     /* Other chains are none of ours, and neither is what else the topic may hold. */
     c = chains_new(SOURCE, "another", partitions);
     for (size_t i = 0; i < w.n; i++) assert_true(take(c, &w.values[i], &err));
-    struct requeue first = past_of(0);
+    struct retry first = past_of(0);
     assert_false(chains_fate(c, FAULT_DATA, 1, offset_of(0), &first));
     assert_true(chains_take(c, STR("jobs/1"), STR("junk"), &err));
     assert_true(chains_take(c, STR("jobs.dead.data/9"), STR("junk"), &err));

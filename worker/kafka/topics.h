@@ -10,7 +10,7 @@
 #include <librdkafka/rdkafka.h>
 
 #include "config/config.h"
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 
 /* max.message.bytes of the topics made here. */
 #define TOPICS_MESSAGE_MAX "16777216"

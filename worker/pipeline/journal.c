@@ -138,16 +138,16 @@ static const char *copy(struct settle_job *job, const char *s) {
     return arena_strdup(&job->arena, str_c(s));
 }
 
-static struct requeue past_of(const struct lane *lane, const struct load *load,
-                              const struct slot *slot) {
+static struct retry past_of(const struct lane *lane, const struct load *load,
+                            const struct slot *slot) {
     const struct parcel *p = slot->parcel;
     const struct progress *g = p ? &p->progress : &slot->progress;
-    struct requeue r = {.first_failure_ms = g->first_failure_ms,
-                        .due_ms = g->due_ms,
-                        .not_before_ms = g->not_before_ms,
-                        .attempts = g->attempts,
-                        .timestamp_ms = slot->timestamp_ms,
-                        .origin = {.partition = slot->from_partition, .offset = slot->from_offset}};
+    struct retry r = {.first_failure_ms = g->first_failure_ms,
+                      .due_ms = g->due_ms,
+                      .not_before_ms = g->not_before_ms,
+                      .attempts = g->attempts,
+                      .timestamp_ms = slot->timestamp_ms,
+                      .origin = {.partition = slot->from_partition, .offset = slot->from_offset}};
     snprintf(r.origin.topic, sizeof r.origin.topic, "%s", load->topic);
     snprintf(r.why, sizeof r.why, "%s", slot->outcome->why);
     snprintf(r.group, sizeof r.group, "%s", lane->cfg->group);
@@ -162,10 +162,10 @@ static struct requeue past_of(const struct lane *lane, const struct load *load,
 
 /* A record that goes round unattempted, or can't be decoded any more, is still bound for where it
  * was. In a retry topic that header is our own. */
-static void recall_destination(struct requeue *r, const struct header *headers, size_t n) {
-    struct requeue before;
+static void recall_destination(struct retry *r, const struct header *headers, size_t n) {
+    struct retry before;
     const char *unused;
-    if (requeue_parse(headers, n, &before, &unused))
+    if (retry_parse(headers, n, &before, &unused))
         memcpy(r->destination, before.destination, sizeof r->destination);
 }
 
@@ -179,7 +179,7 @@ struct bearer {
  * is longer than we say, and it has a key of its own, which a compacted topic asks for and keeps: a
  * topic that refuses this takes nothing. */
 static void put_marker(struct settle_job *job, struct settle_record *rec, const struct slot *slot,
-                       const struct requeue *r) {
+                       const struct retry *r) {
     uint8_t digest[SHA256_LEN];
     char text[HEX_LEN(SHA256_LEN) + 1];
     struct buf b;
@@ -214,7 +214,7 @@ static void add_record(struct lane *lane, struct settle_job *job, struct load *l
             originals[n++] =
                 (struct header){.name = str_c(name), .value = {value, value ? size : 0}};
     }
-    struct requeue r = past_of(lane, load, slot);
+    struct retry r = past_of(lane, load, slot);
     if (load->partition->kind == PARTITION_RETRY && !slot->parcel)
         recall_destination(&r, originals, n);
     char topic[TOPIC_MAX + 1] = "";
@@ -228,7 +228,7 @@ static void add_record(struct lane *lane, struct settle_job *job, struct load *l
     if (slot->fate == FATE_PARKED) {
         size_t tier = slot->parcel ? slot->parcel->progress.tier : slot->progress.tier;
         topic_retry(load->topic, lane->cfg->retry_delays.v[tier], topic);
-        rec->headers = requeue_headers(&r, originals, n, &job->arena, &rec->n_headers);
+        rec->headers = retry_headers(&r, originals, n, &job->arena, &rec->n_headers);
     } else {
         topic_dead(load->topic, slot->outcome->fault, topic);
         rec->headers = dead_headers(&r, slot->outcome, lane->wall_ms, originals, n, &job->arena,

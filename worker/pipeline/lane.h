@@ -15,7 +15,7 @@
 #include "worker/base/trouble.h"
 #include "worker/kafka/asker.h"
 #include "worker/kafka/meta.h"
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 #include "worker/kafka/settle.h"
 #include "worker/ledger/ledger.h"
 #include "worker/pipeline/dispatch.h"

@@ -223,10 +223,10 @@ static struct header *read_headers(struct load *load, const rd_kafka_message_t *
 
 /* What a retry record says of its past. False when the record has its outcome already. */
 static bool recall(struct load *load, struct slot *slot, const struct record *rec,
-                   struct requeue *r) {
+                   struct retry *r) {
     const char *problem = NULL;
     struct outcome o;
-    if (requeue_parse(rec->headers, rec->n_headers, r, &problem) && r->group[0] &&
+    if (retry_parse(rec->headers, rec->n_headers, r, &problem) && r->group[0] &&
         strcmp(r->group, load->lane->cfg->group) != 0) {
         slot->foreign = true;
         slot->fate = FATE_SKIPPED;
@@ -286,14 +286,13 @@ static bool decode(struct load *load, struct slot *slot, const struct record *re
 /* Retry-After asked for more than the longest delay: the record goes round once more, unattempted.
  */
 static void park_again(struct load *load, struct slot *slot, struct destination *dest,
-                       const struct requeue *past) {
+                       const struct retry *past) {
     struct lane *lane = load->lane;
-    struct requeue r = *past;
+    struct retry r = *past;
     struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, past->why, NULL);
     o.uncounted = true;
-    enum next next =
-        requeue_next(&r, &o, &lane->schedule, parcel_retry_window(lane->cfg, dest->type),
-                     lane->wall_ms, &slot->progress.tier);
+    enum next next = retry_next(&r, &o, &lane->schedule, parcel_retry_window(lane->cfg, dest->type),
+                                lane->wall_ms, &slot->progress.tier);
     slot->progress.due_ms = r.due_ms;
     slot->progress.not_before_ms = r.not_before_ms;
     if (next == NEXT_RETRY) observer_parked(load, slot, dest, &o, r.due_ms);
@@ -301,7 +300,7 @@ static void park_again(struct load *load, struct slot *slot, struct destination 
 }
 
 static void deliver(struct load *load, struct slot *slot, const struct jobrun *run,
-                    const struct record *rec, const struct requeue *past) {
+                    const struct record *rec, const struct retry *past) {
     struct lane *lane = load->lane;
     struct destination *dest;
     struct outcome o;
@@ -322,8 +321,8 @@ static void deliver(struct load *load, struct slot *slot, const struct jobrun *r
         break;
     }
     if (past && !batched && past->not_before_ms > lane->wall_ms &&
-        !requeue_is_last(&slot->progress, &lane->schedule,
-                         parcel_retry_window(lane->cfg, dest->type), lane->wall_ms))
+        !retry_is_last(&slot->progress, &lane->schedule, parcel_retry_window(lane->cfg, dest->type),
+                       lane->wall_ms))
         park_again(load, slot, dest, past);
     else if (dest->type->shape == SHAPE_POST)
         parcel_send_post(load, slot, run, dest, rec);
@@ -352,7 +351,7 @@ void load_take(struct load *load, rd_kafka_message_t *msg) {
     rec.headers = read_headers(load, msg, &rec.n_headers);
     slot->bytes = (uint32_t)(msg->len + beside_value(msg, &rec));
     lane_held(load->lane, load, (ptrdiff_t)slot->bytes + RECORD_OVERHEAD);
-    struct requeue past;
+    struct retry past;
     struct jobrun run;
     bool again = load->partition->kind == PARTITION_RETRY;
     if (!again || recall(load, slot, &rec, &past)) {

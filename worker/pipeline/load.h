@@ -10,7 +10,7 @@
 #include <librdkafka/rdkafka.h>
 
 #include "worker/event/jobrun.h"
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 #include "worker/ledger/ledger.h"
 #include "worker/pipeline/dispatch.h"
 #include "worker/pipeline/window.h"

@@ -41,11 +41,11 @@ static enum fate decide(struct lane *lane, struct parcel *parcel, const struct o
         g->attempts += !o->uncounted;
         return FATE_DEAD;
     }
-    struct requeue r = {.first_failure_ms = g->first_failure_ms,
-                        .not_before_ms = g->not_before_ms,
-                        .attempts = g->attempts};
+    struct retry r = {.first_failure_ms = g->first_failure_ms,
+                      .not_before_ms = g->not_before_ms,
+                      .attempts = g->attempts};
     int64_t window = parcel_retry_window(lane->cfg, parcel->delivery.batch.dest->type);
-    enum next next = requeue_next(&r, o, &lane->schedule, window, lane->wall_ms, &g->tier);
+    enum next next = retry_next(&r, o, &lane->schedule, window, lane->wall_ms, &g->tier);
     g->first_failure_ms = r.first_failure_ms;
     g->not_before_ms = r.not_before_ms;
     g->attempts = r.attempts;
@@ -160,9 +160,8 @@ void parcel_send_now(struct parcel *p) {
     p->delivery.size = p->payload;
     p->delivery.batched = p->ndjson;
     struct lane *lane = p->load->lane;
-    p->delivery.last =
-        requeue_is_last(&p->progress, &lane->schedule,
-                        parcel_retry_window(lane->cfg, b->dest->type), lane->wall_ms);
+    p->delivery.last = retry_is_last(&p->progress, &lane->schedule,
+                                     parcel_retry_window(lane->cfg, b->dest->type), lane->wall_ms);
     p->sent = true;
     p->load->out++;
     dispatch_add(lane->dispatch, &p->delivery);
@@ -328,7 +327,7 @@ static void send_if_whole(struct load *load, struct parcel *p) {
 
 /* A parked batch comes back member by member; whole, it goes out under the key it had. */
 void parcel_collect_again(struct load *load, struct slot *slot, struct destination *dest,
-                          const struct requeue *r) {
+                          const struct retry *r) {
     struct parcel *p = groups_find(load, dest, NULL, r->batch_key);
     if (!p) {
         p = parcel_new(load, slot, dest);
@@ -352,7 +351,7 @@ void parcel_collect_again(struct load *load, struct slot *slot, struct destinati
 }
 
 /* A member that can't be read any more leaves its batch: the others must not wait for it. */
-void parcel_leave_batch(struct load *load, const struct requeue *r) {
+void parcel_leave_batch(struct load *load, const struct retry *r) {
     struct parcel *p = groups_find(load, NULL, r->destination, r->batch_key);
     if (!p || p->sent || p->deferred) return;
     p->expected--;

@@ -13,10 +13,9 @@ void parcel_send_post(struct load *, struct slot *, const struct jobrun *, struc
 /* batch mode: the event waits in its destination's parcel until the window's end is durable. */
 void parcel_collect(struct load *, struct slot *, struct destination *);
 /* A parked batch comes back member by member; whole, it goes out under the key it had. */
-void parcel_collect_again(struct load *, struct slot *, struct destination *,
-                          const struct requeue *);
+void parcel_collect_again(struct load *, struct slot *, struct destination *, const struct retry *);
 /* A member that can't be read any more leaves its batch: the others must not wait for it. */
-void parcel_leave_batch(struct load *, const struct requeue *);
+void parcel_leave_batch(struct load *, const struct retry *);
 /* A delivery that was deferred goes out now; or ends without, with this outcome. */
 void parcel_send_now(struct parcel *);
 void parcel_refuse(struct parcel *, const struct outcome *);

@@ -8,7 +8,7 @@
 
 #include "sinks/sink.h"
 #include "worker/event/jobrun.h"
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 
 struct router;
 struct keys;

@@ -8,7 +8,7 @@
 #ifndef RUNSINK_SNAPSHOT_H
 #define RUNSINK_SNAPSHOT_H
 
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 #include "worker/pipeline/dispatch.h"
 #include "worker/pipeline/load.h"
 

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 
 struct lane;
 struct partition;

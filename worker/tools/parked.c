@@ -21,7 +21,7 @@ struct fallen {
     int32_t partition, from_partition;
     int64_t offset, from_offset, died_ms;
     size_t row;
-    char why[sizeof((struct requeue *)0)->why];
+    char why[sizeof((struct retry *)0)->why];
 };
 
 struct look {
@@ -73,7 +73,7 @@ static void *grow(void *rows, size_t n, size_t size) {
 }
 
 /* What the record's row is named by; the arena's, or r's. Empty: not known. */
-static struct str name_of(const struct look *l, const struct record *rec, const struct requeue *r,
+static struct str name_of(const struct look *l, const struct record *rec, const struct retry *r,
                           enum overview_by usual, struct arena *arena) {
     struct jobrun run;
     struct outcome unused;
@@ -101,7 +101,7 @@ static bool keep_name(char ret[DESTINATION_MAX], struct str name) {
 
 /* ---- what waits ---- */
 
-static void add_parked(struct look *l, const struct requeue *r, struct str name, int64_t time_ms) {
+static void add_parked(struct look *l, const struct retry *r, struct str name, int64_t time_ms) {
     struct overview *o = l->o;
     size_t at = row_number(l, hash_of(l, 0, name), o->n_parked);
     if (at == o->n_parked) {
@@ -130,11 +130,11 @@ static bool on_parked(void *context, rd_kafka_message_t *m) {
     struct look *l = context;
     struct arena arena = {0};
     struct record rec;
-    struct requeue r;
+    struct retry r;
     const char *unused;
     if (!m) return true;
     reader_record(m, &arena, &rec);
-    if (!requeue_parse(rec.headers, rec.n_headers, &r, &unused) || r.died_ms) {
+    if (!retry_parse(rec.headers, rec.n_headers, &r, &unused) || r.died_ms) {
         l->o->unreadable++;
     } else if (!r.group[0] || strcmp(r.group, l->cfg->group) == 0) {
         add_parked(l, &r, name_of(l, &rec, &r, BY_DESTINATION, &arena),
@@ -212,7 +212,7 @@ static int look_at_parked(struct look *l) {
 
 static void add_fallen(struct look *l, const struct letter *letter, struct str name) {
     struct overview *o = l->o;
-    const struct requeue *past = &letter->past;
+    const struct retry *past = &letter->past;
     size_t at = row_number(l, hash_of(l, (int)letter->fault, name), o->n_dead);
     if (at == o->n_dead) {
         o->dead = grow(o->dead, o->n_dead, sizeof *o->dead);
@@ -296,7 +296,7 @@ static int read_ledger(struct look *l, const struct topic *ledger) {
 static void count_fallen(struct look *l) {
     for (size_t i = 0; i < l->n_fallen; i++) {
         const struct fallen *f = &l->fallen[i];
-        struct requeue past = {.died_ms = f->died_ms};
+        struct retry past = {.died_ms = f->died_ms};
         past.origin.partition = f->from_partition;
         past.origin.offset = f->from_offset;
         if (chains_fate(l->chains, f->fault, f->partition, f->offset, &past) != LETTER_OPEN)

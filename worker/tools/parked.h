@@ -20,16 +20,16 @@ struct parked_row {
     int64_t since_ms; /* the oldest first failure; 0: none was tried yet */
     int64_t due_ms;   /* the next attempt */
     int64_t last_ms;  /* when the youngest was parked: */
-    char why[sizeof((struct requeue *)0)->why];
+    char why[sizeof((struct retry *)0)->why];
 };
 
 /* Dead letters that did not go back and were not discarded. */
 struct dead_row {
     const char *source;
     enum fault fault;
-    char name[DESTINATION_MAX];                 /* the reason, or what else rows are of */
-    bool selects;                               /* name is whole: redrive can be told of it */
-    char why[sizeof((struct requeue *)0)->why]; /* of the youngest */
+    char name[DESTINATION_MAX];               /* the reason, or what else rows are of */
+    bool selects;                             /* name is whole: redrive can be told of it */
+    char why[sizeof((struct retry *)0)->why]; /* of the youngest */
     uint64_t n;
     int64_t since_ms, last_ms; /* times of death */
 };

@@ -86,7 +86,7 @@ static void remember(struct chains *c, uint64_t hash, int64_t died_ms, enum lett
 }
 
 enum letter_fate chains_fate(const struct chains *c, enum fault fault, int32_t partition,
-                             int64_t offset, const struct requeue *past) {
+                             int64_t offset, const struct retry *past) {
     if (!c->n_set) return LETTER_OPEN;
     const struct gone *g = slot_of(
         c->set, c->cap_set,

@@ -4,7 +4,7 @@
 #ifndef RUNSINK_REDRIVE_CHAIN_H
 #define RUNSINK_REDRIVE_CHAIN_H
 
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 #include "worker/ledger/ledger.h"
 #include "worker/tools/verify_spans.h"
 
@@ -26,7 +26,7 @@ enum letter_fate { LETTER_OPEN, LETTER_REDRIVEN, LETTER_DISCARDED };
  * was deleted and made anew begins with the old offsets, so the origin and the time of death are
  * compared too: an entry's "opened" is when the youngest of its letters died, by the same clock. */
 enum letter_fate chains_fate(const struct chains *, enum fault, int32_t partition, int64_t offset,
-                             const struct requeue *);
+                             const struct retry *);
 
 /* The next entry of a chain, of the window that the items' offsets span. The chain goes on from it
  * with chains_advance(), once it was committed. False past out's ceiling. */

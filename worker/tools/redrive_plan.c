@@ -7,8 +7,8 @@
 
 bool letter_read(const struct record *rec, const char *source, struct letter *l,
                  const char **reterr) {
-    struct requeue past;
-    if (!requeue_parse(rec->headers, rec->n_headers, &past, reterr)) return false;
+    struct retry past;
+    if (!retry_parse(rec->headers, rec->n_headers, &past, reterr)) return false;
     if (past.died_ms == 0)
         *reterr = "runsink-reason is missing";
     else if (strcmp(past.origin.topic, source) != 0)

@@ -10,7 +10,7 @@ struct letter {
     enum fault fault; /* of the topic it lies in */
     int32_t partition;
     int64_t offset;
-    struct requeue past; /* why: the reason */
+    struct retry past; /* why: the reason */
 };
 /* From the record's headers; fault, partition and offset are left. False with a phrase (static) in
  * *reterr. */
@@ -58,7 +58,7 @@ static inline bool letter_in_batch(const struct letter *l) {
 
 struct plan_row {
     enum fault fault;
-    char reason[sizeof((struct requeue *)0)->why];
+    char reason[sizeof((struct retry *)0)->why];
     char destination[DESTINATION_MAX];
     uint64_t n;
 };
@@ -67,7 +67,7 @@ struct plan_row {
 #define PLAN_REASONS_MAX 32
 
 struct plan_reason {
-    char name[sizeof((struct requeue *)0)->why];
+    char name[sizeof((struct retry *)0)->why];
     uint64_t n;
 };
 

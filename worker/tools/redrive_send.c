@@ -121,7 +121,7 @@ static bool produce_letter(struct sender *s, const struct outgoing *o) {
     const struct sending *in = s->in;
     struct arena arena = {0};
     struct record rec;
-    struct requeue r;
+    struct retry r;
     const char *unused;
     bool attempts = in->way == PLAN_ATTEMPTS;
     const char *topic = attempts ? in->retry : in->source;
@@ -129,12 +129,12 @@ static bool produce_letter(struct sender *s, const struct outgoing *o) {
     size_t n = 0;
     reader_record(o->m, &arena, &rec);
     struct header *headers;
-    if (attempts && requeue_parse(rec.headers, rec.n_headers, &r, &unused)) {
+    if (attempts && retry_parse(rec.headers, rec.n_headers, &r, &unused)) {
         r.first_failure_ms = r.not_before_ms = 0;
         r.attempts = 0;
         r.due_ms = clock_ms(CLOCK_REALTIME);
         snprintf(r.group, sizeof r.group, "%s", in->cfg->group);
-        headers = requeue_headers(&r, rec.headers, rec.n_headers, &arena, &n);
+        headers = retry_headers(&r, rec.headers, rec.n_headers, &arena, &n);
     } else {
         headers = arena_alloc(&arena, (rec.n_headers + 1) * sizeof *headers);
         for (size_t i = 0; i < rec.n_headers; i++)

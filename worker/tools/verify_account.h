@@ -4,7 +4,7 @@
 
 #include "sinks/s3/s3.h"
 #include "worker/kafka/reader.h"
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 
 #define ACCOUNTS_MAX 256
 

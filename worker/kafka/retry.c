@@ -1,4 +1,4 @@
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -127,7 +127,7 @@ static bool parse_key(struct str text, char *ret, size_t size) {
     return parse_text(text, size, ret);
 }
 
-static bool parse_slot(enum slot slot, struct str text, struct requeue *r) {
+static bool parse_slot(enum slot slot, struct str text, struct retry *r) {
     int64_t number = 0;
     bool ok = false;
     switch (slot) {
@@ -173,8 +173,7 @@ static bool parse_slot(enum slot slot, struct str text, struct requeue *r) {
     return false;
 }
 
-bool requeue_parse(const struct header *headers, size_t n, struct requeue *ret,
-                   const char **reterr) {
+bool retry_parse(const struct header *headers, size_t n, struct retry *ret, const char **reterr) {
     struct found found;
     if (!find(headers, n, &found, reterr)) return false;
     bool dead = found.have[REASON];
@@ -183,7 +182,7 @@ bool requeue_parse(const struct header *headers, size_t n, struct requeue *ret,
         [ORIGIN] = true, [FIRST] = true,   [ATTEMPTS] = true, [DUE] = !dead, [WHY] = !dead,
         [KEY] = member,  [COUNT] = member, [INDEX] = member,  [TIME] = dead,
     };
-    struct requeue r = {0};
+    struct retry r = {0};
     for (int s = 0; s < SLOTS; s++) {
         if (needed[s] && !found.have[s]) {
             *reterr = slots[s].missing;
@@ -235,7 +234,7 @@ static void add_line(struct headers *out, const char *name, const char *value) {
 }
 
 /* What parked records and dead letters have in common. */
-static void add_identity(struct headers *out, const struct requeue *r) {
+static void add_identity(struct headers *out, const struct retry *r) {
     if (r->timestamp_ms > 0) add_number(out, slots[TIMESTAMP].name, r->timestamp_ms);
     if (r->group[0]) add_text(out, slots[GROUP].name, r->group);
     if (r->destination[0]) add_line(out, slots[DEST].name, r->destination);
@@ -251,8 +250,8 @@ static void add_origin(struct headers *out, const struct origin *o) {
     add_text(out, slots[ORIGIN].name, text);
 }
 
-struct header *requeue_headers(const struct requeue *r, const struct header *originals, size_t n,
-                               struct arena *arena, size_t *ret_n) {
+struct header *retry_headers(const struct retry *r, const struct header *originals, size_t n,
+                             struct arena *arena, size_t *ret_n) {
     struct headers out = begin(originals, n, arena);
     add_origin(&out, &r->origin);
     add_number(&out, slots[FIRST].name, r->first_failure_ms);
@@ -265,7 +264,7 @@ struct header *requeue_headers(const struct requeue *r, const struct header *ori
     return out.v;
 }
 
-struct header *dead_headers(const struct requeue *r, const struct outcome *o, int64_t now_ms,
+struct header *dead_headers(const struct retry *r, const struct outcome *o, int64_t now_ms,
                             const struct header *originals, size_t n, struct arena *arena,
                             size_t *ret_n) {
     struct headers out = begin(originals, n, arena);
@@ -318,7 +317,7 @@ static size_t tier_for(const struct schedule *s, int64_t wait_ms) {
     return best < s->n ? best : s->n - 1;
 }
 
-static enum next next_counted(struct requeue *r, const struct schedule *s, int64_t window_ms,
+static enum next next_counted(struct retry *r, const struct schedule *s, int64_t window_ms,
                               int64_t now_ms, int64_t *ret_due) {
     if (r->attempts < UINT32_MAX) r->attempts++;
     int64_t at;
@@ -347,12 +346,12 @@ static int64_t untried_due(const struct progress *g, const struct schedule *s, i
     return now_ms + (aged > delay ? aged : delay);
 }
 
-bool requeue_is_last(const struct progress *g, const struct schedule *s, int64_t window_ms,
-                     int64_t now_ms) {
+bool retry_is_last(const struct progress *g, const struct schedule *s, int64_t window_ms,
+                   int64_t now_ms) {
     return g->first_failure_ms && untried_due(g, s, now_ms) - g->first_failure_ms > window_ms;
 }
 
-static enum next next_uncounted(const struct requeue *r, const struct outcome *o,
+static enum next next_uncounted(const struct retry *r, const struct outcome *o,
                                 const struct schedule *s, int64_t window_ms, int64_t now_ms,
                                 int64_t *ret_due) {
     const struct progress g = {.first_failure_ms = r->first_failure_ms,
@@ -365,8 +364,8 @@ static enum next next_uncounted(const struct requeue *r, const struct outcome *o
     return NEXT_RETRY;
 }
 
-enum next requeue_next(struct requeue *r, const struct outcome *o, const struct schedule *s,
-                       int64_t window_ms, int64_t now_ms, size_t *ret_tier) {
+enum next retry_next(struct retry *r, const struct outcome *o, const struct schedule *s,
+                     int64_t window_ms, int64_t now_ms, size_t *ret_tier) {
     if (r->first_failure_ms == 0) r->first_failure_ms = now_ms;
     memcpy(r->why, o->why, sizeof r->why);
     int64_t asked = o->retry_after_ms ? now_ms + o->retry_after_ms : 0;

@@ -11,8 +11,8 @@
  * out when there is none), and for a batch's member runsink-batch-key, runsink-batch-count,
  * runsink-batch-index: a batch that died goes back under the key that a PUT of it may have reached
  */
-#ifndef RUNSINK_REQUEUE_H
-#define RUNSINK_REQUEUE_H
+#ifndef RUNSINK_RETRY_H
+#define RUNSINK_RETRY_H
 
 #include "worker/base/origin.h"
 #include "worker/event/jobrun.h"
@@ -20,7 +20,7 @@
 #define GROUP_MAX 200
 #define DESTINATION_MAX 256 /* longer labels are cut */
 
-struct requeue {
+struct retry {
     struct origin origin;
     int64_t timestamp_ms;     /* Kafka's, of the original record; 0: not known */
     int64_t first_failure_ms; /* 0: has not failed yet */
@@ -41,14 +41,14 @@ struct requeue {
  * one is missing, malformed or stands twice. A record with runsink-reason is a dead letter: its
  * reason is put into why, runsink-time into died_ms, and due_ms is 0. Names of ours that are not
  * known are left alone. */
-bool requeue_parse(const struct header *, size_t n, struct requeue *ret, const char **reterr);
+bool retry_parse(const struct header *, size_t n, struct retry *ret, const char **reterr);
 bool header_is_ours(struct str name); /* starts with "runsink-" */
 
 /* The header list of a record to produce: originals (ours left out), then ours. The list and our
  * values are the arena's; the originals are borrowed as they are. */
-struct header *requeue_headers(const struct requeue *, const struct header *originals, size_t n,
-                               struct arena *, size_t *ret_n);
-struct header *dead_headers(const struct requeue *, const struct outcome *, int64_t now_ms,
+struct header *retry_headers(const struct retry *, const struct header *originals, size_t n,
+                             struct arena *, size_t *ret_n);
+struct header *dead_headers(const struct retry *, const struct outcome *, int64_t now_ms,
                             const struct header *originals, size_t n, struct arena *,
                             size_t *ret_n);
 
@@ -85,11 +85,11 @@ enum next { NEXT_RETRY, NEXT_EXPIRED };
  * due is never later than the longest delay from now (a longer not_before is waited for by parking
  * the record again, uncounted; a clock that was set back holds nothing for longer).
  * tier: the shortest delay >= due - now, else the last. Expired: *ret_tier and due_ms are left. */
-enum next requeue_next(struct requeue *r, const struct outcome *, const struct schedule *,
-                       int64_t window_ms, int64_t now_ms, size_t *ret_tier);
+enum next retry_next(struct retry *r, const struct outcome *, const struct schedule *,
+                     int64_t window_ms, int64_t now_ms, size_t *ret_tier);
 /* Whether a delivery would be beyond its window if it were parked once more without an attempt: it
  * is to be made now, whatever its destination asked for. */
-bool requeue_is_last(const struct progress *, const struct schedule *, int64_t window_ms,
-                     int64_t now_ms);
+bool retry_is_last(const struct progress *, const struct schedule *, int64_t window_ms,
+                   int64_t now_ms);
 
 #endif

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 
 #define SECOND 1000
 #define START 1750000000000
@@ -32,12 +32,12 @@ static struct outcome retry_after(uint32_t ms) {
 /* Every attempt fails at the instant it is due, plus late_ms; returns when the last was made. */
 static int64_t run_schedule(const struct schedule *s, int64_t window_ms, int64_t late_ms,
                             uint32_t *ret_attempts) {
-    struct requeue r = {0};
+    struct retry r = {0};
     struct outcome o = failure();
     int64_t now = START;
     for (;;) {
         size_t tier = 99;
-        if (requeue_next(&r, &o, s, window_ms, now, &tier) == NEXT_EXPIRED) break;
+        if (retry_next(&r, &o, s, window_ms, now, &tier) == NEXT_EXPIRED) break;
         assert_true(tier < s->n);
         assert_true(r.due_ms > now);
         assert_true(r.due_ms - now <= s->delays[tier]);
@@ -81,12 +81,12 @@ static void test_instants_and_tiers(void **state) {
     (void)state;
     static const int64_t due[] = {10, 30, 70, 150, 270, 390};
     static const size_t tiers[] = {0, 1, 2, 3, 4, 4};
-    struct requeue r = {0};
+    struct retry r = {0};
     struct outcome o = failure();
     int64_t now = START;
     for (size_t i = 0; i < 6; i++) {
         size_t tier;
-        assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
+        assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
         assert_int_equal(r.due_ms, START + due[i] * SECOND);
         assert_int_equal(tier, tiers[i]);
         assert_string_equal(r.why, "http-503");
@@ -103,18 +103,18 @@ static void test_lateness_keeps_the_count(void **state) {
     run_schedule(&by_default, 3600 * SECOND, 500 * SECOND, &attempts);
     assert_int_equal(attempts, 33);
     /* Away for a day after the third attempt: it catches up, half a delay apart. */
-    struct requeue r = {.first_failure_ms = START, .attempts = 3};
+    struct retry r = {.first_failure_ms = START, .attempts = 3};
     struct outcome o = failure();
     int64_t now = START + 86400 * SECOND;
     size_t tier;
-    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
+    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
     assert_int_equal(r.attempts, 4);
     assert_int_equal(r.due_ms, now + 40 * SECOND);
     assert_int_equal(tier, 2);
     /* The last one is counted and expires. */
-    r = (struct requeue){.first_failure_ms = START, .attempts = 32, .due_ms = 5};
+    r = (struct retry){.first_failure_ms = START, .attempts = 32, .due_ms = 5};
     tier = 77;
-    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_EXPIRED);
+    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_EXPIRED);
     assert_int_equal(r.attempts, 33);
     assert_int_equal(r.due_ms, 5);
     assert_int_equal(tier, 77);
@@ -122,14 +122,14 @@ static void test_lateness_keeps_the_count(void **state) {
 
 static void test_uncounted(void **state) {
     (void)state;
-    struct requeue r = {.first_failure_ms = START, .attempts = 1};
+    struct retry r = {.first_failure_ms = START, .attempts = 1};
     struct outcome o = not_attempted();
     size_t tier;
     int64_t now = START;
     unsigned parks = 0;
     /* It slows down as attempts would, so it is parked as often as it would have been tried. */
     int64_t delays[] = {10, 20, 40, 80, 120};
-    while (requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier) == NEXT_RETRY) {
+    while (retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier) == NEXT_RETRY) {
         size_t at = parks < 5 ? parks : 4;
         parks++;
         assert_int_equal(r.attempts, 1);
@@ -141,23 +141,22 @@ static void test_uncounted(void **state) {
     assert_int_equal(now, START + 3510 * SECOND);
     assert_int_equal(r.first_failure_ms, START);
     /* What has not been tried at all gets as much time again: nothing dies untried without need. */
-    r = (struct requeue){.first_failure_ms = START};
+    r = (struct retry){.first_failure_ms = START};
     now = START + 3510 * SECOND;
-    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
+    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
     now = START + 7080 * SECOND;
-    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
-    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now + 1, &tier),
-                     NEXT_EXPIRED);
+    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
+    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now + 1, &tier), NEXT_EXPIRED);
     /* A full queue is nobody's failure: it never expires. */
     o.fault = FAULT_NONE;
     now = START + 7200 * SECOND;
-    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
+    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
     assert_int_equal(r.due_ms, now + 120 * SECOND);
     o = not_attempted();
     /* After four attempts the current delay is the fourth. */
-    r = (struct requeue){.first_failure_ms = START, .attempts = 4};
+    r = (struct retry){.first_failure_ms = START, .attempts = 4};
     now = START + 20 * SECOND;
-    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
+    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
     assert_int_equal(r.attempts, 4);
     assert_int_equal(r.due_ms, now + 80 * SECOND);
     assert_int_equal(tier, 3);
@@ -166,49 +165,49 @@ static void test_uncounted(void **state) {
 
 static void test_retry_after(void **state) {
     (void)state;
-    struct requeue r = {0};
+    struct retry r = {0};
     size_t tier;
     /* Sooner than the schedule: the schedule stands. */
     struct outcome o = retry_after(5 * SECOND);
-    requeue_next(&r, &o, &by_default, 3600 * SECOND, START, &tier);
+    retry_next(&r, &o, &by_default, 3600 * SECOND, START, &tier);
     assert_int_equal(r.due_ms, START + 10 * SECOND);
     /* Later: it is honoured, in the tier that fits. */
-    r = (struct requeue){0};
+    r = (struct retry){0};
     o = retry_after(35 * SECOND);
-    requeue_next(&r, &o, &by_default, 3600 * SECOND, START, &tier);
+    retry_next(&r, &o, &by_default, 3600 * SECOND, START, &tier);
     assert_int_equal(r.not_before_ms, START + 35 * SECOND);
     assert_int_equal(r.due_ms, START + 35 * SECOND);
     assert_int_equal(tier, 2);
     /* Longer than the largest tier: waited for in uncounted parks, to the instant. */
-    r = (struct requeue){0};
+    r = (struct retry){0};
     o = retry_after(250 * SECOND);
-    requeue_next(&r, &o, &by_default, 3600 * SECOND, START, &tier);
+    retry_next(&r, &o, &by_default, 3600 * SECOND, START, &tier);
     assert_int_equal(r.due_ms, START + 120 * SECOND);
     assert_int_equal(tier, 4);
     o = not_attempted();
-    requeue_next(&r, &o, &by_default, 3600 * SECOND, r.due_ms, &tier);
+    retry_next(&r, &o, &by_default, 3600 * SECOND, r.due_ms, &tier);
     assert_int_equal(r.due_ms, START + 240 * SECOND);
     assert_int_equal(tier, 4);
-    requeue_next(&r, &o, &by_default, 3600 * SECOND, r.due_ms, &tier);
+    retry_next(&r, &o, &by_default, 3600 * SECOND, r.due_ms, &tier);
     assert_int_equal(r.due_ms, START + 250 * SECOND);
     assert_int_equal(tier, 0);
     assert_int_equal(r.not_before_ms, START + 250 * SECOND);
     assert_int_equal(r.attempts, 1);
     /* An attempt that got a new answer forgets the old wish; the count went on as before. */
     o = failure();
-    requeue_next(&r, &o, &by_default, 3600 * SECOND, r.due_ms, &tier);
+    retry_next(&r, &o, &by_default, 3600 * SECOND, r.due_ms, &tier);
     assert_int_equal(r.attempts, 2);
     assert_int_equal(r.not_before_ms, 0);
     assert_int_equal(r.due_ms, START + 260 * SECOND); /* half of 20 s: it is late */
-    r = (struct requeue){.first_failure_ms = START, .not_before_ms = START + 500 * SECOND};
-    requeue_next(&r, &o, &by_default, 3600 * SECOND, START + SECOND, &tier);
+    r = (struct retry){.first_failure_ms = START, .not_before_ms = START + 500 * SECOND};
+    retry_next(&r, &o, &by_default, 3600 * SECOND, START + SECOND, &tier);
     assert_int_equal(r.not_before_ms, 0);
     /* Longer than the window: dead in the end, without an attempt that was not allowed. */
-    r = (struct requeue){0};
+    r = (struct retry){0};
     o = retry_after(UINT32_MAX);
     int64_t now = START;
     unsigned parks = 0;
-    while (requeue_next(&r, &o, &by_default, 3600 * SECOND, now, &tier) == NEXT_RETRY) {
+    while (retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier) == NEXT_RETRY) {
         parks++;
         now = r.due_ms;
         o = not_attempted();
@@ -217,11 +216,11 @@ static void test_retry_after(void **state) {
     assert_int_equal(r.attempts, 1);
 }
 
-static bool is_last(const struct requeue *r, int64_t window, int64_t now) {
+static bool is_last(const struct retry *r, int64_t window, int64_t now) {
     const struct progress g = {.first_failure_ms = r->first_failure_ms,
                                .not_before_ms = r->not_before_ms,
                                .attempts = r->attempts};
-    return requeue_is_last(&g, &by_default, window, now);
+    return retry_is_last(&g, &by_default, window, now);
 }
 
 /* A store that is tried for ten minutes asks for an hour. */
@@ -229,14 +228,14 @@ static void test_retry_after_beyond_the_window(void **state) {
     (void)state;
     const int64_t window = 600 * SECOND;
     struct outcome busy = retry_after(3600 * SECOND), shut = not_attempted();
-    struct requeue r = {0};
+    struct retry r = {0};
     size_t tier;
     int64_t now = START;
     /* Not attempted, since another event was answered so: due at the window's end, and the last. */
     shut.retry_after_ms = 3600 * SECOND;
     for (unsigned i = 0; i < 5; i++) {
         assert_false(is_last(&r, window, now));
-        assert_int_equal(requeue_next(&r, &shut, &by_default, window, now, &tier), NEXT_RETRY);
+        assert_int_equal(retry_next(&r, &shut, &by_default, window, now, &tier), NEXT_RETRY);
         assert_int_equal(r.not_before_ms, START + window);
         now = r.due_ms;
     }
@@ -244,30 +243,29 @@ static void test_retry_after_beyond_the_window(void **state) {
     assert_false(is_last(&r, window, now - 1));
     assert_true(is_last(&r, window, now));
     /* Tried, and answered the same: nothing is left. */
-    assert_int_equal(requeue_next(&r, &busy, &by_default, window, now, &tier), NEXT_EXPIRED);
+    assert_int_equal(retry_next(&r, &busy, &by_default, window, now, &tier), NEXT_EXPIRED);
     assert_int_equal(r.attempts, 1);
     /* Answered so at the first attempt: one more at the end. */
-    r = (struct requeue){0};
+    r = (struct retry){0};
     now = START;
-    assert_int_equal(requeue_next(&r, &busy, &by_default, window, now, &tier), NEXT_RETRY);
+    assert_int_equal(retry_next(&r, &busy, &by_default, window, now, &tier), NEXT_RETRY);
     assert_int_equal(r.not_before_ms, START + window);
     /* What was parked by a version that did not clip is not waited for either. */
-    r = (struct requeue){
+    r = (struct retry){
         .first_failure_ms = START, .not_before_ms = START + 3600 * SECOND, .attempts = 1};
     shut.retry_after_ms = 0;
-    assert_int_equal(requeue_next(&r, &shut, &by_default, window, START + SECOND, &tier),
-                     NEXT_RETRY);
+    assert_int_equal(retry_next(&r, &shut, &by_default, window, START + SECOND, &tier), NEXT_RETRY);
     assert_int_equal(r.not_before_ms, START + window);
-    r = (struct requeue){0};
+    r = (struct retry){0};
     assert_false(is_last(&r, window, now));
 }
 
 static void test_clock_set_back(void **state) {
     (void)state;
-    struct requeue r = {.first_failure_ms = START + 86400 * SECOND, .attempts = 2};
+    struct retry r = {.first_failure_ms = START + 86400 * SECOND, .attempts = 2};
     struct outcome o = failure();
     size_t tier;
-    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, START, &tier), NEXT_RETRY);
+    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, START, &tier), NEXT_RETRY);
     assert_int_equal(r.due_ms, START + 120 * SECOND);
     assert_int_equal(tier, 4);
 }
@@ -276,11 +274,11 @@ static void test_extremes_do_not_overflow(void **state) {
     (void)state;
     struct outcome o = failure();
     size_t tier;
-    struct requeue r = {.first_failure_ms = 1, .attempts = UINT32_MAX};
-    assert_int_equal(requeue_next(&r, &o, &by_default, INT64_MAX / 4, START, &tier), NEXT_RETRY);
+    struct retry r = {.first_failure_ms = 1, .attempts = UINT32_MAX};
+    assert_int_equal(retry_next(&r, &o, &by_default, INT64_MAX / 4, START, &tier), NEXT_RETRY);
     assert_int_equal(r.attempts, UINT32_MAX);
-    r = (struct requeue){.first_failure_ms = 253402300799999, .attempts = UINT32_MAX};
-    assert_int_equal(requeue_next(&r, &o, &by_default, 3600 * SECOND, START, &tier), NEXT_EXPIRED);
+    r = (struct retry){.first_failure_ms = 253402300799999, .attempts = UINT32_MAX};
+    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, START, &tier), NEXT_EXPIRED);
 }
 
 static char random_plain(void) {
@@ -296,13 +294,13 @@ static int64_t random_ms(void) {
     return rand() % 3 ? START + rand() : rand() % 2 ? 0 : 253402300799999;
 }
 
-static struct requeue random_requeue(void) {
-    struct requeue r = {.first_failure_ms = random_ms(),
-                        .due_ms = random_ms(),
-                        .not_before_ms = random_ms(),
-                        .attempts = rand() % 9 ? (uint32_t)rand() : UINT32_MAX,
-                        .origin = {.partition = rand() % 5 ? rand() : INT32_MAX,
-                                   .offset = rand() % 5 ? rand() : INT64_MAX}};
+static struct retry random_retry(void) {
+    struct retry r = {.first_failure_ms = random_ms(),
+                      .due_ms = random_ms(),
+                      .not_before_ms = random_ms(),
+                      .attempts = rand() % 9 ? (uint32_t)rand() : UINT32_MAX,
+                      .origin = {.partition = rand() % 5 ? rand() : INT32_MAX,
+                                 .offset = rand() % 5 ? rand() : INT64_MAX}};
     random_text(r.origin.topic, TOPIC_MAX, 1);
     random_text(r.why, sizeof r.why - 1, 0);
     if (rand() % 2) {
@@ -314,7 +312,7 @@ static struct requeue random_requeue(void) {
     return r;
 }
 
-static void assert_same(const struct requeue *a, const struct requeue *b) {
+static void assert_same(const struct retry *a, const struct retry *b) {
     assert_string_equal(a->origin.topic, b->origin.topic);
     assert_int_equal(a->origin.partition, b->origin.partition);
     assert_int_equal(a->origin.offset, b->origin.offset);
@@ -335,7 +333,7 @@ static void test_round_trips(void **state) {
     srand(3);
     for (int i = 0; i < 2000; i++) {
         struct arena arena = {0};
-        struct requeue r = random_requeue();
+        struct retry r = random_retry();
         struct header originals[] = {
             {STR("ce_id"), STR("x\0y")},
             {STR("runsink-attempts"), STR("0")},
@@ -345,20 +343,20 @@ static void test_round_trips(void **state) {
             {STR("ce_id"), STR("again")},
         };
         size_t n;
-        struct header *h = requeue_headers(&r, originals, 6, &arena, &n);
+        struct header *h = retry_headers(&r, originals, 6, &arena, &n);
         assert_int_equal(n, 4u + 5u + (r.not_before_ms != 0) + 3u * (r.batch_key[0] != 0) +
                                 (r.destination[0] != 0));
         assert_memory_equal(&h[0], &originals[0], sizeof h[0]);
         assert_memory_equal(&h[1], &originals[3], sizeof h[0]);
         assert_memory_equal(&h[2], &originals[4], sizeof h[0]);
         assert_memory_equal(&h[3], &originals[5], sizeof h[0]);
-        struct requeue back;
+        struct retry back;
         const char *err = NULL;
-        if (!requeue_parse(h, n, &back, &err)) fail_msg("%s", err);
+        if (!retry_parse(h, n, &back, &err)) fail_msg("%s", err);
         assert_same(&r, &back);
         /* Parked a second time: ours are replaced, not added to. */
         size_t again;
-        requeue_headers(&r, h, n, &arena, &again);
+        retry_headers(&r, h, n, &arena, &again);
         assert_int_equal(again, n);
         arena_free(&arena);
     }
@@ -375,9 +373,9 @@ static const struct header good[] = {
 #define GOOD (sizeof good / sizeof good[0])
 
 static const char *refusal(const struct header *h, size_t n) {
-    struct requeue r = {.attempts = 4711};
+    struct retry r = {.attempts = 4711};
     const char *err = NULL;
-    if (requeue_parse(h, n, &r, &err)) return NULL;
+    if (retry_parse(h, n, &r, &err)) return NULL;
     assert_int_equal(r.attempts, 4711);
     assert_non_null(err);
     return err;
@@ -483,7 +481,7 @@ static struct str value_of(const struct header *h, size_t n, const char *name) {
 static void test_dead_headers(void **state) {
     (void)state;
     struct arena arena = {0};
-    struct requeue r = {.origin = {"jobs", 3, 42}, .first_failure_ms = START, .attempts = 33};
+    struct retry r = {.origin = {"jobs", 3, 42}, .first_failure_ms = START, .attempts = 33};
     struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "NoSuchBucket", "it's gone");
     o.status = 404;
     struct header originals[] = {{STR("ce_id"), STR("7")}, {STR("runsink-fault"), STR("none")}};
@@ -505,9 +503,9 @@ static void test_dead_headers(void **state) {
     };
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++)
         assert_true(str_is(value_of(h, n, want[i][0]), want[i][1]));
-    struct requeue back;
+    struct retry back;
     const char *err;
-    assert_true(requeue_parse(h, n, &back, &err));
+    assert_true(retry_parse(h, n, &back, &err));
     assert_int_equal(back.attempts, 33);
     assert_int_equal(back.origin.offset, 42);
     assert_string_equal(back.why, "NoSuchBucket");
@@ -525,12 +523,12 @@ static void test_dead_batches(void **state) {
     srand(5);
     for (int i = 0; i < 500; i++) {
         struct arena arena = {0};
-        struct requeue r = random_requeue(), back;
+        struct retry r = random_retry(), back;
         struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "expired", NULL);
         const char *err = NULL;
         size_t n, again;
         struct header *h = dead_headers(&r, &o, START, NULL, 0, &arena, &n);
-        if (!requeue_parse(h, n, &back, &err)) fail_msg("%s", err);
+        if (!retry_parse(h, n, &back, &err)) fail_msg("%s", err);
         assert_string_equal(back.batch_key, r.batch_key);
         assert_int_equal(back.batch_count, r.batch_count);
         assert_int_equal(back.batch_index, r.batch_index);
@@ -549,12 +547,12 @@ static void test_marker(void **state) {
     static const int64_t sizes[] = {0, 1, 17000000};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         struct arena arena = {0};
-        struct requeue r = {.origin = {.topic = "a", .offset = 3}, .marker = sizes[i]}, back;
+        struct retry r = {.origin = {.topic = "a", .offset = 3}, .marker = sizes[i]}, back;
         struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "refused-by-topic", NULL);
         const char *problem = NULL;
         size_t n;
         struct header *h = dead_headers(&r, &o, START, NULL, 0, &arena, &n);
-        assert_true(requeue_parse(h, n, &back, &problem));
+        assert_true(retry_parse(h, n, &back, &problem));
         assert_int_equal(back.marker, sizes[i]);
         arena_free(&arena);
     }
@@ -563,7 +561,7 @@ static void test_marker(void **state) {
 static void test_dead_headers_are_bounded(void **state) {
     (void)state;
     struct arena arena = {0};
-    struct requeue r = {.origin = {"jobs", 3, 42}};
+    struct retry r = {.origin = {"jobs", 3, 42}};
     struct outcome o = {.verdict = VERDICT_PERMANENT, .fault = FAULT_DATA, .why = "a b\x01\xff"};
     memset(o.detail, '\n', sizeof o.detail - 1);
     memset(r.destination, 0xc3, sizeof r.destination - 1);

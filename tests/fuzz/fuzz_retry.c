@@ -3,7 +3,7 @@
  * past says, the next attempt is due within the longest delay. */
 #include <stdlib.h>
 
-#include "worker/kafka/requeue.h"
+#include "worker/kafka/retry.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -22,7 +22,7 @@ static struct str piece(struct str *rest) {
     return one;
 }
 
-static void check_same(const struct requeue *a, const struct requeue *b) {
+static void check_same(const struct retry *a, const struct retry *b) {
     must(strcmp(a->origin.topic, b->origin.topic) == 0);
     must(a->origin.partition == b->origin.partition && a->origin.offset == b->origin.offset);
     must(a->timestamp_ms == b->timestamp_ms && a->first_failure_ms == b->first_failure_ms);
@@ -33,23 +33,23 @@ static void check_same(const struct requeue *a, const struct requeue *b) {
     must(strcmp(a->group, b->group) == 0 && strcmp(a->destination, b->destination) == 0);
 }
 
-static void check_schedule(const struct requeue *past, struct arena *arena) {
+static void check_schedule(const struct retry *past, struct arena *arena) {
     static const int64_t delays[] = {10000, 20000, 40000, 80000, 120000};
     const struct schedule s = {delays, 5};
     const int64_t now = 1700000000000, hour = 3600000;
     for (int counted = 0; counted < 2; counted++) {
-        struct requeue r = *past;
+        struct retry r = *past;
         struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, "http-503", NULL);
         o.uncounted = !counted;
         o.retry_after_ms = past->attempts;
         size_t tier = 0;
-        if (requeue_next(&r, &o, &s, hour, now, &tier) != NEXT_RETRY) continue;
+        if (retry_next(&r, &o, &s, hour, now, &tier) != NEXT_RETRY) continue;
         must(tier < s.n && r.due_ms <= now + delays[4] && r.first_failure_ms);
         must(r.attempts == past->attempts + (uint32_t)counted || r.attempts == UINT32_MAX);
         size_t n;
         const char *problem;
-        const struct header *h = requeue_headers(&r, NULL, 0, arena, &n);
-        must(requeue_parse(h, n, &r, &problem));
+        const struct header *h = retry_headers(&r, NULL, 0, arena, &n);
+        must(retry_parse(h, n, &r, &problem));
     }
 }
 
@@ -61,23 +61,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         headers[n].name = piece(&rest);
         headers[n++].value = piece(&rest);
     }
-    struct requeue r, again;
+    struct retry r, again;
     const char *problem = NULL;
-    if (!requeue_parse(headers, n, &r, &problem)) {
+    if (!retry_parse(headers, n, &r, &problem)) {
         must(problem && problem[0]);
         return 0;
     }
     struct arena arena = {0};
     size_t n_ours;
     bool dead = r.died_ms != 0;
-    const struct header *ours = requeue_headers(&r, headers, n, &arena, &n_ours);
-    must(n_ours <= n + 16 && requeue_parse(ours, n_ours, &again, &problem));
+    const struct header *ours = retry_headers(&r, headers, n, &arena, &n_ours);
+    must(n_ours <= n + 16 && retry_parse(ours, n_ours, &again, &problem));
     again.died_ms = r.died_ms;
     check_same(&r, &again);
     check_schedule(&r, &arena);
     struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "http-410", "gone");
     ours = dead_headers(&r, &o, 1700000000000, headers, n, &arena, &n_ours);
-    must(requeue_parse(ours, n_ours, &again, &problem) && again.died_ms == 1700000000000);
+    must(retry_parse(ours, n_ours, &again, &problem) && again.died_ms == 1700000000000);
     must(dead || strcmp(again.group, r.group) == 0);
     arena_free(&arena);
     return 0;
