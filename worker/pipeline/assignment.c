@@ -185,7 +185,7 @@ static void take_doubt(struct lane *lane, struct partition *p,
 static void ask_in_doubt(struct lane *lane) {
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (!p->doubts || p->doubting || lane->now_ms - p->asked_ms < ASK_AGAIN_MS) continue;
-        asker_ask(lane->asker, p->topic, p->id, p->serial);
+        offsets_ask(lane->offsets, p->topic, p->id, p->serial);
         p->doubting = true;
         p->asked_ms = lane->now_ms;
     }
@@ -205,7 +205,7 @@ static void take_committed(struct lane *lane, const rd_kafka_topic_partition_lis
 static void take_answers(struct lane *lane) {
     rd_kafka_topic_partition_list_t *answer;
     uint64_t serial;
-    while ((answer = asker_answer(lane->asker, &serial))) {
+    while ((answer = offsets_answer(lane->offsets, &serial))) {
         struct partition *p = serial ? source_find(lane, serial) : NULL;
         if (!serial) {
             vitals_answer(lane, answer);
@@ -394,7 +394,7 @@ static void load_late(struct lane *lane) {
         if (p->loaded) continue;
         p->late = true;
         if (p->asking || lane->now_ms - p->asked_ms < ASK_AGAIN_MS) continue;
-        asker_ask(lane->asker, p->topic, p->id, p->serial);
+        offsets_ask(lane->offsets, p->topic, p->id, p->serial);
         p->asking = true;
         p->asked_ms = lane->now_ms;
     }

@@ -13,8 +13,8 @@
 #include "sinks/sink.h"
 #include "worker/base/counters.h"
 #include "worker/base/trouble.h"
-#include "worker/kafka/asker.h"
 #include "worker/kafka/meta.h"
+#include "worker/kafka/offsets.h"
 #include "worker/kafka/retry.h"
 #include "worker/kafka/settle.h"
 #include "worker/ledger/ledger.h"
@@ -114,7 +114,7 @@ struct lane {
 
     rd_kafka_t *consumer;
     rd_kafka_queue_t *main_queue;
-    struct asker *asker;
+    struct offsets *offsets;
     struct recall *recall;   /* under way, or NULL */
     int64_t recall_after_ms; /* not again before */
     int wake_fd;

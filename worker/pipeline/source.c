@@ -330,8 +330,8 @@ bool source_open(struct lane *lane, struct buf *err) {
     rd_kafka_poll_set_consumer(lane->consumer);
     lane->main_queue = rd_kafka_queue_get_consumer(lane->consumer);
     rd_kafka_queue_io_event_enable(lane->main_queue, lane->wake_fd, &one, sizeof one);
-    lane->asker = asker_new(lane->consumer, lane->wake_fd);
-    if (!lane->asker) {
+    lane->offsets = offsets_new(lane->consumer, lane->wake_fd);
+    if (!lane->offsets) {
         buf_printf(err, "starting a lane's thread failed: %s", strerror(errno));
         return false;
     }
@@ -366,8 +366,8 @@ static void leave_group(struct lane *lane) {
 
 void source_close(struct lane *lane) {
     if (!lane->consumer) return;
-    asker_free(lane->asker);
-    lane->asker = NULL;
+    offsets_free(lane->offsets);
+    lane->offsets = NULL;
     vitals_end(lane);
     leave_group(lane); /* revokes through the callback */
     while (lane->partitions) assignment_drop(lane, lane->partitions);

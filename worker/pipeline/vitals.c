@@ -153,7 +153,7 @@ static void ask(struct lane *lane) {
         rd_kafka_topic_partition_list_destroy(list);
         return;
     }
-    asker_look(lane->asker, list);
+    offsets_look(lane->offsets, list);
     v->asking = true;
     v->asked_ms = lane->now_ms;
 }
@@ -251,7 +251,7 @@ static void tell_partition(struct lane *lane, struct partition *p) {
 
 void vitals_tick(struct lane *lane) {
     struct vitals *v = &lane->vitals;
-    if (!lane->consumer || !lane->asker || lane->now_ms - v->told_ms < TELL_MS) return;
+    if (!lane->consumer || !lane->offsets || lane->now_ms - v->told_ms < TELL_MS) return;
     v->told_ms = lane->now_ms;
     uint64_t records = count_get(&lane->counters, COUNTER_RECORDS);
     if (records != v->records) vitals_contact(lane);

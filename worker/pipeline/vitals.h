@@ -1,6 +1,6 @@
 /* How well Kafka serves a lane: whether any broker answers, which topics and partitions can't be
  * read and why, and what waits behind a producer's open transaction. Asks a broker every few
- * seconds, through the asker, so that nothing waits; tells once a second what it found to the
+ * seconds, through offsets.h, so that nothing waits; tells once a second what it found to the
  * process's list of troubles. Lane's thread. */
 #ifndef RUNSINK_VITALS_H
 #define RUNSINK_VITALS_H
@@ -42,7 +42,7 @@ void vitals_contact(struct lane *); /* a broker has answered something */
 bool vitals_topic_error(struct lane *, const rd_kafka_message_t *);
 /* The client's own: a broker that does not answer, or refuses. */
 void vitals_client_error(struct lane *, rd_kafka_resp_err_t, const char *text);
-/* What the asker brought: the topics asked about, each with its err. */
+/* What offsets.h brought: the topics asked about, each with its err. */
 void vitals_answer(struct lane *, const rd_kafka_topic_partition_list_t *);
 
 /* A partition's reader met an error; or a record, or the end. */

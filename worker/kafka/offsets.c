@@ -1,6 +1,6 @@
 /* Why a thread: rd_kafka_committed() blocks, and ListConsumerGroupOffsets, which does not, can
  * abort the process when the coordinator disconnects (librdkafka's pull request 5397). */
-#include "worker/kafka/asker.h"
+#include "worker/kafka/offsets.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -21,7 +21,7 @@ struct queue {
     struct question *first, **last;
 };
 
-struct asker {
+struct offsets {
     rd_kafka_t *consumer;
     int wake_fd;
     pthread_t thread;
@@ -69,59 +69,59 @@ static rd_kafka_resp_err_t look_for(rd_kafka_t *rk, const char *topic, int timeo
     return err;
 }
 
-static void look(const struct asker *a, const struct question *it) {
-    int64_t end = clock_ms(CLOCK_MONOTONIC) + ASKER_LOOK_MS;
+static void look(const struct offsets *o, const struct question *it) {
+    int64_t end = clock_ms(CLOCK_MONOTONIC) + OFFSETS_LOOK_MS;
     for (int i = 0; i < it->list->cnt; i++) {
         rd_kafka_topic_partition_t *tp = &it->list->elems[i];
         int64_t left = end - clock_ms(CLOCK_MONOTONIC);
         tp->err =
-            left > 0 ? look_for(a->consumer, tp->topic, (int)left) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+            left > 0 ? look_for(o->consumer, tp->topic, (int)left) : RD_KAFKA_RESP_ERR__TIMED_OUT;
     }
 }
 
-static void ask(const struct asker *a, const struct question *it) {
+static void ask(const struct offsets *o, const struct question *it) {
     if (!it->serial) {
-        look(a, it);
+        look(o, it);
         return;
     }
-    rd_kafka_resp_err_t err = rd_kafka_committed(a->consumer, it->list, ASKER_TIMEOUT_MS);
+    rd_kafka_resp_err_t err = rd_kafka_committed(o->consumer, it->list, OFFSETS_TIMEOUT_MS);
     if (err) it->list->elems[0].err = err;
 }
 
-static void *asker_main(void *arg) {
-    struct asker *a = arg;
-    pthread_mutex_lock(&a->mutex);
-    while (!a->stop) {
-        struct question *it = pop(&a->asked);
+static void *offsets_main(void *arg) {
+    struct offsets *o = arg;
+    pthread_mutex_lock(&o->mutex);
+    while (!o->stop) {
+        struct question *it = pop(&o->asked);
         if (!it) {
-            pthread_cond_wait(&a->changed, &a->mutex);
+            pthread_cond_wait(&o->changed, &o->mutex);
             continue;
         }
-        pthread_mutex_unlock(&a->mutex);
-        ask(a, it);
-        pthread_mutex_lock(&a->mutex);
-        push(&a->answered, it);
-        if (eventfd_write(a->wake_fd, 1) != 0) log_warn("waking a lane failed");
+        pthread_mutex_unlock(&o->mutex);
+        ask(o, it);
+        pthread_mutex_lock(&o->mutex);
+        push(&o->answered, it);
+        if (eventfd_write(o->wake_fd, 1) != 0) log_warn("waking a lane failed");
     }
-    pthread_mutex_unlock(&a->mutex);
+    pthread_mutex_unlock(&o->mutex);
     return NULL;
 }
 
 /* ---- the lane's ---- */
 
-struct asker *asker_new(rd_kafka_t *consumer, int wake_fd) {
-    struct asker *a = xcalloc(1, sizeof *a);
-    a->consumer = consumer;
-    a->wake_fd = wake_fd;
-    queue_init(&a->asked);
-    queue_init(&a->answered);
-    pthread_mutex_init(&a->mutex, NULL);
-    pthread_cond_init(&a->changed, NULL);
-    int rc = pthread_create(&a->thread, NULL, asker_main, a);
-    if (rc == 0) return a;
-    pthread_cond_destroy(&a->changed);
-    pthread_mutex_destroy(&a->mutex);
-    free(a);
+struct offsets *offsets_new(rd_kafka_t *consumer, int wake_fd) {
+    struct offsets *o = xcalloc(1, sizeof *o);
+    o->consumer = consumer;
+    o->wake_fd = wake_fd;
+    queue_init(&o->asked);
+    queue_init(&o->answered);
+    pthread_mutex_init(&o->mutex, NULL);
+    pthread_cond_init(&o->changed, NULL);
+    int rc = pthread_create(&o->thread, NULL, offsets_main, o);
+    if (rc == 0) return o;
+    pthread_cond_destroy(&o->changed);
+    pthread_mutex_destroy(&o->mutex);
+    free(o);
     errno = rc;
     return NULL;
 }
@@ -133,44 +133,44 @@ static void clear(struct queue *q) {
     }
 }
 
-void asker_free(struct asker *a) {
-    if (!a) return;
-    pthread_mutex_lock(&a->mutex);
-    a->stop = true;
-    pthread_cond_signal(&a->changed);
-    pthread_mutex_unlock(&a->mutex);
-    pthread_join(a->thread, NULL);
-    clear(&a->asked);
-    clear(&a->answered);
-    pthread_cond_destroy(&a->changed);
-    pthread_mutex_destroy(&a->mutex);
-    free(a);
+void offsets_free(struct offsets *o) {
+    if (!o) return;
+    pthread_mutex_lock(&o->mutex);
+    o->stop = true;
+    pthread_cond_signal(&o->changed);
+    pthread_mutex_unlock(&o->mutex);
+    pthread_join(o->thread, NULL);
+    clear(&o->asked);
+    clear(&o->answered);
+    pthread_cond_destroy(&o->changed);
+    pthread_mutex_destroy(&o->mutex);
+    free(o);
 }
 
-static void enqueue(struct asker *a, rd_kafka_topic_partition_list_t *list, uint64_t serial) {
+static void enqueue(struct offsets *o, rd_kafka_topic_partition_list_t *list, uint64_t serial) {
     struct question *it = xcalloc(1, sizeof *it);
     it->serial = serial;
     it->list = list;
-    pthread_mutex_lock(&a->mutex);
-    (serial ? push : push_first)(&a->asked, it);
-    pthread_cond_signal(&a->changed);
-    pthread_mutex_unlock(&a->mutex);
+    pthread_mutex_lock(&o->mutex);
+    (serial ? push : push_first)(&o->asked, it);
+    pthread_cond_signal(&o->changed);
+    pthread_mutex_unlock(&o->mutex);
 }
 
-void asker_ask(struct asker *a, const char *topic, int32_t partition, uint64_t serial) {
+void offsets_ask(struct offsets *o, const char *topic, int32_t partition, uint64_t serial) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(list, topic, partition);
-    enqueue(a, list, serial);
+    enqueue(o, list, serial);
 }
 
-void asker_look(struct asker *a, rd_kafka_topic_partition_list_t *topics) {
-    enqueue(a, topics, 0);
+void offsets_look(struct offsets *o, rd_kafka_topic_partition_list_t *topics) {
+    enqueue(o, topics, 0);
 }
 
-rd_kafka_topic_partition_list_t *asker_answer(struct asker *a, uint64_t *ret_serial) {
-    pthread_mutex_lock(&a->mutex);
-    struct question *it = pop(&a->answered);
-    pthread_mutex_unlock(&a->mutex);
+rd_kafka_topic_partition_list_t *offsets_answer(struct offsets *o, uint64_t *ret_serial) {
+    pthread_mutex_lock(&o->mutex);
+    struct question *it = pop(&o->answered);
+    pthread_mutex_unlock(&o->mutex);
     if (!it) return NULL;
     rd_kafka_topic_partition_list_t *list = it->list;
     *ret_serial = it->serial;
