@@ -627,7 +627,7 @@ static bool try_file_root(const struct config *cfg, struct buf *err) {
 
 /* Properties that exclude each other: librdkafka says so when it is to make something of them. */
 static bool try_handles(const struct config *cfg, struct buf *err) {
-    return source_check(cfg, err) && settler_check(cfg, err);
+    return source_check(cfg, err) && txn_producer_check(cfg, err);
 }
 
 /* What a start and a reload have to pass alike. */

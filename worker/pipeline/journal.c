@@ -33,7 +33,7 @@ struct chapter {
 };
 
 struct journal {
-    struct settle_job *job;
+    struct txn *job;
     struct chapter *chapters;
     size_t n;
     bool boundaries;
@@ -134,7 +134,7 @@ bool journal_due(const struct lane *lane) {
 
 /* ---- records ---- */
 
-static const char *copy(struct settle_job *job, const char *s) {
+static const char *copy(struct txn *job, const char *s) {
     return arena_strdup(&job->arena, str_c(s));
 }
 
@@ -178,7 +178,7 @@ struct bearer {
 /* What stands for a value that the dead topic, or the retry topic before it, refuses. Nothing in it
  * is longer than we say, and it has a key of its own, which a compacted topic asks for and keeps: a
  * topic that refuses this takes nothing. */
-static void put_marker(struct settle_job *job, struct settle_record *rec, const struct slot *slot,
+static void put_marker(struct txn *job, struct txn_record *rec, const struct slot *slot,
                        const struct retry *r) {
     uint8_t digest[SHA256_LEN];
     char text[HEX_LEN(SHA256_LEN) + 1];
@@ -200,8 +200,7 @@ static void put_marker(struct settle_job *job, struct settle_record *rec, const 
     buf_free(&b);
 }
 
-static void add_record(struct lane *lane, struct settle_job *job, struct load *load,
-                       struct slot *slot) {
+static void add_record(struct lane *lane, struct txn *job, struct load *load, struct slot *slot) {
     rd_kafka_headers_t *list = NULL;
     struct header *originals = NULL;
     size_t n = 0;
@@ -218,7 +217,7 @@ static void add_record(struct lane *lane, struct settle_job *job, struct load *l
     if (load->partition->kind == PARTITION_RETRY && !slot->parcel)
         recall_destination(&r, originals, n);
     char topic[TOPIC_MAX + 1] = "";
-    struct settle_record *rec = settle_job_add(job);
+    struct txn_record *rec = txn_add(job);
     struct bearer *bearer = arena_alloc(&job->arena, sizeof *bearer);
     *bearer = (struct bearer){load, slot};
     if (slot->marked) {
@@ -286,7 +285,7 @@ static int by_offset(const void *a, const void *b) {
     return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
-static void fill_offsets(struct settle_job *job, const struct load *load, struct ledger_item *item,
+static void fill_offsets(struct txn *job, const struct load *load, struct ledger_item *item,
                          struct slot **members, size_t n) {
     int64_t *offsets = arena_alloc(&job->arena, n * sizeof *offsets);
     struct origin *origins = NULL;
@@ -307,7 +306,7 @@ static void fill_offsets(struct settle_job *job, const struct load *load, struct
 }
 
 /* The entry's bytes to the ledger; the chain goes on from it. */
-static bool put_entry(struct lane *lane, struct settle_job *job, const struct partition *p,
+static bool put_entry(struct lane *lane, struct txn *job, const struct partition *p,
                       struct ledger_window *entry, struct meta *meta) {
     struct buf value;
     buf_init(&value, ENTRY_MAX);
@@ -322,7 +321,7 @@ static bool put_entry(struct lane *lane, struct settle_job *job, const struct pa
         char key[TOPIC_MAX + 16], topic[TOPIC_MAX + 1] = "";
         ledger_record_key(key, sizeof key, p->topic, p->id);
         topic_ledger(p->base, topic);
-        struct settle_record *rec = settle_job_add(job);
+        struct txn_record *rec = txn_add(job);
         rec->topic = copy(job, topic);
         rec->key = copy(job, key);
         rec->key_len = strlen(key);
@@ -335,7 +334,7 @@ static bool put_entry(struct lane *lane, struct settle_job *job, const struct pa
 }
 
 /* The chain goes over from the topic that is gone to the one that has its name now. */
-static bool add_anew(struct lane *lane, struct settle_job *job, const struct partition *p,
+static bool add_anew(struct lane *lane, struct txn *job, const struct partition *p,
                      struct meta *meta) {
     struct ledger_window entry = {.first = p->committed,
                                   .next = p->committed,
@@ -346,7 +345,7 @@ static bool add_anew(struct lane *lane, struct settle_job *job, const struct par
     return put_entry(lane, job, p, &entry, meta);
 }
 
-static bool add_ledger(struct lane *lane, struct settle_job *job, const struct partition *p,
+static bool add_ledger(struct lane *lane, struct txn *job, const struct partition *p,
                        const struct window *w, struct meta *meta) {
     const struct load *load = w->user;
     struct ledger_item *items = arena_alloc(&job->arena, (w->taken + 1) * sizeof *items);
@@ -436,7 +435,7 @@ static void bury(struct load *load, struct slot *slot, const struct outcome *o) 
 }
 
 /* A record that its topic will never take. False when the topic takes nothing. */
-static bool mark(struct lane *lane, const struct settle_record *rec) {
+static bool mark(struct lane *lane, const struct txn_record *rec) {
     struct bearer *b = rec->owner;
     if (!b || b->slot->marked) return false;
     log_error("a record is larger than a topic of runsink's own takes, or not what it takes: a "
@@ -453,9 +452,9 @@ static bool mark(struct lane *lane, const struct settle_record *rec) {
     return true;
 }
 
-static void take_refused(struct lane *lane, const struct settle_job *job) {
+static void take_refused(struct lane *lane, const struct txn *job) {
     for (size_t i = 0; i < job->n_records; i++) {
-        const struct settle_record *r = &job->records[i];
+        const struct txn_record *r = &job->records[i];
         if (!r->refused || mark(lane, r)) continue;
         char why[160];
         snprintf(why, sizeof why, "it refuses %s of %zu bytes: %s",
@@ -480,8 +479,8 @@ static void keep_ends(const struct lane *lane, const struct partition *p, struct
 }
 
 /* What can't be said of one partition holds nobody else up. */
-static void leave_out(struct lane *lane, struct settle_job *job, size_t records,
-                      const struct partition *p, const char *problem) {
+static void leave_out(struct lane *lane, struct txn *job, size_t records, const struct partition *p,
+                      const char *problem) {
     char topic[TOPIC_MAX + 1] = "";
     job->n_records = records;
     topic_ledger(p->base, topic);
@@ -489,7 +488,7 @@ static void leave_out(struct lane *lane, struct settle_job *job, size_t records,
 }
 
 static void add_chapter(struct lane *lane, struct journal *j, struct partition *p) {
-    struct settle_job *job = j->job;
+    struct txn *job = j->job;
     size_t k = settleable(p), at = 0, records = job->n_records;
     bool boundary = has_undeclared(p);
     char problem[TOPIC_MAX + 160];
@@ -522,7 +521,7 @@ static void add_chapter(struct lane *lane, struct journal *j, struct partition *
         leave_out(lane, job, records, p, problem);
         return;
     }
-    if (!settle_job_offset(job, p->topic, p->id, c.offset, text)) abort();
+    if (!txn_offset(job, p->topic, p->id, c.offset, text)) abort();
     j->boundaries = j->boundaries || boundary;
     j->chapters[j->n++] = c;
 }
@@ -536,13 +535,13 @@ static void back_off(struct lane *lane) {
 
 static void journal_free(struct journal *j) {
     if (!j) return;
-    settle_job_free(j->job);
+    txn_free(j->job);
     free(j->chapters);
     free(j);
 }
 
 static void submit(struct lane *lane, const struct blocked *alone) {
-    struct settle_job *job = settle_job_new(lane->consumer);
+    struct txn *job = txn_new(lane->consumer);
     if (!job) { /* not a member at this moment */
         back_off(lane);
         return;
@@ -567,7 +566,7 @@ static void submit(struct lane *lane, const struct blocked *alone) {
     }
     if (j->boundaries) crash_point(CRASH_BOUNDARY_BEFORE);
     lane->journal = j;
-    settler_submit(lane->settler, job);
+    txn_submit(lane->settler, job);
 }
 
 /* Everything sealed when the job was made is durable now. */
@@ -604,25 +603,25 @@ static void apply(struct lane *lane, struct partition *p, const struct chapter *
 
 /* ---- a result ---- */
 
-static void report(struct lane *lane, const struct settle_job *job) {
+static void report(struct lane *lane, const struct txn *job) {
     count(&lane->counters, COUNTER_TRANSACTIONS_FAILED, 1);
     observer_settle_error(lane, job->error);
     log_warn("settlement failed", LOG_I("lane", lane->id), LOG_S("error", job->error),
-             LOG_S("next", job->result == SETTLE_STALE     ? "waits for the rebalance"
-                           : job->result == SETTLE_UNKNOWN ? "the lane starts anew"
-                           : job->result == SETTLE_TOPIC   ? "its source waits, the others go on"
-                           : job->result == SETTLE_REFUSED ? "goes on without what is refused"
-                                                           : "is tried again"));
-    if (job->result == SETTLE_TOPIC || job->result == SETTLE_REFUSED) return;
+             LOG_S("next", job->result == TXN_STALE     ? "waits for the rebalance"
+                           : job->result == TXN_UNKNOWN ? "the lane starts anew"
+                           : job->result == TXN_TOPIC   ? "its source waits, the others go on"
+                           : job->result == TXN_REFUSED ? "goes on without what is refused"
+                                                        : "is tried again"));
+    if (job->result == TXN_TOPIC || job->result == TXN_REFUSED) return;
     if (!lane->failing_ms) lane->failing_ms = lane->now_ms;
     trouble_tell(lane->shared->troubles, lane->now_ms - lane->failing_ms >= FAILING_MS, lane->id,
                  TROUBLE_SETTLEMENT, NULL, job->error, lane->failing_ms);
 }
 
 static void finish(struct lane *lane, struct journal *j) {
-    struct settle_job *job = j->job;
+    struct txn *job = j->job;
     observe_us(&lane->counters, HISTOGRAM_SETTLEMENT, 0, job->took_us);
-    if (job->result == SETTLE_DONE) {
+    if (job->result == TXN_DONE) {
         if (j->boundaries) crash_point(CRASH_BOUNDARY_AFTER);
         count(&lane->counters, COUNTER_TRANSACTIONS, 1);
         count_set(&lane->counters, COUNTER_SETTLED_AT_MS, (uint64_t)lane->wall_ms);
@@ -636,21 +635,21 @@ static void finish(struct lane *lane, struct journal *j) {
         return;
     }
     report(lane, job);
-    if (job->result == SETTLE_REFUSED) {
+    if (job->result == TXN_REFUSED) {
         take_refused(lane, job);
         return;
     }
-    if (job->result == SETTLE_TOPIC) {
+    if (job->result == TXN_TOPIC) {
         block(lane, job->topic, job->error);
         return;
     }
     back_off(lane);
     /* A membership that a callback has renewed meanwhile is not the one that was refused. */
-    if (job->result == SETTLE_STALE && j->memberships == lane->memberships) {
+    if (job->result == TXN_STALE && j->memberships == lane->memberships) {
         lane->stale = true;
         lane->settle_after_ms = lane->now_ms + STALE_MS;
     }
-    if (job->result == SETTLE_UNKNOWN) {
+    if (job->result == TXN_UNKNOWN) {
         lane->restart = true;
         snprintf(lane->restart_why, sizeof lane->restart_why, "%.120s", job->error);
     }
@@ -675,7 +674,7 @@ static void tell_slow(struct lane *lane) {
 
 void journal_run(struct lane *lane) {
     if (lane->journal) {
-        if (!settler_take(lane->settler)) {
+        if (!txn_take(lane->settler)) {
             tell_slow(lane);
             return;
         }

@@ -163,16 +163,16 @@ static int64_t restart_pause(struct lane *lane) {
 static void await_settler(struct lane *lane) {
     char error[160], id[512];
     struct troubles *troubles = lane->shared->troubles;
-    switch (settler_state(lane->settler, error, sizeof error)) {
-    case SETTLER_READY:
+    switch (txn_producer_state(lane->settler, error, sizeof error)) {
+    case TXN_PRODUCER_READY:
         lane->settles = true;
         trouble_clear(troubles, lane->id, TROUBLE_PRODUCER, NULL);
         return;
-    case SETTLER_STARTING:
+    case TXN_PRODUCER_STARTING:
         if (error[0] && lane->now_ms - lane->opened_ms >= REFUSED_MS)
             trouble_set(troubles, lane->id, TROUBLE_PRODUCER, NULL, error, 0);
         return;
-    case SETTLER_REFUSED:
+    case TXN_PRODUCER_REFUSED:
         break;
     }
     trouble_set(troubles, lane->id, TROUBLE_PRODUCER, NULL, error, 0);
@@ -187,8 +187,8 @@ static void await_settler(struct lane *lane) {
     buf_init(&err, 4096);
     transactional_id(lane, id, sizeof id);
     enter(lane, STEP_CLOSE);
-    settler_free(lane->settler);
-    lane->settler = settler_new(lane->cfg, id, lane->wake_fd, &err);
+    txn_producer_free(lane->settler);
+    lane->settler = txn_producer_new(lane->cfg, id, lane->wake_fd, &err);
     lane->settler_again_ms = 0;
     lane->opened_ms = lane->now_ms;
     lane->restart = !lane->settler; /* no thread could be had */
@@ -406,7 +406,7 @@ static bool lane_open(struct lane *lane, struct buf *err) {
     lane->settler_again_ms = 0;
     lane->sleep_ms = 0;
     lane->settle_after_ms = lane->settle_backoff_ms = 0;
-    lane->settler = settler_new(lane->cfg, id, lane->wake_fd, err);
+    lane->settler = txn_producer_new(lane->cfg, id, lane->wake_fd, err);
     return lane->settler && source_open(lane, err);
 }
 
@@ -417,7 +417,7 @@ static void lane_shut(struct lane *lane) {
     recall_stop(lane);
     source_close(lane);
     enter(lane, STEP_CLOSE);
-    settler_free(lane->settler); /* abandons the job under way */
+    txn_producer_free(lane->settler); /* abandons the job under way */
     lane->settler = NULL;
     journal_abandon(lane);
     for (int64_t end = lane->now_ms + 5000; lane->dropped && lane->now_ms < end;) {
@@ -509,7 +509,7 @@ static void lane_free(struct lane *lane) {
     recall_stop(lane);
     source_close(lane);
     source_free(lane);
-    settler_free(lane->settler);
+    txn_producer_free(lane->settler);
     for (size_t i = 0; sink_types[i]; i++)
         if (lane->http && sink_types[i]->close) sink_types[i]->close(&lane->sinks);
     http_free(lane->http);

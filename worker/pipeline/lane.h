@@ -16,7 +16,7 @@
 #include "worker/kafka/meta.h"
 #include "worker/kafka/offsets.h"
 #include "worker/kafka/retry.h"
-#include "worker/kafka/settle.h"
+#include "worker/kafka/txn.h"
 #include "worker/ledger/ledger.h"
 #include "worker/pipeline/dispatch.h"
 #include "worker/pipeline/load.h"
@@ -118,7 +118,7 @@ struct lane {
     struct recall *recall;   /* under way, or NULL */
     int64_t recall_after_ms; /* not again before */
     int wake_fd;
-    struct settler *settler;
+    struct txn_producer *settler;
     bool settles; /* the broker has taken its producer; before that nothing is read */
     int64_t opened_ms, settler_again_ms; /* monotonic; when a refused one is made anew, or 0 */
     struct http *http;
@@ -230,7 +230,7 @@ struct journal;
  * ended. */
 void journal_run(struct lane *);
 bool journal_due(const struct lane *);
-/* After settler_free(), which freed the job. */
+/* After txn_producer_free(), which freed the job. */
 void journal_abandon(struct lane *);
 /* Since when the partition's source can't be settled, since a topic of runsink's own can't be
  * written; 0: it can. */

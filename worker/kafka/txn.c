@@ -1,4 +1,4 @@
-#include "worker/kafka/settle.h"
+#include "worker/kafka/txn.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -32,20 +32,20 @@ struct fanout {
     size_t refused, refused_bytes; /* records of the job at hand, by the broker */
 };
 
-struct settler {
+struct txn_producer {
     rd_kafka_t *producer;
     int wake_fd;
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    struct settle_job *todo, *finished;
+    struct txn *todo, *finished;
     bool busy; /* lane's thread only */
     atomic_bool stop;
-    enum settler_state state;                            /* under the mutex, as is */
-    char problem[sizeof((struct settle_job *)0)->error]; /* while starting, or refused */
-    struct settle_job *job; /* at hand: settle thread, and what librdkafka calls on it */
-    size_t refused;         /* records of the job at hand */
-    unsigned trials;        /* jobs in a row that were refused */
+    enum txn_producer_state state;                /* under the mutex, as is */
+    char problem[sizeof((struct txn *)0)->error]; /* while starting, or refused */
+    struct txn *job; /* at hand: settle thread, and what librdkafka calls on it */
+    size_t refused;  /* records of the job at hand */
+    unsigned trials; /* jobs in a row that were refused */
     struct fanout *fanouts;
     size_t n_fanouts;
     int32_t *leaders; /* brokers that the producer was made to connect to */
@@ -71,7 +71,7 @@ static bool is_member(const char *metadata, size_t n) {
     return generation >= 0;
 }
 
-struct settle_job *settle_job_new(rd_kafka_t *consumer) {
+struct txn *txn_new(rd_kafka_t *consumer) {
     rd_kafka_consumer_group_metadata_t *m = rd_kafka_consumer_group_metadata(consumer);
     char *member = rd_kafka_memberid(consumer);
     void *bytes = NULL;
@@ -85,7 +85,7 @@ struct settle_job *settle_job_new(rd_kafka_t *consumer) {
         if (bytes) rd_kafka_mem_free(consumer, bytes);
         return NULL;
     }
-    struct settle_job *job = xcalloc(1, sizeof *job);
+    struct txn *job = xcalloc(1, sizeof *job);
     job->group_metadata = xmalloc(n);
     memcpy(job->group_metadata, bytes, n);
     job->group_metadata_len = n;
@@ -94,7 +94,7 @@ struct settle_job *settle_job_new(rd_kafka_t *consumer) {
     return job;
 }
 
-void settle_job_free(struct settle_job *job) {
+void txn_free(struct txn *job) {
     if (!job) return;
     rd_kafka_topic_partition_list_destroy(job->offsets);
     free(job->group_metadata);
@@ -103,18 +103,18 @@ void settle_job_free(struct settle_job *job) {
     free(job);
 }
 
-struct settle_record *settle_job_add(struct settle_job *job) {
+struct txn_record *txn_add(struct txn *job) {
     if (job->n_records == job->cap_records) {
         job->cap_records = job->cap_records ? job->cap_records * 2 : 16;
         job->records = xrealloc(job->records, job->cap_records * sizeof *job->records);
     }
-    struct settle_record *r = &job->records[job->n_records++];
-    *r = (struct settle_record){.partition = RD_KAFKA_PARTITION_UA};
+    struct txn_record *r = &job->records[job->n_records++];
+    *r = (struct txn_record){.partition = RD_KAFKA_PARTITION_UA};
     return r;
 }
 
-bool settle_job_offset(struct settle_job *job, const char *topic, int32_t partition, int64_t offset,
-                       const char *metadata) {
+bool txn_offset(struct txn *job, const char *topic, int32_t partition, int64_t offset,
+                const char *metadata) {
     rd_kafka_topic_partition_t *p =
         rd_kafka_topic_partition_list_add(job->offsets, topic, partition);
     p->offset = offset;
@@ -129,7 +129,7 @@ bool settle_job_offset(struct settle_job *job, const char *topic, int32_t partit
 
 enum step { STEP_OK, STEP_RETRY, STEP_ABORT, STEP_STALE, STEP_FATAL };
 
-static enum step classify(rd_kafka_error_t *e, struct settle_job *job, const char *call) {
+static enum step classify(rd_kafka_error_t *e, struct txn *job, const char *call) {
     if (!e) return STEP_OK;
     rd_kafka_resp_err_t code = rd_kafka_error_code(e);
     snprintf(job->error, sizeof job->error, "%s: %s", call, rd_kafka_error_string(e));
@@ -157,7 +157,7 @@ static enum step classify(rd_kafka_error_t *e, struct settle_job *job, const cha
         step_ == STEP_RETRY ? STEP_FATAL : step_;                                                  \
     })
 
-static bool is_new_leader(struct settler *s, int32_t broker) {
+static bool is_new_leader(struct txn_producer *s, int32_t broker) {
     for (size_t i = 0; i < s->n_leaders; i++)
         if (s->leaders[i] == broker) return false;
     s->leaders = xrealloc(s->leaders, (s->n_leaders + 1) * sizeof *s->leaders);
@@ -168,7 +168,7 @@ static bool is_new_leader(struct settler *s, int32_t broker) {
 /* librdkafka connects to a broker when there is something for it, and a produced message makes the
  * broker's thread look up to a second later: the first settlement would take that long. A request
  * is sent at once; what it answers is of no interest. */
-static void connect_leaders(struct settler *s, const rd_kafka_metadata_topic_t *topic) {
+static void connect_leaders(struct txn_producer *s, const rd_kafka_metadata_topic_t *topic) {
     for (int i = 0; i < topic->partition_cnt; i++) {
         const rd_kafka_metadata_partition_t *p = &topic->partitions[i];
         int64_t low, high;
@@ -178,7 +178,7 @@ static void connect_leaders(struct settler *s, const rd_kafka_metadata_topic_t *
     }
 }
 
-static struct fanout *fanout_of(struct settler *s, const char *topic) {
+static struct fanout *fanout_of(struct txn_producer *s, const char *topic) {
     for (size_t i = 0; i < s->n_fanouts; i++)
         if (strcmp(s->fanouts[i].topic, topic) == 0) return &s->fanouts[i];
     s->fanouts = xrealloc(s->fanouts, (s->n_fanouts + 1) * sizeof *s->fanouts);
@@ -193,7 +193,7 @@ static bool has_leader(const rd_kafka_metadata_topic_t *topic) {
 }
 
 /* How many partitions it has, asked once and again after it could not be written. */
-static rd_kafka_resp_err_t count_partitions(struct settler *s, struct fanout *f) {
+static rd_kafka_resp_err_t count_partitions(struct txn_producer *s, struct fanout *f) {
     if (f->partitions) return RD_KAFKA_RESP_ERR_NO_ERROR;
     rd_kafka_topic_t *t = rd_kafka_topic_new(s->producer, f->topic, NULL);
     const struct rd_kafka_metadata *md = NULL;
@@ -212,7 +212,7 @@ static rd_kafka_resp_err_t count_partitions(struct settler *s, struct fanout *f)
     return err;
 }
 
-static size_t size_of(const struct settle_record *r) {
+static size_t size_of(const struct txn_record *r) {
     size_t n = r->key_len + r->value_len + 64;
     for (size_t i = 0; i < r->n_headers; i++) n += r->headers[i].name.n + r->headers[i].value.n + 8;
     return n;
@@ -234,7 +234,7 @@ static bool is_topics(rd_kafka_resp_err_t err) {
            err == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
 }
 
-static void note(struct settler *s, struct settle_record *r, rd_kafka_resp_err_t err) {
+static void note(struct txn_producer *s, struct txn_record *r, rd_kafka_resp_err_t err) {
     struct fanout *f = &s->fanouts[r->fanout];
     if (is_refusal(err)) {
         r->refused = err;
@@ -249,9 +249,9 @@ static void note(struct settler *s, struct settle_record *r, rd_kafka_resp_err_t
 
 /* Called by librdkafka, on the settle thread, for messages that failed. Those that an abort purges
  * are none. */
-static void on_failed(rd_kafka_t *rk, const rd_kafka_message_t *m, void *settler) {
-    struct settler *s = settler;
-    struct settle_record *r = m->_private;
+static void on_failed(rd_kafka_t *rk, const rd_kafka_message_t *m, void *producer) {
+    struct txn_producer *s = producer;
+    struct txn_record *r = m->_private;
     (void)rk;
     if (!s->job || !r || !m->err) return;
     note(s, r, m->err);
@@ -261,14 +261,14 @@ static void on_failed(rd_kafka_t *rk, const rd_kafka_message_t *m, void *settler
 }
 
 /* Until what is queued was sent, or one of it failed: then the transaction is over. */
-static void flush(struct settler *s) {
+static void flush(struct txn_producer *s) {
     int64_t end = now_us() + (int64_t)CALL_TIMEOUT_MS * 1000;
     while (!s->refused && !s->job->topic && !atomic_load(&s->stop) && now_us() < end &&
            rd_kafka_flush(s->producer, FLUSH_SLICE_MS) == RD_KAFKA_RESP_ERR__TIMED_OUT)
         continue;
 }
 
-static void fill_chunk(struct settler *s, struct fanout *f, size_t bytes) {
+static void fill_chunk(struct txn_producer *s, struct fanout *f, size_t bytes) {
     if (!f->chunk) return;
     if (f->queued && f->queued + bytes > f->chunk) {
         flush(s);
@@ -277,7 +277,7 @@ static void fill_chunk(struct settler *s, struct fanout *f, size_t bytes) {
     f->queued += bytes;
 }
 
-static rd_kafka_resp_err_t produce(struct settler *s, struct settle_record *r) {
+static rd_kafka_resp_err_t produce(struct txn_producer *s, struct txn_record *r) {
     struct fanout *f = fanout_of(s, r->topic);
     int32_t partition = r->partition;
     size_t bytes = size_of(r);
@@ -306,9 +306,9 @@ static rd_kafka_resp_err_t produce(struct settler *s, struct settle_record *r) {
 }
 
 /* What librdkafka refuses by itself is known at once, all of it. */
-static enum step fill_records(struct settler *s, struct settle_job *job) {
+static enum step fill_records(struct txn_producer *s, struct txn *job) {
     for (size_t i = 0; i < job->n_records; i++) {
-        struct settle_record *r = &job->records[i];
+        struct txn_record *r = &job->records[i];
         rd_kafka_resp_err_t err = produce(s, r);
         if (!err) continue;
         snprintf(job->error, sizeof job->error, "produce to %s: %s", r->topic,
@@ -319,7 +319,7 @@ static enum step fill_records(struct settler *s, struct settle_job *job) {
     return s->refused ? STEP_ABORT : STEP_OK;
 }
 
-static enum step fill(struct settler *s, struct settle_job *job) {
+static enum step fill(struct txn_producer *s, struct txn *job) {
     enum step filled = fill_records(s, job);
     if (filled != STEP_OK) return filled;
     crash_point(CRASH_TXN_INSIDE);
@@ -338,9 +338,9 @@ static enum step fill(struct settler *s, struct settle_job *job) {
 
 /* Sorts out which records are refused for themselves: those that were alone, and those that never
  * left librdkafka. The others' topic gets less at once the next time. */
-static enum settle_result judge(struct settler *s, struct settle_job *job) {
+static enum txn_result judge(struct txn_producer *s, struct txn *job) {
     for (size_t i = 0; i < job->n_records; i++) {
-        struct settle_record *r = &job->records[i];
+        struct txn_record *r = &job->records[i];
         struct fanout *f = &s->fanouts[r->fanout];
         if (!r->refused) continue;
         if (f->refused > 1) {
@@ -360,41 +360,41 @@ static enum settle_result judge(struct settler *s, struct settle_job *job) {
         f->chunk = most / 4 ? most / 4 : 1;
     }
     s->trials++;
-    return SETTLE_REFUSED;
+    return TXN_REFUSED;
 }
 
-static enum settle_result give_up(struct settler *s, struct settle_job *job, enum step why) {
+static enum txn_result give_up(struct txn_producer *s, struct txn *job, enum step why) {
     char reason[sizeof job->error];
     memcpy(reason, job->error, sizeof reason);
-    if (why == STEP_FATAL) return SETTLE_UNKNOWN;
+    if (why == STEP_FATAL) return TXN_UNKNOWN;
     enum step step =
         REPEAT(s, job, "abort", rd_kafka_abort_transaction(s->producer, CALL_TIMEOUT_MS));
-    if (step == STEP_FATAL || step == STEP_ABORT) return SETTLE_UNKNOWN;
+    if (step == STEP_FATAL || step == STEP_ABORT) return TXN_UNKNOWN;
     if (!job->topic) memcpy(job->error, reason, sizeof reason);
     if (s->refused) return judge(s, job);
-    if (job->topic) return SETTLE_TOPIC;
-    return why == STEP_STALE || step == STEP_STALE ? SETTLE_STALE : SETTLE_AGAIN;
+    if (job->topic) return TXN_TOPIC;
+    return why == STEP_STALE || step == STEP_STALE ? TXN_STALE : TXN_AGAIN;
 }
 
-static enum settle_result transact(struct settler *s, struct settle_job *job) {
+static enum txn_result transact(struct txn_producer *s, struct txn *job) {
     s->job = job;
     s->refused = 0;
     for (size_t i = 0; i < s->n_fanouts; i++)
         s->fanouts[i].refused = s->fanouts[i].refused_bytes = s->fanouts[i].queued = 0;
     enum step step = classify(rd_kafka_begin_transaction(s->producer), job, "begin transaction");
-    if (step != STEP_OK) return SETTLE_UNKNOWN;
+    if (step != STEP_OK) return TXN_UNKNOWN;
     step = fill(s, job);
     if (step == STEP_OK)
         step = REPEAT(s, job, "commit", rd_kafka_commit_transaction(s->producer, CALL_TIMEOUT_MS));
     if (step == STEP_OK) s->trials = 0;
-    return step == STEP_OK ? SETTLE_DONE : give_up(s, job, step);
+    return step == STEP_OK ? TXN_DONE : give_up(s, job, step);
 }
 
-static void wake(const struct settler *s) {
+static void wake(const struct txn_producer *s) {
     if (eventfd_write(s->wake_fd, 1) != 0) log_warn("waking the lane failed");
 }
 
-static void set_state(struct settler *s, enum settler_state state, const char *problem) {
+static void set_state(struct txn_producer *s, enum txn_producer_state state, const char *problem) {
     pthread_mutex_lock(&s->mutex);
     bool other = s->state != state;
     s->state = state;
@@ -405,28 +405,28 @@ static void set_state(struct settler *s, enum settler_state state, const char *p
 
 /* At once, not with the first job: it ends the transaction that a killed process of the same name
  * left open, which would otherwise keep the offsets unstable that the first job waits for. */
-static void initialise(struct settler *s) {
-    struct settle_job job;
+static void initialise(struct txn_producer *s) {
+    struct txn job;
     enum step step = STEP_RETRY;
     while (step == STEP_RETRY && !atomic_load(&s->stop)) {
         job.error[0] = '\0';
         step = classify(rd_kafka_init_transactions(s->producer, INIT_TIMEOUT_MS), &job,
                         "init transactions");
         set_state(s,
-                  step == STEP_OK      ? SETTLER_READY
-                  : step == STEP_RETRY ? SETTLER_STARTING
-                                       : SETTLER_REFUSED,
+                  step == STEP_OK      ? TXN_PRODUCER_READY
+                  : step == STEP_RETRY ? TXN_PRODUCER_STARTING
+                                       : TXN_PRODUCER_REFUSED,
                   job.error);
     }
 }
 
 static void *settle_main(void *arg) {
-    struct settler *s = arg;
+    struct txn_producer *s = arg;
     initialise(s);
     for (;;) {
         pthread_mutex_lock(&s->mutex);
         while (!s->todo && !atomic_load(&s->stop)) pthread_cond_wait(&s->changed, &s->mutex);
-        struct settle_job *job = s->todo;
+        struct txn *job = s->todo;
         s->todo = NULL;
         pthread_mutex_unlock(&s->mutex);
         if (!job) return NULL;
@@ -445,7 +445,7 @@ static void *settle_main(void *arg) {
 
 /* alone: only to see whether it can be made. */
 static rd_kafka_t *producer_new(const struct config *cfg, const char *transactional_id,
-                                struct settler *s, bool alone, struct buf *err) {
+                                struct txn_producer *s, bool alone, struct buf *err) {
     char errstr[256];
     const char *extra[] = {"transactional.id",
                            transactional_id,
@@ -469,10 +469,10 @@ static rd_kafka_t *producer_new(const struct config *cfg, const char *transactio
     return NULL;
 }
 
-struct settler *settler_new(const struct config *cfg, const char *transactional_id, int wake_fd,
-                            struct buf *err) {
-    struct settler *s = xcalloc(1, sizeof *s);
-    *s = (struct settler){.wake_fd = wake_fd};
+struct txn_producer *txn_producer_new(const struct config *cfg, const char *transactional_id,
+                                      int wake_fd, struct buf *err) {
+    struct txn_producer *s = xcalloc(1, sizeof *s);
+    *s = (struct txn_producer){.wake_fd = wake_fd};
     s->producer = producer_new(cfg, transactional_id, s, false, err);
     if (!s->producer) {
         free(s);
@@ -488,15 +488,15 @@ struct settler *settler_new(const struct config *cfg, const char *transactional_
     return NULL;
 }
 
-void settler_free(struct settler *s) {
+void txn_producer_free(struct txn_producer *s) {
     if (!s) return;
     atomic_store(&s->stop, true);
     pthread_mutex_lock(&s->mutex);
     pthread_cond_signal(&s->changed);
     pthread_mutex_unlock(&s->mutex);
     pthread_join(s->thread, NULL);
-    settle_job_free(s->todo);
-    settle_job_free(s->finished);
+    txn_free(s->todo);
+    txn_free(s->finished);
     rd_kafka_destroy(s->producer);
     for (size_t i = 0; i < s->n_fanouts; i++) free(s->fanouts[i].topic);
     free(s->fanouts);
@@ -506,25 +506,25 @@ void settler_free(struct settler *s) {
     free(s);
 }
 
-enum settler_state settler_state(struct settler *s, char *ret_error, size_t size) {
+enum txn_producer_state txn_producer_state(struct txn_producer *s, char *ret_error, size_t size) {
     pthread_mutex_lock(&s->mutex);
-    enum settler_state state = s->state;
+    enum txn_producer_state state = s->state;
     snprintf(ret_error, size, "%s", s->problem);
     pthread_mutex_unlock(&s->mutex);
     return state;
 }
 
-bool settler_check(const struct config *cfg, struct buf *err) {
+bool txn_producer_check(const struct config *cfg, struct buf *err) {
     rd_kafka_t *producer = producer_new(cfg, "check", NULL, true, err);
     if (producer) rd_kafka_destroy(producer);
     return producer != NULL;
 }
 
-enum settler_state settler_try(const struct config *cfg, const char *transactional_id,
-                               int timeout_ms, struct buf *err) {
-    struct settle_job job = {.error = ""};
+enum txn_producer_state txn_producer_try(const struct config *cfg, const char *transactional_id,
+                                         int timeout_ms, struct buf *err) {
+    struct txn job = {.error = ""};
     rd_kafka_t *producer = producer_new(cfg, transactional_id, NULL, false, err);
-    if (!producer) return SETTLER_REFUSED;
+    if (!producer) return TXN_PRODUCER_REFUSED;
     enum step step;
     int64_t end = now_us() + (int64_t)timeout_ms * 1000;
     do
@@ -533,12 +533,12 @@ enum settler_state settler_try(const struct config *cfg, const char *transaction
     while (step == STEP_RETRY && now_us() < end);
     if (step != STEP_OK) buf_puts(err, job.error);
     rd_kafka_destroy(producer);
-    return step == STEP_OK      ? SETTLER_READY
-           : step == STEP_RETRY ? SETTLER_STARTING
-                                : SETTLER_REFUSED;
+    return step == STEP_OK      ? TXN_PRODUCER_READY
+           : step == STEP_RETRY ? TXN_PRODUCER_STARTING
+                                : TXN_PRODUCER_REFUSED;
 }
 
-void settler_submit(struct settler *s, struct settle_job *job) {
+void txn_submit(struct txn_producer *s, struct txn *job) {
     pthread_mutex_lock(&s->mutex);
     s->busy = true;
     s->todo = job;
@@ -546,14 +546,14 @@ void settler_submit(struct settler *s, struct settle_job *job) {
     pthread_mutex_unlock(&s->mutex);
 }
 
-bool settler_busy(const struct settler *s) {
+bool txn_busy(const struct txn_producer *s) {
     return s->busy;
 }
 
-struct settle_job *settler_take(struct settler *s) {
+struct txn *txn_take(struct txn_producer *s) {
     if (!s->busy) return NULL;
     pthread_mutex_lock(&s->mutex);
-    struct settle_job *job = s->finished;
+    struct txn *job = s->finished;
     s->finished = NULL;
     pthread_mutex_unlock(&s->mutex);
     if (job) s->busy = false;
