@@ -20,7 +20,7 @@
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
 #include "worker/kafka/begin.h"
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 #include "worker/kafka/topics.h"
 #include "worker/limits.h"
 #include "worker/pipeline/lane.h"
@@ -191,7 +191,7 @@ static int refresh_topics(struct worker *w, bool start, struct buf *err) {
 static bool open_admin(struct worker *w, struct buf *err) {
     if (w->admin) return true;
     char errstr[256];
-    rd_kafka_conf_t *conf = kafka_conf_new(w->cfg, NULL, err);
+    rd_kafka_conf_t *conf = client_conf_new(w->cfg, NULL, err);
     if (!conf) return false;
     w->admin = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof errstr);
     if (w->admin) return true;
@@ -578,7 +578,7 @@ static bool load_signer(const struct config *cfg, struct ledger_signer **ret, st
 }
 
 static bool try_kafka(const struct config *cfg, struct buf *err) {
-    rd_kafka_conf_t *conf = kafka_conf_new(cfg, NULL, err);
+    rd_kafka_conf_t *conf = client_conf_new(cfg, NULL, err);
     if (conf) rd_kafka_conf_destroy(conf);
     return conf != NULL;
 }

@@ -7,7 +7,7 @@
 
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 #include "worker/kafka/marks.h"
 #include "worker/kafka/reader.h"
 
@@ -120,8 +120,8 @@ static int pin_ends(struct beginning *b, rd_kafka_t *rk, rd_kafka_topic_partitio
         const rd_kafka_topic_partition_t *tp = &b->list->elems[i];
         int64_t low, high;
         if (!topic_find(b->sources, tp->topic)) continue;
-        rd_kafka_resp_err_t code = kafka_ends(rk, tp->topic, tp->partition, &low, &high,
-                                              (int)(b->end_ms - clock_ms(CLOCK_MONOTONIC)));
+        rd_kafka_resp_err_t code = client_ends(rk, tp->topic, tp->partition, &low, &high,
+                                               (int)(b->end_ms - clock_ms(CLOCK_MONOTONIC)));
         if (code) return failed(b, "can't ask for the ends of the topics", code);
         if (!set_offset(to, tp, high, &(struct meta){0})) abort();
     }

@@ -1,6 +1,6 @@
 #include "worker/kafka/marks.h"
 
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 #include "worker/ledger/ledger_read.h"
 
 #define TIMEOUT_MS 5000
@@ -37,7 +37,7 @@ void mark_meta(const struct mark *mark, struct meta *ret) {
 rd_kafka_resp_err_t mark_is_older(rd_kafka_t *rk, const rd_kafka_topic_partition_t *tp,
                                   const struct mark *mark, bool *ret) {
     int64_t low, high;
-    rd_kafka_resp_err_t err = kafka_ends(rk, tp->topic, tp->partition, &low, &high, TIMEOUT_MS);
+    rd_kafka_resp_err_t err = client_ends(rk, tp->topic, tp->partition, &low, &high, TIMEOUT_MS);
     if (err) return err;
     rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_t *first =

@@ -5,7 +5,7 @@
 #include <time.h>
 
 #include "worker/base/rfc3339.h"
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 
 #define TIMEOUT_MS 30000
 #define POLL_MS 100
@@ -28,7 +28,7 @@ static rd_kafka_t *consumer(const struct config *cfg, const char *group, const c
                                  isolation,
                                  NULL};
     char why[512];
-    rd_kafka_conf_t *conf = kafka_conf_new(cfg, extra, err);
+    rd_kafka_conf_t *conf = client_conf_new(cfg, extra, err);
     if (!conf) return NULL;
     rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
     if (!rk) {
@@ -73,7 +73,7 @@ static bool starts(struct reader *r, const char *topic, rd_kafka_topic_partition
     for (size_t i = 0; i < r->n; i++) {
         struct stream *s = &r->streams[i];
         rd_kafka_resp_err_t code =
-            kafka_ends(r->rk, topic, (int32_t)i, &s->low, &s->high, TIMEOUT_MS);
+            client_ends(r->rk, topic, (int32_t)i, &s->low, &s->high, TIMEOUT_MS);
         if (code) return failed(err, "asking for the ends", topic, code);
         s->at = s->low;
         rd_kafka_topic_partition_list_add(list, topic, (int32_t)i)->offset =
@@ -221,7 +221,7 @@ void lookup_free(struct lookup *l) {
 static bool held(struct lookup *l, const char *topic, int32_t partition, int64_t offset,
                  struct buf *err) {
     int64_t low, high;
-    rd_kafka_resp_err_t code = kafka_ends(l->rk, topic, partition, &low, &high, LOOKUP_TIMEOUT_MS);
+    rd_kafka_resp_err_t code = client_ends(l->rk, topic, partition, &low, &high, LOOKUP_TIMEOUT_MS);
     if (code) return failed(err, "looking a record up: the ends", topic, code);
     return offset >= low && offset < high;
 }

@@ -11,7 +11,7 @@
 #include "config/config.h"
 #include "worker/base/crash.h"
 #include "worker/base/log.h"
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 
 #define CALL_TIMEOUT_MS 5000
 #define INIT_TIMEOUT_MS 500 /* a call; the lane may end in between */
@@ -453,13 +453,13 @@ static rd_kafka_t *producer_new(const struct config *cfg, const char *transactio
                            "lz4",
                            "message.max.bytes",
                            PRODUCE_MAX,
-                           KAFKA_ONE_IN_FLIGHT,
+                           CLIENT_ONE_IN_FLIGHT,
                            "delivery.report.only.error",
                            "true",
                            NULL};
-    rd_kafka_conf_t *conf = kafka_conf_new(cfg, extra, err);
+    rd_kafka_conf_t *conf = client_conf_new(cfg, extra, err);
     if (!conf) return NULL;
-    if (alone) kafka_conf_alone(conf);
+    if (alone) client_conf_alone(conf);
     rd_kafka_conf_set_dr_msg_cb(conf, on_failed);
     rd_kafka_conf_set_opaque(conf, s);
     rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof errstr);

@@ -8,7 +8,7 @@
 
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 #include "worker/kafka/topics.h"
 #include "worker/pipeline/lane.h"
 
@@ -291,15 +291,15 @@ static rd_kafka_t *consumer_new(struct lane *lane, bool alone, struct buf *err) 
     }
     /* librdkafka takes no fetch.max.bytes below message.max.bytes, which bounds nothing that is
      * read: a larger record comes as an answer of its own. */
-    if (!kafka_configured(cfg, "message.max.bytes")) {
+    if (!client_configured(cfg, "message.max.bytes")) {
         extra[n++] = "message.max.bytes";
         extra[n++] = fetch;
         extra[n++] = "fetch.max.bytes";
         extra[n++] = fetch;
     }
-    rd_kafka_conf_t *conf = kafka_conf_new(cfg, extra, err);
+    rd_kafka_conf_t *conf = client_conf_new(cfg, extra, err);
     if (!conf) return NULL;
-    if (alone) kafka_conf_alone(conf);
+    if (alone) client_conf_alone(conf);
     rd_kafka_conf_set_rebalance_cb(conf, assignment_cb);
     rd_kafka_conf_set_error_cb(conf, error_cb);
     rd_kafka_conf_set_opaque(conf, lane);

@@ -7,7 +7,7 @@
 
 #include "worker/admin/metrics.h"
 #include "worker/base/shown.h"
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 #include "worker/kafka/probe.h"
 #include "worker/kafka/reader.h"
 #include "worker/kafka/topic_settings.h"
@@ -76,7 +76,7 @@ static bool ask_group(rd_kafka_t *rk, struct check_result *ret, struct buf *err)
 static rd_kafka_resp_err_t ask_partition(rd_kafka_t *raw, const rd_kafka_topic_partition_t *p,
                                          struct check_partition *ret) {
     rd_kafka_resp_err_t rc =
-        kafka_ends(raw, p->topic, p->partition, &ret->low, &ret->high, TIMEOUT_MS);
+        client_ends(raw, p->topic, p->partition, &ret->low, &ret->high, TIMEOUT_MS);
     ret->partition = p->partition;
     ret->committed = p->offset < 0 ? -1 : p->offset;
     /* It may be known and not be readable: that is found by trying. */

@@ -7,7 +7,7 @@
 
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 #include "worker/kafka/reader.h"
 #include "worker/kafka/scan.h"
 
@@ -423,9 +423,9 @@ static rd_kafka_t *producer_new(const struct sending *in, struct buf *err) {
     char id[2 * TOPIC_MAX + 32], why[256];
     snprintf(id, sizeof id, "%s/redrive/%s", in->cfg->group, in->source);
     const char *extra[] = {
-        "transactional.id",  id,  "compression.type", "lz4", "isolation.level", "read_uncommitted",
-        KAFKA_ONE_IN_FLIGHT, NULL};
-    rd_kafka_conf_t *conf = kafka_conf_new(in->cfg, extra, err);
+        "transactional.id",   id,  "compression.type", "lz4", "isolation.level", "read_uncommitted",
+        CLIENT_ONE_IN_FLIGHT, NULL};
+    rd_kafka_conf_t *conf = client_conf_new(in->cfg, extra, err);
     if (!conf) return NULL;
     rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, why, sizeof why);
     if (rk) return rk;
@@ -473,8 +473,8 @@ static enum send_end take_over(struct sender *s) {
     rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
     for (int i = 0; !code && i < in->ledger_at->cnt; i++) {
         int64_t low;
-        code = kafka_ends(s->producer, in->ledger, in->ledger_at->elems[i].partition, &low,
-                          &until[i], CALL_TIMEOUT_MS * 4);
+        code = client_ends(s->producer, in->ledger, in->ledger_at->elems[i].partition, &low,
+                           &until[i], CALL_TIMEOUT_MS * 4);
     }
     if (code)
         buf_printf(s->err, "asking for the ends of %s: %s", in->ledger, rd_kafka_err2str(code));

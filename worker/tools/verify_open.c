@@ -3,7 +3,7 @@
 #include <time.h>
 
 #include "worker/base/clock.h"
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 #include "worker/tools/verify_topic.h"
 
 #define TIMEOUT_MS 30000
@@ -22,7 +22,7 @@ struct wait {
 static bool end_of(rd_kafka_t *rk, const char *topic, int32_t partition, int64_t *ret,
                    struct buf *err) {
     int64_t low;
-    rd_kafka_resp_err_t code = kafka_ends(rk, topic, partition, &low, ret, TIMEOUT_MS);
+    rd_kafka_resp_err_t code = client_ends(rk, topic, partition, &low, ret, TIMEOUT_MS);
     if (code)
         buf_printf(err, "asking for the ends of %s/%d: %s", topic, (int)partition,
                    rd_kafka_err2str(code));

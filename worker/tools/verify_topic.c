@@ -1,5 +1,5 @@
 #include "worker/tools/verify_topic.h"
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,7 +31,7 @@ static void add_committed(struct snapshot *s, const rd_kafka_topic_partition_t *
 static bool consumed(rd_kafka_t *rk, const rd_kafka_topic_partition_t *p, bool *ret,
                      struct buf *err) {
     int64_t low, high;
-    rd_kafka_resp_err_t code = kafka_ends(rk, p->topic, p->partition, &low, &high, TIMEOUT_MS);
+    rd_kafka_resp_err_t code = client_ends(rk, p->topic, p->partition, &low, &high, TIMEOUT_MS);
     int64_t from = p->offset < low ? low : p->offset;
     *ret = from >= high;
     if (!code && *ret) return true;

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 
 static const char *value_of(rd_kafka_conf_t *conf, const char *name) {
     static char value[512];
@@ -25,7 +25,7 @@ static void test_layers(void **state) {
     assert_true(config_set(c, "kafka.client.id", "mine", "test", &err));
     assert_true(config_set(c, "kafka.retry.backoff.ms", "77", "test", &err));
     const char *const extra[] = {"group.id", "g", "retry.backoff.ms", "5", "linger.ms", "3", NULL};
-    rd_kafka_conf_t *conf = kafka_conf_new(c, extra, &err);
+    rd_kafka_conf_t *conf = client_conf_new(c, extra, &err);
     if (!conf) fail_msg("%s", buf_cstr(&err));
     assert_string_equal(value_of(conf, "bootstrap.servers"), "b:1");
     assert_string_equal(value_of(conf, "client.id"), "mine");      /* over the default */
@@ -68,7 +68,7 @@ static void test_refused(void **state) {
         buf_init(&err, 4096);
         struct config *c = config_new();
         assert_true(config_set(c, cases[i].name, cases[i].value, "x", &err));
-        rd_kafka_conf_t *conf = kafka_conf_new(c, NULL, &err);
+        rd_kafka_conf_t *conf = client_conf_new(c, NULL, &err);
         assert_null(conf);
         assert_true(str_starts((struct str){buf_cstr(&err), err.n}, cases[i].want));
         config_free(c);
@@ -83,8 +83,8 @@ static void test_no_request_overtakes_another(void **state) {
     struct buf err;
     buf_init(&err, 4096);
     struct config *c = config_new();
-    const char *const extra[] = {"transactional.id", "t", KAFKA_ONE_IN_FLIGHT, NULL};
-    rd_kafka_conf_t *conf = kafka_conf_new(c, extra, &err);
+    const char *const extra[] = {"transactional.id", "t", CLIENT_ONE_IN_FLIGHT, NULL};
+    rd_kafka_conf_t *conf = client_conf_new(c, extra, &err);
     if (!conf) fail_msg("%s", buf_cstr(&err));
     assert_string_equal(value_of(conf, "max.in.flight.requests.per.connection"), "1");
     rd_kafka_conf_destroy(conf);

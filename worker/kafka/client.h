@@ -1,8 +1,8 @@
 /* librdkafka's configuration: what [kafka] says, our defaults below it, and above it the values
  * that the promises rest on, which nobody may change. Main thread, or a lane that makes new
  * handles. */
-#ifndef RUNSINK_KAFKA_H
-#define RUNSINK_KAFKA_H
+#ifndef RUNSINK_CLIENT_H
+#define RUNSINK_CLIENT_H
 
 #include <librdkafka/rdkafka.h>
 
@@ -12,23 +12,23 @@
  * transactional.id). An extra value that [kafka] may set is only a default. NULL with a message in
  * err when a property is refused, unknown or invalid; a secret is never quoted. The result's log
  * goes through ours. Owned by the caller until rd_kafka_new() takes it. */
-rd_kafka_conf_t *kafka_conf_new(const struct config *, const char *const *extra, struct buf *err);
+rd_kafka_conf_t *client_conf_new(const struct config *, const char *const *extra, struct buf *err);
 /* For a handle that is only made to see whether it can be: without brokers and log lines. */
-void kafka_conf_alone(rd_kafka_conf_t *);
+void client_conf_alone(rd_kafka_conf_t *);
 
 /* Whether [kafka] sets this property. */
-bool kafka_configured(const struct config *, const char *name);
+bool client_configured(const struct config *, const char *name);
 
 /* Two more of extra, for producers. A broker that knows nothing of a producer yet takes whatever
  * sequence number it sees first. So when the first request for a partition is turned away, because
  * the broker has not heard yet that it leads it, and the second one is taken, the first one's
  * records are lost without an error, and the transaction is committed without them (KAFKA-15591).
  * One request at a time can't be overtaken. */
-#define KAFKA_ONE_IN_FLIGHT "max.in.flight", "1"
+#define CLIENT_ONE_IN_FLIGHT "max.in.flight", "1"
 
 /* rd_kafka_query_watermark_offsets() that asks again, within the time, while a partition is between
  * two leaders (just made, or its broker went away). Blocks; for commands, not for lanes. */
-rd_kafka_resp_err_t kafka_ends(rd_kafka_t *, const char *topic, int32_t partition, int64_t *ret_low,
-                               int64_t *ret_high, int timeout_ms);
+rd_kafka_resp_err_t client_ends(rd_kafka_t *, const char *topic, int32_t partition,
+                                int64_t *ret_low, int64_t *ret_high, int timeout_ms);
 
 #endif

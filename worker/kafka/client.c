@@ -1,4 +1,4 @@
-#include "worker/kafka/kafka.h"
+#include "worker/kafka/client.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -122,13 +122,14 @@ static bool set_theirs(rd_kafka_conf_t *conf, const struct config *c, struct buf
     return ok;
 }
 
-bool kafka_configured(const struct config *c, const char *name) {
+bool client_configured(const struct config *c, const char *name) {
     for (size_t i = 0; i < c->kafka_names.n; i++)
         if (strcmp(c->kafka_names.v[i], name) == 0) return true;
     return false;
 }
 
-rd_kafka_conf_t *kafka_conf_new(const struct config *c, const char *const *extra, struct buf *err) {
+rd_kafka_conf_t *client_conf_new(const struct config *c, const char *const *extra,
+                                 struct buf *err) {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     rd_kafka_conf_set_log_cb(conf, on_log);
     bool ok = set_ours(conf, extra, err);
@@ -137,7 +138,7 @@ rd_kafka_conf_t *kafka_conf_new(const struct config *c, const char *const *extra
     return NULL;
 }
 
-void kafka_conf_alone(rd_kafka_conf_t *conf) {
+void client_conf_alone(rd_kafka_conf_t *conf) {
     char unused[256];
     rd_kafka_conf_set(conf, "bootstrap.servers", "", unused, sizeof unused);
     rd_kafka_conf_set(conf, "debug", "", unused, sizeof unused);
@@ -152,8 +153,8 @@ static bool passes(rd_kafka_resp_err_t code) {
            code == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION || code == RD_KAFKA_RESP_ERR__TRANSPORT;
 }
 
-rd_kafka_resp_err_t kafka_ends(rd_kafka_t *rk, const char *topic, int32_t partition,
-                               int64_t *ret_low, int64_t *ret_high, int timeout_ms) {
+rd_kafka_resp_err_t client_ends(rd_kafka_t *rk, const char *topic, int32_t partition,
+                                int64_t *ret_low, int64_t *ret_high, int timeout_ms) {
     const struct timespec pause = {.tv_nsec = 100000000};
     int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms;
     for (;;) {
