@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "worker/ledger/canon.h"
+#include "worker/ledger/parse.h"
 
 static int compare_topics(struct str a, struct str b) {
     size_t n = a.n < b.n ? a.n : b.n;
@@ -57,53 +57,53 @@ bool anchor_encode(struct anchor *a, const struct ledger_signer *signer, struct 
 
 /* ---- reading ---- */
 
-static bool read_head(struct canon *c, struct anchor_head *ret) {
+static bool read_head(struct parser *c, struct anchor_head *ret) {
     struct anchor_head h;
-    if (!canon_want(c, "{\"topic\":") || !canon_text(c, &h.topic)) return false;
-    if (!ledger_topic_legal(h.topic)) return canon_fail(c, "a topic's name");
-    if (!canon_want(c, ",\"partition\":") || !canon_int32(c, &h.partition) ||
-        !canon_want(c, ",\"seq\":") || !canon_uint(c, INT64_MAX, &h.seq) ||
-        !canon_want(c, ",\"next\":") || !canon_offset(c, &h.next) || !canon_want(c, ",\"hash\":") ||
-        !canon_hash(c, h.hash) || !canon_want(c, "}"))
+    if (!parse_want(c, "{\"topic\":") || !parse_text(c, &h.topic)) return false;
+    if (!ledger_topic_legal(h.topic)) return parse_fail(c, "a topic's name");
+    if (!parse_want(c, ",\"partition\":") || !parse_int32(c, &h.partition) ||
+        !parse_want(c, ",\"seq\":") || !parse_uint(c, INT64_MAX, &h.seq) ||
+        !parse_want(c, ",\"next\":") || !parse_offset(c, &h.next) || !parse_want(c, ",\"hash\":") ||
+        !parse_hash(c, h.hash) || !parse_want(c, "}"))
         return false;
     *ret = h;
     return true;
 }
 
-static bool read_heads(struct canon *c, struct anchor *a) {
+static bool read_heads(struct parser *c, struct anchor *a) {
     do {
-        a->heads = canon_grow(c->arena, a->heads, a->n, sizeof *a->heads);
+        a->heads = parse_grow(c->arena, a->heads, a->n, sizeof *a->heads);
         struct anchor_head *h = &a->heads[a->n];
         if (!read_head(c, h)) return false;
-        if (a->n && compare_heads(h - 1, h) >= 0) return canon_fail(c, "heads that ascend");
+        if (a->n && compare_heads(h - 1, h) >= 0) return parse_fail(c, "heads that ascend");
         a->n++;
-    } while (canon_maybe(c, ","));
-    return canon_want(c, "]");
+    } while (parse_maybe(c, ","));
+    return parse_want(c, "]");
 }
 
-static bool read_anchor(struct canon *c, struct anchor *a) {
+static bool read_anchor(struct parser *c, struct anchor *a) {
     uint64_t at;
-    if (!canon_want(c, "{\"anchor\":1,\"group\":") || !canon_text(c, &a->group) ||
-        !canon_want(c, ",\"at\":") || !canon_uint(c, INT64_MAX, &at) ||
-        !canon_want(c, ",\"version\":") || !canon_text(c, &a->version) ||
-        !canon_want(c, ",\"heads\":[") || !read_heads(c, a))
+    if (!parse_want(c, "{\"anchor\":1,\"group\":") || !parse_text(c, &a->group) ||
+        !parse_want(c, ",\"at\":") || !parse_uint(c, INT64_MAX, &at) ||
+        !parse_want(c, ",\"version\":") || !parse_text(c, &a->version) ||
+        !parse_want(c, ",\"heads\":[") || !read_heads(c, a))
         return false;
     a->at_ms = (int64_t)at;
     a->canonical = (struct str){c->start, (size_t)(c->p - c->start)};
-    if (!canon_want(c, ",\"hash\":") || !canon_hash(c, a->hash) || !canon_want(c, ",\"sig\":") ||
-        !canon_base64(c, a->sig, LEDGER_SIG_LEN) || !canon_want(c, ",\"key\":") ||
-        !canon_key_id(c, a->key) || !canon_want(c, "}"))
+    if (!parse_want(c, ",\"hash\":") || !parse_hash(c, a->hash) || !parse_want(c, ",\"sig\":") ||
+        !parse_base64(c, a->sig, LEDGER_SIG_LEN) || !parse_want(c, ",\"key\":") ||
+        !parse_key_id(c, a->key) || !parse_want(c, "}"))
         return false;
-    return c->p == c->end || canon_fail(c, "nothing behind the anchor");
+    return c->p == c->end || parse_fail(c, "nothing behind the anchor");
 }
 
 bool anchor_read(struct str value, struct arena *arena, struct anchor *ret,
                  struct ledger_read_error *reterr) {
     const char *p = value.p ? value.p : "";
-    struct canon c = {.start = p, .p = p, .end = p + value.n, .arena = arena};
+    struct parser c = {.start = p, .p = p, .end = p + value.n, .arena = arena};
     struct anchor a = {0};
     bool ok =
-        (value.n <= ANCHOR_SIZE_MAX || canon_fail(&c, "at most 1 MiB")) && read_anchor(&c, &a);
+        (value.n <= ANCHOR_SIZE_MAX || parse_fail(&c, "at most 1 MiB")) && read_anchor(&c, &a);
     if (ok)
         *ret = a;
     else

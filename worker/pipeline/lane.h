@@ -17,7 +17,7 @@
 #include "worker/kafka/offsets.h"
 #include "worker/kafka/retry.h"
 #include "worker/kafka/txn.h"
-#include "worker/ledger/ledger.h"
+#include "worker/ledger/entry.h"
 #include "worker/pipeline/dispatch.h"
 #include "worker/pipeline/load.h"
 #include "worker/pipeline/poison.h"

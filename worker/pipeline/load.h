@@ -11,7 +11,7 @@
 
 #include "worker/event/jobrun.h"
 #include "worker/kafka/retry.h"
-#include "worker/ledger/ledger.h"
+#include "worker/ledger/entry.h"
 #include "worker/pipeline/dispatch.h"
 #include "worker/pipeline/window.h"
 

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "worker/ledger/ledger.h"
+#include "worker/ledger/entry.h"
 
 enum lane_step {
     STEP_WAIT,     /* for the network or Kafka */

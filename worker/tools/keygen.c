@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <sysexits.h>
 
-#include "worker/ledger/ledger_key.h"
+#include "worker/ledger/key.h"
 #include "worker/tools/command.h"
 
 int command_keygen(struct config *config, int argc, char **argv) {

@@ -5,7 +5,7 @@
 #define RUNSINK_REDRIVE_CHAIN_H
 
 #include "worker/kafka/retry.h"
-#include "worker/ledger/ledger.h"
+#include "worker/ledger/entry.h"
 #include "worker/tools/verify_spans.h"
 
 #define FAULTS 4 /* of enum fault; FAULT_NONE has no topic */

@@ -1,12 +1,12 @@
-/* Reading ledger entries back: the one strict parser of the form that ledger.c writes and the
+/* Reading ledger entries back: the one strict parser of the form that entry.c writes and the
  * README specifies. Anything else (another member order, white space, an escape that the writer
  * would not have chosen, numbers with leading zeros) is refused, so that two readings of an entry
  * can't differ. Pure; any thread. What it returns borrows from the value or from the arena. */
-#ifndef RUNSINK_LEDGER_READ_H
-#define RUNSINK_LEDGER_READ_H
+#ifndef RUNSINK_ENTRY_READ_H
+#define RUNSINK_ENTRY_READ_H
 
 #include "worker/base/arena.h"
-#include "worker/ledger/ledger_key.h"
+#include "worker/ledger/key.h"
 
 struct ledger_range {
     int64_t a, z; /* inclusive */

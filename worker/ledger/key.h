@@ -8,7 +8,7 @@
 #ifndef RUNSINK_LEDGER_KEY_H
 #define RUNSINK_LEDGER_KEY_H
 
-#include "worker/ledger/ledger.h"
+#include "worker/ledger/entry.h"
 
 #define LEDGER_SIG_LEN 64
 #define LEDGER_PUB_LEN 32

@@ -1,4 +1,4 @@
-#include "worker/ledger/ledger_key.h"
+#include "worker/ledger/key.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
-#include "worker/ledger/canon.h"
+#include "worker/ledger/parse.h"
 
-bool canon_fail(struct canon *r, const char *what) {
+bool parse_fail(struct parser *r, const char *what) {
     if (r->what) return false;
     r->what = what;
     r->at = (size_t)(r->p - r->start);
@@ -8,41 +8,41 @@ bool canon_fail(struct canon *r, const char *what) {
 }
 
 /* Takes the literal if it stands here. */
-bool canon_maybe(struct canon *r, const char *literal) {
+bool parse_maybe(struct parser *r, const char *literal) {
     size_t n = strlen(literal);
     if ((size_t)(r->end - r->p) < n || memcmp(r->p, literal, n) != 0) return false;
     r->p += n;
     return true;
 }
 
-bool canon_want(struct canon *r, const char *literal) {
-    return canon_maybe(r, literal) || canon_fail(r, literal);
+bool parse_want(struct parser *r, const char *literal) {
+    return parse_maybe(r, literal) || parse_fail(r, literal);
 }
 
-bool canon_uint(struct canon *r, uint64_t max, uint64_t *ret) {
+bool parse_uint(struct parser *r, uint64_t max, uint64_t *ret) {
     const char *p = r->p;
     uint64_t v = 0;
     for (; p < r->end && *p >= '0' && *p <= '9'; p++) {
         unsigned d = (unsigned)(*p - '0');
-        if (v > (max - d) / 10) return canon_fail(r, "a number in range");
+        if (v > (max - d) / 10) return parse_fail(r, "a number in range");
         v = v * 10 + d;
     }
-    if (p == r->p || (*r->p == '0' && p > r->p + 1)) return canon_fail(r, "a number");
+    if (p == r->p || (*r->p == '0' && p > r->p + 1)) return parse_fail(r, "a number");
     r->p = p;
     *ret = v;
     return true;
 }
 
-bool canon_offset(struct canon *r, int64_t *ret) {
+bool parse_offset(struct parser *r, int64_t *ret) {
     uint64_t v;
-    if (!canon_uint(r, INT64_MAX - 1, &v)) return false; /* so that next = z + 1 exists */
+    if (!parse_uint(r, INT64_MAX - 1, &v)) return false; /* so that next = z + 1 exists */
     *ret = (int64_t)v;
     return true;
 }
 
-bool canon_int32(struct canon *r, int32_t *ret) {
+bool parse_int32(struct parser *r, int32_t *ret) {
     uint64_t v;
-    if (!canon_uint(r, INT32_MAX, &v)) return false;
+    if (!parse_uint(r, INT32_MAX, &v)) return false;
     *ret = (int32_t)v;
     return true;
 }
@@ -52,8 +52,8 @@ static int nibble(char c) {
 }
 
 /* One escape behind the backslash, in the only form that buf_json() gives that character. */
-static bool read_escape(struct canon *r, char *ret) {
-    if (r->p == r->end) return canon_fail(r, "an escape");
+static bool read_escape(struct parser *r, char *ret) {
+    if (r->p == r->end) return parse_fail(r, "an escape");
     switch (*r->p++) {
     case '"':
         *ret = '"';
@@ -73,31 +73,31 @@ static bool read_escape(struct canon *r, char *ret) {
     case 'u':
         break;
     default:
-        return canon_fail(r, "a known escape");
+        return parse_fail(r, "a known escape");
     }
     if (r->end - r->p < 4 || memcmp(r->p, "00", 2) != 0)
-        return canon_fail(r, "a control character");
+        return parse_fail(r, "a control character");
     int high = nibble(r->p[2]), low = nibble(r->p[3]);
     int c = high * 16 + low;
     if (high < 0 || low < 0 || c >= 0x20 || c == '\n' || c == '\r' || c == '\t')
-        return canon_fail(r, "a control character");
+        return parse_fail(r, "a control character");
     r->p += 4;
     *ret = (char)c;
     return true;
 }
 
-bool canon_text(struct canon *r, struct str *ret) {
-    if (!canon_want(r, "\"")) return false;
+bool parse_text(struct parser *r, struct str *ret) {
+    if (!parse_want(r, "\"")) return false;
     const char *start = r->p;
     bool escaped = false;
     while (r->p < r->end && *r->p != '"') {
-        if ((unsigned char)*r->p < 0x20) return canon_fail(r, "an escaped control character");
+        if ((unsigned char)*r->p < 0x20) return parse_fail(r, "an escaped control character");
         bool backslash = *r->p++ == '\\';
         if (backslash && r->p < r->end) r->p++;
         escaped = escaped || backslash;
     }
     const char *stop = r->p;
-    if (!canon_want(r, "\"")) return false;
+    if (!parse_want(r, "\"")) return false;
     if (!escaped) {
         *ret = (struct str){start, (size_t)(stop - start)};
         return true;
@@ -114,47 +114,47 @@ bool canon_text(struct canon *r, struct str *ret) {
     return true;
 }
 
-static bool read_hex(struct canon *r, uint8_t *ret, size_t n) {
-    if ((size_t)(r->end - r->p) < HEX_LEN(n)) return canon_fail(r, "hex digits");
+static bool read_hex(struct parser *r, uint8_t *ret, size_t n) {
+    if ((size_t)(r->end - r->p) < HEX_LEN(n)) return parse_fail(r, "hex digits");
     for (size_t i = 0; i < HEX_LEN(n); i++)
-        if (nibble(r->p[i]) < 0) return canon_fail(r, "lower-case hex digits");
+        if (nibble(r->p[i]) < 0) return parse_fail(r, "lower-case hex digits");
     unhex((struct str){r->p, HEX_LEN(n)}, ret, n);
     r->p += HEX_LEN(n);
     return true;
 }
 
-bool canon_hash(struct canon *r, uint8_t ret[SHA256_LEN]) {
-    return canon_want(r, "\"") && read_hex(r, ret, SHA256_LEN) && canon_want(r, "\"");
+bool parse_hash(struct parser *r, uint8_t ret[SHA256_LEN]) {
+    return parse_want(r, "\"") && read_hex(r, ret, SHA256_LEN) && parse_want(r, "\"");
 }
 
 /* "<16 hex digits>" */
-bool canon_key_id(struct canon *r, char ret[LEDGER_KEY_ID_LEN + 1]) {
+bool parse_key_id(struct parser *r, char ret[LEDGER_KEY_ID_LEN + 1]) {
     uint8_t bytes[LEDGER_KEY_ID_LEN / 2];
-    if (!canon_want(r, "\"") || !read_hex(r, bytes, sizeof bytes) || !canon_want(r, "\""))
+    if (!parse_want(r, "\"") || !read_hex(r, bytes, sizeof bytes) || !parse_want(r, "\""))
         return false;
     hex(bytes, sizeof bytes, ret);
     return true;
 }
 
 /* "<base64 of exactly n bytes>" */
-bool canon_base64(struct canon *r, uint8_t *ret, size_t n) {
+bool parse_base64(struct parser *r, uint8_t *ret, size_t n) {
     struct str text;
     size_t digits = (n + 2) / 3 * 4;
-    if (!canon_want(r, "\"")) return false;
-    if ((size_t)(r->end - r->p) < digits) return canon_fail(r, "base64");
+    if (!parse_want(r, "\"")) return false;
+    if ((size_t)(r->end - r->p) < digits) return parse_fail(r, "base64");
     text = (struct str){r->p, digits};
     struct buf b;
     buf_init(&b, n);
     bool ok = unbase64_add(&b, text) && b.n == n;
     if (ok) memcpy(ret, b.p, n);
     buf_free(&b);
-    if (!ok) return canon_fail(r, "base64");
+    if (!ok) return parse_fail(r, "base64");
     r->p += digits;
-    return canon_want(r, "\"");
+    return parse_want(r, "\"");
 }
 
 /* Room for one more element in an array of the arena's: doubles when n is a power of two. */
-void *canon_grow(struct arena *a, void *array, size_t n, size_t size) {
+void *parse_grow(struct arena *a, void *array, size_t n, size_t size) {
     if (n & (n - 1)) return array;
     void *fresh = arena_alloc(a, (n ? 2 * n : 1) * size);
     if (n) memcpy(fresh, array, n * size);

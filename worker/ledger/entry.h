@@ -1,8 +1,8 @@
 /* The ledger (promise P9): one entry per settled window, hash-chained per partition and signed. The
  * README specifies the form to the byte. Building is pure; lane's thread. Keys are read once at
  * start. */
-#ifndef RUNSINK_LEDGER_H
-#define RUNSINK_LEDGER_H
+#ifndef RUNSINK_ENTRY_H
+#define RUNSINK_ENTRY_H
 
 #include "worker/base/hash.h"
 #include "worker/base/origin.h"

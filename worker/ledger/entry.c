@@ -1,10 +1,10 @@
-#include "worker/ledger/ledger.h"
+#include "worker/ledger/entry.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "worker/ledger/ledger_key.h"
+#include "worker/ledger/key.h"
 
 /* Appending with one sticky answer: after the first append past the ceiling nothing counts. */
 struct enc {
