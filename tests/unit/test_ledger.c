@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "worker/ledger/entry_read.h"
+#include "worker/ledger/entry.h"
 
 #define ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
 #define ONES "0101010101010101010101010101010101010101010101010101010101010101"

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "worker/ledger/entry_read.h"
+#include "worker/ledger/entry.h"
 #include "worker/tools/redrive_plan.h"
 
 #define START 1750000000000

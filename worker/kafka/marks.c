@@ -1,7 +1,7 @@
 #include "worker/kafka/marks.h"
 
 #include "worker/kafka/client.h"
-#include "worker/ledger/entry_read.h"
+#include "worker/ledger/entry.h"
 
 #define TIMEOUT_MS 5000
 

@@ -5,7 +5,7 @@
 #ifndef RUNSINK_ANCHOR_H
 #define RUNSINK_ANCHOR_H
 
-#include "worker/ledger/entry_read.h"
+#include "worker/ledger/entry.h"
 
 #define ANCHOR_HEADS_MAX 1000             /* the writer's */
 #define ANCHOR_SIZE_MAX ((size_t)1 << 20) /* bytes of an anchor, the reader's too */

@@ -1,12 +1,13 @@
 /* The ledger (promise P9): one entry per settled window, hash-chained per partition and signed. The
- * README specifies the form to the byte. Building is pure; lane's thread. Keys are read once at
- * start. */
+ * README specifies the form to the byte. Lanes write entries; `verify`, `trace`, `redrive` and the
+ * start of a group read them. Pure; any thread. */
 #ifndef RUNSINK_ENTRY_H
 #define RUNSINK_ENTRY_H
 
-#include "worker/base/hash.h"
+#include "worker/base/arena.h"
 #include "worker/base/origin.h"
 #include "worker/base/outcome.h"
+#include "worker/ledger/key.h"
 
 enum ledger_kind {
     LEDGER_DELIVERED,
@@ -57,16 +58,6 @@ struct ledger_window {
     size_t n_items;
 };
 
-/* The private key. Constant once loaded: all lanes may share it. NULL stands for unsigned. */
-struct ledger_signer;
-/* NULL with a message for the operator in err. */
-struct ledger_signer *ledger_signer_load(const char *pem_path, struct buf *err);
-/* Key rotation: makes the old private key sign a statement that names the new public key, which
- * entries with introduce set will carry. A verifier that trusts the old key then trusts the new
- * one, and the old one no more. */
-bool ledger_signer_rotate(struct ledger_signer *, const char *previous_pem_path, struct buf *err);
-void ledger_signer_free(struct ledger_signer *);
-
 /* Appends the entry's bytes (the Kafka record's value) to out and returns its hash, the next
  * entry's prev. False past out's ceiling. */
 bool ledger_encode(const struct ledger_window *, const struct ledger_signer *, struct buf *out,
@@ -77,5 +68,77 @@ bool ledger_encode(const struct ledger_window *, const struct ledger_signer *, s
 size_t ledger_item_size(const struct ledger_item *);
 /* Key of the Kafka record: "topic/partition". */
 void ledger_record_key(char *ret, size_t size, const char *topic, int32_t partition);
+
+/* ---- reading ---- */
+
+struct ledger_range {
+    int64_t a, z; /* inclusive */
+};
+
+struct ledger_origin {
+    struct str topic;
+    int32_t partition;
+    struct ledger_range range;
+};
+
+/* The records that share an outcome: an object, a request, or a reason. */
+struct ledger_group {
+    enum ledger_kind kind;
+    bool object;                               /* delivered: listed under "objects" */
+    struct str to, key, why, who, tier, fault; /* empty: absent */
+    int status;                                /* 0: absent */
+    bool hashed;                               /* sha256 and size are present */
+    uint8_t sha256[SHA256_LEN];
+    uint64_t size;
+    struct ledger_range *offsets; /* ascending, apart from one another */
+    size_t n_offsets;
+    struct ledger_origin *origins; /* in the offsets' order, as many numbers in all */
+    size_t n_origins;              /* 0: a source topic's */
+    uint64_t count;                /* records */
+};
+
+struct ledger_entry {
+    struct str group; /* consumer group */
+    uint64_t seq;
+    struct str topic;
+    int32_t partition;
+    int64_t first, next;
+    int64_t opened_ms, settled_ms;
+    struct str version;
+    uint8_t prev[SHA256_LEN];
+    bool rotates; /* a rotation statement is present */
+    char rotate_from[LEDGER_KEY_ID_LEN + 1];
+    uint8_t rotate_to[LEDGER_PUB_LEN];
+    uint8_t rotate_sig[LEDGER_SIG_LEN];
+    bool anew;      /* the topic was made anew, and begins again at first: nothing else is said */
+    int64_t before; /* with anew: where the entry before it ended */
+    bool lost;      /* [first, next) was lost */
+    struct ledger_group *groups;
+    size_t n_groups;
+    uint8_t hash[SHA256_LEN]; /* as it stands there, not recomputed */
+    bool is_signed;
+    uint8_t sig[LEDGER_SIG_LEN];
+    char key[LEDGER_KEY_ID_LEN + 1];
+
+    struct str canonical; /* what hash is over */
+    struct str head;      /* of the canonical bytes, what stands before "opened" */
+    struct str body;      /* of the canonical bytes, anew, lost and the outcomes */
+};
+
+struct ledger_read_error {
+    size_t at;        /* byte of the value */
+    const char *what; /* static phrase: what was expected there */
+};
+
+/* The one strict parser of the form that ledger_encode() writes and the README specifies. Anything
+ * else (another member order, white space, an escape that the writer would not have chosen, numbers
+ * with leading zeros) is refused, so that two readings of an entry can't differ. What it returns
+ * borrows from the value or from the arena. */
+bool ledger_read(struct str value, struct arena *, struct ledger_entry *ret,
+                 struct ledger_read_error *reterr);
+
+/* "topic/partition", as ledger_record_key() writes it, with a legal topic name. */
+bool ledger_read_key(struct str key, struct str *ret_topic, int32_t *ret_partition);
+bool ledger_topic_legal(struct str);
 
 #endif

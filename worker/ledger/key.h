@@ -8,11 +8,21 @@
 #ifndef RUNSINK_LEDGER_KEY_H
 #define RUNSINK_LEDGER_KEY_H
 
-#include "worker/ledger/entry.h"
+#include "worker/base/hash.h"
 
 #define LEDGER_SIG_LEN 64
 #define LEDGER_PUB_LEN 32
 #define LEDGER_KEY_ID_LEN 16
+
+/* The private key. Constant once loaded: all lanes may share it. NULL stands for unsigned. */
+struct ledger_signer;
+/* NULL with a message for the operator in err. */
+struct ledger_signer *ledger_signer_load(const char *pem_path, struct buf *err);
+/* Key rotation: makes the old private key sign a statement that names the new public key, which
+ * entries with introduce set will carry. A verifier that trusts the old key then trusts the new
+ * one, and the old one no more. */
+bool ledger_signer_rotate(struct ledger_signer *, const char *previous_pem_path, struct buf *err);
+void ledger_signer_free(struct ledger_signer *);
 
 void ledger_sign(const struct ledger_signer *, const void *, size_t, uint8_t ret[LEDGER_SIG_LEN]);
 const char *ledger_signer_id(const struct ledger_signer *);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "worker/kafka/topics.h"
-#include "worker/ledger/entry_read.h"
+#include "worker/ledger/entry.h"
 
 struct chain {
     uint64_t next_seq;

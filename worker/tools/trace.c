@@ -9,7 +9,7 @@
 #include "worker/base/shown.h"
 #include "worker/kafka/reader.h"
 #include "worker/kafka/topics.h"
-#include "worker/ledger/entry_read.h"
+#include "worker/ledger/entry.h"
 #include "worker/tools/command.h"
 
 #define BROKER_TIMEOUT_MS 30000

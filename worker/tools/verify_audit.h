@@ -7,7 +7,7 @@
 #define RUNSINK_VERIFY_AUDIT_H
 
 #include "worker/kafka/meta.h"
-#include "worker/ledger/entry_read.h"
+#include "worker/ledger/entry.h"
 
 /* Where an entry was found. */
 struct ledger_place {

@@ -2,7 +2,7 @@
 #ifndef RUNSINK_VERIFY_SPANS_H
 #define RUNSINK_VERIFY_SPANS_H
 
-#include "worker/ledger/entry_read.h"
+#include "worker/ledger/entry.h"
 
 struct spans {
     struct ledger_range *v; /* ascending, apart from one another */
