@@ -21,7 +21,7 @@
 #include "worker/base/log.h"
 #include "worker/kafka/begin.h"
 #include "worker/kafka/client.h"
-#include "worker/kafka/topics.h"
+#include "worker/kafka/topic_settings.h"
 #include "worker/limits.h"
 #include "worker/pipeline/lane.h"
 #include "worker/progress.h"
@@ -171,7 +171,7 @@ static int refresh_topics(struct worker *w, bool start, struct buf *err) {
     else if (start && !all_there(&sources, err))
         rc = EX_UNAVAILABLE; /* it may be made yet */
     else
-        rc = topics_create_missing(w->admin, w->cfg, &all, &sources, BROKER_TIMEOUT_MS,
+        rc = topic_settings_create(w->admin, w->cfg, &all, &sources, BROKER_TIMEOUT_MS,
                                    told_to_stop, err);
     if (rc == EX_OK) topics_part(&sources, &unserved);
     if (rc == EX_OK && start && unserved.n && !sources.n) rc = refuse_all(&unserved, err);

@@ -2,17 +2,26 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <sysexits.h>
 
 #include "worker/base/clock.h"
 
-#define SLICE_MS 200
-#define ASK_MAX 500 /* topics in one request */
+#define SLICE_MS 200 /* a wait for the broker, before it is asked whether to stop */
+#define ASK_MAX 500  /* topics in one request */
 /* A window is sealed before its entry passes this. */
 #define LEDGER_MESSAGE_MIN ((int64_t)1000000)
 #define HEADERS_MAX ((int64_t)8192)           /* more than ours can be */
 #define RETRY_SPARE_MS ((int64_t)3600 * 1000) /* for the shortest of outages */
 
 /* ---- asking ---- */
+
+static rd_kafka_event_t *await(rd_kafka_queue_t *queue, int timeout_ms, topics_stop_fn *stop) {
+    rd_kafka_event_t *event = NULL;
+    int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms;
+    while (!event && !(stop && stop()) && clock_ms(CLOCK_MONOTONIC) < end)
+        event = rd_kafka_queue_poll(queue, SLICE_MS);
+    return event;
+}
 
 static int64_t number(const char *text) {
     return text ? strtoll(text, NULL, 10) : -1;
@@ -69,10 +78,7 @@ static bool ask_some(rd_kafka_t *rk, const struct topic_list *l, size_t from, si
     rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why, sizeof why);
     rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
     rd_kafka_DescribeConfigs(rk, resources, n, options, queue);
-    rd_kafka_event_t *event = NULL;
-    int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms + 1000;
-    while (!event && !(stop && stop()) && clock_ms(CLOCK_MONOTONIC) < end)
-        event = rd_kafka_queue_poll(queue, SLICE_MS);
+    rd_kafka_event_t *event = await(queue, timeout_ms + 1000, stop);
     bool ok = take_all(event, l, ret, err);
     rd_kafka_event_destroy(event);
     rd_kafka_queue_destroy(queue);
@@ -183,4 +189,171 @@ bool topic_clock_judge(enum topic_kind kind, const struct topic_settings *own, s
                   "waits for its delay anew after each restart: set "
                   "message.timestamp.type=LogAppendTime\n");
     return true;
+}
+
+/* ---- making ---- */
+
+/* Created topics keep what they hold until it was read or an operator decides: a parked event lost
+ * to retention would be lost for good. */
+static const char *const own_settings[][2] = {
+    {"cleanup.policy", "delete"},
+    {"retention.ms", "-1"},
+    {"retention.bytes", "-1"},
+    {"max.message.bytes", TOPICS_MESSAGE_MAX},
+    /* The broker's clock is the one that all workers share: it says since when a record waits. */
+    {"message.timestamp.type", "LogAppendTime"},
+};
+#define N_SETTINGS (sizeof own_settings / sizeof *own_settings)
+
+/* The source that a topic of runsink's own belongs to. */
+static struct topic *source_of(struct topic_list *sources, const char *own) {
+    char name[TOPIC_MAX + 1];
+    size_t base;
+    topic_kind(own, &base);
+    snprintf(name, sizeof name, "%.*s", (int)base, own);
+    const struct topic *t = topic_find(sources, name);
+    return t ? &sources->v[t - sources->v] : NULL;
+}
+
+/* False when it concerns more than matched sources: then it ends what is being done. */
+static bool refuse_for(struct topic_list *sources, const char *own, const char *why) {
+    struct topic *source = source_of(sources, own);
+    size_t served = 0;
+    if (!source || !source->matched) return false;
+    topic_refuse(source, why);
+    for (size_t i = 0; i < sources->n; i++) served += !sources->v[i].unserved;
+    return served > 0;
+}
+
+static void tell_missing(const struct config *c, const struct topic_list *missing,
+                         struct buf *err) {
+    buf_puts(err, "topics.create is false and these topics are missing; create each with");
+    for (size_t i = 0; i < N_SETTINGS; i++)
+        buf_printf(err, " %s=%s", own_settings[i][0], own_settings[i][1]);
+    buf_putc(err, '\n');
+    for (size_t i = 0; i < missing->n; i++) {
+        const struct topic *t = &missing->v[i];
+        buf_printf(err, "    %s, %d partitions, ", t->name, t->partitions);
+        if (c->topics_replication > 0)
+            buf_printf(err, "%d replicas\n", (int)c->topics_replication);
+        else
+            buf_puts(err, "the broker's default of replicas\n");
+    }
+}
+
+/* A record that its source takes has to fit with our headers, and as a dead letter again. What the
+ * source takes is not known without the right to DescribeConfigs. */
+static void set_size(rd_kafka_NewTopic_t *topic, const char *name, const struct topic_list *sources,
+                     const struct topic_settings *settings) {
+    char source[TOPIC_MAX + 1], bytes[24];
+    size_t base;
+    topic_kind(name, &base);
+    snprintf(source, sizeof source, "%.*s", (int)base, name);
+    const struct topic *s = topic_find(sources, source);
+    int64_t most = s ? settings[s - sources->v].max_message_bytes + TOPIC_HEADROOM : 0;
+    if (most <= atoll(TOPICS_MESSAGE_MAX)) return;
+    snprintf(bytes, sizeof bytes, "%" PRId64, most < INT32_MAX ? most : INT32_MAX);
+    rd_kafka_NewTopic_set_config(topic, "max.message.bytes", bytes);
+}
+
+static rd_kafka_NewTopic_t **new_topics(const struct config *c, const struct topic_list *l,
+                                        const struct topic_list *sources,
+                                        const struct topic_settings *settings) {
+    rd_kafka_NewTopic_t **ret = xcalloc(l->n, sizeof *ret);
+    for (size_t i = 0; i < l->n; i++) {
+        char why[256];
+        ret[i] = rd_kafka_NewTopic_new(l->v[i].name, l->v[i].partitions, (int)c->topics_replication,
+                                       why, sizeof why);
+        /* Names and numbers are within bounds by configuration; anything else is a bug. */
+        if (!ret[i]) fprintf(stderr, "runsink: %s: %s\n", l->v[i].name, why);
+        if (!ret[i]) abort();
+        for (size_t s = 0; s < N_SETTINGS; s++)
+            rd_kafka_NewTopic_set_config(ret[i], own_settings[s][0], own_settings[s][1]);
+        set_size(ret[i], l->v[i].name, sources, settings);
+    }
+    return ret;
+}
+
+/* What no further attempt changes, as long as nobody changes the rights, the broker's policy or
+ * topics.*. Brokers that are away can make a replication factor impossible for a while. */
+static int exit_code(rd_kafka_resp_err_t code) {
+    bool person =
+        code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
+        code == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED ||
+        code == RD_KAFKA_RESP_ERR_POLICY_VIOLATION || code == RD_KAFKA_RESP_ERR_INVALID_CONFIG ||
+        code == RD_KAFKA_RESP_ERR_INVALID_PARTITIONS || code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
+    return person ? EX_CONFIG : EX_UNAVAILABLE;
+}
+
+static int check_created(rd_kafka_event_t *event, struct topic_list *sources, struct buf *err) {
+    rd_kafka_resp_err_t rc = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+    if (rc) {
+        buf_printf(err, "can't create the missing topics: %s\n", rd_kafka_err2str(rc));
+        return exit_code(rc);
+    }
+    size_t n;
+    const rd_kafka_topic_result_t **results =
+        rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
+    int worst = EX_OK;
+    for (size_t i = 0; i < n; i++) {
+        rd_kafka_resp_err_t e = rd_kafka_topic_result_error(results[i]);
+        if (!e || e == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) continue;
+        const char *said = rd_kafka_topic_result_error_string(results[i]);
+        const char *name = rd_kafka_topic_result_name(results[i]);
+        char text[200], why[TOPIC_MAX + 300];
+        outcome_text(text, sizeof text, str_c(said ? said : rd_kafka_err2str(e)));
+        snprintf(why, sizeof why, "can't create topic %s: %s", name, text);
+        if (exit_code(e) == EX_CONFIG && refuse_for(sources, name, why)) continue;
+        buf_printf(err, "%s\n", why);
+        if (worst != EX_CONFIG) worst = exit_code(e);
+    }
+    return worst;
+}
+
+static int create(rd_kafka_t *rk, const struct config *c, const struct topic_list *l,
+                  struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
+                  struct buf *err) {
+    char why[256];
+    struct topic_settings *settings = xcalloc(sources->n + 1, sizeof *settings);
+    if (!topic_settings_ask(rk, sources, timeout_ms, stop, settings, err)) {
+        free(settings);
+        return EX_UNAVAILABLE;
+    }
+    rd_kafka_NewTopic_t **topics = new_topics(c, l, sources, settings);
+    free(settings);
+    rd_kafka_AdminOptions_t *options =
+        rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
+    rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why, sizeof why);
+    /* The answer comes once the brokers know the topics. */
+    rd_kafka_AdminOptions_set_operation_timeout(options, timeout_ms, why, sizeof why);
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+    rd_kafka_CreateTopics(rk, topics, l->n, options, queue);
+    rd_kafka_event_t *event = await(queue, timeout_ms + 1000, stop);
+    int rc = check_created(event, sources, err);
+    rd_kafka_event_destroy(event);
+    rd_kafka_queue_destroy(queue);
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_NewTopic_destroy_array(topics, l->n);
+    free(topics);
+    return rc;
+}
+
+int topic_settings_create(rd_kafka_t *rk, const struct config *c, const struct topic_list *all,
+                          struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
+                          struct buf *err) {
+    struct topic_list missing = {0};
+    int rc = topics_missing(c, all, sources, &missing, err) ? EX_OK : EX_CONFIG;
+    if (rc == EX_OK && missing.n && !c->topics_create) {
+        bool others = true;
+        for (size_t i = 0; i < missing.n; i++)
+            others &= refuse_for(sources, missing.v[i].name,
+                                 "topics.create is false, and topics of its own are missing "
+                                 "(`runsink check` lists them)");
+        if (!others) tell_missing(c, &missing, err);
+        rc = others ? EX_OK : EX_CONFIG;
+    } else if (rc == EX_OK && missing.n) {
+        rc = create(rk, c, &missing, sources, timeout_ms, stop, err);
+    }
+    topic_list_free(&missing);
+    return rc;
 }

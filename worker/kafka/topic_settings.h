@@ -1,5 +1,6 @@
 /* The settings of topics that decide whether what lies in runsink's own is safe there: asking the
- * broker, and what is to be said about them. */
+ * broker, what is to be said about them, and making the topics that are missing. What asks the
+ * broker blocks up to its timeout; main thread. */
 #ifndef RUNSINK_TOPIC_SETTINGS_H
 #define RUNSINK_TOPIC_SETTINGS_H
 
@@ -31,5 +32,14 @@ bool topic_settings_judge(enum topic_kind, const struct topic_settings *own,
 bool topic_partitions_judge(enum topic_kind, int own, int wanted, struct buf *ret);
 /* The same for a retry topic that does not have the broker's timestamps. */
 bool topic_clock_judge(enum topic_kind, const struct topic_settings *own, struct buf *ret);
+
+/* Creates what is missing, so that nothing in it is ever lost to retention. A topic that another
+ * process makes at the same time is as good. EX_OK, or with a message: EX_CONFIG when a person has
+ * to act (topics.create is off, which lists what to create; no right; a policy), EX_UNAVAILABLE
+ * when the next attempt may succeed. What concerns matched sources alone, while others can be
+ * served, marks those as unserved. */
+int topic_settings_create(rd_kafka_t *, const struct config *, const struct topic_list *all,
+                          struct topic_list *sources, int timeout_ms, topics_stop_fn *,
+                          struct buf *err);
 
 #endif

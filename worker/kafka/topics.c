@@ -1,31 +1,14 @@
 #include "worker/kafka/topics.h"
 
-#include <inttypes.h>
 #include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sysexits.h>
 
 #include "worker/base/clock.h"
-#include "worker/kafka/topic_settings.h"
 
-/* How long one wait for the broker lasts before it is asked whether to stop. A request for the
- * list of topics can't be looked at meanwhile, so the first ones are short. */
-#define SLICE_MS 200
+/* A request for the list of topics can't be given up meanwhile, so the first ones are short. */
 #define LIST_MIN_MS 500
 #define LIST_MAX_MS 4000
-
-/* Created topics keep what they hold until it was read or an operator decides: a parked event lost
- * to retention would be lost for good. */
-static const char *const own_settings[][2] = {
-    {"cleanup.policy", "delete"},
-    {"retention.ms", "-1"},
-    {"retention.bytes", "-1"},
-    {"max.message.bytes", TOPICS_MESSAGE_MAX},
-    /* The broker's clock is the one that all workers share: it says since when a record waits. */
-    {"message.timestamp.type", "LogAppendTime"},
-};
-#define N_SETTINGS (sizeof own_settings / sizeof *own_settings)
 
 static bool ends(const char *name, const char *end, size_t *ret_base) {
     size_t n = strlen(name), k = strlen(end);
@@ -268,7 +251,7 @@ static void missing_of(const struct config *c, const struct topic *source, struc
     if (c->ledger) need(l, topic_ledger(source->name, name), name, n);
 }
 
-static void refuse(struct topic *source, const char *why) {
+void topic_refuse(struct topic *source, const char *why) {
     free(source->unserved);
     source->unserved = xstrdup(why);
 }
@@ -286,7 +269,7 @@ bool topics_missing(const struct config *c, const struct topic_list *all,
         topic_list_free(&lack.found);
         if (!lack.why[0]) continue;
         if (source->matched)
-            refuse(source, lack.why);
+            topic_refuse(source, lack.why);
         else
             buf_printf(err, "topics: %s can't be served: %s\n", source->name, lack.why);
         ok &= source->matched;
@@ -312,165 +295,4 @@ void topics_part(struct topic_list *sources, struct topic_list *ret) {
     topic_list_free(sources);
     *sources = kept;
     *ret = out;
-}
-
-/* The source that a topic of runsink's own belongs to. */
-static struct topic *source_of(struct topic_list *sources, const char *own) {
-    char name[TOPIC_MAX + 1];
-    size_t base;
-    topic_kind(own, &base);
-    snprintf(name, sizeof name, "%.*s", (int)base, own);
-    const struct topic *t = topic_find(sources, name);
-    return t ? &sources->v[t - sources->v] : NULL;
-}
-
-/* False when it concerns more than matched sources: then it ends what is being done. */
-static bool refuse_for(struct topic_list *sources, const char *own, const char *why) {
-    struct topic *source = source_of(sources, own);
-    size_t served = 0;
-    if (!source || !source->matched) return false;
-    refuse(source, why);
-    for (size_t i = 0; i < sources->n; i++) served += !sources->v[i].unserved;
-    return served > 0;
-}
-
-static void tell_missing(const struct config *c, const struct topic_list *missing,
-                         struct buf *err) {
-    buf_puts(err, "topics.create is false and these topics are missing; create each with");
-    for (size_t i = 0; i < N_SETTINGS; i++)
-        buf_printf(err, " %s=%s", own_settings[i][0], own_settings[i][1]);
-    buf_putc(err, '\n');
-    for (size_t i = 0; i < missing->n; i++) {
-        const struct topic *t = &missing->v[i];
-        buf_printf(err, "    %s, %d partitions, ", t->name, t->partitions);
-        if (c->topics_replication > 0)
-            buf_printf(err, "%d replicas\n", (int)c->topics_replication);
-        else
-            buf_puts(err, "the broker's default of replicas\n");
-    }
-}
-
-/* A record that its source takes has to fit with our headers, and as a dead letter again. What the
- * source takes is not known without the right to DescribeConfigs. */
-static void set_size(rd_kafka_NewTopic_t *topic, const char *name, const struct topic_list *sources,
-                     const struct topic_settings *settings) {
-    char source[TOPIC_MAX + 1], bytes[24];
-    size_t base;
-    topic_kind(name, &base);
-    snprintf(source, sizeof source, "%.*s", (int)base, name);
-    const struct topic *s = topic_find(sources, source);
-    int64_t most = s ? settings[s - sources->v].max_message_bytes + TOPIC_HEADROOM : 0;
-    if (most <= atoll(TOPICS_MESSAGE_MAX)) return;
-    snprintf(bytes, sizeof bytes, "%" PRId64, most < INT32_MAX ? most : INT32_MAX);
-    rd_kafka_NewTopic_set_config(topic, "max.message.bytes", bytes);
-}
-
-static rd_kafka_NewTopic_t **new_topics(const struct config *c, const struct topic_list *l,
-                                        const struct topic_list *sources,
-                                        const struct topic_settings *settings) {
-    rd_kafka_NewTopic_t **ret = xcalloc(l->n, sizeof *ret);
-    for (size_t i = 0; i < l->n; i++) {
-        char why[256];
-        ret[i] = rd_kafka_NewTopic_new(l->v[i].name, l->v[i].partitions, (int)c->topics_replication,
-                                       why, sizeof why);
-        /* Names and numbers are within bounds by configuration; anything else is a bug. */
-        if (!ret[i]) fprintf(stderr, "runsink: %s: %s\n", l->v[i].name, why);
-        if (!ret[i]) abort();
-        for (size_t s = 0; s < N_SETTINGS; s++)
-            rd_kafka_NewTopic_set_config(ret[i], own_settings[s][0], own_settings[s][1]);
-        set_size(ret[i], l->v[i].name, sources, settings);
-    }
-    return ret;
-}
-
-/* What no further attempt changes, as long as nobody changes the rights, the broker's policy or
- * topics.*. Brokers that are away can make a replication factor impossible for a while. */
-static int exit_code(rd_kafka_resp_err_t code) {
-    bool person =
-        code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
-        code == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED ||
-        code == RD_KAFKA_RESP_ERR_POLICY_VIOLATION || code == RD_KAFKA_RESP_ERR_INVALID_CONFIG ||
-        code == RD_KAFKA_RESP_ERR_INVALID_PARTITIONS || code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
-    return person ? EX_CONFIG : EX_UNAVAILABLE;
-}
-
-static int check_created(rd_kafka_event_t *event, struct topic_list *sources, struct buf *err) {
-    rd_kafka_resp_err_t rc = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
-    if (rc) {
-        buf_printf(err, "can't create the missing topics: %s\n", rd_kafka_err2str(rc));
-        return exit_code(rc);
-    }
-    size_t n;
-    const rd_kafka_topic_result_t **results =
-        rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
-    int worst = EX_OK;
-    for (size_t i = 0; i < n; i++) {
-        rd_kafka_resp_err_t e = rd_kafka_topic_result_error(results[i]);
-        if (!e || e == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) continue;
-        const char *said = rd_kafka_topic_result_error_string(results[i]);
-        const char *name = rd_kafka_topic_result_name(results[i]);
-        char text[200], why[TOPIC_MAX + 300];
-        outcome_text(text, sizeof text, str_c(said ? said : rd_kafka_err2str(e)));
-        snprintf(why, sizeof why, "can't create topic %s: %s", name, text);
-        if (exit_code(e) == EX_CONFIG && refuse_for(sources, name, why)) continue;
-        buf_printf(err, "%s\n", why);
-        if (worst != EX_CONFIG) worst = exit_code(e);
-    }
-    return worst;
-}
-
-static rd_kafka_event_t *await(rd_kafka_queue_t *queue, int timeout_ms, topics_stop_fn *stop) {
-    rd_kafka_event_t *event = NULL;
-    int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms;
-    while (!event && !(stop && stop()) && clock_ms(CLOCK_MONOTONIC) < end)
-        event = rd_kafka_queue_poll(queue, SLICE_MS);
-    return event;
-}
-
-static int create(rd_kafka_t *rk, const struct config *c, const struct topic_list *l,
-                  struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
-                  struct buf *err) {
-    char why[256];
-    struct topic_settings *settings = xcalloc(sources->n + 1, sizeof *settings);
-    if (!topic_settings_ask(rk, sources, timeout_ms, stop, settings, err)) {
-        free(settings);
-        return EX_UNAVAILABLE;
-    }
-    rd_kafka_NewTopic_t **topics = new_topics(c, l, sources, settings);
-    free(settings);
-    rd_kafka_AdminOptions_t *options =
-        rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
-    rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why, sizeof why);
-    /* The answer comes once the brokers know the topics. */
-    rd_kafka_AdminOptions_set_operation_timeout(options, timeout_ms, why, sizeof why);
-    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
-    rd_kafka_CreateTopics(rk, topics, l->n, options, queue);
-    rd_kafka_event_t *event = await(queue, timeout_ms + 1000, stop);
-    int rc = check_created(event, sources, err);
-    rd_kafka_event_destroy(event);
-    rd_kafka_queue_destroy(queue);
-    rd_kafka_AdminOptions_destroy(options);
-    rd_kafka_NewTopic_destroy_array(topics, l->n);
-    free(topics);
-    return rc;
-}
-
-int topics_create_missing(rd_kafka_t *rk, const struct config *c, const struct topic_list *all,
-                          struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
-                          struct buf *err) {
-    struct topic_list missing = {0};
-    int rc = topics_missing(c, all, sources, &missing, err) ? EX_OK : EX_CONFIG;
-    if (rc == EX_OK && missing.n && !c->topics_create) {
-        bool others = true;
-        for (size_t i = 0; i < missing.n; i++)
-            others &= refuse_for(sources, missing.v[i].name,
-                                 "topics.create is false, and topics of its own are missing "
-                                 "(`runsink check` lists them)");
-        if (!others) tell_missing(c, &missing, err);
-        rc = others ? EX_OK : EX_CONFIG;
-    } else if (rc == EX_OK && missing.n) {
-        rc = create(rk, c, &missing, sources, timeout_ms, stop, err);
-    }
-    topic_list_free(&missing);
-    return rc;
 }

@@ -12,7 +12,7 @@
 #include "config/config.h"
 #include "worker/kafka/retry.h"
 
-/* max.message.bytes of the topics made here. */
+/* max.message.bytes of the topics that runsink makes. */
 #define TOPICS_MESSAGE_MAX "16777216"
 
 enum topic_kind { TOPIC_SOURCE, TOPIC_RETRY, TOPIC_DEAD, TOPIC_LEDGER };
@@ -56,6 +56,8 @@ void topics_retries(const struct config *, const struct topic_list *all,
                     const struct topic_list *sources, struct topic_list *ret);
 /* Whether a retry topic's delay is none of retry.delays. */
 bool topic_is_leftover(const struct config *, const char *name);
+/* Notes why a source can't be served. */
+void topic_refuse(struct topic *source, const char *why);
 /* What the sources lack: partitions as they would be created. Sources without partitions are passed
  * over. One whose own topics can't have their names (too long, or for Kafka the same as another
  * topic's) is marked as unserved when an expression matched it; false when it was named. */
@@ -63,13 +65,5 @@ bool topics_missing(const struct config *, const struct topic_list *all, struct 
                     struct topic_list *ret, struct buf *err);
 /* Moves the unserved ones from sources to *ret. */
 void topics_part(struct topic_list *sources, struct topic_list *ret);
-/* Creates what is missing, so that nothing in it is ever lost to retention. A topic that another
- * process makes at the same time is as good. EX_OK, or with a message: EX_CONFIG when a person has
- * to act (topics.create is off, which lists what to create; no right; a policy), EX_UNAVAILABLE
- * when the next attempt may succeed. What concerns matched sources alone, while others can be
- * served, marks those as unserved. */
-int topics_create_missing(rd_kafka_t *, const struct config *, const struct topic_list *all,
-                          struct topic_list *sources, int timeout_ms, topics_stop_fn *,
-                          struct buf *err);
 
 #endif
