@@ -1,14 +1,14 @@
-/* `runsink demo`: the whole worker without any service. librdkafka's in-process mock cluster is the
- * broker, a local folder stands for every tenant's sink, and sample events of several tenants flow
- * through. The mock does not keep offsets that are committed in a transaction, so a second run
+/* `runsink demo`: the whole worker without any service. The broker is a mock in this process, a
+ * local folder stands for every tenant's sink, and sample events of several tenants flow through.
+ * The mock does not keep offsets that are committed in a transaction, so a second run
  * begins again; it writes the same bytes under the same keys. */
-#include <librdkafka/rdkafka.h>
-#include <librdkafka/rdkafka_mock.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sysexits.h>
 
 #include "worker/base/log.h"
+#include "worker/kafka/mock_broker.h"
+#include "worker/kafka/topics.h"
 #include "worker/run.h"
 #include "worker/tools/command.h"
 
@@ -44,64 +44,30 @@ static void sample_event(unsigned i, struct buf *out) {
                sinks[tenant]);
 }
 
-static bool produce_samples(rd_kafka_t *rk) {
+static bool produce_samples(struct mock_broker *broker) {
     struct buf event;
     buf_init(&event, 65536);
     bool ok = true;
     for (unsigned i = 0; ok && i < EVENTS; i++) {
         buf_clear(&event);
         sample_event(i, &event);
-        ok = rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(TOPIC),
-                               RD_KAFKA_V_PARTITION((int32_t)(i % PARTITIONS)),
-                               RD_KAFKA_V_VALUE(event.p, event.n),
-                               RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END) == 0;
+        ok = mock_broker_produce(broker, TOPIC, (int)(i % PARTITIONS),
+                                 (struct str){event.p, event.n});
     }
     buf_free(&event);
-    return ok && rd_kafka_flush(rk, 10000) == RD_KAFKA_RESP_ERR_NO_ERROR;
+    return ok && mock_broker_flush(broker);
 }
 
-/* The mock cluster makes topics as they are asked for, with this many partitions. */
-static rd_kafka_t *start_mock(rd_kafka_mock_cluster_t **ret_cluster) {
-    char errstr[256];
-    rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    rd_kafka_conf_set(conf, "client.id", "demo", errstr, sizeof errstr);
-    rd_kafka_conf_set(conf, "log_level", "0", errstr, sizeof errstr);
-    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof errstr);
-    if (!rk) return NULL;
-    *ret_cluster = rd_kafka_mock_cluster_new(rk, 1);
-    if (*ret_cluster) return rk;
-    rd_kafka_destroy(rk);
-    return NULL;
-}
-
-static rd_kafka_t *producer_for(const char *bootstrap) {
-    char errstr[256];
-    rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    if (rd_kafka_conf_set(conf, "bootstrap.servers", bootstrap, errstr, sizeof errstr) ==
-        RD_KAFKA_CONF_OK) {
-        rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof errstr);
-        if (rk) return rk;
-    }
-    rd_kafka_conf_destroy(conf);
-    return NULL;
-}
-
-static bool create_topics(rd_kafka_mock_cluster_t *cluster, const struct config *cfg) {
-    struct buf name;
-    buf_init(&name, 256);
-    bool ok = rd_kafka_mock_topic_create(cluster, TOPIC, PARTITIONS, 1) == 0;
-    static const char *const own[] = {"dead.tenant", "dead.data", "dead.system", "ledger"};
-    for (size_t i = 0; ok && i < sizeof own / sizeof *own; i++) {
-        buf_clear(&name);
-        buf_printf(&name, TOPIC ".%s", own[i]);
-        ok = rd_kafka_mock_topic_create(cluster, buf_cstr(&name), PARTITIONS, 1) == 0;
-    }
-    for (size_t i = 0; ok && i < cfg->retry_delays.n; i++) {
-        buf_clear(&name);
-        buf_printf(&name, TOPIC ".retry.%s", cfg->retry_delays.v[i]);
-        ok = rd_kafka_mock_topic_create(cluster, buf_cstr(&name), PARTITIONS, 1) == 0;
-    }
-    buf_free(&name);
+static bool create_topics(struct mock_broker *broker, const struct config *cfg) {
+    static const char *const own[] = {TOPIC ".dead.tenant", TOPIC ".dead.data",
+                                      TOPIC ".dead.system", TOPIC ".ledger"};
+    char name[TOPIC_MAX + 1];
+    bool ok = mock_broker_topic(broker, TOPIC, PARTITIONS);
+    for (size_t i = 0; ok && i < sizeof own / sizeof *own; i++)
+        ok = mock_broker_topic(broker, own[i], PARTITIONS);
+    for (size_t i = 0; ok && i < cfg->retry_delays.n; i++)
+        ok = topic_retry(TOPIC, cfg->retry_delays.v[i], name) &&
+             mock_broker_topic(broker, name, PARTITIONS);
     return ok;
 }
 
@@ -141,18 +107,15 @@ static void summary(const uint64_t t[COUNTERS], const char *dir) {
 }
 
 static int demo(const char *dir, bool batch) {
-    rd_kafka_mock_cluster_t *cluster = NULL;
-    rd_kafka_t *mock = start_mock(&cluster);
-    if (!mock)
+    struct mock_broker *broker = mock_broker_start();
+    if (!broker)
         return fputs("runsink demo: the in-process broker did not start\n", stderr), EX_SOFTWARE;
-    const char *bootstrap = rd_kafka_mock_cluster_bootstraps(cluster);
     struct buf err;
     buf_init(&err, 4096);
-    struct config *cfg = demo_config(bootstrap, dir, batch, &err);
-    rd_kafka_t *producer = cfg && create_topics(cluster, cfg) ? producer_for(bootstrap) : NULL;
+    struct config *cfg = demo_config(mock_broker_bootstrap(broker), dir, batch, &err);
     int rc = EX_SOFTWARE;
     uint64_t totals[COUNTERS] = {0};
-    if (!producer || !produce_samples(producer)) {
+    if (!cfg || !create_topics(broker, cfg) || !produce_samples(broker)) {
         if (!err.n) buf_puts(&err, "producing failed");
         command_error("demo", &err);
     } else {
@@ -161,11 +124,9 @@ static int demo(const char *dir, bool batch) {
         fflush(stdout);
         rc = run_worker(cfg, NULL, true, totals);
     }
-    if (producer) rd_kafka_destroy(producer);
     config_free(cfg);
     buf_free(&err);
-    rd_kafka_mock_cluster_destroy(cluster);
-    rd_kafka_destroy(mock);
+    mock_broker_stop(broker);
     if (rc != EX_OK) return rc;
     summary(totals, dir);
     bool whole = totals[COUNTER_RECORDS] == EVENTS && totals[COUNTER_DELIVERED] > 0 &&

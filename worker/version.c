@@ -3,16 +3,16 @@
 #include <cjson/cJSON.h>
 #include <curl/curl.h>
 #include <libdeflate.h>
-#include <librdkafka/rdkafka.h>
 #include <microhttpd.h>
 #include <openssl/crypto.h>
 #include <zstd.h>
 
 #include "commit.h"
+#include "worker/kafka/client.h"
 
 void version_print(FILE *f) {
     fprintf(f, "runsink %s (commit %s)\n", RUNSINK_VERSION, RUNSINK_COMMIT);
-    fprintf(f, "librdkafka %s\n%s\n", rd_kafka_version_str(), curl_version());
+    fprintf(f, "librdkafka %s\n%s\n", client_version(), curl_version());
     fprintf(f, "%s\ncJSON %s\nzstd %s\nlibmicrohttpd %s\n", OpenSSL_version(OPENSSL_VERSION),
             cJSON_Version(), ZSTD_versionString(), MHD_get_version());
     fputs("libdeflate " LIBDEFLATE_VERSION_STRING " (when it was built)\n", f);

@@ -122,6 +122,10 @@ static bool set_theirs(rd_kafka_conf_t *conf, const struct config *c, struct buf
     return ok;
 }
 
+const char *client_version(void) {
+    return rd_kafka_version_str();
+}
+
 bool client_configured(const struct config *c, const char *name) {
     for (size_t i = 0; i < c->kafka_names.n; i++)
         if (strcmp(c->kafka_names.v[i], name) == 0) return true;

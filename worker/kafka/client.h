@@ -16,6 +16,9 @@ rd_kafka_conf_t *client_conf_new(const struct config *, const char *const *extra
 /* For a handle that is only made to see whether it can be: without brokers and log lines. */
 void client_conf_alone(rd_kafka_conf_t *);
 
+/* librdkafka's. */
+const char *client_version(void);
+
 /* Whether [kafka] sets this property. */
 bool client_configured(const struct config *, const char *name);
 
