@@ -1,5 +1,5 @@
-/* A broker inside this process, librdkafka's mock cluster: for `demo`, and for whoever has no Kafka.
- * It does not keep offsets that are committed in a transaction. Main thread; calls block. */
+/* A broker inside this process, librdkafka's mock cluster: for `demo`, and for whoever has no
+ * Kafka. It does not keep offsets that are committed in a transaction. Main thread; calls block. */
 #ifndef RUNSINK_MOCK_BROKER_H
 #define RUNSINK_MOCK_BROKER_H
 

@@ -17,6 +17,8 @@
 #define INIT_TIMEOUT_MS 500 /* a call; the lane may end in between */
 #define CONNECT_TIMEOUT_MS 1000
 #define FLUSH_SLICE_MS 100
+/* Twice a transaction's timeout: what the broker has not answered by then, it won't. */
+#define PATIENCE_MS 120000
 #define PRODUCE_MAX "1000000000" /* what a record may have is its topic's to say */
 #define TRIALS_MAX 16
 
@@ -36,14 +38,16 @@ struct txn_producer {
     rd_kafka_t *producer;
     int wake_fd;
     pthread_t thread;
+    bool threaded;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     struct txn *todo, *finished;
     bool busy; /* lane's thread only */
     atomic_bool stop;
-    enum txn_producer_state state;                /* under the mutex, as is */
+    int64_t patience_us;           /* of txn_run(): when calls are repeated no more; 0: never */
+    enum txn_producer_state state; /* under the mutex, as is */
     char problem[sizeof((struct txn *)0)->error]; /* while starting, or refused */
-    struct txn *job; /* at hand: settle thread, and what librdkafka calls on it */
+    struct txn *job; /* at hand: the thread that runs it, and what librdkafka calls on it */
     size_t refused;  /* records of the job at hand */
     unsigned trials; /* jobs in a row that were refused */
     struct fanout *fanouts;
@@ -58,7 +62,7 @@ static int64_t now_us(void) {
     return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
-/* ---- jobs: the lane's thread ---- */
+/* ---- what is to happen: the lane's thread, or the command's ---- */
 
 /* The serialised form is "CGMDv2:", the generation as an int32, the group id, the member id, ...
  * (librdkafka's rdkafka_cgrp.c). */
@@ -69,6 +73,10 @@ static bool is_member(const char *metadata, size_t n) {
     if (n < m + sizeof generation || memcmp(metadata, magic, m) != 0) return false;
     memcpy(&generation, metadata + m, sizeof generation);
     return generation >= 0;
+}
+
+struct txn *txn_new_alone(void) {
+    return xcalloc(1, sizeof(struct txn));
 }
 
 struct txn *txn_new(rd_kafka_t *consumer) {
@@ -85,7 +93,7 @@ struct txn *txn_new(rd_kafka_t *consumer) {
         if (bytes) rd_kafka_mem_free(consumer, bytes);
         return NULL;
     }
-    struct txn *job = xcalloc(1, sizeof *job);
+    struct txn *job = txn_new_alone();
     job->group_metadata = xmalloc(n);
     memcpy(job->group_metadata, bytes, n);
     job->group_metadata_len = n;
@@ -96,7 +104,7 @@ struct txn *txn_new(rd_kafka_t *consumer) {
 
 void txn_free(struct txn *job) {
     if (!job) return;
-    rd_kafka_topic_partition_list_destroy(job->offsets);
+    if (job->offsets) rd_kafka_topic_partition_list_destroy(job->offsets);
     free(job->group_metadata);
     free(job->records);
     arena_free(&job->arena);
@@ -125,13 +133,20 @@ bool txn_offset(struct txn *job, const char *topic, int32_t partition, int64_t o
     return true;
 }
 
-/* ---- the transaction: the settle thread ---- */
+/* ---- the transaction: the producer's thread, or the command's ---- */
 
 enum step { STEP_OK, STEP_RETRY, STEP_ABORT, STEP_STALE, STEP_FATAL };
 
-static enum step classify(rd_kafka_error_t *e, struct txn *job, const char *call) {
+static bool is_fencing(rd_kafka_resp_err_t code) {
+    return code == RD_KAFKA_RESP_ERR__FENCED || code == RD_KAFKA_RESP_ERR_PRODUCER_FENCED ||
+           code == RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
+}
+
+static enum step classify(struct txn_producer *s, rd_kafka_error_t *e, struct txn *job,
+                          const char *call) {
     if (!e) return STEP_OK;
     rd_kafka_resp_err_t code = rd_kafka_error_code(e);
+    job->fenced = is_fencing(code) || is_fencing(rd_kafka_fatal_error(s->producer, NULL, 0));
     snprintf(job->error, sizeof job->error, "%s: %s", call, rd_kafka_error_string(e));
     enum step step = STEP_FATAL;
     if (rd_kafka_error_is_fatal(e))
@@ -148,12 +163,16 @@ static enum step classify(rd_kafka_error_t *e, struct txn *job, const char *call
     return step;
 }
 
+static bool may_repeat(struct txn_producer *s) {
+    return !atomic_load(&s->stop) && (!s->patience_us || now_us() < s->patience_us);
+}
+
 /* Calls again while librdkafka says that the same call may be repeated. */
 #define REPEAT(s, job, call_name, call)                                                            \
     __extension__({                                                                                \
         enum step step_;                                                                           \
-        do step_ = classify((call), (job), (call_name));                                           \
-        while (step_ == STEP_RETRY && !atomic_load(&(s)->stop));                                   \
+        do step_ = classify((s), (call), (job), (call_name));                                      \
+        while (step_ == STEP_RETRY && may_repeat(s));                                              \
         step_ == STEP_RETRY ? STEP_FATAL : step_;                                                  \
     })
 
@@ -247,7 +266,7 @@ static void note(struct txn_producer *s, struct txn_record *r, rd_kafka_resp_err
     }
 }
 
-/* Called by librdkafka, on the settle thread, for messages that failed. Those that an abort purges
+/* Called by librdkafka, in calls of ours, for messages that failed. Those that an abort purges
  * are none. */
 static void on_failed(rd_kafka_t *rk, const rd_kafka_message_t *m, void *producer) {
     struct txn_producer *s = producer;
@@ -282,6 +301,7 @@ static rd_kafka_resp_err_t produce(struct txn_producer *s, struct txn_record *r)
     int32_t partition = r->partition;
     size_t bytes = size_of(r);
     r->fanout = (size_t)(f - s->fanouts);
+    r->refused = RD_KAFKA_RESP_ERR_NO_ERROR;
     rd_kafka_resp_err_t err = count_partitions(s, f);
     if (err) return err;
     /* Many records that are too large would take a transaction each. */
@@ -300,7 +320,7 @@ static rd_kafka_resp_err_t produce(struct txn_producer *s, struct txn_record *r)
                                 RD_KAFKA_V_HEADERS(headers),
                                 RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END);
         if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL) rd_kafka_poll(s->producer, 100);
-    } while (err == RD_KAFKA_RESP_ERR__QUEUE_FULL && !atomic_load(&s->stop));
+    } while (err == RD_KAFKA_RESP_ERR__QUEUE_FULL && may_repeat(s));
     if (err) rd_kafka_headers_destroy(headers);
     return err;
 }
@@ -323,8 +343,10 @@ static enum step fill(struct txn_producer *s, struct txn *job) {
     enum step filled = fill_records(s, job);
     if (filled != STEP_OK) return filled;
     crash_point(CRASH_TXN_INSIDE);
+    if (!job->group_metadata) return STEP_OK;
     rd_kafka_consumer_group_metadata_t *group = NULL;
     enum step step = classify(
+        s,
         rd_kafka_consumer_group_metadata_read(&group, job->group_metadata, job->group_metadata_len),
         job, "group metadata");
     if (step != STEP_OK) return step;
@@ -379,9 +401,10 @@ static enum txn_result give_up(struct txn_producer *s, struct txn *job, enum ste
 static enum txn_result transact(struct txn_producer *s, struct txn *job) {
     s->job = job;
     s->refused = 0;
+    job->topic = NULL;
     for (size_t i = 0; i < s->n_fanouts; i++)
         s->fanouts[i].refused = s->fanouts[i].refused_bytes = s->fanouts[i].queued = 0;
-    enum step step = classify(rd_kafka_begin_transaction(s->producer), job, "begin transaction");
+    enum step step = classify(s, rd_kafka_begin_transaction(s->producer), job, "begin transaction");
     if (step != STEP_OK) return TXN_UNKNOWN;
     step = fill(s, job);
     if (step == STEP_OK)
@@ -403,26 +426,44 @@ static void set_state(struct txn_producer *s, enum txn_producer_state state, con
     if (other) wake(s);
 }
 
+/* One call, which may have to be repeated. */
+static enum txn_producer_state initialise(struct txn_producer *s, struct txn *ret) {
+    ret->error[0] = '\0';
+    switch (classify(s, rd_kafka_init_transactions(s->producer, INIT_TIMEOUT_MS), ret,
+                     "init transactions")) {
+    case STEP_OK:
+        return TXN_PRODUCER_READY;
+    case STEP_RETRY:
+        return TXN_PRODUCER_STARTING;
+    case STEP_ABORT:
+    case STEP_STALE:
+    case STEP_FATAL:
+        break;
+    }
+    return TXN_PRODUCER_REFUSED;
+}
+
 /* At once, not with the first job: it ends the transaction that a killed process of the same name
  * left open, which would otherwise keep the offsets unstable that the first job waits for. */
-static void initialise(struct txn_producer *s) {
+static void start(struct txn_producer *s) {
     struct txn job;
-    enum step step = STEP_RETRY;
-    while (step == STEP_RETRY && !atomic_load(&s->stop)) {
-        job.error[0] = '\0';
-        step = classify(rd_kafka_init_transactions(s->producer, INIT_TIMEOUT_MS), &job,
-                        "init transactions");
-        set_state(s,
-                  step == STEP_OK      ? TXN_PRODUCER_READY
-                  : step == STEP_RETRY ? TXN_PRODUCER_STARTING
-                                       : TXN_PRODUCER_REFUSED,
-                  job.error);
+    enum txn_producer_state state = TXN_PRODUCER_STARTING;
+    while (state == TXN_PRODUCER_STARTING && !atomic_load(&s->stop)) {
+        state = initialise(s, &job);
+        set_state(s, state, job.error);
     }
 }
 
-static void *settle_main(void *arg) {
+static void run(struct txn_producer *s, struct txn *job) {
+    int64_t from = now_us();
+    job->result = transact(s, job);
+    s->job = NULL;
+    job->took_us = now_us() - from;
+}
+
+static void *producer_main(void *arg) {
     struct txn_producer *s = arg;
-    initialise(s);
+    start(s);
     for (;;) {
         pthread_mutex_lock(&s->mutex);
         while (!s->todo && !atomic_load(&s->stop)) pthread_cond_wait(&s->changed, &s->mutex);
@@ -430,10 +471,7 @@ static void *settle_main(void *arg) {
         s->todo = NULL;
         pthread_mutex_unlock(&s->mutex);
         if (!job) return NULL;
-        int64_t start = now_us();
-        job->result = transact(s, job);
-        s->job = NULL;
-        job->took_us = now_us() - start;
+        run(s, job);
         pthread_mutex_lock(&s->mutex);
         s->finished = job;
         pthread_mutex_unlock(&s->mutex);
@@ -469,10 +507,9 @@ static rd_kafka_t *producer_new(const struct config *cfg, const char *transactio
     return NULL;
 }
 
-struct txn_producer *txn_producer_new(const struct config *cfg, const char *transactional_id,
-                                      int wake_fd, struct buf *err) {
+struct txn_producer *txn_producer_open(const struct config *cfg, const char *transactional_id,
+                                       struct buf *err) {
     struct txn_producer *s = xcalloc(1, sizeof *s);
-    *s = (struct txn_producer){.wake_fd = wake_fd};
     s->producer = producer_new(cfg, transactional_id, s, false, err);
     if (!s->producer) {
         free(s);
@@ -480,11 +517,19 @@ struct txn_producer *txn_producer_new(const struct config *cfg, const char *tran
     }
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->changed, NULL);
-    int rc = pthread_create(&s->thread, NULL, settle_main, s);
-    if (rc == 0) return s;
+    return s;
+}
+
+struct txn_producer *txn_producer_new(const struct config *cfg, const char *transactional_id,
+                                      int wake_fd, struct buf *err) {
+    struct txn_producer *s = txn_producer_open(cfg, transactional_id, err);
+    if (!s) return NULL;
+    s->wake_fd = wake_fd;
+    int rc = pthread_create(&s->thread, NULL, producer_main, s);
+    s->threaded = rc == 0;
+    if (s->threaded) return s;
     buf_printf(err, "starting the settle thread failed: %s", strerror(rc));
-    rd_kafka_destroy(s->producer);
-    free(s);
+    txn_producer_free(s);
     return NULL;
 }
 
@@ -494,7 +539,7 @@ void txn_producer_free(struct txn_producer *s) {
     pthread_mutex_lock(&s->mutex);
     pthread_cond_signal(&s->changed);
     pthread_mutex_unlock(&s->mutex);
-    pthread_join(s->thread, NULL);
+    if (s->threaded) pthread_join(s->thread, NULL);
     txn_free(s->todo);
     txn_free(s->finished);
     rd_kafka_destroy(s->producer);
@@ -504,6 +549,20 @@ void txn_producer_free(struct txn_producer *s) {
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->mutex);
     free(s);
+}
+
+enum txn_producer_state txn_producer_begin(struct txn_producer *s, int timeout_ms,
+                                           struct txn *ret) {
+    int64_t end = now_us() + (int64_t)timeout_ms * 1000;
+    enum txn_producer_state state;
+    do state = initialise(s, ret);
+    while (state == TXN_PRODUCER_STARTING && now_us() < end);
+    return state;
+}
+
+void txn_run(struct txn_producer *s, struct txn *txn) {
+    s->patience_us = now_us() + (int64_t)PATIENCE_MS * 1000;
+    run(s, txn);
 }
 
 enum txn_producer_state txn_producer_state(struct txn_producer *s, char *ret_error, size_t size) {
@@ -523,19 +582,12 @@ bool txn_producer_check(const struct config *cfg, struct buf *err) {
 enum txn_producer_state txn_producer_try(const struct config *cfg, const char *transactional_id,
                                          int timeout_ms, struct buf *err) {
     struct txn job = {.error = ""};
-    rd_kafka_t *producer = producer_new(cfg, transactional_id, NULL, false, err);
-    if (!producer) return TXN_PRODUCER_REFUSED;
-    enum step step;
-    int64_t end = now_us() + (int64_t)timeout_ms * 1000;
-    do
-        step = classify(rd_kafka_init_transactions(producer, INIT_TIMEOUT_MS), &job,
-                        "init transactions");
-    while (step == STEP_RETRY && now_us() < end);
-    if (step != STEP_OK) buf_puts(err, job.error);
-    rd_kafka_destroy(producer);
-    return step == STEP_OK      ? TXN_PRODUCER_READY
-           : step == STEP_RETRY ? TXN_PRODUCER_STARTING
-                                : TXN_PRODUCER_REFUSED;
+    struct txn_producer *s = txn_producer_open(cfg, transactional_id, err);
+    if (!s) return TXN_PRODUCER_REFUSED;
+    enum txn_producer_state state = txn_producer_begin(s, timeout_ms, &job);
+    if (state != TXN_PRODUCER_READY) buf_puts(err, job.error);
+    txn_producer_free(s);
+    return state;
 }
 
 void txn_submit(struct txn_producer *s, struct txn *job) {
