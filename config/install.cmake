@@ -7,6 +7,12 @@ set(CONF_DIR ${CMAKE_INSTALL_FULL_SYSCONFDIR}/runsink)
 
 install(TARGETS runsink RUNTIME)
 install(FILES README.md config/runsink.ini DESTINATION ${CMAKE_INSTALL_DOCDIR})
+# The pages lie as in the source, so that their links lead somewhere. Those of the tests and of contributors stay there.
+file(GLOB_RECURSE pages CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} config/*.md sinks/*.md worker/*.md)
+foreach(page ${pages})
+  get_filename_component(folder ${page} DIRECTORY)
+  install(FILES ${page} DESTINATION ${CMAKE_INSTALL_DOCDIR}/${folder})
+endforeach()
 install(FILES config/systemd/runsink.service DESTINATION lib/systemd/system)
 install(PROGRAMS config/systemd/runsink-check DESTINATION ${CMAKE_INSTALL_SBINDIR})
 install(FILES config/seccomp/runsink.json DESTINATION ${CMAKE_INSTALL_DATADIR}/runsink/seccomp)

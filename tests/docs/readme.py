@@ -15,16 +15,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(sys.argv.pop(1)).resolve() if len(sys.argv) > 1 else ROOT / "build/release/runsink"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RUNSINK")}
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
-# What else tells people to type something.
-ADVICE = ("config/prometheus/alerts.yml", "config/kubernetes/runsink/values.yaml",
-          "config/kubernetes/runsink/README.md", "config/kubernetes/runsink/templates/NOTES.txt")
 FOLDERS = ("config", "scripts", "tests", "worker", "sinks")
+DOCUMENTS = tuple(str(page.relative_to(ROOT)) for page in sorted(
+    [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]))
+# The page that newcomers read first stays short.
+README_LINES = 250
+# Rooms that have a page of their own.
+ROOMS = ("config", "config/drill", "config/kubernetes", "config/kubernetes/runsink", "config/prometheus", "sinks", "tests", "tests/bench",
+         "worker", "worker/admin", "worker/base", "worker/event", "worker/kafka", "worker/ledger", "worker/pipeline", "worker/tools")
+# What else tells people to type something.
+ADVICE = ("config/prometheus/alerts.yml", "config/kubernetes/runsink/values.yaml", "config/kubernetes/runsink/templates/NOTES.txt")
 
 # First words of lines in indented blocks, and what holds for the rest of the line. A block that begins with none of these is a
 # new form: it needs a line here, and a check.
 SHELL = ("runsink", "build/release/runsink", "scripts/", "helm", "kafka-transactions.sh", "kubectl", "cat", "ctest", "sed -i", "$")
-OTHER = ("consume -> decode", "SELECT", "scrape_configs:")
+OTHER = ("consume -> decode", "topic jobruns ---", "source topic, retry topics", "base < config", "SELECT", "scrape_configs:", "image: ")
 
 
 def read(name):
@@ -66,6 +71,13 @@ def everything():
 @functools.lru_cache(None)
 def runsink(*arguments):
     return subprocess.run([BINARY, *arguments], capture_output=True, text=True, env=ENVIRONMENT, stdin=subprocess.DEVNULL)
+
+
+@functools.lru_cache(None)
+def anchors(page):
+    text = page.read_text()
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^    .*$", "", text, flags=re.M), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles} | set(re.findall(r'<a id="([a-z-]+)"></a>', text))
 
 
 def options(text):
@@ -197,49 +209,61 @@ class Documentation(unittest.TestCase):
         """the table of alerts is that of the rules; each says what to do, and where in the table it is"""
         rules = re.split(r"^      - alert: ", read("config/prometheus/alerts.yml"), flags=re.M)[1:]
         self.assertGreater(len(rules), 10)
-        rows = re.findall(r"^\| (?:<a id=\"(\w+)\"></a>)?`(Runsink\w+)` \| (\w+) \|", read("README.md"), re.M)
+        rows = re.findall(r"^\| (?:<a id=\"(\w+)\"></a>)?`(Runsink\w+)` \| (\w+) \|", read("config/prometheus/README.md"), re.M)
         found, wrong = [], []
         for rule in rules:
             name = rule.splitlines()[0]
             says = dict(re.findall(r"^          (\w+): (.*)$", rule, re.M))
             wrong += [f"{name}: its annotations are {sorted(says)}"] if set(says) != {"summary", "description", "runbook_url"} else []
-            link = re.fullmatch(r"file:///usr/share/doc/runsink/README\.md#(\w+)", says.get("runbook_url", ""))
+            link = re.fullmatch(r"file:///usr/share/doc/runsink/config/prometheus/README\.md#(\w+)", says.get("runbook_url", ""))
             wrong += [] if link else [f"{name}: runbook_url: {says.get('runbook_url')}"]
             found.append((link and link[1], name, re.search(r"^        labels: \{severity: (\w+)\}$", rule, re.M)[1]))
         self.none(wrong)
-        self.assertEqual(sorted(found), sorted(rows), 'a row of the README\'s table: | <a id="name in lower case"></a>`Name` | severity |')
+        self.assertEqual(sorted(found), sorted(rows), 'a row of the table: | <a id="name in lower case"></a>`Name` | severity |')
+        named = {name for document in DOCUMENTS for name in re.findall(r"`(Runsink[A-Z]\w+)`", read(document))}
+        self.none(named - {name for _, name, _ in found})
         tested = set(re.findall(r'alertname(?:=|: )"?(\w+)', read("config/prometheus/alerts.test.yml")))
         self.none(name for _, name, _ in found if name not in tested)
 
     def test_headers(self):
         """each header of a dead letter that is named is written, and each program beside runsink is there"""
         source = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.c"))
-        named = set(re.findall(r"`(runsink-[a-z-]+)`", read("README.md")))
+        named = {name for document in DOCUMENTS for name in re.findall(r"`(runsink-[a-z-]+[a-z])`", read(document))}
         self.assertGreater(len(named), 5)
         self.none(name for name in named if f'"{name}"' not in source and not (ROOT / "config/systemd" / name).exists())
 
     def test_exit_codes(self):
-        """the README's list and that of `runsink --help` have each exit code that is used, and no other"""
+        """the list in OPERATIONS.md and that of `runsink --help` have each exit code that is used, and no other"""
         names = dict(OK=0, USAGE=64, DATAERR=65, NOINPUT=66, UNAVAILABLE=69, SOFTWARE=70, OSERR=71, CANTCREAT=73, IOERR=74, TEMPFAIL=75,
                      CONFIG=78)
         used = {names[name] for path in (ROOT / "worker").rglob("*.c") for name in re.findall(r"\bEX_([A-Z]+)\b", path.read_text())}
-        self.assertEqual(used, {int(code) for code in re.findall(r"^  \| (\d+) \| ", read("README.md"), re.M)})
+        section = re.search(r"^## Exit codes\n(.*?)^## ", read("config/OPERATIONS.md"), re.M | re.S)[1]
+        self.assertEqual(used, {int(code) for code in re.findall(r"^\| (\d+) \| ", section, re.M)})
         listed = runsink("--help").stdout.split("Exit codes:")[1]
         self.assertEqual(used, {int(code) for code in re.findall(r"\b(\d+)\b", listed)})
 
     def test_links(self):
-        """each link leads to a file or a heading"""
-        wrong = []
+        """each link leads to a file, and in it to a heading"""
+        wrong, seen = [], 0
         for document in DOCUMENTS:
-            text = read(document)
-            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.M)}
-            anchors |= set(re.findall(r'<a id="([a-z-]+)"></a>', text))
-            for target in re.findall(r"\]\(([^)\s]+)\)", text):
-                if target.startswith("#") and target[1:] not in anchors:
+            for target in re.findall(r"\]\(([^)\s]+)\)", read(document)):
+                if re.match(r"https?:", target):
+                    continue
+                seen += 1
+                path, _, anchor = target.partition("#")
+                page = (ROOT / document).parent / path if path else ROOT / document
+                if not page.is_file() or anchor and anchor not in anchors(page.resolve()):
                     wrong.append(f"{document}: {target}")
-                elif not re.match(r"#|https?:", target) and not (ROOT / target.split("#")[0]).exists():
-                    wrong.append(f"{document}: {target}")
+        self.assertGreater(seen, 80)
         self.none(wrong)
+
+    def test_rooms(self):
+        """each room has its page, each page is one that another leads to, and the first one stays short"""
+        self.none(room for room in ROOMS if f"{room}/README.md" not in DOCUMENTS)
+        led = {str(((ROOT / document).parent / target.partition("#")[0]).resolve().relative_to(ROOT))
+               for document in DOCUMENTS for target in re.findall(r"\]\(([^)\s#:]+\.md[^)\s]*)\)", read(document))}
+        self.none(set(DOCUMENTS) - led - {"README.md"})
+        self.assertLessEqual(len(read("README.md").splitlines()), README_LINES)
 
     def test_blocks(self):
         """each indented block is of a form that is tried: by the tests above, or by the tour's"""

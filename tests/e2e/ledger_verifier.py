@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A second, independent verifier of exported ledgers, written from the README's section "Ledger"
+"""A second, independent verifier of exported ledgers, written from worker/ledger/README.md
 alone: it shares no code with runsink, so that a fault in one is seen by the other.
 
     ledger_verifier.py DIR [--key KEY]       findings, one a line; exit 0 sound, 65 not

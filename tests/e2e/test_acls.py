@@ -1,4 +1,4 @@
-"""A cluster with ACLs: the rights of the README's table, and no others, are enough for the worker and for the commands."""
+"""A cluster with ACLs: the rights of the table in OPERATIONS.md, and no others, are enough for the worker and for the commands."""
 import re
 import shutil
 import tempfile
@@ -11,15 +11,15 @@ import events
 import rig
 from receiver import Receiver
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "config/OPERATIONS.md"
 KINDS = {"topic": ResourceType.TOPIC, "topics": ResourceType.TOPIC, "group": ResourceType.GROUP,
          "transactional ids": ResourceType.TRANSACTIONAL_ID}
 
 
 def table():
     """(kind, name, pattern type, the worker's operations, those that the commands need beyond) of each row."""
-    text = README.read_text()
-    text = text[text.index("### What runsink may do in Kafka"):]
+    text = PAGE.read_text()
+    text = text[text.index("## What runsink may do in Kafka"):]
     rows = re.findall(r"^\| (topics?|group|transactional ids) `(\S+)`( \(prefixed\))? \| ([^|]+) \|", text, re.M)
     for kind, name, prefixed, operations in rows:
         own, _, more = operations.partition(";")

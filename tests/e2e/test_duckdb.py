@@ -32,7 +32,7 @@ class DuckDb(rig.Case):
 
     @staticmethod
     def query(files):
-        """As the README shows it."""
+        """As the page of the sinks shows it."""
         return duckdb.sql(f"""
             SELECT status, count(*) AS runs, count(DISTINCT id) AS ids, sum(payloads) AS payloads, min(dt) AS day
             FROM read_json('{files}', format = 'newline_delimited', hive_partitioning = true, ignore_errors = true,

@@ -21,6 +21,10 @@ def unit_values(name):
 
 
 class Install(unittest.TestCase):
+    # As in the source, so that links between them lead somewhere.
+    PAGES = {f"/usr/share/doc/runsink/{page.relative_to(ROOT)}"
+             for page in (ROOT / "README.md", *(page for folder in ("config", "sinks", "worker") for page in (ROOT / folder).rglob("*.md")))}
+
     def setUp(self):
         print(f"{self.id().partition('.')[2]}: {(self._testMethodDoc or '').strip()}", flush=True)
         self.dir = rig.Path(tempfile.mkdtemp(prefix="runsink-install-"))
@@ -36,10 +40,15 @@ class Install(unittest.TestCase):
         found = {f"/{path.relative_to(self.dir)}": path for path in self.dir.rglob("*") if path.is_file()}
         self.assertEqual({
             "/etc/runsink/runsink.ini", "/usr/bin/runsink", "/usr/sbin/runsink-check",
-            "/usr/lib/systemd/system/runsink.service", "/usr/share/doc/runsink/README.md",
+            "/usr/lib/systemd/system/runsink.service", *self.PAGES,
             "/usr/share/man/man1/runsink.1", "/usr/share/man/man5/runsink.ini.5",
             "/usr/share/bash-completion/completions/runsink", "/usr/share/doc/runsink/copyright", "/usr/share/doc/runsink/runsink.ini", "/usr/share/runsink/grafana/runsink.json",
             "/usr/share/runsink/prometheus/alerts.yml", "/usr/share/runsink/seccomp/runsink.json"}, set(found))
+        for page in self.PAGES:
+            text = found[page].read_text()
+            for target in re.findall(r"\]\(([^)\s#]+)(?:#\S*)?\)", text):
+                if not re.match(r"https?:|.*(?:tests/|CONTRIBUTING|LICENSE)", target):
+                    self.assertTrue((found[page].parent / target).exists(), f"{page}: {target}")
         self.assertEqual(0o700, (self.dir / "etc/runsink/secrets").stat().st_mode & 0o777)
         version = subprocess.run([found["/usr/bin/runsink"], "--version"], check=True, stdout=subprocess.PIPE).stdout
         self.assertEqual(rig.runsink("--version").stdout, version)

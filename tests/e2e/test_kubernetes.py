@@ -264,8 +264,8 @@ class Chart(unittest.TestCase):
         self.assertIn("group = 1.5\n", ini + "\n")
 
     def test_readme(self):
-        """the values that the README shows are enough, and the binary accepts what comes of them"""
-        text = (ROOT / "README.md").read_text()
+        """the values that the page shows are enough, and the binary accepts what comes of them"""
+        text = (CHART.parent / "README.md").read_text()
         shown, = re.findall(r"^    cat > values.yaml <<'E'\n((?:    .*\n)+?)    E$", text, re.M)
         read = subprocess.run([PYTHON, "-c", "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)"],
                               input=re.sub(r"^    ", "", shown, flags=re.M), text=True, capture_output=True, check=True)
@@ -438,7 +438,7 @@ class Chart(unittest.TestCase):
         schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
         self.assertEqual(values, set(schema) - {"global"})
         shown = re.search(r"^    image:(?:.*\n    )+.*$", text, re.M)[0]
-        self.assertIn(shown + "\n    E\n", (ROOT / "README.md").read_text())
+        self.assertIn(shown + "\n    E\n", (CHART.parent / "README.md").read_text())
 
     def test_admin_hosts(self):
         """the admin port may be asked by the names that the chart gives it, or by those that the values list"""
