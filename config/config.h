@@ -20,7 +20,7 @@ struct list {
 };
 
 /* What a process takes in all: this share of memory.budget, and this much beside it. The chart's
- * limit, the warning at the start and the README's sizes come from here. */
+ * limit, the warning at the start and the sizes in OPERATIONS.md come from here. */
 #define CONFIG_MEMORY_PERCENT 125
 #define CONFIG_MEMORY_BESIDE_MIB 96
 
@@ -118,7 +118,7 @@ struct config_key_text {
 size_t config_key_count(void);
 struct config_key_text config_key_text(size_t i);
 void config_key_takes(size_t i, FILE *); /* "1 to 64", "list", ... */
-/* The README's reference as a Markdown table. */
+/* The table of all keys in config/README.md, Markdown. */
 void config_print_reference(FILE *);
 /* What may stand under `config` in the chart's values, as a JSON Schema. */
 void config_print_schema(FILE *);

@@ -27,7 +27,7 @@ void metrics_sample(enum given, const char *labels, double value, struct buf *);
 void metrics_label(struct buf *, const char *name, const char *value);
 /* CPU, memory, descriptors, start. start_s: Unix time. */
 void metrics_process(double start_s, struct buf *);
-/* The README's table of all metrics, Markdown. */
+/* The table of all metrics in config/prometheus/README.md. */
 void metrics_print_reference(FILE *);
 
 #endif

@@ -1,6 +1,6 @@
 /* Decoding: from a Kafka record's bytes to the event that runsink acts on. Pure: no I/O, no
  * globals; any thread. Everything in a struct jobrun borrows from the record's bytes or from the
- * arena that was passed in. Source of the rules: the event model in the README. */
+ * arena that was passed in. Source of the rules: the event model, worker/event/README.md. */
 #ifndef RUNSINK_JOBRUN_H
 #define RUNSINK_JOBRUN_H
 

@@ -1,5 +1,5 @@
 /* Which partitions are ours and where each stands: rebalances, committed offsets and their
- * metadata. The rules are those of the settlement protocol (README, "How settlement works"). */
+ * metadata. The rules are those of the settlement protocol (worker/README.md). */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -35,7 +35,8 @@ static void stays_open(const struct wait *w, const char *topic, int32_t partitio
                         .partition = partition,
                         .offset = offset,
                         .text = "a transaction that does not end hides what is written from here "
-                                "on, verification is incomplete (README, A hanging transaction)"};
+                                "on, verification is incomplete (OPERATIONS.md: a hanging "
+                                "transaction)"};
     audit_report(w->audit, &f);
 }
 
