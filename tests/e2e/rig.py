@@ -268,7 +268,7 @@ class Broker:
         return all(committed.get(p, -1) >= end for p, end in ends.items())
 
     def members(self, group):
-        found = self.admin.describe_consumer_groups([group])
+        found = self.admin.describe_consumer_groups([group], request_timeout=5)  # a coordinator that is just made may not answer
         try:
             return len(found[group].result().members)
         except KafkaException:
