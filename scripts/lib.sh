@@ -23,6 +23,19 @@ die() {
     exit 1
 }
 
+# explain ARGUMENT...: where the first one is --help, prints the comment at the head of the script, and ends.
+explain() {
+    case ${1:-} in -h | --help) ;; *) return 0 ;; esac
+    sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
+    exit 0
+}
+
+# python_tests PROGRAM ARGUMENT...: becomes that program of tests/, run with the packages that the tests need.
+python_tests() {
+    [ -x "$venv/bin/python" ] || "$root/scripts/deps" --test
+    CACHE=$cache exec "$venv/bin/python" -B -u "$root/tests/$1" "${@:2}"
+}
+
 # ports_free COUNT: that many ports on which nothing listens.
 ports_free() {
     python3 - "$1" <<'PY'
