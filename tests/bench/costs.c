@@ -46,7 +46,7 @@ static void fill(struct buf *b, size_t size, const char *unit) {
     "\"accessKeyId\":\"AKIAAKIA\",\"secretAccessKey\":\"secretsecret\""
 
 static void take(struct str event, const struct header *headers, size_t n_headers) {
-    struct record record = {event, headers, n_headers};
+    struct message record = {event, headers, n_headers};
     struct arena arena = {0};
     struct known_sinks known = router_known(router);
     struct jobrun run;

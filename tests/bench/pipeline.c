@@ -43,7 +43,7 @@ static void read_events(const char *path) {
 
 /* One event: what the lane does when it takes a record in. */
 static void take(struct lane *lane, struct arena *arena, struct str event, struct slot *slot) {
-    struct record record = {.value = event};
+    struct message record = {.value = event};
     struct outcome o;
     struct destination *dest;
     struct jobrun run;

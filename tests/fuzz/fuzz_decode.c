@@ -103,7 +103,7 @@ static void check_redacted(const struct jobrun *run, const struct header *h) {
     buf_init(&twice, SIZE_MAX);
     assert(redact_add(&once, &run->payload) && once.n == redact_size(&run->payload));
     check_json((struct str){once.p, once.n});
-    struct record rec = {{once.p, once.n}, h, 2};
+    struct message rec = {{once.p, once.n}, h, 2};
     assert(jobrun_decode(&rec, &arena, &again, &err));
     assert(str_eq(run->id, again.id) && str_eq(run->status, again.status));
     assert(str_eq(run->event_id, again.event_id) && run->unknown_value == again.unknown_value);
@@ -122,7 +122,7 @@ static void check_redacted(const struct jobrun *run, const struct header *h) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     if (n == 0) return 0;
     const struct header *h = headers[data[n - 1] % N_HEADERS];
-    struct record rec = {{(const char *)data, n - 1}, h, 2};
+    struct message rec = {{(const char *)data, n - 1}, h, 2};
     struct arena arena = {0};
     struct outcome err;
     struct jobrun run;

@@ -115,7 +115,7 @@ static void check_in_json(struct str url, const struct buf *want, bool escape) {
     buf_puts(&doc, start);
     put_string(&doc, url, escape);
     buf_puts(&doc, "\"}}");
-    struct record rec = {{doc.p, doc.n}, NULL, 0};
+    struct message rec = {{doc.p, doc.n}, NULL, 0};
     assert(jobrun_decode(&rec, &arena, &run, &err));
     assert(redact_add(&out, &run.payload));
     struct str rest = {out.p + sizeof start - 2, out.n - (sizeof start - 2)};

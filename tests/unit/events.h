@@ -64,7 +64,7 @@ static inline struct decoded decode_with(struct str value, const struct header *
     d.run = untouched;
     d.value = xmalloc(value.n);
     if (value.n) memcpy(d.value, value.p, value.n);
-    struct record rec = {{value.p ? d.value : NULL, value.n}, headers, n};
+    struct message rec = {{value.p ? d.value : NULL, value.n}, headers, n};
     d.ok = jobrun_decode(&rec, &d.arena, &d.run, &d.err);
     if (!d.ok) {
         assert_memory_equal(&d.run, &untouched, sizeof untouched);

@@ -13,7 +13,7 @@
     "\"successfulRuns\":1,\"failedRuns\":0"
 
 static bool decode(struct str text, struct arena *arena, struct jobrun *ret, struct outcome *err) {
-    struct record rec = {text, NULL, 0};
+    struct message rec = {text, NULL, 0};
     return jobrun_decode(&rec, arena, ret, err);
 }
 

@@ -447,7 +447,7 @@ static void records_cut_short(void **state) {
 
 static uint64_t whose(const char *text, size_t n) {
     struct arena arena = {0};
-    struct record rec = {.value = {text, n}};
+    struct message rec = {.value = {text, n}};
     struct str id = jobrun_whose(&rec, &arena);
     uint64_t ret = id.n ? keyed_hash(id.p, id.n) : 0;
     arena_wipe(&arena);

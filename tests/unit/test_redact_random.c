@@ -344,7 +344,7 @@ static void check_known(struct router *r, const struct jobrun *run, size_t *know
     struct jobrun again;
     struct outcome o;
     const struct known_sinks sinks = router_known(r);
-    const struct record rec = {run->payload.json, NULL, 0};
+    const struct message rec = {run->payload.json, NULL, 0};
     if (!run->sink.p) return;
     route_again(r, run, 1, &d, &o);
     assert_true(jobrun_decode_known(&rec, &sinks, &arena, &again, &o));

@@ -88,7 +88,7 @@ static void test_letter(void **state) {
     struct arena arena = {0};
     struct letter l = a_letter(7), back = {.fault = FAULT_TENANT, .partition = 1, .offset = 7};
     struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "NoSuchBucket", NULL);
-    struct record rec = {0};
+    struct message rec = {0};
     const char *err = NULL;
     rec.headers = dead_headers(&l.past, &o, START + 7, NULL, 0, &arena, &rec.n_headers);
     assert_true(letter_read(&rec, SOURCE, &back, &err));
@@ -143,7 +143,7 @@ static void test_filter(void **state) {
         {{.partition = -1, .workspace = "w1", .reason = "timeout"}, false},
     };
     struct letter l = a_letter(7);
-    struct record rec = {.value = {run, sizeof run - 1}}, broken = {.value = STR("{")};
+    struct message rec = {.value = {run, sizeof run - 1}}, broken = {.value = STR("{")};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         if (filter_matches(&cases[i].filter, &l, &rec) != cases[i].matches) fail_msg("case %zu", i);
     assert_false(filter_matches(&cases[15].filter, &l, &broken));

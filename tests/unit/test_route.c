@@ -337,7 +337,7 @@ static void test_apis_are_bounded(void **state) {
 
 /* Decodes with what the router knows; whether it knew the sink. Routes it when told to. */
 static bool knew(struct router *r, const char *event, bool routed) {
-    const struct record rec = {str_c(event), NULL, 0};
+    const struct message rec = {str_c(event), NULL, 0};
     const struct known_sinks known = router_known(r);
     struct arena arena = {0};
     struct jobrun run, plain;
@@ -419,7 +419,7 @@ static struct arena decoded;
 /* One event through decoding and routing; run borrows from `decoded` until the next. */
 static enum route_kind take(struct router *r, const char *event, struct jobrun *run,
                             struct destination **ret, struct outcome *reterr) {
-    const struct record rec = {str_c(event), NULL, 0};
+    const struct message rec = {str_c(event), NULL, 0};
     const struct known_sinks known = router_known(r);
     arena_free(&decoded);
     decoded = (struct arena){0};

@@ -25,13 +25,13 @@ static bool same_name(struct str a, const char *b, bool any_case) {
 
 /* A header's value; where a name stands twice the last one counts, as in Kafka's own lastHeader().
  * p NULL: absent, or null. */
-static struct str header(const struct record *rec, const char *name, bool any_case) {
+static struct str header(const struct message *rec, const char *name, bool any_case) {
     for (size_t i = rec->n_headers; i > 0; i--)
         if (same_name(rec->headers[i - 1].name, name, any_case)) return rec->headers[i - 1].value;
     return (struct str){0};
 }
 
-static struct str id_header(const struct record *rec, const char *name) {
+static struct str id_header(const struct message *rec, const char *name) {
     struct str id = header(rec, name, false);
     return event_id_ok(id) ? id : (struct str){0};
 }
@@ -59,7 +59,7 @@ static struct str media_type(struct str s) {
 
 /* The declared type decides only what can't be seen in the bytes: CloudEvents' structured mode and
  * the binary formats. Producers declare JSON in many ways, or not at all. */
-static bool content_type(const struct record *rec, struct envelope *e, struct outcome *reterr) {
+static bool content_type(const struct message *rec, struct envelope *e, struct outcome *reterr) {
     struct str type = media_type(header(rec, "content-type", true));
     if (contains(type, "avro"))
         return refuse(reterr, "avro", "content-type says Avro; only JSON is supported");
@@ -106,7 +106,7 @@ static bool strip_prefix(struct envelope *e, struct outcome *reterr) {
     return true;
 }
 
-bool envelope_open(const struct record *rec, struct arena *arena, struct envelope *ret,
+bool envelope_open(const struct message *rec, struct arena *arena, struct envelope *ret,
                    struct outcome *reterr) {
     if (!rec->value.p) {
         *reterr = outcome_ok(0);

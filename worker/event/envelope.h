@@ -20,7 +20,7 @@ struct envelope {
 };
 
 /* False with reterr as in jobrun_decode(). ret borrows from the record or the arena. */
-bool envelope_open(const struct record *, struct arena *, struct envelope *ret,
+bool envelope_open(const struct message *, struct arena *, struct envelope *ret,
                    struct outcome *reterr);
 /* Whether text can serve as an event id: 1 to 1024 bytes of UTF-8 without control characters. */
 bool event_id_ok(struct str);

@@ -306,7 +306,7 @@ static const struct edit *lasting(const struct reading *r) {
     return memcpy(edits, r->few, r->n_edits * sizeof *edits);
 }
 
-bool jobrun_decode(const struct record *rec, struct arena *arena, struct jobrun *ret,
+bool jobrun_decode(const struct message *rec, struct arena *arena, struct jobrun *ret,
                    struct outcome *reterr) {
     char text[] = NAMES_DEFAULT, *v[32], *rest = text;
     struct list list = {v, 0};
@@ -345,7 +345,7 @@ static unsigned hidden(const struct reading *r, const struct fields *run) {
     return ret;
 }
 
-bool jobrun_decode_known(const struct record *rec, const struct known_sinks *known,
+bool jobrun_decode_known(const struct message *rec, const struct known_sinks *known,
                          struct arena *arena, struct jobrun *ret, struct outcome *reterr) {
     struct envelope e;
     struct reading r;
@@ -414,7 +414,7 @@ static struct str member_text(const char *close, const char *end) {
     return last ? (struct str){at, (size_t)(last - at)} : (struct str){0};
 }
 
-struct str jobrun_whose(const struct record *rec, struct arena *arena) {
+struct str jobrun_whose(const struct message *rec, struct arena *arena) {
     struct envelope e;
     struct outcome unused;
     if (!envelope_open(rec, arena, &e, &unused)) return STR("");

@@ -15,8 +15,8 @@ struct header {
     struct str value;
 };
 
-/* A record as it came: value.p NULL is a tombstone. */
-struct record {
+/* What was read from Kafka: value.p NULL is a tombstone. */
+struct message {
     struct str value;
     const struct header *headers;
     size_t n_headers;
@@ -100,16 +100,16 @@ struct names *job_names(const struct list *);
  * true ret is filled. On false reterr says why (VERDICT_PERMANENT, FAULT_DATA, detail names the
  * field and quotes no value) or, for a tombstone, VERDICT_OK with why "tombstone": the record is
  * skipped. */
-bool jobrun_decode(const struct record *, struct arena *, struct jobrun *ret,
+bool jobrun_decode(const struct message *, struct arena *, struct jobrun *ret,
                    struct outcome *reterr);
 /* The same by what the caller knows: redact.names, and sink objects. */
-bool jobrun_decode_known(const struct record *, const struct known_sinks *, struct arena *,
+bool jobrun_decode_known(const struct message *, const struct known_sinks *, struct arena *,
                          struct jobrun *ret, struct outcome *reterr);
 /* What a sink object says by itself. False when it is none. */
 bool jobrun_sink_facts(struct str sink, struct names *, struct arena *, struct known_sink *ret);
 /* Of a record that can't be decoded: its workspace's id as it is written, empty where there is
  * none; the record's, or the arena's. Reads no more than strings and braces, so what spoils the
  * record hides nothing; what a tenant writes lies deeper than the id, and the outermost counts. */
-struct str jobrun_whose(const struct record *, struct arena *);
+struct str jobrun_whose(const struct message *, struct arena *);
 
 #endif

@@ -264,8 +264,8 @@ rd_kafka_message_t *lookup_record(struct lookup *l, const char *topic, int32_t p
     }
 }
 
-void reader_record(const rd_kafka_message_t *m, struct arena *arena, struct record *ret) {
-    *ret = (struct record){.value = {m->payload, m->payload ? m->len : 0}};
+void reader_record(const rd_kafka_message_t *m, struct arena *arena, struct message *ret) {
+    *ret = (struct message){.value = {m->payload, m->payload ? m->len : 0}};
     rd_kafka_headers_t *list;
     if (rd_kafka_message_headers(m, &list) != RD_KAFKA_RESP_ERR_NO_ERROR) return;
     size_t n = rd_kafka_header_cnt(list);

@@ -42,7 +42,7 @@ rd_kafka_message_t *lookup_record(struct lookup *, const char *topic, int32_t pa
                                   int64_t offset, struct buf *err);
 
 /* A message as a record to decode; headers are the arena's, the rest borrows from the message. */
-void reader_record(const rd_kafka_message_t *, struct arena *, struct record *ret);
+void reader_record(const rd_kafka_message_t *, struct arena *, struct message *ret);
 
 /* "2026-01-31T12:00:00Z", or how long before now: "90m", "7d". */
 bool reader_time(const char *text, int64_t now_ms, int64_t *ret);

@@ -125,7 +125,7 @@ static const char *log_text(struct str text, bool hidden, char ret[LOG_TEXT_MAX]
 
 /* What could be decoded is decoded once more: events that are delivered pay nothing for it. */
 static bool decode_again(const struct load *load, const struct slot *slot, struct arena *arena,
-                         struct record *rec, struct jobrun *ret) {
+                         struct message *rec, struct jobrun *ret) {
     struct outcome unused;
     if (!slot->payload.json.p || !slot->msg) return false;
     struct known_sinks known = router_known(load->lane->router);
@@ -137,7 +137,7 @@ void load_workspace(const struct load *load, const struct slot *slot, char ret[W
                     bool *ret_exact) {
     struct arena arena = {0};
     struct jobrun run;
-    struct record rec;
+    struct message rec;
     struct str id = STR("");
     bool hidden = false, decoded = decode_again(load, slot, &arena, &rec, &run);
     if (decoded) {
@@ -163,7 +163,7 @@ void load_log(const struct load *load, const struct slot *slot, enum fate fate, 
     const char *shown[3] = {"", "", ""};
     struct arena arena = {0};
     struct jobrun run;
-    struct record rec;
+    struct message rec;
     if (decode_again(load, slot, &arena, &rec, &run)) {
         shown[0] = log_text(run.workspace_id, run.hidden & 1u << RUN_WORKSPACE_ID, workspace);
         shown[1] = log_text(run.job_id, run.hidden & 1u << RUN_JOB_ID, job);
@@ -195,7 +195,7 @@ static void end_alone(struct load *load, struct slot *slot, enum fate fate,
 /* ---- taking a record ---- */
 
 /* What a message holds beside its value: a producer may put a megabyte into its key or headers. */
-static size_t beside_value(const rd_kafka_message_t *msg, const struct record *rec) {
+static size_t beside_value(const rd_kafka_message_t *msg, const struct message *rec) {
     size_t n = msg->key_len;
     for (size_t i = 0; i < rec->n_headers; i++)
         n += HEADER_OVERHEAD + rec->headers[i].name.n + rec->headers[i].value.n;
@@ -222,7 +222,7 @@ static struct header *read_headers(struct load *load, const rd_kafka_message_t *
 }
 
 /* What a retry record says of its past. False when the record has its outcome already. */
-static bool recall(struct load *load, struct slot *slot, const struct record *rec,
+static bool recall(struct load *load, struct slot *slot, const struct message *rec,
                    struct retry *r) {
     const char *problem = NULL;
     struct outcome o;
@@ -263,7 +263,7 @@ static bool set_aside(struct load *load, struct slot *slot) {
     return true;
 }
 
-static bool decode(struct load *load, struct slot *slot, const struct record *rec,
+static bool decode(struct load *load, struct slot *slot, const struct message *rec,
                    struct jobrun *run) {
     struct outcome o;
     crash_record(CRASH_DECODE, rec->value.p, rec->value.n);
@@ -300,7 +300,7 @@ static void park_again(struct load *load, struct slot *slot, struct destination 
 }
 
 static void deliver(struct load *load, struct slot *slot, const struct jobrun *run,
-                    const struct record *rec, const struct retry *past) {
+                    const struct message *rec, const struct retry *past) {
     struct lane *lane = load->lane;
     struct destination *dest;
     struct outcome o;
@@ -347,7 +347,7 @@ void load_take(struct load *load, rd_kafka_message_t *msg) {
     load->ledger_bytes += 32;
     count(&load->lane->counters, COUNTER_RECORDS, 1);
     count(&load->lane->counters, COUNTER_BYTES, msg->len);
-    struct record rec = {.value = {msg->payload, msg->len}};
+    struct message rec = {.value = {msg->payload, msg->len}};
     rec.headers = read_headers(load, msg, &rec.n_headers);
     slot->bytes = (uint32_t)(msg->len + beside_value(msg, &rec));
     lane_held(load->lane, load, (ptrdiff_t)slot->bytes + RECORD_OVERHEAD);

@@ -220,7 +220,7 @@ void parcel_send_object(struct load *load, struct slot *slot, const struct jobru
         end_parcel(p, &o);
 }
 
-static struct str header_value(const struct record *rec, const char *name) {
+static struct str header_value(const struct message *rec, const char *name) {
     for (size_t i = 0; i < rec->n_headers; i++)
         if (str_is(rec->headers[i].name, name)) return rec->headers[i].value;
     return (struct str){0};
@@ -248,7 +248,7 @@ static struct str own_id(struct load *load, const struct slot *slot, const struc
 }
 
 void parcel_send_post(struct load *load, struct slot *slot, const struct jobrun *run,
-                      struct destination *dest, const struct record *rec) {
+                      struct destination *dest, const struct message *rec) {
     struct parcel *p = parcel_new(load, slot, dest);
     struct batch *b = &p->delivery.batch;
     p->progress = slot->progress;

@@ -9,7 +9,7 @@
 void parcel_send_object(struct load *, struct slot *, const struct jobrun *, struct destination *);
 /* One request for one event. */
 void parcel_send_post(struct load *, struct slot *, const struct jobrun *, struct destination *,
-                      const struct record *);
+                      const struct message *);
 /* batch mode: the event waits in its destination's parcel until the window's end is durable. */
 void parcel_collect(struct load *, struct slot *, struct destination *);
 /* A parked batch comes back member by member; whole, it goes out under the key it had. */

@@ -80,7 +80,7 @@ static void explain_event(struct explain *e, struct str value) {
     struct arena arena = {0};
     struct jobrun run;
     struct outcome o;
-    struct record r = {value, e->headers, e->n_headers};
+    struct message r = {value, e->headers, e->n_headers};
     struct known_sinks known = router_known(e->router);
     buf_clear(&e->out);
     buf_putc(&e->out, '{');

@@ -73,7 +73,7 @@ static void *grow(void *rows, size_t n, size_t size) {
 }
 
 /* What the record's row is named by; the arena's, or r's. Empty: not known. */
-static struct str name_of(const struct look *l, const struct record *rec, const struct retry *r,
+static struct str name_of(const struct look *l, const struct message *rec, const struct retry *r,
                           enum overview_by usual, struct arena *arena) {
     struct jobrun run;
     struct outcome unused;
@@ -129,7 +129,7 @@ static void count_leftover(struct overview *o, const char *topic) {
 static bool on_parked(void *context, rd_kafka_message_t *m) {
     struct look *l = context;
     struct arena arena = {0};
-    struct record rec;
+    struct message rec;
     struct retry r;
     const char *unused;
     if (!m) return true;
@@ -234,7 +234,7 @@ static void add_fallen(struct look *l, const struct letter *letter, struct str n
 static bool on_dead(void *context, rd_kafka_message_t *m) {
     struct look *l = context;
     struct arena arena = {0};
-    struct record rec;
+    struct message rec;
     char name[TOPIC_MAX + 1];
     const char *unused;
     if (!m) return true;

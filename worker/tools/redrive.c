@@ -145,7 +145,7 @@ struct counting {
 };
 
 /* Headers of ours are left out and others come, of about that size. */
-static int64_t size_of(const struct record *rec) {
+static int64_t size_of(const struct message *rec) {
     size_t n = rec->value.n;
     for (size_t i = 0; i < rec->n_headers; i++)
         n += rec->headers[i].name.n + rec->headers[i].value.n;
@@ -164,7 +164,7 @@ static void count_letter(struct counting *c, const rd_kafka_message_t *m) {
             strcmp(name, rd_kafka_topic_name(m->rkt)) == 0)
             l.fault = (enum fault)f;
     struct arena arena = {0};
-    struct record rec;
+    struct message rec;
     reader_record(m, &arena, &rec);
     if (!letter_read(&rec, src->name, &l, &plan->last_problem))
         plan->unreadable++;

@@ -5,7 +5,7 @@
 
 /* ---- letters ---- */
 
-bool letter_read(const struct record *rec, const char *source, struct letter *l,
+bool letter_read(const struct message *rec, const char *source, struct letter *l,
                  const char **reterr) {
     struct retry past;
     if (!retry_parse(rec->headers, rec->n_headers, &past, reterr)) return false;
@@ -62,7 +62,7 @@ bool filter_offsets(const char *text, struct redrive_filter *f) {
     return true;
 }
 
-static bool event_matches(const struct redrive_filter *f, const struct record *rec) {
+static bool event_matches(const struct redrive_filter *f, const struct message *rec) {
     struct arena arena = {0};
     struct jobrun run;
     struct outcome why;
@@ -74,7 +74,7 @@ static bool event_matches(const struct redrive_filter *f, const struct record *r
 }
 
 bool filter_matches(const struct redrive_filter *f, const struct letter *l,
-                    const struct record *rec) {
+                    const struct message *rec) {
     if (f->fault != FAULT_NONE && f->fault != l->fault) return false;
     if (f->reason && strcmp(f->reason, l->past.why) != 0) return false;
     if (f->destination && !glob_matches(f->destination, l->past.destination)) return false;

@@ -14,7 +14,7 @@ struct letter {
 };
 /* From the record's headers; fault, partition and offset are left. False with a phrase (static) in
  * *reterr. */
-bool letter_read(const struct record *, const char *source, struct letter *, const char **reterr);
+bool letter_read(const struct message *, const char *source, struct letter *, const char **reterr);
 /* Groups that read one source topic share its dead topics. */
 bool letter_is_of(const struct letter *, const char *group);
 
@@ -27,7 +27,7 @@ struct redrive_filter {
     int32_t partition;      /* of the dead topic; -1: any offset */
     int64_t first, last;
 };
-bool filter_matches(const struct redrive_filter *, const struct letter *, const struct record *);
+bool filter_matches(const struct redrive_filter *, const struct letter *, const struct message *);
 /* "3:100-200", "3:100" */
 bool filter_offsets(const char *text, struct redrive_filter *);
 /* A star stands for any text; one behind a backslash, and a backslash behind one, for itself. */

@@ -120,7 +120,7 @@ static bool produce(struct sender *s, const char *topic, int32_t partition, stru
 static bool produce_letter(struct sender *s, const struct outgoing *o) {
     const struct sending *in = s->in;
     struct arena arena = {0};
-    struct record rec;
+    struct message rec;
     struct retry r;
     const char *unused;
     bool attempts = in->way == PLAN_ATTEMPTS;
@@ -323,7 +323,7 @@ static void put_batch(struct sender *s, const struct gathering *b) {
     for (uint32_t i = 0; i < b->n; i++) {
         rd_kafka_message_t *m = b->members[i];
         struct arena arena = {0};
-        struct record rec;
+        struct message rec;
         struct letter l = b->first;
         const char *unused;
         reader_record(m, &arena, &rec);
@@ -364,7 +364,7 @@ static bool wanted(struct sender *s, const rd_kafka_message_t *m, struct letter 
     if (l->fault == FAULT_NONE || !spans_has(&plan->selected[l->fault][l->partition], l->offset))
         return false;
     struct arena arena = {0};
-    struct record rec;
+    struct message rec;
     const char *unused;
     reader_record(m, &arena, &rec);
     bool ok = letter_read(&rec, s->in->source, l, &unused);

@@ -85,7 +85,7 @@ static struct str shown_text(const struct jobrun *run, enum run_text which, stru
 
 static void take_record(struct trace *t, const rd_kafka_message_t *m) {
     struct arena arena = {0};
-    struct record record;
+    struct message record;
     struct jobrun run;
     struct outcome why;
     reader_record(m, &arena, &record);

@@ -51,7 +51,7 @@ static struct account *from_record(struct accounts *accounts, const struct origi
                                    struct buf *err) {
     struct account *a = NULL;
     struct arena arena = {0};
-    struct record record;
+    struct message record;
     struct jobrun run;
     struct outcome why;
     rd_kafka_message_t *m =
