@@ -10,7 +10,7 @@
 
 #include "config/config.h"
 #include "worker/event/redact.h"
-#include "worker/pipeline/batch.h"
+#include "worker/pipeline/body.h"
 #include "worker/pipeline/lane.h"
 
 #define EVENTS_MAX 1000

@@ -11,7 +11,7 @@
 
 #include "config/config.h"
 #include "worker/base/log.h"
-#include "worker/pipeline/keys.h"
+#include "worker/pipeline/object_key.h"
 #include "worker/pipeline/route.h"
 
 #define BUDGET "16MiB"

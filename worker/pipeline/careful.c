@@ -4,9 +4,9 @@
 #include <stdlib.h>
 
 #include "worker/base/log.h"
-#include "worker/pipeline/batch.h"
+#include "worker/pipeline/body.h"
 #include "worker/pipeline/lane.h"
-#include "worker/pipeline/parcel.h"
+#include "worker/pipeline/delivery.h"
 
 #define SILENT_MS 5000 /* a partition that gives no record for this long lets others go on */
 

@@ -11,7 +11,7 @@
 #include "sinks/http/http.h"
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
-#include "worker/pipeline/batch.h"
+#include "worker/pipeline/body.h"
 
 #define RESTART_MIN_MS 1000
 #define RESTART_MAX_MS ((int64_t)5 * 60 * 1000)

@@ -19,7 +19,7 @@
 #include "worker/kafka/txn.h"
 #include "worker/ledger/entry.h"
 #include "worker/pipeline/dispatch.h"
-#include "worker/pipeline/load.h"
+#include "worker/pipeline/record.h"
 #include "worker/pipeline/poison.h"
 #include "worker/pipeline/route.h"
 #include "worker/pipeline/snapshot.h"
@@ -224,7 +224,7 @@ rd_kafka_message_t *source_peek(struct lane *, struct partition *);
 void source_taken(struct partition *);
 struct partition *source_find(struct lane *, uint64_t serial);
 
-/* journal.c: what a settlement says. */
+/* settlement.c: what a settlement says. */
 struct journal;
 /* Starts a settlement when one is due and none is under way; takes the result of one that has
  * ended. */

@@ -8,7 +8,7 @@
 #include "worker/base/conceal.h"
 #include "worker/event/echo.h"
 #include "worker/pipeline/holders.h"
-#include "worker/pipeline/keys.h"
+#include "worker/pipeline/object_key.h"
 
 /* A destination as the table keeps it. */
 struct place {

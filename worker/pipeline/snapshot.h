@@ -10,7 +10,7 @@
 
 #include "worker/kafka/retry.h"
 #include "worker/pipeline/dispatch.h"
-#include "worker/pipeline/load.h"
+#include "worker/pipeline/record.h"
 
 #define SNAPSHOT_PARTITIONS 2000
 #define SNAPSHOT_DESTINATIONS 200

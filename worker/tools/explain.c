@@ -7,7 +7,7 @@
 #include "worker/base/clock.h"
 #include "worker/base/shown.h"
 #include "worker/event/redact.h"
-#include "worker/pipeline/keys.h"
+#include "worker/pipeline/object_key.h"
 #include "worker/pipeline/route.h"
 #include "worker/tools/command.h"
 

@@ -1,4 +1,4 @@
-#include "worker/pipeline/batch.h"
+#include "worker/pipeline/body.h"
 
 #include <libdeflate.h>
 #include <zstd.h>

@@ -3,7 +3,7 @@
 #ifndef RUNSINK_BATCH_H
 #define RUNSINK_BATCH_H
 
-#include "worker/pipeline/load.h"
+#include "worker/pipeline/record.h"
 
 /* Fills parcel->body and the batch's body, sizes, digests and content type. False with reterr when
  * a compressor fails. */

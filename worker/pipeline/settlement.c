@@ -11,7 +11,7 @@
 #include "worker/base/log.h"
 #include "worker/kafka/topics.h"
 #include "worker/pipeline/lane.h"
-#include "worker/pipeline/parcel.h"
+#include "worker/pipeline/delivery.h"
 
 #define ENTRY_MAX ((size_t)16 << 20)
 #define BACKOFF_MIN_MS 100

@@ -1,4 +1,4 @@
-#include "worker/pipeline/keys.h"
+#include "worker/pipeline/object_key.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -1,13 +1,13 @@
 /* Parcels: what travels as one object or one request, from its members to its end. */
-#include "worker/pipeline/parcel.h"
+#include "worker/pipeline/delivery.h"
 
 #include <stdlib.h>
 
 #include "worker/base/crash.h"
 #include "worker/base/failures.h"
 #include "worker/base/log.h"
-#include "worker/pipeline/batch.h"
-#include "worker/pipeline/keys.h"
+#include "worker/pipeline/body.h"
+#include "worker/pipeline/object_key.h"
 #include "worker/pipeline/lane.h"
 
 void parcel_release(struct parcel *parcel) {

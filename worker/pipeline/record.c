@@ -1,4 +1,4 @@
-#include "worker/pipeline/load.h"
+#include "worker/pipeline/record.h"
 
 #include <stdlib.h>
 
@@ -7,7 +7,7 @@
 #include "worker/base/log.h"
 #include "worker/kafka/reader.h"
 #include "worker/pipeline/lane.h"
-#include "worker/pipeline/parcel.h"
+#include "worker/pipeline/delivery.h"
 
 #define RECORD_OVERHEAD 256 /* librdkafka's own, about, per message */
 #define LOG_TEXT_MAX 128

@@ -1,9 +1,9 @@
 /* Between a load's records and dispatch: parcels are made, filled, named, sent and ended here.
- * Lane's thread. For load.c. */
+ * Lane's thread. For record.c. */
 #ifndef RUNSINK_PARCEL_H
 #define RUNSINK_PARCEL_H
 
-#include "worker/pipeline/load.h"
+#include "worker/pipeline/record.h"
 
 /* object mode, and what comes back alone: the record goes out at once as an object of its own. */
 void parcel_send_object(struct load *, struct slot *, const struct jobrun *, struct destination *);
@@ -26,7 +26,7 @@ void parcel_release(struct parcel *);
 /* How long deliveries to this type of sink are tried, ms. */
 int64_t parcel_retry_window(const struct config *, const struct sink_type *);
 
-/* load.c: gives a record its fate. o is the arena's, kept until the window is settled. */
+/* record.c: gives a record its fate. o is the arena's, kept until the window is settled. */
 void slot_end(struct load *, struct slot *, enum fate, const struct outcome *o);
 /* The one line that tells of a dead letter, at warn, or of a record that is delivered or parked, at
  * debug, alone or with the others of its delivery: members. */
