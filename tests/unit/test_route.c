@@ -559,7 +559,7 @@ static void test_key_of_a_secret_id(void **state) {
         struct origin origin = {.topic = "runs", .partition = 3, .offset = i == 2 ? 8 : 7};
         buf_init(&key, KEY_MAX);
         assert_int_equal(take(r, event, &run, &d, &o), ROUTE_DELIVER);
-        assert_true(keys_object(router_keys(r), &run, d, &origin, 1, &key, &o));
+        assert_true(object_key_event(router_keys(r), &run, d, &origin, 1, &key, &o));
         snprintf(keys[i], sizeof keys[i], "%s", buf_cstr(&key));
         buf_free(&key);
         router_free(r);

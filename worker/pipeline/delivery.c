@@ -7,8 +7,8 @@
 #include "worker/base/failures.h"
 #include "worker/base/log.h"
 #include "worker/pipeline/body.h"
-#include "worker/pipeline/object_key.h"
 #include "worker/pipeline/lane.h"
+#include "worker/pipeline/object_key.h"
 
 void parcel_release(struct parcel *parcel) {
     if (parcel->body.p) {
@@ -209,8 +209,8 @@ void parcel_send_object(struct load *load, struct slot *slot, const struct jobru
     struct buf key;
     struct outcome o;
     buf_init(&key, KEY_MAX * 2);
-    bool ok =
-        keys_object(router_keys(lane->router), run, dest, &origin, slot->timestamp_ms, &key, &o);
+    bool ok = object_key_event(router_keys(lane->router), run, dest, &origin, slot->timestamp_ms,
+                               &key, &o);
     if (ok) p->key = arena_strdup(&load->arena, (struct str){key.p, key.n});
     count_ledger(load, p, key.n);
     buf_free(&key);
@@ -233,9 +233,9 @@ static struct str own_id(struct load *load, const struct slot *slot, const struc
     if (run->hidden) {
         struct origin origin = {.partition = slot->from_partition, .offset = slot->from_offset};
         memcpy(origin.topic, load->partition->base, sizeof origin.topic);
-        id = keys_text(run, RUN_ID, &origin, &room[0]);
-        updated_at = keys_text(run, RUN_UPDATED_AT, &origin, &room[1]);
-        status = keys_text(run, RUN_STATUS, &origin, &room[2]);
+        id = object_key_text(run, RUN_ID, &origin, &room[0]);
+        updated_at = object_key_text(run, RUN_UPDATED_AT, &origin, &room[1]);
+        status = object_key_text(run, RUN_STATUS, &origin, &room[2]);
     }
     size_t n = id.n + updated_at.n + status.n + 2;
     char *text = arena_alloc(&load->arena, n + 1), *at = text;
@@ -382,12 +382,12 @@ static bool name_batch(struct load *load, struct parcel *p, struct place_seen *t
                        struct outcome *reterr) {
     const struct window *w = load->window;
     const struct destination *dest = p->delivery.batch.dest;
-    const struct keys *keys = router_keys(load->lane->router);
-    unsigned nth = occurrence(table, cap, keys_batch_names_place(keys) ? dest->place : "");
+    const struct object_keys *keys = router_keys(load->lane->router);
+    unsigned nth = occurrence(table, cap, object_key_batch_names_place(keys) ? dest->place : "");
     struct buf key;
     buf_init(&key, KEY_MAX * 2);
-    bool ok = keys_batch(keys, dest, load->topic, load->partition->id, w->first, w->next,
-                         load->timestamp_ms, nth, &key, reterr);
+    bool ok = object_key_batch(keys, dest, load->topic, load->partition->id, w->first, w->next,
+                               load->timestamp_ms, nth, &key, reterr);
     if (ok) p->key = arena_strdup(&load->arena, (struct str){key.p, key.n});
     buf_free(&key);
     return ok;

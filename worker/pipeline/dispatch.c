@@ -10,12 +10,12 @@
 #include "worker/pipeline/shares.h"
 
 /* What dispatch keeps with a destination (destination_state()). */
-struct lineup {
+struct queue {
     struct delivery *first, *last; /* waiting */
     size_t waiting, waiting_bytes, flying;
-    struct tally *at;                   /* the workspace in whose ring it stands; NULL: none */
-    struct lineup *next, *prev;         /* in that ring */
-    struct lineup *all_next, *all_prev; /* of all that have something waiting */
+    struct tally *at;                  /* the workspace in whose ring it stands; NULL: none */
+    struct queue *next, *prev;         /* in that ring */
+    struct queue *all_next, *all_prev; /* of all that have something waiting */
     struct destination *dest;
     uint64_t workspace; /* of the last attempt that ended; 0: there was none */
     uint32_t failures;
@@ -36,7 +36,7 @@ struct lineup {
     struct backlog backlog;
     struct outcome failure; /* the last one */
 };
-_Static_assert(sizeof(struct lineup) <= DESTINATION_STATE_BYTES, "raise DESTINATION_STATE_BYTES");
+_Static_assert(sizeof(struct queue) <= DESTINATION_STATE_BYTES, "raise DESTINATION_STATE_BYTES");
 
 #define SEEN_BITS 4096 /* a power of two */
 
@@ -48,7 +48,7 @@ struct dispatch {
     struct shares *workspaces, *hosts;
     /* Next to be served: workspaces take turns, and the destinations of each, one delivery each. */
     struct tally *ring;
-    struct lineup *all;
+    struct queue *all;
     struct delivery *oldest, *newest; /* flying, by their start */
     struct delivery *quick;           /* the oldest of those that are not slow yet; NULL: none */
     struct delivery *finished, **finished_end;
@@ -59,7 +59,7 @@ struct dispatch {
     size_t starved;                    /* had no connection, and there was none for them */
     size_t risky_waiting, risky_bytes; /* of those waiting, for risky destinations */
     size_t saturating;                 /* destinations over their quota that are waited for */
-    const struct lineup *current;      /* destination of the last delivery added */
+    const struct queue *current;       /* destination of the last delivery added */
     int64_t switched_ms;               /* when that last changed: are there others to protect? */
     /* About how many workspaces had deliveries in the last seconds. */
     uint64_t seen[SEEN_BITS / 64];
@@ -68,10 +68,10 @@ struct dispatch {
     /* The last two destinations (never followed: they may be gone) that had nothing waiting when
      * something was added. */
     struct {
-        const struct lineup *who;
+        const struct queue *who;
         int64_t ms;
     } prompt[2];
-    int64_t wake_ms; /* when a lineup held back by its rate may go on; 0 none */
+    int64_t wake_ms; /* when a queue held back by its rate may go on; 0 none */
     int64_t swept_ms;
 };
 
@@ -97,7 +97,7 @@ void dispatch_free(struct dispatch *d) {
     free(d);
 }
 
-static struct lineup *lineup_of(struct destination *dest) {
+static struct queue *queue_of(struct destination *dest) {
     return destination_state(dest);
 }
 
@@ -152,51 +152,51 @@ static size_t most_bytes(const struct delivery *v) {
     } while (0)
 
 /* A destination stands in the ring of the workspace whose delivery is its next. */
-static void place(struct dispatch *d, struct lineup *l) {
-    struct tally *at = l->first ? l->first->of_workspace : NULL;
-    if (l->at == at) return;
-    if (l->at) {
-        RING_REMOVE(l->at->ring, l);
-        if (!l->at->ring) RING_REMOVE(d->ring, l->at);
+static void place(struct dispatch *d, struct queue *q) {
+    struct tally *at = q->first ? q->first->of_workspace : NULL;
+    if (q->at == at) return;
+    if (q->at) {
+        RING_REMOVE(q->at->ring, q);
+        if (!q->at->ring) RING_REMOVE(d->ring, q->at);
     }
-    l->at = at;
+    q->at = at;
     if (!at) return;
     if (!at->ring) RING_ADD(d->ring, at);
-    RING_ADD(at->ring, l);
+    RING_ADD(at->ring, q);
 }
 
-static void list(struct dispatch *d, struct lineup *l, bool on) {
+static void list(struct dispatch *d, struct queue *q, bool on) {
     if (on) {
-        l->all_prev = NULL;
-        l->all_next = d->all;
-        if (d->all) d->all->all_prev = l;
-        d->all = l;
+        q->all_prev = NULL;
+        q->all_next = d->all;
+        if (d->all) d->all->all_prev = q;
+        d->all = q;
     } else {
-        *(l->all_prev ? &l->all_prev->all_next : &d->all) = l->all_next;
-        if (l->all_next) l->all_next->all_prev = l->all_prev;
+        *(q->all_prev ? &q->all_prev->all_next : &d->all) = q->all_next;
+        if (q->all_next) q->all_next->all_prev = q->all_prev;
     }
 }
 
-static void saturate(struct dispatch *d, struct lineup *l, bool on) {
-    if (on && !l->saturating) d->saturating++;
-    if (!on && l->saturating) d->saturating--;
-    l->saturating = on;
+static void saturate(struct dispatch *d, struct queue *q, bool on) {
+    if (on && !q->saturating) d->saturating++;
+    if (!on && q->saturating) d->saturating--;
+    q->saturating = on;
 }
 
 /* A destination's standing, which may have changed with an outcome or with time. */
-static void rejudge(struct dispatch *d, struct lineup *l) {
-    l->slow = l->latency_ms > SLOW_MS || (l->flying && *d->now_ms - l->progress_ms > SLOW_MS);
-    if (l->slow || l->failures) saturate(d, l, false);
-    bool risky = !l->delivered || l->failures || l->slow;
-    if (risky == l->risky) return;
+static void rejudge(struct dispatch *d, struct queue *q) {
+    q->slow = q->latency_ms > SLOW_MS || (q->flying && *d->now_ms - q->progress_ms > SLOW_MS);
+    if (q->slow || q->failures) saturate(d, q, false);
+    bool risky = !q->delivered || q->failures || q->slow;
+    if (risky == q->risky) return;
     if (risky) {
-        d->risky_waiting += l->waiting;
-        d->risky_bytes += l->waiting_bytes;
+        d->risky_waiting += q->waiting;
+        d->risky_bytes += q->waiting_bytes;
     } else {
-        d->risky_waiting -= l->waiting;
-        d->risky_bytes -= l->waiting_bytes;
+        d->risky_waiting -= q->waiting;
+        d->risky_bytes -= q->waiting_bytes;
     }
-    l->risky = risky;
+    q->risky = risky;
 }
 
 static size_t charge(const struct delivery *v) {
@@ -222,32 +222,32 @@ static void leave(struct dispatch *d, struct delivery *v) {
     v->of_workspace = v->of_host = NULL;
 }
 
-static void enqueue(struct dispatch *d, struct lineup *l, struct delivery *v) {
+static void enqueue(struct dispatch *d, struct queue *q, struct delivery *v) {
     v->state = DELIVERY_WAITING;
-    v->prev = l->last;
-    *(l->last ? &l->last->next : &l->first) = v;
-    l->last = v;
-    if (l->waiting++ == 0) list(d, l, true);
-    l->waiting_bytes += v->size;
-    if (l->risky) d->risky_waiting++, d->risky_bytes += v->size;
+    v->prev = q->last;
+    *(q->last ? &q->last->next : &q->first) = v;
+    q->last = v;
+    if (q->waiting++ == 0) list(d, q, true);
+    q->waiting_bytes += v->size;
+    if (q->risky) d->risky_waiting++, d->risky_bytes += v->size;
     v->of_workspace->waiting++;
     if (v->of_host) v->of_host->waiting++;
     d->waiting++;
-    place(d, l);
+    place(d, q);
 }
 
-static void unqueue(struct dispatch *d, struct lineup *l, struct delivery *v) {
-    *(v->prev ? &v->prev->next : &l->first) = v->next;
-    *(v->next ? &v->next->prev : &l->last) = v->prev;
+static void unqueue(struct dispatch *d, struct queue *q, struct delivery *v) {
+    *(v->prev ? &v->prev->next : &q->first) = v->next;
+    *(v->next ? &v->next->prev : &q->last) = v->prev;
     v->next = v->prev = NULL;
-    if (--l->waiting == 0) list(d, l, false);
-    l->waiting_bytes -= v->size;
-    if (l->risky) d->risky_waiting--, d->risky_bytes -= v->size;
+    if (--q->waiting == 0) list(d, q, false);
+    q->waiting_bytes -= v->size;
+    if (q->risky) d->risky_waiting--, d->risky_bytes -= v->size;
     v->of_workspace->waiting--;
     if (v->of_host) v->of_host->waiting--;
     d->waiting--;
-    if (l->waiting <= l->resume) saturate(d, l, false);
-    place(d, l);
+    if (q->waiting <= q->resume) saturate(d, q, false);
+    place(d, q);
 }
 
 static void count_risky(struct dispatch *d, struct delivery *v, bool on) {
@@ -266,12 +266,12 @@ static void count_slow(struct dispatch *d, struct delivery *v, bool on) {
     v->slow = on;
 }
 
-static void take_off(struct dispatch *d, struct lineup *l, struct delivery *v) {
-    if (l->flying++ == 0) l->progress_ms = *d->now_ms;
+static void take_off(struct dispatch *d, struct queue *q, struct delivery *v) {
+    if (q->flying++ == 0) q->progress_ms = *d->now_ms;
     d->flying++;
     if (v->of_workspace->flying++ == 0) d->flying_workspaces++;
     if (v->of_host) v->of_host->flying++;
-    if (l->risky) count_risky(d, v, true);
+    if (q->risky) count_risky(d, v, true);
     v->state = DELIVERY_FLYING;
     v->sent_ms = *d->now_ms;
     v->next = NULL;
@@ -281,12 +281,12 @@ static void take_off(struct dispatch *d, struct lineup *l, struct delivery *v) {
     if (!d->quick) d->quick = v;
 }
 
-static void land(struct dispatch *d, struct lineup *l, struct delivery *v) {
+static void land(struct dispatch *d, struct queue *q, struct delivery *v) {
     if (d->quick == v) d->quick = v->next;
     *(v->prev ? &v->prev->next : &d->oldest) = v->next;
     *(v->next ? &v->next->prev : &d->newest) = v->prev;
     v->next = v->prev = NULL;
-    l->flying--;
+    q->flying--;
     d->flying--;
     if (--v->of_workspace->flying == 0) d->flying_workspaces--;
     if (v->of_host) v->of_host->flying--;
@@ -310,76 +310,76 @@ static void hand_back(struct dispatch *d, struct delivery *v, enum fault fault, 
                       const char *detail) {
     struct outcome o = outcome_fail(VERDICT_RETRY, fault, why, "%s", detail);
     o.uncounted = true;
-    lineup_of(v->batch.dest)->parked++;
+    queue_of(v->batch.dest)->parked++;
     finish(d, v, &o);
 }
 
 /* The same while nothing may go out: with what the destination said last. */
-static void hand_back_shut(struct dispatch *d, struct lineup *l, struct delivery *v) {
-    int64_t left = l->not_before - *d->now_ms;
-    struct outcome o = l->failure;
+static void hand_back_shut(struct dispatch *d, struct queue *q, struct delivery *v) {
+    int64_t left = q->not_before - *d->now_ms;
+    struct outcome o = q->failure;
     if (!o.why[0]) outcome_token(o.why, sizeof o.why, STR("breaker-open"));
     o.verdict = VERDICT_RETRY;
     o.fault = FAULT_TENANT;
     o.uncounted = true;
     o.retry_after_ms = left > 0 ? (uint32_t)left : 0;
-    l->parked++;
+    q->parked++;
     finish(d, v, &o);
 }
 
-static bool is_shut(const struct dispatch *d, const struct lineup *l) {
-    if (l->not_before > *d->now_ms) return true;
-    return l->open && (l->probing || l->probe_ms > *d->now_ms);
+static bool is_shut(const struct dispatch *d, const struct queue *q) {
+    if (q->not_before > *d->now_ms) return true;
+    return q->open && (q->probing || q->probe_ms > *d->now_ms);
 }
 
 /* What was taken in after all. */
-static void give_back(struct dispatch *d, struct lineup *l, struct delivery *v, const char *why,
+static void give_back(struct dispatch *d, struct queue *q, struct delivery *v, const char *why,
                       const char *detail) {
     leave(d, v);
-    if (is_shut(d, l))
-        hand_back_shut(d, l, v);
+    if (is_shut(d, q))
+        hand_back_shut(d, q, v);
     else
         hand_back(d, v, FAULT_NONE, why, detail);
 }
 
-static void flush_waiting(struct dispatch *d, struct lineup *l) {
-    for (struct delivery *v = l->first, *next; v; v = next) {
+static void flush_waiting(struct dispatch *d, struct queue *q) {
+    for (struct delivery *v = q->first, *next; v; v = next) {
         next = v->next;
         if (v->last) continue;
-        unqueue(d, l, v);
+        unqueue(d, q, v);
         leave(d, v);
-        hand_back_shut(d, l, v);
+        hand_back_shut(d, q, v);
     }
 }
 
 /* ---- who may wait ---- */
 
 /* Whether this destination has far more waiting than the others that have something waiting. */
-static bool is_hog(const struct dispatch *d, const struct lineup *l) {
+static bool is_hog(const struct dispatch *d, const struct queue *q) {
     size_t others = 0;
-    for (const struct lineup *o = d->all; o && others < 64; o = o->all_next) others += o != l;
-    return l->waiting * (others ? others : 1) > 4 * (d->waiting - l->waiting);
+    for (const struct queue *o = d->all; o && others < 64; o = o->all_next) others += o != q;
+    return q->waiting * (others ? others : 1) > 4 * (d->waiting - q->waiting);
 }
 
-static size_t quota_of(const struct dispatch *d, const struct lineup *l, bool alone) {
+static size_t quota_of(const struct dispatch *d, const struct queue *q, bool alone) {
     size_t most = (size_t)d->cfg->dest_waiting, least = 2 * (size_t)d->cfg->dest_concurrency;
-    if (is_shut(d, l)) return (size_t)d->cfg->dest_concurrency;
-    if (l->slow) return least < most ? least : most;
-    if (alone || l->latency_ms <= 0) return most;
-    size_t quota = (size_t)(d->cfg->dest_concurrency * PATIENCE_MS / l->latency_ms);
+    if (is_shut(d, q)) return (size_t)d->cfg->dest_concurrency;
+    if (q->slow) return least < most ? least : most;
+    if (alone || q->latency_ms <= 0) return most;
+    size_t quota = (size_t)(d->cfg->dest_concurrency * PATIENCE_MS / q->latency_ms);
     if (quota < least) quota = least;
     return quota < most ? quota : most;
 }
 
-static void note_prompt(struct dispatch *d, const struct lineup *l) {
-    if (d->prompt[0].who != l) d->prompt[1] = d->prompt[0];
-    d->prompt[0].who = l;
+static void note_prompt(struct dispatch *d, const struct queue *q) {
+    if (d->prompt[0].who != q) d->prompt[1] = d->prompt[0];
+    d->prompt[0].who = q;
     d->prompt[0].ms = *d->now_ms;
 }
 
 /* Whether some other destination takes what comes for it at once. */
-static bool others_keep_up(const struct dispatch *d, const struct lineup *l) {
-    int other = d->prompt[0].who == l ? 1 : 0;
+static bool others_keep_up(const struct dispatch *d, const struct queue *q) {
+    int other = d->prompt[0].who == q ? 1 : 0;
     return d->prompt[other].who && *d->now_ms - d->prompt[other].ms < 1000;
 }
 
@@ -419,71 +419,71 @@ static bool has_share(const struct dispatch *d, const struct delivery *v, bool c
 }
 
 /* The lane reads nothing until a little less waits: what else it would read may be for others. */
-static void wait_for(struct dispatch *d, struct lineup *l, size_t quota) {
-    l->resume = quota - quota / 32;
-    saturate(d, l, true);
+static void wait_for(struct dispatch *d, struct queue *q, size_t quota) {
+    q->resume = quota - quota / 32;
+    saturate(d, q, true);
 }
 
 /* For a destination that is risky nothing ever waits that the lane would have to wait for, but for
  * a moment: one that stands alone gets the time to show what it can. */
-static bool has_risky_room(struct dispatch *d, struct lineup *l, const struct delivery *v,
-                           bool full, bool alone) {
-    bool bad = l->slow || l->failures;
+static bool has_risky_room(struct dispatch *d, struct queue *q, const struct delivery *v, bool full,
+                           bool alone) {
+    bool bad = q->slow || q->failures;
     if (v->batched) return !full || !bad;
     bool share = has_share(d, v, bad || is_troubled(d, v));
     if (share && !full) return true;
     if (d->patient && !bad) { /* until it has shown what it can */
-        l->resume = l->waiting;
-        saturate(d, l, true);
+        q->resume = q->waiting;
+        saturate(d, q, true);
         return true;
     }
-    if (!share || bad || !alone || l->waiting >= 4 * (size_t)d->cfg->dest_waiting) return false;
-    if (l->first && *d->now_ms - l->first->added_ms > SLOW_MS) return false;
-    wait_for(d, l, (size_t)d->cfg->dest_waiting);
+    if (!share || bad || !alone || q->waiting >= 4 * (size_t)d->cfg->dest_waiting) return false;
+    if (q->first && *d->now_ms - q->first->added_ms > SLOW_MS) return false;
+    wait_for(d, q, (size_t)d->cfg->dest_waiting);
     return true;
 }
 
 /* A full queue parks what comes on top when others keep up with what comes for them: they must not
  * wait for it. When all are equally busy, or there is no other, parking would only move the work
  * around: then the lane stops reading for a moment. The same for what a workspace holds in all. */
-static bool has_room(struct dispatch *d, struct lineup *l, const struct delivery *v) {
+static bool has_room(struct dispatch *d, struct queue *q, const struct delivery *v) {
     const struct tally *w = v->of_workspace;
     bool alone = *d->now_ms - d->switched_ms > 5000;
-    size_t quota = quota_of(d, l, alone), bytes = (size_t)d->cfg->dest_waiting_bytes;
-    bool full = l->waiting >= quota || (l->waiting && l->waiting_bytes + v->size > bytes);
-    if (l->risky) return has_risky_room(d, l, v, full, alone);
+    size_t quota = quota_of(d, q, alone), bytes = (size_t)d->cfg->dest_waiting_bytes;
+    bool full = q->waiting >= quota || (q->waiting && q->waiting_bytes + v->size > bytes);
+    if (q->risky) return has_risky_room(d, q, v, full, alone);
     if (!v->batched && !d->patient &&
         (is_greedy(d, w->waiting, d->waiting - d->risky_waiting, most_waiting(d)) ||
          is_greedy(d, w->bytes, d->bytes, most_bytes(v))))
         return false;
     if (!full) return true;
-    if (!alone && !d->patient && (is_hog(d, l) || others_keep_up(d, l))) return false;
-    if (l->waiting >= 4 * quota) return false;
-    wait_for(d, l, quota);
+    if (!alone && !d->patient && (is_hog(d, q) || others_keep_up(d, q))) return false;
+    if (q->waiting >= 4 * quota) return false;
+    wait_for(d, q, quota);
     return true;
 }
 
 void dispatch_add(struct dispatch *d, struct delivery *v) {
-    struct lineup *l = lineup_of(v->batch.dest);
-    l->dest = v->batch.dest;
-    destination_hold(l->dest);
+    struct queue *q = queue_of(v->batch.dest);
+    q->dest = v->batch.dest;
+    destination_hold(q->dest);
     v->added_ms = *d->now_ms;
     v->next = v->prev = NULL;
-    if (d->current != l) d->switched_ms = *d->now_ms;
-    d->current = l;
-    if (is_shut(d, l) && !v->last) {
-        hand_back_shut(d, l, v);
+    if (d->current != q) d->switched_ms = *d->now_ms;
+    d->current = q;
+    if (is_shut(d, q) && !v->last) {
+        hand_back_shut(d, q, v);
         return;
     }
-    rejudge(d, l);
+    rejudge(d, q);
     note_seen(d, v->workspace);
-    if (!l->waiting && !l->risky) note_prompt(d, l);
+    if (!q->waiting && !q->risky) note_prompt(d, q);
     enter(d, v);
-    if (has_room(d, l, v)) {
-        enqueue(d, l, v);
+    if (has_room(d, q, v)) {
+        enqueue(d, q, v);
         return;
     }
-    give_back(d, l, v, "queue-full",
+    give_back(d, q, v, "queue-full",
               "too much waits for this destination, or its workspace or host, already");
 }
 
@@ -493,16 +493,16 @@ bool dispatch_saturated(const struct dispatch *d) {
 
 void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
     if (v->cancelled) return;
-    struct lineup *l = lineup_of(v->batch.dest);
+    struct queue *q = queue_of(v->batch.dest);
     if (v->state == DELIVERY_WAITING) {
         /* Waiting for a healthy destination is no reason for some time: its turn comes. */
-        rejudge(d, l);
-        if (why == CANCEL_SLOW && !l->slow && !is_troubled(d, v) &&
+        rejudge(d, q);
+        if (why == CANCEL_SLOW && !q->slow && !is_troubled(d, v) &&
             *d->now_ms - v->added_ms < PATIENCE_MS)
             return;
         v->cancelled = why;
-        unqueue(d, l, v);
-        give_back(d, l, v, "slow", "its turn did not come in time");
+        unqueue(d, q, v);
+        give_back(d, q, v, "slow", "its turn did not come in time");
     } else if (v->state == DELIVERY_FLYING && v->batch.dest->type->cancel) {
         if (why == CANCEL_SLOW && *d->now_ms - v->sent_ms < SLOW_MS) return;
         if (why == CANCEL_SLOW) d->leaving++, v->of_workspace->leaving++;
@@ -513,29 +513,29 @@ void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
 
 /* ---- outcomes ---- */
 
-static void count_failure(struct dispatch *d, struct lineup *l, const struct outcome *o) {
-    l->failed++;
-    l->failure = *o;
-    l->failure.answered_ms = clock_ms(CLOCK_REALTIME);
-    if (l->failures++ == 0) l->failing_since_ms = *d->now_ms;
+static void count_failure(struct dispatch *d, struct queue *q, const struct outcome *o) {
+    q->failed++;
+    q->failure = *o;
+    q->failure.answered_ms = clock_ms(CLOCK_REALTIME);
+    if (q->failures++ == 0) q->failing_since_ms = *d->now_ms;
     if (o->retry_after_ms && (o->status == 429 || o->status == 503))
-        l->not_before = *d->now_ms + o->retry_after_ms;
-    if (!l->open && !o->credential && l->failures < (uint32_t)d->cfg->breaker_failures) return;
-    if (!l->open)
-        log_warn("breaker opened", LOG_S("destination", l->dest->label), LOG_S("why", o->why),
-                 LOG_S("detail", o->detail), LOG_I("failures", l->failures));
-    l->open = true;
-    l->probe_ms = *d->now_ms + d->cfg->breaker_probe;
+        q->not_before = *d->now_ms + o->retry_after_ms;
+    if (!q->open && !o->credential && q->failures < (uint32_t)d->cfg->breaker_failures) return;
+    if (!q->open)
+        log_warn("breaker opened", LOG_S("destination", q->dest->label), LOG_S("why", o->why),
+                 LOG_S("detail", o->detail), LOG_I("failures", q->failures));
+    q->open = true;
+    q->probe_ms = *d->now_ms + d->cfg->breaker_probe;
 }
 
-static void count_success(struct lineup *l) {
-    l->delivered++;
-    if (l->open) log_info("breaker closed", LOG_S("destination", l->dest->label));
-    l->failures = 0;
-    l->open = false;
-    l->ours = false;
-    l->not_before = 0;
-    l->failing_since_ms = 0;
+static void count_success(struct queue *q) {
+    q->delivered++;
+    if (q->open) log_info("breaker closed", LOG_S("destination", q->dest->label));
+    q->failures = 0;
+    q->open = false;
+    q->ours = false;
+    q->not_before = 0;
+    q->failing_since_ms = 0;
 }
 
 /* A delivery that we gave up says "cancelled". Given up for being slow it is an attempt, and a
@@ -554,18 +554,18 @@ static struct outcome judge(const struct delivery *v, const struct outcome *o) {
 
 static void sink_done(struct batch *batch, const struct outcome *o);
 
-static void start(struct dispatch *d, struct lineup *l) {
-    struct delivery *v = l->first;
-    unqueue(d, l, v);
+static void start(struct dispatch *d, struct queue *q) {
+    struct delivery *v = q->first;
+    unqueue(d, q, v);
     struct outcome o;
     if (!v->build(v, &o)) {
         leave(d, v);
         finish(d, v, &o);
         return;
     }
-    v->probe = l->open;
-    l->probing = l->probing || v->probe;
-    take_off(d, l, v);
+    v->probe = q->open;
+    q->probing = q->probing || v->probe;
+    take_off(d, q, v);
     v->batch.owner = d;
     v->batch.done = sink_done;
     v->batch.dest->type->submit(d->env, &v->batch);
@@ -574,39 +574,39 @@ static void start(struct dispatch *d, struct lineup *l) {
 static void sink_done(struct batch *batch, const struct outcome *o) {
     struct dispatch *d = batch->owner;
     struct delivery *v = (struct delivery *)(void *)batch; /* its first member */
-    struct lineup *l = lineup_of(batch->dest);
-    land(d, l, v);
-    l->progress_ms = *d->now_ms;
-    l->latency_ms += (*d->now_ms - v->sent_ms - l->latency_ms) / 4;
-    if (v->probe) l->probing = false;
+    struct queue *q = queue_of(batch->dest);
+    land(d, q, v);
+    q->progress_ms = *d->now_ms;
+    q->latency_ms += (*d->now_ms - v->sent_ms - q->latency_ms) / 4;
+    if (v->probe) q->probing = false;
     struct outcome judged = judge(v, o);
-    l->workspace = v->workspace;
+    q->workspace = v->workspace;
     if (judged.verdict == VERDICT_OK)
-        count_success(l);
+        count_success(q);
     else if (!judged.uncounted && judged.fault == FAULT_TENANT)
-        count_failure(d, l, &judged);
+        count_failure(d, q, &judged);
     else if (!judged.uncounted && judged.fault == FAULT_SYSTEM)
-        l->ours = true;
-    rejudge(d, l);
+        q->ours = true;
+    rejudge(d, q);
     leave(d, v);
     finish(d, v, &judged);
-    if (l->first && is_shut(d, l)) flush_waiting(d, l);
+    if (q->first && is_shut(d, q)) flush_waiting(d, q);
 }
 
 /* ---- taking off ---- */
 
 /* Whether the rate allows one more now; notes when it will otherwise. */
-static bool rate_allows(struct dispatch *d, struct lineup *l) {
+static bool rate_allows(struct dispatch *d, struct queue *q) {
     if (!d->cfg->dest_rate) return true;
-    if (*d->now_ms - l->rate_ms >= 1000) {
-        l->rate_ms = *d->now_ms;
-        l->rate_sent = 0;
+    if (*d->now_ms - q->rate_ms >= 1000) {
+        q->rate_ms = *d->now_ms;
+        q->rate_sent = 0;
     }
-    if (l->rate_sent < d->cfg->dest_rate) {
-        l->rate_sent++;
+    if (q->rate_sent < d->cfg->dest_rate) {
+        q->rate_sent++;
         return true;
     }
-    int64_t again = l->rate_ms + 1000;
+    int64_t again = q->rate_ms + 1000;
     if (!d->wake_ms || again < d->wake_ms) d->wake_ms = again;
     return false;
 }
@@ -618,10 +618,10 @@ static int64_t risky_share(const struct dispatch *d, const struct delivery *v, i
 }
 
 /* A share of the connections; one that has none gets one if there is any. */
-static bool has_connection(struct dispatch *d, const struct lineup *l) {
-    const struct delivery *v = l->first;
+static bool has_connection(struct dispatch *d, const struct queue *q) {
+    const struct delivery *v = q->first;
     const struct tally *w = v->of_workspace, *h = v->of_host;
-    if (!l->risky) return true;
+    if (!q->risky) return true;
     if (d->risky_flying >= most_risky(d)) {
         d->starved += !w->flying;
         return false;
@@ -632,11 +632,11 @@ static bool has_connection(struct dispatch *d, const struct lineup *l) {
                           (!h || shares_allow(h->risky, d->risky_flying, most_risky(d), hs)));
 }
 
-static bool may_start(struct dispatch *d, struct lineup *l) {
-    if (l->flying >= (size_t)d->cfg->dest_concurrency) return false;
-    if (is_shut(d, l) && (!l->first->last || l->flying)) return false;
-    if (l->open && l->flying) return false;
-    return has_connection(d, l) && rate_allows(d, l);
+static bool may_start(struct dispatch *d, struct queue *q) {
+    if (q->flying >= (size_t)d->cfg->dest_concurrency) return false;
+    if (is_shut(d, q) && (!q->first->last || q->flying)) return false;
+    if (q->open && q->flying) return false;
+    return has_connection(d, q) && rate_allows(d, q);
 }
 
 #define LOOKS 64 /* at a workspace's destinations in one go: it may have thousands */
@@ -645,12 +645,12 @@ static bool start_one(struct dispatch *d, struct tally *w) {
     if (w->flying &&
         !shares_allow(w->flying, d->flying, most_flying(d), d->cfg->dest_workspace_share))
         return false;
-    const struct lineup *first = w->ring;
+    const struct queue *first = w->ring;
     for (unsigned i = 0; i < LOOKS && w->ring; i++) {
-        struct lineup *l = w->ring;
-        w->ring = l->next;
-        if (may_start(d, l)) {
-            start(d, l);
+        struct queue *q = w->ring;
+        w->ring = q->next;
+        if (may_start(d, q)) {
+            start(d, q);
             return true;
         }
         if (w->ring == first) break;
@@ -681,7 +681,7 @@ static void mark_slow(struct dispatch *d) {
         struct delivery *v = d->quick;
         if (!v->risky) count_risky(d, v, true);
         count_slow(d, v, true);
-        rejudge(d, lineup_of(v->batch.dest));
+        rejudge(d, queue_of(v->batch.dest));
     }
 }
 
@@ -723,19 +723,19 @@ static void sweep(struct dispatch *d) {
     if (!d->waiting || d->patient || *d->now_ms - d->swept_ms < SWEEP_MS) return;
     d->swept_ms = *d->now_ms;
     bool saturated = dispatch_saturated(d);
-    struct lineup *next;
-    for (struct lineup *l = d->all; l; l = next) {
-        next = l->all_next;
-        rejudge(d, l);
-        while (l->first) {
-            struct delivery *v = l->first;
+    struct queue *next;
+    for (struct queue *q = d->all; q; q = next) {
+        next = q->all_next;
+        rejudge(d, q);
+        while (q->first) {
+            struct delivery *v = q->first;
             int64_t waited = *d->now_ms - v->added_ms;
-            bool due = l->risky
-                           ? waited > d->cfg->dest_patience && (is_shut(d, l) || is_troubled(d, v))
+            bool due = q->risky
+                           ? waited > d->cfg->dest_patience && (is_shut(d, q) || is_troubled(d, v))
                            : saturated && waited > 2 * PATIENCE_MS;
             if (!due) break;
-            unqueue(d, l, v);
-            give_back(d, l, v, "slow", "its turn did not come in time");
+            unqueue(d, q, v);
+            give_back(d, q, v, "slow", "its turn did not come in time");
         }
     }
 }
@@ -779,18 +779,18 @@ size_t dispatch_flying(const struct dispatch *d) {
 }
 
 struct backlog *destination_backlog(struct destination *dest) {
-    return &lineup_of(dest)->backlog;
+    return &queue_of(dest)->backlog;
 }
 
 void destination_health(struct destination *dest, struct destination_health *ret) {
-    const struct lineup *l = lineup_of(dest);
-    *ret = (struct destination_health){.open = l->open,
-                                       .sick = l->failures || l->ours,
-                                       .workspace = l->workspace,
-                                       .failing_since_ms = l->failing_since_ms,
-                                       .failures = l->failures,
-                                       .delivered = l->delivered,
-                                       .failed = l->failed,
-                                       .parked = l->parked,
-                                       .last = l->failure};
+    const struct queue *q = queue_of(dest);
+    *ret = (struct destination_health){.open = q->open,
+                                       .sick = q->failures || q->ours,
+                                       .workspace = q->workspace,
+                                       .failing_since_ms = q->failing_since_ms,
+                                       .failures = q->failures,
+                                       .delivered = q->delivered,
+                                       .failed = q->failed,
+                                       .parked = q->parked,
+                                       .last = q->failure};
 }

@@ -7,7 +7,7 @@
 #include "config/config.h"
 #include "worker/base/key.h"
 
-struct keys {
+struct object_keys {
     struct key_template *object, *batch;
     int64_t compression; /* batch.compression */
 };
@@ -37,21 +37,21 @@ static bool require(const struct key_template *t, const char *name, const enum k
     return true;
 }
 
-struct keys *keys_new(const struct config *cfg, struct buf *err) {
+struct object_keys *object_keys_new(const struct config *cfg, struct buf *err) {
     static const enum key_field object_needs[] = {KEY_PARTITION, KEY_OFFSET};
     static const enum key_field batch_needs[] = {KEY_TOPIC, KEY_PARTITION, KEY_FIRST, KEY_NEXT};
-    struct keys *k = xcalloc(1, sizeof *k);
+    struct object_keys *k = xcalloc(1, sizeof *k);
     k->compression = cfg->batch_compression;
     k->object = key_template_new(cfg->key_object, OBJECT_FIELDS, err);
     if (k->object) k->batch = key_template_new(cfg->key_batch, BATCH_FIELDS, err);
     if (k->object && k->batch && require(k->object, "key.object", object_needs, 2, err) &&
         require(k->batch, "key.batch", batch_needs, 4, err))
         return k;
-    keys_free(k);
+    object_keys_free(k);
     return NULL;
 }
 
-void keys_free(struct keys *k) {
+void object_keys_free(struct object_keys *k) {
     if (!k) return;
     key_template_free(k->object);
     key_template_free(k->batch);
@@ -77,8 +77,8 @@ static struct str number(struct digits *d, int64_t n) {
     return (struct str){p, (size_t)(d->text + sizeof d->text - p)};
 }
 
-struct str keys_text(const struct jobrun *run, enum run_text which, const struct origin *origin,
-                     struct hidden_text *room) {
+struct str object_key_text(const struct jobrun *run, enum run_text which,
+                           const struct origin *origin, struct hidden_text *room) {
     static const char *const names[] = {
         [RUN_ID] = "id",        [RUN_WORKSPACE_ID] = "workspaceId", [RUN_PROJECT_ID] = "projectId",
         [RUN_JOB_ID] = "jobId", [RUN_UPDATED_AT] = "updatedAt",     [RUN_STATUS] = "status",
@@ -116,12 +116,12 @@ static void hide(const struct jobrun *run, const struct origin *origin, struct k
         [RUN_STATUS] = KEY_STATUS,
     };
     for (int i = RUN_ID; i <= RUN_STATUS; i++)
-        values->v[fields[i]] = keys_text(run, (enum run_text)i, origin, &room[i]);
+        values->v[fields[i]] = object_key_text(run, (enum run_text)i, origin, &room[i]);
 }
 
-bool keys_object(const struct keys *k, const struct jobrun *run, const struct destination *dest,
-                 const struct origin *origin, int64_t timestamp_ms, struct buf *out,
-                 struct outcome *reterr) {
+bool object_key_event(const struct object_keys *k, const struct jobrun *run,
+                      const struct destination *dest, const struct origin *origin,
+                      int64_t timestamp_ms, struct buf *out, struct outcome *reterr) {
     struct digits partition, offset;
     char date[11] = "";
     if (key_template_uses(k->object, KEY_DATE)) key_date(timestamp_ms, date);
@@ -141,13 +141,13 @@ bool keys_object(const struct keys *k, const struct jobrun *run, const struct de
     return key_make(k->object, &values, KEY_MAX, out) || too_long(reterr);
 }
 
-bool keys_batch_names_place(const struct keys *k) {
+bool object_key_batch_names_place(const struct object_keys *k) {
     return key_template_uses(k->batch, KEY_DESTINATION);
 }
 
-bool keys_batch(const struct keys *k, const struct destination *dest, const char *topic,
-                int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms, unsigned nth,
-                struct buf *out, struct outcome *reterr) {
+bool object_key_batch(const struct object_keys *k, const struct destination *dest,
+                      const char *topic, int32_t partition, int64_t first, int64_t next,
+                      int64_t timestamp_ms, unsigned nth, struct buf *out, struct outcome *reterr) {
     static const char *const suffixes[] = {[CONFIG_COMPRESSION_GZIP] = ".gz",
                                            [CONFIG_COMPRESSION_ZSTD] = ".zst",
                                            [CONFIG_COMPRESSION_NONE] = ""};

@@ -46,7 +46,7 @@ struct entry {
 
 struct router {
     const struct config *cfg;
-    struct keys *keys;
+    struct object_keys *keys;
     struct names *names; /* redact.names */
     struct entry **entries;
     struct place **places;
@@ -70,7 +70,7 @@ struct router {
 struct router *router_new(const struct config *cfg, struct buf *err) {
     struct router *r = xcalloc(1, sizeof *r);
     r->cfg = cfg;
-    r->keys = keys_new(cfg, err);
+    r->keys = object_keys_new(cfg, err);
     if (!r->keys) {
         router_free(r);
         return NULL;
@@ -243,7 +243,7 @@ void router_reconfigure(struct router *r, const struct config *cfg) {
 void router_free(struct router *r) {
     if (!r) return;
     while (r->oldest) entry_free(r, r->oldest);
-    keys_free(r->keys);
+    object_keys_free(r->keys);
     names_free(r->names);
     free(r->entries);
     free(r->places);
@@ -581,6 +581,6 @@ void router_tick(struct router *r, int64_t now_ms) {
     while (r->oldest && too_large(r, 0)) entry_free(r, first_to_go(r));
 }
 
-const struct keys *router_keys(const struct router *r) {
+const struct object_keys *router_keys(const struct router *r) {
     return r->keys;
 }

@@ -11,7 +11,7 @@
 #include "worker/kafka/retry.h"
 
 struct router;
-struct keys;
+struct object_keys;
 
 enum route_kind { ROUTE_DELIVER, ROUTE_SKIP, ROUTE_DEAD };
 
@@ -52,6 +52,6 @@ size_t destination_room(const struct destination *);
 void router_tick(struct router *, int64_t now_ms);
 
 /* Where objects get their keys from. The router's. */
-const struct keys *router_keys(const struct router *);
+const struct object_keys *router_keys(const struct router *);
 
 #endif

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct lineup;
+struct queue;
 
 struct tally {
     uint64_t key;
@@ -18,8 +18,8 @@ struct tally {
     size_t waiting, bytes; /* bytes: of all its deliveries */
     size_t flying;
     size_t risky, slow, leaving; /* of those flying; leaving: given up for being slow */
-    /* Of workspaces: their lineups that have something waiting, and the ring of such workspaces. */
-    struct lineup *ring;
+    /* Of workspaces: their queues that have something waiting, and the ring of such workspaces. */
+    struct queue *ring;
     struct tally *next, *prev;
 };
 

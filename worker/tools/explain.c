@@ -67,8 +67,8 @@ static void explain_run(struct explain *e, const struct jobrun *run) {
     buf_init(&key, KEY_MAX);
     enum route_kind kind = route(e->router, run, clock_ms(CLOCK_MONOTONIC), &dest, &o);
     if (kind == ROUTE_DELIVER && dest->type->shape == SHAPE_OBJECT &&
-        !keys_object(router_keys(e->router), run, dest, &e->origin, clock_ms(CLOCK_REALTIME), &key,
-                     &o))
+        !object_key_event(router_keys(e->router), run, dest, &e->origin, clock_ms(CLOCK_REALTIME),
+                          &key, &o))
         kind = ROUTE_DEAD;
     add_outcome(&e->out, kind, &o);
     if (kind == ROUTE_DELIVER) add_destination(&e->out, dest, &key);
