@@ -11,7 +11,9 @@
 #include "config/config.h"
 #include "worker/event/redact.h"
 #include "worker/pipeline/body.h"
+#include "worker/pipeline/delivery.h"
 #include "worker/pipeline/lane.h"
+#include "worker/pipeline/record.h"
 
 #define EVENTS_MAX 1000
 
@@ -42,31 +44,31 @@ static void read_events(const char *path) {
 }
 
 /* One event: what the lane does when it takes a record in. */
-static void take(struct lane *lane, struct arena *arena, struct str event, struct slot *slot) {
-    struct message record = {.value = event};
+static void take(struct lane *lane, struct arena *arena, struct str event, struct record *record) {
+    struct message message = {.value = event};
     struct outcome o;
     struct destination *dest;
     struct jobrun run;
     struct known_sinks known = router_known(lane->router);
-    if (!jobrun_decode_known(&record, &known, arena, &run, &o)) die("an event", o.detail);
+    if (!jobrun_decode_known(&message, &known, arena, &run, &o)) die("an event", o.detail);
     if (route(lane->router, &run, lane->now_ms, &dest, &o) == ROUTE_DEAD) die("an event", o.detail);
-    slot->payload = run.payload;
+    record->payload = run.payload;
 }
 
 static void round_of_all(struct lane *lane) {
-    static struct slot slots[EVENTS_MAX];
-    static struct slot *members[EVENTS_MAX];
+    static struct record records[EVENTS_MAX];
+    static struct record *members[EVENTS_MAX];
     static char key[] = "k.ndjson";
     struct arena arena = {0};
-    struct parcel parcel = {.members = members, .ndjson = true, .key = key};
+    struct delivery d = {.members = members, .batched = true, .key = key};
     struct outcome o;
     for (size_t i = 0; i < input.n; i++) {
-        members[i] = &slots[i];
-        take(lane, &arena, input.events[i], &slots[i]);
+        members[i] = &records[i];
+        take(lane, &arena, input.events[i], &records[i]);
     }
-    parcel.n = (uint32_t)input.n;
-    if (!batch_body(lane, &parcel, &o)) die("a body", o.detail);
-    buf_free(&parcel.body);
+    d.n = (uint32_t)input.n;
+    if (!body_make(lane, &d, &o)) die("a body", o.detail);
+    buf_free(&d.body);
     arena_free(&arena);
 }
 

@@ -19,6 +19,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!windows_init(&ws, 0, m.ends, m.n_ends)) abort();
     windows_passed(&ws, INT64_MAX);
     if (windows_settleable(&ws) != m.n_ends) abort();
-    windows_clear(&ws, NULL);
+    windows_clear(&ws);
     return 0;
 }

@@ -65,9 +65,10 @@ static bool build(struct delivery *d, struct outcome *reterr) {
     return true;
 }
 
-static void done(struct delivery *d, const struct outcome *o) {
-    assert_null(d->owner);
-    d->owner = d;
+static void done(struct delivery *d) {
+    const struct outcome *o = &d->outcome;
+    assert_false(d->holds); /* once */
+    d->holds = true;
     world.ended++;
     world.delivered += o->verdict == VERDICT_OK;
     world.parked += o->verdict == VERDICT_RETRY && o->uncounted;

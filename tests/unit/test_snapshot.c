@@ -16,6 +16,8 @@
 
 enum { DESTINATIONS = 1000, ASKED = 20, MANY = 3000 };
 
+static const struct progress unfailed;
+
 struct world {
     struct config *cfg;
     struct lane lane;
@@ -68,11 +70,12 @@ static struct lane_snapshot *look(struct world *w) {
 
 static void die(struct world *w, const char *why, int64_t offset) {
     char topic[] = "runs";
-    struct load load = {.topic = topic};
+    struct window window = {.topic = topic, .lane = &w->lane};
     struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, why, "detail of %s", why);
-    struct slot slot = {.from_partition = 3, .from_offset = offset, .outcome = &o};
+    struct record record = {
+        .from_partition = 3, .from_offset = offset, .progress = &unfailed, .outcome = &o};
     w->lane.wall_ms++;
-    observer_dead(&w->lane, &load, &slot);
+    observer_dead(&window, &record);
 }
 
 static void test_nobody_asked(void **state) {
@@ -127,12 +130,12 @@ static void test_reasons_without_end(void **state) {
 static void test_same_reason_of_two_faults(void **state) {
     struct world *w = *state;
     char topic[] = "runs";
-    struct load load = {.topic = topic};
+    struct window window = {.topic = topic, .lane = &w->lane};
     for (int i = 0; i < 4; i++) {
         struct outcome o =
             outcome_fail(VERDICT_PERMANENT, i % 2 ? FAULT_DATA : FAULT_SYSTEM, "same", NULL);
-        struct slot slot = {.outcome = &o};
-        observer_dead(&w->lane, &load, &slot);
+        struct record record = {.progress = &unfailed, .outcome = &o};
+        observer_dead(&window, &record);
     }
     struct lane_snapshot *s = look(w);
     assert_int_equal(s->n_reasons, 2);
@@ -206,31 +209,32 @@ static void test_workspaces(void **state) {
     struct world *w = *state;
     char topic[] = "runs";
     const int64_t delays[] = {10000, 120000};
-    struct load load = {.topic = topic, .lane = &w->lane};
+    struct window window = {.topic = topic, .lane = &w->lane};
     struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, "http-503", "busy");
-    struct slot slot = {.workspace = 7, .outcome = &o};
+    struct record record = {.workspace = 7, .progress = &unfailed, .outcome = &o};
     struct destination *dest = NULL;
     w->lane.schedule = (struct schedule){delays, 2};
     know_destinations(w);
     router_each(w->lane.router, note_destination, &dest);
-    for (int i = 0; i < 3; i++) observer_parked(&load, &slot, dest, &o, w->lane.wall_ms + 10000);
-    observer_dead(&w->lane, &load, &slot);
+    for (int i = 0; i < 3; i++)
+        observer_parked(&window, &record, dest, &o, w->lane.wall_ms + 10000);
+    observer_dead(&window, &record);
     struct snapshot_workspace row = row_of(w, 7);
     assert_int_equal(row.waiting, 3);
     assert_int_equal(row.dead[0], 1);
     assert_int_equal(row.redrivable, 0);
     assert_string_equal(row.last.why, "http-503");
     assert_int_equal(backlog_count(destination_backlog(dest), w->lane.wall_ms), 3);
-    observer_back(&w->lane, &slot, dest, w->lane.wall_ms + 10000);
+    observer_back(&w->lane, &record, dest, w->lane.wall_ms + 10000);
     assert_int_equal(row_of(w, 7).waiting, 2);
     assert_int_equal(backlog_count(destination_backlog(dest), w->lane.wall_ms), 2);
     w->lane.wall_ms += 120000; /* another process had them */
     assert_int_equal(row_of(w, 7).waiting, 0);
     /* Any number of others take no more room, and the last ones are there. */
     for (uint64_t i = 1000; i < 1000 + MANY; i++) {
-        slot.workspace = i;
+        record.workspace = i;
         w->lane.wall_ms++;
-        observer_dead(&w->lane, &load, &slot);
+        observer_dead(&window, &record);
     }
     struct lane_snapshot *s = look(w);
     assert_int_equal(s->n_workspaces, SNAPSHOT_WORKSPACES);
@@ -365,12 +369,12 @@ static void test_unfit_events(void **state) {
 static void test_unfit_deliveries(void **state) {
     struct world *w = *state;
     char topic[] = "runs";
-    struct load load = {.topic = topic};
+    struct window window = {.topic = topic, .lane = &w->lane};
     for (enum fault f = FAULT_TENANT; f <= FAULT_SYSTEM; f++) {
         struct outcome o = outcome_fail(VERDICT_PERMANENT, f, "why", NULL);
-        struct parcel p = {.label = "", .delivery.workspace = 10 + f};
-        struct slot slot = {.outcome = &o, .parcel = &p};
-        observer_dead(&w->lane, &load, &slot);
+        struct delivery p = {.label = "", .workspace = 10 + f};
+        struct record record = {.progress = &unfailed, .outcome = &o, .delivery = &p};
+        observer_dead(&window, &record);
     }
     assert_int_equal(unfit(w), 1);
 }

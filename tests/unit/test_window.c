@@ -14,6 +14,8 @@
 #include <cmocka.h>
 
 #include "worker/kafka/meta.h"
+#include "worker/pipeline/lane.h"
+#include "worker/pipeline/record.h"
 #include "worker/pipeline/window.h"
 
 /* xorshift64*: the seed repeats a run. */
@@ -116,7 +118,7 @@ static void settle(struct model *m, struct windows *ws) {
 
 /* A new owner: what is durable is all it has. Compaction may have removed records meanwhile. */
 static void crash(struct model *m, struct windows *ws) {
-    windows_clear(ws, NULL);
+    windows_clear(ws);
     for (int64_t o = m->committed; o + 1 < LOG; o++)
         if (chance(2)) m->exists[o] = false;
     struct meta meta;
@@ -216,7 +218,7 @@ static void run_seed(uint64_t seed) {
         check_shape(&m, &ws);
     }
     for (size_t o = 0; o < LOG; o++) assert_true(m.settled[o]);
-    windows_clear(&ws, NULL);
+    windows_clear(&ws);
 }
 
 static void test_against_the_model(void **state) {
@@ -240,7 +242,7 @@ static void test_init_refuses_bad_ends(void **state) {
     assert_false(windows_init(&ws, 5, many, WINDOW_ENDS_MAX + 1));
     assert_int_equal(ws.next, 77);
     assert_true(windows_init(&ws, 5, many, WINDOW_ENDS_MAX));
-    windows_clear(&ws, NULL);
+    windows_clear(&ws);
 }
 
 static void test_a_replayed_window_waits_for_its_last_record(void **state) {
@@ -269,7 +271,7 @@ static void test_a_replayed_window_waits_for_its_last_record(void **state) {
     assert_false(w->replayed);
     assert_int_equal(windows_settleable(&ws), 2);
     assert_int_equal(ws.count, 3);
-    windows_clear(&ws, NULL);
+    windows_clear(&ws);
 }
 
 static void test_gaps_belong_to_the_window_around_them(void **state) {
@@ -289,7 +291,7 @@ static void test_gaps_belong_to_the_window_around_them(void **state) {
     assert_int_equal(ws.next, 8);
     assert_null(windows_take(&ws, 7, &fresh));
     assert_false(windows_would_open(&ws, 7));
-    windows_clear(&ws, NULL);
+    windows_clear(&ws);
 }
 
 static void test_settlement_is_in_order(void **state) {
@@ -330,12 +332,12 @@ static void test_lost_records(void **state) {
     w = windows_take(&ws, 115, &fresh);
     assert_int_equal(w->first, 115);
     assert_int_equal(w->next, 120);
-    windows_clear(&ws, NULL);
+    windows_clear(&ws);
     /* An end that retention reached exactly is dropped too. */
     assert_true(windows_init(&ws, 100, (int64_t[]){110, 120}, 2));
     assert_int_equal(windows_lost(&ws, 120)->next, 120);
     assert_int_equal(ws.n_ends, 0);
-    windows_clear(&ws, NULL);
+    windows_clear(&ws);
 }
 
 static void test_boundaries_are_bounded(void **state) {
@@ -357,26 +359,44 @@ static void test_boundaries_are_bounded(void **state) {
     assert_non_null(windows_lost(&ws, 1000));
     assert_null(windows_lost(&ws, 2000));
     assert_int_equal(windows_ends(&ws, 0, ends), WINDOW_ENDS_MAX);
-    windows_clear(&ws, NULL);
+    windows_clear(&ws);
 }
 
-static int users_freed;
-static void free_user(struct window *w) {
-    users_freed++;
-    free(w->user);
-}
-
-static void test_clear_frees_users(void **state) {
+/* What windows own goes with them, and out of the lane's budget; what a sink still has stays. */
+static void test_clear_frees_what_they_own(void **state) {
     (void)state;
-    struct windows ws;
+    static struct lane lane;
+    static struct config cfg;
+    struct partition p = {.base = "runs"};
     bool fresh;
-    assert_true(windows_init(&ws, 0, NULL, 0));
-    windows_take(&ws, 0, &fresh)->user = malloc(8);
-    windows_seal(&ws);
-    windows_take(&ws, 1, &fresh)->user = malloc(8);
-    windows_clear(&ws, free_user);
-    assert_int_equal(users_freed, 2);
-    assert_null(windows_open(&ws));
+    lane.cfg = &cfg;
+    lane.now_ms = 7;
+    assert_true(windows_init(&p.windows, 0, NULL, 0));
+    for (int64_t o = 0; o < 3; o++) {
+        struct window *w = windows_take(&p.windows, o, &fresh);
+        assert_true(fresh);
+        window_begin(&lane, &p, w, 0);
+        window_hold(w, 1000);
+        w->records = arena_alloc(&w->arena, sizeof(struct record));
+        w->deliveries = arena_alloc(&w->arena, sizeof(struct delivery));
+        buf_init(&w->deliveries->body, 16);
+        buf_puts(&w->deliveries->body, "body");
+        assert_true(windows_seal(&p.windows));
+    }
+    struct window *last = p.windows.newest;
+    last->out = 1;
+    assert_int_equal(lane.held, 3000);
+    windows_clear(&p.windows);
+    assert_null(p.windows.oldest);
+    assert_int_equal(lane.held, 1000);
+    assert_ptr_equal(lane.dropped, last);
+    assert_null(last->partition);
+    window_free_discarded(&lane);
+    assert_ptr_equal(lane.dropped, last);
+    last->out = 0;
+    window_free_discarded(&lane);
+    assert_null(lane.dropped);
+    assert_int_equal(lane.held, 0);
 }
 
 static void one_outcome_too_many(struct windows *ws) {
@@ -421,7 +441,7 @@ int main(void) {
         cmocka_unit_test(test_settlement_is_in_order),
         cmocka_unit_test(test_lost_records),
         cmocka_unit_test(test_boundaries_are_bounded),
-        cmocka_unit_test(test_clear_frees_users),
+        cmocka_unit_test(test_clear_frees_what_they_own),
         cmocka_unit_test(test_bugs_abort),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,8 @@
 /* The lane's part in anchoring. A head that is known to be committed (what the group's offset was
  * found with, or what a settlement of ours has ended with) waits at most anchor.interval for its
  * anchor. Nothing waits for an anchor: one that fails is made anew, with the heads of then. */
+#include "worker/pipeline/anchor_write.h"
+
 #include <curl/curl.h>
 #include <openssl/rand.h>
 #include <stdio.h>
@@ -138,7 +140,7 @@ static bool compose(struct anchorer *a) {
 static void succeeded(struct anchorer *a) {
     struct lane *lane = a->lane;
     for (size_t i = 0; i < a->n; i++) {
-        struct partition *p = source_find(lane, a->covered[i].serial);
+        struct partition *p = partition_find(lane, a->covered[i].serial);
         if (p && p->anchored < a->covered[i].entries) p->anchored = a->covered[i].entries;
     }
     count(&lane->counters, COUNTER_ANCHORS, 1);

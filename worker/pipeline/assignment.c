@@ -1,11 +1,13 @@
-/* Which partitions are ours and where each stands: rebalances, committed offsets and their
- * metadata. The rules are those of the settlement protocol (worker/README.md). */
+/* The rules are those of the settlement protocol (worker/README.md). */
+#include "worker/pipeline/assignment.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "worker/base/log.h"
 #include "worker/kafka/topics.h"
+#include "worker/pipeline/caution.h"
 #include "worker/pipeline/lane.h"
 
 #define COMMITTED_TIMEOUT_MS 200
@@ -14,18 +16,6 @@
 #define ASK_AGAIN_MS 200
 
 /* ---- partitions ---- */
-
-struct partition *source_find(struct lane *lane, uint64_t serial) {
-    for (struct partition *p = lane->partitions; p; p = p->next)
-        if (p->serial == serial) return p;
-    return NULL;
-}
-
-static struct partition *find_named(struct lane *lane, const char *topic, int32_t id) {
-    for (struct partition *p = lane->partitions; p; p = p->next)
-        if (p->id == id && strcmp(p->topic, topic) == 0) return p;
-    return NULL;
-}
 
 /* Kind and source topic of a topic that we subscribed to: by its name alone, since a retry topic
  * stays one when its delay is not configured any more. */
@@ -66,11 +56,11 @@ void assignment_drop(struct lane *lane, struct partition *p) {
     struct partition **at = &lane->partitions;
     while (*at != p) at = &(*at)->next;
     *at = p->next;
-    careful_drop(lane, p);
-    lane_drop_partition(lane, p);
+    caution_set(lane, p, CAUTION_NONE);
+    windows_clear(&p->windows);
     clear_stash(p);
-    char place[TOPIC_MAX + 16];
-    vitals_place(p, place);
+    char place[PARTITION_NAME_MAX];
+    partition_name(p, place);
     trouble_drop(lane->shared->troubles, lane->id, place);
     rd_kafka_queue_io_event_enable(p->queue, -1, NULL, 0);
     for (rd_kafka_message_t *left; (left = rd_kafka_consume_queue(p->queue, 0));)
@@ -194,7 +184,7 @@ static void ask_in_doubt(struct lane *lane) {
 static void take_committed(struct lane *lane, const rd_kafka_topic_partition_list_t *list) {
     for (int i = 0; i < list->cnt; i++) {
         const rd_kafka_topic_partition_t *tp = &list->elems[i];
-        struct partition *p = find_named(lane, tp->topic, tp->partition);
+        struct partition *p = partition_named(lane, tp->topic, tp->partition);
         if (p && p->loaded) take_doubt(lane, p, tp);
         if (!p || p->loaded || tp->err) continue;
         vitals_contact(lane);
@@ -206,7 +196,7 @@ static void take_answers(struct lane *lane) {
     rd_kafka_topic_partition_list_t *answer;
     uint64_t serial;
     while ((answer = offsets_answer(lane->offsets, &serial))) {
-        struct partition *p = serial ? source_find(lane, serial) : NULL;
+        struct partition *p = serial ? partition_find(lane, serial) : NULL;
         if (!serial) {
             vitals_answer(lane, answer);
         } else if (p) {
@@ -246,7 +236,7 @@ static void assign(struct lane *lane, const rd_kafka_topic_partition_list_t *all
     bool cooperative = is_cooperative(lane);
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(all->cnt);
     for (int i = 0; i < all->cnt; i++) {
-        struct partition *p = find_named(lane, all->elems[i].topic, all->elems[i].partition);
+        struct partition *p = partition_named(lane, all->elems[i].topic, all->elems[i].partition);
         if (!p || (cooperative && !p->loaded)) continue;
         rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = position(p);
         p->reading = true;
@@ -295,11 +285,7 @@ static void on_assign(struct lane *lane, rd_kafka_topic_partition_list_t *list) 
 static void assign_all(struct lane *lane, const struct partition *moved, int64_t offset) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(16);
     for (struct partition *p = lane->partitions; p; p = p->next) {
-        const struct window *open = windows_open(&p->windows);
-        int64_t at = p == moved                ? offset
-                     : !p->loaded || p->begins ? position(p)
-                     : open                    ? open->last_taken + 1
-                                               : p->windows.next;
+        int64_t at = p == moved ? offset : !p->loaded || p->begins ? position(p) : partition_at(p);
         rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = at;
         clear_stash(p); /* comes again */
     }
@@ -335,7 +321,8 @@ static bool in_list(const struct partition *p, void *list) {
 static void unassign(struct lane *lane, const rd_kafka_topic_partition_list_t *all) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(all->cnt);
     for (int i = 0; i < all->cnt; i++) {
-        const struct partition *p = find_named(lane, all->elems[i].topic, all->elems[i].partition);
+        const struct partition *p =
+            partition_named(lane, all->elems[i].topic, all->elems[i].partition);
         if (p && p->reading) rd_kafka_topic_partition_list_add(list, p->topic, p->id);
     }
     if (is_cooperative(lane))
@@ -356,12 +343,12 @@ static void on_revoke(struct lane *lane, rd_kafka_topic_partition_list_t *list) 
                  "is left to it",
                  LOG_I("lane", lane->id), LOG_I("partitions", list->cnt));
     else if (!lane->restart && !lane->draining)
-        lane_finish(lane, in_list, list,
-                    lane->cfg->drain_timeout < REVOKE_FINISH_MS ? lane->cfg->drain_timeout
-                                                                : REVOKE_FINISH_MS);
+        lane->finish(lane, in_list, list,
+                     lane->cfg->drain_timeout < REVOKE_FINISH_MS ? lane->cfg->drain_timeout
+                                                                 : REVOKE_FINISH_MS);
     unassign(lane, list);
     for (int i = 0; i < list->cnt; i++) {
-        struct partition *p = find_named(lane, list->elems[i].topic, list->elems[i].partition);
+        struct partition *p = partition_named(lane, list->elems[i].topic, list->elems[i].partition);
         if (p) assignment_drop(lane, p);
     }
     /* The cooperative protocol takes away what is to go elsewhere, and the rest stays. */
@@ -369,8 +356,8 @@ static void on_revoke(struct lane *lane, rd_kafka_topic_partition_list_t *list) 
     if (lost) lane->assigned = false;
 }
 
-void assignment_cb(rd_kafka_t *rk, rd_kafka_resp_err_t err, rd_kafka_topic_partition_list_t *list,
-                   void *opaque) {
+static void rebalance_cb(rd_kafka_t *rk, rd_kafka_resp_err_t err,
+                         rd_kafka_topic_partition_list_t *list, void *opaque) {
     struct lane *lane = opaque;
     (void)rk;
     count(&lane->counters, COUNTER_REBALANCES, 1);
@@ -381,6 +368,10 @@ void assignment_cb(rd_kafka_t *rk, rd_kafka_resp_err_t err, rd_kafka_topic_parti
         on_assign(lane, list);
     else
         on_revoke(lane, list);
+}
+
+void assignment_take_rebalances(rd_kafka_conf_t *conf) {
+    rd_kafka_conf_set_rebalance_cb(conf, rebalance_cb);
 }
 
 /* ---- what became known late ---- */
@@ -402,7 +393,6 @@ static void load_late(struct lane *lane) {
 
 void assignment_poll(struct lane *lane) {
     take_answers(lane);
-    recall_poll(lane);
     load_late(lane);
     ask_in_doubt(lane);
 }

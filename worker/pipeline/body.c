@@ -5,7 +5,9 @@
 
 #include "worker/event/json.h"
 #include "worker/event/redact.h"
+#include "worker/pipeline/delivery.h"
 #include "worker/pipeline/lane.h"
+#include "worker/pipeline/record.h"
 
 enum suffix { SUFFIX_NONE, SUFFIX_GZIP, SUFFIX_ZSTD };
 
@@ -39,39 +41,39 @@ static bool zstd(struct lane *lane, const struct buf *in, struct buf *out) {
     return true;
 }
 
-static bool compress(struct lane *lane, struct parcel *p, struct buf *plain) {
-    struct batch *b = &p->delivery.batch;
+static bool compress(struct lane *lane, struct delivery *d, struct buf *plain) {
+    struct batch *b = &d->batch;
     bool ok = true;
-    switch (suffix_of(p->key)) {
+    switch (suffix_of(d->key)) {
     case SUFFIX_NONE:
         b->content_type = "application/x-ndjson";
-        p->body = *plain;
+        d->body = *plain;
         return true;
     case SUFFIX_GZIP:
         b->content_type = "application/gzip";
-        ok = gzip(lane, plain, &p->body);
+        ok = gzip(lane, plain, &d->body);
         break;
     case SUFFIX_ZSTD:
         b->content_type = "application/zstd";
-        ok = zstd(lane, plain, &p->body);
+        ok = zstd(lane, plain, &d->body);
         break;
     }
     buf_free(plain);
     return ok;
 }
 
-bool batch_body(struct lane *lane, struct parcel *p, struct outcome *reterr) {
-    struct batch *b = &p->delivery.batch;
+bool body_make(struct lane *lane, struct delivery *d, struct outcome *reterr) {
+    struct batch *b = &d->batch;
     size_t size = 0;
-    for (uint32_t i = 0; i < p->n; i++) size += redact_size(&p->members[i]->payload) + 1;
+    for (uint32_t i = 0; i < d->n; i++) size += redact_size(&d->members[i]->payload) + 1;
     struct buf plain;
     /* Unredacted bodies hold the tenants' secrets. */
     (lane->cfg->redact_payload ? buf_init : buf_init_secret)(&plain, size);
     buf_reserve(&plain, size);
     b->lone_surrogates = 0;
-    for (uint32_t i = 0; i < p->n; i++) {
-        const struct payload *payload = &p->members[i]->payload;
-        if (p->ndjson)
+    for (uint32_t i = 0; i < d->n; i++) {
+        const struct payload *payload = &d->members[i]->payload;
+        if (d->batched)
             redact_add_line(&plain, payload);
         else
             redact_add(&plain, payload);
@@ -81,25 +83,25 @@ bool batch_body(struct lane *lane, struct parcel *p, struct outcome *reterr) {
         lane->cfg->strict_json == CONFIG_STRICT_JSON_REPLACE)
         json_replace_surrogates(plain.p, plain.n);
     sha256(plain.p, plain.n, b->sha256);
-    if (!p->ndjson) {
+    if (!d->batched) {
         b->content_type = "application/json";
-        p->body = plain;
-    } else if (!compress(lane, p, &plain)) {
-        buf_free(&p->body);
+        d->body = plain;
+    } else if (!compress(lane, d, &plain)) {
+        buf_free(&d->body);
         *reterr = outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "compress",
                                "the compressor failed on %zu bytes", size);
         return false;
     }
-    b->body = p->body.p;
-    b->body_len = p->body.n;
-    if (p->ndjson && suffix_of(p->key) != SUFFIX_NONE)
-        sha256(p->body.p, p->body.n, b->body_sha256);
+    b->body = d->body.p;
+    b->body_len = d->body.n;
+    if (d->batched && suffix_of(d->key) != SUFFIX_NONE)
+        sha256(d->body.p, d->body.n, b->body_sha256);
     else
         memcpy(b->body_sha256, b->sha256, SHA256_LEN);
     return true;
 }
 
-void batch_close(struct lane *lane) {
+void body_close(struct lane *lane) {
     libdeflate_free_compressor(lane->compressor);
     ZSTD_freeCCtx(lane->zstd);
     lane->compressor = lane->zstd = NULL;

@@ -1,95 +1,16 @@
-/* How a lane finds a record that kills: what it claims before it reads, and how it reads with care.
- * The idea stands in poison.h. */
-#include <inttypes.h>
-#include <stdlib.h>
+#include "worker/pipeline/careful.h"
 
 #include "worker/base/log.h"
-#include "worker/pipeline/body.h"
-#include "worker/pipeline/lane.h"
+#include "worker/pipeline/caution.h"
 #include "worker/pipeline/delivery.h"
+#include "worker/pipeline/intake.h"
+#include "worker/pipeline/lane.h"
+#include "worker/pipeline/partition.h"
+#include "worker/pipeline/source.h"
 
 #define SILENT_MS 5000 /* a partition that gives no record for this long lets others go on */
 
-static struct worker_shared *shared(const struct lane *lane) {
-    return (struct worker_shared *)(uintptr_t)lane->shared;
-}
-
-/* ---- what is passed over ---- */
-
-static bool is_guilty(const struct partition *p, enum alone alone, int64_t offset) {
-    return p->guilty && p->suspect.alone == alone && p->suspect.first == offset;
-}
-
-/* The next offset, not before this one, that is not taken as others are. */
-static void look_ahead(const struct lane *lane, struct partition *p, int64_t from) {
-    p->special = INT64_MAX;
-    if (is_guilty(p, ALONE_RECORD, p->suspect.first) && p->suspect.first >= from)
-        p->special = p->suspect.first;
-    for (size_t i = 0; i < lane->cfg->skip_offsets.n; i++) {
-        const struct config_offset *o = &lane->cfg->skips[i];
-        if (o->offset >= from && o->offset < p->special && o->partition == p->id &&
-            strcmp(o->topic, p->topic) == 0)
-            p->special = o->offset;
-    }
-}
-
-static bool is_named(const struct lane *lane, const struct partition *p, int64_t offset) {
-    for (size_t i = 0; i < lane->cfg->skip_offsets.n; i++) {
-        const struct config_offset *o = &lane->cfg->skips[i];
-        if (o->offset == offset && o->partition == p->id && strcmp(o->topic, p->topic) == 0)
-            return true;
-    }
-    return false;
-}
-
-void careful_reconfigure(struct lane *lane) {
-    for (struct partition *p = lane->partitions; p; p = p->next) {
-        const struct window *open = windows_open(&p->windows);
-        look_ahead(lane, p, open ? open->last_taken + 1 : p->windows.next);
-    }
-}
-
-static struct outcome poisoned(const struct partition *p) {
-    return outcome_fail(VERDICT_PERMANENT, FAULT_SYSTEM, "poison",
-                        "the worker died %" PRIu32 " times while this was in work, the last time "
-                        "with nothing else",
-                        p->want.taken - 1);
-}
-
-static void tell_guilty(struct lane *lane, const struct partition *p, int64_t offset, uint32_t n) {
-    count(&lane->counters, COUNTER_POISONED, n);
-    log_error("poison: the worker died each time this was in work; it is set aside as a dead "
-              "letter: please report what it holds",
-              LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("offset", offset),
-              LOG_I("records", n), LOG_I("deaths", (int64_t)p->want.taken - 1));
-}
-
-enum fate careful_special(struct lane *lane, struct partition *p, int64_t offset,
-                          struct outcome *ret) {
-    bool guilty = is_guilty(p, ALONE_RECORD, offset);
-    bool named = is_named(lane, p, offset);
-    look_ahead(lane, p, offset + 1);
-    if (!guilty && !named) return FATE_OPEN;
-    if (!named) {
-        tell_guilty(lane, p, offset, 1);
-        *ret = poisoned(p);
-        return FATE_DEAD;
-    }
-    log_warn("a record is passed over: skip.offsets names it", LOG_S("topic", p->topic),
-             LOG_I("partition", p->id), LOG_I("offset", offset));
-    *ret = (struct outcome){.verdict = VERDICT_OK, .why = "operator"};
-    return FATE_SKIPPED;
-}
-
 /* ---- taking a partition over ---- */
-
-static void be_careful(struct lane *lane, struct partition *p, bool on) {
-    bool is = p->caution == CAUTION_CAREFUL;
-    if (on == is) return;
-    lane->n_careful += on ? 1 : -1;
-    atomic_fetch_add(&shared(lane)->careful, on ? 1 : -1);
-    count_set(&lane->counters, COUNTER_CAREFUL, (uint64_t)lane->n_careful);
-}
 
 /* As many records as the last reader can have had in work. */
 static int64_t zone_of(const struct lane *lane, const struct partition *p, bool near) {
@@ -107,7 +28,7 @@ static void take_over(struct lane *lane, struct partition *p) {
         before.alone = ALONE_NONE;
         before.first = before.next = before.tries = 0;
     }
-    struct takeover t = takeover(&before, shared(lane)->me, attempts, p->calm);
+    struct takeover t = takeover(&before, lane->shared->me, attempts, p->calm);
     p->asked = true;
     p->want = t.want;
     p->suspect = t.want;
@@ -119,9 +40,8 @@ static void take_over(struct lane *lane, struct partition *p) {
                       ? INT64_MAX
                       : high;
     if (p->zone_end <= p->committed) p->zone_end = INT64_MAX; /* not told yet */
-    be_careful(lane, p, t.caution == CAUTION_CAREFUL);
-    p->caution = t.caution;
-    look_ahead(lane, p, p->committed);
+    caution_set(lane, p, t.caution);
+    caution_look_ahead(lane, p, p->committed);
     if (t.caution == CAUTION_NONE) return;
     log_warn("earlier readers of a partition died: it is read with care until what they had in "
              "work is settled",
@@ -135,7 +55,7 @@ bool careful_claim(struct lane *lane, struct partition *p) {
     if (!p->loaded) return false;
     if (!lane->cfg->poison_attempts) {
         p->want = (struct claim){0};
-        look_ahead(lane, p, 0); /* maybe where it begins is not known yet */
+        caution_look_ahead(lane, p, 0); /* maybe where it begins is not known yet */
         p->claimed = true;
         return true;
     }
@@ -144,62 +64,13 @@ bool careful_claim(struct lane *lane, struct partition *p) {
         const rd_kafka_message_t *msg = source_peek(lane, p);
         if (msg && intake_past_end(p, msg->offset)) return false;
         if (!msg) {
-            p->calm = p->calm || (p->eof && p->stash_at == p->stash_n);
+            p->calm = p->calm || partition_at_end(p);
             return false;
         }
         take_over(lane, p);
     }
     p->claimed = claim_same(&p->want, &p->meta.claim);
     return p->claimed;
-}
-
-/* All that the dead readers had in work is settled. */
-static void all_is_well(struct lane *lane, struct partition *p) {
-    log_info("a partition is read as usual again", LOG_S("topic", p->topic),
-             LOG_I("partition", p->id), LOG_I("offset", p->committed));
-    be_careful(lane, p, false);
-    p->caution = CAUTION_NONE;
-    p->guilty = false;
-    p->suspect = (struct claim){0};
-    p->want = (struct claim){.taken = 1, .reader = p->want.reader};
-}
-
-/* Whether nothing is in work, and none of the records that are there was. */
-static bool at_rest(const struct lane *lane, const struct partition *p) {
-    if (p->windows.count) return false;
-    return p->head_due_ms > lane->wall_ms || (p->eof && p->stash_at == p->stash_n);
-}
-
-void careful_settled(struct lane *lane, struct partition *p, int64_t records) {
-    if (p->caution == CAUTION_NONE) return;
-    lane->again = true;
-    p->zone -= records;
-    if (p->suspect.next <= p->committed) p->suspect = (struct claim){0};
-    bool replays = p->windows.n_ends || p->replay_end > p->committed;
-    bool passed = p->zone <= 0 || p->committed >= p->zone_end;
-    if (passed && !replays && !p->windows.count) all_is_well(lane, p);
-}
-
-void careful_drop(struct lane *lane, struct partition *p) {
-    be_careful(lane, p, false);
-    p->caution = CAUTION_NONE;
-}
-
-/* ---- giving it back ---- */
-
-/* When what is in work will all be settled by the settlement that says so, or can't be settled by
- * us at all (leave). A rebalance amid careful reading is no reason to forget the dead: each would
- * cost one more death. What is not ours (any more) is left as it is: this is asked for again and
- * again until all is settled. */
-void careful_release(const struct lane *lane, struct partition *p, bool leave) {
-    const struct claim *held = &p->meta.claim;
-    if (!p->loaded || p->begins) return;
-    if (!lane->cfg->poison_attempts)
-        p->want = p->claimed ? (struct claim){0} : *held;
-    else if (held->reader != shared(lane)->me)
-        p->want = *held;
-    else if (leave || p->windows.count == windows_settleable(&p->windows))
-        p->want = poison_release(held, &p->suspect, p->claimed && p->caution == CAUTION_NONE);
 }
 
 /* ---- one at a time ---- */
@@ -213,21 +84,21 @@ static bool is_quiet(const struct lane *lane) {
 }
 
 static void be_busy(struct lane *lane, bool busy) {
-    if (lane->busy != busy) atomic_fetch_add(&shared(lane)->busy, busy ? 1 : -1);
+    if (lane->busy != busy) atomic_fetch_add(&lane->shared->busy, busy ? 1 : -1);
     lane->busy = busy;
 }
 
 /* Busy is said before the look: a lane that begins to be careful then sees either that, or that we
  * have seen it. */
 bool careful_stands(struct lane *lane) {
-    if (!lane->busy && !atomic_load(&shared(lane)->careful)) be_busy(lane, true);
-    return atomic_load(&shared(lane)->careful) > 0;
+    if (!lane->busy && !atomic_load(&lane->shared->careful)) be_busy(lane, true);
+    return atomic_load(&lane->shared->careful) > 0;
 }
 
 void careful_leave(struct lane *lane) {
     int mine = lane->id + 1;
     be_busy(lane, false);
-    atomic_compare_exchange_strong(&shared(lane)->token, &mine, 0);
+    atomic_compare_exchange_strong(&lane->shared->token, &mine, 0);
 }
 
 /* Whether it is durable that this is alone in work; sees to it otherwise. */
@@ -252,111 +123,97 @@ static int64_t step(const struct partition *p, int64_t n, int64_t offset) {
     return poison_step(n);
 }
 
-bool careful_may_send(const struct parcel *parcel) {
-    const struct load *load = parcel->load;
-    const struct partition *p = load->partition;
-    const struct claim *c = &p->meta.claim;
-    /* What is too large to be tried line by line at once, and comes back whole, goes alone from the
-     * second death on, so that the third tells its line. */
-    if (p->caution == CAUTION_WARY)
-        return p->kind == PARTITION_RETRY ? parcel->n == 1
-                                          : !load->batched || !load->window->replayed;
-    return parcel->n == 1 && c->alone == ALONE_RECORD && c->next == c->first + 1 &&
-           c->first == parcel->members[0]->offset && load->out == 0;
-}
-
 /* Each line of a batch is made alone, as the batch is going to be. */
-static bool try_lines(struct lane *lane, struct partition *p, struct parcel *parcel) {
-    while (parcel->tried < parcel->n) {
-        uint32_t i = parcel->tried, end = i;
-        int64_t first = parcel->members[i]->offset, last = first;
-        int64_t most = step(p, parcel->n, first);
-        for (; end < parcel->n && end - i < most && parcel->members[end]->offset >= last; end++)
-            last = parcel->members[end]->offset;
+static bool try_lines(struct lane *lane, struct partition *p, struct delivery *d) {
+    while (d->tried < d->n) {
+        uint32_t i = d->tried, end = i;
+        int64_t first = d->members[i]->offset, last = first;
+        int64_t most = step(p, d->n, first);
+        for (; end < d->n && end - i < most && d->members[end]->offset >= last; end++)
+            last = d->members[end]->offset;
         if (!note(p, ALONE_RECORD, first, last + 1)) return false;
-        for (; i < end; i++) parcel_try(lane, parcel, i);
-        parcel->tried = end;
+        for (; i < end; i++) delivery_try(lane, d, i);
+        d->tried = end;
     }
     return true;
 }
 
 /* With small windows all lines are tried, else those of what was in work at the last death. */
-static bool is_suspect(const struct partition *p, const struct parcel *parcel) {
-    int64_t first = parcel->members[0]->offset;
-    if (p->caution != CAUTION_CAREFUL || parcel->n == 1) return false;
-    if (parcel->load->window->taken <= WARY_RECORDS) return true;
+static bool is_suspect(const struct partition *p, const struct delivery *d) {
+    int64_t first = d->members[0]->offset;
+    if (p->caution != CAUTION_CAREFUL || d->n == 1) return false;
+    if (d->window->taken <= WARY_RECORDS) return true;
     return p->suspect.alone != ALONE_NONE && p->suspect.alone != ALONE_RECORD &&
            first >= p->suspect.first && first < p->suspect.next;
 }
 
-static bool is_in(const struct parcel *parcel, const struct claim *c) {
-    return parcel->deferred && parcel->members[0]->offset >= c->first &&
-           parcel->members[0]->offset < c->next;
+static bool is_in(const struct delivery *d, const struct claim *c) {
+    return d->state == DELIVERY_DEFERRED && d->members[0]->offset >= c->first &&
+           d->members[0]->offset < c->next;
 }
 
 /* How many deliveries go out under one note, from this one on. */
-static int64_t group_of(const struct partition *p, const struct load *load,
-                        const struct parcel *first) {
+static int64_t group_of(const struct partition *p, const struct window *w,
+                        const struct delivery *first) {
     const struct claim *s = &p->suspect;
     bool narrow = s->alone == ALONE_PARCELS && is_in(first, s);
     int64_t n = 0;
-    for (const struct parcel *o = load->parcels; o; o = o->next) n += !narrow || is_in(o, s);
+    for (const struct delivery *o = w->deliveries; o; o = o->next_in_window)
+        n += !narrow || is_in(o, s);
     return poison_step(n);
 }
 
 /* Sends the deliveries that the next note covers: mostly one. */
-static void send_group(struct partition *p, struct load *load, struct parcel *first) {
-    int64_t from = first->members[0]->offset, to = from, n = group_of(p, load, first);
+static void send_group(struct partition *p, struct window *w, struct delivery *first) {
+    int64_t from = first->members[0]->offset, to = from, n = group_of(p, w, first);
     bool innocent = first->n == 1 || first->tried == first->n;
-    struct parcel *end = first;
-    for (; end && n > 0; end = end->next) {
-        if (!end->deferred) continue;
+    struct delivery *end = first;
+    for (; end && n > 0; end = end->next_in_window) {
+        if (end->state != DELIVERY_DEFERRED) continue;
         if (end->members[0]->offset < to) break; /* parked ones come in any order */
         to = end->members[0]->offset;
         n--;
     }
     enum alone alone = to == from && innocent ? ALONE_WHOLE : ALONE_PARCELS;
     if (!note(p, alone, from, to + 1)) return;
-    p->tried_ms = load->lane->now_ms;
-    for (struct parcel *o = first; o != end; o = o->next)
-        if (o->deferred) parcel_send_now(o);
+    p->tried_ms = w->lane->now_ms;
+    for (struct delivery *o = first; o != end; o = o->next_in_window)
+        if (o->state == DELIVERY_DEFERRED) delivery_send_now(o);
 }
 
 /* The deliveries of the window at hand. */
-static void send_next(struct lane *lane, struct partition *p, struct load *load) {
-    if (load->out) {
-        if (lane->now_ms - p->tried_ms > lane->cfg->window_grace) load_cancel(load, CANCEL_SLOW);
+static void send_next(struct lane *lane, struct partition *p, struct window *w) {
+    if (w->out) {
+        if (lane->now_ms - p->tried_ms > lane->cfg->window_grace) window_cancel(w, CANCEL_SLOW);
         return;
     }
-    for (struct parcel *parcel = load->parcels; parcel; parcel = parcel->next) {
-        if (!parcel->deferred) continue;
-        int64_t first = parcel->members[0]->offset;
-        if (is_guilty(p, ALONE_WHOLE, first)) {
-            struct outcome o = poisoned(p);
-            tell_guilty(lane, p, first, parcel->n);
+    for (struct delivery *d = w->deliveries; d; d = d->next_in_window) {
+        if (d->state != DELIVERY_DEFERRED) continue;
+        int64_t first = d->members[0]->offset;
+        if (caution_is_guilty(p, ALONE_WHOLE, first)) {
+            struct outcome o = caution_poisoned(lane, p, first, d->n);
             p->guilty = false;
-            parcel_refuse(parcel, &o);
+            delivery_refuse(d, &o);
             continue;
         }
-        if (!is_suspect(p, parcel) || try_lines(lane, p, parcel)) send_group(p, load, parcel);
+        if (!is_suspect(p, d) || try_lines(lane, p, d)) send_group(p, w, d);
         return;
     }
+}
+
+/* Whether nothing is in work, and none of the records that are there was. */
+static bool at_rest(const struct lane *lane, const struct partition *p) {
+    if (p->windows.count) return false;
+    return p->head_due_ms > lane->wall_ms || partition_at_end(p);
 }
 
 void careful_tick(struct lane *lane, struct partition *p) {
     struct window *w = p->windows.oldest;
     if (p->caution == CAUTION_NONE || !p->claimed) return;
     if (at_rest(lane, p))
-        all_is_well(lane, p);
-    else if (p->caution == CAUTION_WARY && w && w->sealed && w->user)
-        send_next(lane, p, w->user);
-}
-
-bool careful_waits(const struct load *load) {
-    if (load->out) return false;
-    for (const struct parcel *p = load->parcels; p; p = p->next)
-        if (p->deferred) return true;
-    return false;
+        caution_end(lane, p);
+    else if (p->caution == CAUTION_WARY && w && w->sealed)
+        send_next(lane, p, w);
 }
 
 enum progress_made { BUSY, NOTHING };
@@ -364,7 +221,7 @@ enum progress_made { BUSY, NOTHING };
 /* Takes what one note covers. */
 static enum progress_made take_next(struct lane *lane, struct partition *p) {
     const struct window *open = windows_open(&p->windows);
-    const rd_kafka_message_t *msg = source_peek(lane, p);
+    rd_kafka_message_t *msg = source_peek(lane, p);
     if (!msg || intake_past_end(p, msg->offset)) return open ? BUSY : NOTHING;
     int64_t first = msg->offset, n = open && open->next > 0 ? open->next - open->first : 1;
     int64_t next = first + step(p, n, first);
@@ -372,10 +229,8 @@ static enum progress_made take_next(struct lane *lane, struct partition *p) {
     if (p->special != first && !note(p, ALONE_RECORD, first, next)) return BUSY;
     if (p->special == first) next = first + 1;
     p->tried_ms = lane->now_ms;
-    while (msg && msg->offset < next) {
-        intake_take(lane, p);
-        msg = source_peek(lane, p);
-    }
+    place_topic(&lane->place, p->topic, p->id);
+    for (; msg && msg->offset < next; msg = source_peek(lane, p)) intake_take(lane, p, msg);
     intake_seal(lane, p, true);
     return BUSY;
 }
@@ -391,20 +246,19 @@ void careful_announce(struct lane *lane, struct partition *p) {
 
 static enum progress_made try_next(struct lane *lane, struct partition *p) {
     struct window *w = p->windows.oldest;
-    struct load *load = w ? w->user : NULL;
     if (w && w->sealed) {
-        if (load && !window_complete(w)) send_next(lane, p, load);
+        if (!window_complete(w)) send_next(lane, p, w);
         return BUSY;
     }
-    if (load && load->out) { /* a record's own delivery, in a window of many */
-        send_next(lane, p, load);
+    if (w && w->out) { /* a record's own delivery, in a window of many */
+        send_next(lane, p, w);
         return BUSY;
     }
     return take_next(lane, p);
 }
 
 static struct partition *partition_at_hand(struct lane *lane) {
-    struct partition *p = lane->trying ? source_find(lane, lane->trying) : NULL;
+    struct partition *p = lane->trying ? partition_find(lane, lane->trying) : NULL;
     return p && p->caution == CAUTION_CAREFUL ? p : NULL;
 }
 
@@ -419,7 +273,7 @@ static void try_one(struct lane *lane) {
             /* Not the end, and no record: it claims again when there is one. */
             if (!p->silent_ms) p->silent_ms = lane->now_ms;
             if (lane->now_ms - p->silent_ms < SILENT_MS) continue;
-            careful_drop(lane, p);
+            caution_set(lane, p, CAUTION_NONE);
             p->claimed = p->asked = false;
         }
         p->silent_ms = 0;
@@ -433,13 +287,13 @@ void careful_run(struct lane *lane) {
     int nobody = 0, mine = lane->id + 1;
     if (is_quiet(lane)) be_busy(lane, false);
     if (!lane->n_careful) {
-        atomic_compare_exchange_strong(&shared(lane)->token, &mine, 0);
+        atomic_compare_exchange_strong(&lane->shared->token, &mine, 0);
         return;
     }
-    if (!atomic_compare_exchange_strong(&shared(lane)->token, &nobody, mine) && nobody != mine)
+    if (!atomic_compare_exchange_strong(&lane->shared->token, &nobody, mine) && nobody != mine)
         return;
     if (!lane->trying && !is_quiet(lane)) return; /* ours that was in work before */
-    if (atomic_load(&shared(lane)->busy) > (lane->busy ? 1 : 0)) return;
+    if (atomic_load(&lane->shared->busy) > (lane->busy ? 1 : 0)) return;
     be_busy(lane, true);
     try_one(lane);
 }

@@ -1,36 +1,97 @@
-/* Between a load's records and dispatch: parcels are made, filled, named, sent and ended here.
- * Lane's thread. For record.c. */
-#ifndef RUNSINK_PARCEL_H
-#define RUNSINK_PARCEL_H
+/* A delivery: what travels as one object or one request, with the records that are its members.
+ * Here it is made, filled, named, sent and ended; in between dispatch has it. Its window owns it.
+ * Lane's thread. */
+#ifndef RUNSINK_DELIVERY_H
+#define RUNSINK_DELIVERY_H
 
-#include "worker/pipeline/record.h"
+#include "sinks/sink.h"
+#include "worker/event/jobrun.h"
+#include "worker/kafka/retry.h"
+
+struct delivery;
+struct lane;
+struct record;
+struct window;
+
+/* Makes batch.body, body_len, sha256 and body_sha256: called when the delivery's turn has come, so
+ * that only what flies has a body. False with reterr when that is not possible (too large): the
+ * delivery then ends with that outcome. */
+typedef bool delivery_build_fn(struct delivery *, struct outcome *reterr);
+/* The delivery's end, with its outcome; called exactly once from dispatch_run(). The body is to be
+ * freed here. */
+typedef void delivery_done_fn(struct delivery *);
+
+/* Why a delivery is given up. */
+enum cancel { CANCEL_NONE, CANCEL_SLOW, CANCEL_LEAVING };
+
+enum delivery_state {
+    DELIVERY_NEW,
+    DELIVERY_DEFERRED, /* ready, but to go alone (careful.c) */
+    DELIVERY_WAITING,  /* in its destination's queue */
+    DELIVERY_FLYING,   /* its sink has it */
+    DELIVERY_ENDED,    /* it has its outcome, which its records are yet to get */
+    DELIVERY_DONE
+};
+
+struct delivery {
+    struct batch batch; /* what the sink sees of it */
+    struct window *window;
+    struct record **members; /* the array of one below, or malloc's */
+    struct record *only[1];
+    uint32_t n, cap;
+    uint32_t expected; /* members of a batch that comes back; 0: not one */
+    uint32_t tried;    /* of its lines, alone */
+    bool batched;      /* an object of many: it has a batch's key and compression, and waits for a
+                          window as a whole: windows bound it, no queue does */
+    bool holds;        /* its destination */
+    char *key;
+    const char *label; /* of its destination, which may be gone by the time it is settled */
+    size_t size;       /* of its members' payloads: about how many bytes the body will have */
+    struct buf body;
+    struct progress progress;
+    struct outcome outcome; /* once ended */
+    struct delivery *next_in_window;
+
+    /* Dispatch's. */
+    enum delivery_state state;
+    uint64_t workspace; /* keyed hash of its id */
+    bool last;          /* given back it would be dead: it goes out even where nothing else may */
+    bool probe;
+    bool risky; /* flying: its destination had not proved itself when it took off, or it is slow */
+    bool slow;  /* flying: for longer than a healthy one does */
+    enum cancel cancelled;
+    int64_t added_ms, sent_ms;
+    delivery_build_fn *build;
+    delivery_done_fn *done;
+    struct dispatch *dispatch;
+    struct tally *of_workspace, *of_host; /* of_host NULL: it has none */
+    struct delivery *next, *prev; /* of its destination's queue, of the flying, of the finished */
+};
 
 /* object mode, and what comes back alone: the record goes out at once as an object of its own. */
-void parcel_send_object(struct load *, struct slot *, const struct jobrun *, struct destination *);
+void delivery_send_object(struct window *, struct record *, const struct jobrun *,
+                          struct destination *);
 /* One request for one event. */
-void parcel_send_post(struct load *, struct slot *, const struct jobrun *, struct destination *,
-                      const struct message *);
-/* batch mode: the event waits in its destination's parcel until the window's end is durable. */
-void parcel_collect(struct load *, struct slot *, struct destination *);
+void delivery_send_post(struct window *, struct record *, const struct jobrun *,
+                        struct destination *, const struct message *);
+/* batch mode: the event waits in its destination's delivery until the window's end is durable. */
+void delivery_collect(struct window *, struct record *, struct destination *);
 /* A parked batch comes back member by member; whole, it goes out under the key it had. */
-void parcel_collect_again(struct load *, struct slot *, struct destination *, const struct retry *);
+void delivery_collect_again(struct window *, struct record *, struct destination *,
+                            const struct retry *);
 /* A member that can't be read any more leaves its batch: the others must not wait for it. */
-void parcel_leave_batch(struct load *, const struct retry *);
+void delivery_leave_batch(struct window *, const struct retry *);
+/* batch mode, once the window's end is durable: names the objects and sends all. */
+void delivery_flush(struct window *);
+/* Sends the batches that lack members: for a retry partition whose reader has passed everything
+ * (members are visible all at once, so what is not there now never comes). */
+void delivery_send_incomplete(struct window *);
 /* A delivery that was deferred goes out now; or ends without, with this outcome. */
-void parcel_send_now(struct parcel *);
-void parcel_refuse(struct parcel *, const struct outcome *);
+void delivery_send_now(struct delivery *);
+void delivery_refuse(struct delivery *, const struct outcome *);
 /* Makes the body of one member alone, for nothing but to see whether that can be done. */
-void parcel_try(struct lane *, const struct parcel *, uint32_t member);
-/* Gives back its body and its destination; the parcel itself is its load's. */
-void parcel_release(struct parcel *);
+void delivery_try(struct lane *, const struct delivery *, uint32_t member);
 /* How long deliveries to this type of sink are tried, ms. */
-int64_t parcel_retry_window(const struct config *, const struct sink_type *);
-
-/* record.c: gives a record its fate. o is the arena's, kept until the window is settled. */
-void slot_end(struct load *, struct slot *, enum fate, const struct outcome *o);
-/* The one line that tells of a dead letter, at warn, or of a record that is delivered or parked, at
- * debug, alone or with the others of its delivery: members. */
-void load_log(const struct load *, const struct slot *, enum fate, uint32_t members,
-              const struct outcome *);
+int64_t delivery_retry_window(const struct config *, const struct sink_type *);
 
 #endif

@@ -566,14 +566,15 @@ static void start(struct dispatch *d, struct queue *q) {
     v->probe = q->open;
     q->probing = q->probing || v->probe;
     take_off(d, q, v);
-    v->batch.owner = d;
+    v->batch.owner = v;
+    v->dispatch = d;
     v->batch.done = sink_done;
     v->batch.dest->type->submit(d->env, &v->batch);
 }
 
 static void sink_done(struct batch *batch, const struct outcome *o) {
-    struct dispatch *d = batch->owner;
-    struct delivery *v = (struct delivery *)(void *)batch; /* its first member */
+    struct delivery *v = batch->owner;
+    struct dispatch *d = v->dispatch;
     struct queue *q = queue_of(batch->dest);
     land(d, q, v);
     q->progress_ms = *d->now_ms;
@@ -750,8 +751,7 @@ void dispatch_run(struct dispatch *d) {
         d->finished = v->next;
         if (!d->finished) d->finished_end = &d->finished;
         struct destination *dest = v->batch.dest;
-        struct outcome o = v->outcome;
-        v->done(v, &o);
+        v->done(v);
         destination_drop(dest);
     }
 }

@@ -18,43 +18,9 @@
 
 #include "sinks/sink.h"
 #include "worker/pipeline/backlog.h"
+#include "worker/pipeline/delivery.h"
 
 struct dispatch;
-struct delivery;
-
-/* Makes batch.body, body_len, sha256 and body_sha256: called when the delivery's turn has come, so
- * that only what flies has a body. False with reterr when that is not possible (too large): the
- * delivery then ends with that outcome. */
-typedef bool delivery_build_fn(struct delivery *, struct outcome *reterr);
-/* The delivery's end; called exactly once from dispatch_run(). The body is to be freed here. */
-typedef void delivery_done_fn(struct delivery *, const struct outcome *);
-
-/* Why a delivery is given up. */
-enum cancel { CANCEL_NONE, CANCEL_SLOW, CANCEL_LEAVING };
-
-enum delivery_state { DELIVERY_NEW, DELIVERY_WAITING, DELIVERY_FLYING, DELIVERY_ENDED };
-
-/* Owned by the caller, who keeps it until done. The destination is held by dispatch from add to
- * done. */
-struct delivery {
-    struct batch batch; /* dest and what is known before the body */
-    size_t size;        /* about how many bytes the body will have, for the bounds */
-    uint64_t workspace; /* keyed hash of its id */
-    bool batched;       /* waits for a window as a whole: windows bound it, no queue does */
-    bool last;          /* given back it would be dead: it goes out even where nothing else may */
-    enum delivery_state state;
-    bool probe;
-    bool risky; /* flying: its destination had not proved itself when it took off, or it is slow */
-    bool slow;  /* flying: for longer than a healthy one does */
-    enum cancel cancelled;
-    int64_t added_ms, sent_ms;
-    struct outcome outcome; /* once ended */
-    delivery_build_fn *build;
-    delivery_done_fn *done;
-    void *owner;
-    struct tally *of_workspace, *of_host; /* of_host NULL: it has none */
-    struct delivery *next, *prev; /* of its destination's queue, of the flying, of the finished */
-};
 
 /* patient: nobody waits for what comes now (a backfill), so a healthy destination's full queue
  * makes the lane wait instead of parking. */
@@ -63,6 +29,8 @@ struct dispatch *dispatch_new(const struct config *, struct sink_env *, const in
 /* Takes a reloaded configuration over; it must outlive the dispatch. */
 void dispatch_reconfigure(struct dispatch *, const struct config *);
 void dispatch_free(struct dispatch *); /* nothing may be waiting or flying */
+/* The delivery is the caller's, who keeps it until its done(); its destination is held meanwhile.
+ */
 void dispatch_add(struct dispatch *, struct delivery *);
 /* Gives a delivery back soon: at once when it waits (uncounted), through the sink's cancel when it
  * flies. */

@@ -1,24 +1,195 @@
-/* What a lane takes in: which records may be read now, which window they belong to, and when a
- * window is sealed. */
-#include "worker/base/clock.h"
-#include "worker/base/log.h"
-#include "worker/pipeline/lane.h"
-#include "worker/pipeline/route.h"
+#include "worker/pipeline/intake.h"
 
-/* Taken in one turn at most, so that transfers go on: about a millisecond's work, but a tenant
- * chooses what a record costs. */
-#define TURN_RECORDS 256
-#define TURN_MS 20
+#include "worker/base/crash.h"
+#include "worker/kafka/reader.h"
+#include "worker/pipeline/caution.h"
+#include "worker/pipeline/delivery.h"
+#include "worker/pipeline/lane.h"
+#include "worker/pipeline/record.h"
+#include "worker/pipeline/route.h"
+#include "worker/pipeline/source.h"
+
 /* A window seals before its ledger entry outgrows a Kafka message. */
 #define LEDGER_SEAL ((size_t)700000)
 #define PARKED_AGE_MS 100
 
-/* ---- memory ---- */
+/* ---- taking a record ---- */
 
-void lane_held(struct lane *lane, struct load *load, ptrdiff_t bytes) {
-    load->held += (size_t)bytes;
-    lane->held += (size_t)bytes;
+#define RECORD_OVERHEAD 256 /* librdkafka's own, about, per message */
+#define HEADER_OVERHEAD 64  /* and per header */
+
+/* What a message holds beside its value: a producer may put a megabyte into its key or headers. */
+static size_t beside_value(const rd_kafka_message_t *msg, const struct message *m) {
+    size_t n = RECORD_OVERHEAD + msg->key_len;
+    for (size_t i = 0; i < m->n_headers; i++)
+        n += HEADER_OVERHEAD + m->headers[i].name.n + m->headers[i].value.n;
+    return n;
 }
+
+/* The record's own outcome, without a delivery. */
+static void end_alone(struct window *w, struct record *record, enum record_state state,
+                      const struct outcome *o) {
+    struct outcome *kept = arena_alloc(&w->arena, sizeof *kept);
+    *kept = *o;
+    if (state == RECORD_DEAD || state == RECORD_PARKED) record_log(w, record, state, 1, o);
+    record_end(w, record, state, kept);
+    if (state == RECORD_DEAD) observer_dead(w, record);
+}
+
+/* Where a record that never failed stands. */
+static const struct progress unfailed;
+
+/* What a retry record says of its past. False when the record has its outcome already. */
+static bool read_past(struct window *w, struct record *record, const struct message *m,
+                      struct retry *r) {
+    const char *problem = NULL;
+    struct outcome o;
+    if (retry_parse(m->headers, m->n_headers, r, &problem) && r->group[0] &&
+        strcmp(r->group, w->lane->cfg->group) != 0) {
+        record->foreign = true;
+        record_end(w, record, RECORD_SKIPPED, NULL);
+        return false;
+    }
+    if (problem) {
+        o = outcome_fail(VERDICT_PERMANENT, FAULT_SYSTEM, "bad-retry-headers", "%s", problem);
+    } else if (strcmp(r->origin.topic, w->partition->base) != 0) {
+        o = outcome_fail(VERDICT_PERMANENT, FAULT_SYSTEM, "bad-retry-headers",
+                         "runsink-origin names another topic than this retry topic's");
+    } else {
+        count(&w->lane->counters, COUNTER_AGAIN, 1);
+        record->from_partition = r->origin.partition;
+        record->from_offset = r->origin.offset;
+        if (r->timestamp_ms) record->timestamp_ms = r->timestamp_ms;
+        record->batch_index = r->batch_index;
+        struct progress *told = arena_alloc(&w->arena, sizeof *told);
+        *told = (struct progress){.first_failure_ms = r->first_failure_ms,
+                                  .not_before_ms = r->not_before_ms,
+                                  .attempts = r->attempts};
+        record->progress = told;
+        return true;
+    }
+    end_alone(w, record, RECORD_DEAD, &o);
+    return false;
+}
+
+/* A record that has its outcome undecoded: it kills, or the operator wants it so. */
+static bool set_aside(struct window *w, struct record *record) {
+    struct outcome o;
+    enum record_state state = caution_special(w->lane, w->partition, record->offset, &o);
+    if (state == RECORD_OPEN) return false;
+    end_alone(w, record, state, &o);
+    return true;
+}
+
+static bool decode(struct window *w, struct record *record, const struct message *m,
+                   struct jobrun *run) {
+    struct outcome o;
+    crash_record(CRASH_DECODE, m->value.p, m->value.n);
+    struct known_sinks known = router_known(w->lane->router);
+    if (!jobrun_decode_known(m, &known, &w->arena, run, &o)) {
+        bool skipped = o.verdict == VERDICT_OK;
+        struct str whose = skipped ? STR("") : jobrun_whose(m, &w->arena);
+        if (whose.n) record->workspace = keyed_hash(whose.p, whose.n);
+        if (!skipped) observer_unfit(w->lane, record->workspace);
+        end_alone(w, record, skipped ? RECORD_SKIPPED : RECORD_DEAD, &o);
+        return false;
+    }
+    if (run->unknown_value) count(&w->lane->counters, COUNTER_UNKNOWN_VALUE, 1);
+    if (run->payload.lone_surrogate) count(&w->lane->counters, COUNTER_LONE_SURROGATES, 1);
+    if (!w->lane->cfg->redact_payload) run->payload.verbatim = true;
+    record->payload = run->payload;
+    return true;
+}
+
+/* Retry-After asked for more than the longest delay: the record goes round once more, unattempted.
+ */
+static void park_again(struct window *w, struct record *record, struct destination *dest,
+                       const struct retry *past) {
+    struct lane *lane = w->lane;
+    struct retry r = *past;
+    struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, past->why, NULL);
+    o.uncounted = true;
+    struct progress *g = arena_alloc(&w->arena, sizeof *g);
+    *g = *record->progress;
+    enum next next =
+        retry_next(&r, &o, &lane->schedule, delivery_retry_window(lane->cfg, dest->type),
+                   lane->wall_ms, &g->tier);
+    g->due_ms = r.due_ms;
+    g->not_before_ms = r.not_before_ms;
+    record->progress = g;
+    if (next == NEXT_RETRY) observer_parked(w, record, dest, &o, r.due_ms);
+    end_alone(w, record, next == NEXT_RETRY ? RECORD_PARKED : RECORD_DEAD, &o);
+}
+
+static void deliver(struct window *w, struct record *record, const struct jobrun *run,
+                    const struct message *m, const struct retry *past) {
+    struct lane *lane = w->lane;
+    struct destination *dest;
+    struct outcome o;
+    enum route_kind kind = (past ? route_again : route)(lane->router, run, lane->now_ms, &dest, &o);
+    bool batched = past && past->batch_key[0];
+    record->workspace = keyed_hash(run->workspace_id.p, run->workspace_id.n);
+    if (past) observer_back(lane, record, kind == ROUTE_DELIVER ? dest : NULL, past->due_ms);
+    switch (kind) {
+    case ROUTE_SKIP:
+    case ROUTE_DEAD:
+        if (kind == ROUTE_DEAD && o.fault == FAULT_DATA) observer_unfit(lane, record->workspace);
+        if (kind == ROUTE_SKIP) observer_skipped(lane, o.why, record->workspace);
+        end_alone(w, record, kind == ROUTE_SKIP ? RECORD_SKIPPED : RECORD_DEAD, &o);
+        if (batched) delivery_leave_batch(w, past);
+        return;
+    case ROUTE_DELIVER:
+        record->sink = (uint8_t)(1 + sink_type_index(dest->type));
+        break;
+    }
+    if (past && !batched && past->not_before_ms > lane->wall_ms &&
+        !retry_is_last(record->progress, &lane->schedule,
+                       delivery_retry_window(lane->cfg, dest->type), lane->wall_ms))
+        park_again(w, record, dest, past);
+    else if (dest->type->shape == SHAPE_POST)
+        delivery_send_post(w, record, run, dest, m);
+    else if (batched)
+        delivery_collect_again(w, record, dest, past);
+    else if (w->batched)
+        delivery_collect(w, record, dest);
+    else
+        delivery_send_object(w, record, run, dest);
+}
+
+static void take_record(struct window *w, rd_kafka_message_t *msg) {
+    struct record *record = arena_alloc(&w->arena, sizeof *record);
+    *record = (struct record){.offset = msg->offset,
+                              .from_partition = msg->partition,
+                              .from_offset = msg->offset,
+                              .timestamp_ms = rd_kafka_message_timestamp(msg, NULL),
+                              .progress = &unfailed,
+                              .msg = msg};
+    *(w->last_record ? &w->last_record->next : &w->records) = record;
+    w->last_record = record;
+    w->bytes += msg->len;
+    w->ledger_bytes += 32;
+    count(&w->lane->counters, COUNTER_RECORDS, 1);
+    count(&w->lane->counters, COUNTER_BYTES, msg->len);
+    struct message m;
+    reader_record(msg, &w->arena, &m);
+    record->bytes = (uint32_t)(msg->len + beside_value(msg, &m));
+    window_hold(w, (ptrdiff_t)record->bytes);
+    struct retry past;
+    struct jobrun run;
+    bool again = w->partition->kind == PARTITION_RETRY;
+    if (!again || read_past(w, record, &m, &past)) {
+        bool special = msg->offset >= w->partition->special && set_aside(w, record);
+        if (!special && decode(w, record, &m, &run))
+            deliver(w, record, &run, &m, again ? &past : NULL);
+        else if (again && past.batch_key[0])
+            delivery_leave_batch(w, &past);
+    }
+    size_t grown = w->arena.bytes - w->arena_counted;
+    w->arena_counted = w->arena.bytes;
+    window_hold(w, (ptrdiff_t)grown);
+}
+
+/* ---- windows ---- */
 
 /* What the records, and all that is made of them, may take. A quarter of the lane's part is for
  * what librdkafka reads ahead, another for the copies that a settlement makes of what it parks; the
@@ -26,43 +197,6 @@ void lane_held(struct lane *lane, struct load *load, ptrdiff_t bytes) {
 static size_t budget(const struct lane *lane) {
     return router_room(lane->router);
 }
-
-/* Loads of windows that are gone stay until neither a sink nor the settle thread uses them. */
-void lane_discard(struct lane *lane, struct load *load) {
-    if (!load->out && !lane->journal) {
-        load_free(load);
-        return;
-    }
-    load_cancel(load, CANCEL_LEAVING);
-    load->next_dropped = lane->dropped;
-    lane->dropped = load;
-}
-
-void intake_free_dropped(struct lane *lane) {
-    for (struct load **at = &lane->dropped; *at;) {
-        struct load *load = *at;
-        if (load->out || lane->journal) {
-            at = &load->next_dropped;
-            continue;
-        }
-        *at = load->next_dropped;
-        load_free(load);
-    }
-}
-
-void lane_drop_partition(struct lane *lane, struct partition *p) {
-    struct window *w;
-    while ((w = windows_pop(&p->windows))) {
-        struct load *load = w->user;
-        window_free(w);
-        if (!load) continue;
-        load->window = NULL;
-        load->partition = NULL;
-        lane_discard(lane, load);
-    }
-}
-
-/* ---- windows ---- */
 
 static bool is_batch(const struct lane *lane, const struct partition *p) {
     return p->kind == PARTITION_SOURCE && lane->cfg->archive == CONFIG_ARCHIVE_BATCH;
@@ -73,57 +207,49 @@ static size_t windows_max(const struct lane *lane, const struct partition *p) {
     return (size_t)(is_batch(lane, p) ? lane->cfg->batch_inflight + 1 : lane->cfg->window_inflight);
 }
 
-static int64_t age_max(const struct lane *lane, const struct partition *p) {
-    return is_batch(lane, p) ? lane->cfg->batch_age : lane->cfg->window_age;
-}
-
 /* When an open window is to be sealed for its age, monotonic ms. One that holds only finished
  * records, parked ones among them, doesn't make those wait: their next attempt is counted from now.
  */
 int64_t intake_seal_at(const struct lane *lane, const struct partition *p, const struct window *w) {
-    const struct load *load = w->user;
-    int64_t age = age_max(lane, p);
-    if (load->parked && w->done == w->taken && age > PARKED_AGE_MS) age = PARKED_AGE_MS;
-    return load->opened_ms + age;
+    int64_t age = is_batch(lane, p) ? lane->cfg->batch_age : lane->cfg->window_age;
+    if (w->parked && w->done == w->taken && age > PARKED_AGE_MS) age = PARKED_AGE_MS;
+    return w->opened_ms + age;
 }
 
 static bool is_full(const struct lane *lane, const struct partition *p, const struct window *w) {
-    const struct load *load = w->user;
     const struct config *cfg = lane->cfg;
-    if (load->ledger_bytes >= LEDGER_SEAL) return true;
+    if (w->ledger_bytes >= LEDGER_SEAL) return true;
     if (p->caution != CAUTION_NONE && w->taken >= WARY_RECORDS) return true;
     if (!is_batch(lane, p)) return w->taken >= cfg->window_records;
-    return w->taken >= cfg->batch_records || load->bytes >= (size_t)cfg->batch_bytes;
+    return w->taken >= cfg->batch_records || w->bytes >= (size_t)cfg->batch_bytes;
 }
 
 /* Notes what was sealed since; a replayed window's end is durable already, so it goes out at once.
  */
 static void note_sealed(struct lane *lane, struct partition *p) {
     for (struct window *w = p->windows.oldest; w && w->sealed; w = w->newer) {
-        struct load *load = w->user;
-        if (!load) load = load_new(lane, p, w, 0); /* replayed, with all its records gone */
-        if (load->sealed_ms) continue;
-        load->sealed_ms = lane->now_ms;
-        if (w->declared && load->batched) load_flush(load);
+        if (!w->lane) window_begin(lane, p, w, 0); /* replayed, with all its records gone */
+        if (w->sealed_ms) continue;
+        w->sealed_ms = lane->now_ms;
+        if (w->declared && w->batched) delivery_flush(w);
     }
 }
 
 /* A batch that came back is never split: its window stays open until it is whole. */
-static bool may_seal(const struct partition *p, struct load *load) {
-    if (!load->incomplete) return true;
-    if (!p->eof || p->stash_at != p->stash_n) return false;
-    load_send_incomplete(load);
+static bool may_seal(const struct partition *p, struct window *w) {
+    if (!w->incomplete) return true;
+    if (!partition_at_end(p)) return false;
+    delivery_send_incomplete(w);
     return true;
 }
 
 void intake_seal(struct lane *lane, struct partition *p, bool force) {
     struct window *open = windows_open(&p->windows);
-    struct load *load = open ? open->user : NULL;
-    if (load && open->taken && !open->replayed) {
+    if (open && open->taken && !open->replayed) {
         bool due = force || lane->ending || lane->standing || is_full(lane, p, open) ||
                    lane->now_ms >= intake_seal_at(lane, p, open) ||
                    (p->eof && lane->shared->until_end);
-        if (due && may_seal(p, load)) windows_seal(&p->windows);
+        if (due && may_seal(p, open)) windows_seal(&p->windows);
     }
     note_sealed(lane, p);
 }
@@ -134,11 +260,10 @@ static struct partition *fullest(const struct lane *lane, size_t *ret_open) {
     size_t open = 0, max = 0;
     for (struct partition *p = lane->partitions; p; p = p->next) {
         const struct window *w = windows_open(&p->windows);
-        const struct load *load = w ? w->user : NULL;
-        if (!load) continue;
-        open += load->held;
-        if (load->held <= max || !w->taken || w->replayed || load->incomplete) continue;
-        max = load->held;
+        if (!w) continue;
+        open += w->held;
+        if (w->held <= max || !w->taken || w->replayed || w->incomplete) continue;
+        max = w->held;
         most = p;
     }
     *ret_open = open;
@@ -150,9 +275,8 @@ static struct partition *fullest(const struct lane *lane, size_t *ret_open) {
 static void press_on(struct lane *lane, struct partition *p) {
     if (lane->shared->until_end) return;
     struct window *w = p->windows.oldest;
-    struct load *load = w && w->sealed ? w->user : NULL;
-    if (load && load->sealed_ms && lane->now_ms - load->sealed_ms > lane->cfg->window_grace)
-        load_cancel(load, CANCEL_SLOW);
+    if (w && w->sealed_ms && lane->now_ms - w->sealed_ms > lane->cfg->window_grace)
+        window_cancel(w, CANCEL_SLOW);
 }
 
 /* A few requests that hang keep whole windows, with all that was parked meanwhile: pressed on
@@ -177,31 +301,27 @@ void intake_press(struct lane *lane) {
     }
 }
 
-/* ---- reading ---- */
-
-enum room { ROOM, ROOM_NONE, ROOM_BLOCKED };
+/* ---- taking ---- */
 
 bool intake_past_end(const struct partition *p, int64_t offset) {
     return p->kind == PARTITION_SOURCE && p->end >= 0 && offset >= p->end;
 }
 
-static enum room room_for(const struct lane *lane, const struct partition *p, int64_t offset) {
+bool intake_has_room(struct lane *lane, struct partition *p, int64_t offset) {
     const struct window *open = windows_open(&p->windows);
-    const struct load *filling = open ? open->user : NULL;
     /* What must be read whole is read whatever it takes. */
-    if (filling && filling->incomplete) return ROOM;
-    if (open && open->replayed && offset < open->next) return ROOM;
-    if (lane->standing) return ROOM_NONE;
-    if (dispatch_saturated(lane->dispatch)) return ROOM_NONE;
-    if (lane->held >= budget(lane)) return ROOM_BLOCKED;
-    if (windows_would_open(&p->windows, offset) && p->windows.count >= windows_max(lane, p))
-        return ROOM_BLOCKED;
-    return ROOM;
+    if (open && (open->incomplete || (open->replayed && offset < open->next))) return true;
+    if (lane->standing || dispatch_saturated(lane->dispatch)) return false;
+    bool room = lane->held < budget(lane) && (!windows_would_open(&p->windows, offset) ||
+                                              p->windows.count < windows_max(lane, p));
+    if (!room) press_on(lane, p);
+    return room;
 }
 
-static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg) {
+void intake_take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg) {
     bool fresh = false;
     int64_t offset = msg->offset;
+    source_taken(p);
     struct window *w = windows_take(&p->windows, offset, &fresh);
     if (!w) { /* before the committed offset */
         rd_kafka_message_destroy(msg);
@@ -210,67 +330,12 @@ static void take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg
     if (fresh) {
         note_sealed(lane, p);
         p->opened_ms = rd_kafka_message_timestamp(msg, NULL);
-        load_new(lane, p, w, p->opened_ms);
+        window_begin(lane, p, w, p->opened_ms);
     }
     place_at(&lane->place, STEP_DECODE, offset);
-    load_take(w->user, msg);
+    take_record(w, msg);
     /* A replayed window ends with its last record: the next one may have no room until it is
      * settled. */
     windows_passed(&p->windows, offset + 1);
     if (is_full(lane, p, w)) intake_seal(lane, p, false);
-}
-
-void intake_take(struct lane *lane, struct partition *p) {
-    rd_kafka_message_t *msg = source_peek(lane, p);
-    place_topic(&lane->place, p->topic, p->id);
-    source_taken(p);
-    take(lane, p, msg);
-}
-
-/* Asked after every few records: it reads the clock. */
-static bool turn_is_over(const struct lane *lane) {
-    return clock_ms(CLOCK_MONOTONIC) - lane->reading_ms >= TURN_MS;
-}
-
-static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
-    size_t n = 0;
-    rd_kafka_message_t *msg;
-    if (!p->claimed && (recall_waits(lane, p) || !careful_claim(lane, p))) return 0;
-    if (p->caution != CAUTION_NONE) careful_tick(lane, p);
-    if (p->caution == CAUTION_CAREFUL) return 0;
-    place_topic(&lane->place, p->topic, p->id);
-    while (n < most && (n % 8 || !turn_is_over(lane)) && (msg = source_peek(lane, p))) {
-        if (intake_past_end(p, msg->offset)) break;
-        enum room room = room_for(lane, p, msg->offset);
-        if (room == ROOM_BLOCKED) press_on(lane, p);
-        if (room != ROOM) break;
-        source_taken(p);
-        take(lane, p, msg);
-        n++;
-    }
-    return n;
-}
-
-/* Partitions take turns, so that one with a backlog starves none. Another one begins each time: the
- * first may take all that there is room for. */
-bool intake_read(struct lane *lane) {
-    size_t total = 0, round;
-    bool over = false;
-    lane->reading_ms = clock_ms(CLOCK_MONOTONIC);
-    struct partition *first = lane->partitions;
-    size_t n = 0;
-    for (const struct partition *p = first; p; p = p->next) n++;
-    for (size_t skip = n ? lane->turns++ % n : 0; skip; skip--) first = first->next;
-    lane->standing = careful_stands(lane);
-    do {
-        round = 0;
-        for (struct partition *p = first; p; p = p->next)
-            round += read_partition(lane, p, READ_BATCH);
-        for (struct partition *p = lane->partitions; p != first; p = p->next)
-            round += read_partition(lane, p, READ_BATCH);
-        total += round;
-        over = total >= TURN_RECORDS || turn_is_over(lane);
-    } while (round && !over);
-    if (lane->standing) careful_run(lane);
-    return over;
 }

@@ -11,7 +11,15 @@
 #include "sinks/http/http.h"
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
+#include "worker/pipeline/anchor_write.h"
 #include "worker/pipeline/body.h"
+#include "worker/pipeline/careful.h"
+#include "worker/pipeline/caution.h"
+#include "worker/pipeline/intake.h"
+#include "worker/pipeline/reading.h"
+#include "worker/pipeline/recall.h"
+#include "worker/pipeline/settlement.h"
+#include "worker/pipeline/source.h"
 
 #define RESTART_MIN_MS 1000
 #define RESTART_MAX_MS ((int64_t)5 * 60 * 1000)
@@ -50,8 +58,7 @@ static int64_t sleep_ms(const struct lane *lane) {
     int64_t timeout = 1000;
     for (const struct partition *p = lane->partitions; p; p = p->next) {
         const struct window *open = windows_open(&p->windows);
-        const struct load *load = open ? open->user : NULL;
-        if (load && open->taken && !open->replayed) {
+        if (open && open->taken && !open->replayed) {
             int64_t left = intake_seal_at(lane, p, open) - lane->now_ms;
             sooner(&timeout, left > 0 ? left : 0);
         }
@@ -64,12 +71,12 @@ static int64_t sleep_ms(const struct lane *lane) {
         if (!p->loaded) sooner(&timeout, 200);
     }
     if (lane->standing) sooner(&timeout, STANDING_MS);
-    if (!lane->journal && !lane->stale && journal_due(lane)) {
+    if (!lane->settlement && !lane->stale && settlement_due(lane)) {
         int64_t left = lane->settle_after_ms - lane->now_ms;
         sooner(&timeout, left > 0 ? left : 0);
     }
-    int64_t again = journal_again_ms(lane);
-    if (!lane->journal && again < INT64_MAX)
+    int64_t again = settlement_again_ms(lane);
+    if (!lane->settlement && again < INT64_MAX)
         sooner(&timeout, again > lane->now_ms ? again - lane->now_ms : 0);
     sooner(&timeout, dispatch_next_ms(lane->dispatch));
     return timeout;
@@ -106,8 +113,7 @@ static uint64_t pending(const struct lane *lane) {
 static uint64_t remaining(const struct lane *lane) {
     uint64_t n = 0;
     for (const struct partition *p = lane->partitions; p; p = p->next) {
-        const struct window *open = windows_open(&p->windows);
-        int64_t at = open ? open->last_taken + 1 : p->windows.next;
+        int64_t at = partition_at(p);
         if (p->kind == PARTITION_SOURCE && p->end > at) n += (uint64_t)(p->end - at);
     }
     return n;
@@ -134,7 +140,7 @@ static void take_config(struct lane *lane) {
     dispatch_reconfigure(lane->dispatch, cfg);
     http_reconfigure(lane->http, cfg);
     anchor_reconfigure(lane);
-    careful_reconfigure(lane);
+    caution_reconfigure(lane);
 }
 
 static void transactional_id(const struct lane *lane, char *ret, size_t size) {
@@ -160,10 +166,10 @@ static int64_t restart_pause(struct lane *lane) {
 
 /* Reading begins once the broker has taken the producer. One that it refuses is made anew, alone:
  * nothing was read yet. */
-static void await_settler(struct lane *lane) {
+static void await_producer(struct lane *lane) {
     char error[160], id[512];
     struct troubles *troubles = lane->shared->troubles;
-    switch (txn_producer_state(lane->settler, error, sizeof error)) {
+    switch (txn_producer_state(lane->producer, error, sizeof error)) {
     case TXN_PRODUCER_READY:
         lane->settles = true;
         trouble_clear(troubles, lane->id, TROUBLE_PRODUCER, NULL);
@@ -176,22 +182,22 @@ static void await_settler(struct lane *lane) {
         break;
     }
     trouble_set(troubles, lane->id, TROUBLE_PRODUCER, NULL, error, 0);
-    if (!lane->settler_again_ms) {
-        lane->settler_again_ms = lane->now_ms + restart_pause(lane);
+    if (!lane->producer_again_ms) {
+        lane->producer_again_ms = lane->now_ms + restart_pause(lane);
         log_warn("the broker refuses the lane's producer; it is tried again",
                  LOG_I("lane", lane->id), LOG_S("error", error),
                  LOG_I("pause_ms", lane->restart_pause_ms));
     }
-    if (lane->now_ms < lane->settler_again_ms) return;
+    if (lane->now_ms < lane->producer_again_ms) return;
     struct buf err;
     buf_init(&err, 4096);
     transactional_id(lane, id, sizeof id);
     enter(lane, STEP_CLOSE);
-    txn_producer_free(lane->settler);
-    lane->settler = txn_producer_new(lane->cfg, id, lane->wake_fd, &err);
-    lane->settler_again_ms = 0;
+    txn_producer_free(lane->producer);
+    lane->producer = txn_producer_new(lane->cfg, id, lane->wake_fd, &err);
+    lane->producer_again_ms = 0;
     lane->opened_ms = lane->now_ms;
-    lane->restart = !lane->settler; /* no thread could be had */
+    lane->restart = !lane->producer; /* no thread could be had */
     snprintf(lane->restart_why, sizeof lane->restart_why, "%.120s", buf_cstr(&err));
     buf_free(&err);
 }
@@ -199,10 +205,11 @@ static void await_settler(struct lane *lane) {
 static void turn(struct lane *lane) {
     take_config(lane);
     wait_for_work(lane, lane->sleep_ms);
-    if (!lane->settles) await_settler(lane);
+    if (!lane->settles) await_producer(lane);
     enter(lane, STEP_KAFKA);
     source_poll(lane);
-    bool more = intake_read(lane);
+    recall_poll(lane);
+    bool more = reading_run(lane);
     note_end(lane);
     for (struct partition *p = lane->partitions; p; p = p->next) intake_seal(lane, p, false);
     intake_press(lane);
@@ -210,9 +217,9 @@ static void turn(struct lane *lane) {
     int wish = sinks_tick(lane);
     transfer(lane);
     enter(lane, STEP_SETTLE);
-    journal_run(lane);
+    settlement_run(lane);
     anchor_tick(lane);
-    intake_free_dropped(lane);
+    window_free_discarded(lane);
     router_tick(lane->router, lane->now_ms);
     update_gauges(lane);
     lane->sleep_ms = more || lane->again ? 0 : sleep_ms(lane);
@@ -241,7 +248,7 @@ struct finishing {
 /* Those that have a chance to be settled. */
 static bool has_hope(const struct partition *p, void *finishing) {
     const struct finishing *f = finishing;
-    return (!f->of || f->of(p, f->ctx)) && !journal_hopeless(f->lane, p, f->start_ms);
+    return (!f->of || f->of(p, f->ctx)) && !settlement_hopeless(f->lane, p, f->start_ms);
 }
 
 /* An open window may be left as it is when nothing is known of its end: its records are the next
@@ -251,10 +258,10 @@ static void close_windows(struct lane *lane, bool (*of)(const struct partition *
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (of && !of(p, ctx)) continue;
         intake_seal(lane, p, true);
-        careful_release(lane, p, false);
+        caution_release(lane, p, false);
         if (!leave) continue;
         for (struct window *w = p->windows.oldest; w; w = w->newer)
-            if (w->user) load_cancel(w->user, CANCEL_LEAVING);
+            window_cancel(w, CANCEL_LEAVING);
     }
 }
 
@@ -264,27 +271,27 @@ static void close_windows(struct lane *lane, bool (*of)(const struct partition *
 static bool is_stuck(const struct partition *p) {
     const struct window *oldest = p->windows.oldest;
     if (!oldest) return false;
-    return oldest == windows_open(&p->windows) || (oldest->user && careful_waits(oldest->user));
+    return oldest == windows_open(&p->windows) || caution_waits(oldest);
 }
 
 /* What is stuck is left to the next owner. */
 static void drop_stuck(struct lane *lane, bool (*of)(const struct partition *, void *), void *ctx) {
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if ((of && !of(p, ctx)) || !is_stuck(p)) continue;
-        careful_release(lane, p, true);
+        caution_release(lane, p, true);
         if (!claim_same(&p->want, &p->meta.claim)) continue; /* first, with the ends it declared */
-        lane_drop_partition(lane, p);
+        windows_clear(&p->windows);
         p->left = true;
     }
 }
 
-void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *), void *ctx,
-                 int64_t ms) {
+static void finish(struct lane *lane, bool (*of)(const struct partition *, void *), void *ctx,
+                   int64_t ms) {
     read_clocks(lane);
     int64_t start = lane->now_ms;
     struct finishing f = {of, ctx, lane, start};
     lane->finishing++;
-    journal_hurry(lane);
+    settlement_hurry(lane);
     close_windows(lane, of, ctx, false); /* what is settled already is to be given back, too */
     /* A stale membership can't settle until the callback that we may be in has returned. */
     while (!is_settled(lane, has_hope, &f) && !lane->restart && !lane->stale &&
@@ -296,8 +303,8 @@ void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *)
         int wish = sinks_tick(lane);
         transfer(lane);
         enter(lane, STEP_SETTLE);
-        journal_run(lane);
-        intake_free_dropped(lane);
+        settlement_run(lane);
+        window_free_discarded(lane);
         int64_t timeout = 100;
         sooner(&timeout, wish);
         sooner(&timeout, dispatch_next_ms(lane->dispatch));
@@ -316,7 +323,7 @@ void lane_finish(struct lane *lane, bool (*of)(const struct partition *, void *)
 static void count_left(struct lane *lane) {
     uint64_t left = 0;
     for (const struct partition *p = lane->partitions; p; p = p->next)
-        left += journal_blocked_since(lane, p) && p->loaded && p->windows.count;
+        left += settlement_blocked_since(lane, p) && p->loaded && p->windows.count;
     if (left) count_set(&lane->counters, COUNTER_GIVEN_UP, left);
 }
 
@@ -333,7 +340,7 @@ static int64_t stands_since(const struct lane *lane, const struct partition *p) 
     return p->unreadable_ms ? p->unreadable_ms
            : p->beyond_ms   ? p->beyond_ms
            : p->held_ms     ? p->held_ms
-                            : journal_blocked_since(lane, p);
+                            : settlement_blocked_since(lane, p);
 }
 
 /* It can't be read to its end, or settled, now, and has had its time. */
@@ -377,7 +384,7 @@ static bool at_end(struct lane *lane) {
 }
 
 static bool has_prospects(const struct partition *p, void *lane) {
-    return !p->given_up || !journal_blocked_since(lane, p);
+    return !p->given_up || !settlement_blocked_since(lane, p);
 }
 
 /* With --until-end a lane says when it has nothing left to do; the main thread decides, since a
@@ -403,11 +410,11 @@ static bool lane_open(struct lane *lane, struct buf *err) {
     read_clocks(lane);
     lane->restart = lane->settles = false;
     lane->opened_ms = lane->now_ms;
-    lane->settler_again_ms = 0;
+    lane->producer_again_ms = 0;
     lane->sleep_ms = 0;
     lane->settle_after_ms = lane->settle_backoff_ms = 0;
-    lane->settler = txn_producer_new(lane->cfg, id, lane->wake_fd, err);
-    return lane->settler && source_open(lane, err);
+    lane->producer = txn_producer_new(lane->cfg, id, lane->wake_fd, err);
+    return lane->producer && source_open(lane, err);
 }
 
 /* The other way round than lane_open(): transfers are given up, the group is left, the settle
@@ -417,13 +424,13 @@ static void lane_shut(struct lane *lane) {
     recall_stop(lane);
     source_close(lane);
     enter(lane, STEP_CLOSE);
-    txn_producer_free(lane->settler); /* abandons the job under way */
-    lane->settler = NULL;
-    journal_abandon(lane);
+    txn_producer_free(lane->producer); /* abandons the job under way */
+    lane->producer = NULL;
+    settlement_abandon(lane);
     for (int64_t end = lane->now_ms + 5000; lane->dropped && lane->now_ms < end;) {
         transfer(lane);
         sinks_tick(lane);
-        intake_free_dropped(lane);
+        window_free_discarded(lane);
         if (lane->dropped) wait_for_work(lane, 10);
     }
     enter(lane, STEP_CLOSE);
@@ -480,7 +487,7 @@ static bool live(struct lane *lane, enum lane_state *ret_end) {
     if (is_told_to_end(lane)) {
         int64_t end_ms = lane->now_ms + lane->cfg->drain_timeout;
         lane->draining = true;
-        lane_finish(lane, NULL, NULL, lane->cfg->drain_timeout);
+        finish(lane, NULL, NULL, lane->cfg->drain_timeout);
         count_left(lane);
         if (!lane->restart) anchor_last(lane, end_ms);
         return false;
@@ -509,27 +516,28 @@ static void lane_free(struct lane *lane) {
     recall_stop(lane);
     source_close(lane);
     source_free(lane);
-    txn_producer_free(lane->settler);
+    txn_producer_free(lane->producer);
     for (size_t i = 0; sink_types[i]; i++)
         if (lane->http && sink_types[i]->close) sink_types[i]->close(&lane->sinks);
     http_free(lane->http);
     if (lane->dispatch) dispatch_run(lane->dispatch);
-    intake_free_dropped(lane);
+    window_free_discarded(lane);
     dispatch_free(lane->dispatch);
     anchor_close(lane);
     router_free(lane->router);
-    batch_close(lane);
+    body_close(lane);
     observer_free(lane->observer);
     if (lane->wake_fd >= 0) close(lane->wake_fd);
     free(lane);
 }
 
-struct lane *lane_start(const struct config *cfg, const struct worker_shared *shared, int id,
+struct lane *lane_start(const struct config *cfg, struct worker_shared *shared, int id,
                         struct buf *err) {
     struct lane *lane = xcalloc(1, sizeof *lane);
     lane->cfg = cfg;
     atomic_store(&lane->taken, cfg);
     lane->shared = shared;
+    lane->finish = finish;
     lane->id = id;
     lane->schedule = (struct schedule){cfg->retry_delays_ms, cfg->retry_delays.n};
     lane->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

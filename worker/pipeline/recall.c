@@ -2,6 +2,8 @@
  * was deleted, which takes the group's offsets along, and made anew; or they have expired. Then the
  * ledger has its chain, which has to go on. So the ledger is read, once the partition has a record,
  * before that is taken: on a thread of its own, since it may be long. */
+#include "worker/pipeline/recall.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,12 +14,14 @@
 #include "worker/kafka/marks.h"
 #include "worker/kafka/reader.h"
 #include "worker/kafka/topics.h"
+#include "worker/pipeline/assignment.h"
 #include "worker/pipeline/lane.h"
+#include "worker/pipeline/source.h"
 
 #define ASK_TIMEOUT_MS 2000
 #define POLL_MS 100
 #define AGAIN_MS 5000
-/* Longer than a killed worker's transaction stays open and hides what was settled behind it. */
+/* Longer than a killed worker's transaction stays open and hides what was settled after it. */
 #define SILENT_MAX_MS 75000
 
 struct recall {

@@ -1,6 +1,5 @@
-/* What a settlement says: for each partition that has complete windows, or boundaries to make
- * durable, the ledger entries, the parked records, the dead letters, and the offset with its
- * metadata. */
+#include "worker/pipeline/settlement.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,9 +8,13 @@
 #include "worker/base/crash.h"
 #include "worker/base/failures.h"
 #include "worker/base/log.h"
+#include "worker/kafka/reader.h"
 #include "worker/kafka/topics.h"
-#include "worker/pipeline/lane.h"
+#include "worker/pipeline/careful.h"
+#include "worker/pipeline/caution.h"
 #include "worker/pipeline/delivery.h"
+#include "worker/pipeline/lane.h"
+#include "worker/pipeline/record.h"
 
 #define ENTRY_MAX ((size_t)16 << 20)
 #define BACKOFF_MIN_MS 100
@@ -24,7 +27,7 @@
 #define MARKER_MAX ((size_t)1024)
 
 /* One partition's part of a settlement under way. */
-struct chapter {
+struct part {
     uint64_t serial;
     size_t windows; /* to be popped */
     struct meta meta;
@@ -32,9 +35,9 @@ struct chapter {
     bool anew; /* it says that the topic was made anew */
 };
 
-struct journal {
+struct settlement {
     struct txn *job;
-    struct chapter *chapters;
+    struct part *parts;
     size_t n;
     bool boundaries;
     int64_t since_ms;
@@ -67,32 +70,31 @@ static const struct blocked *trial(const struct lane *lane) {
     return first;
 }
 
-int64_t journal_again_ms(const struct lane *lane) {
+int64_t settlement_again_ms(const struct lane *lane) {
     int64_t least = INT64_MAX;
     for (const struct blocked *b = lane->blocked; b; b = b->next)
         if (b->again_ms < least) least = b->again_ms;
     return least;
 }
 
-int64_t journal_blocked_since(const struct lane *lane, const struct partition *p) {
+int64_t settlement_blocked_since(const struct lane *lane, const struct partition *p) {
     const struct blocked *b = find_blocked(lane, p->base);
     return b ? b->since_ms : 0;
 }
 
 /* Not after one failure: a topic that has just changed its leader is as good as any. */
-bool journal_hopeless(const struct lane *lane, const struct partition *p, int64_t since_ms) {
+bool settlement_hopeless(const struct lane *lane, const struct partition *p, int64_t since_ms) {
     const struct blocked *b = find_blocked(lane, p->base);
     return b && b->tried_ms >= since_ms && b->pause_ms > BLOCKED_MIN_MS;
 }
 
-void journal_hurry(struct lane *lane) {
+void settlement_hurry(struct lane *lane) {
     for (struct blocked *b = lane->blocked; b; b = b->next) b->again_ms = lane->now_ms;
 }
 
 static bool has_undeclared(const struct partition *p) {
     for (const struct window *w = p->windows.oldest; w; w = w->newer) {
-        const struct load *load = w->user;
-        if (w->sealed && !w->declared && load && load->batched) return true;
+        if (w->sealed && !w->declared && w->batched) return true;
     }
     return false;
 }
@@ -111,8 +113,7 @@ static bool is_due(const struct lane *lane, const struct partition *p) {
     if (p->pin || has_undeclared(p) || !claim_same(&p->want, &p->meta.claim)) return true;
     if (!settleable(p)) return false;
     const struct window *open = windows_open(&p->windows);
-    const struct load *filling = open ? open->user : NULL;
-    return !filling || !filling->batched || !filling->first || lane->finishing || lane->ending;
+    return !open || !open->batched || !open->records || lane->finishing || lane->ending;
 }
 
 /* Of a settlement that tries one source alone, or of all those that are not blocked. */
@@ -128,7 +129,7 @@ static bool any_due(const struct lane *lane, const struct blocked *alone) {
     return false;
 }
 
-bool journal_due(const struct lane *lane) {
+bool settlement_due(const struct lane *lane) {
     return any_due(lane, NULL);
 }
 
@@ -138,24 +139,25 @@ static const char *copy(struct txn *job, const char *s) {
     return arena_strdup(&job->arena, str_c(s));
 }
 
-static struct retry past_of(const struct lane *lane, const struct load *load,
-                            const struct slot *slot) {
-    const struct parcel *p = slot->parcel;
-    const struct progress *g = p ? &p->progress : &slot->progress;
-    struct retry r = {.first_failure_ms = g->first_failure_ms,
-                      .due_ms = g->due_ms,
-                      .not_before_ms = g->not_before_ms,
-                      .attempts = g->attempts,
-                      .timestamp_ms = slot->timestamp_ms,
-                      .origin = {.partition = slot->from_partition, .offset = slot->from_offset}};
-    snprintf(r.origin.topic, sizeof r.origin.topic, "%s", load->topic);
-    snprintf(r.why, sizeof r.why, "%s", slot->outcome->why);
+static struct retry past_of(const struct lane *lane, const struct window *w,
+                            const struct record *record) {
+    const struct delivery *d = record->delivery;
+    const struct progress *g = record->progress;
+    struct retry r = {
+        .first_failure_ms = g->first_failure_ms,
+        .due_ms = g->due_ms,
+        .not_before_ms = g->not_before_ms,
+        .attempts = g->attempts,
+        .timestamp_ms = record->timestamp_ms,
+        .origin = {.partition = record->from_partition, .offset = record->from_offset}};
+    snprintf(r.origin.topic, sizeof r.origin.topic, "%s", w->topic);
+    snprintf(r.why, sizeof r.why, "%s", record->outcome->why);
     snprintf(r.group, sizeof r.group, "%s", lane->cfg->group);
-    snprintf(r.destination, sizeof r.destination, "%s", p && p->label ? p->label : "");
-    if (p && p->ndjson && p->key) {
-        snprintf(r.batch_key, sizeof r.batch_key, "%s", p->key);
-        r.batch_count = p->n;
-        r.batch_index = slot->batch_index;
+    snprintf(r.destination, sizeof r.destination, "%s", d ? d->label : "");
+    if (d && d->batched && d->key) {
+        snprintf(r.batch_key, sizeof r.batch_key, "%s", d->key);
+        r.batch_count = d->n;
+        r.batch_index = record->batch_index;
     }
     return r;
 }
@@ -171,25 +173,25 @@ static void recall_destination(struct retry *r, const struct header *headers, si
 
 /* Whose outcome a record of the job tells. */
 struct bearer {
-    struct load *load;
-    struct slot *slot;
+    struct window *window;
+    struct record *record;
 };
 
 /* What stands for a value that the dead topic, or the retry topic before it, refuses. Nothing in it
  * is longer than we say, and it has a key of its own, which a compacted topic asks for and keeps: a
  * topic that refuses this takes nothing. */
-static void put_marker(struct txn *job, struct txn_record *rec, const struct slot *slot,
+static void put_marker(struct txn *job, struct txn_record *rec, const struct record *record,
                        const struct retry *r) {
     uint8_t digest[SHA256_LEN];
     char text[HEX_LEN(SHA256_LEN) + 1];
     struct buf b;
     buf_init(&b, MARKER_MAX);
-    sha256(slot->msg->payload, slot->msg->len, digest);
+    sha256(record->msg->payload, record->msg->len, digest);
     hex(digest, SHA256_LEN, text);
     buf_printf(&b,
                "{\"runsink\":\"marker\",\"topic\":\"%s\",\"partition\":%" PRId32
                ",\"offset\":%" PRId64 ",\"bytes\":%zu,\"sha256\":\"%s\"}",
-               r->origin.topic, r->origin.partition, r->origin.offset, slot->msg->len, text);
+               r->origin.topic, r->origin.partition, r->origin.offset, record->msg->len, text);
     rec->value = arena_strdup(&job->arena, (struct str){b.p, b.n});
     rec->value_len = b.n;
     buf_clear(&b);
@@ -200,80 +202,70 @@ static void put_marker(struct txn *job, struct txn_record *rec, const struct slo
     buf_free(&b);
 }
 
-static void add_record(struct lane *lane, struct txn *job, struct load *load, struct slot *slot) {
-    rd_kafka_headers_t *list = NULL;
-    struct header *originals = NULL;
-    size_t n = 0;
-    if (rd_kafka_message_headers(slot->msg, &list) == RD_KAFKA_RESP_ERR_NO_ERROR) {
-        originals = arena_alloc(&job->arena, rd_kafka_header_cnt(list) * sizeof *originals);
-        const char *name;
-        const void *value;
-        size_t size;
-        while (rd_kafka_header_get_all(list, n, &name, &value, &size) == RD_KAFKA_RESP_ERR_NO_ERROR)
-            originals[n++] =
-                (struct header){.name = str_c(name), .value = {value, value ? size : 0}};
-    }
-    struct retry r = past_of(lane, load, slot);
-    if (load->partition->kind == PARTITION_RETRY && !slot->parcel)
-        recall_destination(&r, originals, n);
+static void add_record(struct lane *lane, struct txn *job, struct window *w,
+                       struct record *record) {
+    struct message m;
+    reader_record(record->msg, &job->arena, &m);
+    struct retry r = past_of(lane, w, record);
+    if (w->partition->kind == PARTITION_RETRY && !record->delivery)
+        recall_destination(&r, m.headers, m.n_headers);
     char topic[TOPIC_MAX + 1] = "";
     struct txn_record *rec = txn_add(job);
     struct bearer *bearer = arena_alloc(&job->arena, sizeof *bearer);
-    *bearer = (struct bearer){load, slot};
-    if (slot->marked) {
-        r.marker = (int64_t)slot->msg->len + !slot->msg->len;
-        n = 0; /* it may be the headers that are too much */
+    *bearer = (struct bearer){w, record};
+    if (record->marked) {
+        r.marker = (int64_t)record->msg->len + !record->msg->len;
+        m.n_headers = 0; /* it may be the headers that are too much */
     }
-    if (slot->fate == FATE_PARKED) {
-        size_t tier = slot->parcel ? slot->parcel->progress.tier : slot->progress.tier;
-        topic_retry(load->topic, lane->cfg->retry_delays.v[tier], topic);
-        rec->headers = retry_headers(&r, originals, n, &job->arena, &rec->n_headers);
+    if (record->state == RECORD_PARKED) {
+        topic_retry(w->topic, lane->cfg->retry_delays.v[record->progress->tier], topic);
+        rec->headers = retry_headers(&r, m.headers, m.n_headers, &job->arena, &rec->n_headers);
     } else {
-        topic_dead(load->topic, slot->outcome->fault, topic);
-        rec->headers = dead_headers(&r, slot->outcome, lane->wall_ms, originals, n, &job->arena,
-                                    &rec->n_headers);
+        topic_dead(w->topic, record->outcome->fault, topic);
+        rec->headers = dead_headers(&r, record->outcome, lane->wall_ms, m.headers, m.n_headers,
+                                    &job->arena, &rec->n_headers);
     }
     rec->topic = copy(job, topic);
-    rec->partition = slot->from_partition;
-    rec->key = slot->msg->key;
-    rec->key_len = slot->msg->key_len;
-    rec->value = slot->msg->payload;
-    rec->value_len = slot->msg->len;
+    rec->partition = record->from_partition;
+    rec->key = record->msg->key;
+    rec->key_len = record->msg->key_len;
+    rec->value = record->msg->payload;
+    rec->value_len = record->msg->len;
     rec->owner = bearer;
-    if (slot->marked) put_marker(job, rec, slot, &r);
+    if (record->marked) put_marker(job, rec, record, &r);
 }
 
 /* ---- ledger ---- */
 
-static enum ledger_kind kind_of(enum fate fate) {
-    switch (fate) {
-    case FATE_OPEN: /* only when a test breaks the rules on purpose */
-    case FATE_DELIVERED:
+static enum ledger_kind kind_of(enum record_state state) {
+    switch (state) {
+    case RECORD_OPEN: /* only when a test breaks the rules on purpose */
+    case RECORD_DELIVERED:
         return LEDGER_DELIVERED;
-    case FATE_SKIPPED:
+    case RECORD_SKIPPED:
         return LEDGER_SKIPPED;
-    case FATE_PARKED:
+    case RECORD_PARKED:
         return LEDGER_PARKED;
-    case FATE_DEAD:
+    case RECORD_DEAD:
         return LEDGER_DEAD;
     }
     return LEDGER_DEAD;
 }
 
-static struct ledger_item describe(const struct lane *lane, const struct slot *slot) {
-    const struct parcel *p = slot->parcel;
-    const struct outcome *o = slot->outcome;
-    struct ledger_item item = {.kind = kind_of(slot->fate), .dest = p ? p->label : NULL};
-    if (item.kind == LEDGER_DELIVERED && p) {
-        item.key = p->key;
-        item.status = p->delivery.outcome.status;
-        item.sha256 = p->delivery.batch.body_sha256;
-        item.size = p->delivery.batch.body_len;
+static struct ledger_item describe(const struct lane *lane, const struct record *record) {
+    const struct delivery *d = record->delivery;
+    const struct outcome *o = record->outcome;
+    struct ledger_item item = {.kind = kind_of(record->state), .dest = d ? d->label : NULL};
+    if (item.kind == LEDGER_DELIVERED && d) {
+        item.key = d->key;
+        item.status = d->outcome.status;
+        item.sha256 = d->batch.body_sha256;
+        item.size = d->batch.body_len;
     } else if (o) {
         item.why = o->why;
         item.fault = o->fault;
-        if (slot->fate == FATE_PARKED)
-            item.tier = lane->cfg->retry_delays.v[p ? p->progress.tier : slot->progress.tier];
+        if (record->state == RECORD_PARKED)
+            item.tier = lane->cfg->retry_delays.v[record->progress->tier];
     }
     return item;
 }
@@ -281,22 +273,22 @@ static struct ledger_item describe(const struct lane *lane, const struct slot *s
 /* Members of a batch that came back stand in the batch's order, which need not be that of the
  * partition. */
 static int by_offset(const void *a, const void *b) {
-    const struct slot *x = *(struct slot *const *)a, *y = *(struct slot *const *)b;
+    const struct record *x = *(struct record *const *)a, *y = *(struct record *const *)b;
     return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
-static void fill_offsets(struct txn *job, const struct load *load, struct ledger_item *item,
-                         struct slot **members, size_t n) {
+static void fill_offsets(struct txn *job, const struct window *w, struct ledger_item *item,
+                         struct record **members, size_t n) {
     int64_t *offsets = arena_alloc(&job->arena, n * sizeof *offsets);
     struct origin *origins = NULL;
-    if (load->partition->kind == PARTITION_RETRY) {
-        qsort(members, n, sizeof(struct slot *), by_offset);
+    if (w->partition->kind == PARTITION_RETRY) {
+        qsort(members, n, sizeof(struct record *), by_offset);
         origins = arena_alloc(&job->arena, n * sizeof *origins);
     }
     for (size_t i = 0; i < n; i++) {
         offsets[i] = members[i]->offset;
         if (!origins) continue;
-        snprintf(origins[i].topic, sizeof origins[i].topic, "%s", load->topic);
+        snprintf(origins[i].topic, sizeof origins[i].topic, "%s", w->topic);
         origins[i].partition = members[i]->from_partition;
         origins[i].offset = members[i]->from_offset;
     }
@@ -347,21 +339,18 @@ static bool add_anew(struct lane *lane, struct txn *job, const struct partition 
 
 static bool add_ledger(struct lane *lane, struct txn *job, const struct partition *p,
                        const struct window *w, struct meta *meta) {
-    const struct load *load = w->user;
     struct ledger_item *items = arena_alloc(&job->arena, (w->taken + 1) * sizeof *items);
     size_t n = 0;
-    for (struct slot *s = load->first; s; s = s->next) {
-        if (s->foreign) continue;
-        if (s->parcel && s != s->parcel->members[0]) continue; /* said with the parcel's first */
-        struct slot *alone[1] = {s};
-        items[n] = describe(lane, s);
-        fill_offsets(job, load, &items[n], s->parcel ? s->parcel->members : alone,
-                     s->parcel ? s->parcel->n : 1);
+    for (struct record *r = w->records; r; r = r->next) {
+        struct delivery *d = r->delivery;
+        if (r->foreign || (d && r != d->members[0])) continue; /* said with the delivery's first */
+        items[n] = describe(lane, r);
+        fill_offsets(job, w, &items[n], d ? d->members : &r, d ? d->n : 1);
         n++;
     }
     struct ledger_window entry = {.first = w->first,
                                   .next = w->next,
-                                  .opened_ms = load->opened_wall_ms,
+                                  .opened_ms = w->opened_wall_ms,
                                   .lost = w->lost,
                                   .introduce = !p->introduced,
                                   .items = items,
@@ -384,7 +373,7 @@ static void unblock(struct lane *lane, const char *base) {
 
 /* The main thread makes the topic again where it may. */
 static void look_at_topics(const struct lane *lane) {
-    struct worker_shared *shared = (struct worker_shared *)(uintptr_t)lane->shared;
+    struct worker_shared *shared = lane->shared;
     atomic_store(&shared->look, true);
     if (eventfd_write(shared->ended_fd, 1) != 0) log_warn("waking the main thread failed");
 }
@@ -414,40 +403,39 @@ static void block(struct lane *lane, const char *topic, const char *why) {
 }
 
 /* Parked it can't be. The members of a batch stay together: all of them die. */
-static void bury(struct load *load, struct slot *slot, const struct outcome *o) {
-    struct counters *c = &load->lane->counters;
-    struct parcel *parcel = slot->parcel;
-    struct outcome *kept = arena_alloc(&load->arena, sizeof *kept);
+static void bury(struct window *w, struct record *record, const struct outcome *o) {
+    struct counters *c = &w->lane->counters;
+    struct delivery *d = record->delivery;
+    struct outcome *kept = d ? &d->outcome : arena_alloc(&w->arena, sizeof *kept);
+    size_t n = d ? d->n : 1;
     *kept = *o;
-    size_t n = parcel ? parcel->n : 1;
-    if (parcel) parcel->fate = FATE_DEAD;
     for (size_t i = 0; i < n; i++) {
-        struct slot *s = parcel ? parcel->members[i] : slot;
-        s->fate = FATE_DEAD;
-        s->outcome = kept;
-        load->parked--;
+        struct record *r = d ? d->members[i] : record;
+        r->state = RECORD_DEAD;
+        r->outcome = kept;
+        w->parked--;
         count(c, COUNTER_UNPARKED, 1);
-        count_by(c, COUNTER_DEAD_DATA, s->sink, 1);
+        count_by(c, COUNTER_DEAD_DATA, r->sink, 1);
         count(c, failure_counter(o->why), 1);
-        observer_dead(load->lane, load, s);
+        observer_dead(w, r);
     }
-    load_log(load, slot, FATE_DEAD, (uint32_t)n, kept);
+    record_log(w, record, RECORD_DEAD, (uint32_t)n, kept);
 }
 
 /* A record that its topic will never take. False when the topic takes nothing. */
 static bool mark(struct lane *lane, const struct txn_record *rec) {
     struct bearer *b = rec->owner;
-    if (!b || b->slot->marked) return false;
+    if (!b || b->record->marked) return false;
     log_error("a record is larger than a topic of runsink's own takes, or not what it takes: a "
               "marker stands for it among the dead letters, the record stays in its source; raise "
               "max.message.bytes of the topic (`runsink check` compares)",
-              LOG_S("topic", b->load->topic), LOG_I("partition", b->slot->from_partition),
-              LOG_I("offset", b->slot->from_offset), LOG_I("bytes", b->slot->msg->len),
+              LOG_S("topic", b->window->topic), LOG_I("partition", b->record->from_partition),
+              LOG_I("offset", b->record->from_offset), LOG_I("bytes", b->record->msg->len),
               LOG_S("refused_by", rec->topic), LOG_S("error", rd_kafka_err2str(rec->refused)));
     struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "refused-by-topic", "%s: %s",
                                     rec->topic, rd_kafka_err2str(rec->refused));
-    if (b->slot->fate == FATE_PARKED) bury(b->load, b->slot, &o);
-    b->slot->marked = true;
+    if (b->record->state == RECORD_PARKED) bury(b->window, b->record, &o);
+    b->record->marked = true;
     count(&lane->counters, COUNTER_MARKED, 1);
     return true;
 }
@@ -487,18 +475,17 @@ static void leave_out(struct lane *lane, struct txn *job, size_t records, const 
     block(lane, topic, problem);
 }
 
-static void add_chapter(struct lane *lane, struct journal *j, struct partition *p) {
+static void add_part(struct lane *lane, struct settlement *j, struct partition *p) {
     struct txn *job = j->job;
     size_t k = settleable(p), at = 0, records = job->n_records;
     bool boundary = has_undeclared(p);
     char problem[TOPIC_MAX + 160];
     bool claim = !claim_same(&p->want, &p->meta.claim);
     if (!k && !boundary && !p->pin && !claim) return;
-    struct chapter c = {.serial = p->serial, .windows = k, .meta = p->meta, .offset = p->committed};
+    struct part c = {.serial = p->serial, .windows = k, .meta = p->meta, .offset = p->committed};
     c.anew = p->pin && p->before >= 0 && c.meta.seq && lane->cfg->ledger &&
              add_anew(lane, job, p, &c.meta);
     for (struct window *w = p->windows.oldest; w && at < k; w = w->newer, at++) {
-        struct load *load = w->user;
         if (lane->cfg->ledger && !add_ledger(lane, job, p, w, &c.meta)) {
             snprintf(problem, sizeof problem,
                      "the entry of %s/%" PRId32 ", %" PRId64 " to %" PRId64
@@ -507,8 +494,8 @@ static void add_chapter(struct lane *lane, struct journal *j, struct partition *
             leave_out(lane, job, records, p, problem);
             return;
         }
-        for (struct slot *s = load->first; s; s = s->next)
-            if (s->fate == FATE_PARKED || s->fate == FATE_DEAD) add_record(lane, job, load, s);
+        for (struct record *r = w->records; r; r = r->next)
+            if (r->state == RECORD_PARKED || r->state == RECORD_DEAD) add_record(lane, job, w, r);
         c.offset = w->next;
     }
     keep_ends(lane, p, &c.meta, k);
@@ -523,7 +510,7 @@ static void add_chapter(struct lane *lane, struct journal *j, struct partition *
     }
     if (!txn_offset(job, p->topic, p->id, c.offset, text)) abort();
     j->boundaries = j->boundaries || boundary;
-    j->chapters[j->n++] = c;
+    j->parts[j->n++] = c;
 }
 
 static void back_off(struct lane *lane) {
@@ -533,10 +520,10 @@ static void back_off(struct lane *lane) {
     lane->settle_after_ms = lane->now_ms + lane->settle_backoff_ms;
 }
 
-static void journal_free(struct journal *j) {
+static void settlement_free(struct settlement *j) {
     if (!j) return;
     txn_free(j->job);
-    free(j->chapters);
+    free(j->parts);
     free(j);
 }
 
@@ -548,40 +535,37 @@ static void submit(struct lane *lane, const struct blocked *alone) {
     }
     size_t n = 0;
     for (struct partition *p = lane->partitions; p; p = p->next) n++;
-    struct journal *j = xcalloc(1, sizeof *j);
-    *j = (struct journal){.job = job,
-                          .chapters = xcalloc(n, sizeof(struct chapter)),
-                          .since_ms = lane->now_ms,
-                          .memberships = lane->memberships};
+    struct settlement *j = xcalloc(1, sizeof *j);
+    *j = (struct settlement){.job = job,
+                             .parts = xcalloc(n, sizeof(struct part)),
+                             .since_ms = lane->now_ms,
+                             .memberships = lane->memberships};
     if (alone) snprintf(j->alone, sizeof j->alone, "%s", alone->base);
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (!p->loaded || !has_part(lane, p, alone)) continue;
         careful_announce(lane, p);
-        add_chapter(lane, j, p);
+        add_part(lane, j, p);
     }
     if (!j->n) {
-        journal_free(j);
+        settlement_free(j);
         back_off(lane);
         return;
     }
     if (j->boundaries) crash_point(CRASH_BOUNDARY_BEFORE);
-    lane->journal = j;
-    txn_submit(lane->settler, job);
+    lane->settlement = j;
+    txn_submit(lane->producer, job);
 }
 
 /* Everything sealed when the job was made is durable now. */
-static void apply(struct lane *lane, struct partition *p, const struct chapter *c) {
+static void apply(struct lane *lane, struct partition *p, const struct part *c) {
     int64_t records = 0;
     for (size_t i = 0; i < c->windows; i++) {
         struct window *w = windows_pop(&p->windows);
         records += w->taken;
-        struct load *load = w->user;
         count(&lane->counters, COUNTER_WINDOWS, 1);
         count(&lane->counters, COUNTER_LEDGER_ENTRIES, lane->cfg->ledger);
         if (w->lost) count(&lane->counters, COUNTER_LOST, (uint64_t)(w->next - w->first));
-        load->window = NULL;
-        window_free(w);
-        lane_discard(lane, load);
+        window_discard(w);
     }
     count(&lane->counters, COUNTER_LEDGER_ENTRIES, c->anew);
     p->introduced = p->introduced || c->windows || c->anew;
@@ -592,13 +576,12 @@ static void apply(struct lane *lane, struct partition *p, const struct chapter *
     p->meta = c->meta;
     int64_t last = c->meta.n_ends ? c->meta.ends[c->meta.n_ends - 1] : 0;
     for (struct window *w = p->windows.oldest; w && w->sealed; w = w->newer) {
-        struct load *load = w->user;
-        if (w->declared || !load->batched) continue;
+        if (w->declared || !w->batched) continue;
         if (w->next > last && !crash_breaks(CRASH_NO_BOUNDARY)) break;
         w->declared = true;
-        load_flush(load);
+        delivery_flush(w);
     }
-    careful_settled(lane, p, records);
+    caution_settled(lane, p, records);
 }
 
 /* ---- a result ---- */
@@ -618,7 +601,7 @@ static void report(struct lane *lane, const struct txn *job) {
                  TROUBLE_SETTLEMENT, NULL, job->error, lane->failing_ms);
 }
 
-static void finish(struct lane *lane, struct journal *j) {
+static void finish(struct lane *lane, struct settlement *j) {
     struct txn *job = j->job;
     observe_us(&lane->counters, HISTOGRAM_SETTLEMENT, 0, job->took_us);
     if (job->result == TXN_DONE) {
@@ -629,8 +612,8 @@ static void finish(struct lane *lane, struct journal *j) {
         trouble_clear(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL);
         if (j->alone[0]) unblock(lane, j->alone);
         for (size_t i = 0; i < j->n; i++) {
-            struct partition *p = source_find(lane, j->chapters[i].serial);
-            if (p) apply(lane, p, &j->chapters[i]);
+            struct partition *p = partition_find(lane, j->parts[i].serial);
+            if (p) apply(lane, p, &j->parts[i]);
         }
         return;
     }
@@ -655,16 +638,16 @@ static void finish(struct lane *lane, struct journal *j) {
     }
 }
 
-void journal_abandon(struct lane *lane) {
+void settlement_abandon(struct lane *lane) {
     while (lane->blocked) unblock(lane, lane->blocked->base);
-    if (lane->journal) lane->journal->job = NULL;
-    journal_free(lane->journal);
-    lane->journal = NULL;
+    if (lane->settlement) lane->settlement->job = NULL;
+    settlement_free(lane->settlement);
+    lane->settlement = NULL;
 }
 
 /* A transaction that neither commits nor can be aborted holds up all that the lane settles. */
 static void tell_slow(struct lane *lane) {
-    const struct journal *j = lane->journal;
+    const struct settlement *j = lane->settlement;
     if (lane->now_ms - j->since_ms < SLOW_MS) return;
     trouble_set(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL,
                 "a transaction does not come to its end: a partition of runsink's own topics may "
@@ -672,18 +655,18 @@ static void tell_slow(struct lane *lane) {
                 j->since_ms);
 }
 
-void journal_run(struct lane *lane) {
-    if (lane->journal) {
-        if (!txn_take(lane->settler)) {
+void settlement_run(struct lane *lane) {
+    if (lane->settlement) {
+        if (!txn_take(lane->producer)) {
             tell_slow(lane);
             return;
         }
-        struct journal *j = lane->journal;
-        lane->journal = NULL;
+        struct settlement *j = lane->settlement;
+        lane->settlement = NULL;
         if (!lane->failing_ms)
             trouble_clear(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL);
         finish(lane, j);
-        journal_free(j);
+        settlement_free(j);
     }
     if (lane->restart || lane->now_ms < lane->settle_after_ms) return;
     lane->stale = false;
@@ -694,5 +677,5 @@ void journal_run(struct lane *lane) {
         unblock(lane, base);
         alone = NULL;
     }
-    if (alone || journal_due(lane)) submit(lane, alone);
+    if (alone || settlement_due(lane)) submit(lane, alone);
 }

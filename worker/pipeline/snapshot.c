@@ -96,7 +96,7 @@ static struct snapshot_reason *reason_for(struct observer *o, const struct outco
     return stale;
 }
 
-/* The row of the slot's workspace; NULL: it has none, and gets none. */
+/* The row of this workspace; NULL: it has none. */
 static struct snapshot_workspace *find_workspace(struct observer *o, uint64_t hash) {
     for (size_t i = 0; i < o->n_workspaces; i++)
         if (o->whose[i] == hash) return &o->workspaces[i];
@@ -104,29 +104,29 @@ static struct snapshot_workspace *find_workspace(struct observer *o, uint64_t ha
 }
 
 /* A new one takes the place of the one that had no trouble for longest. */
-static struct snapshot_workspace *workspace_for(struct observer *o, const struct load *load,
-                                                const struct slot *slot) {
-    struct snapshot_workspace *w = find_workspace(o, slot->workspace);
-    if (w) return w;
+static struct snapshot_workspace *workspace_for(struct observer *o, const struct window *w,
+                                                const struct record *record) {
+    struct snapshot_workspace *row = find_workspace(o, record->workspace);
+    if (row) return row;
     size_t at = 0;
     if (o->n_workspaces < SNAPSHOT_WORKSPACES)
         at = o->n_workspaces++;
     else
         for (size_t i = 1; i < SNAPSHOT_WORKSPACES; i++)
             if (o->workspaces[i].last_ms < o->workspaces[at].last_ms) at = i;
-    o->whose[at] = slot->workspace;
+    o->whose[at] = record->workspace;
     o->backlogs[at] = (struct backlog){0};
-    w = &o->workspaces[at];
-    *w = (struct snapshot_workspace){.hash = slot->workspace};
-    load_workspace(load, slot, w->name, &w->exact);
-    return w;
+    row = &o->workspaces[at];
+    *row = (struct snapshot_workspace){.hash = record->workspace};
+    record_workspace(w, record, row->name, &row->exact);
+    return row;
 }
 
-static void note_trouble(struct snapshot_workspace *w, const struct lane *lane,
+static void note_trouble(struct snapshot_workspace *row, const struct lane *lane,
                          const struct outcome *o, const char *label) {
-    w->last_ms = lane->wall_ms;
-    w->last = *o;
-    snprintf(w->label, sizeof w->label, "%s", label);
+    row->last_ms = lane->wall_ms;
+    row->last = *o;
+    snprintf(row->label, sizeof row->label, "%s", label);
 }
 
 static int64_t longest_delay(const struct lane *lane) {
@@ -136,45 +136,47 @@ static int64_t longest_delay(const struct lane *lane) {
     return most;
 }
 
-void observer_parked(const struct load *load, const struct slot *slot, struct destination *dest,
+void observer_parked(const struct window *w, const struct record *record, struct destination *dest,
                      const struct outcome *outcome, int64_t due_ms) {
-    struct lane *lane = load->lane;
+    struct lane *lane = w->lane;
     struct observer *o = lane->observer;
-    struct snapshot_workspace *w = workspace_for(o, load, slot);
+    struct snapshot_workspace *row = workspace_for(o, w, record);
     int64_t longest = longest_delay(lane);
-    note_trouble(w, lane, outcome, dest->label);
-    backlog_add(&o->backlogs[w - o->workspaces], longest, due_ms, lane->wall_ms);
+    note_trouble(row, lane, outcome, dest->label);
+    backlog_add(&o->backlogs[row - o->workspaces], longest, due_ms, lane->wall_ms);
     backlog_add(destination_backlog(dest), longest, due_ms, lane->wall_ms);
 }
 
-void observer_back(struct lane *lane, const struct slot *slot, struct destination *dest,
+void observer_back(struct lane *lane, const struct record *record, struct destination *dest,
                    int64_t due_ms) {
     struct observer *o = lane->observer;
-    struct snapshot_workspace *w = find_workspace(o, slot->workspace);
-    if (w) backlog_take(&o->backlogs[w - o->workspaces], due_ms);
+    struct snapshot_workspace *row = find_workspace(o, record->workspace);
+    if (row) backlog_take(&o->backlogs[row - o->workspaces], due_ms);
     if (dest) backlog_take(destination_backlog(dest), due_ms);
 }
 
-void observer_dead(struct lane *lane, const struct load *load, const struct slot *slot) {
+void observer_dead(const struct window *w, const struct record *record) {
+    struct lane *lane = w->lane;
     struct observer *o = lane->observer;
-    const struct parcel *p = slot->parcel;
+    const struct delivery *delivery = record->delivery;
+    const struct outcome *outcome = record->outcome;
     struct snapshot_dead *d = &o->dead[o->n_dead++ % SNAPSHOT_DEAD];
     *d = (struct snapshot_dead){.at_ms = lane->wall_ms,
-                                .partition = slot->from_partition,
-                                .offset = slot->from_offset,
-                                .outcome = *slot->outcome,
-                                .attempts = p ? p->progress.attempts : slot->progress.attempts};
-    snprintf(d->topic, sizeof d->topic, "%s", load->topic);
-    if (p) snprintf(d->label, sizeof d->label, "%s", p->label);
-    struct snapshot_reason *r = reason_for(o, slot->outcome);
+                                .partition = record->from_partition,
+                                .offset = record->from_offset,
+                                .outcome = *outcome,
+                                .attempts = record->progress->attempts};
+    snprintf(d->topic, sizeof d->topic, "%s", w->topic);
+    if (delivery) snprintf(d->label, sizeof d->label, "%s", delivery->label);
+    struct snapshot_reason *r = reason_for(o, outcome);
     r->count++;
     r->last_ms = lane->wall_ms;
-    struct snapshot_workspace *w = workspace_for(o, load, slot);
-    note_trouble(w, lane, slot->outcome, d->label);
-    w->dead[by_fault(slot->outcome->fault)]++;
-    w->redrivable += slot->payload.json.p != NULL;
-    memcpy(d->workspace, w->name, sizeof d->workspace);
-    if (p && slot->outcome->fault == FAULT_DATA) observer_unfit(lane, p->delivery.workspace);
+    struct snapshot_workspace *row = workspace_for(o, w, record);
+    note_trouble(row, lane, outcome, d->label);
+    row->dead[by_fault(outcome->fault)]++;
+    row->redrivable += record->payload.json.p != NULL;
+    memcpy(d->workspace, row->name, sizeof d->workspace);
+    if (delivery && outcome->fault == FAULT_DATA) observer_unfit(lane, delivery->workspace);
 }
 
 void observer_unfit(struct lane *lane, uint64_t workspace) {
@@ -197,13 +199,12 @@ static int64_t since(int64_t then, int64_t now) {
 }
 
 static int64_t oldest_ms(const struct lane *lane, const struct partition *p) {
-    const struct load *load = p->windows.oldest ? p->windows.oldest->user : NULL;
-    return load ? since(load->opened_ms, lane->now_ms) : 0;
+    return p->windows.oldest ? since(p->windows.oldest->opened_ms, lane->now_ms) : 0;
 }
 
 /* Nothing left to read and nothing unsettled: what lies between is the markers of transactions. */
 static bool is_idle(const struct partition *p) {
-    return p->loaded && p->eof && !p->windows.count && p->stash_at == p->stash_n && !p->held_ms;
+    return p->loaded && partition_at_end(p) && !p->windows.count && !p->held_ms;
 }
 
 static void measure(const struct lane *lane, const struct partition *p, int64_t *ret_end,
@@ -230,7 +231,7 @@ static void greatest(int64_t *most, int64_t n) {
 static void gauge(struct lane *lane, struct partition *p, struct gauges *g) {
     int64_t end, lag;
     const struct window *open = windows_open(&p->windows);
-    const struct load *first = p->windows.oldest ? p->windows.oldest->user : NULL;
+    const struct window *first = p->windows.oldest;
     greatest(&g->held, vitals_held_ms(lane, p));
     measure(lane, p, &end, &lag);
     g->partitions++;

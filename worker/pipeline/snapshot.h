@@ -137,12 +137,12 @@ void observer_free(struct observer *);
 
 /* Lane's thread. */
 void observer_serve(struct lane *); /* after each wait: gauges once a second, what was asked for */
-void observer_dead(struct lane *, const struct load *, const struct slot *);
+void observer_dead(const struct window *, const struct record *);
 /* It is parked for this destination, until then; an attempt to deliver it comes now (NULL: not to
  * one that is known). Wall clock. */
-void observer_parked(const struct load *, const struct slot *, struct destination *,
+void observer_parked(const struct window *, const struct record *, struct destination *,
                      const struct outcome *, int64_t due_ms);
-void observer_back(struct lane *, const struct slot *, struct destination *, int64_t due_ms);
+void observer_back(struct lane *, const struct record *, struct destination *, int64_t due_ms);
 /* An event died of fault data: whose it was, a keyed hash; 0: that can't be read. */
 void observer_unfit(struct lane *, uint64_t workspace);
 /* An event was skipped: why (outcome.why), and whose it was. */

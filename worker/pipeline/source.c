@@ -1,4 +1,5 @@
-/* The consumer: reading the partitions' queues, positions, topics subscribed to. */
+#include "worker/pipeline/source.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include "worker/base/log.h"
 #include "worker/kafka/client.h"
 #include "worker/kafka/topics.h"
+#include "worker/pipeline/assignment.h"
 #include "worker/pipeline/lane.h"
 
 #define SEEK_AGAIN_MS 1000
@@ -44,15 +46,10 @@ static void lose(struct lane *lane, struct partition *p, int64_t low) {
     }
     struct window *w = windows_lost(&p->windows, low);
     if (!w) return; /* too many boundaries in flight: tried again */
-    load_new(lane, p, w, 0);
+    window_begin(lane, p, w, 0);
     log_error("retention removed records before they were read", LOG_S("topic", p->topic),
               LOG_I("partition", p->id), LOG_I("first", at), LOG_I("next", low));
     assignment_move(lane, p, low);
-}
-
-static int64_t reading_at(const struct partition *p) {
-    const struct window *open = windows_open(&p->windows);
-    return open ? open->last_taken + 1 : p->windows.next;
 }
 
 /* A partition that could not be read says nothing once it can be, while nothing new comes: read
@@ -60,7 +57,7 @@ static int64_t reading_at(const struct partition *p) {
 static void read_again(struct lane *lane, struct partition *p) {
     p->reread_ms = lane->now_ms + REREAD_MS;
     if (p->stash_at != p->stash_n) return;
-    assignment_move(lane, p, p->begins ? RD_KAFKA_OFFSET_BEGINNING : reading_at(p));
+    assignment_move(lane, p, p->begins ? RD_KAFKA_OFFSET_BEGINNING : partition_at(p));
 }
 
 /* What we want to read lies beyond the end. A truncated partition still has what stood before; one
@@ -87,7 +84,7 @@ static void find_position(struct lane *lane, struct partition *p) {
     }
     if (!assignment_watermarks(lane, p, &low, &high)) return;
     windows_seal(&p->windows);
-    int64_t at = reading_at(p);
+    int64_t at = partition_at(p);
     bool anew =
         p->vanished || (low <= at && (at > high || p->shrunk) && is_anew(lane, p, low, high));
     if (anew) {
@@ -145,7 +142,7 @@ static int64_t due_said(const rd_kafka_message_t *msg) {
 }
 
 /* When the head of a retry partition is due, by this machine's clock. No clock can make it hold
- * what stands behind it for longer than the topic's own delay: counted from the broker's timestamp,
+ * what comes after it for longer than the topic's own delay: counted from the broker's timestamp,
  * or, where the topic carries the timestamp of the one that parked it, from when it was read ahead.
  * A broker whose clock is ahead of this machine's shows it: then this one is behind. */
 static int64_t due_of(const struct lane *lane, struct partition *p, const rd_kafka_message_t *msg) {
@@ -213,7 +210,7 @@ void source_taken(struct partition *p) {
 
 static void subscribe(struct lane *lane) {
     if (!lane->settles) return;
-    struct worker_shared *shared = (struct worker_shared *)(uintptr_t)lane->shared;
+    struct worker_shared *shared = lane->shared;
     pthread_mutex_lock(&shared->mutex);
     rd_kafka_topic_partition_list_t *list = NULL;
     if (lane->subscribed != shared->version) {
@@ -243,7 +240,7 @@ static int64_t between(int64_t least, int64_t n, int64_t most) {
  * quarters. All partitions may come to this member; those of retry topics, of which there are five
  * for each of a source topic, count half, since they are empty mostly. Bytes. */
 static int64_t queue_bytes(const struct lane *lane) {
-    struct worker_shared *shared = (struct worker_shared *)(uintptr_t)lane->shared;
+    struct worker_shared *shared = lane->shared;
     pthread_mutex_lock(&shared->mutex);
     int64_t n = (shared->partitions + shared->sources + 1) / 2;
     pthread_mutex_unlock(&shared->mutex);
@@ -300,7 +297,7 @@ static rd_kafka_t *consumer_new(struct lane *lane, bool alone, struct buf *err) 
     rd_kafka_conf_t *conf = client_conf_new(cfg, extra, err);
     if (!conf) return NULL;
     if (alone) client_conf_alone(conf);
-    rd_kafka_conf_set_rebalance_cb(conf, assignment_cb);
+    assignment_take_rebalances(conf);
     rd_kafka_conf_set_error_cb(conf, error_cb);
     rd_kafka_conf_set_opaque(conf, lane);
     rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, errstr, sizeof errstr);

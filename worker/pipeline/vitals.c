@@ -35,10 +35,6 @@ void vitals_end(struct lane *lane) {
     lane->vitals = (struct vitals){.contact_ms = lane->now_ms};
 }
 
-void vitals_place(const struct partition *p, char ret[TOPIC_MAX + 16]) {
-    snprintf(ret, TOPIC_MAX + 16, "%s/%" PRId32, p->topic, p->id);
-}
-
 /* ---- topics ---- */
 
 static void forget_topic(struct lane *lane, size_t i) {
@@ -109,7 +105,7 @@ void vitals_client_error(struct lane *lane, rd_kafka_resp_err_t err, const char 
  * for all that the client knows may create those that are gone. */
 static rd_kafka_topic_partition_list_t *questions(struct lane *lane) {
     struct vitals *v = &lane->vitals;
-    struct worker_shared *shared = (struct worker_shared *)(uintptr_t)lane->shared;
+    struct worker_shared *shared = lane->shared;
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(VITALS_TOPICS + 1);
     pthread_mutex_lock(&shared->mutex);
     if (shared->topics.n)
@@ -199,17 +195,16 @@ void vitals_unreadable(struct lane *lane, struct partition *p, const char *error
 }
 
 void vitals_readable(struct lane *lane, struct partition *p) {
-    char place[TOPIC_MAX + 16];
-    vitals_place(p, place);
+    char place[PARTITION_NAME_MAX];
+    partition_name(p, place);
     p->unreadable_ms = p->reread_ms = 0;
     p->error[0] = '\0';
     trouble_clear(troubles(lane), lane->id, TROUBLE_UNREADABLE, place);
 }
 
 int64_t vitals_held_ms(struct lane *lane, struct partition *p) {
-    int64_t high = p->loaded && p->eof && p->stash_at == p->stash_n && !p->head_due_ms
-                       ? vitals_high(lane, p, NULL)
-                       : -1;
+    int64_t high =
+        p->loaded && partition_at_end(p) && !p->head_due_ms ? vitals_high(lane, p, NULL) : -1;
     if (high <= p->eof_at || high < 0)
         p->held_ms = 0;
     else if (!p->held_ms || p->held_at != p->eof_at)
@@ -231,10 +226,10 @@ static void watch_end(struct lane *lane, struct partition *p) {
 }
 
 static void tell_partition(struct lane *lane, struct partition *p) {
-    char place[TOPIC_MAX + 16], detail[96] = "";
+    char place[PARTITION_NAME_MAX], detail[96] = "";
     int64_t held = vitals_held_ms(lane, p);
     watch_end(lane, p);
-    vitals_place(p, place);
+    partition_name(p, place);
     if (p->unreadable_ms)
         trouble_set(troubles(lane), lane->id, TROUBLE_UNREADABLE, place, p->error,
                     p->unreadable_ms);

@@ -48,8 +48,6 @@ void vitals_answer(struct lane *, const rd_kafka_topic_partition_list_t *);
 /* A partition's reader met an error; or a record, or the end. */
 void vitals_unreadable(struct lane *, struct partition *, const char *error);
 void vitals_readable(struct lane *, struct partition *);
-/* "topic/partition" */
-void vitals_place(const struct partition *, char ret[TOPIC_MAX + 16]);
 /* For how long records have waited behind an open transaction, ms; 0: none does. Once a second. */
 int64_t vitals_held_ms(struct lane *, struct partition *);
 /* The partition's end, open transactions included, as the last fetch saw it; -1: not known. */

@@ -4,6 +4,10 @@
 #include <stdlib.h>
 
 #include "worker/base/buf.h"
+#include "worker/pipeline/dispatch.h"
+#include "worker/pipeline/lane.h"
+#include "worker/pipeline/record.h"
+#include "worker/pipeline/route.h"
 
 /* Bookkeeping that went wrong would settle what was not delivered: no build may skip these. */
 static void must(bool holds, const char *what) {
@@ -24,13 +28,9 @@ bool windows_init(struct windows *ws, int64_t offset, const int64_t *ends, size_
     return true;
 }
 
-void windows_clear(struct windows *ws, void (*free_user)(struct window *)) {
+void windows_clear(struct windows *ws) {
     struct window *w;
-    while ((w = windows_pop(ws))) {
-        if (free_user) free_user(w);
-        window_free(w);
-    }
-    ws->n_ends = 0;
+    while ((w = windows_pop(ws))) window_discard(w);
 }
 
 struct window *windows_open(const struct windows *ws) {
@@ -147,11 +147,8 @@ struct window *windows_pop(struct windows *ws) {
     if (!ws->oldest) ws->newest = NULL;
     ws->count--;
     w->newer = NULL;
+    w->partition = NULL;
     return w;
-}
-
-void window_free(struct window *w) {
-    free(w);
 }
 
 size_t windows_ends(const struct windows *ws, size_t skip, int64_t ret[WINDOW_ENDS_MAX]) {
@@ -165,4 +162,65 @@ size_t windows_ends(const struct windows *ws, size_t skip, int64_t ret[WINDOW_EN
     must(n + ws->n_ends <= WINDOW_ENDS_MAX, "too many boundaries");
     for (size_t i = 0; i < ws->n_ends; i++) ret[n++] = ws->ends[i];
     return n;
+}
+
+/* ---- what a window owns ---- */
+
+void window_begin(struct lane *lane, struct partition *p, struct window *w, int64_t timestamp_ms) {
+    w->lane = lane;
+    w->partition = p;
+    w->opened_ms = lane->now_ms;
+    w->opened_wall_ms = lane->wall_ms;
+    w->timestamp_ms = timestamp_ms;
+    w->batched =
+        p->kind == PARTITION_SOURCE && (lane->cfg->archive == CONFIG_ARCHIVE_BATCH || w->replayed);
+    w->topic = arena_strdup(&w->arena, str_c(p->base));
+}
+
+void window_hold(struct window *w, ptrdiff_t bytes) {
+    w->held += (size_t)bytes;
+    w->lane->held += (size_t)bytes;
+}
+
+void window_cancel(struct window *w, enum cancel why) {
+    if (!w->out) return;
+    for (struct delivery *d = w->deliveries; d; d = d->next_in_window)
+        if (d->state == DELIVERY_WAITING || d->state == DELIVERY_FLYING)
+            dispatch_cancel(w->lane->dispatch, d, why);
+}
+
+void window_free(struct window *w) {
+    if (!w) return;
+    for (struct delivery *d = w->deliveries; d; d = d->next_in_window) {
+        buf_free(&d->body);
+        if (d->holds) destination_drop(d->batch.dest);
+        if (d->members != d->only) free(d->members);
+    }
+    for (struct record *r = w->records; r; r = r->next)
+        if (r->msg) rd_kafka_message_destroy(r->msg);
+    if (w->lane) w->lane->held -= w->held;
+    free(w->groups);
+    arena_wipe(&w->arena);
+    free(w);
+}
+
+void window_discard(struct window *w) {
+    if (!w->out && (!w->lane || !w->lane->settlement)) {
+        window_free(w);
+        return;
+    }
+    window_cancel(w, CANCEL_LEAVING);
+    w->newer = w->lane->dropped;
+    w->lane->dropped = w;
+}
+
+void window_free_discarded(struct lane *lane) {
+    for (struct window **at = &lane->dropped, *w; (w = *at);) {
+        if (w->out || lane->settlement) {
+            at = &w->newer;
+            continue;
+        }
+        *at = w->newer;
+        window_free(w);
+    }
 }

@@ -1,7 +1,7 @@
 /* The windows of one partition: which records were taken, which have their outcome, what may be
- * settled, and which window ends
- * ("boundaries") are durable. Pure bookkeeping, no I/O, no clock; property-tested against a naive
- * model. Lane's thread.
+ * settled, and which window ends ("boundaries") are durable. That part is bookkeeping without I/O
+ * or clock, property-tested against a naive model. And what a window owns: its records, and the
+ * deliveries that carry them to their destinations. Lane's thread.
  *
  * A window is a contiguous run [first, next) of offsets; first is the previous window's next.
  * Offsets inside that no record has (transaction markers, compaction) are legal. A window is open
@@ -16,7 +16,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "worker/base/arena.h"
 #include "worker/kafka/meta.h"
+#include "worker/pipeline/delivery.h"
+
+struct lane;
+struct partition;
+struct record;
 
 /* As many as the metadata of a committed offset holds. */
 #define WINDOW_ENDS_MAX META_ENDS_MAX
@@ -32,8 +38,29 @@ struct window {
     bool declared;
     bool replayed; /* next was fixed by an earlier owner */
     bool lost;     /* stands for records that retention removed before they were read: no member */
-    void *user;    /* the lane's data for this window */
     struct window *newer;
+
+    /* What it owns; from window_begin() on. */
+    struct lane *lane;
+    struct partition *partition; /* NULL once it is popped */
+    const char *topic;           /* origin topic of its records */
+    struct arena arena;
+    size_t arena_counted;
+    struct record *records, *last_record;
+    struct delivery *deliveries, *last_delivery;
+    struct delivery **groups; /* batch mode: by destination; retry partitions: by batch key */
+    size_t groups_cap, n_groups;
+    size_t bytes;        /* payload taken */
+    size_t held;         /* bytes of messages and bodies that count against the budget */
+    size_t ledger_bytes; /* bound of the ledger entry */
+    size_t incomplete;   /* batches that came back and lack members */
+    size_t parked;       /* records that wait to be moved to a retry topic */
+    size_t out;          /* deliveries that dispatch has */
+    int64_t opened_ms;   /* monotonic */
+    int64_t sealed_ms;   /* monotonic; 0: not sealed */
+    int64_t opened_wall_ms;
+    int64_t timestamp_ms; /* Kafka's, of the first record */
+    bool batched;         /* events wait for the window's durable end */
 };
 
 struct windows {
@@ -47,8 +74,8 @@ struct windows {
 /* Starts at the committed offset with the replayed ends (ascending, each > offset; copied). False
  * when they are not so or too many. */
 bool windows_init(struct windows *, int64_t offset, const int64_t *ends, size_t n_ends);
-/* Frees all windows, calling free_user (may be NULL) for each. */
-void windows_clear(struct windows *, void (*free_user)(struct window *));
+/* Drops all windows: window_discard(). */
+void windows_clear(struct windows *);
 
 /* The window that the record at this offset belongs to: opens one when none is open. A replayed
  * window whose end is <= offset is sealed first (the records between are gone), as often as needed.
@@ -64,7 +91,7 @@ void window_done(struct window *);
 bool window_complete(const struct window *); /* sealed, and all taken are done */
 /* The open window, or NULL. */
 struct window *windows_open(const struct windows *);
-/* Seals the open window behind its last taken record (next = last_taken + 1), or at the replayed
+/* Seals the open window after its last taken record (next = last_taken + 1), or at the replayed
  * end. False when none is open, when it is replayed and the reader hasn't passed its end (its last
  * record was not taken), or when WINDOW_ENDS_MAX - 1 sealed windows wait for settlement: the open
  * one then stays open until the oldest is popped. */
@@ -78,13 +105,26 @@ void windows_passed(struct windows *, int64_t position);
 struct window *windows_lost(struct windows *, int64_t available);
 /* How many of the oldest windows can be settled now. */
 size_t windows_settleable(const struct windows *);
-/* Pops the oldest, NULL when there is none; the caller frees it with window_free(), its user data
- * before. */
+/* Pops the oldest, NULL when there is none; it is the caller's to free or discard. */
 struct window *windows_pop(struct windows *);
-void window_free(struct window *);
 /* Every end that must be durable now: sealed and unsettled from the skip-th oldest window on, then
  * the end of a replayed window that is still filling, then the replayed ends not yet opened; in
  * order. Returns how many. ret has room for WINDOW_ENDS_MAX. */
 size_t windows_ends(const struct windows *, size_t skip, int64_t ret[WINDOW_ENDS_MAX]);
+
+/* ---- what a window owns ---- */
+
+/* A window was just opened, or sealed with all its records gone. A replayed window is a batch
+ * whatever the mode is now: its objects may exist already. */
+void window_begin(struct lane *, struct partition *, struct window *, int64_t timestamp_ms);
+/* So many bytes more, or less, count against the lane's budget. */
+void window_hold(struct window *, ptrdiff_t bytes);
+/* Gives up what is still out. */
+void window_cancel(struct window *, enum cancel);
+/* Frees a window that was popped, with all that it owns: now, or once neither a sink nor the settle
+ * thread uses it any more. */
+void window_discard(struct window *);
+void window_free_discarded(struct lane *); /* those that can be freed by now */
+void window_free(struct window *);         /* at once: nothing is out; NULL is fine */
 
 #endif

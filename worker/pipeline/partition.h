@@ -1,0 +1,94 @@
+/* One partition that a lane has: where it stands, what was read of it and is not taken yet, and its
+ * windows. Lane's thread. */
+#ifndef RUNSINK_PARTITION_H
+#define RUNSINK_PARTITION_H
+
+#include "worker/kafka/meta.h"
+#include "worker/kafka/retry.h"
+#include "worker/pipeline/poison.h"
+#include "worker/pipeline/window.h"
+
+#define READ_BATCH 128
+
+enum partition_kind { PARTITION_SOURCE, PARTITION_RETRY };
+
+/* recall.c: whether the ledger has to be asked for the partition's chain. */
+enum recall_state { RECALL_NONE, RECALL_WANTED, RECALL_ASKED };
+
+struct partition {
+    char topic[TOPIC_MAX + 1];
+    char base[TOPIC_MAX + 1]; /* the source topic it belongs to */
+    int32_t id;
+    enum partition_kind kind;
+    bool leftover;   /* a retry topic whose delay is not configured any more */
+    uint64_t serial; /* of this assignment: a result for another one is only counted */
+    struct rd_kafka_queue_s *queue;
+    bool loaded; /* committed offset and metadata are known */
+    bool asking,
+        late;     /* the broker is asked for its offset; it was not known when it was assigned */
+    bool reading; /* handed to librdkafka */
+    int64_t asked_ms;
+    bool begins;     /* nothing is committed: it starts with the first record there is */
+    bool left;       /* by lane_finish(): what is open belongs to the next owner */
+    int64_t seek_ms; /* when to try the position again; 0: no need */
+    bool pin;        /* the topic was made anew: its beginning is to be durable, with */
+    int64_t before;  /* where the chain of the old one ends; -1: it has none */
+    enum recall_state recall;
+    /* careful.c */
+    struct claim want;   /* what the metadata is to say of who reads */
+    bool asked, claimed; /* the claim is decided; is durable, so that reading may begin */
+    bool calm;           /* the end was reached before anything was read */
+    bool guilty;         /* what suspect names is not tried again */
+    enum caution caution;
+    struct claim suspect; /* what was alone in work when the last reader died */
+    int64_t zone;         /* records to be settled until all is well, */
+    int64_t zone_end;     /* or an offset up to which */
+    int64_t special;      /* the next offset that is not taken as others are */
+    int64_t tried_ms, silent_ms;
+    struct windows windows;
+    struct meta meta;
+    int64_t committed;
+    int64_t opened_ms; /* Kafka's timestamp of the first record of the newest window; 0: none yet */
+    /* Since when it is known not to be loaded; 0: it is. */
+    int64_t unloaded_ms;
+    int64_t replay_end; /* the last end an earlier owner declared */
+    bool introduced;    /* this owner has written a ledger entry */
+    uint64_t anchored;  /* how many of its entries this owner's anchors cover */
+    struct rd_kafka_message_s *stash[READ_BATCH]; /* read but not taken: no room, or not due */
+    size_t stash_at, stash_n;
+    int64_t head_due_ms;               /* wall clock; 0: not known to wait */
+    int64_t delay_ms;                  /* of a retry topic, by its name */
+    int64_t filled_ms, filled_wall_ms; /* when what is stashed was read, monotonic and wall clock */
+    int64_t behind_ms; /* how far this machine's clock is behind the broker's, at the least */
+    bool eof;          /* the reader has reached the end of what is visible: */
+    int64_t eof_at;
+    int64_t held_ms, held_at; /* since when an open transaction has held that end, monotonic; 0 */
+    /* Since when it can't be read, with the error, and when that is tried again; since when the
+     * committed offset has been beyond the end. Monotonic; 0: it is not so. */
+    int64_t unreadable_ms, reread_ms, beyond_ms;
+    char error[160];
+    int64_t high_seen; /* the highest end that a fetch told of; a lower one since: */
+    bool shrunk;
+    int64_t high_stale; /* that of a topic that is gone, as long as no fetch told another one */
+    bool durable;       /* something is committed. Gone without us: the topic was deleted. */
+    int doubts;     /* answers in a row that nothing is committed, and one to come; 0: no doubt */
+    bool doubting;  /* it is asked for */
+    bool vanished;  /* it is so */
+    int64_t end;    /* --until-end: the high watermark at start; -1: none */
+    bool end_known; /* with what waited behind an open transaction then */
+    bool given_up;  /* it can't be reached now */
+    struct partition *next;
+};
+
+/* The lane's partition of this serial, or NULL: it is not ours any more. */
+struct partition *partition_find(const struct lane *, uint64_t serial);
+struct partition *partition_named(const struct lane *, const char *topic, int32_t id);
+/* "topic/partition" */
+#define PARTITION_NAME_MAX (TOPIC_MAX + 16)
+void partition_name(const struct partition *, char ret[PARTITION_NAME_MAX]);
+/* The offset that is read next. */
+int64_t partition_at(const struct partition *);
+/* Whether all that was read is taken, and the reader has reached the end of what is visible. */
+bool partition_at_end(const struct partition *);
+
+#endif

@@ -1,0 +1,58 @@
+#include "worker/pipeline/reading.h"
+
+#include "worker/base/clock.h"
+#include "worker/pipeline/careful.h"
+#include "worker/pipeline/intake.h"
+#include "worker/pipeline/lane.h"
+#include "worker/pipeline/recall.h"
+#include "worker/pipeline/source.h"
+
+/* Taken in one turn at most, so that transfers go on: about a millisecond's work, but a tenant
+ * chooses what a record costs. */
+#define TURN_RECORDS 256
+#define TURN_MS 20
+
+/* Asked after every few records: it reads the clock. */
+static bool turn_is_over(const struct lane *lane) {
+    return clock_ms(CLOCK_MONOTONIC) - lane->reading_ms >= TURN_MS;
+}
+
+static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
+    size_t n = 0;
+    rd_kafka_message_t *msg;
+    if (!p->claimed && (recall_waits(lane, p) || !careful_claim(lane, p))) return 0;
+    if (p->caution != CAUTION_NONE) careful_tick(lane, p);
+    if (p->caution == CAUTION_CAREFUL) return 0;
+    place_topic(&lane->place, p->topic, p->id);
+    while (n < most && (n % 8 || !turn_is_over(lane)) && (msg = source_peek(lane, p))) {
+        if (intake_past_end(p, msg->offset)) break;
+        if (!intake_has_room(lane, p, msg->offset)) break;
+        intake_take(lane, p, msg);
+        n++;
+    }
+    return n;
+}
+
+/* Partitions take turns, so that one with a backlog starves none. Another one begins each time: the
+ * first may take all that there is room for. */
+bool reading_run(struct lane *lane) {
+    size_t total = 0, round;
+    bool over = false;
+    lane->reading_ms = clock_ms(CLOCK_MONOTONIC);
+    struct partition *first = lane->partitions;
+    size_t n = 0;
+    for (const struct partition *p = first; p; p = p->next) n++;
+    for (size_t skip = n ? lane->turns++ % n : 0; skip; skip--) first = first->next;
+    lane->standing = careful_stands(lane);
+    do {
+        round = 0;
+        for (struct partition *p = first; p; p = p->next)
+            round += read_partition(lane, p, READ_BATCH);
+        for (struct partition *p = lane->partitions; p != first; p = p->next)
+            round += read_partition(lane, p, READ_BATCH);
+        total += round;
+        over = total >= TURN_RECORDS || turn_is_over(lane);
+    } while (round && !over);
+    if (lane->standing) careful_run(lane);
+    return over;
+}
