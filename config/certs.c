@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "worker/base/log.h"
+#include "worker/base/text.h"
 
 #define DAY_S ((int64_t)86400)
 
@@ -130,11 +131,8 @@ const char *cert_text(int64_t until_s, int64_t now_s, char ret[CERT_TEXT]) {
     static const char *const words[] = {
         [FINE] = "", [SOON] = ", EXPIRES SOON", [CLOSE] = ", EXPIRES SOON", [OVER] = ", EXPIRED"};
     enum state state = state_of(until_s, now_s);
-    time_t s = (time_t)until_s;
-    struct tm tm;
-    char day[32];
-    if (state == UNREADABLE || !gmtime_r(&s, &tm) ||
-        !strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%SZ", &tm))
+    char day[UTC_TEXT];
+    if (state == UNREADABLE || !utc_text(until_s, day))
         return strcpy(ret, "no certificate can be read there");
     snprintf(ret, CERT_TEXT, "until %s, %lld days%s", day, (long long)((until_s - now_s) / DAY_S),
              words[state]);

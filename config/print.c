@@ -56,11 +56,11 @@ static void put_json(void *context, const char *name, const char *value, const c
     (void)unused;
     if (b->p[b->n - 1] != '{') buf_putc(b, ',');
     buf_putc(b, '"');
-    buf_json(b, str_c(name));
+    text_json(b, str_c(name));
     buf_puts(b, "\":{\"value\":\"");
-    buf_json(b, str_c(value));
+    text_json(b, str_c(value));
     buf_puts(b, "\",\"origin\":\"");
-    buf_json(b, str_c(origin ? origin : "default"));
+    text_json(b, str_c(origin ? origin : "default"));
     buf_puts(b, "\"}");
 }
 

@@ -257,13 +257,8 @@ static bool refuse(struct outcome *reterr, enum fault fault, const char *what) {
 
 /* UTF-8, no control characters, no segment that climbs or imitates a temporary name. */
 static bool path_valid(const char *p) {
-    size_t len = strlen(p);
-    if (len > PATH_BYTES_MAX) return false;
-    for (size_t i = 0; i < len;) {
-        size_t n = utf8_sequence(p + i, len - i);
-        if (n == 0 || (unsigned char)p[i] < 0x20 || p[i] == 0x7f) return false;
-        i += n;
-    }
+    struct str text = str_c(p);
+    if (text.n > PATH_BYTES_MAX || !utf8_is_line(text)) return false;
     while (*p) {
         size_t n = strcspn(p, "/");
         if ((n == 1 && p[0] == '.') || (n == 2 && p[0] == '.' && p[1] == '.') ||

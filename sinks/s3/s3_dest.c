@@ -97,13 +97,8 @@ static bool has_control(const char *s) {
 /* Stores fold "." and ".." segments, or climb: neither may stand in a key. The prefix may end
  * inside a segment, so what follows its last '/' is refused as well. */
 static bool prefix_valid(const char *p) {
-    size_t len = strlen(p);
-    if (len > PREFIX_MAX) return false;
-    for (size_t i = 0; i < len;) {
-        size_t n = utf8_sequence(p + i, len - i);
-        if (n == 0 || (unsigned char)p[i] < 0x20 || p[i] == 0x7f) return false;
-        i += n;
-    }
+    struct str text = str_c(p);
+    if (text.n > PREFIX_MAX || !utf8_is_line(text)) return false;
     for (const char *s = p; s; s = strchr(s, '/')) {
         if (*s == '/') s++;
         size_t n = strcspn(s, "/");

@@ -4,7 +4,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "config/config.h"
 #include "sinks/s3/s3.h"
@@ -95,10 +94,8 @@ static void checksum(struct s3_lines *l, const struct config *cfg, const struct 
  * can be made longer but, in COMPLIANCE mode, by nobody shorter. */
 static void retention(struct s3_lines *l, const struct config *cfg, int64_t now_s) {
     if (cfg->s3_lock_mode == CONFIG_LOCK_NONE) return;
-    time_t until = (time_t)((now_s / 86400 + cfg->s3_lock_days + 1) * 86400);
-    struct tm tm;
-    char text[32];
-    must(gmtime_r(&until, &tm) && strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm) > 0);
+    char text[UTC_TEXT];
+    must(utc_text((now_s / 86400 + cfg->s3_lock_days + 1) * 86400, text));
     line(l, "x-amz-object-lock-retain-until-date", "%s", text);
 }
 

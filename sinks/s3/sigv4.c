@@ -2,17 +2,21 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define ALGORITHM "AWS4-HMAC-SHA256"
 #define PARAMS_MAX 32
 #define CANONICAL_MAX ((size_t)256 * 1024)
 
 void sigv4_date(int64_t now_s, char ret[SIGV4_DATE_LEN + 1]) {
-    time_t t = (time_t)now_s;
-    struct tm tm;
-    if (!gmtime_r(&t, &tm) || strftime(ret, SIGV4_DATE_LEN + 1, "%Y%m%dT%H%M%SZ", &tm) == 0)
-        abort(); /* a clock beyond the year 9999 */
+    char text[UTC_TEXT];
+    size_t n = 0;
+    if (!utc_text(now_s, text)) abort();
+    for (const char *p = text; *p; p++) {
+        if (*p == '-' || *p == ':') continue;
+        if (n == SIGV4_DATE_LEN) abort(); /* a clock beyond the year 9999 */
+        ret[n++] = *p;
+    }
+    ret[n] = '\0';
 }
 
 static bool is_plain(unsigned char c) {

@@ -25,35 +25,15 @@ static void keep_secret(struct webhook *w, struct str s) {
     w->secrets[w->n_secrets++] = xstrndup(s.p, s.n);
 }
 
-static int nibble(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-static void percent_decode(struct str s, struct buf *out) {
-    for (size_t i = 0; i < s.n; i++) {
-        int high = s.p[i] == '%' && i + 2 < s.n ? nibble(s.p[i + 1]) : -1;
-        int low = high >= 0 ? nibble(s.p[i + 2]) : -1;
-        if (low < 0) {
-            buf_putc(out, s.p[i]);
-            continue;
-        }
-        buf_putc(out, (char)(high << 4 | low));
-        i += 2;
-    }
-}
-
 /* Both as it stands in the URL and as it is meant. */
 static void keep_encoded_secret(struct webhook *w, struct str s) {
     keep_secret(w, s);
-    struct buf decoded;
-    buf_init_secret(&decoded, s.n);
-    percent_decode(s, &decoded);
-    struct str plain = {decoded.p, decoded.n};
+    char *text = xmalloc(s.n + 1);
+    struct str plain = {text, percent_decode(s, text)};
     /* The table keeps C strings; no line of a log holds a NUL. */
     if (!str_eq(plain, s) && plain.n && !memchr(plain.p, '\0', plain.n)) keep_secret(w, plain);
-    buf_wipe(&decoded);
+    wipe(text, s.n);
+    free(text);
 }
 
 static void keep_query(struct webhook *w, struct str query) {
@@ -234,14 +214,11 @@ static void set_headers(struct webhook *w, const struct pair *pairs, size_t n) {
 
 /* RFC 7617: what a client makes of userinfo in a URL. */
 static void set_basic(struct webhook *w, struct str userinfo) {
-    const char *colon = memchr(userinfo.p, ':', userinfo.n);
-    size_t user_len = colon ? (size_t)(colon - userinfo.p) : userinfo.n;
     struct buf plain, value;
     buf_init_secret(&plain, userinfo.n + 1);
     buf_init_secret(&value, (size_t)2 * WEBHOOK_URL_MAX);
-    percent_decode((struct str){userinfo.p, user_len}, &plain);
-    buf_putc(&plain, ':');
-    if (colon) percent_decode((struct str){colon + 1, userinfo.n - user_len - 1}, &plain);
+    plain.n = percent_decode(userinfo, buf_reserve(&plain, userinfo.n));
+    if (!memchr(userinfo.p, ':', userinfo.n)) buf_putc(&plain, ':');
     buf_puts(&value, "Basic ");
     base64_add(&value, plain.p, plain.n);
     append(w, "Authorization", buf_cstr(&value));

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "worker/base/text.h"
 #include "worker/event/redact.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
@@ -65,7 +66,7 @@ static void check_label(struct str url) {
 /* The string in JSON: as it is, or every ASCII character as an escape. */
 static void put_string(struct buf *b, struct str s, bool escape) {
     if (!escape) {
-        assert(buf_json(b, s));
+        assert(text_json(b, s));
         return;
     }
     for (size_t i = 0; i < s.n; i++) {

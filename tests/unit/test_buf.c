@@ -15,6 +15,7 @@
 #include "worker/base/arena.h"
 #include "worker/base/buf.h"
 #include "worker/base/outcome.h"
+#include "worker/base/text.h"
 #include "worker/event/json.h"
 
 #define LEN(array) (sizeof(array) / sizeof(array)[0])
@@ -26,8 +27,8 @@ static void the_ceiling_is_an_answer(void **state) {
     assert_true(buf_puts(&b, "abc"));
     assert_false(buf_puts(&b, "def"));
     assert_false(buf_printf(&b, "%d", 123));
-    assert_false(buf_json(&b, STR("\n\n")));
-    assert_false(buf_json(&b, STR("a\n"))); /* what came before the refusal is taken back */
+    assert_false(text_json(&b, STR("\n\n")));
+    assert_false(text_json(&b, STR("a\n"))); /* what came before the refusal is taken back */
     assert_null(buf_reserve(&b, 3));
     assert_null(buf_reserve(&b, SIZE_MAX));
     assert_string_equal(buf_cstr(&b), "abc");
@@ -65,7 +66,7 @@ static void empty_buffers(void **state) {
     buf_free(&b);
     buf_init(&b, 100);
     assert_true(buf_str(&b, (struct str){NULL, 0}));
-    assert_true(buf_json(&b, (struct str){NULL, 0}));
+    assert_true(text_json(&b, (struct str){NULL, 0}));
     assert_true(buf_printf(&b, "%s", ""));
     assert_string_equal(buf_cstr(&b), "");
     buf_free(&b);
@@ -119,7 +120,7 @@ static void json_text(void **state) {
     for (size_t i = 0; i < LEN(cases); i++) {
         struct buf b;
         buf_init(&b, 1000);
-        assert_true(buf_json(&b, cases[i].text));
+        assert_true(text_json(&b, cases[i].text));
         assert_string_equal(buf_cstr(&b), cases[i].json);
         buf_free(&b);
     }
@@ -137,7 +138,7 @@ static void json_of_any_bytes(void **state) {
         struct json_value string;
         buf_init(&b, 100);
         buf_putc(&b, '"');
-        assert_true(buf_json(&b, (struct str){text, 4}));
+        assert_true(text_json(&b, (struct str){text, 4}));
         buf_putc(&b, '"');
         json_begin(&j, (struct str){b.p, b.n});
         assert_true(json_value(&j, &string) && json_end(&j));

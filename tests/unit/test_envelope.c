@@ -7,13 +7,14 @@
 /* clang-format on */
 
 #include "tests/unit/events.h"
+#include "worker/base/text.h"
 
 static void framings(void **state) {
     (void)state;
     char *run = event(NULL, NULL);
     struct buf quoted;
     buf_init(&quoted, 8192);
-    buf_json(&quoted, str_c(run));
+    text_json(&quoted, str_c(run));
     const char *q = buf_cstr(&quoted);
     const struct {
         const char *before, *middle, *after;
@@ -130,7 +131,7 @@ static void wrapped_inside_an_outbox(void **state) {
     buf_init(&outer, 16384);
     buf_printf(&inner, "{\"jobRun\":%s}", run);
     buf_putc(&outer, '"');
-    buf_json(&outer, (struct str){inner.p, inner.n});
+    text_json(&outer, (struct str){inner.p, inner.n});
     buf_putc(&outer, '"');
     struct decoded d = decode(buf_cstr(&outer));
     assert_true(d.ok);
@@ -142,7 +143,7 @@ static void wrapped_inside_an_outbox(void **state) {
     struct buf twice;
     buf_init(&twice, 32768);
     buf_putc(&twice, '"');
-    buf_json(&twice, (struct str){outer.p, outer.n});
+    text_json(&twice, (struct str){outer.p, outer.n});
     buf_putc(&twice, '"');
     assert_refused(buf_cstr(&twice), "not-an-object", "no JSON object");
     buf_free(&twice);

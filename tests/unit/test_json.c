@@ -7,6 +7,7 @@
 /* clang-format on */
 
 #include "tests/unit/json_cases.h"
+#include "worker/base/text.h"
 #include "worker/event/json.h"
 
 static bool accepts(struct str text, struct json_value *ret) {

@@ -9,6 +9,7 @@
 #include "config/config.h"
 #include "tests/unit/json_cases.h"
 #include "tests/unit/redact_run.h"
+#include "worker/base/text.h"
 #include "worker/event/redact.h"
 #include "worker/pipeline/route.h"
 

@@ -12,6 +12,7 @@
 #include <cjson/cJSON.h>
 
 #include "worker/base/shown.h"
+#include "worker/base/text.h"
 #include "worker/tools/verify_report.h"
 
 static const struct {
@@ -69,7 +70,7 @@ static void test_json(void **state) {
         assert_true(shown_json(&b, str_c(cases[i].text)));
         buf_putc(&b, '"');
         buf_putc(&plain, '"');
-        assert_true(buf_json(&plain, str_c(cases[i].text)));
+        assert_true(text_json(&plain, str_c(cases[i].text)));
         buf_putc(&plain, '"');
         assert_string_equal(SHOWN(buf_cstr(&b)), buf_cstr(&b));
         cJSON *have = cJSON_Parse(buf_cstr(&b)), *want = cJSON_Parse(buf_cstr(&plain));

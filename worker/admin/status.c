@@ -44,7 +44,7 @@ static void number(struct buf *out, const char *name, int64_t n) {
 static void text(struct buf *out, const char *name, const char *value) {
     comma(out);
     buf_printf(out, "\"%s\":\"", name);
-    buf_json(out, str_c(value));
+    text_json(out, str_c(value));
     buf_putc(out, '"');
 }
 

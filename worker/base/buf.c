@@ -137,64 +137,6 @@ bool buf_printf(struct buf *b, const char *fmt, ...) {
     return to != NULL;
 }
 
-size_t utf8_sequence(const char *s, size_t n) {
-    const unsigned char *p = (const unsigned char *)s;
-    if (n == 0) return 0;
-    unsigned char c = p[0];
-    size_t len = c < 0x80                ? 1
-                 : c >= 0xc2 && c < 0xe0 ? 2
-                 : c >= 0xe0 && c < 0xf0 ? 3
-                 : c >= 0xf0 && c < 0xf5 ? 4
-                                         : 0;
-    if (len == 0 || len > n) return 0;
-    for (size_t i = 1; i < len; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    if ((c == 0xe0 && p[1] < 0xa0) || (c == 0xed && p[1] > 0x9f) || (c == 0xf0 && p[1] < 0x90) ||
-        (c == 0xf4 && p[1] > 0x8f))
-        return 0;
-    return len;
-}
-
-static bool buf_json_char(struct buf *b, unsigned char c) {
-    switch (c) {
-    case '"':
-        return buf_puts(b, "\\\"");
-    case '\\':
-        return buf_puts(b, "\\\\");
-    case '\n':
-        return buf_puts(b, "\\n");
-    case '\r':
-        return buf_puts(b, "\\r");
-    case '\t':
-        return buf_puts(b, "\\t");
-    default:
-        return buf_printf(b, "\\u%04x", c);
-    }
-}
-
-bool buf_json(struct buf *b, struct str s) {
-    size_t start = b->n;
-    const unsigned char *p = (const unsigned char *)s.p;
-    bool ok = true;
-    for (size_t i = 0; ok && i < s.n;) {
-        size_t run = i;
-        size_t len = 0;
-        while (run < s.n && p[run] >= 0x20 && p[run] != '"' && p[run] != '\\' &&
-               (len = utf8_sequence(s.p + run, s.n - run)) > 0)
-            run += len;
-        ok = buf_add(b, p + i, run - i);
-        i = run;
-        if (!ok || i == s.n) break;
-        if (p[i] < 0x20 || p[i] == '"' || p[i] == '\\')
-            ok = buf_json_char(b, p[i]);
-        else
-            ok = buf_puts(b, "\xef\xbf\xbd");
-        i++;
-    }
-    if (!ok) b->n = start;
-    return ok;
-}
-
 const char *buf_cstr(struct buf *b) {
     if (!b->p) b->p = xcalloc(1, b->cap = 1);
     b->p[b->n] = '\0';

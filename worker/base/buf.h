@@ -28,15 +28,8 @@ bool buf_str(struct buf *, struct str);
 bool buf_puts(struct buf *, const char *);
 bool buf_putc(struct buf *, char);
 bool buf_printf(struct buf *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* The text as the inside of a JSON string, quotes not included. Bytes that are not UTF-8 become
- * U+FFFD, so that what comes out is always valid JSON. */
-bool buf_json(struct buf *, struct str);
-/* The content with a NUL behind it (not counted); valid until the next change. */
+/* The content with a NUL after it (not counted); valid until the next change. */
 const char *buf_cstr(struct buf *);
-
-/* Length of the UTF-8 sequence that n bytes begin with, 0 when it is none: overlong forms,
- * surrogates and what lies beyond U+10FFFF are none (RFC 3629). */
-size_t utf8_sequence(const char *, size_t n);
 
 /* Allocation that can't fail: aborts with a message instead. */
 _Noreturn void out_of_memory(void);

@@ -2,28 +2,21 @@
 
 #include <stdlib.h>
 
-#include "worker/base/buf.h"
+#include "worker/base/text.h"
 
 #define ROUNDS 3   /* of percent-encoding */
 #define TAIL_MIN 4 /* of a secret that a cut label ends in */
-
-static int nibble(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
 
 /* Makes n bytes of text plain, in place; returns how many are left. at moves along; it may be NULL.
  */
 static size_t plain(char *text, uint16_t *at, size_t n) {
     for (int round = 0; round < ROUNDS; round++) {
         size_t to = 0;
-        for (size_t i = 0; i < n; i++, to++) {
-            int high = text[i] == '%' && i + 2 < n ? nibble(text[i + 1]) : -1;
-            int low = high >= 0 ? nibble(text[i + 2]) : -1;
-            text[to] = (char)(low < 0 ? text[i] : high << 4 | low);
+        for (size_t i = 0; i < n; to++) {
+            int byte = percent_byte(text + i, n - i);
+            text[to] = byte < 0 ? text[i] : (char)byte;
             if (at) at[to] = at[i];
-            if (low >= 0) i += 2;
+            i += byte < 0 ? 1 : 3;
         }
         if (to == n) break;
         n = to;

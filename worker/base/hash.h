@@ -1,13 +1,12 @@
-/* Digests and encodings, on OpenSSL's libcrypto. Any thread. */
+/* Digests, on OpenSSL's libcrypto. Any thread. */
 #ifndef RUNSINK_HASH_H
 #define RUNSINK_HASH_H
 
 #include <stdint.h>
 
-#include "worker/base/buf.h"
+#include "worker/base/text.h"
 
 #define SHA256_LEN 32
-#define HEX_LEN(n) ((n)*2)
 
 void sha256(const void *, size_t, uint8_t ret[SHA256_LEN]);
 
@@ -22,13 +21,6 @@ void sha256_add(struct sha256_ctx *, const void *, size_t);
 void sha256_end(struct sha256_ctx *, uint8_t ret[SHA256_LEN]);
 
 void hmac_sha256(const void *key, size_t key_len, const void *, size_t, uint8_t ret[SHA256_LEN]);
-
-/* Lower-case hex; ret has room for 2n + 1 bytes and is NUL-terminated. */
-void hex(const uint8_t *, size_t n, char *ret);
-bool unhex(struct str, uint8_t *ret, size_t n); /* exactly 2n digits, either case */
-
-bool base64_add(struct buf *, const void *, size_t); /* RFC 4648 with padding, appended */
-bool unbase64_add(struct buf *, struct str); /* strict; false (nothing appended) when invalid */
 
 /* SipHash-1-3 (Aumasson and Bernstein, 2012); little-endian machines. */
 uint64_t siphash13(const uint64_t key[2], const void *, size_t);

@@ -2,9 +2,8 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
-#include "worker/base/buf.h"
+#include "worker/base/text.h"
 
 static const char *const field_names[KEY_FIELDS] = {
     [KEY_PREFIX] = "prefix",
@@ -46,17 +45,10 @@ bool key_template_uses(const struct key_template *t, enum key_field f) {
     return t->uses & 1u << f;
 }
 
-static bool valid_utf8(struct str s) {
-    size_t len = 0;
-    for (size_t i = 0; i < s.n; i += len)
-        if ((len = utf8_sequence(s.p + i, s.n - i)) == 0) return false;
-    return true;
-}
-
 /* What no place in a key may be, whatever the values. */
 static bool check_text(const char *text, struct buf *err) {
     if (!*text) return buf_puts(err, "the key template is empty"), false;
-    if (!valid_utf8(str_c(text))) return buf_puts(err, "the key template is not UTF-8"), false;
+    if (!utf8_valid(str_c(text))) return buf_puts(err, "the key template is not UTF-8"), false;
     for (const char *c = text; *c; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
             return buf_puts(err, "the key template holds a control character"), false;
@@ -132,7 +124,7 @@ static bool add_encoded(struct buf *out, struct str value) {
 static bool add_value(struct buf *out, enum key_field field, struct str value, size_t limit) {
     /* Encoding only lengthens: what is too long now needs no encoding. */
     if (value.n > limit || (value.n > 0 && memchr(value.p, '\0', value.n))) return false;
-    if (field == KEY_PREFIX) return valid_utf8(value) && buf_str(out, value);
+    if (field == KEY_PREFIX) return utf8_valid(value) && buf_str(out, value);
     return add_encoded(out, value);
 }
 
@@ -153,8 +145,9 @@ bool key_make(const struct key_template *t, const struct key_values *values, siz
 
 void key_date(int64_t ms, char ret[11]) {
     const int64_t end_of_9999 = 253402300799;
-    time_t seconds = ms < 0 ? 0 : ms / 1000 > end_of_9999 ? end_of_9999 : ms / 1000;
-    struct tm day;
-    gmtime_r(&seconds, &day);
-    strftime(ret, 11, "%Y-%m-%d", &day);
+    int64_t s = ms < 0 ? 0 : ms / 1000 > end_of_9999 ? end_of_9999 : ms / 1000;
+    char text[UTC_TEXT];
+    utc_text(s, text);
+    memcpy(ret, text, 10);
+    ret[10] = '\0';
 }

@@ -9,8 +9,10 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "worker/base/clock.h"
 #include "worker/base/log_out.h"
 #include "worker/base/scrub.h"
+#include "worker/base/text.h"
 
 #define LINE_MAX_BYTES ((size_t)16384)
 /* What ends a line whose fields did not all fit; there is always room for it. */
@@ -46,12 +48,10 @@ static const char *level_name(enum log_level level) {
 
 /* Milliseconds, UTC, RFC 3339. */
 static void now_text(char ret[64]) {
-    struct timespec ts;
-    struct tm tm;
-    clock_gettime(CLOCK_REALTIME, &ts);
-    gmtime_r(&ts.tv_sec, &tm);
-    size_t n = strftime(ret, 32, "%Y-%m-%dT%H:%M:%S", &tm);
-    snprintf(ret + n, 64 - n, ".%03dZ", (int)(ts.tv_nsec / 1000000));
+    int64_t now_ms = clock_ms(CLOCK_REALTIME);
+    utc_text(now_ms / 1000, ret);
+    size_t n = strlen(ret) - 1;
+    snprintf(ret + n, 64 - n, ".%03dZ", (int)(now_ms % 1000));
 }
 
 /* How much of escaped JSON text fits into max bytes without cutting an escape or a character. */
@@ -89,7 +89,7 @@ static void add_clean(struct buf *line, struct str s, bool json, bool cut) {
     }
     struct buf escaped;
     buf_init(&escaped, 6 * s.n + 1);
-    buf_json(&escaped, s);
+    text_json(&escaped, s);
     size_t n = whole_prefix(escaped.p, escaped.n, room);
     buf_putc(line, '"');
     buf_add(line, escaped.p, n);

@@ -134,17 +134,10 @@ static void mark(struct marked *m, const char *p, size_t n, const size_t *at) {
     atomic_fetch_add(&all_work, work);
 }
 
-static int hex_value(char c) {
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
 static bool hex_digits(const char *p, size_t n, unsigned *ret) {
     unsigned v = 0;
     for (size_t i = 0; i < n; i++) {
-        int d = hex_value(p[i]);
+        int d = hex_digit(p[i]);
         if (d < 0) return false;
         v = v << 4 | (unsigned)d;
     }
@@ -157,25 +150,10 @@ static bool hex_digits(const char *p, size_t n, unsigned *ret) {
 typedef size_t decode_fn(const char *p, size_t n, char ret[4], size_t *ret_n);
 
 static size_t decode_percent(const char *p, size_t n, char ret[4], size_t *ret_n) {
-    unsigned v;
-    bool encoded = n >= 3 && *p == '%' && hex_digits(p + 1, 2, &v);
-    ret[0] = *p;
-    if (encoded) ret[0] = (char)v;
+    int byte = percent_byte(p, n);
+    ret[0] = byte < 0 ? *p : (char)byte;
     *ret_n = 1;
-    return encoded ? 3 : 1;
-}
-
-static size_t utf8(unsigned v, char ret[4]) {
-    if (v < 0x80) return ret[0] = (char)v, 1;
-    if (v < 0x800) return ret[0] = (char)(0xc0 | v >> 6), ret[1] = (char)(0x80 | (v & 63)), 2;
-    size_t i = 0;
-    if (v < 0x10000)
-        ret[i++] = (char)(0xe0 | v >> 12);
-    else
-        ret[i++] = (char)(0xf0 | v >> 18), ret[i++] = (char)(0x80 | (v >> 12 & 63));
-    ret[i++] = (char)(0x80 | (v >> 6 & 63));
-    ret[i++] = (char)(0x80 | (v & 63));
-    return i;
+    return byte < 0 ? 1 : 3;
 }
 
 static size_t decode_json(const char *p, size_t n, char ret[4], size_t *ret_n) {
@@ -190,7 +168,7 @@ static size_t decode_json(const char *p, size_t n, char ret[4], size_t *ret_n) {
     bool pair = v >= 0xd800 && v < 0xdc00 && n >= 12 && p[6] == '\\' && p[7] == 'u' &&
                 hex_digits(p + 8, 4, &low) && low >= 0xdc00 && low < 0xe000;
     if (pair) v = 0x10000 + ((v - 0xd800) << 10) + (low - 0xdc00);
-    *ret_n = utf8(v, ret);
+    *ret_n = utf8_put(v, ret);
     return pair ? 12 : 6;
 }
 
@@ -202,7 +180,7 @@ static void mark_decoded(struct marked *m, char escape, decode_fn *decode) {
     size_t *at = xmalloc((t.n + 1) * sizeof *at);
     size_t n = 0;
     for (size_t i = 0; i < t.n;) {
-        char bytes[4];
+        char bytes[4] = {0};
         size_t k, used = decode(t.p + i, t.n - i, bytes, &k);
         for (size_t j = 0; j < k; j++) {
             at[n] = i;

@@ -1,5 +1,7 @@
 #include "worker/base/shown.h"
 
+#include "worker/base/text.h"
+
 #define CUT "..."
 
 /* The code point of a sequence that utf8_sequence() has measured. */
@@ -70,7 +72,7 @@ bool shown_json(struct buf *b, struct str s) {
             if (size && is_unsafe(code_point(s.p + run, size))) break;
             run += size ? size : 1;
         }
-        ok = buf_json(b, (struct str){s.p, run});
+        ok = text_json(b, (struct str){s.p, run});
         if (ok && run < s.n)
             ok = buf_printf(b, "\\u%04x", code_point(s.p + run, size));
         else

@@ -21,7 +21,7 @@ void shown_lines(FILE *, const char *text);
  * be: what the terminal shows is what it selects. False when b is full. */
 bool shown_word(struct buf *b, const char *before, const char *text);
 #define PLURAL(n) ((n) == 1 ? "" : "s")
-/* As buf_json(), with what is escaped here escaped too: the same text to whoever parses it. */
+/* As text_json(), with what is escaped here escaped too: the same text to whoever parses it. */
 bool shown_json(struct buf *, struct str);
 
 #endif

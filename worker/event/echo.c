@@ -2,8 +2,8 @@
 
 #include <stdlib.h>
 
-#include "worker/base/buf.h"
 #include "worker/base/rfc3339.h"
+#include "worker/base/text.h"
 
 /* Up to so many values, each is looked for by its rarest byte; more, by a hash of their first four.
  */

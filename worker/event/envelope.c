@@ -2,20 +2,13 @@
 
 #include <strings.h>
 
-#include "worker/base/buf.h"
+#include "worker/base/text.h"
 
 #define EVENT_ID_MAX 1024
 #define CONFLUENT_PREFIX 5
 
 bool event_id_ok(struct str s) {
-    if (s.n == 0 || s.n > EVENT_ID_MAX) return false;
-    for (size_t i = 0; i < s.n;) {
-        unsigned char c = (unsigned char)s.p[i];
-        size_t n = utf8_sequence(s.p + i, s.n - i);
-        if (n == 0 || c < 0x20 || c == 0x7f) return false;
-        i += n;
-    }
-    return true;
+    return s.n > 0 && s.n <= EVENT_ID_MAX && utf8_is_line(s);
 }
 
 static bool same_name(struct str a, const char *b, bool any_case) {

@@ -1,7 +1,6 @@
 #include "worker/event/jobread.h"
 
-#include "worker/base/buf.h"
-#include "worker/base/hash.h"
+#include "worker/base/text.h"
 #include "worker/event/redact.h"
 
 struct member;
@@ -133,22 +132,9 @@ static void note(struct reading *r, struct str value) {
     echoes_add(&r->values, r->arena, value, true);
 }
 
-static int nibble(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 static struct str percent_decoded(struct reading *r, struct str s) {
     char *text = arena_alloc(r->arena, s.n + 1);
-    size_t n = 0;
-    for (size_t i = 0; i < s.n; i++) {
-        int high = s.p[i] == '%' && i + 2 < s.n ? nibble(s.p[i + 1]) : -1;
-        int low = high >= 0 ? nibble(s.p[i + 2]) : -1;
-        text[n++] = (char)(low < 0 ? s.p[i] : high << 4 | low);
-        if (low >= 0) i += 2;
-    }
-    return (struct str){text, n};
+    return (struct str){text, percent_decode(s, text)};
 }
 
 /* As it stands in the URL and as it is meant. */

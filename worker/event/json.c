@@ -3,7 +3,7 @@
 #include <endian.h>
 #include <stdint.h>
 
-#include "worker/base/buf.h"
+#include "worker/base/text.h"
 
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -81,13 +81,6 @@ static inline const char *plain(const char *p, const char *end) {
     if (p < end && *p == '"') return p;
     while (p < end && *p >= ' ' && *p < 0x7f && *p != '"' && *p != '\\') p++;
     return p;
-}
-
-static int hex_digit(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return -1;
 }
 
 /* The code unit of the \uXXXX at p, -1 when there is none. */
@@ -329,21 +322,6 @@ bool json_open_array(struct json *j, struct json_value *ret) {
     return open(j, JSON_ARRAY, ret);
 }
 
-static size_t put_utf8(uint32_t c, char ret[4]) {
-    if (c < 0x80) {
-        ret[0] = (char)c;
-        return 1;
-    }
-    size_t n = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    static const unsigned char lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
-    for (size_t i = n - 1; i > 0; i--) {
-        ret[i] = (char)(0x80 | (c & 0x3f));
-        c >>= 6;
-    }
-    ret[0] = (char)(lead[n] | c);
-    return n;
-}
-
 static char short_escape(char c) {
     switch (c) {
     case 'b':
@@ -391,11 +369,11 @@ size_t json_char(const char **at, const char *end, char ret[4]) {
     int32_t u = unit(p, end);
     *at += 6;
     if (low_surrogate(u)) return 0;
-    if (!high_surrogate(u)) return put_utf8((uint32_t)u, ret);
+    if (!high_surrogate(u)) return utf8_put((uint32_t)u, ret);
     int32_t low = unit(p + 6, end);
     if (!low_surrogate(low)) return 0;
     *at += 6;
-    return put_utf8(0x10000 + ((uint32_t)(u - 0xd800) << 10) + (uint32_t)(low - 0xdc00), ret);
+    return utf8_put(0x10000 + ((uint32_t)(u - 0xd800) << 10) + (uint32_t)(low - 0xdc00), ret);
 }
 
 bool json_unescape(struct str raw, char *ret, size_t *ret_n) {

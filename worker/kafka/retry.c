@@ -4,7 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "worker/base/buf.h"
+#include "worker/base/text.h"
 
 /* The end of the year 9999: sums with any delay stay far from overflow. */
 #define TIME_MAX_MS 253402300799999
@@ -120,10 +120,7 @@ static bool parse_origin(struct str text, struct origin *ret) {
 }
 
 static bool parse_key(struct str text, char *ret, size_t size) {
-    if (text.n == 0 || memchr(text.p, '\0', text.n)) return false;
-    size_t len = 0;
-    for (size_t i = 0; i < text.n; i += len)
-        if ((len = utf8_sequence(text.p + i, text.n - i)) == 0) return false;
+    if (text.n == 0 || memchr(text.p, '\0', text.n) || !utf8_valid(text)) return false;
     return parse_text(text, size, ret);
 }
 

@@ -20,7 +20,7 @@ static int compare_heads(const void *a, const void *b) {
 }
 
 static bool put_text(struct buf *out, const char *member, struct str text) {
-    return buf_puts(out, member) && buf_json(out, text) && buf_putc(out, '"');
+    return buf_puts(out, member) && text_json(out, text) && buf_putc(out, '"');
 }
 
 static bool put_head(struct buf *out, const struct anchor_head *h, bool first) {

@@ -35,7 +35,7 @@ static void enc_int(struct enc *e, int64_t v) {
 
 static void enc_text(struct enc *e, const char *s) {
     LIT(e, "\"");
-    e->ok = e->ok && buf_json(e->b, str_c(s));
+    e->ok = e->ok && text_json(e->b, str_c(s));
     LIT(e, "\"");
 }
 
@@ -364,7 +364,7 @@ bool ledger_encode(const struct ledger_window *w, const struct ledger_signer *si
     return e.ok;
 }
 
-/* What buf_json makes of it, at most, with the quotes. */
+/* What text_json makes of it, at most, with the quotes. */
 static size_t text_size(const char *s) {
     size_t n = 2;
     for (; s && *s; s++) {

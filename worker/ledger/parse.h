@@ -1,5 +1,5 @@
 /* The scanner of runsink's canonical JSON (ledger entries, anchors): it takes the one form that the
- * writers choose and refuses every other (white space, another order, an escape that buf_json()
+ * writers choose and refuses every other (white space, another order, an escape that text_json()
  * would not have chosen, numbers with leading zeros), so that two readings of a signed text can't
  * differ. Each parse_ call takes what it names off the front; false: it does not stand there, and
  * the first such place is remembered. Pure; any thread. */

@@ -13,6 +13,7 @@
 
 #include "worker/base/log.h"
 #include "worker/base/shown.h"
+#include "worker/base/text.h"
 #include "worker/kafka/reader.h"
 #include "worker/kafka/scan.h"
 #include "worker/kafka/topic_settings.h"
@@ -413,13 +414,8 @@ static int take_option(struct redrive *r, int argc, char **argv, int *i) {
 
 /* It stands in the ledger for as long as that is kept. */
 static bool is_line(const char *text) {
-    size_t n = strlen(text), len;
-    if (n == 0 || n > WORDS_MAX) return false;
-    for (size_t i = 0; i < n; i += len) {
-        len = utf8_sequence(text + i, n - i);
-        if (!len || (unsigned char)text[i] < 0x20 || text[i] == 0x7f) return false;
-    }
-    return true;
+    struct str line = str_c(text);
+    return line.n > 0 && line.n <= WORDS_MAX && utf8_is_line(line);
 }
 
 /* sudo's user is the person, whoever the process runs as. */

@@ -172,7 +172,7 @@ bool export_finish(struct export *x, const struct snapshot *s, struct buf *err) 
     /* Topics and groups are of a restricted alphabet; only the group needs care. */
     struct buf group;
     buf_init(&group, 6 * sizeof s->group);
-    buf_json(&group, str_c(s->group));
+    text_json(&group, str_c(s->group));
     fprintf(f, "{\"v\":1,\"source\":\"%s\",\"group\":\"%s\",\"partial\":%s,\"unfinished\":%s,\n",
             s->source, buf_cstr(&group), s->partial ? "true" : "false",
             s->unfinished ? "true" : "false");
