@@ -1,6 +1,7 @@
 #include <stdio.h>
 
 #include "config/table.h"
+#include "worker/base/json_out.h"
 
 #define WIDTH 100
 
@@ -54,20 +55,16 @@ static void put_json(void *context, const char *name, const char *value, const c
                      bool unused) {
     struct buf *b = context;
     (void)unused;
-    if (b->p[b->n - 1] != '{') buf_putc(b, ',');
-    buf_putc(b, '"');
-    text_json(b, str_c(name));
-    buf_puts(b, "\":{\"value\":\"");
-    text_json(b, str_c(value));
-    buf_puts(b, "\",\"origin\":\"");
-    text_json(b, str_c(origin ? origin : "default"));
-    buf_puts(b, "\"}");
+    out_open(b, name, '{');
+    out_string(b, "value", value);
+    out_string(b, "origin", origin ? origin : "default");
+    out_close(b, '}');
 }
 
 void config_json(const struct config *c, struct buf *b) {
-    buf_putc(b, '{');
+    out_open(b, NULL, '{');
     each_setting(c, put_json, b);
-    buf_putc(b, '}');
+    out_close(b, '}');
 }
 
 /* What a key takes, for people. */

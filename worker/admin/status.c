@@ -1,8 +1,10 @@
 #include "worker/admin/status.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
+#include "worker/base/json_out.h"
 #include "worker/base/log.h"
 #include "worker/base/shown.h"
 
@@ -26,33 +28,6 @@ void status_sample(const struct metrics_sums *sums, int64_t at_ms, struct status
 
 /* ---- JSON ---- */
 
-static void comma(struct buf *out) {
-    if (out->n && out->p[out->n - 1] != '{' && out->p[out->n - 1] != '[') buf_putc(out, ',');
-}
-
-static void begin(struct buf *out, const char *name, char bracket) {
-    comma(out);
-    if (name) buf_printf(out, "\"%s\":", name);
-    buf_putc(out, bracket);
-}
-
-static void number(struct buf *out, const char *name, int64_t n) {
-    comma(out);
-    buf_printf(out, "\"%s\":%" PRId64, name, n);
-}
-
-static void text(struct buf *out, const char *name, const char *value) {
-    comma(out);
-    buf_printf(out, "\"%s\":\"", name);
-    text_json(out, str_c(value));
-    buf_putc(out, '"');
-}
-
-static void truth(struct buf *out, const char *name, bool value) {
-    comma(out);
-    buf_printf(out, "\"%s\":%s", name, value ? "true" : "false");
-}
-
 /* Text that a tenant, a store or a library had a hand in: the last net for secrets, as in logs. */
 static void foreign(struct buf *out, const char *name, const char *value) {
     char copy[512];
@@ -60,7 +35,7 @@ static void foreign(struct buf *out, const char *name, const char *value) {
     memcpy(copy, value, n);
     copy[n] = '\0';
     secret_scrub(copy, n);
-    text(out, name, copy);
+    out_string(out, name, copy);
 }
 
 /* ---- parts ---- */
@@ -102,24 +77,24 @@ static void counters(const struct status *s, struct buf *out) {
         {"unavailableMs", COUNTER_UNSTABLE_MS},
         {"settledAtMs", COUNTER_SETTLED_AT_MS},
     };
-    begin(out, "counts", '{');
+    out_open(out, "counts", '{');
     for (size_t i = 0; i < sizeof shown / sizeof *shown; i++)
-        number(out, shown[i].name, (int64_t)metrics_total(s->sums, shown[i].id));
-    buf_putc(out, '}');
+        out_int(out, shown[i].name, (int64_t)metrics_total(s->sums, shown[i].id));
+    out_close(out, '}');
 }
 
 static void history(const struct status *s, struct buf *out) {
-    begin(out, "history", '[');
+    out_open(out, "history", '[');
     for (size_t i = 0; i < s->n_samples; i++) {
         const struct status_sample *h = &s->samples[i];
-        comma(out);
-        buf_printf(out,
-                   "[%" PRId64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64
-                   ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 "]",
-                   h->at_ms, h->records, h->delivered, h->parked, h->dead, h->failed, h->lag,
-                   h->oldest_ms, h->held, h->waiting);
+        const uint64_t v[] = {h->records, h->delivered, h->parked, h->dead,   h->failed,
+                              h->lag,     h->oldest_ms, h->held,   h->waiting};
+        out_open(out, NULL, '[');
+        out_int(out, NULL, h->at_ms);
+        for (size_t k = 0; k < sizeof v / sizeof *v; k++) out_uint(out, NULL, v[k]);
+        out_close(out, ']');
     }
-    buf_putc(out, ']');
+    out_close(out, ']');
 }
 
 /* What needs a look first: what can't be read, then source topics, then the longest lag. */
@@ -132,19 +107,19 @@ static int by_need(const void *a, const void *b) {
 }
 
 static void partition(const struct snapshot_partition *p, struct buf *out) {
-    begin(out, NULL, '{');
-    text(out, "topic", p->topic);
-    number(out, "partition", p->id);
-    truth(out, "retry", p->retry);
-    truth(out, "leftover", p->leftover);
-    text(out, "state", p->state);
-    number(out, "committed", p->committed);
-    number(out, "end", p->end);
-    number(out, "lag", p->lag);
-    number(out, "windows", (int64_t)p->windows);
-    number(out, "oldestMs", p->oldest_ms);
-    number(out, "lane", p->lane);
-    buf_putc(out, '}');
+    out_open(out, NULL, '{');
+    out_string(out, "topic", p->topic);
+    out_int(out, "partition", p->id);
+    out_bool(out, "retry", p->retry);
+    out_bool(out, "leftover", p->leftover);
+    out_string(out, "state", p->state);
+    out_int(out, "committed", p->committed);
+    out_int(out, "end", p->end);
+    out_int(out, "lag", p->lag);
+    out_int(out, "windows", (int64_t)p->windows);
+    out_int(out, "oldestMs", p->oldest_ms);
+    out_int(out, "lane", p->lane);
+    out_close(out, '}');
 }
 
 static void partitions(const struct status *s, struct buf *out) {
@@ -159,34 +134,35 @@ static void partitions(const struct status *s, struct buf *out) {
         for (size_t j = 0; s->snapshots[i] && j < s->snapshots[i]->n_partitions; j++)
             all[at++] = &s->snapshots[i]->partitions[j];
     qsort(all, n, sizeof *all, by_need);
-    begin(out, "partitions", '[');
+    out_open(out, "partitions", '[');
     for (size_t i = 0; i < n && i < PARTITIONS_LISTED; i++) partition(all[i], out);
-    buf_putc(out, ']');
-    number(out, "partitionsUnlisted",
-           (int64_t)(unlisted + (n > PARTITIONS_LISTED ? n - PARTITIONS_LISTED : 0)));
+    out_close(out, ']');
+    out_int(out, "partitionsUnlisted",
+            (int64_t)(unlisted + (n > PARTITIONS_LISTED ? n - PARTITIONS_LISTED : 0)));
     free(all);
 }
 
 static void destination(const struct snapshot_destination *d, struct buf *out) {
     const struct destination_health *h = &d->health;
-    begin(out, NULL, '{');
+    out_open(out, NULL, '{');
     foreign(out, "label", d->label);
-    comma(out);
     /* JavaScript has no whole numbers of 64 bits. */
-    buf_printf(out, "\"id\":\"%016" PRIx64 "\"", d->id);
-    text(out, "type", d->type);
-    truth(out, "open", h->open);
-    number(out, "failingMs", d->failing_ms);
-    number(out, "failures", h->failures);
-    number(out, "delivered", (int64_t)h->delivered);
-    number(out, "failed", (int64_t)h->failed);
-    number(out, "parked", (int64_t)h->parked);
-    number(out, "waiting", (int64_t)d->waiting);
+    char id[17];
+    snprintf(id, sizeof id, "%016" PRIx64, d->id);
+    out_string(out, "id", id);
+    out_string(out, "type", d->type);
+    out_bool(out, "open", h->open);
+    out_int(out, "failingMs", d->failing_ms);
+    out_int(out, "failures", h->failures);
+    out_int(out, "delivered", (int64_t)h->delivered);
+    out_int(out, "failed", (int64_t)h->failed);
+    out_int(out, "parked", (int64_t)h->parked);
+    out_int(out, "waiting", (int64_t)d->waiting);
     foreign(out, "why", h->last.why);
     foreign(out, "detail", h->last.detail);
-    number(out, "status", h->last.status);
-    number(out, "lane", d->lane);
-    buf_putc(out, '}');
+    out_int(out, "status", h->last.status);
+    out_int(out, "lane", d->lane);
+    out_close(out, '}');
 }
 
 static int by_health(const void *a, const void *b) {
@@ -207,14 +183,14 @@ static void destinations(const struct status *s, struct buf *out) {
         troubled += one->troubled;
     }
     qsort(all, n, sizeof *all, by_health);
-    begin(out, "destinations", '[');
+    out_open(out, "destinations", '[');
     for (size_t i = 0; i < n && i < SNAPSHOT_DESTINATIONS; i++) destination(all[i], out);
-    buf_putc(out, ']');
+    out_close(out, ']');
     free(all);
-    number(out, "destinationsKnown", (int64_t)known);
-    number(out, "destinationsOpen", (int64_t)open);
-    number(out, "destinationsFailing", (int64_t)failing);
-    number(out, "destinationsTroubled", (int64_t)troubled);
+    out_int(out, "destinationsKnown", (int64_t)known);
+    out_int(out, "destinationsOpen", (int64_t)open);
+    out_int(out, "destinationsFailing", (int64_t)failing);
+    out_int(out, "destinationsTroubled", (int64_t)troubled);
 }
 
 /* ---- workspaces ---- */
@@ -304,7 +280,7 @@ static void redrive_command(const struct status *s, const struct snapshot_worksp
     buf_init(&b, 65536);
     bool ok = buf_puts(&b, "runsink redrive");
     if (s->config_path) ok = ok && shown_word(&b, " --config=", s->config_path);
-    if (ok && shown_word(&b, " --workspace=", name)) text(out, "redrive", buf_cstr(&b));
+    if (ok && shown_word(&b, " --workspace=", name)) out_string(out, "redrive", buf_cstr(&b));
     buf_free(&b);
 }
 
@@ -316,32 +292,32 @@ static void workspaces(const struct status *s, struct buf *out) {
         for (size_t j = 0; s->snapshots[i] && j < s->snapshots[i]->n_workspaces; j++)
             add_workspace(all, &n, &s->snapshots[i]->workspaces[j]);
     qsort(all, n, sizeof *all, by_trouble);
-    begin(out, "workspaces", '[');
+    out_open(out, "workspaces", '[');
     for (size_t i = 0; i < n && i < SNAPSHOT_WORKSPACES; i++) {
         const struct snapshot_workspace *w = &all[i];
         if (!w->waiting && !deaths(w)) continue;
         count_tried(tried, w->hash ? n_tried : 0, w->hash, &mine, &sick);
-        begin(out, NULL, '{');
+        out_open(out, NULL, '{');
         foreign(out, "workspace", w->name);
-        number(out, "destinations", (int64_t)mine);
-        number(out, "sick", (int64_t)sick);
-        number(out, "waiting", (int64_t)w->waiting);
-        number(out, "deadTenant", (int64_t)w->dead[0]);
-        number(out, "deadData", (int64_t)w->dead[1]);
-        number(out, "deadSystem", (int64_t)w->dead[2]);
-        number(out, "lastMs", w->last_ms);
+        out_int(out, "destinations", (int64_t)mine);
+        out_int(out, "sick", (int64_t)sick);
+        out_int(out, "waiting", (int64_t)w->waiting);
+        out_int(out, "deadTenant", (int64_t)w->dead[0]);
+        out_int(out, "deadData", (int64_t)w->dead[1]);
+        out_int(out, "deadSystem", (int64_t)w->dead[2]);
+        out_int(out, "lastMs", w->last_ms);
         foreign(out, "label", w->label);
         foreign(out, "why", w->last.why);
         foreign(out, "detail", w->last.detail);
         redrive_command(s, w, out);
-        buf_putc(out, '}');
+        out_close(out, '}');
     }
-    buf_putc(out, ']');
+    out_close(out, ']');
     free(tried);
     free(all);
     struct snapshot_distinct d = snapshot_distinct(s->snapshots, s->lanes);
-    number(out, "workspacesKnown", (int64_t)d.workspaces);
-    number(out, "workspacesSick", (int64_t)d.sick_workspaces);
+    out_int(out, "workspacesKnown", (int64_t)d.workspaces);
+    out_int(out, "workspacesSick", (int64_t)d.sick_workspaces);
 }
 
 static int by_time(const void *a, const void *b) {
@@ -351,19 +327,19 @@ static int by_time(const void *a, const void *b) {
 }
 
 static void dead_letter(const struct snapshot_dead *d, struct buf *out) {
-    begin(out, NULL, '{');
-    number(out, "atMs", d->at_ms);
-    text(out, "topic", d->topic);
-    number(out, "partition", d->partition);
-    number(out, "offset", d->offset);
+    out_open(out, NULL, '{');
+    out_int(out, "atMs", d->at_ms);
+    out_string(out, "topic", d->topic);
+    out_int(out, "partition", d->partition);
+    out_int(out, "offset", d->offset);
     foreign(out, "label", d->label);
     foreign(out, "workspace", d->workspace);
-    text(out, "fault", fault_name(d->outcome.fault));
+    out_string(out, "fault", fault_name(d->outcome.fault));
     foreign(out, "why", d->outcome.why);
     foreign(out, "detail", d->outcome.detail);
-    number(out, "status", d->outcome.status);
-    number(out, "attempts", d->attempts);
-    buf_putc(out, '}');
+    out_int(out, "status", d->outcome.status);
+    out_int(out, "attempts", d->attempts);
+    out_close(out, '}');
 }
 
 static void dead_letters(const struct status *s, struct buf *out) {
@@ -373,9 +349,9 @@ static void dead_letters(const struct status *s, struct buf *out) {
         for (size_t j = 0; s->snapshots[i] && j < s->snapshots[i]->n_dead; j++)
             all[n++] = &s->snapshots[i]->dead[j];
     qsort(all, n, sizeof *all, by_time);
-    begin(out, "dead", '[');
+    out_open(out, "dead", '[');
     for (size_t i = 0; i < n && i < SNAPSHOT_DEAD; i++) dead_letter(all[i], out);
-    buf_putc(out, ']');
+    out_close(out, ']');
     free(all);
 }
 
@@ -405,21 +381,21 @@ static void reasons(const struct status *s, struct buf *out) {
         others += one->other_reasons;
     }
     qsort(all, n, sizeof *all, by_count);
-    begin(out, "reasons", '[');
+    out_open(out, "reasons", '[');
     for (size_t i = 0; i < n; i++) {
         if (i >= SNAPSHOT_REASONS) {
             others += all[i].count;
             continue;
         }
-        begin(out, NULL, '{');
-        text(out, "fault", fault_name(all[i].fault));
+        out_open(out, NULL, '{');
+        out_string(out, "fault", fault_name(all[i].fault));
         foreign(out, "why", all[i].why);
-        number(out, "count", (int64_t)all[i].count);
-        number(out, "lastMs", all[i].last_ms);
-        buf_putc(out, '}');
+        out_int(out, "count", (int64_t)all[i].count);
+        out_int(out, "lastMs", all[i].last_ms);
+        out_close(out, '}');
     }
-    buf_putc(out, ']');
-    number(out, "reasonsOther", (int64_t)others);
+    out_close(out, ']');
+    out_int(out, "reasonsOther", (int64_t)others);
     free(all);
 }
 
@@ -434,44 +410,44 @@ static void settlement(const struct status *s, struct buf *out) {
             last = one;
     }
     foreign(out, "settleError", last ? last->settle_error : "");
-    number(out, "settleErrorMs", last ? last->settle_error_ms : 0);
-    number(out, "snapshotAgeMs", age);
+    out_int(out, "settleErrorMs", last ? last->settle_error_ms : 0);
+    out_int(out, "snapshotAgeMs", age);
 }
 
 static void troubles(const struct status *s, struct buf *out) {
-    begin(out, "troubles", '[');
+    out_open(out, "troubles", '[');
     for (size_t i = 0; i < s->n_troubles; i++) {
         const struct trouble_report *r = &s->troubles[i];
-        begin(out, NULL, '{');
-        text(out, "cause", trouble_name(r->cause));
-        text(out, "text", trouble_text(r->cause));
-        text(out, "place", r->place);
+        out_open(out, NULL, '{');
+        out_string(out, "cause", trouble_name(r->cause));
+        out_string(out, "text", trouble_text(r->cause));
+        out_string(out, "place", r->place);
         foreign(out, "detail", r->detail);
-        text(out, "advice", trouble_advice(r->cause));
-        number(out, "forMs", r->for_ms);
-        truth(out, "unready", r->unready);
-        buf_putc(out, '}');
+        out_string(out, "advice", trouble_advice(r->cause));
+        out_int(out, "forMs", r->for_ms);
+        out_bool(out, "unready", r->unready);
+        out_close(out, '}');
     }
-    buf_putc(out, ']');
+    out_close(out, ']');
 }
 
 void status_json(const struct status *s, struct buf *out) {
     bool batch = s->cfg->archive == CONFIG_ARCHIVE_BATCH;
-    buf_putc(out, '{');
-    text(out, "version", RUNSINK_VERSION);
-    text(out, "group", s->cfg->group);
-    text(out, "slot", s->cfg->slot);
-    text(out, "archive", batch ? "batch" : "object");
-    truth(out, "ledger", s->cfg->ledger);
-    truth(out, "signed", s->cfg->ledger && s->cfg->ledger_key[0]);
-    number(out, "lanes", (int64_t)s->lanes);
-    number(out, "nowMs", s->now_ms);
-    number(out, "startedMs", s->started_ms);
-    number(out, "silenceMs", s->silence_ms);
-    number(out, "budget", s->cfg->memory_budget);
-    number(out, "windowAgeMs", batch ? s->cfg->batch_age : s->cfg->window_age);
-    truth(out, "ready", !s->not_ready);
-    text(out, "notReady", s->not_ready ? s->not_ready : "");
+    out_open(out, NULL, '{');
+    out_string(out, "version", RUNSINK_VERSION);
+    out_string(out, "group", s->cfg->group);
+    out_string(out, "slot", s->cfg->slot);
+    out_string(out, "archive", batch ? "batch" : "object");
+    out_bool(out, "ledger", s->cfg->ledger);
+    out_bool(out, "signed", s->cfg->ledger && s->cfg->ledger_key[0]);
+    out_int(out, "lanes", (int64_t)s->lanes);
+    out_int(out, "nowMs", s->now_ms);
+    out_int(out, "startedMs", s->started_ms);
+    out_int(out, "silenceMs", s->silence_ms);
+    out_int(out, "budget", s->cfg->memory_budget);
+    out_int(out, "windowAgeMs", batch ? s->cfg->batch_age : s->cfg->window_age);
+    out_bool(out, "ready", !s->not_ready);
+    out_string(out, "notReady", s->not_ready ? s->not_ready : "");
     troubles(s, out);
     counters(s, out);
     history(s, out);
