@@ -18,6 +18,7 @@
 #include "worker/base/buf.h"
 #include "worker/base/clock.h"
 #include "worker/base/hash.h"
+#include "worker/base/table.h"
 
 #define FRESH_MS 30000   /* addresses are used for this long */
 #define RENEW_MS 15000   /* a name that is in use is looked up again after this long */
@@ -29,7 +30,6 @@
 #define THREAD_IDLE_S 60
 #define THREAD_STACK ((size_t)512 * 1024)
 #define THREADS_MIN 4 /* shares of a quarter */
-#define BUCKETS 1024
 
 /* --- The threads. What they share with the lane is in here, under the lock. --- */
 
@@ -207,20 +207,19 @@ TAILQ_HEAD(waits, resolver_wait);
 /* What is registered as one, as far as that can be told from its look: names below it are free for
  * whoever owns it, so it is what shares are for. Lives as long as one of its names. */
 struct domain {
-    struct domain *next; /* in its bucket */
-    struct names queue;  /* wanted, not begun */
+    struct table_node node;
+    struct names queue; /* wanted, not begun */
     TAILQ_ENTRY(domain) ring;
     size_t names, queued, running;
     int64_t progress_ms; /* when a lookup last ended, or the first of those running began */
     enum speed speed;
-    uint64_t hash;
     char text[];
 };
 
 enum name_state { NAME_RESTS, NAME_QUEUED, NAME_RUNNING };
 
 struct resolver_name {
-    struct resolver_name *next;      /* in its bucket */
+    struct table_node node;
     TAILQ_ENTRY(resolver_name) used; /* longest unused first: with addresses, or without */
     TAILQ_ENTRY(resolver_name) queue;
     struct domain *domain;
@@ -230,18 +229,16 @@ struct resolver_name {
     int64_t good_ms;   /* until when it is given */
     int64_t failed_ms; /* the last lookup that brought nothing; 0 */
     char *list;        /* NULL: none yet */
-    uint64_t hash;
     char host[];
 };
 
 struct resolver {
     struct pool *pool;
     size_t threads, waiting, most;
-    struct resolver_name *buckets[BUCKETS];
-    struct domain *domains[BUCKETS];
+    struct table by_host, domains;
     struct names known, unknown;
     TAILQ_HEAD(ring, domain) ring; /* domains with a queue, in turn */
-    size_t names, queued, running, running_of[3];
+    size_t queued, running, running_of[3];
     int family;
 };
 
@@ -266,22 +263,20 @@ static struct str domain_part(struct str host) {
 static struct domain *domain_of(struct resolver *r, struct str host) {
     struct str part = domain_part(host);
     uint64_t hash = keyed_hash(part.p, part.n);
-    struct domain **at = &r->domains[hash % BUCKETS];
-    for (struct domain *d = *at; d; d = d->next)
-        if (d->hash == hash && str_is(part, d->text)) return d;
+    for (struct table_node *at = table_first(&r->domains, hash); at; at = table_next(at)) {
+        struct domain *d = TABLE_ENTRY(at, struct domain, node);
+        if (str_is(part, d->text)) return d;
+    }
     struct domain *d = xcalloc(1, sizeof *d + part.n + 1);
     memcpy(d->text, part.p, part.n);
-    d->hash = hash;
-    d->next = *at;
     TAILQ_INIT(&d->queue);
-    return *at = d;
+    table_add(&r->domains, &d->node, hash);
+    return d;
 }
 
 static void drop_domain(struct resolver *r, struct domain *d) {
     if (--d->names > 0) return;
-    struct domain **at = &r->domains[d->hash % BUCKETS];
-    while (*at != d) at = &(*at)->next;
-    *at = d->next;
+    table_remove(&r->domains, &d->node);
     free(d);
 }
 
@@ -290,12 +285,9 @@ static struct names *list_of(struct resolver *r, const struct resolver_name *n) 
 }
 
 static void forget(struct resolver *r, struct resolver_name *n) {
-    struct resolver_name **at = &r->buckets[n->hash % BUCKETS];
-    while (*at != n) at = &(*at)->next;
-    *at = n->next;
+    table_remove(&r->by_host, &n->node);
     TAILQ_REMOVE(list_of(r, n), n, used);
     drop_domain(r, n->domain);
-    r->names--;
     free(n->list);
     free(n);
 }
@@ -303,7 +295,7 @@ static void forget(struct resolver *r, struct resolver_name *n) {
 /* The longest unused go first. */
 static void make_room(struct resolver *r, struct names *from) {
     struct resolver_name *n = TAILQ_FIRST(from);
-    while (n && r->names >= r->most) {
+    while (n && r->by_host.n >= r->most) {
         struct resolver_name *next = TAILQ_NEXT(n, used);
         if (n->state == NAME_RESTS && TAILQ_EMPTY(&n->waits)) forget(r, n);
         n = next;
@@ -312,21 +304,19 @@ static void make_room(struct resolver *r, struct names *from) {
 
 static struct resolver_name *name_of(struct resolver *r, struct str host) {
     uint64_t hash = keyed_hash(host.p, host.n);
-    struct resolver_name **at = &r->buckets[hash % BUCKETS];
-    for (struct resolver_name *n = *at; n; n = n->next)
-        if (n->hash == hash && str_is(host, n->host)) return n;
+    for (struct table_node *at = table_first(&r->by_host, hash); at; at = table_next(at)) {
+        struct resolver_name *n = TABLE_ENTRY(at, struct resolver_name, node);
+        if (str_is(host, n->host)) return n;
+    }
     make_room(r, &r->unknown);
     make_room(r, &r->known);
     struct resolver_name *n = xcalloc(1, sizeof *n + host.n + 1);
     memcpy(n->host, host.p, host.n);
-    n->hash = hash;
-    n->next = *at;
-    *at = n;
+    table_add(&r->by_host, &n->node, hash);
     TAILQ_INIT(&n->waits);
     TAILQ_INSERT_TAIL(&r->unknown, n, used);
     n->domain = domain_of(r, host);
     n->domain->names++;
-    r->names++;
     return n;
 }
 
@@ -529,6 +519,8 @@ void resolver_free(struct resolver *r) {
     leave_pool(p, p->threads == 0);
     free_names(r, &r->known);
     free_names(r, &r->unknown);
+    table_free(&r->by_host);
+    table_free(&r->domains);
     free(r);
 }
 
