@@ -2,7 +2,7 @@
  * nothing newer.
  *
  * libs3 2.0 follows redirects, has no total timeout, lets nobody set options on its curl handles,
- * and uses them again (see http_handle.h for why that is not safe); to it an answer that breaks off
+ * and uses them again (see http.c for why that is not safe); to it an answer that breaks off
  * is as good as a whole one. So the build takes its static archive, where curl is not yet bound,
  * with three symbols renamed. Where libs3 would call curl_multi_add_handle(), the last step before
  * a transfer starts, it calls s3_sigv2_add_handle() below, which sends a copy of the handle, used

@@ -600,7 +600,7 @@ static void test_cancelled_after_the_head(void **state) {
 
 /* Every hostile answer after itself and after some others, on kept connections where it leaves one,
  * with an honest one behind: none leaves anything to the next. (fuzz_answers.c tries all orders.)
- * (libcurl 7.88 kept a pointer into freed headers: see http_handle.h.) */
+ * (libcurl 7.88 kept a pointer into freed headers: see http.c.) */
 static void test_hostile_answers_in_turn(void **state) {
     (void)state;
     struct config cfg = patient_config();
