@@ -5,6 +5,7 @@
 #define RUNSINK_SINK_H
 
 #include <cjson/cJSON.h>
+#include <stdlib.h>
 
 #include "worker/base/buf.h"
 #include "worker/base/hash.h"
@@ -99,7 +100,6 @@ static inline void **sink_state(struct sink_env *env, const struct sink_type *ty
 struct sink_type {
     const char *name; /* the value of sink.type */
     enum sink_shape shape;
-    bool internal; /* never taken from an event: scripted, null */
     /* The sink object -> a destination. On true fills ret (config, label, identity, prefix,
      * place; type is set by the caller). On false fills reterr (VERDICT_PERMANENT; FAULT_DATA
      * for a missing or mistyped field, FAULT_TENANT for a value that policy refuses), naming the
@@ -123,9 +123,21 @@ struct sink_type {
     void (*close)(struct sink_env *); /* optional; what is still submitted gets its done() first */
 };
 
-extern const struct sink_type *const sink_types[];         /* NULL-terminated */
-const struct sink_type *sink_type_named(const char *name); /* NULL when there is none */
-size_t sink_type_index(const struct sink_type *);
+extern const struct sink_type *const sink_types[]; /* registry.c; NULL-terminated */
+
+/* NULL when there is none. */
+static inline const struct sink_type *sink_type_named(const char *name) {
+    size_t i = 0;
+    while (sink_types[i] && strcmp(sink_types[i]->name, name) != 0) i++;
+    return sink_types[i];
+}
+
+static inline size_t sink_type_index(const struct sink_type *type) {
+    size_t i = 0;
+    while (sink_types[i] != type)
+        if (!sink_types[i++]) abort(); /* a type that nobody registered */
+    return i;
+}
 
 /* Reads a field of the sink object in either spelling (camelCase given; snake_case derived),
  * case-sensitively. NULL when absent or JSON null. *reterr is filled and *retbad set when both

@@ -17,7 +17,6 @@
 
 #include "config/config.h"
 #include "sinks/file.h"
-#include "sinks/scripted.h"
 #include "worker/base/clock.h"
 
 struct fixture {
@@ -409,85 +408,6 @@ static void override_destination(void **state) {
     assert_int_equal(err.fault, FAULT_SYSTEM);
 }
 
-static void internal_types_can_not_be_named(void **state) {
-    (void)state;
-    setenv("RUNSINK_TEST_SINKS", "1", 1); /* once a switch */
-    assert_non_null(sink_type_named("s3"));
-    assert_non_null(sink_type_named("file"));
-    assert_null(sink_type_named("null"));
-    assert_null(sink_type_named("scripted"));
-    assert_null(sink_type_named("S3"));
-    unsetenv("RUNSINK_TEST_SINKS");
-    for (size_t i = 0; sink_types[i]; i++) {
-        assert_int_equal(sink_type_index(sink_types[i]), i);
-        assert_true(i <
-                    sizeof((struct sink_env *)0)->slots / sizeof *((struct sink_env *)0)->slots);
-    }
-}
-
-static uint32_t last_attempt;
-static void observe(const struct batch *b, uint32_t attempt, const struct outcome *o) {
-    (void)b, (void)o;
-    last_attempt = attempt;
-}
-
-static void script_is_played_by_key(void **state) {
-    struct fixture *f = *state;
-    struct destination d;
-    struct outcome err;
-    assert_false(parse(f, &scripted_sink, "{\"outcomes\":[\"explode\"]}", &d, &err));
-    assert_false(parse(f, &scripted_sink, "{\"outcomes\":[]}", &d, &err));
-    assert_true(parse(f, &scripted_sink,
-                      "{\"outcomes\":[\"retry\",\"credential\",\"retry-after:9\",\"ok\"]}", &d,
-                      &err));
-    scripted_observer = observe;
-    static const enum verdict want[] = {VERDICT_RETRY, VERDICT_PERMANENT, VERDICT_RETRY, VERDICT_OK,
-                                        VERDICT_OK};
-    for (uint32_t i = 0; i < 5; i++)
-        for (int key = 0; key < 2; key++) {
-            struct seen s = {0};
-            struct batch b = {.dest = &d, .key = key ? "k" : "j", .done = done, .owner = &s};
-            scripted_sink.submit(&f->env, &b);
-            assert_int_equal(s.calls, 0);
-            scripted_sink.tick(&f->env, 0);
-            assert_int_equal(s.calls, 1);
-            assert_int_equal(s.outcome.verdict, want[i]);
-            assert_int_equal(s.outcome.credential, i == 1);
-            assert_int_equal(s.outcome.retry_after_ms, i == 2 ? 9 : 0);
-            assert_int_equal(last_attempt, i + 1);
-        }
-    scripted_observer = NULL;
-    drop(&d);
-}
-
-static void hang_and_slow(void **state) {
-    struct fixture *f = *state;
-    struct destination d;
-    struct outcome err;
-    assert_true(parse(f, &scripted_sink, "{\"outcomes\":[\"slow:30\",\"hang\"]}", &d, &err));
-    struct seen s = {0};
-    struct batch b = {.dest = &d, .key = "k", .done = done, .owner = &s};
-    scripted_sink.submit(&f->env, &b);
-    int wait = scripted_sink.tick(&f->env, 0);
-    assert_in_range(wait, 1, 30);
-    usleep(35000);
-    assert_int_equal(s.calls, 0);
-    assert_int_equal(scripted_sink.tick(&f->env, 0), -1);
-    assert_int_equal(s.calls, 1);
-    scripted_sink.submit(&f->env, &b);
-    assert_int_equal(scripted_sink.tick(&f->env, 0), -1);
-    assert_int_equal(s.calls, 1);
-    scripted_sink.cancel(&f->env, &b);
-    assert_int_equal(s.calls, 1);
-    scripted_sink.tick(&f->env, 0);
-    assert_int_equal(s.calls, 2);
-    assert_string_equal(s.outcome.why, "cancelled");
-    scripted_sink.submit(&f->env, &b);
-    scripted_sink.close(&f->env);
-    assert_int_equal(s.calls, 3);
-    drop(&d);
-}
-
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
@@ -496,8 +416,7 @@ int main(void) {
         TEST(what_is_in_the_way),        TEST(a_failing_disk_is_retried),
         TEST(depth_is_bounded),          TEST(a_disk_that_hangs_holds_nobody),
         TEST(a_missing_root_is_retried), TEST(old_temporary_files_are_removed),
-        TEST(override_destination),      TEST(internal_types_can_not_be_named),
-        TEST(script_is_played_by_key),   TEST(hang_and_slow),
+        TEST(override_destination),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

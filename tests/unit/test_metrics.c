@@ -182,6 +182,17 @@ static void test_every_sink_has_a_slot(void **state) {
     assert_string_equal(sink_types[S3 - 1]->name, "s3");
 }
 
+/* null and scripted are the tests' own, and no variable brings them into the program. */
+static void test_types_for_tests_can_not_be_named(void **state) {
+    (void)state;
+    setenv("RUNSINK_TEST_SINKS", "1", 1); /* once a switch */
+    assert_non_null(sink_type_named("s3"));
+    assert_non_null(sink_type_named("file"));
+    assert_null(sink_type_named("null"));
+    assert_null(sink_type_named("scripted"));
+    unsetenv("RUNSINK_TEST_SINKS");
+}
+
 static void test_addresses(void **state) {
     (void)state;
     const struct {
@@ -274,11 +285,17 @@ static void test_order_of_destinations(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sums),      cmocka_unit_test(test_histogram),
-        cmocka_unit_test(test_families),  cmocka_unit_test(test_labels),
-        cmocka_unit_test(test_failures),  cmocka_unit_test(test_every_sink_has_a_slot),
-        cmocka_unit_test(test_addresses), cmocka_unit_test(test_health),
-        cmocka_unit_test(test_readiness), cmocka_unit_test(test_order_of_destinations),
+        cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_histogram),
+        cmocka_unit_test(test_families),
+        cmocka_unit_test(test_labels),
+        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_every_sink_has_a_slot),
+        cmocka_unit_test(test_types_for_tests_can_not_be_named),
+        cmocka_unit_test(test_addresses),
+        cmocka_unit_test(test_health),
+        cmocka_unit_test(test_readiness),
+        cmocka_unit_test(test_order_of_destinations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

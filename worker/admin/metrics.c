@@ -94,13 +94,13 @@ static const char *type_of(enum kind kind) {
     return "";
 }
 
-/* The type of sink that a slot counts for; NULL: an unused slot, or a type for tests. */
+/* The type of sink that a slot counts for; NULL: an unused slot. */
 static const char *slot_name(size_t slot) {
     _Static_assert(SINK_SLOTS == 1 + SINK_TYPES_MAX, "each type has a slot of its own");
     size_t n_types = 0;
     if (slot == 0) return "none";
     while (sink_types[n_types]) n_types++;
-    return slot <= n_types && !sink_types[slot - 1]->internal ? sink_types[slot - 1]->name : NULL;
+    return slot <= n_types ? sink_types[slot - 1]->name : NULL;
 }
 
 static void head(const char *name, const char *type, const char *help, struct buf *out) {

@@ -1,12 +1,13 @@
-#include "sinks/scripted.h"
+#include "tests/sinks/scripted.h"
 
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
+
+#include "worker/base/clock.h"
+#include "worker/base/table.h"
 
 #define STEPS_MAX 64
-#define BUCKETS 4096
 
 enum act { ACT_OK, ACT_RETRY, ACT_PERMANENT, ACT_CREDENTIAL, ACT_SLOW, ACT_RETRY_AFTER, ACT_HANG };
 
@@ -18,14 +19,14 @@ struct step {
 struct scripted_config {
     struct step steps[STEPS_MAX];
     size_t n;
-    struct attempts *attempts[BUCKETS]; /* shared by nobody: one destination, one lane */
+    struct table attempts; /* shared by nobody: one destination, one lane */
 };
 
 /* Attempts so far, by key; as many as the test has keys. */
 struct attempts {
+    struct table_node node;
     char *key;
     uint32_t n;
-    struct attempts *next;
 };
 
 struct play {
@@ -38,12 +39,6 @@ struct play {
 };
 
 scripted_observer_fn *scripted_observer;
-
-static int64_t monotonic_ms(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 static bool parse_step(const char *text, struct step *ret) {
     static const struct {
@@ -106,27 +101,31 @@ static bool parse(const struct config *cfg, const cJSON *sink, struct destinatio
     return true;
 }
 
+static void free_attempts(void *context, struct table_node *node) {
+    struct attempts *a = TABLE_ENTRY(node, struct attempts, node);
+    (void)context;
+    free(a->key);
+    free(a);
+}
+
 static void free_config(void *config) {
     struct scripted_config *c = config;
-    for (size_t i = 0; c && i < BUCKETS; i++)
-        while (c->attempts[i]) {
-            struct attempts *a = c->attempts[i];
-            c->attempts[i] = a->next;
-            free(a->key);
-            free(a);
-        }
+    if (!c) return;
+    table_each(&c->attempts, free_attempts, NULL);
+    table_free(&c->attempts);
     free(c);
 }
 
 static uint32_t count_attempt(struct scripted_config *c, const char *key) {
-    struct attempts **bucket = &c->attempts[keyed_hash(key, strlen(key)) % BUCKETS];
-    for (struct attempts *a = *bucket; a; a = a->next)
+    uint64_t hash = keyed_hash(key, strlen(key));
+    for (struct table_node *at = table_first(&c->attempts, hash); at; at = table_next(at)) {
+        struct attempts *a = TABLE_ENTRY(at, struct attempts, node);
         if (strcmp(a->key, key) == 0) return ++a->n;
+    }
     struct attempts *a = xcalloc(1, sizeof *a);
     a->key = xstrdup(key);
     a->n = 1;
-    a->next = *bucket;
-    *bucket = a;
+    table_add(&c->attempts, &a->node, hash);
     return 1;
 }
 
@@ -143,7 +142,7 @@ static void submit(struct sink_env *env, struct batch *b) {
     if (p->step.act == ACT_HANG)
         p->due_ms = INT64_MAX;
     else if (p->step.act == ACT_SLOW)
-        p->due_ms = monotonic_ms() + p->step.ms;
+        p->due_ms = clock_ms(CLOCK_MONOTONIC) + p->step.ms;
     b->sink_state = p;
     struct play **at = list_of(env);
     while (*at) at = &(*at)->next;
@@ -195,7 +194,7 @@ static struct play *take_due(struct play **at, int64_t now) {
 
 static int tick(struct sink_env *env, int64_t now_ms) {
     (void)now_ms; /* due times are this file's own clock's */
-    int64_t now = monotonic_ms();
+    int64_t now = clock_ms(CLOCK_MONOTONIC);
     size_t bound = 0;
     for (struct play *p = *list_of(env); p; p = p->next) bound++; /* not what done() submits */
     for (struct play *p; bound > 0 && (p = take_due(list_of(env), now)); bound--) {
@@ -221,7 +220,6 @@ static void close_lane(struct sink_env *env) {
 const struct sink_type scripted_sink = {
     .name = "scripted",
     .shape = SHAPE_OBJECT,
-    .internal = true,
     .parse = parse,
     .free_config = free_config,
     .submit = submit,

@@ -79,7 +79,6 @@ static void close_lane(struct sink_env *env) {
 const struct sink_type null_sink = {
     .name = "null",
     .shape = SHAPE_OBJECT,
-    .internal = true,
     .parse = parse,
     .free_config = free_config,
     .submit = submit,
