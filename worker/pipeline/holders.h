@@ -1,6 +1,6 @@
-/* Whose entries a full cache forgets first: those of the workspace that holds most. So one that
- * comes with something new each time forgets its own, and keeps others' where they are; where all
- * hold alike, it is the longest unused. For route.c. Pure; one thread. */
+/* Whose sink objects a full table forgets first: those of the workspace that holds most. So one
+ * that comes with something new each time forgets its own, and keeps others' where they are; where
+ * all hold alike, it is the longest unused. For route.c. Pure; one thread. */
 #ifndef RUNSINK_HOLDERS_H
 #define RUNSINK_HOLDERS_H
 

@@ -11,12 +11,12 @@
 #include "worker/pipeline/object_key.h"
 
 /* A destination as the table keeps it. */
-struct place {
-    struct destination dest; /* first: a destination is its place */
-    struct place *next;      /* same bucket of the identity table */
+struct known_destination {
+    struct destination dest;        /* first */
+    struct known_destination *next; /* same bucket of the identity table */
     struct router *router;
     size_t bytes;     /* charged */
-    unsigned entries; /* cache entries that lead here */
+    unsigned objects; /* sink objects that lead here */
     unsigned held;
     _Alignas(max_align_t) unsigned char state[DESTINATION_STATE_BYTES];
 };
@@ -24,39 +24,39 @@ struct place {
 #define KNOWN_MAX 256 /* a sink with more edits or values is read again each time */
 
 /* What one sink object, byte for byte, means. */
-struct entry {
-    struct known_sink known; /* first: a known sink is its entry */
+struct sink_object {
+    struct known_sink known; /* first */
     char *facts;             /* what known points to; holds secrets, as bytes does. NULL: none */
     size_t n_facts;
     uint64_t hash;
     char *bytes; /* holds the tenant's secrets: wiped when forgotten */
     size_t n;
     size_t charged;
-    struct place *place;
-    struct outcome *err; /* why there is no place */
+    struct known_destination *dest;
+    struct outcome *err; /* why it has no destination */
     bool skip_on_fail;
     bool has_apis;
     struct list apis;
     int64_t used_ms;
-    struct holding holding;      /* of the workspace that first sent it */
-    struct entry **quick;        /* where router_known() may find it; NULL: nowhere */
-    struct entry *next;          /* same bucket */
-    struct entry *newer, *older; /* by last use */
+    struct holding holding;            /* of the workspace that first sent it */
+    struct sink_object **quick;        /* where router_known() may find it; NULL: nowhere */
+    struct sink_object *next;          /* same bucket */
+    struct sink_object *newer, *older; /* by last use */
 };
 
 struct router {
     const struct config *cfg;
     struct object_keys *keys;
     struct names *names; /* redact.names */
-    struct entry **entries;
-    struct place **places;
-    struct entry **quick; /* by quick_slot(): the last parsed of those that share a slot */
-    size_t buckets;       /* of all tables, a power of two */
-    size_t n_entries, n_places;
-    size_t bytes, max_bytes; /* of memory, all that entries and places take */
-    size_t pinned;           /* of these, what places take that are held */
+    struct sink_object **objects;
+    struct known_destination **destinations;
+    struct sink_object **quick; /* by quick_slot(): the last parsed of those that share a slot */
+    size_t buckets;             /* of all tables, a power of two */
+    size_t n_objects, n_destinations;
+    size_t bytes, max_bytes; /* of memory, all that objects and destinations take */
+    size_t pinned;           /* of these, what destinations take that are held */
     struct holders *holders;
-    struct entry *newest, *oldest;
+    struct sink_object *newest, *oldest;
 };
 
 /* Of a lane's memory.budget, what the table may take beside the destinations that deliveries hold:
@@ -79,9 +79,9 @@ struct router *router_new(const struct config *cfg, struct buf *err) {
         r->buckets *= 2;
     r->names = job_names(&cfg->redact_names);
     r->max_bytes = (size_t)(cfg->memory_budget / cfg->lanes / BUDGET_SHARE);
-    r->entries = xcalloc(r->buckets, sizeof(struct entry *));
-    r->places = xcalloc(r->buckets, sizeof(struct place *));
-    r->quick = xcalloc(r->buckets, sizeof(struct entry *));
+    r->objects = xcalloc(r->buckets, sizeof(struct sink_object *));
+    r->destinations = xcalloc(r->buckets, sizeof(struct known_destination *));
+    r->quick = xcalloc(r->buckets, sizeof(struct sink_object *));
     r->holders = holders_new();
     return r;
 }
@@ -95,11 +95,11 @@ static void release(const struct destination *d) {
     free(d->prefix);
 }
 
-static void place_free(struct router *r, struct place *p) {
-    struct place **at = &r->places[identity_hash(&p->dest) & (r->buckets - 1)];
+static void destination_free(struct router *r, struct known_destination *p) {
+    struct known_destination **at = &r->destinations[identity_hash(&p->dest) & (r->buckets - 1)];
     while (*at != p) at = &(*at)->next;
     *at = p->next;
-    r->n_places--;
+    r->n_destinations--;
     r->bytes -= p->bytes;
     release(&p->dest);
     wipe(p, sizeof *p);
@@ -111,30 +111,30 @@ static void list_free(struct list *l) {
     free(l->v);
 }
 
-static void lru_unlink(struct router *r, struct entry *e) {
+static void lru_unlink(struct router *r, struct sink_object *e) {
     *(e->newer ? &e->newer->older : &r->newest) = e->older;
     *(e->older ? &e->older->newer : &r->oldest) = e->newer;
     e->newer = e->older = NULL;
 }
 
-static void lru_push(struct router *r, struct entry *e) {
+static void lru_push(struct router *r, struct sink_object *e) {
     e->older = r->newest;
     *(r->newest ? &r->newest->newer : &r->oldest) = e;
     r->newest = e;
 }
 
-static void entry_free(struct router *r, struct entry *e) {
-    struct entry **at = &r->entries[e->hash & (r->buckets - 1)];
+static void object_free(struct router *r, struct sink_object *e) {
+    struct sink_object **at = &r->objects[e->hash & (r->buckets - 1)];
     while (*at != e) at = &(*at)->next;
     *at = e->next;
     lru_unlink(r, e);
     holders_remove(r->holders, &e->holding);
     if (e->quick && *e->quick == e) *e->quick = NULL;
-    r->n_entries--;
+    r->n_objects--;
     r->bytes -= e->charged;
     if (e->facts) wipe(e->facts, e->n_facts);
     free(e->facts);
-    if (e->place && --e->place->entries == 0 && e->place->held == 0) place_free(r, e->place);
+    if (e->dest && --e->dest->objects == 0 && e->dest->held == 0) destination_free(r, e->dest);
     list_free(&e->apis);
     wipe(e->bytes, e->n);
     free(e->bytes);
@@ -142,31 +142,32 @@ static void entry_free(struct router *r, struct entry *e) {
     free(e);
 }
 
-static void entry_charge(struct router *r, struct entry *e) {
+static void object_charge(struct router *r, struct sink_object *e) {
     size_t n = heap_bytes(e) + heap_bytes(e->bytes) + heap_bytes(e->facts) + heap_bytes(e->err) +
                heap_bytes(e->apis.v) + HOLDER_BYTES;
     for (size_t i = 0; i < e->apis.n; i++) n += heap_bytes(e->apis.v[i]);
     r->bytes += n - e->charged;
     e->charged = n;
-    holders_weigh(r->holders, &e->holding, n + (e->place ? e->place->bytes : 0));
+    holders_weigh(r->holders, &e->holding, n + (e->dest ? e->dest->bytes : 0));
 }
 
-static void place_charge(struct router *r, struct place *p) {
+static void destination_charge(struct router *r, struct known_destination *p) {
     p->bytes = heap_bytes(p) + heap_bytes(p->dest.prefix);
     if (p->dest.type->size) p->bytes += p->dest.type->size(p->dest.config);
     r->bytes += p->bytes;
 }
 
-/* Whether forgetting entries is due, and would help, before n more bytes come. */
+/* Whether forgetting sink objects is due, and would help, before n more bytes come. */
 static bool too_large(const struct router *r, size_t n) {
     return r->bytes - r->pinned + n > r->max_bytes;
 }
 
 /* What is forgotten next where room is needed: whoever sends another sink object each time forgets
  * his own, not what is known of others. */
-static struct entry *first_to_go(const struct router *r) {
+static struct sink_object *first_to_go(const struct router *r) {
     struct holding *one = holders_first(r->holders);
-    return one ? (struct entry *)(void *)((char *)one - offsetof(struct entry, holding)) : NULL;
+    return one ? (struct sink_object *)(void *)((char *)one - offsetof(struct sink_object, holding))
+               : NULL;
 }
 
 /* ---- known sinks ---- */
@@ -175,7 +176,7 @@ static struct entry *first_to_go(const struct router *r) {
  * the URL. Whoever makes two alike on purpose only makes them slower. */
 #define QUICK_BYTES 64
 
-static struct entry **quick_slot(const struct router *r, const char *json) {
+static struct sink_object **quick_slot(const struct router *r, const char *json) {
     uint64_t hash = 0;
     for (size_t i = 0; i < QUICK_BYTES; i += sizeof hash) {
         uint64_t word;
@@ -188,7 +189,7 @@ static struct entry **quick_slot(const struct router *r, const char *json) {
 
 static const struct known_sink *find_known(void *router, struct str text, int depth) {
     if (text.n < QUICK_BYTES) return NULL;
-    const struct entry *e = *quick_slot(router, text.p);
+    const struct sink_object *e = *quick_slot(router, text.p);
     if (!e || e->known.depth != depth || e->n > text.n || memcmp(e->bytes, text.p, e->n) != 0)
         return NULL;
     return &e->known;
@@ -199,7 +200,7 @@ struct known_sinks router_known(struct router *r) {
 }
 
 /* Keeps what its sink object says, which the event's arena holds. */
-static void keep_facts(struct entry *e, const struct known_sink *facts) {
+static void keep_facts(struct sink_object *e, const struct known_sink *facts) {
     if (e->facts || facts->n_edits > KNOWN_MAX || facts->n_values > KNOWN_MAX) return;
     size_t edits = facts->n_edits * sizeof(struct edit);
     size_t values = facts->n_values * sizeof(struct echo);
@@ -224,29 +225,29 @@ static void keep_facts(struct entry *e, const struct known_sink *facts) {
 }
 
 /* Notes where an event had its sink, so that the next one is known before it is read. */
-static void make_known(struct router *r, struct entry *e, const struct jobrun *run) {
+static void make_known(struct router *r, struct sink_object *e, const struct jobrun *run) {
     if (e->n < QUICK_BYTES || !run->facts.json.p) return;
     keep_facts(e, &run->facts);
     if (!e->facts) return;
     e->known.depth = run->facts.depth;
     e->quick = quick_slot(r, e->bytes);
     *e->quick = e;
-    entry_charge(r, e);
+    object_charge(r, e);
 }
 
 void router_reconfigure(struct router *r, const struct config *cfg) {
     r->cfg = cfg;
     /* What was parsed under other rules is parsed again. */
-    while (r->oldest) entry_free(r, r->oldest);
+    while (r->oldest) object_free(r, r->oldest);
 }
 
 void router_free(struct router *r) {
     if (!r) return;
-    while (r->oldest) entry_free(r, r->oldest);
+    while (r->oldest) object_free(r, r->oldest);
     object_keys_free(r->keys);
     names_free(r->names);
-    free(r->entries);
-    free(r->places);
+    free(r->objects);
+    free(r->destinations);
     free(r->quick);
     holders_free(r->holders);
     free(r);
@@ -277,26 +278,26 @@ static bool override(struct router *r, struct destination *d, struct outcome *re
     return true;
 }
 
-/* The place of a destination just parsed: an equal one that is known, or a new one. Takes what d
- * owns. */
-static struct place *place_for(struct router *r, struct destination *d) {
-    struct place **bucket = &r->places[identity_hash(d) & (r->buckets - 1)];
-    for (struct place *p = *bucket; p; p = p->next) {
+/* The destination just parsed as the table keeps it: an equal one that is known, or a new one.
+ * Takes what d owns. */
+static struct known_destination *destination_for(struct router *r, struct destination *d) {
+    struct known_destination **bucket = &r->destinations[identity_hash(d) & (r->buckets - 1)];
+    for (struct known_destination *p = *bucket; p; p = p->next) {
         if (memcmp(p->dest.identity, d->identity, sizeof d->identity) != 0) continue;
         release(d);
         return p;
     }
-    struct place *p = xcalloc(1, sizeof *p);
+    struct known_destination *p = xcalloc(1, sizeof *p);
     p->dest = *d;
     p->router = r;
     p->next = *bucket;
     *bucket = p;
-    r->n_places++;
-    place_charge(r, p);
+    r->n_destinations++;
+    destination_charge(r, p);
     return p;
 }
 
-static bool read_rules(const cJSON *sink, struct entry *e, struct outcome *reterr) {
+static bool read_rules(const cJSON *sink, struct sink_object *e, struct outcome *reterr) {
     bool bad = false;
     const cJSON *skip = sink_field(sink, "skipOnFail", &bad, reterr);
     const cJSON *apis = bad ? NULL : sink_field(sink, "apisToSend", &bad, reterr);
@@ -415,8 +416,9 @@ static bool conceal(const struct known_sink *facts, struct destination *d, struc
 }
 
 /* What stands in the bytes of the sink object, even if it does not stand where facts come from. */
-static bool conceal_own(struct router *r, const struct entry *e, const struct known_sink *facts,
-                        struct destination *d, struct outcome *reterr) {
+static bool conceal_own(struct router *r, const struct sink_object *e,
+                        const struct known_sink *facts, struct destination *d,
+                        struct outcome *reterr) {
     struct arena arena = {0};
     struct known_sink own = *facts;
     bool ok = own.json.p || jobrun_sink_facts((struct str){e->bytes, e->n}, r->names, &arena, &own);
@@ -429,7 +431,7 @@ static bool conceal_own(struct router *r, const struct entry *e, const struct kn
     return ok;
 }
 
-static void parse_entry(struct router *r, struct entry *e, const struct known_sink *facts) {
+static void parse_object(struct router *r, struct sink_object *e, const struct known_sink *facts) {
     struct outcome err;
     struct destination d = {0};
     cJSON *sink = parse_sink((struct str){e->bytes, e->n}, &err);
@@ -438,20 +440,20 @@ static void parse_entry(struct router *r, struct entry *e, const struct known_si
         type->parse(r->cfg, sink, &d, &err)) {
         d.type = type;
         if (conceal_own(r, e, facts, &d, &err) && (!r->cfg->override_dir || override(r, &d, &err)))
-            e->place = place_for(r, &d);
+            e->dest = destination_for(r, &d);
     }
-    if (e->place) {
-        e->place->entries++;
+    if (e->dest) {
+        e->dest->objects++;
     } else {
         e->err = xmalloc(sizeof err);
         *e->err = err;
     }
     wipe_json(sink);
     cJSON_Delete(sink);
-    entry_charge(r, e);
+    object_charge(r, e);
 }
 
-static void touch(struct router *r, struct entry *e, int64_t now_ms) {
+static void touch(struct router *r, struct sink_object *e, int64_t now_ms) {
     e->used_ms = now_ms;
     if (r->newest == e) return;
     lru_unlink(r, e);
@@ -459,15 +461,15 @@ static void touch(struct router *r, struct entry *e, int64_t now_ms) {
     holders_use(r->holders, &e->holding);
 }
 
-static struct entry *lookup(struct router *r, const struct jobrun *run, int64_t now_ms) {
-    struct entry *e = (struct entry *)(uintptr_t)run->known;
+static struct sink_object *lookup(struct router *r, const struct jobrun *run, int64_t now_ms) {
+    struct sink_object *e = (struct sink_object *)(uintptr_t)run->known;
     if (e) {
         touch(r, e, now_ms);
         return e;
     }
     struct str sink = run->sink;
     uint64_t hash = keyed_hash(sink.p, sink.n);
-    struct entry **bucket = &r->entries[hash & (r->buckets - 1)];
+    struct sink_object **bucket = &r->objects[hash & (r->buckets - 1)];
     for (e = *bucket; e; e = e->next)
         if (e->hash == hash && str_eq(sink, (struct str){e->bytes, e->n})) break;
     if (e) {
@@ -475,20 +477,20 @@ static struct entry *lookup(struct router *r, const struct jobrun *run, int64_t 
         make_known(r, e, run);
         return e;
     }
-    while (r->oldest && (r->n_entries >= (size_t)r->cfg->dest_max || too_large(r, sink.n)))
-        entry_free(r, first_to_go(r));
+    while (r->oldest && (r->n_objects >= (size_t)r->cfg->dest_max || too_large(r, sink.n)))
+        object_free(r, first_to_go(r));
     e = xcalloc(1, sizeof *e);
-    *e = (struct entry){.hash = hash, .n = sink.n, .used_ms = now_ms};
+    *e = (struct sink_object){.hash = hash, .n = sink.n, .used_ms = now_ms};
     e->bytes = xstrndup(sink.p, sink.n);
     e->next = *bucket;
     *bucket = e;
     lru_push(r, e);
     holders_add(r->holders, &e->holding, keyed_hash(run->workspace_id.p, run->workspace_id.n));
-    r->n_entries++;
-    parse_entry(r, e, &run->facts);
+    r->n_objects++;
+    parse_object(r, e, &run->facts);
     make_known(r, e, run);
-    for (struct entry *first; (first = first_to_go(r)) != e && too_large(r, 0);)
-        entry_free(r, first);
+    for (struct sink_object *first; (first = first_to_go(r)) != e && too_large(r, 0);)
+        object_free(r, first);
     return e;
 }
 
@@ -507,12 +509,12 @@ static enum route_kind skip(struct outcome *reterr, const char *why) {
 enum route_kind route_again(struct router *r, const struct jobrun *run, int64_t now_ms,
                             struct destination **ret_dest, struct outcome *reterr) {
     if (!run->sink.p) return skip(reterr, "no-sink");
-    struct entry *e = lookup(r, run, now_ms);
-    if (!e->place) {
+    struct sink_object *e = lookup(r, run, now_ms);
+    if (!e->dest) {
         *reterr = *e->err;
         return ROUTE_DEAD;
     }
-    *ret_dest = &e->place->dest;
+    *ret_dest = &e->dest->dest;
     return ROUTE_DELIVER;
 }
 
@@ -521,8 +523,8 @@ enum route_kind route(struct router *r, const struct jobrun *run, int64_t now_ms
     if (!run->sink.p) return skip(reterr, "no-sink");
     if (r->cfg->statuses.n && !listed(&r->cfg->statuses, run->status))
         return skip(reterr, "status");
-    struct entry *e = lookup(r, run, now_ms);
-    if (!e->place) {
+    struct sink_object *e = lookup(r, run, now_ms);
+    if (!e->dest) {
         *reterr = *e->err;
         return ROUTE_DEAD;
     }
@@ -530,37 +532,37 @@ enum route_kind route(struct router *r, const struct jobrun *run, int64_t now_ms
         return skip(reterr, "skipOnFail");
     if (e->has_apis && run->api_name.n && !listed(&e->apis, run->api_name))
         return skip(reterr, "apisToSend");
-    *ret_dest = &e->place->dest;
+    *ret_dest = &e->dest->dest;
     return ROUTE_DELIVER;
 }
 
-static struct place *place_of(struct destination *d) {
-    return (struct place *)(void *)d;
+static struct known_destination *known_of(struct destination *d) {
+    return (struct known_destination *)(void *)d;
 }
 
 void destination_hold(struct destination *d) {
-    struct place *p = place_of(d);
+    struct known_destination *p = known_of(d);
     if (p->held++ == 0) p->router->pinned += p->bytes;
 }
 
 void *destination_state(struct destination *d) {
-    return place_of(d)->state;
+    return known_of(d)->state;
 }
 
 void destination_drop(struct destination *d) {
-    struct place *p = place_of(d);
+    struct known_destination *p = known_of(d);
     if (--p->held > 0) return;
     p->router->pinned -= p->bytes;
-    if (p->entries == 0) place_free(p->router, p);
+    if (p->objects == 0) destination_free(p->router, p);
 }
 
 void router_each(struct router *r, void (*fn)(struct destination *, void *), void *ctx) {
     for (size_t i = 0; i < r->buckets; i++)
-        for (struct place *p = r->places[i]; p; p = p->next) fn(&p->dest, ctx);
+        for (struct known_destination *p = r->destinations[i]; p; p = p->next) fn(&p->dest, ctx);
 }
 
 size_t router_count(const struct router *r) {
-    return r->n_places;
+    return r->n_destinations;
 }
 
 size_t router_bytes(const struct router *r) {
@@ -573,12 +575,12 @@ size_t router_room(const struct router *r) {
 }
 
 size_t destination_room(const struct destination *d) {
-    return router_room(((const struct place *)(const void *)d)->router);
+    return router_room(((const struct known_destination *)(const void *)d)->router);
 }
 
 void router_tick(struct router *r, int64_t now_ms) {
-    while (r->oldest && now_ms - r->oldest->used_ms > r->cfg->dest_idle) entry_free(r, r->oldest);
-    while (r->oldest && too_large(r, 0)) entry_free(r, first_to_go(r));
+    while (r->oldest && now_ms - r->oldest->used_ms > r->cfg->dest_idle) object_free(r, r->oldest);
+    while (r->oldest && too_large(r, 0)) object_free(r, first_to_go(r));
 }
 
 const struct object_keys *router_keys(const struct router *r) {
