@@ -4,6 +4,8 @@
 #ifndef RUNSINK_DELIVERY_H
 #define RUNSINK_DELIVERY_H
 
+#include <sys/queue.h>
+
 #include "sinks/sink.h"
 #include "worker/event/jobrun.h"
 #include "worker/kafka/retry.h"
@@ -32,6 +34,8 @@ enum delivery_state {
     DELIVERY_ENDED,    /* it has its outcome, which its records are yet to get */
     DELIVERY_DONE
 };
+
+TAILQ_HEAD(delivery_list, delivery);
 
 struct delivery {
     struct batch batch; /* what the sink sees of it */
@@ -65,7 +69,7 @@ struct delivery {
     delivery_done_fn *done;
     struct dispatch *dispatch;
     struct tally *of_workspace, *of_host; /* of_host NULL: it has none */
-    struct delivery *next, *prev; /* of its destination's queue, of the flying, of the finished */
+    TAILQ_ENTRY(delivery) link;           /* its destination's queue, the flying or the finished */
 };
 
 /* object mode, and what comes back alone: the record goes out at once as an object of its own. */

@@ -11,11 +11,11 @@
 
 /* What dispatch keeps with a destination (destination_state()). */
 struct queue {
-    struct delivery *first, *last; /* waiting */
+    struct delivery_list list; /* waiting */
     size_t waiting, waiting_bytes, flying;
-    struct tally *at;                  /* the workspace in whose ring it stands; NULL: none */
-    struct queue *next, *prev;         /* in that ring */
-    struct queue *all_next, *all_prev; /* of all that have something waiting */
+    struct tally *at;          /* the workspace in whose ring it stands; NULL: none */
+    struct queue *next, *prev; /* in that ring */
+    LIST_ENTRY(queue) link;    /* of all that have something waiting */
     struct destination *dest;
     uint64_t workspace; /* of the last attempt that ended; 0: there was none */
     uint32_t failures;
@@ -48,10 +48,10 @@ struct dispatch {
     struct shares *workspaces, *hosts;
     /* Next to be served: workspaces take turns, and the destinations of each, one delivery each. */
     struct tally *ring;
-    struct queue *all;
-    struct delivery *oldest, *newest; /* flying, by their start */
-    struct delivery *quick;           /* the oldest of those that are not slow yet; NULL: none */
-    struct delivery *finished, **finished_end;
+    LIST_HEAD(, queue) all;
+    struct delivery_list flights; /* by their start */
+    struct delivery *quick;       /* the oldest of those that are not slow yet; NULL: none */
+    struct delivery_list finished;
     size_t waiting, flying, bytes;
     size_t risky_flying, slow_flying;
     size_t leaving;                    /* of those flying, given up for being slow */
@@ -81,7 +81,8 @@ struct dispatch *dispatch_new(const struct config *cfg, struct sink_env *env, co
     *d = (struct dispatch){.cfg = cfg, .env = env, .now_ms = now_ms, .patient = patient};
     d->workspaces = shares_new();
     d->hosts = shares_new();
-    d->finished_end = &d->finished;
+    TAILQ_INIT(&d->flights);
+    TAILQ_INIT(&d->finished);
     return d;
 }
 
@@ -91,7 +92,7 @@ void dispatch_reconfigure(struct dispatch *d, const struct config *cfg) {
 
 void dispatch_free(struct dispatch *d) {
     if (!d) return;
-    assert(!d->waiting && !d->flying && !d->finished);
+    assert(!d->waiting && !d->flying && TAILQ_EMPTY(&d->finished));
     shares_free(d->workspaces);
     shares_free(d->hosts);
     free(d);
@@ -153,7 +154,7 @@ static size_t most_bytes(const struct delivery *v) {
 
 /* A destination stands in the ring of the workspace whose delivery is its next. */
 static void place(struct dispatch *d, struct queue *q) {
-    struct tally *at = q->first ? q->first->of_workspace : NULL;
+    struct tally *at = q->waiting ? TAILQ_FIRST(&q->list)->of_workspace : NULL;
     if (q->at == at) return;
     if (q->at) {
         RING_REMOVE(q->at->ring, q);
@@ -163,18 +164,6 @@ static void place(struct dispatch *d, struct queue *q) {
     if (!at) return;
     if (!at->ring) RING_ADD(d->ring, at);
     RING_ADD(at->ring, q);
-}
-
-static void list(struct dispatch *d, struct queue *q, bool on) {
-    if (on) {
-        q->all_prev = NULL;
-        q->all_next = d->all;
-        if (d->all) d->all->all_prev = q;
-        d->all = q;
-    } else {
-        *(q->all_prev ? &q->all_prev->all_next : &d->all) = q->all_next;
-        if (q->all_next) q->all_next->all_prev = q->all_prev;
-    }
 }
 
 static void saturate(struct dispatch *d, struct queue *q, bool on) {
@@ -224,10 +213,11 @@ static void leave(struct dispatch *d, struct delivery *v) {
 
 static void enqueue(struct dispatch *d, struct queue *q, struct delivery *v) {
     v->state = DELIVERY_WAITING;
-    v->prev = q->last;
-    *(q->last ? &q->last->next : &q->first) = v;
-    q->last = v;
-    if (q->waiting++ == 0) list(d, q, true);
+    if (q->waiting++ == 0) {
+        TAILQ_INIT(&q->list);
+        LIST_INSERT_HEAD(&d->all, q, link);
+    }
+    TAILQ_INSERT_TAIL(&q->list, v, link);
     q->waiting_bytes += v->size;
     if (q->risky) d->risky_waiting++, d->risky_bytes += v->size;
     v->of_workspace->waiting++;
@@ -237,10 +227,8 @@ static void enqueue(struct dispatch *d, struct queue *q, struct delivery *v) {
 }
 
 static void unqueue(struct dispatch *d, struct queue *q, struct delivery *v) {
-    *(v->prev ? &v->prev->next : &q->first) = v->next;
-    *(v->next ? &v->next->prev : &q->last) = v->prev;
-    v->next = v->prev = NULL;
-    if (--q->waiting == 0) list(d, q, false);
+    TAILQ_REMOVE(&q->list, v, link);
+    if (--q->waiting == 0) LIST_REMOVE(q, link);
     q->waiting_bytes -= v->size;
     if (q->risky) d->risky_waiting--, d->risky_bytes -= v->size;
     v->of_workspace->waiting--;
@@ -274,18 +262,13 @@ static void take_off(struct dispatch *d, struct queue *q, struct delivery *v) {
     if (q->risky) count_risky(d, v, true);
     v->state = DELIVERY_FLYING;
     v->sent_ms = *d->now_ms;
-    v->next = NULL;
-    v->prev = d->newest;
-    *(d->newest ? &d->newest->next : &d->oldest) = v;
-    d->newest = v;
+    TAILQ_INSERT_TAIL(&d->flights, v, link);
     if (!d->quick) d->quick = v;
 }
 
 static void land(struct dispatch *d, struct queue *q, struct delivery *v) {
-    if (d->quick == v) d->quick = v->next;
-    *(v->prev ? &v->prev->next : &d->oldest) = v->next;
-    *(v->next ? &v->next->prev : &d->newest) = v->prev;
-    v->next = v->prev = NULL;
+    if (d->quick == v) d->quick = TAILQ_NEXT(v, link);
+    TAILQ_REMOVE(&d->flights, v, link);
     q->flying--;
     d->flying--;
     if (--v->of_workspace->flying == 0) d->flying_workspaces--;
@@ -300,9 +283,7 @@ static void land(struct dispatch *d, struct queue *q, struct delivery *v) {
 static void finish(struct dispatch *d, struct delivery *v, const struct outcome *o) {
     v->outcome = *o;
     v->state = DELIVERY_ENDED;
-    v->next = NULL;
-    *d->finished_end = v;
-    d->finished_end = &v->next;
+    TAILQ_INSERT_TAIL(&d->finished, v, link);
 }
 
 /* Back to the worker without an attempt. */
@@ -343,8 +324,9 @@ static void give_back(struct dispatch *d, struct queue *q, struct delivery *v, c
 }
 
 static void flush_waiting(struct dispatch *d, struct queue *q) {
-    for (struct delivery *v = q->first, *next; v; v = next) {
-        next = v->next;
+    struct delivery *next;
+    for (struct delivery *v = TAILQ_FIRST(&q->list); v; v = next) {
+        next = TAILQ_NEXT(v, link);
         if (v->last) continue;
         unqueue(d, q, v);
         leave(d, v);
@@ -357,7 +339,8 @@ static void flush_waiting(struct dispatch *d, struct queue *q) {
 /* Whether this destination has far more waiting than the others that have something waiting. */
 static bool is_hog(const struct dispatch *d, const struct queue *q) {
     size_t others = 0;
-    for (const struct queue *o = d->all; o && others < 64; o = o->all_next) others += o != q;
+    for (const struct queue *o = LIST_FIRST(&d->all); o && others < 64; o = LIST_NEXT(o, link))
+        others += o != q;
     return q->waiting * (others ? others : 1) > 4 * (d->waiting - q->waiting);
 }
 
@@ -438,7 +421,7 @@ static bool has_risky_room(struct dispatch *d, struct queue *q, const struct del
         return true;
     }
     if (!share || bad || !alone || q->waiting >= 4 * (size_t)d->cfg->dest_waiting) return false;
-    if (q->first && *d->now_ms - q->first->added_ms > SLOW_MS) return false;
+    if (q->waiting && *d->now_ms - TAILQ_FIRST(&q->list)->added_ms > SLOW_MS) return false;
     wait_for(d, q, (size_t)d->cfg->dest_waiting);
     return true;
 }
@@ -468,7 +451,6 @@ void dispatch_add(struct dispatch *d, struct delivery *v) {
     q->dest = v->batch.dest;
     destination_hold(q->dest);
     v->added_ms = *d->now_ms;
-    v->next = v->prev = NULL;
     if (d->current != q) d->switched_ms = *d->now_ms;
     d->current = q;
     if (is_shut(d, q) && !v->last) {
@@ -555,7 +537,7 @@ static struct outcome judge(const struct delivery *v, const struct outcome *o) {
 static void sink_done(struct batch *batch, const struct outcome *o);
 
 static void start(struct dispatch *d, struct queue *q) {
-    struct delivery *v = q->first;
+    struct delivery *v = TAILQ_FIRST(&q->list);
     unqueue(d, q, v);
     struct outcome o;
     if (!v->build(v, &o)) {
@@ -591,7 +573,7 @@ static void sink_done(struct batch *batch, const struct outcome *o) {
     rejudge(d, q);
     leave(d, v);
     finish(d, v, &judged);
-    if (q->first && is_shut(d, q)) flush_waiting(d, q);
+    if (q->waiting && is_shut(d, q)) flush_waiting(d, q);
 }
 
 /* ---- taking off ---- */
@@ -620,7 +602,7 @@ static int64_t risky_share(const struct dispatch *d, const struct delivery *v, i
 
 /* A share of the connections; one that has none gets one if there is any. */
 static bool has_connection(struct dispatch *d, const struct queue *q) {
-    const struct delivery *v = q->first;
+    const struct delivery *v = TAILQ_FIRST(&q->list);
     const struct tally *w = v->of_workspace, *h = v->of_host;
     if (!q->risky) return true;
     if (d->risky_flying >= most_risky(d)) {
@@ -635,7 +617,7 @@ static bool has_connection(struct dispatch *d, const struct queue *q) {
 
 static bool may_start(struct dispatch *d, struct queue *q) {
     if (q->flying >= (size_t)d->cfg->dest_concurrency) return false;
-    if (is_shut(d, q) && (!q->first->last || q->flying)) return false;
+    if (is_shut(d, q) && (!TAILQ_FIRST(&q->list)->last || q->flying)) return false;
     if (q->open && q->flying) return false;
     return has_connection(d, q) && rate_allows(d, q);
 }
@@ -678,7 +660,8 @@ static void start_waiting(struct dispatch *d) {
 
 /* From the moment it is slow a request counts as risky, whatever its destination did before. */
 static void mark_slow(struct dispatch *d) {
-    for (; d->quick && *d->now_ms - d->quick->sent_ms > SLOW_MS; d->quick = d->quick->next) {
+    for (; d->quick && *d->now_ms - d->quick->sent_ms > SLOW_MS;
+         d->quick = TAILQ_NEXT(d->quick, link)) {
         struct delivery *v = d->quick;
         if (!v->risky) count_risky(d, v, true);
         count_slow(d, v, true);
@@ -704,9 +687,9 @@ static size_t owed(const struct dispatch *d) {
 static void take_back(struct dispatch *d) {
     size_t n = owed(d), part = most_risky(d) / (d->flying_workspaces + 1);
     struct delivery *next;
-    for (struct delivery *v = d->oldest; n && v != d->quick; v = next) {
+    for (struct delivery *v = TAILQ_FIRST(&d->flights); n && v != d->quick; v = next) {
         const struct tally *w = v->of_workspace;
-        next = v->next;
+        next = TAILQ_NEXT(v, link);
         if (v->cancelled || !v->batch.dest->type->cancel) continue;
         if (w->flying - w->leaving <= (part ? part : 1) &&
             *d->now_ms - v->sent_ms < d->cfg->dest_patience)
@@ -725,11 +708,11 @@ static void sweep(struct dispatch *d) {
     d->swept_ms = *d->now_ms;
     bool saturated = dispatch_saturated(d);
     struct queue *next;
-    for (struct queue *q = d->all; q; q = next) {
-        next = q->all_next;
+    for (struct queue *q = LIST_FIRST(&d->all); q; q = next) {
+        next = LIST_NEXT(q, link);
         rejudge(d, q);
-        while (q->first) {
-            struct delivery *v = q->first;
+        while (q->waiting) {
+            struct delivery *v = TAILQ_FIRST(&q->list);
             int64_t waited = *d->now_ms - v->added_ms;
             bool due = q->risky
                            ? waited > d->cfg->dest_patience && (is_shut(d, q) || is_troubled(d, v))
@@ -746,10 +729,8 @@ void dispatch_run(struct dispatch *d) {
     sweep(d);
     start_waiting(d);
     take_back(d);
-    while (d->finished) {
-        struct delivery *v = d->finished;
-        d->finished = v->next;
-        if (!d->finished) d->finished_end = &d->finished;
+    for (struct delivery *v; (v = TAILQ_FIRST(&d->finished));) {
+        TAILQ_REMOVE(&d->finished, v, link);
         struct destination *dest = v->batch.dest;
         v->done(v);
         destination_drop(dest);
@@ -763,7 +744,7 @@ static void sooner(const struct dispatch *d, int64_t *wait, int64_t at_ms) {
 
 int64_t dispatch_next_ms(const struct dispatch *d) {
     int64_t wait = -1;
-    if (d->finished) return 0;
+    if (!TAILQ_EMPTY(&d->finished)) return 0;
     if (d->wake_ms) sooner(d, &wait, d->wake_ms);
     if (d->quick) sooner(d, &wait, d->quick->sent_ms + SLOW_MS + 1);
     if (d->waiting && !d->patient) sooner(d, &wait, d->swept_ms + SWEEP_MS);
