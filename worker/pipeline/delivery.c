@@ -27,7 +27,8 @@ int64_t delivery_retry_window(const struct config *cfg, const struct sink_type *
     return cfg->retry_window_s3;
 }
 
-/* Whether an outcome ends the matter, or the policy for failures of a tenant's making tries on. */
+/* Whether this outcome ends the delivery. Permanent failures that the tenant caused are tried again
+ * where retry.permanent says so, but for 410: Gone. */
 static bool is_final(const struct config *cfg, const struct outcome *o) {
     if (o->verdict != VERDICT_PERMANENT) return false;
     return o->fault != FAULT_TENANT || o->status == 410 ||

@@ -107,8 +107,8 @@ static struct queue *queue_of(struct destination *dest) {
 /* A destination that takes longer than this for one delivery is slow: what waits for it must not
  * count as work that the lane is busy with. */
 #define SLOW_MS 1000
-/* What waits holds windows, and a partition has only so many: no more may wait than the
- * destination delivers in this time. */
+/* Deliveries that wait keep windows open, and a partition may have only a few. So no more may wait
+ * than the destination delivers in this time. */
 #define PATIENCE_MS 10000
 /* What a delivery takes beside its payload, about. */
 #define DELIVERY_BYTES 1024
@@ -117,8 +117,8 @@ static size_t most_flying(const struct dispatch *d) {
     return (size_t)d->cfg->http_max_connections;
 }
 
-/* Of those, for destinations that may hold their connection long: whoever names a thousand black
- * holes gets half of the connections at most. */
+/* How many of them risky destinations may have, which may hold their connections long: a tenant who
+ * names a thousand black holes gets half at most. */
 static size_t most_risky(const struct dispatch *d) {
     return (most_flying(d) + 1) / 2;
 }
@@ -172,7 +172,8 @@ static void saturate(struct dispatch *d, struct queue *q, bool on) {
     q->saturating = on;
 }
 
-/* A destination's standing, which may have changed with an outcome or with time. */
+/* Judges anew whether a destination is slow or risky: an outcome, or time, may have changed that.
+ */
 static void rejudge(struct dispatch *d, struct queue *q) {
     q->slow = q->latency_ms > SLOW_MS || (q->flying && *d->now_ms - q->progress_ms > SLOW_MS);
     if (q->slow || q->failures) saturate(d, q, false);
@@ -401,14 +402,14 @@ static bool has_share(const struct dispatch *d, const struct delivery *v, bool c
                       (!h || shares_allow(h->waiting, d->waiting, most_waiting(d), hs)));
 }
 
-/* The lane reads nothing until a little less waits: what else it would read may be for others. */
+/* The lane reads nothing until a little less waits for this destination. */
 static void wait_for(struct dispatch *d, struct queue *q, size_t quota) {
     q->resume = quota - quota / 32;
     saturate(d, q, true);
 }
 
-/* For a destination that is risky nothing ever waits that the lane would have to wait for, but for
- * a moment: one that stands alone gets the time to show what it can. */
+/* The lane does not stop reading for a risky destination: what has no room is parked. The exception
+ * is a destination that stands alone: it gets a moment to show what it can do. */
 static bool has_risky_room(struct dispatch *d, struct queue *q, const struct delivery *v, bool full,
                            bool alone) {
     bool bad = q->slow || q->failures;
@@ -426,9 +427,9 @@ static bool has_risky_room(struct dispatch *d, struct queue *q, const struct del
     return true;
 }
 
-/* A full queue parks what comes on top when others keep up with what comes for them: they must not
- * wait for it. When all are equally busy, or there is no other, parking would only move the work
- * around: then the lane stops reading for a moment. The same for what a workspace holds in all. */
+/* What a full queue has no room for is parked while other destinations keep up: they must not wait
+ * for this one. When all are equally busy, or there is no other, parking would only postpone the
+ * work: then the lane stops reading for a moment. The same holds for all that a workspace has. */
 static bool has_room(struct dispatch *d, struct queue *q, const struct delivery *v) {
     const struct tally *w = v->of_workspace;
     bool alone = *d->now_ms - d->switched_ms > 5000;

@@ -162,8 +162,8 @@ static bool too_large(const struct router *r, size_t n) {
     return r->bytes - r->pinned + n > r->max_bytes;
 }
 
-/* What is forgotten next where room is needed: whoever sends another sink object each time forgets
- * his own, not what is known of others. */
+/* What is forgotten next when room is needed. A tenant who sends a new sink object each time makes
+ * the table forget his own, not those of others. */
 static struct sink_object *first_to_go(const struct router *r) {
     struct holding *one = holders_first(r->holders);
     return one ? (struct sink_object *)(void *)((char *)one - offsetof(struct sink_object, holding))
@@ -172,8 +172,8 @@ static struct sink_object *first_to_go(const struct router *r) {
 
 /* ---- known sinks ---- */
 
-/* Sinks of one tenant differ from another's in the first bytes: the bucket's name, the key's id,
- * the URL. Whoever makes two alike on purpose only makes them slower. */
+/* The sinks of two tenants usually differ in their first bytes: the bucket's name, the key's id or
+ * the URL. Whoever makes two alike on purpose only slows these down. */
 #define QUICK_BYTES 64
 
 static struct sink_object **quick_slot(const struct router *r, const char *json) {
@@ -224,7 +224,8 @@ static void keep_facts(struct sink_object *e, const struct known_sink *facts) {
                                    .escapes = facts->escapes};
 }
 
-/* Notes where an event had its sink, so that the next one is known before it is read. */
+/* Notes where an event had its sink object, so that the next one is recognised before it is parsed.
+ */
 static void make_known(struct router *r, struct sink_object *e, const struct jobrun *run) {
     if (e->n < QUICK_BYTES || !run->facts.json.p) return;
     keep_facts(e, &run->facts);

@@ -45,8 +45,8 @@ struct settlement {
     char alone[TOPIC_MAX + 1]; /* the blocked source that it tries; empty: the others */
 };
 
-/* A source whose records can't be settled, since a topic that belongs to it can't be written. The
- * others are settled without it; it is tried alone, now and then. */
+/* A source whose records can't be settled, because one of runsink's topics beside it can't be
+ * written. The other sources are settled without it. It is tried again now and then, alone. */
 struct blocked {
     char base[TOPIC_MAX + 1], topic[TOPIC_MAX + 1];
     int64_t again_ms, pause_ms, since_ms;
@@ -62,7 +62,7 @@ static struct blocked *find_blocked(const struct lane *lane, const char *base) {
     return b;
 }
 
-/* The one whose turn it is to be tried, or NULL. */
+/* The blocked source whose turn it is to be tried, or NULL. */
 static const struct blocked *trial(const struct lane *lane) {
     const struct blocked *first = NULL;
     for (const struct blocked *b = lane->blocked; b; b = b->next)
@@ -82,7 +82,7 @@ int64_t settlement_blocked_since(const struct lane *lane, const struct partition
     return b ? b->since_ms : 0;
 }
 
-/* Not after one failure: a topic that has just changed its leader is as good as any. */
+/* One failure says little: the topic may just have changed its leader. */
 bool settlement_hopeless(const struct lane *lane, const struct partition *p, int64_t since_ms) {
     const struct blocked *b = find_blocked(lane, p->base);
     return b && b->tried_ms >= since_ms && b->pause_ms > BLOCKED_MIN_MS;
@@ -106,8 +106,8 @@ static size_t settleable(const struct partition *p) {
     return n;
 }
 
-/* A complete batch window waits for the next boundary to ride with, as long as one is filling: so
- * in steady state there is one transaction for each window. */
+/* A complete batch window waits while the next one is filling, and is settled in the transaction
+ * that makes the next one's end durable. So in steady state each window takes one transaction. */
 static bool is_due(const struct lane *lane, const struct partition *p) {
     if (!p->loaded) return false;
     if (p->pin || has_undeclared(p) || !claim_same(&p->want, &p->meta.claim)) return true;
@@ -402,7 +402,8 @@ static void block(struct lane *lane, const char *topic, const char *why) {
     look_at_topics(lane);
 }
 
-/* Parked it can't be. The members of a batch stay together: all of them die. */
+/* The record can't be parked, so it becomes a dead letter. Members of a batch stay together: all of
+ * them do. */
 static void bury(struct window *w, struct record *record, const struct outcome *o) {
     struct counters *c = &w->lane->counters;
     struct delivery *d = record->delivery;
@@ -466,7 +467,7 @@ static void keep_ends(const struct lane *lane, const struct partition *p, struct
     while (meta->n_ends && meta->ends[meta->n_ends - 1] > p->replay_end) meta->n_ends--;
 }
 
-/* What can't be said of one partition holds nobody else up. */
+/* A partition whose part can't be written holds up no other. */
 static void leave_out(struct lane *lane, struct txn *job, size_t records, const struct partition *p,
                       const char *problem) {
     char topic[TOPIC_MAX + 1] = "";

@@ -20,13 +20,13 @@ struct observer {
     struct snapshot_reason reasons[SNAPSHOT_REASONS];
     size_t n_reasons;
     uint64_t other_reasons;
-    uint64_t whose[SNAPSHOT_WORKSPACES]; /* beside the rows, so that to find one costs little */
+    uint64_t whose[SNAPSHOT_WORKSPACES]; /* the rows' hashes, together: a search reads few bytes */
     struct snapshot_workspace workspaces[SNAPSHOT_WORKSPACES];
     struct backlog backlogs[SNAPSHOT_WORKSPACES];
     size_t n_workspaces;
     int64_t unfit_ms[UNFIT_SLOTS];         /* when it was used last; 0: never */
-    uint32_t skips[2][SKIPS][SKIPS_SLOTS]; /* now, and before */
-    int64_t skips_ms;                      /* since when those of now */
+    uint32_t skips[2][SKIPS][SKIPS_SLOTS]; /* of this period, and of the one before */
+    int64_t skips_ms;                      /* when this period began */
     char settle_error[256];
     int64_t settle_error_ms;
     /* Shared. */
@@ -103,7 +103,7 @@ static struct snapshot_workspace *find_workspace(struct observer *o, uint64_t ha
     return NULL;
 }
 
-/* A new one takes the place of the one that had no trouble for longest. */
+/* The row of the record's workspace. A new one replaces the one whose last trouble is oldest. */
 static struct snapshot_workspace *workspace_for(struct observer *o, const struct window *w,
                                                 const struct record *record) {
     struct snapshot_workspace *row = find_workspace(o, record->workspace);
@@ -202,7 +202,7 @@ static int64_t oldest_ms(const struct lane *lane, const struct partition *p) {
     return p->windows.oldest ? since(p->windows.oldest->opened_ms, lane->now_ms) : 0;
 }
 
-/* Nothing left to read and nothing unsettled: what lies between is the markers of transactions. */
+/* Nothing is left to read or to settle: offsets up to the end are only markers of transactions. */
 static bool is_idle(const struct partition *p) {
     return p->loaded && partition_at_end(p) && !p->windows.count && !p->held_ms;
 }
@@ -314,8 +314,8 @@ int snapshot_worse(const void *a, const void *b) {
     return (x->delivered < y->delivered) - (x->delivered > y->delivered);
 }
 
-/* Room for twice what is kept: sorted and cut when full, so that a table of any size costs little
- * more than one look at each. */
+/* Collects the worst destinations. It has room for twice as many as are kept, and is sorted and cut
+ * when full, so a table of any size costs little more than one look at each destination. */
 struct collection {
     struct lane_snapshot *to;
     const struct lane *lane;

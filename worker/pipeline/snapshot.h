@@ -1,7 +1,7 @@
 /* What an operator sees beside counters: partitions, sick destinations, the last dead letters. The
- * lane notes what happens and, when it was asked, copies all into a snapshot and hands that over;
- * nobody asks, nothing is copied. One observer a lane, made and freed by it; a mutex of its own,
- * between the lane and the admin server's thread alone.
+ * lane notes what happens. When it is asked, it copies all into a snapshot and hands that over;
+ * while nobody asks, nothing is copied. One observer a lane, made and freed by it; a mutex of its
+ * own, between the lane and the admin server's thread alone.
  *
  * Everything is bounded whatever tenants do. Text from outside in it has passed outcome_token() or
  * outcome_text(); labels are redacted. */
@@ -18,8 +18,8 @@
 #define SNAPSHOT_DEAD 50
 #define SNAPSHOT_REASONS 64
 
-/* A workspace with events that died of fault data takes one of these slots for as long, whatever it
- * sends; which one its keyed hash says, so that of very many some share one. */
+/* A workspace whose event died of fault data marks one of these for UNFIT_MS, however many it
+ * sends. Its keyed hash says which one, so among very many workspaces some share one. */
 #define UNFIT_SLOTS 1024
 #define UNFIT_MS ((int64_t)15 * 60 * 1000)
 /* Records skipped are noted by workspace and reason for this long, and up to twice as long. */

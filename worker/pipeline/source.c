@@ -52,16 +52,17 @@ static void lose(struct lane *lane, struct partition *p, int64_t low) {
     assignment_move(lane, p, low);
 }
 
-/* A partition that could not be read says nothing once it can be, while nothing new comes: read
- * from anew, it tells of its end or of the error again. */
+/* A partition that could not be read is silent once it can be, until something new comes. Reading
+ * it anew makes librdkafka tell of its end, or of the error again. */
 static void read_again(struct lane *lane, struct partition *p) {
     p->reread_ms = lane->now_ms + REREAD_MS;
     if (p->stash_at != p->stash_n) return;
     assignment_move(lane, p, p->begins ? RD_KAFKA_OFFSET_BEGINNING : partition_at(p));
 }
 
-/* What we want to read lies beyond the end. A truncated partition still has what stood before; one
- * that was made anew has nothing, or only records that are younger than what we read. */
+/* What we want to read lies beyond the end: was the topic truncated or made anew? A truncated
+ * partition still has older records. One that was made anew is empty, or has only records that are
+ * younger than those we read. */
 static bool is_anew(struct lane *lane, const struct partition *p, int64_t low, int64_t high) {
     if (low == high) return true;
     if (!p->opened_ms) return false;
@@ -141,10 +142,10 @@ static int64_t due_said(const rd_kafka_message_t *msg) {
     return ms;
 }
 
-/* When the head of a retry partition is due, by this machine's clock. No clock can make it hold
- * what comes after it for longer than the topic's own delay: counted from the broker's timestamp,
- * or, where the topic carries the timestamp of the one that parked it, from when it was read ahead.
- * A broker whose clock is ahead of this machine's shows it: then this one is behind. */
+/* When the head of a retry partition is due, by this machine's clock. A wrong clock must not make
+ * it hold up what comes after it for longer than the topic's delay. The delay counts from the
+ * broker's timestamp. Where the topic carries the producer's, it counts from when we read the
+ * record. A broker's timestamp in the future shows by how much this machine's clock is slow. */
 static int64_t due_of(const struct lane *lane, struct partition *p, const rd_kafka_message_t *msg) {
     rd_kafka_timestamp_type_t type;
     int64_t due = due_said(msg), at = rd_kafka_message_timestamp(msg, &type);
@@ -157,15 +158,15 @@ static int64_t due_of(const struct lane *lane, struct partition *p, const rd_kaf
     return due - p->behind_ms;
 }
 
-/* Until when it waits at most, whatever happens to the clocks. Monotonic. */
+/* The wait ends after the delay by the monotonic clock, whatever happens to the others. */
 static bool is_early(const struct lane *lane, const struct partition *p) {
     return p->head_due_ms > lane->wall_ms && lane->now_ms - p->filled_ms < p->delay_ms;
 }
 
-/* One by one, not by rd_kafka_consume_batch_queue(): a rebalance pauses the partitions and resumes
- * them where the application stands, and that call gets this wrong. It steps over a record for each
- * end of partition that it returns (2.2 to 2.13.1, pull request 5213), or drops what it had counted
- * already when the pause comes in between (before 2.1). Either way a record was never seen. */
+/* Messages are read one by one, since rd_kafka_consume_batch_queue() loses some in a rebalance.
+ * That pauses a partition and resumes it where the application stands, and the call counts wrongly
+ * where that is: it skips a record for each end of partition that it returns (librdkafka 2.2
+ * to 2.13.1, pull request 5213), or drops what it had counted before the pause (before 2.1). */
 static bool refill(const struct lane *lane, struct partition *p) {
     rd_kafka_message_t *msg;
     size_t bytes = 0;
@@ -387,9 +388,9 @@ static bool destroy_in_time(rd_kafka_t *consumer) {
     return false;
 }
 
-/* librdkafka waits, without end, for messages that are still held. And up to 2.2 it aborts when a
- * cooperative consumer is destroyed before its first assignment (its issue 4312). Then the handle
- * is left as it is: mostly the process ends next. */
+/* librdkafka waits without end for messages that are still held. Up to 2.2 it also aborts when a
+ * cooperative consumer is destroyed before its first assignment (its issue 4312). In both cases the
+ * handle is left as it is: usually the process ends next. */
 void source_free(struct lane *lane) {
     if (!lane->consumer) return;
     rd_kafka_queue_destroy(lane->main_queue);
