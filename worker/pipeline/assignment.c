@@ -218,6 +218,12 @@ static void check(struct lane *lane, const char *call, rd_kafka_error_t *e) {
     snprintf(lane->restart_why, sizeof lane->restart_why, "%s failed", call);
 }
 
+/* The eager protocol's: the list is all that is read; NULL: nothing. */
+static void assign_eagerly(struct lane *lane, const rd_kafka_topic_partition_list_t *list) {
+    rd_kafka_resp_err_t err = rd_kafka_assign(lane->consumer, list);
+    if (err) check(lane, "assign", rd_kafka_error_new(err, "%s", rd_kafka_err2str(err)));
+}
+
 static bool is_cooperative(const struct lane *lane) {
     /* NULL while the consumer is being closed. */
     const char *protocol = rd_kafka_rebalance_protocol(lane->consumer);
@@ -244,10 +250,7 @@ static void assign(struct lane *lane, const rd_kafka_topic_partition_list_t *all
     if (cooperative)
         check(lane, "incremental assign", rd_kafka_incremental_assign(lane->consumer, list));
     else
-        check(lane, "assign",
-              rd_kafka_assign(lane->consumer, list)
-                  ? rd_kafka_error_new(RD_KAFKA_RESP_ERR__FAIL, "assign failed")
-                  : NULL);
+        assign_eagerly(lane, list);
     rd_kafka_topic_partition_list_destroy(list);
 }
 
@@ -289,10 +292,7 @@ static void assign_all(struct lane *lane, const struct partition *moved, int64_t
         rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = at;
         clear_stash(p); /* comes again */
     }
-    check(lane, "assign",
-          rd_kafka_assign(lane->consumer, list)
-              ? rd_kafka_error_new(RD_KAFKA_RESP_ERR__FAIL, "assign failed")
-              : NULL);
+    assign_eagerly(lane, list);
     rd_kafka_topic_partition_list_destroy(list);
 }
 
@@ -328,10 +328,7 @@ static void unassign(struct lane *lane, const rd_kafka_topic_partition_list_t *a
     if (is_cooperative(lane))
         check(lane, "incremental unassign", rd_kafka_incremental_unassign(lane->consumer, list));
     else
-        check(lane, "unassign",
-              rd_kafka_assign(lane->consumer, NULL)
-                  ? rd_kafka_error_new(RD_KAFKA_RESP_ERR__FAIL, "unassign failed")
-                  : NULL);
+        assign_eagerly(lane, NULL);
     rd_kafka_topic_partition_list_destroy(list);
 }
 

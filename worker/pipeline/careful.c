@@ -216,23 +216,21 @@ void careful_tick(struct lane *lane, struct partition *p) {
         send_next(lane, p, w);
 }
 
-enum progress_made { BUSY, NOTHING };
-
-/* Takes what one note covers. */
-static enum progress_made take_next(struct lane *lane, struct partition *p) {
+/* Takes what one note covers. False: there is nothing. */
+static bool take_next(struct lane *lane, struct partition *p) {
     const struct window *open = windows_open(&p->windows);
     rd_kafka_message_t *msg = source_peek(lane, p);
-    if (!msg || intake_past_end(p, msg->offset)) return open ? BUSY : NOTHING;
+    if (!msg || intake_past_end(p, msg->offset)) return open != NULL;
     int64_t first = msg->offset, n = open && open->next > 0 ? open->next - open->first : 1;
     int64_t next = first + step(p, n, first);
     if (open && open->next > 0 && next > open->next) next = open->next;
-    if (p->special != first && !note(p, ALONE_RECORD, first, next)) return BUSY;
+    if (p->special != first && !note(p, ALONE_RECORD, first, next)) return true;
     if (p->special == first) next = first + 1;
     p->tried_ms = lane->now_ms;
     place_topic(&lane->place, p->topic, p->id);
     for (; msg && msg->offset < next; msg = source_peek(lane, p)) intake_take(lane, p, msg);
     intake_seal(lane, p, true);
-    return BUSY;
+    return true;
 }
 
 void careful_announce(struct lane *lane, struct partition *p) {
@@ -244,15 +242,15 @@ void careful_announce(struct lane *lane, struct partition *p) {
         note(p, ALONE_RECORD, msg->offset, msg->offset + 1);
 }
 
-static enum progress_made try_next(struct lane *lane, struct partition *p) {
+static bool try_next(struct lane *lane, struct partition *p) {
     struct window *w = p->windows.oldest;
     if (w && w->sealed) {
         if (!window_complete(w)) send_next(lane, p, w);
-        return BUSY;
+        return true;
     }
     if (w && w->out) { /* a record's own delivery, in a window of many */
         send_next(lane, p, w);
-        return BUSY;
+        return true;
     }
     return take_next(lane, p);
 }
@@ -264,12 +262,12 @@ static struct partition *partition_at_hand(struct lane *lane) {
 
 static void try_one(struct lane *lane) {
     struct partition *p = partition_at_hand(lane);
-    if (p && try_next(lane, p) == BUSY) return;
+    if (p && try_next(lane, p)) return;
     lane->trying = 0;
     for (p = lane->partitions; p; p = p->next) {
         careful_tick(lane, p);
         if (p->caution != CAUTION_CAREFUL || !p->claimed) continue;
-        if (try_next(lane, p) == NOTHING) {
+        if (!try_next(lane, p)) {
             /* Not the end, and no record: it claims again when there is one. */
             if (!p->silent_ms) p->silent_ms = lane->now_ms;
             if (lane->now_ms - p->silent_ms < SILENT_MS) continue;

@@ -53,31 +53,28 @@ static void sooner(int64_t *timeout, int64_t wish) {
     if (wish >= 0 && wish < *timeout) *timeout = wish;
 }
 
+static void sooner_at(int64_t *timeout, int64_t at, int64_t now) {
+    sooner(timeout, at > now ? at - now : 0);
+}
+
 /* How long the lane may sleep when neither the network nor Kafka wakes it. */
 static int64_t sleep_ms(const struct lane *lane) {
     int64_t timeout = 1000;
     for (const struct partition *p = lane->partitions; p; p = p->next) {
         const struct window *open = windows_open(&p->windows);
         if (open && open->taken && !open->replayed) {
-            int64_t left = intake_seal_at(lane, p, open) - lane->now_ms;
-            sooner(&timeout, left > 0 ? left : 0);
+            sooner_at(&timeout, intake_seal_at(lane, p, open), lane->now_ms);
         }
         if (p->head_due_ms) {
-            int64_t left = p->head_due_ms - lane->wall_ms;
-            sooner(&timeout, left > 0 ? left : 0);
-            left = p->filled_ms + p->delay_ms - lane->now_ms;
-            sooner(&timeout, left > 0 ? left : 0);
+            sooner_at(&timeout, p->head_due_ms, lane->wall_ms);
+            sooner_at(&timeout, p->filled_ms + p->delay_ms, lane->now_ms);
         }
         if (!p->loaded) sooner(&timeout, 200);
     }
     if (lane->standing) sooner(&timeout, STANDING_MS);
-    if (!lane->settlement && !lane->stale && settlement_due(lane)) {
-        int64_t left = lane->settle_after_ms - lane->now_ms;
-        sooner(&timeout, left > 0 ? left : 0);
-    }
-    int64_t again = settlement_again_ms(lane);
-    if (!lane->settlement && again < INT64_MAX)
-        sooner(&timeout, again > lane->now_ms ? again - lane->now_ms : 0);
+    if (!lane->settlement && !lane->stale && settlement_due(lane))
+        sooner_at(&timeout, lane->settle_after_ms, lane->now_ms);
+    if (!lane->settlement) sooner_at(&timeout, settlement_again_ms(lane), lane->now_ms);
     sooner(&timeout, dispatch_next_ms(lane->dispatch));
     return timeout;
 }

@@ -8,6 +8,7 @@
 #include <librdkafka/rdkafka.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 
 #include "config/certs.h"
 #include "config/config.h"
@@ -91,6 +92,12 @@ struct lane {
     bool again;      /* what was waited for is durable */
     uint64_t trying; /* the partition at hand, by its serial */
 };
+
+/* The lane is to begin again from what is committed, at its turn's end. */
+static inline void lane_restart(struct lane *lane, const char *why) {
+    lane->restart = true;
+    snprintf(lane->restart_why, sizeof lane->restart_why, "%.127s", why);
+}
 
 /* What the main thread gives all lanes: the topics to consume, replaced as a whole under a lock. */
 struct worker_shared {

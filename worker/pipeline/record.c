@@ -11,19 +11,6 @@
 
 /* ---- outcomes ---- */
 
-static enum counter dead_counter(enum fault fault) {
-    switch (fault) {
-    case FAULT_TENANT:
-        return COUNTER_DEAD_TENANT;
-    case FAULT_DATA:
-        return COUNTER_DEAD_DATA;
-    case FAULT_NONE:
-    case FAULT_SYSTEM:
-        return COUNTER_DEAD_SYSTEM;
-    }
-    return COUNTER_DEAD_SYSTEM;
-}
-
 static enum counter skip_counter(const struct outcome *o) {
     static const struct {
         const char *why;
@@ -56,6 +43,10 @@ static void let_go(struct window *w, struct record *record) {
 
 void record_end(struct window *w, struct record *record, enum record_state state,
                 const struct outcome *o) {
+    static const enum counter dead[] = {[FAULT_NONE] = COUNTER_DEAD_SYSTEM,
+                                        [FAULT_TENANT] = COUNTER_DEAD_TENANT,
+                                        [FAULT_DATA] = COUNTER_DEAD_DATA,
+                                        [FAULT_SYSTEM] = COUNTER_DEAD_SYSTEM};
     struct counters *c = &w->lane->counters;
     record->state = state;
     record->outcome = o;
@@ -75,7 +66,7 @@ void record_end(struct window *w, struct record *record, enum record_state state
         count_by(c, COUNTER_PARKED, record->sink, 1);
         break;
     case RECORD_DEAD:
-        count_by(c, dead_counter(o->fault), record->sink, 1);
+        count_by(c, dead[o->fault], record->sink, 1);
         if (!record->delivery) count(c, failure_counter(o->why), !o->uncounted);
         break;
     }

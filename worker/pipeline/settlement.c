@@ -237,25 +237,16 @@ static void add_record(struct lane *lane, struct txn *job, struct window *w,
 
 /* ---- ledger ---- */
 
-static enum ledger_kind kind_of(enum record_state state) {
-    switch (state) {
-    case RECORD_OPEN: /* only when a test breaks the rules on purpose */
-    case RECORD_DELIVERED:
-        return LEDGER_DELIVERED;
-    case RECORD_SKIPPED:
-        return LEDGER_SKIPPED;
-    case RECORD_PARKED:
-        return LEDGER_PARKED;
-    case RECORD_DEAD:
-        return LEDGER_DEAD;
-    }
-    return LEDGER_DEAD;
-}
-
 static struct ledger_item describe(const struct lane *lane, const struct record *record) {
+    static const enum ledger_kind kinds[] = {
+        [RECORD_OPEN] = LEDGER_DELIVERED, /* only when a test breaks the rules on purpose */
+        [RECORD_DELIVERED] = LEDGER_DELIVERED,
+        [RECORD_SKIPPED] = LEDGER_SKIPPED,
+        [RECORD_PARKED] = LEDGER_PARKED,
+        [RECORD_DEAD] = LEDGER_DEAD};
     const struct delivery *d = record->delivery;
     const struct outcome *o = record->outcome;
-    struct ledger_item item = {.kind = kind_of(record->state), .dest = d ? d->label : NULL};
+    struct ledger_item item = {.kind = kinds[record->state], .dest = d ? d->label : NULL};
     if (item.kind == LEDGER_DELIVERED && d) {
         item.key = d->key;
         item.status = d->outcome.status;
@@ -633,10 +624,7 @@ static void finish(struct lane *lane, struct settlement *j) {
         lane->stale = true;
         lane->settle_after_ms = lane->now_ms + STALE_MS;
     }
-    if (job->result == TXN_UNKNOWN) {
-        lane->restart = true;
-        snprintf(lane->restart_why, sizeof lane->restart_why, "%.120s", job->error);
-    }
+    if (job->result == TXN_UNKNOWN) lane_restart(lane, job->error);
 }
 
 void settlement_abandon(struct lane *lane) {

@@ -67,18 +67,8 @@ void lane_snapshot_free(struct lane_snapshot *s) {
 /* ---- what happens ---- */
 
 /* In the order of snapshot_workspace.dead. */
-static size_t by_fault(enum fault fault) {
-    switch (fault) {
-    case FAULT_TENANT:
-        return 0;
-    case FAULT_DATA:
-        return 1;
-    case FAULT_NONE:
-    case FAULT_SYSTEM:
-        break;
-    }
-    return 2;
-}
+static const size_t by_fault[] = {
+    [FAULT_TENANT] = 0, [FAULT_DATA] = 1, [FAULT_NONE] = 2, [FAULT_SYSTEM] = 2};
 
 static struct snapshot_reason *reason_for(struct observer *o, const struct outcome *outcome) {
     struct snapshot_reason *stale = o->reasons;
@@ -173,7 +163,7 @@ void observer_dead(const struct window *w, const struct record *record) {
     r->last_ms = lane->wall_ms;
     struct snapshot_workspace *row = workspace_for(o, w, record);
     note_trouble(row, lane, outcome, d->label);
-    row->dead[by_fault(outcome->fault)]++;
+    row->dead[by_fault[outcome->fault]]++;
     row->redrivable += record->payload.json.p != NULL;
     memcpy(d->workspace, row->name, sizeof d->workspace);
     if (delivery && outcome->fault == FAULT_DATA) observer_unfit(lane, delivery->workspace);

@@ -38,10 +38,8 @@
 /* Retention removed what comes next: the range is named in the ledger, never skipped in silence. */
 static void lose(struct lane *lane, struct partition *p, int64_t low) {
     int64_t at = p->windows.next;
-    if (windows_open(&p->windows)) { /* inside a replayed window: begin again with what is left */
-        lane->restart = true;
-        snprintf(lane->restart_why, sizeof lane->restart_why,
-                 "retention removed records inside a replayed window");
+    if (windows_open(&p->windows)) { /* begin again with what is left */
+        lane_restart(lane, "retention removed records inside a replayed window");
         return;
     }
     struct window *w = windows_lost(&p->windows, low);
@@ -407,8 +405,7 @@ static void stray(struct lane *lane, const rd_kafka_message_t *msg) {
     log_error("a record came outside its partition's queue: please report this",
               LOG_I("lane", lane->id), LOG_S("topic", rd_kafka_topic_name(msg->rkt)),
               LOG_I("partition", msg->partition), LOG_I("offset", msg->offset));
-    lane->restart = true;
-    snprintf(lane->restart_why, sizeof lane->restart_why, "a record came outside its queue");
+    lane_restart(lane, "a record came outside its queue");
 }
 
 void source_poll(struct lane *lane) {
