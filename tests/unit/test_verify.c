@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "tests/unit/ledger_judge.h"
-#include "worker/tools/verify_spans.h"
+#include "worker/tools/spans.h"
 
 static void test_sound(void **state) {
     struct keys *k = *state;

@@ -6,7 +6,7 @@
 
 #include "worker/kafka/retry.h"
 #include "worker/ledger/entry.h"
-#include "worker/tools/verify_spans.h"
+#include "worker/tools/spans.h"
 
 #define FAULTS 4 /* of enum fault; FAULT_NONE has no topic */
 

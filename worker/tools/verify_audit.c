@@ -5,13 +5,171 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "worker/tools/verify_chain.h"
-#include "worker/tools/verify_origin.h"
+#include "worker/base/hash.h"
+#include "worker/tools/spans.h"
 
 /* What one entry may expand to: ten times the records that configuration allows in a window. */
 #define RECORDS_MAX 100000000
 #define TIERS_MAX 255
 #define TIER_UNKNOWN TIERS_MAX
+
+/* An entry is repeated, if at all, by a transaction that settled again: as far back as windows can
+ * be in flight. */
+#define CHAIN_LINKS META_ENDS_MAX
+#define CHAIN_KEYS_MAX 64
+
+enum chain_kind { CHAIN_SOURCE, CHAIN_RETRY, CHAIN_DEAD, CHAIN_FOREIGN };
+
+struct chain_link {
+    uint64_t seq;
+    int64_t next;
+    uint8_t hash[SHA256_LEN];
+    uint8_t same[SHA256_LEN]; /* over all but the times, the version and the rotation statement */
+};
+
+struct chain_key {
+    struct ledger_pubkey pub;
+    bool retired; /* a rotation statement named its successor */
+};
+
+struct chain {
+    struct audit_row row;
+    char *topic; /* what row.topic points to */
+    enum chain_kind kind;
+    uint8_t tier; /* of a retry topic */
+    bool begun;
+    struct chain_link *links; /* ring of CHAIN_LINKS: the youngest is [(n_links - 1) % CHAIN_LINKS];
+                                 NULL before the first entry */
+    size_t n_links;           /* ever added */
+    struct chain_key *keys;   /* CHAIN_KEYS_MAX */
+    size_t n_keys;
+    uint64_t unsigned_prefix; /* entries before the first signed one */
+    uint64_t retired_tail;    /* entries by retired keys since the last by a current one */
+    int64_t retired_first;    /* offset of the first of them */
+    bool expected;            /* audit_expect() was called: row.committed, row.meta_* */
+    bool head_found;          /* an entry has the hash that the committed metadata names */
+    struct spans seen;
+};
+
+/* ---- what became of the records that were parked or died ----
+ * A tally for each, kept until the record has its one final outcome. Entries may come in any order
+ * (a retry partition's before the source's), so nothing is judged before the end. Bounded by the
+ * records that are open at one time. */
+
+/* One origin's tally. A record waits in a retry topic pending() times and lies among the dead
+ * letters dead - redriven times; both are 0 or 1 when all is well. A topic that was made anew has
+ * had several records at an offset, of as many lives; which one of them a retry topic's entry
+ * speaks of can't be told, so they share a tally. */
+struct origin_tally {
+    int64_t offset;
+    uint32_t chain; /* the caller's number for the origin's topic and partition */
+    uint16_t parked, taken, final, dead, redriven; /* taken: read from a retry topic; redriven:
+                                                      no dead letter any more */
+    uint8_t tier;  /* the caller's number for the retry topic it was parked in last */
+    bool late : 1; /* parked by an entry younger than the committed state that is compared with */
+    uint8_t opened : 7; /* by how many entries of the source topic */
+};
+
+struct origins {
+    struct origin_tally *slots;
+    uint8_t *used;
+    size_t n, cap;
+};
+
+/* How many records the tally stands for, where the topic has had this many lives. */
+static int origin_lives(const struct origin_tally *t, uint64_t lives) {
+    return t->opened > 1 && lives > 1 ? (t->opened < lives ? t->opened : (int)lives) : 1;
+}
+static int origin_pending(const struct origin_tally *t) {
+    return t->parked + t->redriven - t->taken;
+}
+
+/* Open addressing, linear probing, at most two thirds full. */
+
+static void origins_free(struct origins *o) {
+    free(o->slots);
+    free(o->used);
+    *o = (struct origins){0};
+}
+
+static size_t origins_home(const struct origins *o, uint32_t chain, int64_t offset) {
+    struct {
+        int64_t offset;
+        uint64_t chain;
+    } key = {offset, chain};
+    return (size_t)keyed_hash(&key, sizeof key) & (o->cap - 1);
+}
+
+static size_t origins_find(const struct origins *o, uint32_t chain, int64_t offset) {
+    size_t i = origins_home(o, chain, offset);
+    while (o->used[i] && (o->slots[i].offset != offset || o->slots[i].chain != chain))
+        i = (i + 1) & (o->cap - 1);
+    return i;
+}
+
+static void origins_enlarge(struct origins *o) {
+    struct origins bigger = {.n = o->n, .cap = o->cap ? o->cap * 2 : 1024};
+    bigger.slots = xcalloc(bigger.cap, sizeof *bigger.slots);
+    bigger.used = xcalloc(bigger.cap, 1);
+    for (size_t i = 0; i < o->cap; i++) {
+        if (!o->used[i]) continue;
+        size_t to = origins_find(&bigger, o->slots[i].chain, o->slots[i].offset);
+        bigger.slots[to] = o->slots[i];
+        bigger.used[to] = 1;
+    }
+    origins_free(o);
+    *o = bigger;
+}
+
+/* The tally of this record, a fresh one when there is none. Valid until the next call. */
+static struct origin_tally *origins_at(struct origins *o, uint32_t chain, int64_t offset) {
+    if (o->n * 3 >= o->cap * 2) origins_enlarge(o);
+    size_t i = origins_find(o, chain, offset);
+    if (!o->used[i]) {
+        o->used[i] = 1;
+        o->slots[i] = (struct origin_tally){.chain = chain, .offset = offset};
+        o->n++;
+    }
+    return &o->slots[i];
+}
+
+/* Takes slot i out and moves back what would no longer be found behind the hole. */
+static void origins_drop(struct origins *o, size_t i) {
+    size_t mask = o->cap - 1;
+    o->n--;
+    for (size_t k = (i + 1) & mask; o->used[k]; k = (k + 1) & mask) {
+        size_t wants = origins_home(o, o->slots[k].chain, o->slots[k].offset);
+        if (((k - wants) & mask) < ((k - i) & mask)) continue;
+        o->slots[i] = o->slots[k];
+        i = k;
+    }
+    o->used[i] = 0;
+}
+
+/* To be called after each change: forgets the tally when the record's story is complete. */
+static void origins_settle(struct origins *o, struct origin_tally *t, uint64_t lives) {
+    if (t->final == origin_lives(t, lives) && t->dead == t->redriven && origin_pending(t) == 0)
+        origins_drop(o, (size_t)(t - o->slots));
+}
+
+static int compare_tallies(const void *a, const void *b) {
+    const struct origin_tally *x = a, *y = b;
+    if (x->chain != y->chain) return x->chain < y->chain ? -1 : 1;
+    return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+/* All that are left, in order of chain and offset; the table is used up by it (call origins_free).
+ */
+static const struct origin_tally *origins_sorted(struct origins *o, size_t *ret_n) {
+    size_t n = 0;
+    for (size_t i = 0; i < o->cap; i++)
+        if (o->used[i]) o->slots[n++] = o->slots[i];
+    if (n) qsort(o->slots, n, sizeof *o->slots, compare_tallies);
+    *ret_n = n;
+    return o->slots;
+}
+
+/* ---- the audit ---- */
 
 struct tier {
     char *name;
@@ -70,8 +228,13 @@ void audit_report(struct audit *a, const struct finding *f) {
     a->opts.report(a->opts.context, f);
 }
 
-void chain_say(struct audit *a, struct chain *c, const struct ledger_place *place, bool note,
-               const char *code, int64_t offset, const char *fmt, ...) {
+/* Reports, with the chain's topic and partition, and counts. place may be NULL. */
+static void chain_say(struct audit *a, struct chain *c, const struct ledger_place *place, bool note,
+                      const char *code, int64_t offset, const char *fmt, ...)
+    __attribute__((format(printf, 7, 8)));
+
+static void chain_say(struct audit *a, struct chain *c, const struct ledger_place *place, bool note,
+                      const char *code, int64_t offset, const char *fmt, ...) {
     char text[512];
     va_list ap;
     va_start(ap, fmt);
@@ -185,6 +348,253 @@ bool audit_seen(const struct audit *a, const char *topic, int32_t partition, int
     if (!c->begun || offset < c->row.first || offset >= c->row.next) return true;
     return spans_has(&c->seen, offset);
 }
+
+/* ---- one partition's chain of entries, its links and its signatures ---- */
+
+enum chain_answer {
+    CHAIN_NEW,     /* counts */
+    CHAIN_REPEAT,  /* says what an earlier one said */
+    CHAIN_REFUSED, /* has no place in the chain: reported */
+};
+static void digest_same(const struct ledger_entry *e, uint8_t ret[SHA256_LEN]) {
+    struct sha256_ctx *ctx = sha256_begin();
+    sha256_add(ctx, e->head.p, e->head.n);
+    sha256_add(ctx, e->prev, SHA256_LEN);
+    sha256_add(ctx, e->body.p, e->body.n);
+    sha256_end(ctx, ret);
+}
+
+static void push_link(struct chain *c, const struct ledger_entry *e) {
+    struct chain_link *link = &c->links[c->n_links++ % CHAIN_LINKS];
+    *link = (struct chain_link){.seq = e->seq, .next = e->next};
+    memcpy(link->hash, e->hash, SHA256_LEN);
+    digest_same(e, link->same);
+    if (c->begun && e->seq < c->row.last_seq) return;
+    c->row.last_seq = e->seq;
+    c->row.next = e->next;
+    memcpy(c->row.head, e->hash, SHA256_LEN);
+}
+
+/* The youngest link with this number and, unless NULL, this hash. */
+static const struct chain_link *link_of(const struct chain *c, uint64_t seq, const uint8_t *hash) {
+    size_t n = c->n_links < CHAIN_LINKS ? c->n_links : CHAIN_LINKS;
+    for (size_t back = 1; back <= n; back++) {
+        const struct chain_link *link = &c->links[(c->n_links - back) % CHAIN_LINKS];
+        if (link->seq == seq && (!hash || memcmp(link->hash, hash, SHA256_LEN) == 0)) return link;
+    }
+    return NULL;
+}
+
+static bool is_zero(const uint8_t hash[SHA256_LEN]) {
+    static const uint8_t zeros[SHA256_LEN];
+    return memcmp(hash, zeros, SHA256_LEN) == 0;
+}
+
+static enum chain_answer begin(struct audit *a, struct chain *c, const struct ledger_entry *e,
+                               bool partial, const struct ledger_place *place) {
+    if (e->seq > 0 && !partial)
+        chain_say(a, c, place, false, "begins-late", e->first,
+                  "the first entry found is number %" PRIu64 ": those before it are missing",
+                  e->seq);
+    if (e->seq == 0 && !is_zero(e->prev))
+        chain_say(a, c, place, false, "chain-broken", e->first,
+                  "entry 0 names a previous entry, and there is none before it");
+    if (e->seq == 0 && e->anew)
+        chain_say(a, c, place, false, "chain-broken", e->first,
+                  "entry 0 says that the topic was made anew, and nothing was before it");
+    push_link(c, e);
+    c->begun = true;
+    c->row.first = e->first;
+    return CHAIN_NEW;
+}
+
+/* An entry whose number was there before. */
+static enum chain_answer again(struct audit *a, struct chain *c, const struct ledger_entry *e,
+                               const struct ledger_place *place) {
+    uint8_t same[SHA256_LEN];
+    const struct chain_link *earlier = link_of(c, e->seq, NULL);
+    if (!earlier) {
+        chain_say(a, c, place, false, "out-of-order", e->first,
+                  "entry %" PRIu64 " stands behind entry %" PRIu64, e->seq, c->row.last_seq);
+        return CHAIN_REFUSED;
+    }
+    if (link_of(c, e->seq, e->hash)) {
+        chain_say(a, c, place, true, "repeated", e->first,
+                  "entry %" PRIu64 " is repeated as it was", e->seq);
+        c->row.repeats++;
+        return CHAIN_REPEAT;
+    }
+    digest_same(e, same);
+    bool equal = memcmp(same, earlier->same, SHA256_LEN) == 0;
+    push_link(c, e); /* the chain may go on from either */
+    if (equal) {
+        chain_say(a, c, place, true, "repeated", e->first,
+                  "entry %" PRIu64 " is repeated with the same outcomes and other times", e->seq);
+        c->row.repeats++;
+        return CHAIN_REPEAT;
+    }
+    chain_say(a, c, place, false, "altered", e->first,
+              "there are two entries %" PRIu64 " with different content", e->seq);
+    return CHAIN_REFUSED;
+}
+
+/* Where the entry before it has to end: a topic made anew begins elsewhere, and its entry says so.
+ */
+static int64_t joint(const struct ledger_entry *e) {
+    return e->anew ? e->before : e->first;
+}
+
+/* Dead topics are settled by hand, here and there: their windows don't follow one another. */
+static bool follows(const struct chain *c, const struct chain_link *parent,
+                    const struct ledger_entry *e) {
+    return c->kind == CHAIN_DEAD || parent->next == joint(e);
+}
+
+static bool fits(const struct chain *c, const struct ledger_entry *e) {
+    if (!c->begun) return e->seq == 0;
+    const struct chain_link *parent = link_of(c, c->row.last_seq, e->prev);
+    return e->seq == c->row.last_seq + 1 && parent && follows(c, parent, e);
+}
+
+/* intact: the hash is right. One that is not is taken only where it fits. */
+static enum chain_answer chain_add(struct audit *a, struct chain *c, const struct ledger_entry *e,
+                                   bool intact, bool partial, const struct ledger_place *place) {
+    if (!intact && !fits(c, e)) return CHAIN_REFUSED;
+    if (!c->begun) return begin(a, c, e, partial, place);
+    uint64_t last = c->row.last_seq;
+    if (e->seq <= last) return again(a, c, e, place);
+    const struct chain_link *parent = link_of(c, last, e->prev);
+    if (e->seq > last + 1)
+        chain_say(a, c, place, false, "missing", c->row.next,
+                  "entries %" PRIu64 " to %" PRIu64 " are missing: records %" PRId64
+                  " up to %" PRId64 " have no outcome",
+                  last + 1, e->seq - 1, c->row.next, e->first);
+    else if (!parent)
+        chain_say(a, c, place, false, "chain-broken", e->first,
+                  "entry %" PRIu64 " does not name the hash of the entry before it", e->seq);
+    else if (!follows(c, parent, e))
+        chain_say(a, c, place, false, parent->next < joint(e) ? "gap" : "overlap", parent->next,
+                  "entry %" PRIu64 " begins at %" PRId64 ", the one before it ends at %" PRId64,
+                  e->seq, joint(e), parent->next);
+    push_link(c, e);
+    return CHAIN_NEW;
+}
+
+static struct chain_key *key_named(struct chain *c, const char *id) {
+    for (size_t i = 0; i < c->n_keys; i++)
+        if (strcmp(c->keys[i].pub.id, id) == 0) return &c->keys[i];
+    return NULL;
+}
+
+/* Takes the statement in, once the entry that carries it is known to be the new key's. */
+static void rotate(struct audit *a, struct chain *c, const struct ledger_entry *e,
+                   const struct ledger_pubkey *next, const struct ledger_place *place) {
+    struct chain_key *old = key_named(c, e->rotate_from);
+    const char *wrong = NULL;
+    if (!old)
+        wrong = "the key that signs the statement is not known";
+    else if (!ledger_pubkey_check_rotation(&old->pub, next->raw, e->rotate_sig))
+        wrong = "the statement's signature is wrong";
+    else if (!key_named(c, next->id) && old->retired)
+        wrong = "the key that signs the statement was itself replaced";
+    else if (!key_named(c, next->id) && c->n_keys == CHAIN_KEYS_MAX)
+        wrong = "there are too many";
+    if (wrong) {
+        chain_say(a, c, place, false, "rotation-refused", e->first,
+                  "key %s names %s as its successor: %s", e->rotate_from, next->id, wrong);
+        return;
+    }
+    old->retired = true;
+    if (!key_named(c, next->id)) c->keys[c->n_keys++] = (struct chain_key){.pub = *next};
+    chain_say(a, c, place, true, "rotated", e->first, "key %s is replaced by %s", e->rotate_from,
+              next->id);
+}
+
+static void check_signed(struct audit *a, struct chain *c, const struct ledger_entry *e,
+                         const struct ledger_place *place) {
+    struct ledger_pubkey next;
+    if (e->rotates) {
+        ledger_pubkey_from_raw(e->rotate_to, &next);
+        const struct chain_key *known = key_named(c, next.id);
+        if (strcmp(next.id, e->key) == 0 &&
+            ledger_pubkey_check(&next, e->hash, SHA256_LEN, e->sig) &&
+            !(known && key_named(c, e->rotate_from) && key_named(c, e->rotate_from)->retired))
+            rotate(a, c, e, &next, place);
+    }
+    struct chain_key *key = key_named(c, e->key);
+    if (!key) {
+        chain_say(a, c, place, false, "unknown-key", e->first,
+                  "entry %" PRIu64 " is signed by key %s, which is not among those given", e->seq,
+                  e->key);
+    } else if (!ledger_pubkey_check(&key->pub, e->hash, SHA256_LEN, e->sig)) {
+        chain_say(a, c, place, false, "bad-signature", e->first,
+                  "entry %" PRIu64 "'s signature is not key %s's", e->seq, e->key);
+    } else if (key->retired) {
+        if (c->retired_tail++ == 0) c->retired_first = e->first;
+    } else {
+        c->retired_tail = 0; /* the chain below a current key's signature is vouched for by it */
+    }
+}
+
+static void chain_check_signature(struct audit *a, struct chain *c, const struct ledger_entry *e,
+                                  const struct ledger_place *place) {
+    if (e->is_signed) {
+        c->row.signed_entries++;
+        if (c->n_keys) check_signed(a, c, e, place);
+    } else if (c->row.signed_entries && c->n_keys) {
+        chain_say(a, c, place, false, "unsigned", e->first,
+                  "entry %" PRIu64 " is not signed, and entries before it are", e->seq);
+    } else {
+        c->unsigned_prefix++;
+    }
+}
+
+static void finish_signatures(struct audit *a, struct chain *c) {
+    if (!c->n_keys || !c->begun) return;
+    if (!c->row.signed_entries)
+        chain_say(a, c, NULL, false, "unsigned", c->row.first, "no entry is signed");
+    else if (c->unsigned_prefix)
+        chain_say(a, c, NULL, true, "unsigned-beginning", c->row.first,
+                  "the first %" PRIu64
+                  " entries are not signed; the signed ones behind them vouch for them",
+                  c->unsigned_prefix);
+    if (c->retired_tail)
+        chain_say(a, c, NULL, false, "retired-key", c->retired_first,
+                  "the last %" PRIu64 " entries are signed by a key that was replaced before",
+                  c->retired_tail);
+}
+
+static void chain_finish(struct audit *a, struct chain *c, const struct audit_options *opts) {
+    const struct audit_row *row = &c->row;
+    finish_signatures(a, c);
+    if (!c->expected || opts->unfinished || (opts->partial && !c->begun)) return;
+    int64_t end = c->begun ? row->next : 0;
+    if (!row->has_meta) {
+        if (row->committed > end)
+            chain_say(a, c, NULL, false, "truncated", end,
+                      "the ledger ends at %" PRId64 ", the group's committed offset is %" PRId64
+                      " (with metadata that is not runsink's)",
+                      end, row->committed);
+    } else if (row->meta_seq == 0 || c->head_found) {
+        return;
+    } else if (!c->begun) {
+        chain_say(a, c, NULL, false, "truncated", 0,
+                  "the ledger has no entry, the group has settled %" PRIu64 " up to %" PRId64,
+                  row->meta_seq, row->committed);
+    } else if (row->last_seq + 1 < row->meta_seq) {
+        chain_say(a, c, NULL, false, "truncated", end,
+                  "the ledger ends behind %" PRIu64 " entries at %" PRId64
+                  ", the group has settled %" PRIu64 " up to %" PRId64,
+                  row->last_seq + 1, end, row->meta_seq, row->committed);
+    } else if (row->entries) {
+        chain_say(a, c, NULL, false, "head-differs", row->committed,
+                  "entry %" PRIu64
+                  " is not the one whose hash is in the group's committed metadata",
+                  row->meta_seq - 1);
+    }
+}
+
+/* ---- what entries say ---- */
 
 /* An entry's ranges, to see that no record has two outcomes in it. */
 struct span_of {

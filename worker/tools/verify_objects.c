@@ -1,5 +1,6 @@
 #include "worker/tools/verify_objects.h"
 
+#include <assert.h>
 #include <curl/curl.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -9,8 +10,8 @@
 #include <time.h>
 
 #include "sinks/http/http.h"
+#include "sinks/s3/s3.h"
 #include "sinks/s3/s3_error.h"
-#include "worker/tools/verify_account.h"
 
 #define AT_ONCE 8
 #define ATTEMPTS 3
@@ -18,6 +19,158 @@
 /* More than a batch is cut off at, for events that are large by themselves. */
 #define BEYOND_BATCH ((int64_t)16 << 20)
 #define EMPTY_SHA256 "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+/* ---- credentials for reading objects back, by the destination's label ---- */
+
+#define ACCOUNTS_MAX 256
+
+struct account {
+    char label[LABEL_MAX];
+    struct destination dest; /* of type s3 */
+    struct s3_config *s3;    /* dest.config */
+    size_t users;            /* requests that use it */
+    uint64_t used;           /* when last, for forgetting the longest unused */
+    bool own;                /* from the very record that was asked for last */
+};
+
+struct accounts {
+    const struct config *cfg;
+    struct lookup *lookup;
+    struct account *v[ACCOUNTS_MAX];
+    size_t n;
+    uint64_t clock;
+};
+
+static struct accounts *accounts_new(const struct config *cfg, rd_kafka_t *rk) {
+    struct accounts *a = xcalloc(1, sizeof *a);
+    a->cfg = cfg;
+    a->lookup = lookup_new(rk);
+    return a;
+}
+
+static void forget(struct account *a) {
+    s3_free_config(a->dest.config);
+    free(a->dest.prefix);
+    free(a);
+}
+
+static void accounts_free(struct accounts *a) {
+    for (size_t i = 0; i < a->n; i++) forget(a->v[i]);
+    lookup_free(a->lookup);
+    free(a);
+}
+
+static struct account *account_new(const struct config *cfg, const cJSON *sink, struct buf *err) {
+    struct account *a = xcalloc(1, sizeof *a);
+    struct outcome why;
+    if (s3_parse(cfg, sink, &a->dest, &why)) {
+        a->s3 = a->dest.config;
+        return a;
+    }
+    free(a);
+    buf_printf(err, "%s: %s", why.why, why.detail);
+    return NULL;
+}
+
+/* The sink object in the record that the object came from. */
+static struct account *from_record(struct accounts *accounts, const struct origin *at,
+                                   struct buf *err) {
+    struct account *a = NULL;
+    struct arena arena = {0};
+    struct message record;
+    struct jobrun run;
+    struct outcome why;
+    rd_kafka_message_t *m =
+        lookup_record(accounts->lookup, at->topic, at->partition, at->offset, err);
+    if (!m) {
+        if (!err->n) buf_puts(err, "Kafka does not hold its record any more");
+        return NULL;
+    }
+    reader_record(m, &arena, &record);
+    if (jobrun_decode(&record, &arena, &run, &why) && run.sink.p) {
+        cJSON *sink = cJSON_ParseWithLength(run.sink.p, run.sink.n);
+        if (sink) a = account_new(accounts->cfg, sink, err);
+        cJSON_Delete(sink);
+    } else {
+        buf_puts(err, "its record names no sink");
+    }
+    rd_kafka_message_destroy(m);
+    arena_wipe(&arena);
+    return a;
+}
+
+/* The verify.* keys, for a label "s3://bucket/prefix @ endpoint-host". */
+static struct account *from_config(struct accounts *accounts, const char *label, struct buf *err) {
+    const struct config *cfg = accounts->cfg;
+    if (!cfg->verify_access_key_id[0] || strncmp(label, "s3://", 5) != 0) return NULL;
+    char bucket[256];
+    snprintf(bucket, sizeof bucket, "%.*s", (int)strcspn(label + 5, "/ "), label + 5);
+    cJSON *sink = cJSON_CreateObject();
+    cJSON_AddStringToObject(sink, "bucket", bucket);
+    cJSON_AddStringToObject(sink, "region", cfg->verify_region);
+    cJSON_AddStringToObject(sink, "accessKeyId", cfg->verify_access_key_id);
+    cJSON_AddStringToObject(sink, "secretAccessKey", cfg->verify_secret_access_key);
+    if (cfg->verify_endpoint[0]) {
+        cJSON_AddStringToObject(sink, "endpoint", cfg->verify_endpoint);
+        cJSON_AddBoolToObject(sink, "forcePathStyle", true);
+    }
+    buf_clear(err);
+    struct account *a = account_new(cfg, sink, err);
+    cJSON_Delete(sink);
+    return a;
+}
+
+static struct account *find(struct accounts *accounts, const char *label) {
+    for (size_t i = 0; i < accounts->n; i++)
+        if (strcmp(accounts->v[i]->label, label) == 0) return accounts->v[i];
+    return NULL;
+}
+
+/* Takes the place of the one with that label, of the longest unused, or a place of its own. */
+static void keep(struct accounts *accounts, struct account *fresh) {
+    size_t at = accounts->n;
+    for (size_t i = 0; i < accounts->n; i++)
+        if (!accounts->v[i]->users && strcmp(accounts->v[i]->label, fresh->label) == 0) at = i;
+    if (at == ACCOUNTS_MAX) {
+        for (size_t i = 0; i < accounts->n; i++)
+            if (!accounts->v[i]->users &&
+                (at == ACCOUNTS_MAX || accounts->v[i]->used < accounts->v[at]->used))
+                at = i;
+    }
+    assert(at < ACCOUNTS_MAX); /* far fewer are in use at once */
+    if (at < accounts->n)
+        forget(accounts->v[at]);
+    else
+        accounts->n++;
+    accounts->v[at] = fresh;
+}
+
+/* The account for this label: a remembered one, unless fresh, or that of the record. NULL with a
+ * phrase in err. Counted as used until accounts_release(). */
+static struct account *accounts_get(struct accounts *accounts, const char *label,
+                                    const struct origin *record, bool fresh, struct buf *err) {
+    struct account *a = fresh ? NULL : find(accounts, label);
+    if (a) {
+        a->own = false;
+    } else {
+        a = from_record(accounts, record, err);
+        bool own = a != NULL;
+        if (!a) a = from_config(accounts, label, err);
+        if (!a) return NULL;
+        a->own = own;
+        snprintf(a->label, sizeof a->label, "%s", label);
+        keep(accounts, a);
+    }
+    a->used = ++accounts->clock;
+    a->users++;
+    return a;
+}
+
+static void accounts_release(struct account *a) {
+    if (a) a->users--;
+}
+
+/* ---- objects ---- */
 
 struct objects {
     struct config cfg; /* a copy, with room for whole objects; owns nothing of its own */

@@ -5,9 +5,7 @@
 #ifndef RUNSINK_VERIFY_OBJECTS_H
 #define RUNSINK_VERIFY_OBJECTS_H
 
-#include <librdkafka/rdkafka.h>
-
-#include "config/config.h"
+#include "worker/kafka/reader.h"
 #include "worker/tools/verify_audit.h"
 
 struct objects;

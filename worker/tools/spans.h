@@ -1,6 +1,6 @@
 /* A set of offsets kept as ranges: small, because offsets are nearly contiguous. One thread. */
-#ifndef RUNSINK_VERIFY_SPANS_H
-#define RUNSINK_VERIFY_SPANS_H
+#ifndef RUNSINK_SPANS_H
+#define RUNSINK_SPANS_H
 
 #include "worker/ledger/entry.h"
 

@@ -1,4 +1,4 @@
-#include "worker/tools/verify_spans.h"
+#include "worker/tools/spans.h"
 
 #include <stdlib.h>
 
