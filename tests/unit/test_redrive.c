@@ -7,7 +7,6 @@
 
 #include <cmocka.h>
 
-#include "worker/ledger/entry.h"
 #include "worker/tools/redrive_plan.h"
 
 #define START 1750000000000
@@ -272,6 +271,51 @@ static void test_plan_is_bounded(void **state) {
     plan_free(&p);
 }
 
+/* What is told apart before anything is selected. */
+static void test_plan_records(void **state) {
+    (void)state;
+    static const struct {
+        const char *group;
+        int64_t marker, largest;
+        enum plan_way way;
+        uint64_t selected, foreign, markers, too_large;
+    } cases[] = {
+        {"", 0, 0, PLAN_ATTEMPTS, .selected = 1},
+        {"runsink", 0, 0, PLAN_ATTEMPTS, .selected = 1},
+        {"another", 0, 0, PLAN_ATTEMPTS, .foreign = 1},
+        {"another", 0, 0, PLAN_DISCARD, .foreign = 1},
+        {"runsink", 9, 0, PLAN_ORIGIN, .markers = 1},
+        {"runsink", 9, 0, PLAN_DISCARD, .selected = 1},
+        {"runsink", 0, 100, PLAN_ATTEMPTS, .too_large = 1},
+        {"runsink", 0, 100, PLAN_DISCARD, .selected = 1},
+        {"runsink", 0, 100000, PLAN_ATTEMPTS, .selected = 1},
+    };
+    const struct redrive_filter filter = {.partition = -1};
+    struct chains *chains = chains_new(SOURCE, "runsink", partitions);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct arena arena = {0};
+        struct plan p;
+        struct letter l = a_letter(7);
+        struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "NoSuchBucket", NULL);
+        struct message rec = {.value = {run, sizeof run - 1}};
+        const struct plan_rules rules = {SOURCE, "runsink", chains, &filter, cases[i].largest};
+        strcpy(l.past.group, cases[i].group);
+        l.past.marker = cases[i].marker;
+        rec.headers = dead_headers(&l.past, &o, START + 7, NULL, 0, &arena, &rec.n_headers);
+        plan_init(&p, partitions, cases[i].way);
+        plan_record(&p, &rules, (struct letter){.fault = FAULT_TENANT, .partition = 1}, &rec, 4);
+        if (p.n != cases[i].selected || p.foreign != cases[i].foreign ||
+            p.markers != cases[i].markers || p.too_large != cases[i].too_large || p.unreadable)
+            fail_msg("case %zu", i);
+        plan_record(&p, &rules, (struct letter){.fault = FAULT_TENANT, .partition = 1},
+                    &(struct message){0}, 4);
+        assert_int_equal(p.unreadable, 1);
+        plan_free(&p);
+        arena_free(&arena);
+    }
+    chains_free(chains);
+}
+
 /* ---- chains ---- */
 
 #define LETTERS 300
@@ -346,6 +390,12 @@ static void assert_same_end(const struct chains *x, const struct chains *y) {
     buf_free(&b);
 }
 
+static enum letter_state state_of(const struct chains *c, enum fault fault, int32_t partition,
+                                  int64_t offset, const struct retry *past) {
+    struct letter l = {.fault = fault, .partition = partition, .offset = offset, .past = *past};
+    return chains_state(c, &l);
+}
+
 static void test_chain_round_trip(void **state) {
     (void)state;
     struct written w;
@@ -368,16 +418,16 @@ static void test_chain_round_trip(void **state) {
     assert_true(chains_whole(c, &err));
     for (int i = 0; i < LETTERS; i++) {
         struct retry past = past_of(i);
-        assert_true(chains_fate(c, FAULT_DATA, 1, offset_of(i), &past));
-        assert_false(chains_fate(c, FAULT_DATA, 0, offset_of(i), &past));
-        assert_false(chains_fate(c, FAULT_TENANT, 1, offset_of(i), &past));
-        assert_false(chains_fate(c, FAULT_DATA, 1, offset_of(i) + 1, &past));
+        assert_true(state_of(c, FAULT_DATA, 1, offset_of(i), &past));
+        assert_false(state_of(c, FAULT_DATA, 0, offset_of(i), &past));
+        assert_false(state_of(c, FAULT_TENANT, 1, offset_of(i), &past));
+        assert_false(state_of(c, FAULT_DATA, 1, offset_of(i) + 1, &past));
         past.origin.offset += 100000;
-        assert_false(chains_fate(c, FAULT_DATA, 1, offset_of(i), &past));
+        assert_false(state_of(c, FAULT_DATA, 1, offset_of(i), &past));
         /* The same record died again, later, in a topic made anew. */
         past = past_of(i);
         past.died_ms += 7;
-        assert_false(chains_fate(c, FAULT_DATA, 1, offset_of(i), &past));
+        assert_false(state_of(c, FAULT_DATA, 1, offset_of(i), &past));
     }
     assert_same_end(c, w.chains);
     chains_free(c);
@@ -415,7 +465,7 @@ static void test_chain_faults(void **state) {
     c = chains_new(SOURCE, "another", partitions);
     for (size_t i = 0; i < w.n; i++) assert_true(take(c, &w.values[i], &err));
     struct retry first = past_of(0);
-    assert_false(chains_fate(c, FAULT_DATA, 1, offset_of(0), &first));
+    assert_false(state_of(c, FAULT_DATA, 1, offset_of(0), &first));
     assert_true(chains_take(c, STR("jobs/1"), STR("junk"), &err));
     assert_true(chains_take(c, STR("jobs.dead.data/9"), STR("junk"), &err));
     assert_true(chains_take(c, STR(""), STR(""), &err));
@@ -437,6 +487,7 @@ int main(void) {
         cmocka_unit_test(test_plan_batches),
         cmocka_unit_test(test_plan_incomplete),
         cmocka_unit_test(test_plan_is_bounded),
+        cmocka_unit_test(test_plan_records),
         cmocka_unit_test(test_chain_round_trip),
         cmocka_unit_test(test_chain_faults),
     };

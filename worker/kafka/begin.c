@@ -71,9 +71,9 @@ static int ask_committed(struct beginning *b, bool *ret_begun) {
 static int read_ledger(struct beginning *b, rd_kafka_t *rk, const struct topic *ledger,
                        struct mark *marks) {
     rd_kafka_message_t *m;
-    struct reader *r =
-        reader_open(rk, ledger->name, ledger->partitions, &(struct reader_limits){0}, b->err);
-    while (r && (m = reader_next(r, 0, b->err))) {
+    struct reader *r = reader_new(rk, READER_ANY);
+    bool ok = reader_add_topic(r, ledger, NULL, b->err);
+    while (ok && (m = reader_next(r, 0, b->err))) {
         marks_take(b->list, b->cfg->group, m, marks);
         rd_kafka_message_destroy(m);
     }

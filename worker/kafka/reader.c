@@ -4,11 +4,15 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "worker/base/clock.h"
 #include "worker/base/rfc3339.h"
 #include "worker/kafka/client.h"
 
 #define TIMEOUT_MS 30000
 #define POLL_MS 100
+/* More than a transaction's timeout, with the time that a coordinator takes to notice. */
+#define PATIENCE_MS 100000
+#define LOOK_EVERY 256 /* records between two looks at whether to stop */
 /* A record that far ahead is reached faster by reading on than by a new fetch. */
 #define LOOKUP_NEAR 2000
 #define LOOKUP_TIMEOUT_MS 15000
@@ -49,103 +53,219 @@ rd_kafka_t *reader_consumer_raw(const struct config *cfg, const char *group, str
 }
 
 struct stream {
-    rd_kafka_queue_t *queue;
-    rd_kafka_message_t *head;
+    rd_kafka_queue_t *queue;  /* READER_BY_TIME */
+    rd_kafka_message_t *head; /* came, and was not given out yet */
     bool ended;
-    int64_t low, high, at; /* watermarks at the start; next offset */
+    int64_t until;         /* READER_END: the first end that shows */
+    int64_t low, high, at; /* of a whole topic: watermarks at the start. Next offset */
 };
 
 struct reader {
     rd_kafka_t *rk;
-    struct reader_limits limits;
+    enum reader_order order;
+    rd_kafka_topic_partition_list_t *list; /* one for each of the streams, with where to begin */
     struct stream *streams;
     size_t n;
+    size_t left; /* streams that have not ended */
+    size_t last; /* the stream of the last message: they come in runs */
+    bool begun;
+    enum reader_end end;
+    int64_t to_ms, alive_ms;
+    rd_kafka_resp_err_t trouble; /* the last thing that librdkafka is trying to mend */
+    bool (*stop)(void *context);
+    void *context;
+    size_t given;
 };
+
+struct reader *reader_new(rd_kafka_t *rk, enum reader_order order) {
+    struct reader *r = xcalloc(1, sizeof *r);
+    *r = (struct reader){.rk = rk, .order = order, .list = rd_kafka_topic_partition_list_new(16)};
+    return r;
+}
+
+void reader_free(struct reader *r) {
+    if (!r) return;
+    if (r->begun) rd_kafka_assign(r->rk, NULL);
+    for (size_t i = 0; i < r->n; i++) {
+        if (r->streams[i].head) rd_kafka_message_destroy(r->streams[i].head);
+        if (r->streams[i].queue) rd_kafka_queue_destroy(r->streams[i].queue);
+    }
+    rd_kafka_topic_partition_list_destroy(r->list);
+    free(r->streams);
+    free(r);
+}
+
+void reader_stop_when(struct reader *r, bool (*stop)(void *context), void *context) {
+    r->stop = stop;
+    r->context = context;
+}
+
+enum reader_end reader_end(const struct reader *r) {
+    return r->end;
+}
+
+int64_t reader_at(const struct reader *r, size_t i) {
+    return r->streams[i].at;
+}
+
+void reader_add(struct reader *r, const char *topic, int32_t partition, int64_t from,
+                int64_t until) {
+    if ((r->n & (r->n - 1)) == 0) /* full at each power of two */
+        r->streams = xrealloc(r->streams, (r->n ? 2 * r->n : 1) * sizeof *r->streams);
+    bool ended = until != READER_END && from >= until;
+    r->streams[r->n++] = (struct stream){.until = until, .at = from, .ended = ended};
+    r->left += !ended;
+    rd_kafka_topic_partition_list_add(r->list, topic, partition)->offset = from;
+}
 
 static bool failed(struct buf *err, const char *what, const char *topic, rd_kafka_resp_err_t code) {
     buf_printf(err, "%s of %s: %s", what, topic, rd_kafka_err2str(code));
     return false;
 }
 
-/* Where to begin in each partition. */
-static bool starts(struct reader *r, const char *topic, rd_kafka_topic_partition_list_t *list,
-                   struct buf *err) {
-    for (size_t i = 0; i < r->n; i++) {
-        struct stream *s = &r->streams[i];
-        rd_kafka_resp_err_t code =
-            client_ends(r->rk, topic, (int32_t)i, &s->low, &s->high, TIMEOUT_MS);
-        if (code) return failed(err, "asking for the ends", topic, code);
-        s->at = s->low;
-        rd_kafka_topic_partition_list_add(list, topic, (int32_t)i)->offset =
-            r->limits.from_ms ? r->limits.from_ms : RD_KAFKA_OFFSET_BEGINNING;
-    }
-    if (!r->limits.from_ms) return true;
+/* Where to begin by time: -1 where all is older. */
+static bool ask_times(struct reader *r, const struct topic *t, int64_t from_ms, int64_t *ret,
+                      struct buf *err) {
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(t->partitions);
+    for (int i = 0; i < t->partitions; i++)
+        rd_kafka_topic_partition_list_add(list, t->name, i)->offset = from_ms;
     rd_kafka_resp_err_t code = rd_kafka_offsets_for_times(r->rk, list, TIMEOUT_MS);
-    if (code) return failed(err, "asking for offsets by time", topic, code);
-    for (int i = 0; i < list->cnt; i++) /* one behind the last record comes back as "end" */
-        if (list->elems[i].offset >= 0)
-            r->streams[i].low = r->streams[i].at = list->elems[i].offset;
-    return true;
+    for (int i = 0; i < t->partitions; i++) ret[i] = list->elems[i].offset;
+    rd_kafka_topic_partition_list_destroy(list);
+    return !code || failed(err, "asking for offsets by time", t->name, code);
 }
 
-struct reader *reader_open(rd_kafka_t *rk, const char *topic, int partitions,
-                           const struct reader_limits *limits, struct buf *err) {
-    struct reader *r = xcalloc(1, sizeof *r);
-    *r = (struct reader){.rk = rk, .limits = *limits, .n = (size_t)partitions};
-    r->streams = xcalloc(r->n, sizeof *r->streams);
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(partitions);
-    bool ok = starts(r, topic, list, err);
-    for (size_t i = 0; ok && i < r->n; i++) {
-        r->streams[i].queue = rd_kafka_queue_get_partition(rk, topic, (int32_t)i);
+bool reader_add_topic(struct reader *r, const struct topic *t, const struct reader_limits *limits,
+                      struct buf *err) {
+    int64_t from_ms = limits ? limits->from_ms : 0;
+    int64_t *from = xcalloc((size_t)t->partitions, sizeof *from);
+    bool ok = !from_ms || ask_times(r, t, from_ms, from, err);
+    for (int i = 0; ok && i < t->partitions; i++) {
+        int64_t low, high;
+        rd_kafka_resp_err_t code = client_ends(r->rk, t->name, i, &low, &high, TIMEOUT_MS);
+        if (code) {
+            ok = failed(err, "asking for the ends", t->name, code);
+            break;
+        }
+        if (from_ms && from[i] >= 0) low = from[i];
+        reader_add(r, t->name, i, from_ms ? from[i] : RD_KAFKA_OFFSET_BEGINNING, READER_END);
+        struct stream *s = &r->streams[r->n - 1];
+        s->low = s->at = low;
+        s->high = high;
+    }
+    if (limits) r->to_ms = limits->to_ms;
+    free(from);
+    return ok;
+}
+
+static bool begin(struct reader *r, struct buf *err) {
+    if (r->begun || !r->left) return true;
+    for (size_t i = 0; i < r->n && r->order == READER_BY_TIME; i++) {
+        const rd_kafka_topic_partition_t *p = &r->list->elems[i];
+        r->streams[i].queue = rd_kafka_queue_get_partition(r->rk, p->topic, p->partition);
         rd_kafka_queue_forward(r->streams[i].queue, NULL);
     }
-    if (ok) {
-        rd_kafka_resp_err_t code = rd_kafka_assign(rk, list);
-        ok = !code || failed(err, "taking the partitions", topic, code);
+    r->begun = true;
+    rd_kafka_resp_err_t code = rd_kafka_assign(r->rk, r->list);
+    return !code || failed(err, "taking the partitions", r->list->elems[0].topic, code);
+}
+
+/* The partition has been read up to next. */
+static void reach(struct reader *r, struct stream *s, int64_t next, bool end) {
+    if (next > s->at) r->alive_ms = clock_ms(CLOCK_MONOTONIC);
+    s->at = next;
+    if (s->ended || !(s->until == READER_END ? end : next >= s->until)) return;
+    s->ended = true;
+    r->left--;
+    r->alive_ms = clock_ms(CLOCK_MONOTONIC);
+}
+
+/* Errors pass, as long as there is use in waiting. */
+static bool take_error(struct reader *r, const rd_kafka_message_t *m, struct buf *err) {
+    r->trouble = m->err;
+    bool hopeless = m->err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
+                    m->err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED ||
+                    m->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+                    m->err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION ||
+                    m->err == RD_KAFKA_RESP_ERR__FATAL;
+    if (hopeless)
+        buf_printf(err, "reading %s: %s", m->rkt ? rd_kafka_topic_name(m->rkt) : "",
+                   rd_kafka_err2str(m->err));
+    return !hopeless;
+}
+
+/* What came, of a stream or of none. False when reading failed. */
+static bool take(struct reader *r, struct stream *s, rd_kafka_message_t *m, struct buf *err) {
+    bool late = !m->err && r->to_ms && rd_kafka_message_timestamp(m, NULL) > r->to_ms, ok = true;
+    if (!m->err && !late && s) {
+        s->head = m;
+        reach(r, s, m->offset + 1, false);
+        return true;
     }
-    rd_kafka_topic_partition_list_destroy(list);
-    if (ok) return r;
-    reader_free(r);
+    if (m->err && m->err != RD_KAFKA_RESP_ERR__PARTITION_EOF)
+        ok = take_error(r, m, err);
+    else if (s)
+        reach(r, s, m->offset, true);
+    rd_kafka_message_destroy(m);
+    return ok;
+}
+
+static bool patient(struct reader *r, struct buf *err) {
+    if (r->stop && r->stop(r->context)) r->end = READER_STOPPED;
+    if (r->end == READER_STOPPED) return false;
+    if (clock_ms(CLOCK_MONOTONIC) - r->alive_ms < PATIENCE_MS) return true;
+    for (size_t i = 0; i < r->n; i++) {
+        const rd_kafka_topic_partition_t *p = &r->list->elems[i];
+        if (r->streams[i].ended) continue;
+        buf_printf(err, "reading %s/%d: nothing comes beyond offset %lld: %s", p->topic,
+                   (int)p->partition, (long long)r->streams[i].at,
+                   r->trouble ? rd_kafka_err2str(r->trouble)
+                              : "an open transaction seems to hide what is there");
+        break;
+    }
+    return false;
+}
+
+static rd_kafka_message_t *give(struct stream *s) {
+    rd_kafka_message_t *m = s->head;
+    s->head = NULL;
+    return m;
+}
+
+/* ---- any order ---- */
+
+static struct stream *stream_of(struct reader *r, const rd_kafka_message_t *m) {
+    for (size_t i = 0; m->rkt && i < r->n; i++) {
+        size_t at = (r->last + i) % r->n;
+        const rd_kafka_topic_partition_t *p = &r->list->elems[at];
+        if (p->partition != m->partition || strcmp(p->topic, rd_kafka_topic_name(m->rkt)) != 0)
+            continue;
+        r->last = at;
+        return &r->streams[at];
+    }
     return NULL;
 }
 
-void reader_free(struct reader *r) {
-    if (!r) return;
-    rd_kafka_assign(r->rk, NULL);
-    for (size_t i = 0; i < r->n; i++) {
-        if (r->streams[i].head) rd_kafka_message_destroy(r->streams[i].head);
-        if (r->streams[i].queue) rd_kafka_queue_destroy(r->streams[i].queue);
+static rd_kafka_message_t *next_of_any(struct reader *r, struct buf *err) {
+    while (r->left > 0) {
+        rd_kafka_message_t *m = rd_kafka_consumer_poll(r->rk, POLL_MS);
+        struct stream *s = m ? stream_of(r, m) : NULL;
+        if (m && !take(r, s, m, err)) return NULL;
+        if (s && s->head) return give(s);
+        if (!patient(r, err)) return NULL;
     }
-    free(r->streams);
-    free(r);
+    return NULL;
 }
 
-/* Waits for the stream's next record or its end. False when reading failed. */
+/* ---- by time ---- */
+
+/* Waits for the stream's next record or its end. Errors that concern no partition come through the
+ * consumer's own queue. False when reading failed. */
 static bool fill(struct reader *r, struct stream *s, int timeout_ms, struct buf *err) {
-    rd_kafka_message_t *m = rd_kafka_consume_queue(s->queue, timeout_ms);
-    if (!m) return true;
-    if (!m->err) {
-        s->ended = r->limits.to_ms && rd_kafka_message_timestamp(m, NULL) > r->limits.to_ms;
-        if (!s->ended) s->head = m;
-    } else if (m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
-        s->ended = true;
-    } else {
-        buf_printf(err, "reading %s: %s", rd_kafka_topic_name(m->rkt), rd_kafka_message_errstr(m));
-    }
-    if (s->head != m) rd_kafka_message_destroy(m);
-    return err->n == 0;
-}
-
-/* Errors that concern no partition come through the consumer's own queue. */
-static bool poll_main(struct reader *r, struct buf *err) {
     rd_kafka_message_t *m = rd_kafka_consumer_poll(r->rk, 0);
-    if (!m) return true;
-    bool fatal = m->err && rd_kafka_fatal_error(r->rk, NULL, 0);
-    bool denied = m->err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
-                  m->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-    if (fatal || denied) buf_printf(err, "reading: %s", rd_kafka_message_errstr(m));
-    rd_kafka_message_destroy(m);
-    return err->n == 0;
+    if (m && !take(r, NULL, m, err)) return false;
+    m = rd_kafka_consume_queue(s->queue, timeout_ms);
+    return !m || take(r, s, m, err);
 }
 
 static rd_kafka_message_t *oldest(struct reader *r) {
@@ -159,11 +279,7 @@ static rd_kafka_message_t *oldest(struct reader *r) {
         best = s;
         best_time = t;
     }
-    if (!best) return NULL;
-    rd_kafka_message_t *m = best->head;
-    best->head = NULL;
-    best->at = m->offset + 1;
-    return m;
+    return best ? give(best) : NULL;
 }
 
 /* Every stream has a head, or has ended. */
@@ -171,19 +287,31 @@ static bool fill_all(struct reader *r, struct buf *err) {
     for (size_t i = 0; i < r->n; i++) {
         struct stream *s = &r->streams[i];
         while (!s->head && !s->ended)
-            if (!poll_main(r, err) || !fill(r, s, POLL_MS, err)) return false;
+            if (!fill(r, s, POLL_MS, err) || (!s->head && !s->ended && !patient(r, err)))
+                return false;
     }
     return true;
 }
 
-rd_kafka_message_t *reader_next(struct reader *r, int linger_ms, struct buf *err) {
+static rd_kafka_message_t *next_by_time(struct reader *r, int linger_ms, struct buf *err) {
     if (!fill_all(r, err)) return NULL;
     rd_kafka_message_t *m = oldest(r);
-    for (int waited = 0; !m && waited < linger_ms && !r->limits.to_ms; waited += POLL_MS) {
+    for (int waited = 0; !m && r->begun && waited < linger_ms && !r->to_ms; waited += POLL_MS) {
         for (size_t i = 0; i < r->n; i++)
             if (!fill(r, &r->streams[i], (POLL_MS + (int)r->n - 1) / (int)r->n, err)) return NULL;
         m = oldest(r);
     }
+    return m;
+}
+
+rd_kafka_message_t *reader_next(struct reader *r, int linger_ms, struct buf *err) {
+    size_t said = err->n;
+    rd_kafka_message_t *m = NULL;
+    r->alive_ms = clock_ms(CLOCK_MONOTONIC); /* the caller took his time */
+    bool ok = r->end == READER_DONE && begin(r, err) &&
+              (!r->stop || r->given++ % LOOK_EVERY || patient(r, err));
+    if (ok) m = r->order == READER_ANY ? next_of_any(r, err) : next_by_time(r, linger_ms, err);
+    if (err->n > said) r->end = READER_FAILED;
     return m;
 }
 
@@ -197,9 +325,11 @@ double reader_progress(const struct reader *r) {
     return all > 0 ? done / all : 1;
 }
 
+/* ---- single records ---- */
+
 struct lookup {
     rd_kafka_t *rk;
-    char topic[256];
+    char topic[TOPIC_MAX + 1];
     int32_t partition;
     int64_t at; /* offset of the next record at the earliest; -1: nowhere */
 };
@@ -264,8 +394,16 @@ rd_kafka_message_t *lookup_record(struct lookup *l, const char *topic, int32_t p
     }
 }
 
+struct str reader_key(const rd_kafka_message_t *m) {
+    return (struct str){m->key ? m->key : "", m->key_len};
+}
+
+struct str reader_value(const rd_kafka_message_t *m) {
+    return (struct str){m->payload, m->payload ? m->len : 0};
+}
+
 void reader_record(const rd_kafka_message_t *m, struct arena *arena, struct message *ret) {
-    *ret = (struct message){.value = {m->payload, m->payload ? m->len : 0}};
+    *ret = (struct message){.value = reader_value(m)};
     rd_kafka_headers_t *list;
     if (rd_kafka_message_headers(m, &list) != RD_KAFKA_RESP_ERR_NO_ERROR) return;
     size_t n = rd_kafka_header_cnt(list);

@@ -10,7 +10,7 @@
 #define TIME_MAX_MS 253402300799999
 
 /* The headers that are read back. */
-enum slot {
+enum field {
     ORIGIN,
     FIRST,
     DUE,
@@ -26,28 +26,28 @@ enum slot {
     GROUP,
     TIMESTAMP,
     MARKER,
-    SLOTS
+    FIELDS
 };
 
 static const struct {
     const char *name, *missing, *malformed, *twice;
-} slots[SLOTS] = {
-#define SLOT(name)                                                                                 \
+} fields[FIELDS] = {
+#define FIELD(name)                                                                                \
     { name, name " is missing", name " is malformed", name " stands twice" }
-    [ORIGIN] = SLOT("runsink-origin"),     [FIRST] = SLOT("runsink-first-failure"),
-    [DUE] = SLOT("runsink-due"),           [NOT_BEFORE] = SLOT("runsink-not-before"),
-    [ATTEMPTS] = SLOT("runsink-attempts"), [WHY] = SLOT("runsink-why"),
-    [REASON] = SLOT("runsink-reason"),     [KEY] = SLOT("runsink-batch-key"),
-    [COUNT] = SLOT("runsink-batch-count"), [INDEX] = SLOT("runsink-batch-index"),
-    [DEST] = SLOT("runsink-destination"),  [TIME] = SLOT("runsink-time"),
-    [GROUP] = SLOT("runsink-group"),       [TIMESTAMP] = SLOT("runsink-timestamp"),
-    [MARKER] = SLOT("runsink-marker"),
-#undef SLOT
+    [ORIGIN] = FIELD("runsink-origin"),     [FIRST] = FIELD("runsink-first-failure"),
+    [DUE] = FIELD("runsink-due"),           [NOT_BEFORE] = FIELD("runsink-not-before"),
+    [ATTEMPTS] = FIELD("runsink-attempts"), [WHY] = FIELD("runsink-why"),
+    [REASON] = FIELD("runsink-reason"),     [KEY] = FIELD("runsink-batch-key"),
+    [COUNT] = FIELD("runsink-batch-count"), [INDEX] = FIELD("runsink-batch-index"),
+    [DEST] = FIELD("runsink-destination"),  [TIME] = FIELD("runsink-time"),
+    [GROUP] = FIELD("runsink-group"),       [TIMESTAMP] = FIELD("runsink-timestamp"),
+    [MARKER] = FIELD("runsink-marker"),
+#undef FIELD
 };
 
 struct found {
-    bool have[SLOTS];
-    struct str v[SLOTS];
+    bool have[FIELDS];
+    struct str v[FIELDS];
 };
 
 bool header_is_ours(struct str name) {
@@ -58,10 +58,10 @@ static bool find(const struct header *headers, size_t n, struct found *ret, cons
     *ret = (struct found){0};
     for (size_t i = 0; i < n; i++) {
         if (!header_is_ours(headers[i].name)) continue;
-        for (int s = 0; s < SLOTS; s++) {
-            if (!str_is(headers[i].name, slots[s].name)) continue;
+        for (int s = 0; s < FIELDS; s++) {
+            if (!str_is(headers[i].name, fields[s].name)) continue;
             if (ret->have[s]) {
-                *reterr = slots[s].twice;
+                *reterr = fields[s].twice;
                 return false;
             }
             ret->have[s] = true;
@@ -124,10 +124,10 @@ static bool parse_key(struct str text, char *ret, size_t size) {
     return parse_text(text, size, ret);
 }
 
-static bool parse_slot(enum slot slot, struct str text, struct retry *r) {
+static bool parse_field(enum field field, struct str text, struct retry *r) {
     int64_t number = 0;
     bool ok = false;
-    switch (slot) {
+    switch (field) {
     case ORIGIN:
         return parse_origin(text, &r->origin);
     case FIRST:
@@ -164,7 +164,7 @@ static bool parse_slot(enum slot slot, struct str text, struct retry *r) {
         return parse_number(text, TIME_MAX_MS, &r->died_ms);
     case MARKER:
         return parse_number(text, INT64_MAX, &r->marker);
-    case SLOTS:
+    case FIELDS:
         break;
     }
     return false;
@@ -175,18 +175,18 @@ bool retry_parse(const struct header *headers, size_t n, struct retry *ret, cons
     if (!find(headers, n, &found, reterr)) return false;
     bool dead = found.have[REASON];
     bool member = found.have[KEY] || found.have[COUNT] || found.have[INDEX];
-    const bool needed[SLOTS] = {
+    const bool needed[FIELDS] = {
         [ORIGIN] = true, [FIRST] = true,   [ATTEMPTS] = true, [DUE] = !dead, [WHY] = !dead,
         [KEY] = member,  [COUNT] = member, [INDEX] = member,  [TIME] = dead,
     };
     struct retry r = {0};
-    for (int s = 0; s < SLOTS; s++) {
+    for (int s = 0; s < FIELDS; s++) {
         if (needed[s] && !found.have[s]) {
-            *reterr = slots[s].missing;
+            *reterr = fields[s].missing;
             return false;
         }
-        if (found.have[s] && !parse_slot((enum slot)s, found.v[s], &r)) {
-            *reterr = slots[s].malformed;
+        if (found.have[s] && !parse_field((enum field)s, found.v[s], &r)) {
+            *reterr = fields[s].malformed;
             return false;
         }
     }
@@ -211,6 +211,13 @@ static struct headers begin(const struct header *originals, size_t n, struct are
     return out;
 }
 
+struct header *original_headers(const struct header *originals, size_t n, struct arena *arena,
+                                size_t *ret_n) {
+    struct headers out = begin(originals, n, arena);
+    *ret_n = out.n;
+    return out.v;
+}
+
 static void add_text(struct headers *out, const char *name, const char *value) {
     struct str text = str_c(value);
     text.p = arena_strdup(out->arena, text);
@@ -232,30 +239,30 @@ static void add_line(struct headers *out, const char *name, const char *value) {
 
 /* What parked records and dead letters have in common. */
 static void add_identity(struct headers *out, const struct retry *r) {
-    if (r->timestamp_ms > 0) add_number(out, slots[TIMESTAMP].name, r->timestamp_ms);
-    if (r->group[0]) add_text(out, slots[GROUP].name, r->group);
-    if (r->destination[0]) add_line(out, slots[DEST].name, r->destination);
+    if (r->timestamp_ms > 0) add_number(out, fields[TIMESTAMP].name, r->timestamp_ms);
+    if (r->group[0]) add_text(out, fields[GROUP].name, r->group);
+    if (r->destination[0]) add_line(out, fields[DEST].name, r->destination);
     if (!r->batch_key[0]) return;
-    add_text(out, slots[KEY].name, r->batch_key);
-    add_number(out, slots[COUNT].name, r->batch_count);
-    add_number(out, slots[INDEX].name, r->batch_index);
+    add_text(out, fields[KEY].name, r->batch_key);
+    add_number(out, fields[COUNT].name, r->batch_count);
+    add_number(out, fields[INDEX].name, r->batch_index);
 }
 
 static void add_origin(struct headers *out, const struct origin *o) {
     char text[TOPIC_MAX + 40];
     snprintf(text, sizeof text, "%s/%" PRId32 "/%" PRId64, o->topic, o->partition, o->offset);
-    add_text(out, slots[ORIGIN].name, text);
+    add_text(out, fields[ORIGIN].name, text);
 }
 
 struct header *retry_headers(const struct retry *r, const struct header *originals, size_t n,
                              struct arena *arena, size_t *ret_n) {
     struct headers out = begin(originals, n, arena);
     add_origin(&out, &r->origin);
-    add_number(&out, slots[FIRST].name, r->first_failure_ms);
-    add_number(&out, slots[DUE].name, r->due_ms);
-    if (r->not_before_ms) add_number(&out, slots[NOT_BEFORE].name, r->not_before_ms);
-    add_number(&out, slots[ATTEMPTS].name, r->attempts);
-    add_text(&out, slots[WHY].name, r->why);
+    add_number(&out, fields[FIRST].name, r->first_failure_ms);
+    add_number(&out, fields[DUE].name, r->due_ms);
+    if (r->not_before_ms) add_number(&out, fields[NOT_BEFORE].name, r->not_before_ms);
+    add_number(&out, fields[ATTEMPTS].name, r->attempts);
+    add_text(&out, fields[WHY].name, r->why);
     add_identity(&out, r);
     *ret_n = out.n;
     return out.v;
@@ -269,14 +276,14 @@ struct header *dead_headers(const struct retry *r, const struct outcome *o, int6
     outcome_token(reason, sizeof reason, str_c(o->why));
     add_origin(&out, &r->origin);
     add_text(&out, "runsink-fault", fault_name(o->fault));
-    add_text(&out, slots[REASON].name, reason);
+    add_text(&out, fields[REASON].name, reason);
     add_line(&out, "runsink-detail", o->detail);
     add_number(&out, "runsink-status", o->status);
     if (o->uncounted && o->answered_ms) add_number(&out, "runsink-answered", o->answered_ms);
-    add_number(&out, slots[ATTEMPTS].name, r->attempts);
-    add_number(&out, slots[FIRST].name, r->first_failure_ms);
-    add_number(&out, slots[TIME].name, now_ms);
-    if (r->marker) add_number(&out, slots[MARKER].name, r->marker);
+    add_number(&out, fields[ATTEMPTS].name, r->attempts);
+    add_number(&out, fields[FIRST].name, r->first_failure_ms);
+    add_number(&out, fields[TIME].name, now_ms);
+    if (r->marker) add_number(&out, fields[MARKER].name, r->marker);
     add_identity(&out, r);
     *ret_n = out.n;
     return out.v;

@@ -48,6 +48,9 @@ bool header_is_ours(struct str name); /* starts with "runsink-" */
  * values are the arena's; the originals are borrowed as they are. */
 struct header *retry_headers(const struct retry *, const struct header *originals, size_t n,
                              struct arena *, size_t *ret_n);
+/* The originals alone. */
+struct header *original_headers(const struct header *originals, size_t n, struct arena *,
+                                size_t *ret_n);
 struct header *dead_headers(const struct retry *, const struct outcome *, int64_t now_ms,
                             const struct header *originals, size_t n, struct arena *,
                             size_t *ret_n);

@@ -53,6 +53,15 @@ bool topic_ledger(const char *source, char ret[TOPIC_MAX + 1]) {
     return join(ret, source, ".ledger", "");
 }
 
+enum fault topic_dead_fault(const char *name) {
+    size_t base;
+    if (topic_kind(name, &base) != TOPIC_DEAD) return FAULT_NONE;
+    const char *fault = name + base + strlen(".dead.");
+    return strcmp(fault, "tenant") == 0 ? FAULT_TENANT
+           : strcmp(fault, "data") == 0 ? FAULT_DATA
+                                        : FAULT_SYSTEM;
+}
+
 void topic_list_free(struct topic_list *l) {
     for (size_t i = 0; i < l->n; i++) {
         free(l->v[i].name);

@@ -24,6 +24,7 @@ enum topic_kind topic_kind(const char *name, size_t *ret_base);
 bool topic_retry(const char *source, const char *delay, char ret[TOPIC_MAX + 1]);
 bool topic_dead(const char *source, enum fault fault, char ret[TOPIC_MAX + 1]);
 bool topic_ledger(const char *source, char ret[TOPIC_MAX + 1]);
+enum fault topic_dead_fault(const char *name); /* FAULT_NONE: it is no dead topic */
 
 struct topic {
     char *name;

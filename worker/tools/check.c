@@ -80,8 +80,8 @@ static rd_kafka_resp_err_t ask_partition(rd_kafka_t *raw, const rd_kafka_topic_p
     ret->partition = p->partition;
     ret->committed = p->offset < 0 ? -1 : p->offset;
     /* It may be known and not be readable: that is found by trying. */
-    if (rc == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) ret->err = rc;
-    return ret->err ? RD_KAFKA_RESP_ERR_NO_ERROR : rc;
+    if (rc == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) ret->error = rd_kafka_err2str(rc);
+    return ret->error ? RD_KAFKA_RESP_ERR_NO_ERROR : rc;
 }
 
 static int64_t reads_from(const struct check_partition *p) {
@@ -90,8 +90,8 @@ static int64_t reads_from(const struct check_partition *p) {
 
 /* As the worker counts it: nothing when no record can come of the offsets between. */
 static void take_probe(struct check_partition *p, const struct probe *found) {
-    p->err = found->err;
-    if (p->err) return;
+    p->error = found->err ? rd_kafka_err2str(found->err) : NULL;
+    if (p->error) return;
     p->held = !found->waits && found->end < p->high ? p->high - found->end : 0;
     p->lag = found->waits || p->held ? p->high - reads_from(p) : 0;
 }
@@ -101,7 +101,7 @@ static bool try_reading(rd_kafka_t *rk, struct check_result *ret, struct buf *er
     size_t n = 0, bad = 0;
     for (size_t i = 0; i < ret->n; i++) {
         const struct check_partition *p = &ret->partitions[i];
-        if (p->err || reads_from(p) > p->high) continue;
+        if (p->error || reads_from(p) > p->high) continue;
         probes[n++] =
             (struct probe){.topic = p->topic, .partition = p->partition, .from = reads_from(p)};
     }
@@ -110,16 +110,16 @@ static bool try_reading(rd_kafka_t *rk, struct check_result *ret, struct buf *er
     for (size_t i = 0; i < ret->n; i++) {
         struct check_partition *p = &ret->partitions[i];
         bool beyond = reads_from(p) > p->high;
-        if (!p->err && !beyond) take_probe(p, &probes[n++]);
+        if (!p->error && !beyond) take_probe(p, &probes[n++]);
         if (beyond)
             buf_printf(err,
                        "runsink check: the offset committed for %s/%d, %lld, lies beyond its end, "
                        "%lld: the topic was truncated or made anew\n",
                        p->topic, (int)p->partition, (long long)p->committed, (long long)p->high);
-        if (p->err)
+        if (p->error)
             buf_printf(err, "runsink check: can't read %s/%d: %s\n", p->topic, (int)p->partition,
-                       rd_kafka_err2str(p->err));
-        bad += beyond || p->err;
+                       p->error);
+        bad += beyond || p->error;
     }
     free(probes);
     return bad == 0;

@@ -2,8 +2,6 @@
 #ifndef RUNSINK_CHECK_H
 #define RUNSINK_CHECK_H
 
-#include <librdkafka/rdkafka.h>
-
 #include "config/certs.h"
 #include "worker/tools/parked.h"
 
@@ -14,7 +12,7 @@ struct check_partition {
     int64_t low, high, lag;
     int64_t held; /* offsets behind an open transaction */
     bool retry;
-    rd_kafka_resp_err_t err; /* why it can't be read */
+    const char *error; /* why it can't be read, static; NULL: it can */
 };
 
 /* What is not known because the broker did not tell is zero. */

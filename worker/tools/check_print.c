@@ -51,12 +51,12 @@ static void print_lag(const struct check_result *r, FILE *f) {
     for (size_t i = 0; i < r->n; i++) {
         const struct check_partition *p = &r->partitions[i];
         char committed[32] = "none";
-        if (p->retry && !p->err && !p->held) continue;
+        if (p->retry && !p->error && !p->held) continue;
         if (p->committed >= 0) snprintf(committed, sizeof committed, "%" PRId64, p->committed);
         fprintf(f,
                 "  %s/%d: committed %s, available %" PRId64 " to %" PRId64 ", lag %" PRId64 "%s%s",
                 SHOWN(p->topic), (int)p->partition, committed, p->low, p->high, p->lag,
-                is_lost(p) ? ", RECORDS LOST TO RETENTION" : "", p->err ? ", NOT READABLE" : "");
+                is_lost(p) ? ", RECORDS LOST TO RETENTION" : "", p->error ? ", NOT READABLE" : "");
         if (p->held)
             fprintf(f, ", %" PRId64 " OFFSETS HELD BY AN OPEN TRANSACTION of their producer",
                     p->held);
@@ -185,7 +185,7 @@ static void put_lag(struct buf *b, const struct check_result *r) {
     buf_printf(b, ",\"lag\":%" PRId64 ",\"partitions\":[", total_lag(r));
     for (size_t i = 0; i < r->n; i++) {
         const struct check_partition *p = &r->partitions[i];
-        if (p->retry && !p->err && !p->held) continue;
+        if (p->retry && !p->error && !p->held) continue;
         buf_puts(b, b->p[b->n - 1] == '[' ? "{" : ",{");
         put_text(b, "topic", p->topic);
         buf_printf(b, ",\"partition\":%d", (int)p->partition);
@@ -193,9 +193,9 @@ static void put_lag(struct buf *b, const struct check_result *r) {
         buf_printf(b, ",\"low\":%" PRId64 ",\"high\":%" PRId64 ",\"lag\":%" PRId64 ",\"lost\":%s",
                    p->low, p->high, p->lag, is_lost(p) ? "true" : "false");
         buf_printf(b, ",\"held\":%" PRId64, p->held);
-        if (p->err) {
+        if (p->error) {
             buf_putc(b, ',');
-            put_text(b, "error", rd_kafka_err2str(p->err));
+            put_text(b, "error", p->error);
         }
         buf_putc(b, '}');
     }

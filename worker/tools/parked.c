@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <sysexits.h>
 
-#include "worker/kafka/reader.h"
-#include "worker/kafka/scan.h"
 #include "worker/tools/redrive_plan.h"
 
 #define RECORDS_MAX 100000
@@ -37,18 +35,17 @@ struct look {
     struct fallen *fallen;
     size_t n_fallen, cap_fallen;
     struct chains *chains;
-    uint64_t entries;
 };
 
 /* ---- rows ---- */
 
-#define SLOTS ((size_t)4 * ROWS_MAX)
+#define INDEX ((size_t)4 * ROWS_MAX)
 
 /* The row's number, or that of a new one, or of the one that takes what does not fit. */
 static size_t row_number(struct look *l, uint64_t hash, size_t n) {
-    if (!l->hashes) l->hashes = xcalloc(SLOTS, 2 * sizeof *l->hashes);
-    size_t i = (size_t)hash % SLOTS;
-    for (; l->hashes[2 * i + 1]; i = (i + 1) % SLOTS)
+    if (!l->hashes) l->hashes = xcalloc(INDEX, 2 * sizeof *l->hashes);
+    size_t i = (size_t)hash % INDEX;
+    for (; l->hashes[2 * i + 1]; i = (i + 1) % INDEX)
         if (l->hashes[2 * i] == hash) return (size_t)l->hashes[2 * i + 1] - 1;
     if (n > ROWS_MAX) return ROWS_MAX;
     l->hashes[2 * i] = hash;
@@ -126,13 +123,11 @@ static void count_leftover(struct overview *o, const char *topic) {
         if (strcmp(o->leftovers[i].topic, topic) == 0) o->leftovers[i].n++;
 }
 
-static bool on_parked(void *context, rd_kafka_message_t *m) {
-    struct look *l = context;
+static void take_parked(struct look *l, const rd_kafka_message_t *m) {
     struct arena arena = {0};
     struct message rec;
     struct retry r;
     const char *unused;
-    if (!m) return true;
     reader_record(m, &arena, &rec);
     if (!retry_parse(rec.headers, rec.n_headers, &r, &unused) || r.died_ms) {
         l->o->unreadable++;
@@ -142,8 +137,6 @@ static bool on_parked(void *context, rd_kafka_message_t *m) {
         count_leftover(l->o, rd_kafka_topic_name(m->rkt));
     }
     arena_wipe(&arena);
-    rd_kafka_message_destroy(m);
-    return ++l->read < RECORDS_MAX;
 }
 
 static void add_leftover(struct overview *o, const char *topic) {
@@ -168,44 +161,38 @@ static rd_kafka_topic_partition_list_t *retry_partitions(const struct look *l) {
     return list;
 }
 
-static int failed(struct look *l, const char *what, rd_kafka_resp_err_t code) {
-    buf_printf(l->err, "%s: %s\n", what, rd_kafka_err2str(code));
-    return EX_UNAVAILABLE;
-}
-
-/* Reads partitions from where the list says; *ret_more: not all was read, there is too much. */
-static int read_through(struct look *l, rd_kafka_topic_partition_list_t *list, scan_fn *fn,
-                        bool *ret_more) {
-    if (!list->cnt) return EX_OK;
-    if (l->read >= RECORDS_MAX) {
-        *ret_more = true;
-        return EX_OK;
+/* Reads to the end, or up to the bound: *ret_more. Frees the reader. */
+static int read_through(struct look *l, struct reader *r,
+                        void (*take)(struct look *, const rd_kafka_message_t *), bool *ret_more) {
+    rd_kafka_message_t *m;
+    for (; l->read < RECORDS_MAX && (m = reader_next(r, 0, l->err)); l->read++) {
+        take(l, m);
+        rd_kafka_message_destroy(m);
     }
-    switch (scan(l->rk, list, NULL, fn, l, l->err)) {
-    case SCAN_DONE:
-        break;
-    case SCAN_STOPPED:
-        *ret_more = true;
-        break;
-    case SCAN_FAILED:
-        buf_putc(l->err, '\n');
-        return EX_UNAVAILABLE;
-    }
-    return EX_OK;
+    bool ok = reader_end(r) != READER_FAILED;
+    *ret_more = *ret_more || l->read >= RECORDS_MAX;
+    reader_free(r);
+    if (!ok) buf_putc(l->err, '\n');
+    return ok ? EX_OK : EX_UNAVAILABLE;
 }
 
 static int look_at_parked(struct look *l) {
-    int rc = EX_OK;
     rd_kafka_topic_partition_list_t *list = retry_partitions(l);
+    struct reader *r = reader_new(l->rk, READER_ANY);
     rd_kafka_resp_err_t code = list->cnt ? rd_kafka_committed(l->rk, list, TIMEOUT_MS) : 0;
-    for (int i = 0; i < list->cnt; i++)
-        if (list->elems[i].offset < 0) list->elems[i].offset = RD_KAFKA_OFFSET_BEGINNING;
-    if (code)
-        rc = failed(l, "asking for committed offsets of retry topics", code);
-    else
-        rc = read_through(l, list, on_parked, &l->o->more_waiting);
+    for (int i = 0; i < list->cnt; i++) {
+        const rd_kafka_topic_partition_t *p = &list->elems[i];
+        reader_add(r, p->topic, p->partition, p->offset < 0 ? RD_KAFKA_OFFSET_BEGINNING : p->offset,
+                   READER_END);
+    }
+    bool any = list->cnt > 0;
     rd_kafka_topic_partition_list_destroy(list);
-    return rc;
+    if (!code && any) return read_through(l, r, take_parked, &l->o->more_waiting);
+    reader_free(r);
+    if (code)
+        buf_printf(l->err, "asking for committed offsets of retry topics: %s\n",
+                   rd_kafka_err2str(code));
+    return code ? EX_UNAVAILABLE : EX_OK;
 }
 
 /* ---- what died ---- */
@@ -231,35 +218,19 @@ static void add_fallen(struct look *l, const struct letter *letter, struct str n
     memcpy(l->fallen[l->n_fallen - 1].why, past->why, sizeof past->why);
 }
 
-static bool on_dead(void *context, rd_kafka_message_t *m) {
-    struct look *l = context;
+static void take_dead(struct look *l, const rd_kafka_message_t *m) {
     struct arena arena = {0};
     struct message rec;
-    char name[TOPIC_MAX + 1];
     const char *unused;
-    if (!m) return true;
-    struct letter letter = {.partition = m->partition, .offset = m->offset};
-    for (int f = FAULT_TENANT; f < FAULTS; f++)
-        if (topic_dead(l->source, (enum fault)f, name) &&
-            strcmp(name, rd_kafka_topic_name(m->rkt)) == 0)
-            letter.fault = (enum fault)f;
+    struct letter letter = {.fault = topic_dead_fault(rd_kafka_topic_name(m->rkt)),
+                            .partition = m->partition,
+                            .offset = m->offset};
     reader_record(m, &arena, &rec);
     if (!letter_read(&rec, l->source, &letter, &unused))
         l->o->unreadable++;
     else if (letter_is_of(&letter, l->cfg->group))
         add_fallen(l, &letter, name_of(l, &rec, &letter.past, BY_REASON, &arena));
     arena_wipe(&arena);
-    rd_kafka_message_destroy(m);
-    return ++l->read < RECORDS_MAX;
-}
-
-static bool on_entry(void *context, rd_kafka_message_t *m) {
-    struct look *l = context;
-    if (!m) return true;
-    bool ok = chains_take(l->chains, (struct str){m->key ? m->key : "", m->key_len},
-                          (struct str){m->payload, m->payload ? m->len : 0}, l->err);
-    rd_kafka_message_destroy(m);
-    return ok && ++l->entries < ENTRIES_MAX;
 }
 
 /* Reads who went back: nobody does before dying. */
@@ -267,40 +238,31 @@ static int read_ledger(struct look *l, const struct topic *ledger) {
     int64_t from = INT64_MAX;
     for (size_t i = 0; i < l->n_fallen; i++)
         if (l->fallen[i].died_ms < from) from = l->fallen[i].died_ms;
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(ledger->partitions);
-    for (int i = 0; i < ledger->partitions; i++)
-        rd_kafka_topic_partition_list_add(list, ledger->name, i)->offset =
-            from > SKEW_MS ? from - SKEW_MS : 0;
-    rd_kafka_resp_err_t code = rd_kafka_offsets_for_times(l->rk, list, TIMEOUT_MS);
-    int rc = EX_OK;
-    l->entries = 0;
-    if (code)
-        rc = failed(l, "asking for offsets of the ledger by time", code);
-    else
-        switch (scan(l->rk, list, NULL, on_entry, l, l->err)) {
-        case SCAN_DONE:
-            break;
-        case SCAN_STOPPED:
-            l->o->uncertain = true;
-            if (l->entries < ENTRIES_MAX) rc = EX_DATAERR;
-            break;
-        case SCAN_FAILED:
-            rc = EX_UNAVAILABLE;
-            break;
-        }
-    if (rc != EX_OK && !code) buf_putc(l->err, '\n');
-    rd_kafka_topic_partition_list_destroy(list);
-    return rc;
+    const struct reader_limits limits = {.from_ms = from > SKEW_MS ? from - SKEW_MS : 0};
+    struct reader *r = reader_new(l->rk, READER_ANY);
+    rd_kafka_message_t *m;
+    uint64_t n = 0;
+    bool read = reader_add_topic(r, ledger, &limits, l->err), sound = true;
+    while (read && sound && n < ENTRIES_MAX && (m = reader_next(r, 0, l->err))) {
+        sound = chains_take(l->chains, reader_key(m), reader_value(m), l->err);
+        rd_kafka_message_destroy(m);
+        n++;
+    }
+    read = read && reader_end(r) != READER_FAILED;
+    reader_free(r);
+    l->o->uncertain = l->o->uncertain || !sound || n == ENTRIES_MAX;
+    if (!read || !sound) buf_putc(l->err, '\n');
+    return !sound ? EX_DATAERR : read ? EX_OK : EX_UNAVAILABLE;
 }
 
 static void count_fallen(struct look *l) {
     for (size_t i = 0; i < l->n_fallen; i++) {
         const struct fallen *f = &l->fallen[i];
-        struct retry past = {.died_ms = f->died_ms};
-        past.origin.partition = f->from_partition;
-        past.origin.offset = f->from_offset;
-        if (chains_fate(l->chains, f->fault, f->partition, f->offset, &past) != LETTER_OPEN)
-            continue;
+        struct letter letter = {.fault = f->fault, .partition = f->partition, .offset = f->offset};
+        letter.past.died_ms = f->died_ms;
+        letter.past.origin.partition = f->from_partition;
+        letter.past.origin.offset = f->from_offset;
+        if (chains_state(l->chains, &letter) != LETTER_OPEN) continue;
         struct dead_row *row = &l->o->dead[f->row];
         if (!row->n || f->died_ms < row->since_ms) row->since_ms = f->died_ms;
         if (!row->n || f->died_ms >= row->last_ms) {
@@ -312,27 +274,24 @@ static void count_fallen(struct look *l) {
     }
 }
 
-static rd_kafka_topic_partition_list_t *dead_partitions(const struct look *l,
-                                                        int ret_partitions[FAULTS]) {
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(16);
+static struct reader *dead_reader(const struct look *l, int ret_partitions[FAULTS]) {
+    struct reader *r = reader_new(l->rk, READER_ANY);
     char name[TOPIC_MAX + 1];
     for (int f = FAULT_TENANT; f < FAULTS; f++) {
         const struct topic *t =
             topic_dead(l->source, (enum fault)f, name) ? topic_find(l->all, name) : NULL;
         ret_partitions[f] = t ? t->partitions : 0;
         for (int i = 0; i < ret_partitions[f]; i++)
-            rd_kafka_topic_partition_list_add(list, name, i)->offset = RD_KAFKA_OFFSET_BEGINNING;
+            reader_add(r, name, i, RD_KAFKA_OFFSET_BEGINNING, READER_END);
     }
-    return list;
+    return r;
 }
 
 static int look_at_dead(struct look *l) {
     char name[TOPIC_MAX + 1];
-    int partitions[FAULTS] = {0}, rc;
-    rd_kafka_topic_partition_list_t *list = dead_partitions(l, partitions);
+    int partitions[FAULTS] = {0};
     l->n_fallen = 0;
-    rc = read_through(l, list, on_dead, &l->o->more_died);
-    rd_kafka_topic_partition_list_destroy(list);
+    int rc = read_through(l, dead_reader(l, partitions), take_dead, &l->o->more_died);
     if (rc != EX_OK || !l->n_fallen) return rc;
     l->chains = chains_new(l->source, l->cfg->group, partitions);
     const struct topic *ledger = topic_ledger(l->source, name) ? topic_find(l->all, name) : NULL;

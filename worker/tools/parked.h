@@ -3,10 +3,9 @@
 #ifndef RUNSINK_PARKED_H
 #define RUNSINK_PARKED_H
 
-#include <librdkafka/rdkafka.h>
 #include <stdio.h>
 
-#include "worker/kafka/topics.h"
+#include "worker/kafka/reader.h"
 
 /* What rows are of. By default: what waits by destination, dead letters by reason. */
 enum overview_by { BY_DEFAULT, BY_WORKSPACE, BY_DESTINATION, BY_REASON };

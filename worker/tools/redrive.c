@@ -11,19 +11,233 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "worker/base/clock.h"
 #include "worker/base/log.h"
+#include "worker/base/nearby.h"
 #include "worker/base/shown.h"
 #include "worker/base/text.h"
 #include "worker/kafka/reader.h"
-#include "worker/kafka/scan.h"
 #include "worker/kafka/topic_settings.h"
 #include "worker/tools/command.h"
-#include "worker/tools/redrive_report.h"
 #include "worker/tools/redrive_send.h"
 
 #define BROKER_TIMEOUT_MS 30000
-#define LOOK_EVERY 256 /* records between two looks at signals */
+#define LOOK_EVERY 256 /* records between two looks at the clock */
 #define WORDS_MAX 200  /* bytes of --why and of --who */
+
+#define ROWS_SHOWN 200
+#define TERMINAL_MS 250
+#define LOG_MS 10000
+
+/* One source topic. */
+struct source {
+    int64_t largest; /* bytes that the topic where letters go takes; 0: not known */
+    char *name;
+    int partitions[FAULTS]; /* of its dead topics */
+    struct plan plan;
+    struct sending sending;
+};
+
+struct report {
+    FILE *out;
+    bool json;
+    enum plan_way way;
+    const char *reason; /* that was asked for; NULL: any */
+    const char *result; /* a phrase, for scripts */
+    size_t at;          /* the source at hand */
+    int64_t shown_ms;   /* progress: when last; 0: never */
+};
+
+/* ---- text ---- */
+
+static void print_rows(FILE *f, const struct source *src) {
+    const struct plan *p = &src->plan;
+    uint64_t more = p->other;
+    for (size_t i = 0; i < p->n_rows; i++) {
+        const struct plan_row *r = &p->rows[i];
+        if (i >= ROWS_SHOWN)
+            more += r->n;
+        else
+            fprintf(f, "%9" PRIu64 "  %-20s %-7s %-24s %s\n", r->n, src->name, fault_name(r->fault),
+                    SHOWN(r->reason), r->destination[0] ? SHOWN(r->destination) : "-");
+    }
+    if (more)
+        fprintf(f, "%9" PRIu64 "  %-20s and what is not listed (--json lists more)\n", more,
+                src->name);
+}
+
+static void print_note(FILE *f, uint64_t n, const char *text) {
+    if (n) fprintf(f, "%9" PRIu64 "  %s\n", n, text);
+}
+
+/* Nothing is selected, and something is there: what it is, for who mistyped a name. */
+static void print_passed(const struct report *r, const struct source *src, size_t n) {
+    struct nearby guess = {.typed = r->reason ? r->reason : ""};
+    char near[NEARBY_TEXT];
+    uint64_t all = 0;
+    for (size_t i = 0; i < n; i++) {
+        all += src[i].plan.passed_by;
+        for (size_t k = 0; r->reason && k < src[i].plan.n_passed; k++)
+            nearby_look(&guess, src[i].plan.passed[k].name);
+    }
+    if (!all) return;
+    fprintf(r->out, "%9" PRIu64 "  other%s not selected%s\n", all,
+            all == 1 ? " is open, and" : "s are open, and", nearby_text(&guess, near));
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < src[i].plan.n_passed; k++)
+            fprintf(r->out, "%20" PRIu64 "  %-20s %s\n", src[i].plan.passed[k].n, src[i].name,
+                    SHOWN(src[i].plan.passed[k].name));
+}
+
+static const char *what_for(enum plan_way way) {
+    switch (way) {
+    case PLAN_ATTEMPTS:
+        return "to send back for new attempts";
+    case PLAN_ORIGIN:
+        return "to send back to their source topic, as new events";
+    case PLAN_DISCARD:
+        return "to discard";
+    }
+    return "";
+}
+
+static void report_plan(struct report *r, const struct source *src, size_t n) {
+    struct plan sum = {0};
+    if (r->json) return;
+    for (size_t i = 0; i < n; i++) sum.n += src[i].plan.n;
+    if (sum.n)
+        fprintf(r->out, "%9s  %-20s %-7s %-24s %s\n", "records", "topic", "fault", "reason",
+                "destination");
+    for (size_t i = 0; i < n; i++) {
+        const struct plan *p = &src[i].plan;
+        print_rows(r->out, &src[i]);
+        sum.along += p->along;
+        sum.incomplete += p->incomplete;
+        sum.unreadable += p->unreadable;
+        sum.redriven += p->redriven;
+        sum.discarded += p->discarded;
+        sum.foreign += p->foreign;
+        sum.markers += p->markers;
+        sum.too_large += p->too_large;
+        if (p->last_problem) sum.last_problem = p->last_problem;
+    }
+    fprintf(r->out, "%9" PRIu64 "  dead letters %s\n", sum.n, what_for(r->way));
+    if (!sum.n) print_passed(r, src, n);
+    print_note(r->out, sum.along,
+               "of them only because others of their batch match: a batch goes back whole");
+    print_note(r->out, sum.incomplete,
+               "more match and stay: their batch lacks members here, so that its object can't be "
+               "written\n           again as it was (--to-origin sends them as new events)");
+    print_note(r->out, sum.redriven, "others went back before");
+    print_note(r->out, sum.discarded, "others were discarded before");
+    print_note(r->out, sum.foreign, "others are another group's");
+    print_note(r->out, sum.too_large,
+               "others are larger than the topic takes where they would go: raise its\n"
+               "           max.message.bytes (`runsink check` compares)");
+    print_note(r->out, sum.markers,
+               "others only stand for records that were too large for these topics: the records\n"
+               "           themselves are where runsink-origin says");
+    if (sum.unreadable)
+        fprintf(r->out, "%9" PRIu64 "  others are not runsink's: %s\n", sum.unreadable,
+                SHOWN(sum.last_problem));
+}
+
+/* ---- progress ---- */
+
+static void progress(struct report *r, const char *topic, const char *what, uint64_t n,
+                     uint64_t of) {
+    int64_t now = clock_ms(CLOCK_MONOTONIC);
+    bool terminal = isatty(STDERR_FILENO);
+    if (!r->shown_ms) r->shown_ms = now;
+    if (now - r->shown_ms < (terminal ? TERMINAL_MS : LOG_MS)) return;
+    r->shown_ms = now;
+    if (terminal && of)
+        fprintf(stderr, "\r%s: %" PRIu64 " of %" PRIu64 " %s\033[K", topic, n, of, what);
+    else if (terminal)
+        fprintf(stderr, "\r%s: %" PRIu64 " %s\033[K", topic, n, what);
+    else
+        log_info("redrive goes on", LOG_S("topic", topic), LOG_I(what, n), LOG_I("of", of));
+}
+
+static void progress_end(struct report *r) {
+    if (r->shown_ms && isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
+    r->shown_ms = 0;
+}
+
+/* ---- the end ---- */
+
+static void put_text(struct buf *b, const char *name, const char *text) {
+    buf_printf(b, "\"%s\":\"", name);
+    shown_json(b, str_c(text));
+    buf_putc(b, '"');
+}
+
+static void put_source(struct buf *b, const struct source *src) {
+    const struct plan *p = &src->plan;
+    bool discard = src->sending.way == PLAN_DISCARD;
+    buf_putc(b, '{');
+    put_text(b, "topic", src->name);
+    buf_printf(b,
+               ",\"selected\":%" PRIu64 ",\"along\":%" PRIu64 ",\"incomplete\":%" PRIu64
+               ",\"redriven_before\":%" PRIu64 ",\"discarded_before\":%" PRIu64
+               ",\"other_groups\":%" PRIu64 ",\"unreadable\":%" PRIu64 ",\"sent\":%" PRIu64
+               ",\"discarded\":%" PRIu64 ",\"transactions\":%" PRIu64 ",\"sent_elsewhere\":%" PRIu64
+               ",\"not_listed\":%" PRIu64 ",\"rows\":[",
+               p->n, p->along, p->incomplete, p->redriven, p->discarded, p->foreign, p->unreadable,
+               discard ? 0 : src->sending.sent, discard ? src->sending.sent : 0,
+               src->sending.transactions, src->sending.elsewhere, p->other);
+    for (size_t i = 0; i < p->n_rows; i++) {
+        const struct plan_row *r = &p->rows[i];
+        buf_printf(b, "%s{\"fault\":\"%s\",", i ? "," : "", fault_name(r->fault));
+        put_text(b, "reason", r->reason);
+        buf_putc(b, ',');
+        put_text(b, "destination", r->destination);
+        buf_printf(b, ",\"records\":%" PRIu64 "}", r->n);
+    }
+    buf_puts(b, "],\"not_selected\":[");
+    for (size_t i = 0; i < p->n_passed; i++) {
+        buf_puts(b, i ? ",{" : "{");
+        put_text(b, "reason", p->passed[i].name);
+        buf_printf(b, ",\"records\":%" PRIu64 "}", p->passed[i].n);
+    }
+    buf_puts(b, "]}");
+}
+
+static void put_json(FILE *f, const struct source *src, size_t n, const char *result) {
+    struct buf b;
+    buf_init(&b, (size_t)1 << 30);
+    buf_puts(&b, "{\"topics\":[");
+    for (size_t i = 0; i < n; i++) {
+        if (i) buf_putc(&b, ',');
+        put_source(&b, &src[i]);
+    }
+    buf_puts(&b, "],");
+    put_text(&b, "result", result);
+    buf_puts(&b, "}\n");
+    fwrite(b.p, 1, b.n, f);
+    buf_free(&b);
+}
+
+static void report_end(struct report *r, const struct source *src, size_t n) {
+    uint64_t sent = 0, transactions = 0, elsewhere = 0, selected = 0;
+    if (r->json) {
+        put_json(r->out, src, n, r->result);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        sent += src[i].sending.sent;
+        transactions += src[i].sending.transactions;
+        elsewhere += src[i].sending.elsewhere;
+        selected += src[i].plan.n;
+    }
+    if (transactions)
+        fprintf(r->out, "%s %" PRIu64 " of %" PRIu64 " in %" PRIu64 " transaction%s\n",
+                r->way == PLAN_DISCARD ? "discarded" : "sent", sent, selected, transactions,
+                PLURAL(transactions));
+    print_note(r->out, elsewhere, "were taken by another redrive meanwhile");
+}
+
+/* ---- the command ---- */
 
 struct redrive {
     struct config *cfg;
@@ -37,16 +251,16 @@ struct redrive {
     rd_kafka_t *rk;
     struct ledger_signer *signer;
     struct topic_list all;
-    struct redrive_source *sources;
+    struct source *sources;
     size_t n;
-    struct redrive_report report;
+    struct report report;
     sigset_t signals;
     bool stopped;
     struct buf err;
 };
 
 static int fail(struct redrive *r, int code) {
-    redrive_progress_end(&r->report);
+    progress_end(&r->report);
     command_error("redrive", &r->err);
     return code;
 }
@@ -54,11 +268,15 @@ static int fail(struct redrive *r, int code) {
 /* ---- signals ---- */
 
 /* SIGINT and SIGTERM are blocked all the while, and taken where there is nothing to lose. */
-static bool stop(void *context, int64_t wait_ms) {
+static bool wait_or_stop(void *context, int64_t wait_ms) {
     struct redrive *r = context;
     struct timespec left = {wait_ms / 1000, wait_ms % 1000 * 1000000};
     r->stopped = r->stopped || sigtimedwait(&r->signals, NULL, &left) > 0;
     return r->stopped;
+}
+
+static bool stop(void *redrive) {
+    return wait_or_stop(redrive, 0);
 }
 
 static void block_signals(struct redrive *r) {
@@ -82,38 +300,32 @@ static int64_t largest_of(struct redrive *r, const char *topic) {
     return known ? s.max_message_bytes : 0;
 }
 
-static bool find_topics(struct redrive *r, struct redrive_source *src) {
+static bool find_topics(struct redrive *r, struct source *src) {
     char name[TOPIC_MAX + 1];
-    const struct topic *t = topic_find(&r->all, src->name);
     struct sending *in = &src->sending;
     in->source = src->name;
-    in->source_partitions = t ? t->partitions : 0;
     for (int f = FAULT_TENANT; f < FAULTS; f++) {
-        t = topic_dead(src->name, (enum fault)f, name) ? topic_find(&r->all, name) : NULL;
-        src->partitions[f] = t ? t->partitions : 0;
+        const struct topic *dead =
+            topic_dead(src->name, (enum fault)f, name) ? topic_find(&r->all, name) : NULL;
+        src->partitions[f] = dead ? dead->partitions : 0;
     }
-    t = topic_ledger(src->name, in->ledger) ? topic_find(&r->all, in->ledger) : NULL;
+    const struct topic *t =
+        topic_ledger(src->name, in->ledger) ? topic_find(&r->all, in->ledger) : NULL;
     if (!t || !t->partitions) {
         buf_printf(&r->err, "there is no topic %s.ledger: has `runsink run` ever consumed %s?",
                    src->name, src->name);
         return false;
     }
-    in->ledger_at = rd_kafka_topic_partition_list_new(t->partitions);
-    for (int i = 0; i < t->partitions; i++)
-        rd_kafka_topic_partition_list_add(in->ledger_at, in->ledger, i)->offset =
-            RD_KAFKA_OFFSET_BEGINNING;
+    in->ledger_partitions = t->partitions;
+    in->ledger_at = xcalloc((size_t)t->partitions, sizeof *in->ledger_at);
     if (r->way == PLAN_DISCARD) return true;
-    if (r->way == PLAN_ATTEMPTS) {
-        t = topic_retry(src->name, r->cfg->retry_delays.v[0], in->retry)
-                ? topic_find(&r->all, in->retry)
-                : NULL;
-        in->retry_partitions = t ? t->partitions : 0;
-    }
     bool origin = r->way == PLAN_ORIGIN;
-    src->largest = largest_of(r, origin ? src->name : in->retry);
-    if (origin ? in->source_partitions : in->retry_partitions) return true;
-    buf_printf(&r->err, "there is no topic %s, where dead letters would go back to%s",
-               origin ? src->name : in->retry,
+    bool legal = origin || topic_retry(src->name, r->cfg->retry_delays.v[0], in->retry);
+    const char *to = origin ? src->name : in->retry;
+    t = legal ? topic_find(&r->all, to) : NULL;
+    src->largest = largest_of(r, to);
+    if (t && t->partitions) return true;
+    buf_printf(&r->err, "there is no topic %s, where dead letters would go back to%s", to,
                origin ? "" : ": is retry.delays as it is for `runsink run`?");
     return false;
 }
@@ -129,7 +341,7 @@ static bool list_sources(struct redrive *r) {
     }
     r->sources = xcalloc(l.n, sizeof *r->sources);
     for (; r->n < l.n; r->n++) {
-        struct redrive_source *src = &r->sources[r->n];
+        struct source *src = &r->sources[r->n];
         src->name = l.v[r->n].name;
         l.v[r->n].name = NULL;
     }
@@ -139,86 +351,54 @@ static bool list_sources(struct redrive *r) {
 
 /* ---- the count ---- */
 
-struct counting {
-    struct redrive *r;
-    struct redrive_source *src;
-    uint64_t n;
-};
-
-/* Headers of ours are left out and others come, of about that size. */
-static int64_t size_of(const struct message *rec) {
-    size_t n = rec->value.n;
-    for (size_t i = 0; i < rec->n_headers; i++)
-        n += rec->headers[i].name.n + rec->headers[i].value.n;
-    return (int64_t)n;
-}
-
-static void count_letter(struct counting *c, const rd_kafka_message_t *m) {
-    struct redrive_source *src = c->src;
-    struct plan *plan = &src->plan;
-    bool goes = c->r->way != PLAN_DISCARD;
-    enum letter_fate fate;
-    char name[TOPIC_MAX + 1];
-    struct letter l = {.partition = m->partition, .offset = m->offset};
-    for (int f = FAULT_TENANT; f < FAULTS; f++)
-        if (topic_dead(src->name, (enum fault)f, name) &&
-            strcmp(name, rd_kafka_topic_name(m->rkt)) == 0)
-            l.fault = (enum fault)f;
+static void count_letter(struct source *src, const struct plan_rules *rules,
+                         const rd_kafka_message_t *m) {
+    struct letter place = {.fault = topic_dead_fault(rd_kafka_topic_name(m->rkt)),
+                           .partition = m->partition,
+                           .offset = m->offset};
     struct arena arena = {0};
     struct message rec;
     reader_record(m, &arena, &rec);
-    if (!letter_read(&rec, src->name, &l, &plan->last_problem))
-        plan->unreadable++;
-    else if (l.past.group[0] && strcmp(l.past.group, c->r->cfg->group) != 0)
-        ; /* another group's: its own redrive sends it back */
-    else if ((fate = chains_fate(src->sending.chains, l.fault, l.partition, l.offset, &l.past)) !=
-             LETTER_OPEN)
-        *(fate == LETTER_REDRIVEN ? &plan->redriven : &plan->discarded) += 1;
-    else if (l.past.marker && goes)
-        plan->markers++;
-    else if (goes && src->largest && size_of(&rec) + (int64_t)m->key_len > src->largest)
-        plan->too_large++;
-    else
-        plan_take(plan, &l, filter_matches(&c->r->filter, &l, &rec));
+    plan_record(&src->plan, rules, place, &rec, m->key_len);
     arena_free(&arena);
 }
 
-static bool on_dead(void *context, rd_kafka_message_t *m) {
-    struct counting *c = context;
-    if (m) {
-        count_letter(c, m);
-        rd_kafka_message_destroy(m);
-    }
-    if (m && ++c->n % LOOK_EVERY) return true;
-    redrive_progress(&c->r->report, c->src->name, "read", c->n, 0);
-    return !stop(c->r, 0);
-}
-
-static enum send_end count_source(struct redrive *r, struct redrive_source *src) {
+static enum send_end count_source(struct redrive *r, struct source *src) {
     struct sending *in = &src->sending;
     in->chains = chains_new(src->name, r->cfg->group, src->partitions);
     plan_init(&src->plan, src->partitions, r->way);
     enum send_end end = redrive_read_ledger(in, NULL, &r->err);
     if (end != SEND_DONE) return end;
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(16);
+    const struct plan_rules rules = {.source = src->name,
+                                     .group = r->cfg->group,
+                                     .chains = in->chains,
+                                     .filter = &r->filter,
+                                     .largest = src->largest};
+    struct reader *reader = reader_new(r->rk, READER_ANY);
+    rd_kafka_message_t *m;
+    uint64_t n = 0;
     char name[TOPIC_MAX + 1];
     for (int f = FAULT_TENANT; f < FAULTS; f++)
         for (int i = 0; i < src->partitions[f]; i++)
             if (topic_dead(src->name, (enum fault)f, name))
-                rd_kafka_topic_partition_list_add(list, name, i)->offset =
-                    RD_KAFKA_OFFSET_BEGINNING;
-    struct counting counting = {.r = r, .src = src};
-    switch (list->cnt ? scan(r->rk, list, NULL, on_dead, &counting, &r->err) : SCAN_DONE) {
-    case SCAN_DONE:
+                reader_add(reader, name, i, RD_KAFKA_OFFSET_BEGINNING, READER_END);
+    reader_stop_when(reader, stop, r);
+    while ((m = reader_next(reader, 0, &r->err))) {
+        count_letter(src, &rules, m);
+        rd_kafka_message_destroy(m);
+        if (++n % LOOK_EVERY == 0) progress(&r->report, src->name, "read", n, 0);
+    }
+    switch (reader_end(reader)) {
+    case READER_DONE:
         break;
-    case SCAN_STOPPED:
+    case READER_STOPPED:
         end = SEND_STOPPED;
         break;
-    case SCAN_FAILED:
+    case READER_FAILED:
         end = SEND_FAILED;
         break;
     }
-    rd_kafka_topic_partition_list_destroy(list);
+    reader_free(reader);
     plan_finish(&src->plan);
     return end;
 }
@@ -227,12 +407,12 @@ static enum send_end count_source(struct redrive *r, struct redrive_source *src)
 
 static void show_sent(void *context, uint64_t sent) {
     struct redrive *r = context;
-    const struct redrive_source *src = &r->sources[r->report.at];
-    redrive_progress(&r->report, src->name, r->way == PLAN_DISCARD ? "discarded" : "sent", sent,
-                     src->plan.n);
+    const struct source *src = &r->sources[r->report.at];
+    progress(&r->report, src->name, r->way == PLAN_DISCARD ? "discarded" : "sent", sent,
+             src->plan.n);
 }
 
-static enum send_end send_source(struct redrive *r, struct redrive_source *src) {
+static enum send_end send_source(struct redrive *r, struct source *src) {
     struct sending *in = &src->sending;
     in->cfg = r->cfg;
     in->signer = r->signer;
@@ -242,7 +422,7 @@ static enum send_end send_source(struct redrive *r, struct redrive_source *src) 
     in->rate = r->rate;
     in->progress = show_sent;
     enum send_end end = redrive_send(in, &r->err);
-    redrive_progress_end(&r->report);
+    progress_end(&r->report);
     if (r->way == PLAN_DISCARD)
         log_info("discarded", LOG_S("topic", src->name), LOG_I("letters", in->sent),
                  LOG_I("selected", src->plan.n), LOG_I("transactions", in->transactions),
@@ -305,17 +485,18 @@ static int confirm(struct redrive *r, uint64_t n) {
 
 static int count_all(struct redrive *r, uint64_t *ret_n) {
     for (size_t i = 0; i < r->n; i++) {
-        struct redrive_source *src = &r->sources[i];
+        struct source *src = &r->sources[i];
         src->sending.rk = r->rk;
         src->sending.way = r->way;
         src->sending.stop = stop;
+        src->sending.wait = wait_or_stop;
         src->sending.context = r;
         if (!find_topics(r, src)) return fail(r, EX_CONFIG);
         int rc = exit_code(r, count_source(r, src), src->name);
         if (rc != EX_OK) return rc;
         *ret_n += src->plan.n;
     }
-    redrive_progress_end(&r->report);
+    progress_end(&r->report);
     return EX_OK;
 }
 
@@ -347,7 +528,7 @@ static int go(struct redrive *r) {
         return command_usage("redrive", "--offset needs --topic: several topics are configured");
     int rc = count_all(r, &n);
     if (rc != EX_OK) return rc;
-    redrive_report_plan(&r->report, r->sources, r->n);
+    report_plan(&r->report, r->sources, r->n);
     r->report.result = n ? "counted" : "nothing to do";
     if (!n || r->dry_run) return EX_OK;
     if (!r->yes && (rc = confirm(r, n)) != EX_OK) return rc;
@@ -469,8 +650,8 @@ static int options(struct redrive *r, int argc, char **argv) {
 
 static void redrive_free(struct redrive *r) {
     for (size_t i = 0; i < r->n; i++) {
-        struct redrive_source *src = &r->sources[i];
-        if (src->sending.ledger_at) rd_kafka_topic_partition_list_destroy(src->sending.ledger_at);
+        struct source *src = &r->sources[i];
+        free(src->sending.ledger_at);
         chains_free(src->sending.chains);
         plan_free(&src->plan);
         free(src->name);
@@ -490,7 +671,7 @@ int command_redrive(struct config *cfg, int argc, char **argv) {
     if (cfg->ledger) {
         block_signals(&r);
         rc = go(&r);
-        redrive_report_end(&r.report, r.sources, r.n);
+        report_end(&r.report, r.sources, r.n);
     } else {
         buf_puts(&r.err,
                  "ledger is false: without the ledger nothing tells which dead letters went "

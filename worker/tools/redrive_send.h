@@ -5,30 +5,27 @@
 #ifndef RUNSINK_REDRIVE_SEND_H
 #define RUNSINK_REDRIVE_SEND_H
 
-#include <librdkafka/rdkafka.h>
-
-#include "config/config.h"
-#include "worker/kafka/topics.h"
+#include "worker/kafka/reader.h"
 #include "worker/tools/redrive_plan.h"
 
 struct sending {
     const struct config *cfg;
     rd_kafka_t *rk;     /* of reader_consumer() */
     const char *source; /* topic */
-    int source_partitions;
     enum plan_way way;
     const char *why, *who;     /* PLAN_DISCARD */
     char retry[TOPIC_MAX + 1]; /* where they go: PLAN_ATTEMPTS */
-    int retry_partitions;
     char ledger[TOPIC_MAX + 1];
-    rd_kafka_topic_partition_list_t *ledger_at; /* read up to here, into chains */
+    int ledger_partitions;
+    int64_t *ledger_at; /* read up to here, into chains */
     struct chains *chains;
     struct plan *plan;
     const struct ledger_signer *signer; /* NULL: unsigned */
     int64_t rate;                       /* records a second; 0: no limit */
     void (*progress)(void *context, uint64_t sent);
-    /* Waits that long, or until it is time to stop; whether it is. */
-    bool (*stop)(void *context, int64_t wait_ms);
+    /* Whether it is time to stop; wait: that long, or until it is. */
+    bool (*stop)(void *context);
+    bool (*wait)(void *context, int64_t wait_ms);
     void *context;
 
     uint64_t sent, transactions; /* sent: or discarded */

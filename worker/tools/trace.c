@@ -103,10 +103,10 @@ static void take_record(struct trace *t, const rd_kafka_message_t *m) {
 }
 
 static bool read_source(struct trace *t, rd_kafka_t *rk, const struct topic *source) {
-    struct reader *r = reader_open(rk, source->name, source->partitions, &t->limits, &t->err);
-    if (!r) return false;
+    struct reader *r = reader_new(rk, READER_BY_TIME);
+    bool ok = reader_add_topic(r, source, &t->limits, &t->err);
     rd_kafka_message_t *m;
-    while ((m = reader_next(r, 0, &t->err))) {
+    while (ok && (m = reader_next(r, 0, &t->err))) {
         if (may_name(t, m)) take_record(t, m);
         rd_kafka_message_destroy(m);
     }
@@ -219,10 +219,10 @@ static void take_entry(struct trace *t, struct str value, const char *source, bo
 
 static bool read_ledger(struct trace *t, rd_kafka_t *rk, const struct topic *ledger,
                         const char *source, bool look_for_keys) {
-    struct reader *r = reader_open(rk, ledger->name, ledger->partitions, &t->limits, &t->err);
-    if (!r) return false;
+    struct reader *r = reader_new(rk, READER_BY_TIME);
+    bool ok = reader_add_topic(r, ledger, &t->limits, &t->err);
     rd_kafka_message_t *m;
-    while ((m = reader_next(r, 0, &t->err))) {
+    while (ok && (m = reader_next(r, 0, &t->err))) {
         if (m->payload) take_entry(t, (struct str){m->payload, m->len}, source, look_for_keys);
         rd_kafka_message_destroy(m);
     }

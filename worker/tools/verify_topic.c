@@ -1,22 +1,97 @@
 #include "worker/tools/verify_topic.h"
-#include "worker/kafka/client.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "worker/base/clock.h"
+#include "worker/kafka/client.h"
+#include "worker/kafka/probe.h"
+
 #define TIMEOUT_MS 30000
+/* Longer than a transaction may be open by default (transaction.timeout.ms, 60 s) and the interval
+ * at which brokers look for those that were (10 s). */
+#define OPEN_MAX_MS 75000
+#define PAUSE_MS 200
 /* A transaction's end reaches the ledger's partition a moment after the group's offsets. */
 #define LINGER_MS 10000
 
-/* Whether the topic is the source, or one of its retry or dead topics. */
+/* Whether the topic is the source, or one of its own. */
 static bool belongs(const struct topic *t, const char *source, enum topic_kind *ret_kind) {
     size_t base;
-    enum topic_kind kind = topic_kind(t->name, &base);
-    if (kind == TOPIC_LEDGER || base != strlen(source) || strncmp(t->name, source, base) != 0)
-        return false;
-    *ret_kind = kind;
-    return t->partitions > 0;
+    *ret_kind = topic_kind(t->name, &base);
+    return t->partitions > 0 && base == strlen(source) && strncmp(t->name, source, base) == 0;
 }
+
+static bool end_of(rd_kafka_t *rk, const char *topic, int32_t partition, int64_t *ret_low,
+                   int64_t *ret_high, struct buf *err) {
+    rd_kafka_resp_err_t code = client_ends(rk, topic, partition, ret_low, ret_high, TIMEOUT_MS);
+    if (code)
+        buf_printf(err, "asking for the ends of %s/%d: %s", topic, (int)partition,
+                   rd_kafka_err2str(code));
+    return !code;
+}
+
+/* ---- open transactions, so that nothing is missed that is only hidden ---- */
+
+struct wait {
+    rd_kafka_t *rk, *raw;
+    int64_t deadline_ms;
+    struct audit *audit;
+    struct buf *err;
+};
+
+static void stays_open(const struct wait *w, const char *topic, int32_t partition, int64_t offset) {
+    struct finding f = {.code = "open-transaction",
+                        .topic = topic,
+                        .partition = partition,
+                        .offset = offset,
+                        .text = "a transaction that does not end hides what is written from here "
+                                "on, verification is incomplete (OPERATIONS.md: a hanging "
+                                "transaction)"};
+    audit_report(w->audit, &f);
+}
+
+static bool wait_for(const struct wait *w, const char *topic, int32_t partition) {
+    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+    int64_t low, written, visible;
+    bool said = false;
+    if (!end_of(w->raw, topic, partition, &low, &written, w->err)) return false;
+    for (;;) {
+        if (!end_of(w->rk, topic, partition, &low, &visible, w->err)) return false;
+        if (visible >= written) return true;
+        if (clock_ms(CLOCK_MONOTONIC) >= w->deadline_ms) break;
+        if (!said)
+            fprintf(stderr,
+                    "runsink verify: a transaction is open in %s/%d: waiting until what lies "
+                    "behind it can be read, %d s at most\n",
+                    topic, (int)partition, OPEN_MAX_MS / 1000);
+        said = true;
+        nanosleep(&pause, NULL); /* the broker tells nobody when it ends one */
+    }
+    stays_open(w, topic, partition, visible);
+    return true;
+}
+
+bool verify_wait_visible(const struct config *cfg, rd_kafka_t *rk, const struct topic_list *all,
+                         const char *source, struct audit *a, struct buf *err) {
+    struct wait w = {
+        .rk = rk, .audit = a, .err = err, .deadline_ms = clock_ms(CLOCK_MONOTONIC) + OPEN_MAX_MS};
+    w.raw = reader_consumer_raw(cfg, cfg->group, err);
+    bool ok = w.raw != NULL;
+    /* The ledger and what is parked: in the source topic an open transaction is its producer's
+     * affair, and the workers see no more of it than we do. */
+    for (size_t i = 0; ok && i < all->n; i++) {
+        enum topic_kind kind;
+        if (!belongs(&all->v[i], source, &kind) || (kind != TOPIC_LEDGER && kind != TOPIC_RETRY))
+            continue;
+        for (int32_t p = 0; ok && p < all->v[i].partitions; p++)
+            ok = wait_for(&w, all->v[i].name, p);
+    }
+    if (w.raw) rd_kafka_destroy(w.raw);
+    return ok;
+}
+
+/* ---- the committed state ---- */
 
 static void add_committed(struct snapshot *s, const rd_kafka_topic_partition_t *p) {
     if (p->offset < 0) return;
@@ -27,41 +102,37 @@ static void add_committed(struct snapshot *s, const rd_kafka_topic_partition_t *
     c->has_meta = meta_decode((struct str){p->metadata, p->metadata_size}, &c->meta);
 }
 
-/* Whether the group has consumed all that can be seen of a partition. */
-static bool consumed(rd_kafka_t *rk, const rd_kafka_topic_partition_t *p, bool *ret,
-                     struct buf *err) {
-    int64_t low, high;
-    rd_kafka_resp_err_t code = client_ends(rk, p->topic, p->partition, &low, &high, TIMEOUT_MS);
-    int64_t from = p->offset < low ? low : p->offset;
-    *ret = from >= high;
-    if (!code && *ret) return true;
-    rd_kafka_topic_partition_list_t *one = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_list_add(one, p->topic, p->partition)->offset = from;
-    if (!code) code = rd_kafka_assign(rk, one);
-    rd_kafka_topic_partition_list_destroy(one);
-    /* What lies behind may be transaction markers alone: then comes the end, and no record. */
-    rd_kafka_message_t *m = code ? NULL : rd_kafka_consumer_poll(rk, TIMEOUT_MS);
-    *ret = m && m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF;
-    if (!code && !m) code = RD_KAFKA_RESP_ERR__TIMED_OUT;
-    if (m) rd_kafka_message_destroy(m);
-    rd_kafka_assign(rk, NULL);
-    if (code)
-        buf_printf(err, "looking at the end of %s/%d: %s", p->topic, (int)p->partition,
-                   rd_kafka_err2str(code));
-    return !code;
-}
-
-/* Partitions of one topic stand together. */
+/* Retry topics of which the group has consumed all that can be seen. Partitions of one topic stand
+ * together. */
 static bool add_drained(rd_kafka_t *rk, const rd_kafka_topic_partition_list_t *list,
                         struct snapshot *s, struct buf *err) {
-    for (int i = 0; i < list->cnt;) {
-        const char *topic = list->elems[i].topic;
-        bool all = topic_kind(topic, NULL) == TOPIC_RETRY;
-        for (; i < list->cnt && strcmp(list->elems[i].topic, topic) == 0; i++)
-            if (all && !consumed(rk, &list->elems[i], &all, err)) return false;
+    struct probe *probes = xcalloc((size_t)list->cnt + 1, sizeof *probes);
+    size_t n = 0;
+    bool ok = true;
+    for (int i = 0; ok && i < list->cnt; i++) {
+        const rd_kafka_topic_partition_t *p = &list->elems[i];
+        int64_t low = 0, high = 0, at = p->offset;
+        if (topic_kind(p->topic, NULL) != TOPIC_RETRY) continue;
+        ok = end_of(rk, p->topic, p->partition, &low, &high, err);
+        at = at < low ? low : at < high ? at : high;
+        probes[n++] = (struct probe){.topic = p->topic, .partition = p->partition, .from = at};
+    }
+    /* What lies ahead may be transactions' markers alone: then no record waits. */
+    if (ok) probe_partitions(rk, probes, n, TIMEOUT_MS);
+    for (size_t i = 0; ok && i < n;) {
+        const char *topic = probes[i].topic;
+        bool all = true;
+        for (; i < n && strcmp(probes[i].topic, topic) == 0; i++) {
+            all = all && !probes[i].waits;
+            if (!probes[i].err) continue;
+            buf_printf(err, "looking at the end of %s/%d: %s", topic, (int)probes[i].partition,
+                       rd_kafka_err2str(probes[i].err));
+            ok = false;
+        }
         if (all) snapshot_add_drained(s, topic);
     }
-    return true;
+    free(probes);
+    return ok;
 }
 
 bool verify_snapshot(rd_kafka_t *rk, const struct topic_list *all, const char *source,
@@ -69,7 +140,7 @@ bool verify_snapshot(rd_kafka_t *rk, const struct topic_list *all, const char *s
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(64);
     enum topic_kind kind;
     for (size_t i = 0; i < all->n; i++)
-        if (belongs(&all->v[i], source, &kind))
+        if (belongs(&all->v[i], source, &kind) && kind != TOPIC_LEDGER)
             rd_kafka_topic_partition_list_add_range(list, all->v[i].name, 0,
                                                     all->v[i].partitions - 1);
     rd_kafka_resp_err_t code = list->cnt ? rd_kafka_committed(rk, list, TIMEOUT_MS) : 0;
@@ -81,6 +152,8 @@ bool verify_snapshot(rd_kafka_t *rk, const struct topic_list *all, const char *s
     return ok;
 }
 
+/* ---- reading ---- */
+
 bool verify_ledger(rd_kafka_t *rk, const struct topic_list *all, const char *source,
                    const struct reader_limits *limits, struct audit *a, struct export *x,
                    struct report *report, struct buf *err) {
@@ -90,15 +163,14 @@ bool verify_ledger(rd_kafka_t *rk, const struct topic_list *all, const char *sou
         buf_printf(err, "there is no topic %s.ledger: is `ledger` switched on?", source);
         return false;
     }
-    struct reader *r = reader_open(rk, name, t->partitions, limits, err);
-    if (!r) return false;
+    struct reader *r = reader_new(rk, READER_BY_TIME);
+    bool ok = reader_add_topic(r, t, limits, err);
     rd_kafka_message_t *m;
-    bool ok = true;
     uint64_t n = 0;
     /* Whatever else may be missing, nothing more comes once the committed state was reached. */
     while (ok && (m = reader_next(r, audit_reached(a) ? 0 : LINGER_MS, err))) {
         struct ledger_place place = {name, m->partition, m->offset};
-        struct str key = {m->key ? m->key : "", m->key_len};
+        struct str key = reader_key(m);
         struct str value = {m->payload, m->payload ? m->len : 0};
         audit_entry(a, key, value, &place);
         if (x) ok = export_entry(x, key, value, err);
@@ -123,12 +195,11 @@ static bool is_foreign(const rd_kafka_message_t *m, const char *group) {
 static bool verify_topic_records(rd_kafka_t *rk, const struct topic *t, bool retry,
                                  const char *group, struct audit *a, struct report *report,
                                  uint64_t *checked, struct buf *err) {
-    struct reader_limits limits = {0};
-    struct reader *r = reader_open(rk, t->name, t->partitions, &limits, err);
-    if (!r) return false;
+    struct reader *r = reader_new(rk, READER_ANY);
+    bool ok = reader_add_topic(r, t, NULL, err);
     rd_kafka_message_t *m;
     uint64_t n = 0;
-    while ((m = reader_next(r, 0, err))) {
+    while (ok && (m = reader_next(r, 0, err))) {
         if (!audit_seen(a, t->name, m->partition, m->offset) && !(retry && is_foreign(m, group))) {
             struct finding f = {.code = "no-outcome",
                                 .topic = t->name,
@@ -151,7 +222,7 @@ bool verify_records(rd_kafka_t *rk, const struct topic_list *all, const char *so
     enum topic_kind kind;
     *ret_checked = 0;
     for (size_t i = 0; i < all->n; i++)
-        if (belongs(&all->v[i], source, &kind) && kind != TOPIC_DEAD &&
+        if (belongs(&all->v[i], source, &kind) && (kind == TOPIC_SOURCE || kind == TOPIC_RETRY) &&
             !verify_topic_records(rk, &all->v[i], kind == TOPIC_RETRY, group, a, report,
                                   ret_checked, err))
             return false;
