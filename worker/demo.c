@@ -138,16 +138,10 @@ static int demo(const char *dir, bool batch) {
 int command_demo(struct config *cfg, int argc, char **argv) {
     (void)cfg; /* the table calls it without */
     const char *dir = "runsink-demo";
-    bool batch = false, bad = false;
-    for (int i = 1; i < argc; i++) {
-        const char *v = command_value("--dir", argc, argv, &i, &bad);
-        if (v)
-            dir = v;
-        else if (strcmp(argv[i], "--batch") == 0)
-            batch = true;
-        else
-            return command_usage("demo", "unknown argument \"%.40s\"", argv[i]);
-    }
+    bool batch = false;
+    const struct command_option options[] = {{"--dir", .text = &dir}, {"--batch", .flag = &batch}};
+    int rc = command_options("demo", options, 2, argc, argv, NULL);
+    if (rc != EX_OK) return rc;
     char *path = dir[0] == '/' ? xstrdup(dir) : NULL;
     if (!path) {
         char *here = realpath(".", NULL);
@@ -158,7 +152,7 @@ int command_demo(struct config *cfg, int argc, char **argv) {
         buf_free(&b);
         free(here);
     }
-    int rc = demo(path, batch);
+    rc = demo(path, batch);
     free(path);
     return rc;
 }

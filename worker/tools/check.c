@@ -331,9 +331,8 @@ static int run(struct config *c, bool connect, check_try_fn *try, bool json, boo
 }
 
 int check_command(int argc, char **argv, check_try_fn *try) {
-    bool connect = true, json = false, all = false, bad = false;
+    bool alone = false, json = false, all = false;
     enum overview_by by = BY_DEFAULT;
-    const char *value;
     if (argc == 2 && strcmp(argv[1], "--reference") == 0)
         return config_print_reference(stdout), EX_OK;
     if (argc == 2 && strcmp(argv[1], "--reference-metrics") == 0)
@@ -342,24 +341,19 @@ int check_command(int argc, char **argv, check_try_fn *try) {
         return config_print_ini(stdout), EX_OK;
     if (argc == 2 && strcmp(argv[1], "--reference-schema") == 0)
         return config_print_schema(stdout), EX_OK;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--config-only") == 0)
-            connect = false;
-        else if (strcmp(argv[i], "--json") == 0)
-            json = true;
-        else if (strcmp(argv[i], "--all") == 0)
-            all = true;
-        else if ((value = command_value("--by", argc, argv, &i, &bad)) || bad) {
-            if (bad || !overview_by_read(value, &by))
-                return command_usage("check", "--by takes workspace, destination or reason");
-        } else
-            return command_usage("check", "unexpected: %.100s", argv[i]);
-    }
+    const struct command_option options[] = {
+        {"--config-only", .flag = &alone},
+        {"--json", .flag = &json},
+        {"--all", .flag = &all},
+        {"--by", .read = overview_by_read, .to = &by, .takes = "workspace, destination or reason"},
+    };
+    int rc = command_options("check", options, sizeof options / sizeof *options, argc, argv, NULL);
+    if (rc != EX_OK) return rc;
     struct config *c = command_config();
     if (!c && !json)
         puts("verdict: the configuration has to change before run can start (exit code 78)");
     if (!c) return EX_CONFIG;
-    int rc = run(c, connect, try, json, all, by);
+    rc = run(c, !alone, try, json, all, by);
     config_free(c);
     return rc;
 }

@@ -35,8 +35,26 @@ bool command_read(struct config *, struct buf *err);
 int command_usage(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Says "runsink COMMAND: message"; what others put into the message is escaped. */
 void command_error(const char *command, struct buf *message);
-/* The value of an option in the form --name VALUE or --name=VALUE at argv[*i], *i moved to its last
- * word. NULL when argv[*i] is something else, or the value is missing (*ret_bad is set). */
-const char *command_value(const char *name, int argc, char **argv, int *i, bool *ret_bad);
+
+/* An option of a command: --name, or --name VALUE or --name=VALUE. One of flag, text and read is
+ * set. */
+struct command_option {
+    const char *name;  /* with its dashes */
+    bool *flag;        /* takes no value */
+    const char **text; /* the value as it is */
+    /* What the value means. False when it can't be one; with a message in err, or for takes to say.
+     */
+    bool (*read)(const char *value, void *to, struct buf *err);
+    void *to;
+    const char *takes; /* "a number from 1 to 5" */
+};
+/* Reads all words of a command. operand: gets the one word that is no option, NULL: there may be
+ * none. EX_OK, or EX_USAGE after having said what is wrong. getopt_long() would take abbreviations,
+ * and --dis must not discard. */
+int command_options(const char *command, const struct command_option *, size_t n, int argc,
+                    char **argv, const char **operand);
+/* For `read`: a time, or how long before now, into an int64_t of ms since the epoch. */
+bool command_time(const char *value, void *to, struct buf *err);
+#define COMMAND_TIME "a time such as 2026-01-31T12:00:00Z, or an age such as 24h"
 
 #endif

@@ -125,8 +125,10 @@ static int explain_input(struct explain *e, bool framed) {
     return rc;
 }
 
-static bool add_header(struct explain *e, const char *text) {
+static bool add_header(const char *text, void *explain, struct buf *err) {
+    struct explain *e = explain;
     const char *equals = strchr(text, '=');
+    (void)err;
     if (!equals || e->n_headers == HEADERS_MAX) return false;
     e->headers[e->n_headers++] =
         (struct header){{text, (size_t)(equals - text)}, str_c(equals + 1)};
@@ -135,24 +137,21 @@ static bool add_header(struct explain *e, const char *text) {
 
 int command_explain(struct config *c, int argc, char **argv) {
     struct explain e = {.origin = {.topic = "explain"}};
-    bool framed = false, bad = false;
-    for (int i = 1; i < argc && !bad; i++) {
-        const char *header = command_value("--header", argc, argv, &i, &bad);
-        if (header)
-            bad = !add_header(&e, header);
-        else if (!bad && strcmp(argv[i], "--framed") == 0)
-            framed = true;
-        else
-            bad = true;
-    }
-    if (bad) return command_usage("explain", "expected --framed or --header NAME=VALUE");
+    bool framed = false;
+    const struct command_option options[] = {
+        {"--framed", .flag = &framed},
+        {"--header", .read = add_header, .to = &e, .takes = "NAME=VALUE, 64 times at most"},
+    };
+    int rc =
+        command_options("explain", options, sizeof options / sizeof *options, argc, argv, NULL);
+    if (rc != EX_OK) return rc;
     if (c->topics.n && c->topics.v[0][0] != '^')
         snprintf(e.origin.topic, sizeof e.origin.topic, "%s", c->topics.v[0]);
     struct buf err;
     buf_init(&err, 4096);
     buf_init(&e.out, (size_t)8 * EVENT_MAX);
     e.router = router_new(c, &err);
-    int rc = EX_CONFIG;
+    rc = EX_CONFIG;
     if (e.router)
         rc = explain_input(&e, framed);
     else

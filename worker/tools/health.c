@@ -80,9 +80,10 @@ static int check(const char *address, const char *path) {
 }
 
 int command_health(struct config *cfg, int argc, char **argv) {
-    bool ready = argc == 2 && strcmp(argv[1], "--ready") == 0;
-    if (argc > 1 && !ready)
-        return command_usage("health", "unknown argument \"%.40s\"", argv[argc > 2 ? 2 : 1]);
+    bool ready = false;
+    const struct command_option options[] = {{"--ready", .flag = &ready}};
+    int rc = command_options("health", options, 1, argc, argv, NULL);
+    if (rc != EX_OK) return rc;
     if (!cfg->admin_listen[0]) {
         fputs("runsink health: admin.listen is empty: the worker answers nobody\n", stderr);
         return EX_CONFIG;

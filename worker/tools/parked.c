@@ -304,11 +304,12 @@ static int look_at_dead(struct look *l) {
 
 /* ---- all of it ---- */
 
-bool overview_by_read(const char *text, enum overview_by *ret) {
+bool overview_by_read(const char *text, void *to, struct buf *err) {
     static const char *const names[] = {
         [BY_WORKSPACE] = "workspace", [BY_DESTINATION] = "destination", [BY_REASON] = "reason"};
+    (void)err;
     for (size_t i = BY_WORKSPACE; i < sizeof names / sizeof *names; i++)
-        if (strcmp(text, names[i]) == 0) return *ret = (enum overview_by)i, true;
+        if (strcmp(text, names[i]) == 0) return *(enum overview_by *)to = (enum overview_by)i, true;
     return false;
 }
 

@@ -9,7 +9,8 @@
 
 /* What rows are of. By default: what waits by destination, dead letters by reason. */
 enum overview_by { BY_DEFAULT, BY_WORKSPACE, BY_DESTINATION, BY_REASON };
-bool overview_by_read(const char *text, enum overview_by *ret);
+/* For a command's options: into an enum overview_by. */
+bool overview_by_read(const char *text, void *to, struct buf *err);
 
 /* Records that wait for one destination, or what else rows are of. */
 struct parked_row {

@@ -537,60 +537,26 @@ static int go(struct redrive *r) {
 
 /* ---- options ---- */
 
-static bool read_fault(const char *text, enum fault *ret) {
+static bool read_fault(const char *text, void *to, struct buf *err) {
+    (void)err;
     for (int f = FAULT_TENANT; f < FAULTS; f++)
-        if (strcmp(text, fault_name((enum fault)f)) == 0) return *ret = (enum fault)f, true;
+        if (strcmp(text, fault_name((enum fault)f)) == 0) return *(enum fault *)to = f, true;
     return false;
 }
 
-static bool read_rate(const char *text, int64_t *ret) {
+static bool read_rate(const char *text, void *to, struct buf *err) {
     char *end;
+    (void)err;
     errno = 0;
     long long n = strtoll(text, &end, 10);
     if (errno || *end || n < 1 || n > 1000000) return false;
-    *ret = n;
+    *(int64_t *)to = n;
     return true;
 }
 
-/* 0: argv[*i] is none of them; 1: taken; -1: its value is wrong or missing. */
-static int take_option(struct redrive *r, int argc, char **argv, int *i) {
-    struct redrive_filter *f = &r->filter;
-    int64_t now = (int64_t)time(NULL) * 1000;
-    bool bad = false;
-    const char *x;
-    const struct {
-        const char *name;
-        const char **to;
-    } texts[] = {{"--reason", &f->reason},
-                 {"--destination", &f->destination},
-                 {"--workspace", &f->workspace},
-                 {"--id", &f->id},
-                 {"--topic", &r->topic},
-                 {"--why", &r->why},
-                 {"--who", &r->who}};
-    const struct {
-        const char *name;
-        bool *to;
-    } flags[] = {{"--to-origin", &r->to_origin},
-                 {"--discard", &r->discard},
-                 {"--dry-run", &r->dry_run},
-                 {"--yes", &r->yes},
-                 {"--json", &r->report.json}};
-    for (size_t k = 0; k < sizeof flags / sizeof *flags; k++)
-        if (strcmp(argv[*i], flags[k].name) == 0) return *flags[k].to = true, 1;
-    for (size_t k = 0; k < sizeof texts / sizeof *texts && !bad; k++)
-        if ((x = command_value(texts[k].name, argc, argv, i, &bad))) return *texts[k].to = x, 1;
-    if (!bad && (x = command_value("--fault", argc, argv, i, &bad)))
-        return read_fault(x, &f->fault) ? 1 : -1;
-    if (!bad && (x = command_value("--from", argc, argv, i, &bad)))
-        return reader_time(x, now, &f->from_ms) ? 1 : -1;
-    if (!bad && (x = command_value("--to", argc, argv, i, &bad)))
-        return reader_time(x, now, &f->to_ms) ? 1 : -1;
-    if (!bad && (x = command_value("--offset", argc, argv, i, &bad)))
-        return filter_offsets(x, f) ? 1 : -1;
-    if (!bad && (x = command_value("--rate", argc, argv, i, &bad)))
-        return read_rate(x, &r->rate) ? 1 : -1;
-    return bad ? -1 : 0;
+static bool read_offsets(const char *text, void *to, struct buf *err) {
+    (void)err;
+    return filter_offsets(text, to);
 }
 
 /* It stands in the ledger for as long as that is kept. */
@@ -625,19 +591,30 @@ static int discard_options(struct redrive *r) {
     return EX_OK;
 }
 
-static int options(struct redrive *r, int argc, char **argv) {
-    for (int i = 1; i < argc; i++) {
-        const char *name = argv[i];
-        switch (take_option(r, argc, argv, &i)) {
-        case 1:
-            continue;
-        case 0:
-            return command_usage("redrive", "unexpected: %.100s", name);
-        default:
-            return command_usage("redrive", "%.20s: its value is missing or is none: %.100s", name,
-                                 argv[i]);
-        }
-    }
+static int read_options(struct redrive *r, int argc, char **argv) {
+    struct redrive_filter *f = &r->filter;
+    const struct command_option options[] = {
+        {"--fault", .read = read_fault, .to = &f->fault, .takes = "tenant, data or system"},
+        {"--reason", .text = &f->reason},
+        {"--destination", .text = &f->destination},
+        {"--workspace", .text = &f->workspace},
+        {"--id", .text = &f->id},
+        {"--from", .read = command_time, .to = &f->from_ms, .takes = COMMAND_TIME},
+        {"--to", .read = command_time, .to = &f->to_ms, .takes = COMMAND_TIME},
+        {"--offset", .read = read_offsets, .to = f, .takes = "PARTITION:FIRST-LAST"},
+        {"--topic", .text = &r->topic},
+        {"--to-origin", .flag = &r->to_origin},
+        {"--discard", .flag = &r->discard},
+        {"--why", .text = &r->why},
+        {"--who", .text = &r->who},
+        {"--rate", .read = read_rate, .to = &r->rate, .takes = "a number from 1 to 1000000"},
+        {"--dry-run", .flag = &r->dry_run},
+        {"--yes", .flag = &r->yes},
+        {"--json", .flag = &r->report.json},
+    };
+    int rc =
+        command_options("redrive", options, sizeof options / sizeof *options, argc, argv, NULL);
+    if (rc != EX_OK) return rc;
     if (r->filter.partition >= 0 && r->filter.fault == FAULT_NONE)
         return command_usage("redrive", "--offset needs --fault: it is of one dead topic");
     if (r->topic && topic_kind(r->topic, NULL) != TOPIC_SOURCE)
@@ -666,7 +643,7 @@ static void redrive_free(struct redrive *r) {
 int command_redrive(struct config *cfg, int argc, char **argv) {
     struct redrive r = {.cfg = cfg, .filter = {.partition = -1}, .report = {.out = stdout}};
     buf_init(&r.err, 65536);
-    int rc = options(&r, argc, argv);
+    int rc = read_options(&r, argc, argv);
     if (rc != EX_OK) return buf_free(&r.err), rc;
     if (cfg->ledger) {
         block_signals(&r);

@@ -383,28 +383,17 @@ static int trace_topics(struct trace *t) {
 
 int command_trace(struct config *cfg, int argc, char **argv) {
     struct trace t = {.cfg = cfg};
-    bool bad = false;
-    buf_init(&t.err, 65536);
-    for (int i = 1; i < argc; i++) {
-        const char *x;
-        if ((x = command_value("--topic", argc, argv, &i, &bad))) {
-            t.topic = x;
-        } else if (!bad && (x = command_value("--from", argc, argv, &i, &bad))) {
-            if (!reader_time(x, (int64_t)time(NULL) * 1000, &t.limits.from_ms))
-                return command_usage("trace", "\"%.40s\" is no time", x);
-        } else if (strcmp(argv[i], "--json") == 0) {
-            t.json = true;
-        } else if (!bad && argv[i][0] != '-' && !t.id) {
-            t.id = argv[i];
-        } else if (bad) {
-            return command_usage("trace", "%s lacks its value", argv[i]);
-        } else {
-            return command_usage("trace", "unexpected: %s", argv[i]);
-        }
-    }
+    const struct command_option options[] = {
+        {"--topic", .text = &t.topic},
+        {"--from", .read = command_time, .to = &t.limits.from_ms, .takes = COMMAND_TIME},
+        {"--json", .flag = &t.json},
+    };
+    int rc = command_options("trace", options, sizeof options / sizeof *options, argc, argv, &t.id);
+    if (rc != EX_OK) return rc;
     if (!t.id || !*t.id) return command_usage("trace", "expected a run's id");
+    buf_init(&t.err, 65536);
     t.names = job_names(&cfg->redact_names);
-    int rc = trace_topics(&t);
+    rc = trace_topics(&t);
     names_free(t.names);
     free(t.events);
     arena_free(&t.arena);

@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sysexits.h>
-#include <time.h>
 
 #include "worker/tools/command.h"
 #include "worker/tools/verify_anchor.h"
@@ -270,51 +269,27 @@ static int verify_folder(struct verify *v) {
 
 /* ---- options ---- */
 
-static bool add_key(struct verify *v, const char *path) {
-    if (v->n_keys < KEYS_MAX) return ledger_pubkey_load(path, &v->keys[v->n_keys++], &v->err);
-    buf_printf(&v->err, "more than %d keys", KEYS_MAX);
+static bool add_key(const char *path, void *verify, struct buf *err) {
+    struct verify *v = verify;
+    if (v->n_keys < KEYS_MAX) return ledger_pubkey_load(path, &v->keys[v->n_keys++], err);
+    buf_printf(err, "more than %d keys", KEYS_MAX);
     return false;
 }
 
-static bool read_time(struct verify *v, const char *text, int64_t *ret) {
-    int64_t now = (int64_t)time(NULL) * 1000;
-    if (reader_time(text, now, ret)) return true;
-    buf_printf(&v->err, "\"%.40s\" is no time: 2026-01-31T12:00:00Z, or an age such as 24h", text);
-    return false;
-}
-
-/* EX_OK, or an exit code after having said why. */
-static int options(struct verify *v, int argc, char **argv) {
-    bool bad = false;
-    for (int i = 1; i < argc; i++) {
-        const char *x;
-        bool ok = true;
-        if ((x = command_value("--key", argc, argv, &i, &bad)))
-            ok = add_key(v, x);
-        else if (!bad && (x = command_value("--from", argc, argv, &i, &bad)))
-            ok = read_time(v, x, &v->limits.from_ms);
-        else if (!bad && (x = command_value("--to", argc, argv, &i, &bad)))
-            ok = read_time(v, x, &v->limits.to_ms);
-        else if (!bad && (x = command_value("--group", argc, argv, &i, &bad)))
-            v->group = x;
-        else if (!bad && (x = command_value("--export", argc, argv, &i, &bad)))
-            v->export_dir = x;
-        else if (!bad && (x = command_value("--anchors", argc, argv, &i, &bad)))
-            v->anchors_dir = x;
-        else if (strcmp(argv[i], "--objects") == 0)
-            v->objects = true;
-        else if (strcmp(argv[i], "--records") == 0)
-            v->records = true;
-        else if (strcmp(argv[i], "--json") == 0)
-            v->report.json = true;
-        else if (!bad && argv[i][0] != '-' && !v->target)
-            v->target = argv[i];
-        else
-            return bad ? command_usage("verify", "%s lacks its value", argv[i])
-                       : command_usage("verify", "unexpected: %s", argv[i]);
-        if (!ok) return fail(v, EX_USAGE);
-    }
-    return EX_OK;
+static int read_options(struct verify *v, int argc, char **argv) {
+    const struct command_option options[] = {
+        {"--key", .read = add_key, .to = v},
+        {"--from", .read = command_time, .to = &v->limits.from_ms, .takes = COMMAND_TIME},
+        {"--to", .read = command_time, .to = &v->limits.to_ms, .takes = COMMAND_TIME},
+        {"--group", .text = &v->group},
+        {"--export", .text = &v->export_dir},
+        {"--anchors", .text = &v->anchors_dir},
+        {"--objects", .flag = &v->objects},
+        {"--records", .flag = &v->records},
+        {"--json", .flag = &v->report.json},
+    };
+    return command_options("verify", options, sizeof options / sizeof *options, argc, argv,
+                           &v->target);
 }
 
 static bool is_folder(const char *path) {
@@ -325,7 +300,7 @@ static bool is_folder(const char *path) {
 int command_verify(struct config *cfg, int argc, char **argv) {
     struct verify v = {.cfg = cfg, .group = cfg->group, .report = {.out = stdout}};
     buf_init(&v.err, 65536);
-    int rc = options(&v, argc, argv);
+    int rc = read_options(&v, argc, argv);
     if (rc == EX_OK && is_folder(v.target)) {
         if (v.objects || v.records || v.export_dir || v.limits.from_ms || v.limits.to_ms)
             rc = command_usage("verify",
