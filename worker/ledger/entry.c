@@ -224,33 +224,23 @@ static void enc_delivered(struct enc *e, const struct ledger_item *const *items,
     LIT(e, "]}");
 }
 
+/* "name":"text", and nothing where there is no text. */
+static void enc_member(struct enc *e, const char *name, const char *text) {
+    if (!text) return;
+    LIT(e, "\"");
+    enc_add(e, name, strlen(name));
+    LIT(e, "\":");
+    enc_text(e, text);
+    LIT(e, ",");
+}
+
 static void enc_reason(struct enc *e, const struct ledger_item *it) {
     LIT(e, "{");
-    if (it->dest) {
-        LIT(e, "\"to\":");
-        enc_text(e, it->dest);
-        LIT(e, ",");
-    }
-    if (it->tier) {
-        LIT(e, "\"tier\":");
-        enc_text(e, it->tier);
-        LIT(e, ",");
-    }
-    if (it->fault != FAULT_NONE) {
-        LIT(e, "\"fault\":");
-        enc_text(e, fault_name(it->fault));
-        LIT(e, ",");
-    }
-    if (it->why) {
-        LIT(e, "\"why\":");
-        enc_text(e, it->why);
-        LIT(e, ",");
-    }
-    if (it->who) {
-        LIT(e, "\"who\":");
-        enc_text(e, it->who);
-        LIT(e, ",");
-    }
+    enc_member(e, "to", it->dest);
+    enc_member(e, "tier", it->tier);
+    enc_member(e, "fault", it->fault == FAULT_NONE ? NULL : fault_name(it->fault));
+    enc_member(e, "why", it->why);
+    enc_member(e, "who", it->who);
 }
 
 static void enc_reasons(struct enc *e, const struct ledger_item *const *items, size_t n) {
@@ -627,7 +617,7 @@ static bool read_tail(struct parser *r, struct ledger_entry *e) {
                          !parse_key_id(r, e->key)))
         return false;
     if (!parse_want(r, "}")) return false;
-    return r->p == r->end || parse_fail(r, "nothing behind the entry");
+    return r->p == r->end || parse_fail(r, "nothing after the entry");
 }
 
 bool ledger_read(struct str value, struct arena *arena, struct ledger_entry *ret,
