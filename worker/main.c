@@ -176,7 +176,7 @@ static bool print_manual(const char *what, FILE *f) {
     return true;
 }
 
-/* A full disk behind standard output must not look like success. */
+/* When standard output goes to a full disk, that must not look like success. */
 static int end_of_output(const char *command) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return EX_OK;
     fprintf(stderr, "runsink%s%s: can't write to standard output\n", *command ? " " : "", command);

@@ -27,7 +27,7 @@ static int failed(struct beginning *b, const char *what, rd_kafka_resp_err_t cod
     return EX_UNAVAILABLE;
 }
 
-/* The coordinator is being found, or loads. */
+/* Passes by itself: the coordinator is being looked for, or is loading. */
 static bool passes(rd_kafka_resp_err_t code) {
     return code == RD_KAFKA_RESP_ERR__TIMED_OUT || code == RD_KAFKA_RESP_ERR__TRANSPORT ||
            code == RD_KAFKA_RESP_ERR__WAIT_COORD || code == RD_KAFKA_RESP_ERR_NOT_COORDINATOR ||

@@ -13,7 +13,7 @@
 /* More than a transaction's timeout, with the time that a coordinator takes to notice. */
 #define PATIENCE_MS 100000
 #define LOOK_EVERY 256 /* records between two looks at whether to stop */
-/* A record that far ahead is reached faster by reading on than by a new fetch. */
+/* Offsets. A record this near is reached faster by reading on than by a new fetch. */
 #define LOOKUP_NEAR 2000
 #define LOOKUP_TIMEOUT_MS 15000
 
@@ -347,7 +347,7 @@ void lookup_free(struct lookup *l) {
     free(l);
 }
 
-/* Asked for first: reading where nothing is any more takes librdkafka seconds to find out. */
+/* Asked first: where the record is gone, librdkafka takes seconds to find that out by reading. */
 static bool held(struct lookup *l, const char *topic, int32_t partition, int64_t offset,
                  struct buf *err) {
     int64_t low, high;

@@ -373,7 +373,7 @@ enum next retry_next(struct retry *r, const struct outcome *o, const struct sche
     if (r->first_failure_ms == 0) r->first_failure_ms = now_ms;
     memcpy(r->why, o->why, sizeof r->why);
     int64_t asked = o->retry_after_ms ? now_ms + o->retry_after_ms : 0;
-    /* The window's end; where it lies behind us already, nothing is left to wait for. */
+    /* The window's end. Once it is past, nothing is left to wait for. */
     int64_t end = window_ms < TIME_MAX_MS ? r->first_failure_ms + window_ms : TIME_MAX_MS;
     bool expired = false;
     if (asked > end) {

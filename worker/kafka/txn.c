@@ -528,7 +528,7 @@ struct txn_producer *txn_producer_new(const struct config *cfg, const char *tran
     int rc = pthread_create(&s->thread, NULL, producer_main, s);
     s->threaded = rc == 0;
     if (s->threaded) return s;
-    buf_printf(err, "starting the settle thread failed: %s", strerror(rc));
+    buf_printf(err, "starting the thread that settles failed: %s", strerror(rc));
     txn_producer_free(s);
     return NULL;
 }

@@ -94,7 +94,7 @@ static bool read_anchor(struct parser *c, struct anchor *a) {
         !parse_base64(c, a->sig, LEDGER_SIG_LEN) || !parse_want(c, ",\"key\":") ||
         !parse_key_id(c, a->key) || !parse_want(c, "}"))
         return false;
-    return c->p == c->end || parse_fail(c, "nothing behind the anchor");
+    return c->p == c->end || parse_fail(c, "nothing after the anchor");
 }
 
 bool anchor_read(struct str value, struct arena *arena, struct anchor *ret,

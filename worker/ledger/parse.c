@@ -51,7 +51,8 @@ static int nibble(char c) {
     return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* One escape behind the backslash, in the only form that text_json() gives that character. */
+/* One escape, its backslash taken already, in the only form that text_json() gives that character.
+ */
 static bool read_escape(struct parser *r, char *ret) {
     if (r->p == r->end) return parse_fail(r, "an escape");
     switch (*r->p++) {

@@ -10,7 +10,7 @@ struct check_partition {
     int32_t partition;
     int64_t committed; /* -1: none */
     int64_t low, high, lag;
-    int64_t held; /* offsets behind an open transaction */
+    int64_t held; /* offsets that an open transaction hides */
     bool retry;
     const char *error; /* why it can't be read, static; NULL: it can */
 };

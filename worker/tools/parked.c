@@ -233,7 +233,8 @@ static void take_dead(struct look *l, const rd_kafka_message_t *m) {
     arena_wipe(&arena);
 }
 
-/* Reads who went back: nobody does before dying. */
+/* Reads which letters went back or were discarded. That happens after they died, so older entries
+ * are not read. */
 static int read_ledger(struct look *l, const struct topic *ledger) {
     int64_t from = INT64_MAX;
     for (size_t i = 0; i < l->n_fallen; i++)

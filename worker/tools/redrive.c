@@ -267,7 +267,7 @@ static int fail(struct redrive *r, int code) {
 
 /* ---- signals ---- */
 
-/* SIGINT and SIGTERM are blocked all the while, and taken where there is nothing to lose. */
+/* SIGINT and SIGTERM stay blocked, and are looked for where stopping loses nothing. */
 static bool wait_or_stop(void *context, int64_t wait_ms) {
     struct redrive *r = context;
     struct timespec left = {wait_ms / 1000, wait_ms % 1000 * 1000000};
@@ -288,7 +288,7 @@ static void block_signals(struct redrive *r) {
 
 /* ---- what there is ---- */
 
-/* One letter that is refused would end the transaction of many. */
+/* What the topic takes at most. A letter that it refused would abort the transaction of many. */
 static int64_t largest_of(struct redrive *r, const char *topic) {
     struct topic one = {.name = (char *)(uintptr_t)topic, .partitions = 1};
     struct topic_list l = {&one, 1};
@@ -559,7 +559,7 @@ static bool read_offsets(const char *text, void *to, struct buf *err) {
     return filter_offsets(text, to);
 }
 
-/* It stands in the ledger for as long as that is kept. */
+/* One line: it stands in the ledger for good. */
 static bool is_line(const char *text) {
     struct str line = str_c(text);
     return line.n > 0 && line.n <= WORDS_MAX && utf8_is_line(line);

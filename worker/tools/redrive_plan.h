@@ -65,7 +65,7 @@ struct redrive_filter {
 bool filter_matches(const struct redrive_filter *, const struct letter *, const struct message *);
 /* "3:100-200", "3:100" */
 bool filter_offsets(const char *text, struct redrive_filter *);
-/* A star stands for any text; one behind a backslash, and a backslash behind one, for itself. */
+/* A star stands for any text. After a backslash, a star or a backslash stands for itself. */
 bool glob_matches(const char *pattern, const char *text);
 
 /* Batches whose members come one by one, until each is whole. */
@@ -150,6 +150,7 @@ struct plan_rules {
 void plan_record(struct plan *, const struct plan_rules *, struct letter, const struct message *,
                  size_t key_len);
 void plan_take(struct plan *, const struct letter *, bool matches);
-void plan_finish(struct plan *); /* sorts the rows, most first; batches still open stay behind */
+void plan_finish(
+    struct plan *); /* sorts the rows, most first; batches that lack members are not sent */
 
 #endif

@@ -31,9 +31,8 @@ static int fail(struct verify *v, int code) {
     return code;
 }
 
-/* Findings go to the report, deliveries to the objects, entries to the anchors: contexts behind
- * one.
- */
+/* The one context of all callbacks: findings go to the report, deliveries to the objects, entries
+ * to the anchors. */
 struct watchers {
     struct report *report;
     struct objects *objects;

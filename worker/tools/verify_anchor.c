@@ -196,7 +196,8 @@ static const struct ledger_pubkey *key_named(const struct anchored *x, const cha
     return NULL;
 }
 
-/* An altered anchor may not hide behind another group's name: asked before that is looked at. */
+/* Checked before the group is looked at: naming another group must not hide that an anchor was
+ * altered. */
 static bool check_hash(struct anchored *x, const char *name, const struct anchor *a) {
     uint8_t hash[SHA256_LEN];
     sha256(a->canonical.p, a->canonical.n, hash);

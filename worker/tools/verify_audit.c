@@ -415,7 +415,7 @@ static enum chain_answer again(struct audit *a, struct chain *c, const struct le
     const struct chain_link *earlier = link_of(c, e->seq, NULL);
     if (!earlier) {
         chain_say(a, c, place, false, "out-of-order", e->first,
-                  "entry %" PRIu64 " stands behind entry %" PRIu64, e->seq, c->row.last_seq);
+                  "entry %" PRIu64 " stands after entry %" PRIu64, e->seq, c->row.last_seq);
         return CHAIN_REFUSED;
     }
     if (link_of(c, e->seq, e->hash)) {
@@ -556,7 +556,7 @@ static void finish_signatures(struct audit *a, struct chain *c) {
     else if (c->unsigned_prefix)
         chain_say(a, c, NULL, true, "unsigned-beginning", c->row.first,
                   "the first %" PRIu64
-                  " entries are not signed; the signed ones behind them vouch for them",
+                  " entries are not signed; the signed ones after them vouch for them",
                   c->unsigned_prefix);
     if (c->retired_tail)
         chain_say(a, c, NULL, false, "retired-key", c->retired_first,
@@ -583,7 +583,7 @@ static void chain_finish(struct audit *a, struct chain *c, const struct audit_op
                   row->meta_seq, row->committed);
     } else if (row->last_seq + 1 < row->meta_seq) {
         chain_say(a, c, NULL, false, "truncated", end,
-                  "the ledger ends behind %" PRIu64 " entries at %" PRId64
+                  "the ledger ends after %" PRIu64 " entries at %" PRId64
                   ", the group has settled %" PRIu64 " up to %" PRId64,
                   row->last_seq + 1, end, row->meta_seq, row->committed);
     } else if (row->entries) {
@@ -834,7 +834,7 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     }
     sha256(e.canonical.p, e.canonical.n, hash);
     bool intact = memcmp(hash, e.hash, SHA256_LEN) == 0;
-    /* An altered entry may not hide behind another group's name. */
+    /* Naming another group must not hide that an entry was altered. */
     if (intact && !str_is(e.group, a->opts.group)) return;
     if (intact && a->opts.entry) a->opts.entry(a->opts.context, &e);
     uint32_t number = chain_number(a, e.topic, e.partition);

@@ -116,7 +116,7 @@ static bool time_name(int64_t ms, char ret[ANCHOR_NAME_LEN + 1]) {
     return true;
 }
 
-/* Takes a listed item of ours in; false: it is beyond what is looked for. */
+/* Takes an anchor that was listed. False: it is younger than what is looked for. */
 static bool take(struct bucket *b, const struct listed_item *item) {
     char end[ANCHOR_NAME_LEN + 1];
     if (b->limits->to_ms && time_name(b->limits->to_ms + 1000, end) && strcmp(b->name, end) >= 0)
@@ -135,7 +135,7 @@ static bool take(struct bucket *b, const struct listed_item *item) {
     return true;
 }
 
-/* A page; false when it can't be told what comes behind it. */
+/* Takes a page's items. False when nothing in it says where the next page begins. */
 static bool take_page(struct bucket *b) {
     size_t folder = strlen(b->folder);
     bool ours = false;
@@ -215,7 +215,8 @@ static void read_page(struct bucket *b) {
         else if (done && !take_page(b))
             buf_printf(b->err, "%s%s holds a thousand objects that are no anchors",
                        anchor_store_label(b->store), b->folder);
-        run(b, 0); /* what the page names borrows nothing, but its errors count here */
+        run(b,
+            0); /* fetches of this page's anchors may still fail, and that is this page's error */
         clear(&request, &url);
         buf_free(&marker);
         if (done) return;

@@ -3,7 +3,7 @@
  *     <topic>-<partition>.ndjson     that partition's entries as they were, one a line
  *     unnamed.ndjson                 ledger records whose key names no partition
  *     anchors/2026/01/31/...json     the anchors as they were, under the names that they have in
- *                                    the group's folder (".2" behind it: another version)
+ *                                    the group's folder (with ".2" added: another version)
  * The manifest is not signed: keep it where the ledger's writers can't change it, and a ledger that
  * was cut short can't hide that. One thread. */
 #ifndef RUNSINK_VERIFY_FILES_H

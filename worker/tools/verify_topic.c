@@ -62,8 +62,8 @@ static bool wait_for(const struct wait *w, const char *topic, int32_t partition)
         if (clock_ms(CLOCK_MONOTONIC) >= w->deadline_ms) break;
         if (!said)
             fprintf(stderr,
-                    "runsink verify: a transaction is open in %s/%d: waiting until what lies "
-                    "behind it can be read, %d s at most\n",
+                    "runsink verify: a transaction is open in %s/%d: waiting until what was "
+                    "written after it can be read, %d s at most\n",
                     topic, (int)partition, OPEN_MAX_MS / 1000);
         said = true;
         nanosleep(&pause, NULL); /* the broker tells nobody when it ends one */
@@ -117,7 +117,7 @@ static bool add_drained(rd_kafka_t *rk, const rd_kafka_topic_partition_list_t *l
         at = at < low ? low : at < high ? at : high;
         probes[n++] = (struct probe){.topic = p->topic, .partition = p->partition, .from = at};
     }
-    /* What lies ahead may be transactions' markers alone: then no record waits. */
+    /* What follows may be nothing but the markers of transactions: then no record waits. */
     if (ok) probe_partitions(rk, probes, n, TIMEOUT_MS);
     for (size_t i = 0; ok && i < n;) {
         const char *topic = probes[i].topic;

@@ -9,7 +9,7 @@
 #include "worker/tools/verify_report.h"
 
 /* Waits until what is in the source's ledger and retry topics now can be read: a worker that was
- * killed may have left a transaction open, and what others committed behind it stays hidden until
+ * killed may have left a transaction open, and what others committed after it stays hidden until
  * the broker ends it. One that stays open is a finding. To be called before verify_snapshot(). */
 bool verify_wait_visible(const struct config *, rd_kafka_t *, const struct topic_list *all,
                          const char *source, struct audit *, struct buf *err);
