@@ -35,22 +35,6 @@ static bool passes(rd_kafka_resp_err_t code) {
            code == RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
 }
 
-static void add_partitions(struct beginning *b, const struct topic *t) {
-    if (t && t->partitions)
-        rd_kafka_topic_partition_list_add_range(b->list, t->name, 0, t->partitions - 1);
-}
-
-static void list_partitions(struct beginning *b) {
-    char source[TOPIC_MAX + 1];
-    size_t base;
-    for (size_t i = 0; i < b->sources->n; i++) add_partitions(b, &b->sources->v[i]);
-    for (size_t i = 0; i < b->all->n; i++) {
-        if (topic_kind(b->all->v[i].name, &base) != TOPIC_RETRY) continue;
-        snprintf(source, sizeof source, "%.*s", (int)base, b->all->v[i].name);
-        if (topic_find(b->sources, source)) add_partitions(b, &b->all->v[i]);
-    }
-}
-
 static int ask_committed(struct beginning *b, bool *ret_begun) {
     const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
     rd_kafka_resp_err_t code;
@@ -174,8 +158,7 @@ int begin_group(const struct config *cfg, const struct topic_list *all,
     bool begun = false;
     b.rk = reader_consumer_raw(cfg, cfg->group, err);
     if (!b.rk) return EX_CONFIG;
-    b.list = rd_kafka_topic_partition_list_new(16);
-    list_partitions(&b);
+    b.list = topics_consumed(all, sources);
     int rc = b.list->cnt ? ask_committed(&b, &begun) : EX_OK;
     if (rc == EX_OK && !begun) {
         rd_kafka_t *rk = reader_consumer(cfg, cfg->group, err);

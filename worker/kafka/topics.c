@@ -36,6 +36,12 @@ enum topic_kind topic_kind(const char *name, size_t *ret_base) {
     return kind;
 }
 
+bool topic_is_of(const char *name, const char *source, enum topic_kind *ret_kind) {
+    size_t base;
+    *ret_kind = topic_kind(name, &base);
+    return base == strlen(source) && strncmp(name, source, base) == 0;
+}
+
 static bool join(char ret[TOPIC_MAX + 1], const char *source, const char *middle, const char *end) {
     int n = snprintf(ret, TOPIC_MAX + 1, "%s%s%s", source, middle, end);
     return n >= 0 && n <= TOPIC_MAX;
@@ -181,6 +187,32 @@ bool topics_resolve(const struct config *c, const struct topic_list *all, struct
     else
         *ret = l;
     return ok;
+}
+
+bool topics_choose(const struct config *c, const char *name, const struct topic_list *all,
+                   struct topic_list *ret, struct buf *err) {
+    if (!name) return topics_resolve(c, all, ret, err);
+    const struct topic *t = topic_find(all, name);
+    add(ret, name, t ? t->partitions : 0);
+    return true;
+}
+
+static void add_partitions(rd_kafka_topic_partition_list_t *l, const struct topic *t) {
+    if (t->partitions) rd_kafka_topic_partition_list_add_range(l, t->name, 0, t->partitions - 1);
+}
+
+rd_kafka_topic_partition_list_t *topics_consumed(const struct topic_list *all,
+                                                 const struct topic_list *sources) {
+    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(16);
+    char source[TOPIC_MAX + 1];
+    size_t base;
+    for (size_t i = 0; i < sources->n; i++) add_partitions(l, &sources->v[i]);
+    for (size_t i = 0; i < all->n; i++) {
+        if (topic_kind(all->v[i].name, &base) != TOPIC_RETRY) continue;
+        snprintf(source, sizeof source, "%.*s", (int)base, all->v[i].name);
+        if (topic_find(sources, source)) add_partitions(l, &all->v[i]);
+    }
+    return l;
 }
 
 bool topic_is_leftover(const struct config *c, const char *name) {

@@ -20,6 +20,9 @@ enum topic_kind { TOPIC_SOURCE, TOPIC_RETRY, TOPIC_DEAD, TOPIC_LEDGER };
  * the source topic's name within. */
 enum topic_kind topic_kind(const char *name, size_t *ret_base);
 
+/* Whether it is this source, or one of its own. */
+bool topic_is_of(const char *name, const char *source, enum topic_kind *ret_kind);
+
 /* False when the name would be too long for Kafka. fault is not FAULT_NONE. */
 bool topic_retry(const char *source, const char *delay, char ret[TOPIC_MAX + 1]);
 bool topic_dead(const char *source, enum fault fault, char ret[TOPIC_MAX + 1]);
@@ -49,6 +52,14 @@ bool topics_list(rd_kafka_t *, int timeout_ms, topics_stop_fn *, struct topic_li
  * list with 0 partitions. False when a named one is runsink's own. */
 bool topics_resolve(const struct config *, const struct topic_list *all, struct topic_list *ret,
                     struct buf *err);
+/* For commands: the one source that is named, be it there or not, or with name NULL those that
+ * topics_resolve() finds. */
+bool topics_choose(const struct config *, const char *name, const struct topic_list *all,
+                   struct topic_list *ret, struct buf *err);
+/* What a group reads of what is there: the sources' partitions and their retry topics'. The caller
+ * destroys the list. */
+rd_kafka_topic_partition_list_t *topics_consumed(const struct topic_list *all,
+                                                 const struct topic_list *sources);
 /* The retry topics to read: one for each delay of each source, be it there yet or not (then with
  * the partitions that it is made with), and those of delays that are not configured any more
  * (leftovers): what was parked in them waits for somebody to read it. Topics of the sources alone,

@@ -125,28 +125,9 @@ static bool try_reading(rd_kafka_t *rk, struct check_result *ret, struct buf *er
     return bad == 0;
 }
 
-static void add_partitions(rd_kafka_topic_partition_list_t *l, const struct topic *t) {
-    if (t && t->partitions)
-        rd_kafka_topic_partition_list_add_range(l, t->name, 0, t->partitions - 1);
-}
-
-/* What is consumed: the sources, and their retry topics as far as they are there. */
-static rd_kafka_topic_partition_list_t *consumed(const struct check_result *r) {
-    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(16);
-    size_t base;
-    char source[TOPIC_MAX + 1];
-    for (size_t i = 0; i < r->sources.n; i++) add_partitions(l, &r->sources.v[i]);
-    for (size_t i = 0; i < r->all.n; i++) {
-        if (topic_kind(r->all.v[i].name, &base) != TOPIC_RETRY) continue;
-        snprintf(source, sizeof source, "%.*s", (int)base, r->all.v[i].name);
-        if (topic_find(&r->sources, source)) add_partitions(l, &r->all.v[i]);
-    }
-    return l;
-}
-
 static bool ask_offsets(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *ret,
                         struct buf *err) {
-    rd_kafka_topic_partition_list_t *l = consumed(ret);
+    rd_kafka_topic_partition_list_t *l = topics_consumed(&ret->all, &ret->sources);
     rd_kafka_resp_err_t rc = l->cnt ? rd_kafka_committed(rk, l, TIMEOUT_MS) : 0;
     ret->partitions = xcalloc((size_t)l->cnt, sizeof *ret->partitions);
     for (int i = 0; !rc && i < l->cnt; i++) {
@@ -170,12 +151,10 @@ static void add_topic(struct topic_list *l, const struct topic *t) {
 /* The source and its own topics that are there, in the order of all, which is by name. */
 static struct topic_list family(const struct check_result *r, const struct topic *source) {
     struct topic_list l = {0};
-    size_t base, n = strlen(source->name);
     for (size_t i = 0; i < r->all.n; i++) {
         const struct topic *t = &r->all.v[i];
-        enum topic_kind kind = topic_kind(t->name, &base);
-        bool own = kind != TOPIC_SOURCE && base == n && strncmp(t->name, source->name, n) == 0;
-        if ((own && (kind != TOPIC_LEDGER || r->cfg->ledger)) || strcmp(t->name, source->name) == 0)
+        enum topic_kind kind;
+        if (topic_is_of(t->name, source->name, &kind) && (kind != TOPIC_LEDGER || r->cfg->ledger))
             add_topic(&l, t);
     }
     return l;

@@ -151,12 +151,11 @@ static rd_kafka_topic_partition_list_t *retry_partitions(const struct look *l) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(64);
     for (size_t i = 0; i < l->all->n; i++) {
         const struct topic *t = &l->all->v[i];
-        size_t base;
-        if (topic_kind(t->name, &base) == TOPIC_RETRY && base == strlen(l->source) &&
-            strncmp(t->name, l->source, base) == 0 && t->partitions) {
-            rd_kafka_topic_partition_list_add_range(list, t->name, 0, t->partitions - 1);
-            if (topic_is_leftover(l->cfg, t->name)) add_leftover(l->o, t->name);
-        }
+        enum topic_kind kind;
+        if (!topic_is_of(t->name, l->source, &kind) || kind != TOPIC_RETRY || !t->partitions)
+            continue;
+        rd_kafka_topic_partition_list_add_range(list, t->name, 0, t->partitions - 1);
+        if (topic_is_leftover(l->cfg, t->name)) add_leftover(l->o, t->name);
     }
     return list;
 }

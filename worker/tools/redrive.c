@@ -333,12 +333,7 @@ static bool find_topics(struct redrive *r, struct source *src) {
 static bool list_sources(struct redrive *r) {
     struct topic_list l = {0};
     if (!topics_list(r->rk, BROKER_TIMEOUT_MS, NULL, &r->all, &r->err)) return false;
-    if (r->topic) {
-        l.v = xcalloc(1, sizeof *l.v);
-        l.v[l.n++] = (struct topic){.name = xstrdup(r->topic)};
-    } else if (!topics_resolve(r->cfg, &r->all, &l, &r->err)) {
-        return false;
-    }
+    if (!topics_choose(r->cfg, r->topic, &r->all, &l, &r->err)) return false;
     r->sources = xcalloc(l.n, sizeof *r->sources);
     for (; r->n < l.n; r->n++) {
         struct source *src = &r->sources[r->n];

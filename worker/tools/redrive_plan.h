@@ -150,7 +150,7 @@ struct plan_rules {
 void plan_record(struct plan *, const struct plan_rules *, struct letter, const struct message *,
                  size_t key_len);
 void plan_take(struct plan *, const struct letter *, bool matches);
-void plan_finish(
-    struct plan *); /* sorts the rows, most first; batches that lack members are not sent */
+/* Sorts the rows, most first. Batches that lack members are not sent. */
+void plan_finish(struct plan *);
 
 #endif

@@ -349,15 +349,6 @@ static bool trace_source(struct trace *t, rd_kafka_t *rk, const struct topic_lis
     return true;
 }
 
-static bool sources(struct trace *t, const struct topic_list *all, struct topic_list *ret) {
-    if (!t->topic) return topics_resolve(t->cfg, all, ret, &t->err);
-    const struct topic *named = topic_find(all, t->topic);
-    ret->v = xcalloc(1, sizeof *ret->v);
-    ret->v[0] = (struct topic){xstrdup(t->topic), named ? named->partitions : 0};
-    ret->n = 1;
-    return true;
-}
-
 static int trace_topics(struct trace *t) {
     struct topic_list all = {0}, list = {0};
     size_t found = 0;
@@ -366,7 +357,7 @@ static int trace_topics(struct trace *t) {
     if (!rk) return fail(t, EX_CONFIG);
     if (!topics_list(rk, BROKER_TIMEOUT_MS, NULL, &all, &t->err))
         rc = fail(t, EX_UNAVAILABLE);
-    else if (!sources(t, &all, &list))
+    else if (!topics_choose(t->cfg, t->topic, &all, &list, &t->err))
         rc = fail(t, EX_CONFIG);
     for (size_t i = 0; rc == EX_OK && i < list.n; i++)
         if (list.v[i].partitions && !trace_source(t, rk, &all, &list.v[i], &found))

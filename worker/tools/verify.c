@@ -186,15 +186,6 @@ static int verify_source(struct verify *v, rd_kafka_t *rk, rd_kafka_t *lookup,
     return rc;
 }
 
-/* The one that was named, or the configured ones. */
-static bool sources(struct verify *v, const struct topic_list *all, struct topic_list *ret) {
-    if (!v->target) return topics_resolve(v->cfg, all, ret, &v->err);
-    ret->v = xcalloc(1, sizeof *ret->v);
-    ret->v[0] = (struct topic){.name = xstrdup(v->target)};
-    ret->n = 1;
-    return true;
-}
-
 static int verify_topics(struct verify *v) {
     struct topic_list all = {0}, list = {0};
     rd_kafka_t *lookup = NULL;
@@ -205,7 +196,7 @@ static int verify_topics(struct verify *v) {
         rc = fail(v, EX_CONFIG);
     else if (!topics_list(rk, BROKER_TIMEOUT_MS, NULL, &all, &v->err))
         rc = fail(v, EX_UNAVAILABLE);
-    else if (!sources(v, &all, &list))
+    else if (!topics_choose(v->cfg, v->target, &all, &list, &v->err))
         rc = fail(v, EX_CONFIG);
     else if (list.n == 0)
         rc = command_usage("verify", "name a topic, or configure `topics`");

@@ -215,8 +215,7 @@ static void read_page(struct bucket *b) {
         else if (done && !take_page(b))
             buf_printf(b->err, "%s%s holds a thousand objects that are no anchors",
                        anchor_store_label(b->store), b->folder);
-        run(b,
-            0); /* fetches of this page's anchors may still fail, and that is this page's error */
+        run(b, 0); /* the fetches of this page's anchors: what fails there is told here */
         clear(&request, &url);
         buf_free(&marker);
         if (done) return;

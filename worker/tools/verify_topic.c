@@ -15,11 +15,8 @@
 /* A transaction's end reaches the ledger's partition a moment after the group's offsets. */
 #define LINGER_MS 10000
 
-/* Whether the topic is the source, or one of its own. */
 static bool belongs(const struct topic *t, const char *source, enum topic_kind *ret_kind) {
-    size_t base;
-    *ret_kind = topic_kind(t->name, &base);
-    return t->partitions > 0 && base == strlen(source) && strncmp(t->name, source, base) == 0;
+    return topic_is_of(t->name, source, ret_kind) && t->partitions > 0;
 }
 
 static bool end_of(rd_kafka_t *rk, const char *topic, int32_t partition, int64_t *ret_low,
