@@ -13,6 +13,9 @@ struct enc {
 };
 
 #define LIT(e, literal) enc_add((e), "" literal, sizeof(literal) - 1)
+/* A member, with the comma before or after it; enc is one of the functions below. */
+#define NEXT(e, name, enc, value) (LIT(e, ",\"" name "\":"), enc((e), (value)))
+#define LEAD(e, name, enc, value) (LIT(e, "\"" name "\":"), enc((e), (value)), LIT(e, ","))
 
 static inline void enc_add(struct enc *e, const char *p, size_t n) {
     e->ok = e->ok && buf_add(e->b, p, n);
@@ -172,22 +175,11 @@ static void enc_offsets(struct enc *e, const struct ledger_item *const *items, s
 static void enc_delivered_item(struct enc *e, const struct ledger_item *const *item) {
     const struct ledger_item *it = *item;
     LIT(e, "{");
-    if (it->key) {
-        LIT(e, "\"key\":");
-        enc_text(e, it->key);
-        LIT(e, ",");
-    }
-    if (it->status) {
-        LIT(e, "\"status\":");
-        enc_int(e, it->status);
-        LIT(e, ",");
-    }
+    if (it->key) LEAD(e, "key", enc_text, it->key);
+    if (it->status) LEAD(e, "status", enc_int, it->status);
     if (it->sha256) {
-        LIT(e, "\"sha256\":");
-        enc_hex(e, it->sha256);
-        LIT(e, ",\"size\":");
-        enc_uint(e, it->size);
-        LIT(e, ",");
+        LEAD(e, "sha256", enc_hex, it->sha256);
+        LEAD(e, "size", enc_uint, it->size);
     }
     enc_offsets(e, item, 1);
 }
@@ -202,45 +194,28 @@ static void enc_delivered(struct enc *e, const struct ledger_item *const *items,
         if (before && !same_dest) LIT(e, "]},");
         if (!same_dest) {
             LIT(e, "{");
-            if (it->dest) {
-                LIT(e, "\"to\":");
-                enc_text(e, it->dest);
-                LIT(e, ",");
-            }
+            if (it->dest) LEAD(e, "to", enc_text, it->dest);
+        } else if (same_list) {
+            LIT(e, ",");
         } else {
-            if (same_list)
-                LIT(e, ",");
-            else
-                LIT(e, "],");
+            LIT(e, "],");
         }
-        if (!same_list) {
-            if (it->key)
-                LIT(e, "\"objects\":[");
-            else
-                LIT(e, "\"requests\":[");
-        }
+        if (!same_list && it->key)
+            LIT(e, "\"objects\":[");
+        else if (!same_list)
+            LIT(e, "\"requests\":[");
         enc_delivered_item(e, &items[i]);
     }
     LIT(e, "]}");
 }
 
-/* "name":"text", and nothing where there is no text. */
-static void enc_member(struct enc *e, const char *name, const char *text) {
-    if (!text) return;
-    LIT(e, "\"");
-    enc_add(e, name, strlen(name));
-    LIT(e, "\":");
-    enc_text(e, text);
-    LIT(e, ",");
-}
-
 static void enc_reason(struct enc *e, const struct ledger_item *it) {
     LIT(e, "{");
-    enc_member(e, "to", it->dest);
-    enc_member(e, "tier", it->tier);
-    enc_member(e, "fault", it->fault == FAULT_NONE ? NULL : fault_name(it->fault));
-    enc_member(e, "why", it->why);
-    enc_member(e, "who", it->who);
+    if (it->dest) LEAD(e, "to", enc_text, it->dest);
+    if (it->tier) LEAD(e, "tier", enc_text, it->tier);
+    if (it->fault != FAULT_NONE) LEAD(e, "fault", enc_text, fault_name(it->fault));
+    if (it->why) LEAD(e, "why", enc_text, it->why);
+    if (it->who) LEAD(e, "who", enc_text, it->who);
 }
 
 static void enc_reasons(struct enc *e, const struct ledger_item *const *items, size_t n) {
@@ -269,24 +244,17 @@ static void enc_outcomes(struct enc *e, const struct ledger_item *const *items, 
 }
 
 static void enc_head(struct enc *e, const struct ledger_window *w) {
-    LIT(e, "{\"v\":1,\"group\":");
-    enc_text(e, w->group);
-    LIT(e, ",\"seq\":");
-    enc_uint(e, w->seq);
-    LIT(e, ",\"topic\":");
-    enc_text(e, w->topic);
-    LIT(e, ",\"partition\":");
-    enc_int(e, w->partition);
-    LIT(e, ",\"first\":");
-    enc_int(e, w->first);
-    LIT(e, ",\"next\":");
-    enc_int(e, w->next);
-    LIT(e, ",\"opened\":");
-    enc_int(e, w->opened_ms);
-    LIT(e, ",\"settled\":");
-    enc_int(e, w->settled_ms);
-    LIT(e, ",\"version\":\"" RUNSINK_VERSION "\",\"prev\":");
-    enc_hex(e, w->prev);
+    LIT(e, "{\"v\":1");
+    NEXT(e, "group", enc_text, w->group);
+    NEXT(e, "seq", enc_uint, w->seq);
+    NEXT(e, "topic", enc_text, w->topic);
+    NEXT(e, "partition", enc_int, w->partition);
+    NEXT(e, "first", enc_int, w->first);
+    NEXT(e, "next", enc_int, w->next);
+    NEXT(e, "opened", enc_int, w->opened_ms);
+    NEXT(e, "settled", enc_int, w->settled_ms);
+    LIT(e, ",\"version\":\"" RUNSINK_VERSION "\"");
+    NEXT(e, "prev", enc_hex, w->prev);
 }
 
 static void enc_lost(struct enc *e, const struct ledger_window *w) {
@@ -294,11 +262,6 @@ static void enc_lost(struct enc *e, const struct ledger_window *w) {
     LIT(e, ",\"lost\":[");
     ranges_flush(e, &r);
     LIT(e, "]");
-}
-
-static void enc_anew(struct enc *e, const struct ledger_window *w) {
-    LIT(e, ",\"anew\":");
-    enc_int(e, w->before);
 }
 
 static void enc_items(struct enc *e, const struct ledger_window *w) {
@@ -316,8 +279,7 @@ static void enc_tail(struct enc *e, size_t start, const struct ledger_signer *si
                      uint8_t hash[SHA256_LEN]) {
     if (!e->ok) return;
     sha256(e->b->p + start, e->b->n - start, hash);
-    LIT(e, ",\"hash\":");
-    enc_hex(e, hash);
+    NEXT(e, "hash", enc_hex, hash);
     if (signer) {
         uint8_t sig[LEDGER_SIG_LEN];
         ledger_sign(signer, hash, SHA256_LEN, sig);
@@ -343,7 +305,7 @@ bool ledger_encode(const struct ledger_window *w, const struct ledger_signer *si
         LIT(&e, ",\"rotate\":");
         enc_add(&e, rotation, strlen(rotation));
     }
-    if (w->anew) enc_anew(&e, w);
+    if (w->anew) NEXT(&e, "anew", enc_int, w->before);
     if (w->lost) enc_lost(&e, w);
     enc_items(&e, w);
     enc_tail(&e, start, signer, hash);
