@@ -233,7 +233,11 @@ class Redrive(rig.Case):
         groups = [group for record in self.kafka.consume(self.topic + ".ledger")
                   for group in json.loads(record.value).get("discarded", [])]
         self.assertEqual({("ada", 'no JSON: "producer" was broken')}, {(g["who"], g["why"]) for g in groups})
-        self.assertIn("discarded", rig.runsink("trace", "run-1", "--config", self.config()).stdout.decode())
+        story = json.loads(rig.runsink("trace", "--json", "run-1", "--config", self.config()).stdout)["outcomes"]
+        self.assertEqual(["dead", "discarded"], [told["outcome"] for told in story[-2:]])
+        self.assertEqual(("ada", 'no JSON: "producer" was broken'), (story[-1]["who"], story[-1]["why"]))
+        self.assertRegex(rig.runsink("trace", "run-1", "--config", self.config()).stdout.decode(),
+                         r" discarded to webhook://\S+ by ada: no JSON: .*\n$")
         # The others go back, and those that were closed don't go with them.
         before = len(self.retried())
         self.receiver.play("/hook", 200)
@@ -246,6 +250,13 @@ class Redrive(rig.Case):
         self.verify("--export", folder)
         done = subprocess.run([sys.executable, Path(__file__).with_name("ledger_verifier.py"), folder], capture_output=True)
         self.assertEqual(b"sound\n", done.stdout)
+
+    def test_other_groups(self):
+        """letters of another group that reads the topic are counted as its own, and stay"""
+        self.broken(4)
+        answer = self.redrive("--yes", settings={**self.base, "group": self.group + "-other"})["topics"][0]
+        self.assertEqual((0, 4, 0), (answer["selected"], answer["other_groups"], answer["sent"]))
+        self.assertEqual(4, self.redrive("--dry-run")["topics"][0]["selected"])
 
     def test_discard_batch(self):
         """of a batch exactly what is selected is closed; what is left goes back as new events"""
