@@ -181,10 +181,10 @@ static void test_plan(void **state) {
     for (int64_t i = 0; i < 6; i++) assert_int_equal(selected(&p, i), i != 1);
     assert_true(spans_has(&p.selected[FAULT_SYSTEM][1], 4));
     assert_int_equal(p.n_rows, 3);
-    assert_string_equal(p.rows[0].reason, "timeout");
-    assert_int_equal(p.rows[0].n, 3);
-    assert_int_equal(p.rows[1].n, 2);
-    assert_int_equal(p.rows[2].fault, FAULT_SYSTEM);
+    assert_string_equal(p.rows[0]->reason, "timeout");
+    assert_int_equal(p.rows[0]->n, 3);
+    assert_int_equal(p.rows[1]->n, 2);
+    assert_int_equal(p.rows[2]->fault, FAULT_SYSTEM);
     assert_int_equal(p.passed_by, 1);
     plan_free(&p);
 }
@@ -224,7 +224,7 @@ static void test_plan_batches(void **state) {
     assert_int_equal(p.along, 4);
     assert_int_equal(p.incomplete, 0);
     assert_int_equal(p.n_rows, 1);
-    assert_string_equal(p.rows[0].destination, "s3://a");
+    assert_string_equal(p.rows[0]->destination, "s3://a");
     plan_free(&p);
 }
 

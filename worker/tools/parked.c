@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sysexits.h>
 
+#include "worker/base/table.h"
 #include "worker/tools/redrive_plan.h"
 
 #define RECORDS_MAX 100000
@@ -29,9 +30,9 @@ struct look {
     struct overview *o;
     struct buf *err;
     const char *source; /* at hand */
-    uint64_t *hashes;   /* of the rows at hand: open addressing, with the row's number + 1 behind */
-    size_t n_hashes;
-    uint64_t read; /* records, in all */
+    struct table index; /* of the rows at hand, by their hashes alone */
+    struct arena arena; /* of its nodes */
+    uint64_t read;      /* records, in all */
     struct fallen *fallen;
     size_t n_fallen, cap_fallen;
     struct chains *chains;
@@ -39,23 +40,25 @@ struct look {
 
 /* ---- rows ---- */
 
-#define INDEX ((size_t)4 * ROWS_MAX)
+struct row_node {
+    struct table_node node;
+    size_t number;
+};
 
 /* The row's number, or that of a new one, or of the one that takes what does not fit. */
 static size_t row_number(struct look *l, uint64_t hash, size_t n) {
-    if (!l->hashes) l->hashes = xcalloc(INDEX, 2 * sizeof *l->hashes);
-    size_t i = (size_t)hash % INDEX;
-    for (; l->hashes[2 * i + 1]; i = (i + 1) % INDEX)
-        if (l->hashes[2 * i] == hash) return (size_t)l->hashes[2 * i + 1] - 1;
+    struct table_node *found = table_first(&l->index, hash);
+    if (found) return TABLE_ENTRY(found, struct row_node, node)->number;
     if (n > ROWS_MAX) return ROWS_MAX;
-    l->hashes[2 * i] = hash;
-    l->hashes[2 * i + 1] = n + 1;
+    struct row_node *fresh = arena_alloc(&l->arena, sizeof *fresh);
+    fresh->number = n;
+    table_add(&l->index, &fresh->node, hash);
     return n;
 }
 
 static void forget_rows(struct look *l) {
-    free(l->hashes);
-    l->hashes = NULL;
+    table_free(&l->index);
+    arena_free(&l->arena);
 }
 
 static uint64_t hash_of(const struct look *l, int fault, struct str text) {

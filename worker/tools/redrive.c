@@ -54,7 +54,7 @@ static void print_rows(FILE *f, const struct source *src) {
     const struct plan *p = &src->plan;
     uint64_t more = p->other;
     for (size_t i = 0; i < p->n_rows; i++) {
-        const struct plan_row *r = &p->rows[i];
+        const struct plan_row *r = p->rows[i];
         if (i >= ROWS_SHOWN)
             more += r->n;
         else
@@ -187,7 +187,7 @@ static void put_source(struct buf *b, const struct source *src) {
                discard ? 0 : src->sending.sent, discard ? src->sending.sent : 0,
                src->sending.transactions, src->sending.elsewhere, p->other);
     for (size_t i = 0; i < p->n_rows; i++) {
-        const struct plan_row *r = &p->rows[i];
+        const struct plan_row *r = p->rows[i];
         buf_printf(b, "%s{\"fault\":\"%s\",", i ? "," : "", fault_name(r->fault));
         put_text(b, "reason", r->reason);
         buf_putc(b, ',');

@@ -99,7 +99,7 @@ struct chain {
 };
 
 struct gone {
-    uint64_t hash;   /* 0: free */
+    struct table_node node;
     int64_t died_ms; /* no later */
     enum letter_state state;
 };
@@ -110,10 +110,10 @@ struct chains {
     struct chain *v[FAULTS];
     int n[FAULTS];
     const char *group;
-    /* What is open no more. Open addressing, at most half full. That any two letters of ten million
-     * have the same hash is less likely than one in a hundred thousand. */
-    struct gone *set;
-    size_t n_set, cap_set;
+    /* What is open no more, by its hash alone: that any two letters of ten million have the same
+     * is less likely than one in a hundred thousand. */
+    struct table gone;
+    struct arena arena; /* of these */
 };
 
 struct chains *chains_new(const char *source, const char *group, const int partitions[FAULTS]) {
@@ -134,46 +134,38 @@ void chains_free(struct chains *c) {
         for (int i = 0; i < c->n[f]; i++) spans_free(&c->v[f][i].seqs);
         free(c->v[f]);
     }
-    free(c->set);
+    table_free(&c->gone);
+    arena_free(&c->arena);
     free(c);
 }
 
 static uint64_t fingerprint(int fault, int32_t partition, int64_t offset, int32_t from_partition,
                             int64_t from_offset) {
     int64_t parts[5] = {fault, partition, offset, from_partition, from_offset};
-    uint64_t h = keyed_hash(parts, sizeof parts);
-    return h ? h : 1;
+    return keyed_hash(parts, sizeof parts);
 }
 
-static struct gone *gone_at(struct gone *set, size_t cap, uint64_t hash) {
-    size_t i = (size_t)hash & (cap - 1);
-    while (set[i].hash && set[i].hash != hash) i = (i + 1) & (cap - 1);
-    return &set[i];
+static struct gone *gone_at(const struct chains *c, uint64_t hash) {
+    struct table_node *n = table_first(&c->gone, hash);
+    return n ? TABLE_ENTRY(n, struct gone, node) : NULL;
 }
 
 static void remember(struct chains *c, uint64_t hash, int64_t died_ms, enum letter_state state) {
-    if (c->n_set * 2 >= c->cap_set) {
-        size_t cap = c->cap_set ? c->cap_set * 2 : 1024;
-        struct gone *bigger = xcalloc(cap, sizeof *bigger);
-        for (size_t i = 0; i < c->cap_set; i++)
-            if (c->set[i].hash) *gone_at(bigger, cap, c->set[i].hash) = c->set[i];
-        free(c->set);
-        c->set = bigger;
-        c->cap_set = cap;
+    struct gone *g = gone_at(c, hash);
+    if (!g) {
+        g = arena_alloc(&c->arena, sizeof *g);
+        *g = (struct gone){.died_ms = 0};
+        table_add(&c->gone, &g->node, hash);
     }
-    struct gone *g = gone_at(c->set, c->cap_set, hash);
-    c->n_set += g->hash == 0;
-    g->hash = hash;
     g->state = state;
     if (died_ms > g->died_ms) g->died_ms = died_ms;
 }
 
 enum letter_state chains_state(const struct chains *c, const struct letter *l) {
-    if (!c->n_set) return LETTER_OPEN;
     uint64_t hash = fingerprint((int)l->fault, l->partition, l->offset, l->past.origin.partition,
                                 l->past.origin.offset);
-    const struct gone *g = gone_at(c->set, c->cap_set, hash);
-    return g->hash && l->past.died_ms <= g->died_ms ? g->state : LETTER_OPEN;
+    const struct gone *g = gone_at(c, hash);
+    return g && l->past.died_ms <= g->died_ms ? g->state : LETTER_OPEN;
 }
 
 /* Offsets and origins are two lists of ranges with as many numbers; they are walked side by side.
@@ -297,20 +289,6 @@ void chains_advance(struct chains *c, enum fault fault, int32_t partition,
 
 /* ---- batches ---- */
 
-static void enlarge(struct gatherings *g) {
-    struct gatherings bigger = {.n = g->n, .cap = g->cap ? g->cap * 2 : 256};
-    bigger.buckets = xcalloc(bigger.cap, sizeof(struct gathering *));
-    for (size_t i = 0; i < g->cap; i++)
-        for (struct gathering *b = g->buckets[i], *next; b; b = next) {
-            next = b->next;
-            struct gathering **to = &bigger.buckets[b->hash & (bigger.cap - 1)];
-            b->next = *to;
-            *to = b;
-        }
-    free(g->buckets);
-    *g = bigger;
-}
-
 /* Destinations of one window may use the same key, each in a bucket of its own. */
 static char *batch_id(const struct letter *l) {
     size_t n = strlen(l->past.batch_key) + strlen(l->past.destination) + 64;
@@ -321,91 +299,67 @@ static char *batch_id(const struct letter *l) {
 }
 
 struct gathering *gather(struct gatherings *g, const struct letter *l) {
-    if (g->n >= g->cap) enlarge(g);
     char *id = batch_id(l);
     uint64_t hash = keyed_hash(id, strlen(id));
-    struct gathering **bucket = &g->buckets[hash & (g->cap - 1)];
-    for (struct gathering *b = *bucket; b; b = b->next) {
-        if (b->hash != hash || strcmp(b->id, id) != 0) continue;
+    for (struct table_node *n = table_first(&g->index, hash); n; n = table_next(n)) {
+        struct gathering *b = TABLE_ENTRY(n, struct gathering, node);
+        if (strcmp(b->id, id) != 0) continue;
         free(id);
         return b;
     }
     struct gathering *b = xcalloc(1, sizeof *b);
-    *b = (struct gathering){
-        .hash = hash, .id = id, .count = l->past.batch_count, .first = *l, .next = *bucket};
-    *bucket = b;
-    g->n++;
+    *b = (struct gathering){.id = id, .count = l->past.batch_count, .first = *l};
+    table_add(&g->index, &b->node, hash);
+    LIST_INSERT_HEAD(&g->all, b, all);
     return b;
 }
 
-static void gathering_free(struct gathering *b) {
+void gather_drop(struct gatherings *g, struct gathering *b) {
+    table_remove(&g->index, &b->node);
+    LIST_REMOVE(b, all);
     spans_free(&b->offsets);
     free(b->members);
     free(b->id);
     free(b);
 }
 
-void gather_drop(struct gatherings *g, struct gathering *b) {
-    struct gathering **at = &g->buckets[b->hash & (g->cap - 1)];
-    while (*at != b) at = &(*at)->next;
-    *at = b->next;
-    g->n--;
-    gathering_free(b);
-}
-
 void gatherings_free(struct gatherings *g) {
-    for (size_t i = 0; i < g->cap; i++)
-        while (g->buckets[i]) gather_drop(g, g->buckets[i]);
-    free(g->buckets);
-    *g = (struct gatherings){0};
+    while (!LIST_EMPTY(&g->all)) gather_drop(g, LIST_FIRST(&g->all));
+    table_free(&g->index);
 }
 
 /* ---- rows ---- */
 
-static uint64_t row_hash(enum fault fault, const char *reason, const char *destination) {
-    uint64_t parts[3] = {(uint64_t)fault, keyed_hash(reason, strlen(reason)),
-                         keyed_hash(destination, strlen(destination))};
+static uint64_t row_hash(const struct letter *l) {
+    uint64_t parts[3] = {(uint64_t)l->fault, keyed_hash(l->past.why, strlen(l->past.why)),
+                         keyed_hash(l->past.destination, strlen(l->past.destination))};
     return keyed_hash(parts, sizeof parts);
 }
 
-static size_t row_at(const struct plan *p, enum fault fault, const char *reason,
-                     const char *destination) {
-    size_t i = (size_t)row_hash(fault, reason, destination) & (p->cap_index - 1);
-    for (; p->index[i]; i = (i + 1) & (p->cap_index - 1)) {
-        const struct plan_row *r = &p->rows[p->index[i] - 1];
-        if (r->fault == fault && strcmp(r->reason, reason) == 0 &&
-            strcmp(r->destination, destination) == 0)
-            break;
+/* NULL: there are too many. */
+static struct plan_row *row_of(struct plan *p, const struct letter *l) {
+    uint64_t hash = row_hash(l);
+    for (struct table_node *n = table_first(&p->index, hash); n; n = table_next(n)) {
+        struct plan_row *r = TABLE_ENTRY(n, struct plan_row, node);
+        if (r->fault == l->fault && strcmp(r->reason, l->past.why) == 0 &&
+            strcmp(r->destination, l->past.destination) == 0)
+            return r;
     }
-    return i;
-}
-
-static void rows_enlarge(struct plan *p) {
-    p->cap_rows = p->cap_rows ? p->cap_rows * 2 : 32;
-    p->rows = xrealloc(p->rows, p->cap_rows * sizeof *p->rows);
-    free(p->index);
-    p->cap_index = p->cap_rows * 2;
-    p->index = xcalloc(p->cap_index, sizeof *p->index);
-    for (size_t i = 0; i < p->n_rows; i++) {
-        const struct plan_row *r = &p->rows[i];
-        p->index[row_at(p, r->fault, r->reason, r->destination)] = (uint32_t)i + 1;
-    }
+    if (p->n_rows == PLAN_ROWS_MAX) return NULL;
+    struct plan_row *r = xcalloc(1, sizeof *r);
+    r->fault = l->fault;
+    memcpy(r->reason, l->past.why, sizeof r->reason);
+    memcpy(r->destination, l->past.destination, sizeof r->destination);
+    if ((p->n_rows & (p->n_rows - 1)) == 0) /* full at each power of two */
+        p->rows = xrealloc(p->rows, (p->n_rows ? 2 * p->n_rows : 1) * sizeof r);
+    p->rows[p->n_rows++] = r;
+    table_add(&p->index, &r->node, hash);
+    return r;
 }
 
 static void count_row(struct plan *p, const struct letter *l, uint64_t n) {
-    if (p->n_rows == p->cap_rows) rows_enlarge(p);
-    size_t at = row_at(p, l->fault, l->past.why, l->past.destination);
-    if (p->index[at]) {
-        p->rows[p->index[at] - 1].n += n;
-    } else if (p->n_rows == PLAN_ROWS_MAX) {
-        p->other += n;
-    } else {
-        struct plan_row *r = &p->rows[p->n_rows++];
-        *r = (struct plan_row){.fault = l->fault, .n = n};
-        memcpy(r->reason, l->past.why, sizeof r->reason);
-        memcpy(r->destination, l->past.destination, sizeof r->destination);
-        p->index[at] = (uint32_t)p->n_rows;
-    }
+    struct plan_row *r = row_of(p, l);
+    *(r ? &r->n : &p->other) += n;
 }
 
 /* ---- the plan ---- */
@@ -424,8 +378,9 @@ void plan_free(struct plan *p) {
         free(p->selected[f]);
     }
     gatherings_free(&p->open);
+    for (size_t i = 0; i < p->n_rows; i++) free(p->rows[i]);
     free(p->rows);
-    free(p->index);
+    table_free(&p->index);
     *p = (struct plan){0};
 }
 
@@ -496,7 +451,7 @@ void plan_record(struct plan *p, const struct plan_rules *rules, struct letter l
 }
 
 static int compare_rows(const void *a, const void *b) {
-    const struct plan_row *x = a, *y = b;
+    const struct plan_row *x = *(struct plan_row *const *)a, *y = *(struct plan_row *const *)b;
     if (x->fault != y->fault) return x->fault < y->fault ? -1 : 1;
     if (x->n != y->n) return x->n > y->n ? -1 : 1;
     int d = strcmp(x->reason, y->reason);
@@ -504,15 +459,13 @@ static int compare_rows(const void *a, const void *b) {
 }
 
 void plan_finish(struct plan *p) {
-    for (size_t i = 0; i < p->open.cap; i++)
-        for (const struct gathering *b = p->open.buckets[i]; b; b = b->next) {
-            if (b->matched && p->way == PLAN_ORIGIN)
-                take_batch(p, b, &b->first);
-            else if (b->matched)
-                p->incomplete += b->n;
-        }
+    const struct gathering *b;
+    LIST_FOREACH(b, &p->open.all, all) {
+        if (b->matched && p->way == PLAN_ORIGIN)
+            take_batch(p, b, &b->first);
+        else if (b->matched)
+            p->incomplete += b->n;
+    }
     gatherings_free(&p->open);
-    free(p->index);
-    p->index = NULL;
     if (p->n_rows) qsort(p->rows, p->n_rows, sizeof *p->rows, compare_rows);
 }

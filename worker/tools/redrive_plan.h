@@ -3,6 +3,9 @@
 #ifndef RUNSINK_REDRIVE_PLAN_H
 #define RUNSINK_REDRIVE_PLAN_H
 
+#include <sys/queue.h>
+
+#include "worker/base/table.h"
 #include "worker/kafka/retry.h"
 #include "worker/ledger/entry.h"
 #include "worker/tools/spans.h"
@@ -70,18 +73,18 @@ bool glob_matches(const char *pattern, const char *text);
 
 /* Batches whose members come one by one, until each is whole. */
 struct gathering {
-    uint64_t hash;
+    struct table_node node;
+    LIST_ENTRY(gathering) all;
     char *id;
     uint32_t count, n; /* members expected, come */
     uint64_t matched;  /* of them, by the filter */
     struct letter first;
     struct spans offsets;
     void **members; /* as they came; what they are is the caller's business */
-    struct gathering *next;
 };
 struct gatherings {
-    struct gathering **buckets;
-    size_t n, cap;
+    struct table index;
+    LIST_HEAD(, gathering) all;
 };
 /* The letter's batch, a fresh one when it is the first. */
 struct gathering *gather(struct gatherings *, const struct letter *);
@@ -92,6 +95,7 @@ static inline bool letter_in_batch(const struct letter *l) {
 }
 
 struct plan_row {
+    struct table_node node;
     enum fault fault;
     char reason[sizeof((struct retry *)0)->why];
     char destination[DESTINATION_MAX];
@@ -127,11 +131,10 @@ struct plan {
     const char *last_problem;
     enum plan_way way;
     struct gatherings open;
-    struct plan_row *rows;
-    size_t n_rows, cap_rows;
-    uint32_t *index; /* of rows: open addressing, number + 1 */
-    size_t cap_index;
-    uint64_t other; /* selected, beyond PLAN_ROWS_MAX rows */
+    struct plan_row **rows;
+    size_t n_rows;
+    struct table index; /* of rows */
+    uint64_t other;     /* selected, beyond PLAN_ROWS_MAX rows */
     /* Open ones that the filter does not select, for who mistyped it: the first reasons met. */
     struct plan_reason passed[PLAN_REASONS_MAX];
     size_t n_passed;

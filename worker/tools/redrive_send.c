@@ -389,9 +389,9 @@ enum send_end redrive_send(struct sending *in, struct buf *err) {
     s.end = take_over(&s);
     if (s.end == SEND_DONE) send_all(&s);
     forget(&s);
-    for (size_t i = 0; i < s.open.cap; i++)
-        for (struct gathering *b = s.open.buckets[i]; b; b = b->next)
-            for (uint32_t k = 0; k < b->n; k++) rd_kafka_message_destroy(b->members[k]);
+    const struct gathering *b;
+    LIST_FOREACH(b, &s.open.all, all)
+    for (uint32_t k = 0; k < b->n; k++) rd_kafka_message_destroy(b->members[k]);
     gatherings_free(&s.open);
     free(s.v);
     txn_producer_free(s.producer);

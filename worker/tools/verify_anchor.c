@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "worker/base/table.h"
 #include "worker/kafka/topics.h"
 
 #define SOURCES_MAX 1000000
@@ -40,6 +41,7 @@ struct mark {
 
 /* A partition that anchors name. */
 struct spot {
+    struct table_node node;
     char *topic;
     int32_t partition;
     struct mark *marks; /* ascending by seq and hash, once sorted */
@@ -58,10 +60,9 @@ struct anchored {
     size_t n_keys;
     struct source *sources;
     size_t n_sources, cap_sources;
-    struct spot *spots;
+    struct spot **spots;
     size_t n_spots, cap_spots;
-    uint32_t *index; /* open addressing, place in spots + 1; cap_index a power of two */
-    size_t cap_index;
+    struct table index; /* of spots */
     size_t n_marks;
     bool sorted, full;
     struct arena arena; /* of the anchor at hand */
@@ -85,12 +86,13 @@ void anchored_free(struct anchored *x) {
         free(x->sources[i].late);
     }
     for (size_t i = 0; i < x->n_spots; i++) {
-        free(x->spots[i].topic);
-        free(x->spots[i].marks);
+        free(x->spots[i]->topic);
+        free(x->spots[i]->marks);
+        free(x->spots[i]);
     }
     free(x->sources);
     free(x->spots);
-    free(x->index);
+    table_free(&x->index);
     arena_free(&x->arena);
     free(x);
 }
@@ -150,34 +152,20 @@ static void *grow(void *array, size_t n, size_t *cap, size_t size) {
     return xrealloc(array, *cap * size);
 }
 
-static size_t slot_of(const struct anchored *x, struct str topic, int32_t partition) {
-    size_t i = (size_t)keyed_hash_numbered(topic, partition) & (x->cap_index - 1);
-    for (; x->index[i]; i = (i + 1) & (x->cap_index - 1)) {
-        const struct spot *s = &x->spots[x->index[i] - 1];
-        if (s->partition == partition && str_is(topic, s->topic)) break;
-    }
-    return i;
-}
-
-static void enlarge_index(struct anchored *x) {
-    free(x->index);
-    x->cap_index = x->cap_index ? 2 * x->cap_index : 64;
-    x->index = xcalloc(x->cap_index, sizeof *x->index);
-    for (size_t i = 0; i < x->n_spots; i++)
-        x->index[slot_of(x, str_c(x->spots[i].topic), x->spots[i].partition)] = (uint32_t)i + 1;
-}
-
 static struct spot *spot_of(struct anchored *x, struct str topic, int32_t partition, bool make) {
-    if (make && x->n_spots * 2 >= x->cap_index) enlarge_index(x);
-    if (!x->cap_index) return NULL;
-    size_t slot = slot_of(x, topic, partition);
-    if (x->index[slot]) return &x->spots[x->index[slot] - 1];
+    uint64_t hash = keyed_hash_numbered(topic, partition);
+    for (struct table_node *n = table_first(&x->index, hash); n; n = table_next(n)) {
+        struct spot *s = TABLE_ENTRY(n, struct spot, node);
+        if (s->partition == partition && str_is(topic, s->topic)) return s;
+    }
     if (!make) return NULL;
-    x->spots = grow(x->spots, x->n_spots, &x->cap_spots, sizeof *x->spots);
-    x->spots[x->n_spots++] =
-        (struct spot){.topic = xstrndup(topic.p, topic.n), .partition = partition};
-    x->index[slot] = (uint32_t)x->n_spots;
-    return &x->spots[x->n_spots - 1];
+    struct spot *s = xcalloc(1, sizeof *s);
+    s->topic = xstrndup(topic.p, topic.n);
+    s->partition = partition;
+    x->spots = grow(x->spots, x->n_spots, &x->cap_spots, sizeof s);
+    x->spots[x->n_spots++] = s;
+    table_add(&x->index, &s->node, hash);
+    return s;
 }
 
 /* Whether the topic is the source or one of its retry topics. */
@@ -286,7 +274,7 @@ static void sort_marks(struct anchored *x) {
     x->sorted = true;
     x->n_marks = 0;
     for (size_t i = 0; i < x->n_spots; i++) {
-        struct spot *s = &x->spots[i];
+        struct spot *s = x->spots[i];
         size_t n = 0;
         qsort(s->marks, s->n, sizeof *s->marks, compare_marks);
         for (size_t k = 0; k < s->n; k++)
@@ -419,7 +407,7 @@ void anchored_finish(struct anchored *x) {
     sort_marks(x);
     for (size_t i = 0; i < x->n_sources; i++) check_late(x, &x->sources[i]);
     for (size_t i = 0; i < x->n_spots; i++) {
-        struct spot *s = &x->spots[i];
+        struct spot *s = x->spots[i];
         if (x->snapshot->partial && !s->begun) begin_at_committed(x, s);
         for (size_t k = 0; k < s->n; k++) judge(x, s, &s->marks[k]);
         x->sums.heads += s->n;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "worker/base/hash.h"
+#include "worker/base/table.h"
 #include "worker/tools/spans.h"
 
 /* What one entry may expand to: ten times the records that configuration allows in a window. */
@@ -33,6 +34,8 @@ struct chain_key {
 };
 
 struct chain {
+    struct table_node node;
+    uint32_t number; /* as they came */
     struct audit_row row;
     char *topic; /* what row.topic points to */
     enum chain_kind kind;
@@ -61,19 +64,14 @@ struct chain {
  * had several records at an offset, of as many lives; which one of them a retry topic's entry
  * speaks of can't be told, so they share a tally. */
 struct origin_tally {
+    struct table_node node;
+    struct chain *chain; /* of the origin's topic and partition */
     int64_t offset;
-    uint32_t chain; /* the caller's number for the origin's topic and partition */
     uint16_t parked, taken, final, dead, redriven; /* taken: read from a retry topic; redriven:
                                                       no dead letter any more */
-    uint8_t tier;  /* the caller's number for the retry topic it was parked in last */
+    uint8_t tier;  /* the number of the retry topic it was parked in last */
     bool late : 1; /* parked by an entry younger than the committed state that is compared with */
     uint8_t opened : 7; /* by how many entries of the source topic */
-};
-
-struct origins {
-    struct origin_tally *slots;
-    uint8_t *used;
-    size_t n, cap;
 };
 
 /* How many records the tally stands for, where the topic has had this many lives. */
@@ -84,89 +82,47 @@ static int origin_pending(const struct origin_tally *t) {
     return t->parked + t->redriven - t->taken;
 }
 
-/* Open addressing, linear probing, at most two thirds full. */
-
-static void origins_free(struct origins *o) {
-    free(o->slots);
-    free(o->used);
-    *o = (struct origins){0};
+static uint64_t origin_hash(const struct chain *c, int64_t offset) {
+    const int64_t key[] = {offset, c->number};
+    return keyed_hash(key, sizeof key);
 }
 
-static size_t origins_home(const struct origins *o, uint32_t chain, int64_t offset) {
-    struct {
-        int64_t offset;
-        uint64_t chain;
-    } key = {offset, chain};
-    return (size_t)keyed_hash(&key, sizeof key) & (o->cap - 1);
-}
-
-static size_t origins_find(const struct origins *o, uint32_t chain, int64_t offset) {
-    size_t i = origins_home(o, chain, offset);
-    while (o->used[i] && (o->slots[i].offset != offset || o->slots[i].chain != chain))
-        i = (i + 1) & (o->cap - 1);
-    return i;
-}
-
-static void origins_enlarge(struct origins *o) {
-    struct origins bigger = {.n = o->n, .cap = o->cap ? o->cap * 2 : 1024};
-    bigger.slots = xcalloc(bigger.cap, sizeof *bigger.slots);
-    bigger.used = xcalloc(bigger.cap, 1);
-    for (size_t i = 0; i < o->cap; i++) {
-        if (!o->used[i]) continue;
-        size_t to = origins_find(&bigger, o->slots[i].chain, o->slots[i].offset);
-        bigger.slots[to] = o->slots[i];
-        bigger.used[to] = 1;
+/* The tally of this record, a fresh one when there is none. */
+static struct origin_tally *origin_at(struct table *origins, struct chain *c, int64_t offset) {
+    uint64_t hash = origin_hash(c, offset);
+    for (struct table_node *n = table_first(origins, hash); n; n = table_next(n)) {
+        struct origin_tally *t = TABLE_ENTRY(n, struct origin_tally, node);
+        if (t->offset == offset && t->chain == c) return t;
     }
-    origins_free(o);
-    *o = bigger;
-}
-
-/* The tally of this record, a fresh one when there is none. Valid until the next call. */
-static struct origin_tally *origins_at(struct origins *o, uint32_t chain, int64_t offset) {
-    if (o->n * 3 >= o->cap * 2) origins_enlarge(o);
-    size_t i = origins_find(o, chain, offset);
-    if (!o->used[i]) {
-        o->used[i] = 1;
-        o->slots[i] = (struct origin_tally){.chain = chain, .offset = offset};
-        o->n++;
-    }
-    return &o->slots[i];
-}
-
-/* Takes slot i out and moves back what would no longer be found behind the hole. */
-static void origins_drop(struct origins *o, size_t i) {
-    size_t mask = o->cap - 1;
-    o->n--;
-    for (size_t k = (i + 1) & mask; o->used[k]; k = (k + 1) & mask) {
-        size_t wants = origins_home(o, o->slots[k].chain, o->slots[k].offset);
-        if (((k - wants) & mask) < ((k - i) & mask)) continue;
-        o->slots[i] = o->slots[k];
-        i = k;
-    }
-    o->used[i] = 0;
+    struct origin_tally *t = xmalloc(sizeof *t);
+    *t = (struct origin_tally){.chain = c, .offset = offset};
+    table_add(origins, &t->node, hash);
+    return t;
 }
 
 /* To be called after each change: forgets the tally when the record's story is complete. */
-static void origins_settle(struct origins *o, struct origin_tally *t, uint64_t lives) {
-    if (t->final == origin_lives(t, lives) && t->dead == t->redriven && origin_pending(t) == 0)
-        origins_drop(o, (size_t)(t - o->slots));
+static void origin_settle(struct table *origins, struct origin_tally *t, uint64_t lives) {
+    if (t->final != origin_lives(t, lives) || t->dead != t->redriven || origin_pending(t) != 0)
+        return;
+    table_remove(origins, &t->node);
+    free(t);
+}
+
+static void origin_free(void *unused, struct table_node *n) {
+    (void)unused;
+    free(TABLE_ENTRY(n, struct origin_tally, node));
+}
+
+static void origin_list(void *next, struct table_node *n) {
+    struct origin_tally ***to = next;
+    *(*to)++ = TABLE_ENTRY(n, struct origin_tally, node);
 }
 
 static int compare_tallies(const void *a, const void *b) {
-    const struct origin_tally *x = a, *y = b;
-    if (x->chain != y->chain) return x->chain < y->chain ? -1 : 1;
+    const struct origin_tally *x = *(struct origin_tally *const *)a;
+    const struct origin_tally *y = *(struct origin_tally *const *)b;
+    if (x->chain != y->chain) return x->chain->number < y->chain->number ? -1 : 1;
     return (x->offset > y->offset) - (x->offset < y->offset);
-}
-
-/* All that are left, in order of chain and offset; the table is used up by it (call origins_free).
- */
-static const struct origin_tally *origins_sorted(struct origins *o, size_t *ret_n) {
-    size_t n = 0;
-    for (size_t i = 0; i < o->cap; i++)
-        if (o->used[i]) o->slots[n++] = o->slots[i];
-    if (n) qsort(o->slots, n, sizeof *o->slots, compare_tallies);
-    *ret_n = n;
-    return o->slots;
 }
 
 /* ---- the audit ---- */
@@ -181,10 +137,9 @@ struct audit {
     char *source; /* what opts.source points to */
     struct ledger_pubkey *keys;
     struct chain **chains;
-    size_t n_chains, cap_chains;
-    uint32_t *index; /* open addressing, chain number + 1; cap_index a power of two */
-    size_t cap_index;
-    struct origins origins;
+    size_t n_chains;
+    struct table index;   /* of chains */
+    struct table origins; /* tallies of records whose story is not complete */
     struct tier tiers[TIERS_MAX];
     size_t n_tiers;
     struct arena arena; /* of the entry at hand */
@@ -213,10 +168,11 @@ void audit_free(struct audit *a) {
         free(c);
     }
     for (size_t i = 0; i < a->n_tiers; i++) free(a->tiers[i].name);
-    origins_free(&a->origins);
+    table_each(&a->origins, origin_free, NULL);
+    table_free(&a->origins);
+    table_free(&a->index);
     arena_free(&a->arena);
     free(a->chains);
-    free(a->index);
     free(a->rows);
     free(a->keys);
     free(a->source);
@@ -277,47 +233,35 @@ static enum chain_kind kind_of(const struct audit *a, struct str topic) {
     return str_starts(rest, ".dead.") ? CHAIN_DEAD : CHAIN_FOREIGN;
 }
 
-static size_t slot_of(const struct audit *a, struct str topic, int32_t partition) {
-    size_t i = (size_t)keyed_hash_numbered(topic, partition) & (a->cap_index - 1);
-    for (; a->index[i]; i = (i + 1) & (a->cap_index - 1)) {
-        const struct chain *c = a->chains[a->index[i] - 1];
-        if (c->row.partition == partition && str_is(topic, c->topic)) break;
+static struct chain *chain_find(const struct audit *a, struct str topic, int32_t partition) {
+    uint64_t hash = keyed_hash_numbered(topic, partition);
+    for (struct table_node *n = table_first(&a->index, hash); n; n = table_next(n)) {
+        struct chain *c = TABLE_ENTRY(n, struct chain, node);
+        if (c->row.partition == partition && str_is(topic, c->topic)) return c;
     }
-    return i;
+    return NULL;
 }
 
-static void index_enlarge(struct audit *a) {
-    free(a->index);
-    a->cap_index = a->cap_index ? 2 * a->cap_index : 64;
-    a->index = xcalloc(a->cap_index, sizeof *a->index);
-    for (size_t i = 0; i < a->n_chains; i++) {
-        const struct chain *c = a->chains[i];
-        a->index[slot_of(a, str_c(c->topic), c->row.partition)] = (uint32_t)i + 1;
-    }
-}
-
-static uint32_t chain_number(struct audit *a, struct str topic, int32_t partition) {
-    if (a->n_chains * 2 >= a->cap_index) index_enlarge(a);
-    size_t slot = slot_of(a, topic, partition);
-    if (a->index[slot]) return a->index[slot] - 1;
-    if (a->n_chains == a->cap_chains) {
-        a->cap_chains = a->cap_chains ? 2 * a->cap_chains : 32;
-        a->chains = xrealloc(a->chains, a->cap_chains * sizeof(struct chain *));
-    }
-    struct chain *c = xcalloc(1, sizeof *c);
+/* The partition's chain, a fresh one when there is none. */
+static struct chain *chain_of(struct audit *a, struct str topic, int32_t partition) {
+    struct chain *c = chain_find(a, topic, partition);
+    if (c) return c;
+    if ((a->n_chains & (a->n_chains - 1)) == 0) /* full at each power of two */
+        a->chains = xrealloc(a->chains, (a->n_chains ? 2 * a->n_chains : 1) * sizeof c);
+    c = xcalloc(1, sizeof *c);
+    c->number = (uint32_t)a->n_chains;
     c->topic = xstrndup(topic.p, topic.n);
     c->row = (struct audit_row){.topic = c->topic, .partition = partition, .committed = -1};
     c->kind = kind_of(a, topic);
     if (c->kind == CHAIN_RETRY) c->tier = tier_of(a, retry_tier(a, topic));
-    a->chains[a->n_chains] = c;
-    a->index[slot] = (uint32_t)++a->n_chains;
-    return a->index[slot] - 1;
+    a->chains[a->n_chains++] = c;
+    table_add(&a->index, &c->node, keyed_hash_numbered(topic, partition));
+    return c;
 }
 
 void audit_expect(struct audit *a, const char *topic, int32_t partition, int64_t offset,
                   const struct meta *meta) {
-    uint32_t number = chain_number(a, str_c(topic), partition); /* may move a->chains */
-    struct chain *c = a->chains[number];
+    struct chain *c = chain_of(a, str_c(topic), partition);
     c->expected = true;
     c->row.committed = offset;
     c->row.has_meta = meta != NULL;
@@ -341,11 +285,8 @@ void audit_drained(struct audit *a, const char *retry_topic) {
 }
 
 bool audit_seen(const struct audit *a, const char *topic, int32_t partition, int64_t offset) {
-    if (!a->n_chains) return true;
-    size_t slot = slot_of(a, str_c(topic), partition);
-    if (!a->index[slot]) return true;
-    const struct chain *c = a->chains[a->index[slot] - 1];
-    if (!c->begun || offset < c->row.first || offset >= c->row.next) return true;
+    const struct chain *c = chain_find(a, str_c(topic), partition);
+    if (!c || !c->begun || offset < c->row.first || offset >= c->row.next) return true;
     return spans_has(&c->seen, offset);
 }
 
@@ -640,13 +581,13 @@ static void check_spans(struct audit *a, struct chain *c, const struct ledger_en
 /* Who says it: the source topic's own entry, or a retry topic's, which took it from there. */
 enum teller { BY_SOURCE, BY_RETRY, BY_DEAD };
 
-static uint64_t lives(const struct audit *a, uint32_t chain) {
-    return a->chains[chain]->row.anew + 1;
+static uint64_t lives(const struct chain *c) {
+    return c->row.anew + 1;
 }
 
-static void tally(struct audit *a, uint32_t chain, int64_t offset, enum ledger_kind kind,
+static void tally(struct audit *a, struct chain *chain, int64_t offset, enum ledger_kind kind,
                   enum teller teller, bool late, uint8_t tier) {
-    struct origin_tally *t = origins_at(&a->origins, chain, offset);
+    struct origin_tally *t = origin_at(&a->origins, chain, offset);
     if (teller == BY_RETRY) t->taken++;
     if (teller == BY_SOURCE && t->opened < 100) t->opened++;
     switch (kind) {
@@ -673,7 +614,7 @@ static void tally(struct audit *a, uint32_t chain, int64_t offset, enum ledger_k
         t->tier = tier;
         t->late = late;
     }
-    origins_settle(&a->origins, t, lives(a, chain));
+    origin_settle(&a->origins, t, lives(chain));
 }
 
 /* Younger than the state that the group had committed when reading began. */
@@ -702,7 +643,7 @@ static void follow_origins(struct audit *a, struct chain *c, const struct ledger
                       a->source);
             return;
         }
-        uint32_t chain = chain_number(a, o->topic, o->partition);
+        struct chain *chain = chain_of(a, o->topic, o->partition);
         for (int64_t v = o->range.a; v <= o->range.z; v++) {
             tally(a, chain, v, g->kind, c->kind == CHAIN_RETRY ? BY_RETRY : BY_DEAD, is_late(c, e),
                   tier);
@@ -715,9 +656,8 @@ static void follow_origins(struct audit *a, struct chain *c, const struct ledger
 }
 
 /* A source record's outcome is final at once, or opens a tally. */
-static void follow_source(struct audit *a, struct chain *c, uint32_t number,
-                          const struct ledger_entry *e, const struct ledger_group *g,
-                          const struct ledger_place *place) {
+static void follow_source(struct audit *a, struct chain *c, const struct ledger_entry *e,
+                          const struct ledger_group *g, const struct ledger_place *place) {
     uint8_t tier = tier_of(a, g->tier);
     if (g->n_origins || of_dead(g->kind))
         chain_say(a, c, place, false, "wrong-kind", g->offsets[0].a,
@@ -725,7 +665,7 @@ static void follow_source(struct audit *a, struct chain *c, uint32_t number,
     if (g->kind != LEDGER_PARKED && g->kind != LEDGER_DEAD) return;
     for (size_t i = 0; i < g->n_offsets; i++)
         for (int64_t v = g->offsets[i].a; v <= g->offsets[i].z; v++)
-            tally(a, number, v, g->kind, BY_SOURCE, is_late(c, e), tier);
+            tally(a, c, v, g->kind, BY_SOURCE, is_late(c, e), tier);
 }
 
 /* From here on offsets are those of another topic. What was parked of the old one still has its
@@ -741,9 +681,8 @@ static void begin_anew(struct audit *a, struct chain *c, const struct ledger_ent
               e->before, e->seq, e->first);
 }
 
-static void follow(struct audit *a, uint32_t number, const struct ledger_entry *e,
+static void follow(struct audit *a, struct chain *c, const struct ledger_entry *e,
                    const struct ledger_place *place) {
-    struct chain *c = a->chains[number];
     uint64_t count = 0;
     for (size_t i = 0; i < e->n_groups; i++) {
         if (e->groups[i].count > RECORDS_MAX - count) {
@@ -767,7 +706,7 @@ static void follow(struct audit *a, uint32_t number, const struct ledger_entry *
         const struct ledger_group *g = &e->groups[i];
         switch (c->kind) {
         case CHAIN_SOURCE:
-            follow_source(a, c, number, e, g, place);
+            follow_source(a, c, e, g, place);
             break;
         case CHAIN_RETRY:
         case CHAIN_DEAD:
@@ -837,8 +776,7 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     /* Naming another group must not hide that an entry was altered. */
     if (intact && !str_is(e.group, a->opts.group)) return;
     if (intact && a->opts.entry) a->opts.entry(a->opts.context, &e);
-    uint32_t number = chain_number(a, e.topic, e.partition);
-    struct chain *c = a->chains[number];
+    struct chain *c = chain_of(a, e.topic, e.partition);
     if (!c->links) open_chain(a, c, place);
     check_key(a, c, key, &e, place);
     if (!intact)
@@ -857,14 +795,14 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     }
     if (answer != CHAIN_NEW) return;
     c->row.entries++;
-    follow(a, number, &e, place);
+    follow(a, c, &e, place);
 }
 
 /* What a record's tally amounts to at the end. */
 static void judge(struct audit *a, const struct origin_tally *t) {
-    struct chain *c = a->chains[t->chain];
+    struct chain *c = t->chain;
     int pending = origin_pending(t), dead = t->dead - t->redriven;
-    int most = origin_lives(t, lives(a, t->chain)), ended = t->final + (dead > 0 ? dead : 0);
+    int most = origin_lives(t, lives(c)), ended = t->final + (dead > 0 ? dead : 0);
     bool early = a->opts.partial; /* its beginning may lie before what was read */
     const struct tier *tier = t->tier < a->n_tiers ? &a->tiers[t->tier] : NULL;
     if (ended > most)
@@ -889,10 +827,12 @@ static void judge(struct audit *a, const struct origin_tally *t) {
 }
 
 void audit_finish(struct audit *a) {
-    size_t n;
-    const struct origin_tally *left = origins_sorted(&a->origins, &n);
-    for (size_t i = 0; i < n; i++) judge(a, &left[i]);
-    origins_free(&a->origins);
+    size_t n = a->origins.n;
+    struct origin_tally **left = xcalloc(n + 1, sizeof *left), **end = left;
+    table_each(&a->origins, origin_list, &end);
+    qsort(left, n, sizeof *left, compare_tallies);
+    for (size_t i = 0; i < n; i++) judge(a, left[i]);
+    free(left);
     for (size_t i = 0; i < a->n_chains; i++) chain_finish(a, a->chains[i], &a->opts);
 }
 
