@@ -1,3 +1,4 @@
+#include "worker/base/json_out.h"
 #include "worker/base/shown.h"
 #include "worker/tools/check.h"
 
@@ -157,91 +158,83 @@ void check_verdict(const struct check_result *r, int exit_code, bool asked, stru
 
 #define JSON_MAX ((size_t)64 << 20)
 
-static void put_text(struct buf *b, const char *name, const char *text) {
-    buf_printf(b, "\"%s\":\"", name);
-    shown_json(b, str_c(text));
-    buf_putc(b, '"');
-}
-
 static void put_topics(struct buf *b, const char *name, const struct topic_list *l) {
-    buf_printf(b, ",\"%s\":[", name);
+    out_open(b, name, '[');
     for (size_t i = 0; i < l->n; i++) {
-        buf_puts(b, i ? ",{" : "{");
-        put_text(b, "topic", l->v[i].name);
-        buf_printf(b, ",\"partitions\":%d}", l->v[i].partitions);
+        out_open(b, NULL, '{');
+        out_shown(b, "topic", l->v[i].name);
+        out_int(b, "partitions", l->v[i].partitions);
+        out_close(b, '}');
     }
-    buf_putc(b, ']');
+    out_close(b, ']');
 }
 
 static void put_group(struct buf *b, const struct check_result *r) {
-    buf_puts(b, ",\"group\":{");
-    put_text(b, "name", r->cfg->group);
-    buf_putc(b, ',');
-    put_text(b, "state", r->group_there ? r->group_state : "not there yet");
-    buf_printf(b, ",\"members\":%zu}", r->members);
+    out_open(b, "group", '{');
+    out_shown(b, "name", r->cfg->group);
+    out_shown(b, "state", r->group_there ? r->group_state : "not there yet");
+    out_uint(b, "members", r->members);
+    out_close(b, '}');
 }
 
-static void put_lag(struct buf *b, const struct check_result *r) {
-    buf_printf(b, ",\"lag\":%" PRId64 ",\"partitions\":[", total_lag(r));
-    for (size_t i = 0; i < r->n; i++) {
-        const struct check_partition *p = &r->partitions[i];
-        if (p->retry && !p->error && !p->held) continue;
-        buf_puts(b, b->p[b->n - 1] == '[' ? "{" : ",{");
-        put_text(b, "topic", p->topic);
-        buf_printf(b, ",\"partition\":%d", (int)p->partition);
-        if (p->committed >= 0) buf_printf(b, ",\"committed\":%" PRId64, p->committed);
-        buf_printf(b, ",\"low\":%" PRId64 ",\"high\":%" PRId64 ",\"lag\":%" PRId64 ",\"lost\":%s",
-                   p->low, p->high, p->lag, is_lost(p) ? "true" : "false");
-        buf_printf(b, ",\"held\":%" PRId64, p->held);
-        if (p->error) {
-            buf_putc(b, ',');
-            put_text(b, "error", p->error);
-        }
-        buf_putc(b, '}');
-    }
-    buf_putc(b, ']');
+static void put_partition(struct buf *b, const struct check_partition *p) {
+    out_open(b, NULL, '{');
+    out_shown(b, "topic", p->topic);
+    out_int(b, "partition", p->partition);
+    if (p->committed >= 0) out_int(b, "committed", p->committed);
+    out_int(b, "low", p->low);
+    out_int(b, "high", p->high);
+    out_int(b, "lag", p->lag);
+    out_bool(b, "lost", is_lost(p));
+    out_int(b, "held", p->held);
+    if (p->error) out_shown(b, "error", p->error);
+    out_close(b, '}');
 }
 
 static void put_certs(struct buf *b, const struct check_result *r) {
-    buf_puts(b, ",\"certificates\":[");
+    out_open(b, "certificates", '[');
     for (size_t i = 0; i < CERTS; i++) {
         int64_t until = r->certs.until_s[i];
         if (!until) continue;
-        buf_puts(b, b->p[b->n - 1] == '[' ? "{" : ",{");
-        put_text(b, "key", cert_key(i));
-        if (until != CERT_UNREADABLE) buf_printf(b, ",\"until\":%" PRId64, until);
-        buf_putc(b, '}');
+        out_open(b, NULL, '{');
+        out_shown(b, "key", cert_key(i));
+        if (until != CERT_UNREADABLE) out_int(b, "until", until);
+        out_close(b, '}');
     }
-    buf_putc(b, ']');
+    out_close(b, ']');
 }
 
 void check_print_json(const struct check_result *r, int exit_code, const char *problems,
                       const char *verdict, FILE *f) {
     struct buf b;
     buf_init(&b, JSON_MAX);
-    buf_printf(&b, "{\"exit\":%d,", exit_code);
-    put_text(&b, "verdict", verdict);
-    buf_putc(&b, ',');
-    put_text(&b, "problems", problems);
+    out_open(&b, NULL, '{');
+    out_int(&b, "exit", exit_code);
+    out_shown(&b, "verdict", verdict);
+    out_shown(&b, "problems", problems);
     buf_puts(&b, ",\"config\":");
     config_json(r->cfg, &b);
     put_certs(&b, r);
     if (r->listed) {
         put_topics(&b, "topics", &r->sources);
         put_topics(&b, "missing", &r->missing);
-        buf_putc(&b, ',');
-        put_text(&b, "settings", buf_cstr(r->advice));
-        buf_putc(&b, ',');
-        put_text(&b, "notes", buf_cstr(r->notes));
-        buf_printf(&b, ",\"settings_known\":%s", r->settings_unknown ? "false" : "true");
+        out_shown(&b, "settings", buf_cstr(r->advice));
+        out_shown(&b, "notes", buf_cstr(r->notes));
+        out_bool(&b, "settings_known", !r->settings_unknown);
     }
     if (r->group_known) put_group(&b, r);
-    if (r->lag_known) put_lag(&b, r);
-    if (r->overview_known) {
-        buf_putc(&b, ',');
-        overview_json(&r->overview, &b);
+    if (r->lag_known) {
+        out_int(&b, "lag", total_lag(r));
+        out_open(&b, "partitions", '[');
+        for (size_t i = 0; i < r->n; i++) {
+            const struct check_partition *p = &r->partitions[i];
+            if (!p->retry || p->error || p->held) put_partition(&b, p);
+        }
+        out_close(&b, ']');
     }
-    buf_puts(&b, "}\n");
+    if (r->overview_known) overview_json(&r->overview, &b);
+    out_close(&b, '}');
+    buf_putc(&b, '\n');
     fwrite(b.p, 1, b.n, f);
     buf_free(&b);
 }

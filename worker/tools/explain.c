@@ -5,7 +5,7 @@
 #include <time.h>
 
 #include "worker/base/clock.h"
-#include "worker/base/shown.h"
+#include "worker/base/json_out.h"
 #include "worker/event/redact.h"
 #include "worker/pipeline/object_key.h"
 #include "worker/pipeline/route.h"
@@ -22,32 +22,26 @@ struct explain {
     struct buf out; /* the answer's line */
 };
 
-static void add_member(struct buf *out, const char *name, struct str value) {
-    buf_printf(out, "%s\"%s\":\"", out->n > 1 ? "," : "", name);
-    shown_json(out, value);
-    buf_putc(out, '"');
-}
-
 /* outcome, why and for whom; kind DELIVER stays without a reason. */
 static void add_outcome(struct buf *out, enum route_kind kind, const struct outcome *o) {
     static const char *const names[] = {
         [ROUTE_DELIVER] = "deliver", [ROUTE_SKIP] = "skipped", [ROUTE_DEAD] = "dead"};
-    add_member(out, "outcome", str_c(names[kind]));
+    out_shown(out, "outcome", names[kind]);
     if (kind == ROUTE_DELIVER) return;
-    add_member(out, "reason", str_c(o->why));
-    if (*o->detail) add_member(out, "detail", str_c(o->detail));
-    if (kind == ROUTE_DEAD) add_member(out, "fault", str_c(fault_name(o->fault)));
+    out_shown(out, "reason", o->why);
+    if (*o->detail) out_shown(out, "detail", o->detail);
+    if (kind == ROUTE_DEAD) out_shown(out, "fault", fault_name(o->fault));
 }
 
 static void add_destination(struct buf *out, const struct destination *d, struct buf *key) {
-    add_member(out, "sink", str_c(d->type->name));
-    add_member(out, "destination", str_c(d->label));
+    out_shown(out, "sink", d->type->name);
+    out_shown(out, "destination", d->label);
     switch (d->type->shape) {
     case SHAPE_OBJECT:
-        add_member(out, "key", (struct str){key->p, key->n});
+        out_shown(out, "key", buf_cstr(key));
         break;
     case SHAPE_POST:
-        add_member(out, "url", str_c(d->label));
+        out_shown(out, "url", d->label);
         break;
     }
 }
@@ -56,7 +50,7 @@ static void add_body(struct buf *out, const struct jobrun *run) {
     struct buf body;
     buf_init(&body, EVENT_MAX + redact_size(&run->payload));
     redact_add(&body, &run->payload);
-    add_member(out, "body", (struct str){body.p, body.n});
+    out_shown(out, "body", buf_cstr(&body));
     buf_wipe(&body);
 }
 

@@ -63,7 +63,7 @@ int overview_read(const struct config *, rd_kafka_t *rk, const struct topic_list
                   const struct topic_list *sources, struct overview *ret, struct buf *err);
 void overview_free(struct overview *);
 void overview_print(const struct overview *, int64_t now_ms, FILE *);
-/* "parked":{...},"dead":{...}, without the braces around. */
+/* The members "parked" and "dead" of the object that is open. */
 void overview_json(const struct overview *, struct buf *);
 
 #endif

@@ -1,18 +1,16 @@
 /* The overview as text and as JSON. */
 #include <inttypes.h>
-#include <time.h>
 
 #include "worker/base/failures.h"
+#include "worker/base/json_out.h"
 #include "worker/base/shown.h"
+#include "worker/base/text.h"
 #include "worker/tools/parked.h"
 
 #define ROWS_SHOWN 50
 
-static const char *time_text(int64_t ms, char text[32]) {
-    time_t s = (time_t)(ms / 1000);
-    struct tm tm;
-    if (!ms || !gmtime_r(&s, &tm) || !strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", &tm))
-        snprintf(text, 32, "-");
+static const char *time_text(int64_t ms, char text[UTC_TEXT]) {
+    if (!ms || !utc_text(ms / 1000, text)) strcpy(text, "-");
     return text;
 }
 
@@ -72,7 +70,7 @@ static void print_command(const struct overview *o, const struct dead_row *r, FI
 }
 
 static void print_parked(const struct overview *o, int64_t now_ms, FILE *f) {
-    char since[32], due[32];
+    char since[UTC_TEXT], due[32];
     fprintf(f, "\nparked, waiting for another attempt: %s%" PRIu64 "\n",
             o->more_waiting ? "at least " : "", o->waiting);
     if (!o->n_parked) return;
@@ -105,7 +103,7 @@ static void print_leftovers(const struct overview *o, FILE *f) {
 }
 
 static void print_dead(const struct overview *o, FILE *f) {
-    char since[32], last[32];
+    char since[UTC_TEXT], last[UTC_TEXT];
     fprintf(
         f, "\ndead letters that lie open: %s%" PRIu64 "%s\n", o->more_died ? "at least " : "",
         o->died,
@@ -136,58 +134,66 @@ void overview_print(const struct overview *o, int64_t now_ms, FILE *f) {
         fprintf(f, "%" PRIu64 " records of these topics are not runsink's\n", o->unreadable);
 }
 
-static void put_text(struct buf *b, const char *name, const char *text) {
-    buf_printf(b, "\"%s\":\"", name);
-    shown_json(b, str_c(text));
-    buf_puts(b, "\",");
+/* "destinations" */
+static void open_rows(struct buf *b, enum overview_by by, enum overview_by usual) {
+    char name[32];
+    snprintf(name, sizeof name, "%ss", by_name(by, usual));
+    out_open(b, name, '[');
 }
 
-static const char *yes_no(bool yes) {
-    return yes ? "true" : "false";
+static void put_parked(struct buf *b, const struct overview *o, const struct parked_row *r) {
+    out_open(b, NULL, '{');
+    out_shown(b, "topic", r->source);
+    out_shown(b, by_name(o->by, BY_DESTINATION), r->name);
+    out_shown(b, "why", r->why);
+    if (o->by == BY_REASON) out_shown(b, "counted_as", failure_reason(r->why));
+    out_uint(b, "records", r->n);
+    out_int(b, "since", r->since_ms);
+    out_int(b, "due", r->due_ms);
+    out_close(b, '}');
 }
 
-static void put_redrive(struct buf *b, const struct overview *o, const struct dead_row *r) {
+static void put_dead(struct buf *b, const struct overview *o, const struct dead_row *r) {
     struct buf command;
     buf_init(&command, 65536);
+    out_open(b, NULL, '{');
+    out_shown(b, "topic", r->source);
+    out_shown(b, "fault", fault_name(r->fault));
+    out_shown(b, by_name(o->by, BY_REASON), r->name);
+    if (o->by != BY_DEFAULT && o->by != BY_REASON) out_shown(b, "why", r->why);
+    if (o->by == BY_REASON) out_shown(b, "counted_as", failure_reason(r->why));
     if (o->by != BY_DEFAULT && put_command(&command, o, r))
-        put_text(b, "redrive", buf_cstr(&command));
+        out_shown(b, "redrive", buf_cstr(&command));
+    out_uint(b, "records", r->n);
+    out_int(b, "first", r->since_ms);
+    out_int(b, "last", r->last_ms);
+    out_close(b, '}');
     buf_free(&command);
 }
 
 void overview_json(const struct overview *o, struct buf *b) {
-    buf_printf(b, "\"parked\":{\"records\":%" PRIu64 ",\"more\":%s,\"%ss\":[", o->waiting,
-               yes_no(o->more_waiting), by_name(o->by, BY_DESTINATION));
-    for (size_t i = 0; i < o->n_parked; i++) {
-        const struct parked_row *r = &o->parked[i];
-        buf_puts(b, i ? ",{" : "{");
-        put_text(b, "topic", r->source);
-        put_text(b, by_name(o->by, BY_DESTINATION), r->name);
-        put_text(b, "why", r->why);
-        if (o->by == BY_REASON) put_text(b, "counted_as", failure_reason(r->why));
-        buf_printf(b, "\"records\":%" PRIu64 ",\"since\":%" PRId64 ",\"due\":%" PRId64 "}", r->n,
-                   r->since_ms, r->due_ms);
-    }
-    buf_puts(b, "],\"leftovers\":[");
+    out_open(b, "parked", '{');
+    out_uint(b, "records", o->waiting);
+    out_bool(b, "more", o->more_waiting);
+    open_rows(b, o->by, BY_DESTINATION);
+    for (size_t i = 0; i < o->n_parked; i++) put_parked(b, o, &o->parked[i]);
+    out_close(b, ']');
+    out_open(b, "leftovers", '[');
     for (size_t i = 0; i < o->n_leftovers; i++) {
-        buf_puts(b, i ? ",{" : "{");
-        put_text(b, "topic", o->leftovers[i].topic);
-        buf_printf(b, "\"records\":%" PRIu64 "}", o->leftovers[i].n);
+        out_open(b, NULL, '{');
+        out_shown(b, "topic", o->leftovers[i].topic);
+        out_uint(b, "records", o->leftovers[i].n);
+        out_close(b, '}');
     }
-    buf_printf(b,
-               "]},\"dead\":{\"records\":%" PRIu64
-               ",\"more\":%s,\"some_may_have_gone_back\":%s,\"%ss\":[",
-               o->died, yes_no(o->more_died), yes_no(o->uncertain), by_name(o->by, BY_REASON));
-    for (size_t i = 0; i < o->n_dead; i++) {
-        const struct dead_row *r = &o->dead[i];
-        buf_puts(b, i ? ",{" : "{");
-        put_text(b, "topic", r->source);
-        put_text(b, "fault", fault_name(r->fault));
-        put_text(b, by_name(o->by, BY_REASON), r->name);
-        if (o->by != BY_DEFAULT && o->by != BY_REASON) put_text(b, "why", r->why);
-        if (o->by == BY_REASON) put_text(b, "counted_as", failure_reason(r->why));
-        put_redrive(b, o, r);
-        buf_printf(b, "\"records\":%" PRIu64 ",\"first\":%" PRId64 ",\"last\":%" PRId64 "}", r->n,
-                   r->since_ms, r->last_ms);
-    }
-    buf_printf(b, "]},\"unreadable\":%" PRIu64, o->unreadable);
+    out_close(b, ']');
+    out_close(b, '}');
+    out_open(b, "dead", '{');
+    out_uint(b, "records", o->died);
+    out_bool(b, "more", o->more_died);
+    out_bool(b, "some_may_have_gone_back", o->uncertain);
+    open_rows(b, o->by, BY_REASON);
+    for (size_t i = 0; i < o->n_dead; i++) put_dead(b, o, &o->dead[i]);
+    out_close(b, ']');
+    out_close(b, '}');
+    out_uint(b, "unreadable", o->unreadable);
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "worker/base/clock.h"
+#include "worker/base/json_out.h"
 #include "worker/base/log.h"
 #include "worker/base/nearby.h"
 #include "worker/base/shown.h"
@@ -166,54 +167,59 @@ static void progress_end(struct report *r) {
 
 /* ---- the end ---- */
 
-static void put_text(struct buf *b, const char *name, const char *text) {
-    buf_printf(b, "\"%s\":\"", name);
-    shown_json(b, str_c(text));
-    buf_putc(b, '"');
+static void put_rows(struct buf *b, const struct plan *p) {
+    out_open(b, "rows", '[');
+    for (size_t i = 0; i < p->n_rows; i++) {
+        const struct plan_row *r = p->rows[i];
+        out_open(b, NULL, '{');
+        out_string(b, "fault", fault_name(r->fault));
+        out_shown(b, "reason", r->reason);
+        out_shown(b, "destination", r->destination);
+        out_uint(b, "records", r->n);
+        out_close(b, '}');
+    }
+    out_close(b, ']');
+    out_open(b, "not_selected", '[');
+    for (size_t i = 0; i < p->n_passed; i++) {
+        out_open(b, NULL, '{');
+        out_shown(b, "reason", p->passed[i].name);
+        out_uint(b, "records", p->passed[i].n);
+        out_close(b, '}');
+    }
+    out_close(b, ']');
 }
 
 static void put_source(struct buf *b, const struct source *src) {
     const struct plan *p = &src->plan;
     bool discard = src->sending.way == PLAN_DISCARD;
-    buf_putc(b, '{');
-    put_text(b, "topic", src->name);
-    buf_printf(b,
-               ",\"selected\":%" PRIu64 ",\"along\":%" PRIu64 ",\"incomplete\":%" PRIu64
-               ",\"redriven_before\":%" PRIu64 ",\"discarded_before\":%" PRIu64
-               ",\"other_groups\":%" PRIu64 ",\"unreadable\":%" PRIu64 ",\"sent\":%" PRIu64
-               ",\"discarded\":%" PRIu64 ",\"transactions\":%" PRIu64 ",\"sent_elsewhere\":%" PRIu64
-               ",\"not_listed\":%" PRIu64 ",\"rows\":[",
-               p->n, p->along, p->incomplete, p->redriven, p->discarded, p->foreign, p->unreadable,
-               discard ? 0 : src->sending.sent, discard ? src->sending.sent : 0,
-               src->sending.transactions, src->sending.elsewhere, p->other);
-    for (size_t i = 0; i < p->n_rows; i++) {
-        const struct plan_row *r = p->rows[i];
-        buf_printf(b, "%s{\"fault\":\"%s\",", i ? "," : "", fault_name(r->fault));
-        put_text(b, "reason", r->reason);
-        buf_putc(b, ',');
-        put_text(b, "destination", r->destination);
-        buf_printf(b, ",\"records\":%" PRIu64 "}", r->n);
-    }
-    buf_puts(b, "],\"not_selected\":[");
-    for (size_t i = 0; i < p->n_passed; i++) {
-        buf_puts(b, i ? ",{" : "{");
-        put_text(b, "reason", p->passed[i].name);
-        buf_printf(b, ",\"records\":%" PRIu64 "}", p->passed[i].n);
-    }
-    buf_puts(b, "]}");
+    out_open(b, NULL, '{');
+    out_shown(b, "topic", src->name);
+    out_uint(b, "selected", p->n);
+    out_uint(b, "along", p->along);
+    out_uint(b, "incomplete", p->incomplete);
+    out_uint(b, "redriven_before", p->redriven);
+    out_uint(b, "discarded_before", p->discarded);
+    out_uint(b, "other_groups", p->foreign);
+    out_uint(b, "unreadable", p->unreadable);
+    out_uint(b, "sent", discard ? 0 : src->sending.sent);
+    out_uint(b, "discarded", discard ? src->sending.sent : 0);
+    out_uint(b, "transactions", src->sending.transactions);
+    out_uint(b, "sent_elsewhere", src->sending.elsewhere);
+    out_uint(b, "not_listed", p->other);
+    put_rows(b, p);
+    out_close(b, '}');
 }
 
 static void put_json(FILE *f, const struct source *src, size_t n, const char *result) {
     struct buf b;
     buf_init(&b, (size_t)1 << 30);
-    buf_puts(&b, "{\"topics\":[");
-    for (size_t i = 0; i < n; i++) {
-        if (i) buf_putc(&b, ',');
-        put_source(&b, &src[i]);
-    }
-    buf_puts(&b, "],");
-    put_text(&b, "result", result);
-    buf_puts(&b, "}\n");
+    out_open(&b, NULL, '{');
+    out_open(&b, "topics", '[');
+    for (size_t i = 0; i < n; i++) put_source(&b, &src[i]);
+    out_close(&b, ']');
+    out_shown(&b, "result", result);
+    out_close(&b, '}');
+    buf_putc(&b, '\n');
     fwrite(b.p, 1, b.n, f);
     buf_free(&b);
 }

@@ -4,9 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sysexits.h>
-#include <time.h>
 
+#include "worker/base/json_out.h"
 #include "worker/base/shown.h"
+#include "worker/base/text.h"
 #include "worker/kafka/reader.h"
 #include "worker/kafka/topics.h"
 #include "worker/ledger/entry.h"
@@ -232,12 +233,9 @@ static bool read_ledger(struct trace *t, rd_kafka_t *rk, const struct topic *led
 
 /* ---- what is printed ---- */
 
-static void put_time(FILE *f, int64_t ms) {
-    time_t s = (time_t)(ms / 1000);
-    struct tm tm;
-    char text[32] = "?";
-    if (gmtime_r(&s, &tm)) strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm);
-    fputs(text, f);
+static void put_time(int64_t ms) {
+    char text[UTC_TEXT];
+    fputs(utc_text(ms / 1000, text) ? text : "?", stdout);
 }
 
 static void put_text(const char *before, const char *s) {
@@ -246,7 +244,7 @@ static void put_text(const char *before, const char *s) {
 
 static void print_told(const struct told *o) {
     fputs("    ", stdout);
-    put_time(stdout, o->settled_ms);
+    put_time(o->settled_ms);
     printf(" %s", ledger_kind_name(o->kind));
     put_text(" for ", o->tier);
     put_text(" to ", o->to);
@@ -269,7 +267,7 @@ static void print_event(const struct event *e, const char *source) {
     if (e->gone) {
         fputs("(no longer held by Kafka)", stdout);
     } else {
-        put_time(stdout, e->time_ms);
+        put_time(e->time_ms);
         put_text(" ", e->status);
         put_text(", updated ", e->updated_at);
     }
@@ -279,17 +277,16 @@ static void print_event(const struct event *e, const char *source) {
 }
 
 static void put_member(struct buf *b, const char *name, const char *value) {
-    if (!value) return;
-    buf_printf(b, ",\"%s\":\"", name);
-    shown_json(b, str_c(value));
-    buf_puts(b, "\"");
+    if (value) out_shown(b, name, value);
 }
 
 static void told_json(struct buf *b, const struct told *o) {
-    buf_printf(b,
-               "{\"outcome\":\"%s\",\"settled\":%" PRId64 ",\"partition\":%d,\"offset\":%" PRId64
-               ",\"entry\":%" PRIu64,
-               ledger_kind_name(o->kind), o->settled_ms, (int)o->partition, o->offset, o->seq);
+    out_open(b, NULL, '{');
+    out_string(b, "outcome", ledger_kind_name(o->kind));
+    out_int(b, "settled", o->settled_ms);
+    out_int(b, "partition", o->partition);
+    out_int(b, "offset", o->offset);
+    out_uint(b, "entry", o->seq);
     put_member(b, "topic", o->topic);
     put_member(b, "to", o->to);
     put_member(b, "key", o->key);
@@ -297,31 +294,31 @@ static void told_json(struct buf *b, const struct told *o) {
     put_member(b, "fault", o->fault);
     put_member(b, "why", o->why);
     put_member(b, "who", o->who);
-    if (o->status) buf_printf(b, ",\"status\":%d", o->status);
+    if (o->status) out_int(b, "status", o->status);
     if (o->hashed) {
-        char text[HEX_LEN(SHA256_LEN) + 1];
-        hex(o->sha256, SHA256_LEN, text);
-        buf_printf(b, ",\"sha256\":\"%s\",\"size\":%" PRIu64, text, o->size);
+        out_hex(b, "sha256", o->sha256, SHA256_LEN);
+        out_uint(b, "size", o->size);
     }
-    buf_puts(b, "}");
+    out_close(b, '}');
 }
 
 /* One event a line. */
 static void event_json(const struct event *e, const char *source, const char *id) {
     struct buf b;
     buf_init(&b, (size_t)1 << 24);
-    buf_printf(&b, "{\"topic\":\"%s\",\"partition\":%d,\"offset\":%" PRId64 ",\"held\":%s", source,
-               (int)e->partition, e->offset, e->gone ? "false" : "true");
-    put_member(&b, "id", e->secret_id ? "[REDACTED]" : id);
-    if (!e->gone) buf_printf(&b, ",\"timestamp\":%" PRId64, e->time_ms);
+    out_open(&b, NULL, '{');
+    out_shown(&b, "topic", source);
+    out_int(&b, "partition", e->partition);
+    out_int(&b, "offset", e->offset);
+    out_bool(&b, "held", !e->gone);
+    out_shown(&b, "id", e->secret_id ? "[REDACTED]" : id);
+    if (!e->gone) out_int(&b, "timestamp", e->time_ms);
     put_member(&b, "status", e->status);
     put_member(&b, "updatedAt", e->updated_at);
-    buf_puts(&b, ",\"outcomes\":[");
-    for (const struct told *o = e->told; o; o = o->next) {
-        if (o != e->told) buf_puts(&b, ",");
-        told_json(&b, o);
-    }
-    buf_puts(&b, "]}");
+    out_open(&b, "outcomes", '[');
+    for (const struct told *o = e->told; o; o = o->next) told_json(&b, o);
+    out_close(&b, ']');
+    out_close(&b, '}');
     puts(buf_cstr(&b));
     buf_free(&b);
 }

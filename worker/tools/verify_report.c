@@ -1,47 +1,54 @@
 #include "worker/tools/verify_report.h"
-#include "worker/base/shown.h"
 
 #include <inttypes.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "worker/base/clock.h"
+#include "worker/base/json_out.h"
+#include "worker/base/shown.h"
+#include "worker/base/text.h"
 
 #define FINDINGS_MAX 10000
 #define PROGRESS_MS 250
 
-static void put_json(FILE *f, const char *text) {
-    struct buf b;
-    buf_init(&b, 65536);
-    shown_json(&b, str_c(text));
-    fprintf(f, "\"%s\"", buf_cstr(&b));
-    buf_free(&b);
+static void write_out(struct report *r, struct buf *b) {
+    fwrite(b->p, 1, b->n, r->out);
+    buf_free(b);
 }
 
 void report_begin(struct report *r, const char *source) {
+    struct buf b;
     r->shown = r->hidden = 0;
     if (!r->json) return;
-    fputs("{\"source\":", r->out);
-    put_json(r->out, source);
-    fputs(",\"findings\":[", r->out);
+    buf_init(&b, 65536);
+    out_open(&b, NULL, '{');
+    out_shown(&b, "source", source);
+    out_open(&b, "findings", '[');
+    write_out(r, &b);
 }
 
 static void finding_json(struct report *r, const struct finding *f) {
-    fprintf(r->out, "%s{\"note\":%s,\"code\":\"%s\"", r->shown ? "," : "",
-            f->note ? "true" : "false", f->code);
+    struct buf b;
+    buf_init(&b, 65536);
+    if (r->shown) buf_putc(&b, ',');
+    out_open(&b, NULL, '{');
+    out_bool(&b, "note", f->note);
+    out_string(&b, "code", f->code);
     if (f->topic) {
-        fputs(",\"topic\":", r->out);
-        put_json(r->out, f->topic);
-        fprintf(r->out, ",\"partition\":%d", (int)f->partition);
+        out_shown(&b, "topic", f->topic);
+        out_int(&b, "partition", f->partition);
     }
-    if (f->offset >= 0) fprintf(r->out, ",\"offset\":%" PRId64, f->offset);
+    if (f->offset >= 0) out_int(&b, "offset", f->offset);
     if (f->place.name) {
-        fputs(",\"found_in\":{\"name\":", r->out);
-        put_json(r->out, f->place.name);
-        fprintf(r->out, ",\"partition\":%d,\"offset\":%" PRId64 "}", (int)f->place.partition,
-                f->place.offset);
+        out_open(&b, "found_in", '{');
+        out_shown(&b, "name", f->place.name);
+        out_int(&b, "partition", f->place.partition);
+        out_int(&b, "offset", f->place.offset);
+        out_close(&b, '}');
     }
-    fputs(",\"text\":", r->out);
-    put_json(r->out, f->text);
-    fputs("}", r->out);
+    out_shown(&b, "text", f->text);
+    out_close(&b, '}');
+    write_out(r, &b);
 }
 
 static void finding_text(struct report *r, const struct finding *f) {
@@ -69,14 +76,8 @@ void report_finding(void *context, const struct finding *f) {
     r->shown++;
 }
 
-static uint64_t now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 void report_progress(struct report *r, const char *what, uint64_t entries, double part) {
-    uint64_t now = now_ms();
+    uint64_t now = (uint64_t)clock_ms(CLOCK_MONOTONIC);
     if (now - r->progress_ms < PROGRESS_MS || !isatty(STDERR_FILENO)) return;
     r->progress_ms = now;
     fprintf(stderr, "\r%s: %" PRIu64 " read, %3.0f %%\033[K", SHOWN(what), entries, part * 100);
@@ -87,20 +88,40 @@ void report_progress_end(struct report *r) {
     r->progress_ms = 0;
 }
 
-static void row_json(FILE *f, const struct audit_row *row) {
-    fputs("{\"topic\":", f);
-    put_json(f, row->topic);
-    fprintf(f,
-            ",\"partition\":%d,\"entries\":%" PRIu64 ",\"signed\":%" PRIu64 ",\"first\":%" PRId64
-            ",\"next\":%" PRId64,
-            (int)row->partition, row->entries, row->signed_entries, row->first, row->next);
-    if (row->committed >= 0) fprintf(f, ",\"committed\":%" PRId64, row->committed);
+static void row_json(struct buf *b, const struct audit_row *row) {
+    out_open(b, NULL, '{');
+    out_shown(b, "topic", row->topic);
+    out_int(b, "partition", row->partition);
+    out_uint(b, "entries", row->entries);
+    out_uint(b, "signed", row->signed_entries);
+    out_int(b, "first", row->first);
+    out_int(b, "next", row->next);
+    if (row->committed >= 0) out_int(b, "committed", row->committed);
     for (int k = 0; k < LEDGER_KINDS; k++)
-        fprintf(f, ",\"%s\":%" PRIu64, ledger_kind_name((enum ledger_kind)k), row->records[k]);
-    fprintf(f,
-            ",\"lost\":%" PRIu64 ",\"anew\":%" PRIu64 ",\"pending\":%" PRIu64
-            ",\"dead_now\":%" PRIu64 ",\"repeats\":%" PRIu64 ",\"findings\":%" PRIu64 "}",
-            row->lost, row->anew, row->pending, row->dead_now, row->repeats, row->findings);
+        out_uint(b, ledger_kind_name((enum ledger_kind)k), row->records[k]);
+    out_uint(b, "lost", row->lost);
+    out_uint(b, "anew", row->anew);
+    out_uint(b, "pending", row->pending);
+    out_uint(b, "dead_now", row->dead_now);
+    out_uint(b, "repeats", row->repeats);
+    out_uint(b, "findings", row->findings);
+    out_close(b, '}');
+}
+
+static void sums_json(struct buf *b, const struct report_sums *sums) {
+    out_bool(b, "signatures_checked", sums->keys_given);
+    if (sums->objects) {
+        out_uint(b, "objects", sums->objects_checked);
+        out_uint(b, "object_bytes", sums->objects_bytes);
+    }
+    if (sums->records) out_uint(b, "records", sums->records_checked);
+    if (sums->anchors) {
+        out_uint(b, "anchors", sums->anchored.anchors);
+        out_uint(b, "anchored_heads", sums->anchored.heads);
+        out_uint(b, "anchored_found", sums->anchored.found);
+        out_uint(b, "anchored_early", sums->anchored.early);
+        out_int(b, "anchored_last_ms", sums->anchored.newest_ms);
+    }
 }
 
 static void table(FILE *f, const struct audit_row *rows, size_t n) {
@@ -122,15 +143,13 @@ static void table(FILE *f, const struct audit_row *rows, size_t n) {
 
 /* What was settled after the last anchor is as yet unprotected: its time is part of the verdict. */
 static void print_anchors(FILE *f, const struct anchored_sums *s) {
-    time_t newest = (time_t)(s->newest_ms / 1000);
-    struct tm tm;
-    char text[64] = "";
-    if (s->newest_ms && gmtime_r(&newest, &tm))
-        strftime(text, sizeof text, ", the last at %Y-%m-%dT%H:%M:%SZ,", &tm);
+    char text[UTC_TEXT];
+    bool known = s->newest_ms && utc_text(s->newest_ms / 1000, text);
     fprintf(f,
-            "%" PRIu64 " anchors%s name %" PRIu64 " heads: %" PRIu64 " are in the ledger, %" PRIu64
-            " lie before its beginning\n",
-            s->anchors, text, s->heads, s->found, s->early);
+            "%" PRIu64 " anchors%s%s%s name %" PRIu64 " heads: %" PRIu64
+            " are in the ledger, %" PRIu64 " lie before its beginning\n",
+            s->anchors, known ? ", the last at " : "", known ? text : "", known ? "," : "",
+            s->heads, s->found, s->early);
 }
 
 static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t findings,
@@ -170,24 +189,17 @@ bool report_end(struct report *r, struct audit *a, const struct report_sums *sum
         verdict(r->out, rows, n, findings, sums);
         return findings == 0;
     }
-    fputs("],\"partitions\":[", r->out);
-    for (size_t i = 0; i < n; i++) {
-        if (i) fputs(",", r->out);
-        row_json(r->out, &rows[i]);
-    }
-    fprintf(r->out, "],\"not_shown\":%" PRIu64 ",\"signatures_checked\":%s", r->hidden,
-            sums->keys_given ? "true" : "false");
-    if (sums->objects)
-        fprintf(r->out, ",\"objects\":%" PRIu64 ",\"object_bytes\":%" PRIu64, sums->objects_checked,
-                sums->objects_bytes);
-    if (sums->records) fprintf(r->out, ",\"records\":%" PRIu64, sums->records_checked);
-    if (sums->anchors)
-        fprintf(r->out,
-                ",\"anchors\":%" PRIu64 ",\"anchored_heads\":%" PRIu64
-                ",\"anchored_found\":%" PRIu64 ",\"anchored_early\":%" PRIu64
-                ",\"anchored_last_ms\":%" PRId64,
-                sums->anchored.anchors, sums->anchored.heads, sums->anchored.found,
-                sums->anchored.early, sums->anchored.newest_ms);
-    fprintf(r->out, ",\"sound\":%s}\n", findings ? "false" : "true");
+    struct buf b;
+    buf_init(&b, (size_t)1 << 30);
+    buf_puts(&b, "]");
+    out_open(&b, "partitions", '[');
+    for (size_t i = 0; i < n; i++) row_json(&b, &rows[i]);
+    out_close(&b, ']');
+    out_uint(&b, "not_shown", r->hidden);
+    sums_json(&b, sums);
+    out_bool(&b, "sound", !findings);
+    out_close(&b, '}');
+    buf_putc(&b, '\n');
+    write_out(r, &b);
     return findings == 0;
 }
