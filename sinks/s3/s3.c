@@ -5,6 +5,7 @@
 #include <strings.h>
 #include <time.h>
 
+#include "config/config.h"
 #include "sinks/http/http.h"
 #include "sinks/s3/s3_error.h"
 #include "worker/base/log.h"
@@ -81,9 +82,8 @@ static void answered(struct http_request *r, const struct outcome *transport) {
         finish(p, &o);
         return;
     }
-    struct s3_error error = {{0}};
-    bool refused = s3_error_parse((struct str){r->answer.p, r->answer.n}, &error);
-    if (r->status / 100 == 2 && !refused) {
+    struct s3_error error;
+    if (s3_accepted(r, &error)) {
         struct outcome o = is_store(r) ? outcome_ok(r->status) : s3_not_a_store(r->status);
         finish(p, &o);
         return;

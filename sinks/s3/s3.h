@@ -1,7 +1,7 @@
 /* The parts of the S3 sink: s3_dest.c makes destinations and corrects their region, s3_request.c
- * builds signed requests, s3.c sends them and judges the answers, s3_sigv2.c serves the endpoints
- * that know Signature Version 2 only. Nobody but these and their tests includes this. Lane's
- * thread. */
+ * builds signed requests and reads answers, s3.c sends batches and judges what comes of them,
+ * s3_sigv2.c serves the endpoints that know Signature Version 2 only. Whoever else talks to a store
+ * (anchors, verify) makes its place with s3_parse() and its requests here. One thread at a time. */
 #ifndef RUNSINK_S3_H
 #define RUNSINK_S3_H
 
@@ -10,7 +10,7 @@
 
 struct curl_slist;
 
-/* Header lines on their way into a request: each "name: value" with a NUL behind it. */
+/* Header lines on their way into a request: each "name: value" with a NUL after it. */
 #define S3_LINES_MAX 24
 struct s3_lines {
     struct buf text;
@@ -38,7 +38,7 @@ struct s3_config {
     char *host;            /* value of the Host header */
     unsigned passed;       /* struct http_request's, for this host */
     char *path_root;       /* path before the key, ends with '/' */
-    struct s3_lines fixed; /* headers that are the same in every request */
+    struct s3_lines fixed; /* headers that are the same in every PUT */
     struct sigv4_key key;
 };
 
@@ -54,7 +54,29 @@ const char *s3_dns_suffix(const char *region);
 /* Derives host and path_root; again after the region changed. */
 void s3_place(struct s3_config *);
 
-/* Headers that configuration and credentials fix. */
+/* A request on its way: zeroed but for the first part, begun, given header lines, ended. */
+struct s3_request {
+    const char *method, *key;   /* key "": the bucket itself */
+    struct sigv4_param *params; /* sorted in place */
+    size_t n_params;
+    const char *body_sha256;     /* hex; NULL: there is no body */
+    const struct s3_lines *more; /* header lines beside its own; NULL: none */
+    struct s3_lines lines;
+    char date[SIGV4_DATE_LEN + 1];
+};
+void s3_request_begin(struct s3_request *, const struct s3_config *, int64_t now_s);
+void s3_request_line(struct s3_request *, const char *name, const char *value);
+/* Appends the url and makes the signed headers, the caller's to free. False past a bound. */
+bool s3_request_end(struct s3_request *, struct s3_config *, struct buf *url,
+                    struct curl_slist **ret_headers);
+
+/* Whether a store that has answered did what it was asked for. *ret: what it says where it did not,
+ * for s3_learn_region() and s3_outcome(). */
+struct http_request;
+struct s3_error;
+bool s3_accepted(const struct http_request *, struct s3_error *ret);
+
+/* Headers of a PUT that the configuration fixes. */
 void s3_fixed_headers(struct s3_config *, const struct config *);
 /* The PUT of a batch at a moment: url and signed headers, the caller's to free. */
 void s3_put_request(struct s3_config *, const struct config *, const struct batch *, int64_t now_s,
@@ -62,7 +84,6 @@ void s3_put_request(struct s3_config *, const struct config *, const struct batc
 
 /* Takes over the region that a store's refusal names, once per destination. True when the request,
  * signed for signed_region, is worth sending again. */
-struct s3_error;
 bool s3_learn_region(struct s3_config *, int status, const struct s3_error *,
                      const char *region_header, const char *signed_region);
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "config/config.h"
+#include "sinks/http/http.h"
 #include "sinks/s3/s3.h"
 #include "sinks/s3/s3_error.h"
 
@@ -46,10 +47,92 @@ static void line(struct s3_lines *l, const char *name, const char *fmt, ...) {
     line_text(l, name, value);
 }
 
+/* ---- any request ---- */
+
+#define EMPTY_SHA256 "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+void s3_request_begin(struct s3_request *r, const struct s3_config *c, int64_t now_s) {
+    if (!r->body_sha256) r->body_sha256 = EMPTY_SHA256;
+    sigv4_date(now_s, r->date);
+    lines_init(&r->lines);
+    line_text(&r->lines, "Host", c->host);
+    line_text(&r->lines, "x-amz-date", r->date);
+    line_text(&r->lines, "x-amz-content-sha256", r->body_sha256);
+    if (c->session_token) line_text(&r->lines, "x-amz-security-token", c->session_token);
+}
+
+void s3_request_line(struct s3_request *r, const char *name, const char *value) {
+    line_text(&r->lines, name, value);
+}
+
+static size_t collect(const struct s3_lines *l, struct sigv4_header *ret) {
+    for (size_t i = 0; l && i < l->n; i++) {
+        const char *text = l->text.p + l->v[i].at;
+        ret[i].name = (struct str){text, l->v[i].name_len};
+        ret[i].value = str_c(text + l->v[i].name_len + 2);
+    }
+    return l ? l->n : 0;
+}
+
+static struct curl_slist *append(struct curl_slist *list, const struct s3_lines *l) {
+    for (size_t i = 0; l && i < l->n; i++) {
+        struct curl_slist *longer = curl_slist_append(list, l->text.p + l->v[i].at);
+        if (!longer) out_of_memory();
+        list = longer;
+    }
+    return list;
+}
+
+/* The Authorization header, over all the lines. */
+static bool sign(struct s3_request *r, struct s3_config *c, struct str path, struct str query) {
+    struct sigv4_header headers[2 * S3_LINES_MAX];
+    size_t n = collect(r->more, headers);
+    n += collect(&r->lines, headers + n);
+    const struct sigv4_request request = {.method = r->method,
+                                          .path = path,
+                                          .query = query,
+                                          .headers = headers,
+                                          .n_headers = n,
+                                          .payload_sha256 = r->body_sha256};
+    const struct sigv4_signer signer = {c->access_key_id, c->secret_access_key, c->region, "s3"};
+    struct buf authorization;
+    buf_init_secret(&authorization, 4096);
+    bool ok = sigv4_sign(&request, &signer, &c->key, r->date, &authorization);
+    if (ok) line_text(&r->lines, "Authorization", buf_cstr(&authorization));
+    buf_wipe(&authorization);
+    return ok;
+}
+
+bool s3_request_end(struct s3_request *r, struct s3_config *c, struct buf *url,
+                    struct curl_slist **ret_headers) {
+    bool ok = buf_printf(url, "%s://%s", c->https ? "https" : "http", c->host);
+    size_t path = url->n;
+    ok = ok && sigv4_path(url, str_c(c->path_root)) && sigv4_path(url, str_c(r->key));
+    size_t path_end = url->n, query = url->n;
+    if (r->n_params) {
+        ok = ok && buf_putc(url, '?') && sigv4_query(url, r->params, r->n_params);
+        query++;
+    }
+    ok = ok && sign(r, c, (struct str){url->p + path, path_end - path},
+                    (struct str){url->p + query, url->n - query});
+    if (ok) *ret_headers = append(append(NULL, r->more), &r->lines);
+    buf_wipe(&r->lines.text);
+    return ok;
+}
+
+bool s3_accepted(const struct http_request *r, struct s3_error *ret) {
+    *ret = (struct s3_error){{0}};
+    /* What was asked for is no error, whatever it looks like. */
+    if (r->status == 200 && strcmp(r->method, "GET") == 0) return true;
+    bool refused = s3_error_parse((struct str){r->answer.p, r->answer.n}, ret);
+    return r->status / 100 == 2 && !refused;
+}
+
+/* ---- the sink's PUT ---- */
+
 void s3_fixed_headers(struct s3_config *c, const struct config *cfg) {
     struct s3_lines *l = &c->fixed;
     lines_init(l);
-    if (c->session_token) line_text(l, "x-amz-security-token", c->session_token);
     if (cfg->s3_storage_class[0]) line_text(l, "x-amz-storage-class", cfg->s3_storage_class);
     if (cfg->s3_tagging[0]) line_text(l, "x-amz-tagging", cfg->s3_tagging);
     if (cfg->s3_sse == CONFIG_SSE_AES256) line_text(l, "x-amz-server-side-encryption", "AES256");
@@ -99,29 +182,10 @@ static void retention(struct s3_lines *l, const struct config *cfg, int64_t now_
     line(l, "x-amz-object-lock-retain-until-date", "%s", text);
 }
 
-static size_t collect(const struct s3_lines *l, struct sigv4_header *ret) {
-    for (size_t i = 0; i < l->n; i++) {
-        const char *text = l->text.p + l->v[i].at;
-        ret[i].name = (struct str){text, l->v[i].name_len};
-        ret[i].value = str_c(text + l->v[i].name_len + 2);
-    }
-    return l->n;
-}
-
-static struct curl_slist *append(struct curl_slist *list, const struct s3_lines *l) {
-    for (size_t i = 0; i < l->n; i++) {
-        struct curl_slist *longer = curl_slist_append(list, l->text.p + l->v[i].at);
-        if (!longer) out_of_memory();
-        list = longer;
-    }
-    return list;
-}
-
-static void batch_lines(struct s3_lines *l, const struct batch *b, const char *body_sha256) {
+static void batch_lines(struct s3_lines *l, const struct batch *b) {
     char sha256_hex[HEX_LEN(SHA256_LEN) + 1];
     hex(b->sha256, SHA256_LEN, sha256_hex);
     line(l, "Content-Type", "%s", b->content_type);
-    line(l, "x-amz-content-sha256", "%s", body_sha256);
     line(l, "x-amz-meta-topic", "%s", b->topic);
     line(l, "x-amz-meta-partition", "%" PRId32, b->partition);
     line(l, "x-amz-meta-offsets", "%" PRId64 "-%" PRId64, b->first, b->last);
@@ -130,43 +194,15 @@ static void batch_lines(struct s3_lines *l, const struct batch *b, const char *b
     if (b->lone_surrogates) line(l, "x-amz-meta-lone-surrogates", "%" PRIu32, b->lone_surrogates);
 }
 
-/* The Authorization header, over all the lines. */
-static void sign(struct s3_config *c, struct s3_lines *l, struct str path, const char *body_sha256,
-                 const char *date) {
-    struct sigv4_header headers[2 * S3_LINES_MAX];
-    size_t n = collect(&c->fixed, headers);
-    n += collect(l, headers + n);
-    const struct sigv4_request request = {.method = "PUT",
-                                          .path = path,
-                                          .headers = headers,
-                                          .n_headers = n,
-                                          .payload_sha256 = body_sha256};
-    const struct sigv4_signer signer = {c->access_key_id, c->secret_access_key, c->region, "s3"};
-    struct buf authorization;
-    buf_init_secret(&authorization, 4096);
-    must(sigv4_sign(&request, &signer, &c->key, date, &authorization));
-    line_text(l, "Authorization", buf_cstr(&authorization));
-    buf_wipe(&authorization);
-}
-
 void s3_put_request(struct s3_config *c, const struct config *cfg, const struct batch *b,
                     int64_t now_s, struct buf *url, struct curl_slist **ret_headers) {
-    char date[SIGV4_DATE_LEN + 1], body_sha256[HEX_LEN(SHA256_LEN) + 1];
-    sigv4_date(now_s, date);
+    char body_sha256[HEX_LEN(SHA256_LEN) + 1];
     hex(b->body_sha256, SHA256_LEN, body_sha256);
-
-    must(buf_printf(url, "%s://%s", c->https ? "https" : "http", c->host));
-    size_t path_at = url->n;
-    must(sigv4_path(url, str_c(c->path_root)) && sigv4_path(url, str_c(b->key)));
-
-    struct s3_lines lines;
-    lines_init(&lines);
-    line_text(&lines, "Host", c->host);
-    line(&lines, "x-amz-date", "%s", date);
-    batch_lines(&lines, b, body_sha256);
-    checksum(&lines, cfg, b);
-    retention(&lines, cfg, now_s);
-    sign(c, &lines, (struct str){url->p + path_at, url->n - path_at}, body_sha256, date);
-    *ret_headers = append(append(NULL, &c->fixed), &lines);
-    buf_wipe(&lines.text);
+    struct s3_request request = {
+        .method = "PUT", .key = b->key, .body_sha256 = body_sha256, .more = &c->fixed};
+    s3_request_begin(&request, c, now_s);
+    batch_lines(&request.lines, b);
+    checksum(&request.lines, cfg, b);
+    retention(&request.lines, cfg, now_s);
+    must(s3_request_end(&request, c, url, ret_headers));
 }

@@ -325,6 +325,62 @@ static void request_has_the_batch_in_its_headers(void **state) {
     config_free(cfg);
 }
 
+/* What anchors and verify ask for: none of a PUT's headers, and the query is signed. */
+static void any_request(void **state) {
+    (void)state;
+    const char *const settings[][2] = {{"s3.storage_class", "STANDARD_IA"}, {NULL}};
+    struct config *cfg = with(settings);
+    struct destination d;
+    struct outcome err;
+    assert_true(parse(cfg, BASE ",\"sessionToken\":\"tok\"", &d, &err));
+    struct s3_config *c = d.config;
+    struct sigv4_param params[] = {{STR("versions"), STR("")}, {STR("prefix"), STR("a/b c")}};
+    struct s3_request r = {.method = "GET", .key = "", .params = params, .n_params = 2};
+    struct buf url;
+    struct curl_slist *list = NULL;
+    buf_init(&url, 8192);
+    s3_request_begin(&r, c, 1440938160);
+    s3_request_line(&r, "If-None-Match", "*");
+    assert_true(s3_request_end(&r, c, &url, &list));
+    assert_string_equal(buf_cstr(&url), "https://my-bucket.s3.us-west-2.amazonaws.com/"
+                                        "?prefix=a%2Fb%20c&versions=");
+    const char empty[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    const struct sigv4_header headers[] = {{STR("host"), str_c(c->host)},
+                                           {STR("if-none-match"), STR("*")},
+                                           {STR("x-amz-content-sha256"), str_c(empty)},
+                                           {STR("x-amz-date"), STR("20150830T123600Z")},
+                                           {STR("x-amz-security-token"), STR("tok")}};
+    const struct sigv4_request same = {.method = "GET",
+                                       .path = STR("/"),
+                                       .query = STR("prefix=a%2Fb%20c&versions="),
+                                       .headers = headers,
+                                       .n_headers = 5,
+                                       .payload_sha256 = empty};
+    const struct sigv4_signer signer = {c->access_key_id, c->secret_access_key, c->region, "s3"};
+    struct sigv4_key key = {0};
+    struct buf want;
+    buf_init(&want, 4096);
+    assert_true(sigv4_sign(&same, &signer, &key, "20150830T123600Z", &want));
+    assert_string_equal(header(list, "Authorization"), buf_cstr(&want));
+    size_t n = 0;
+    for (const struct curl_slist *l = list; l; l = l->next) n++;
+    assert_int_equal(n, 6);
+    curl_slist_free_all(list);
+    buf_free(&want);
+    /* Past the url's bound: refused, and nothing is left to free. */
+    struct s3_request long_one = {.method = "GET", .key = "0123456789"};
+    struct buf small;
+    list = NULL;
+    buf_init(&small, 50);
+    s3_request_begin(&long_one, c, 1440938160);
+    assert_false(s3_request_end(&long_one, c, &small, &list));
+    assert_null(list);
+    buf_free(&small);
+    buf_free(&url);
+    drop(&d);
+    config_free(cfg);
+}
+
 static void configured_headers(void **state) {
     (void)state;
     const char *const settings[][2] = {{"s3.storage_class", "STANDARD_IA"},
@@ -638,6 +694,7 @@ int main(void) {
         cmocka_unit_test(identities),
         cmocka_unit_test(secrets_are_scrubbed_while_a_destination_lives),
         cmocka_unit_test(request_has_the_batch_in_its_headers),
+        cmocka_unit_test(any_request),
         cmocka_unit_test(configured_headers),
         cmocka_unit_test(error_documents),
         cmocka_unit_test(outcomes),

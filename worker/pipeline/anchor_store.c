@@ -1,6 +1,5 @@
 #include "worker/pipeline/anchor_store.h"
 
-#include <curl/curl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -10,7 +9,6 @@
 #include "worker/base/log.h"
 
 #define URL_MAX ((size_t)16384)
-#define LINES_MAX 12
 
 struct anchor_store {
     struct destination dest;
@@ -75,104 +73,48 @@ const char *anchor_store_label(const struct anchor_store *s) {
 
 /* ---- requests ---- */
 
-static void add_line(struct curl_slist **list, struct str name, struct str value) {
-    struct buf line;
-    buf_init_secret(&line, 65536);
-    buf_str(&line, name);
-    buf_puts(&line, ": ");
-    buf_str(&line, value);
-    struct curl_slist *longer = curl_slist_append(*list, buf_cstr(&line));
-    if (!longer) out_of_memory();
-    *list = longer;
-    buf_wipe(&line);
-}
-
-static bool start_url(const struct anchor_store *s, const char *key, struct buf *url,
-                      size_t *ret_path_at) {
+static bool finish(struct anchor_store *s, struct s3_request *r, struct http_request *request,
+                   struct buf *url) {
     buf_init(url, URL_MAX);
-    bool ok = buf_printf(url, "%s://%s", s->s3->https ? "https" : "http", s->s3->host);
-    *ret_path_at = url->n;
-    return ok && sigv4_path(url, str_c(s->s3->path_root)) && sigv4_path(url, str_c(key));
-}
-
-struct parts {
-    const char *method, *key, *sha256;
-    struct sigv4_param *params;
-    size_t n_params;
-    struct sigv4_header lines[LINES_MAX]; /* beyond those that all have */
-    size_t n_lines;
-};
-
-static bool sign(struct anchor_store *s, const struct parts *parts, struct http_request *request,
-                 struct buf *url) {
-    char date[SIGV4_DATE_LEN + 1];
-    struct sigv4_header lines[LINES_MAX + 4];
-    size_t path_at, n = 0;
-    bool ok = start_url(s, parts->key, url, &path_at);
-    size_t path_end = url->n;
-    if (parts->n_params)
-        ok = ok && buf_putc(url, '?') && sigv4_query(url, parts->params, parts->n_params);
-    size_t query_at = path_end + (parts->n_params > 0);
-    sigv4_date((int64_t)time(NULL), date);
-    lines[n++] = (struct sigv4_header){STR("Host"), str_c(s->s3->host)};
-    lines[n++] = (struct sigv4_header){STR("x-amz-date"), str_c(date)};
-    lines[n++] = (struct sigv4_header){STR("x-amz-content-sha256"), str_c(parts->sha256)};
-    if (s->s3->session_token)
-        lines[n++] =
-            (struct sigv4_header){STR("x-amz-security-token"), str_c(s->s3->session_token)};
-    for (size_t i = 0; i < parts->n_lines; i++) lines[n++] = parts->lines[i];
-    const struct sigv4_request to_sign = {.method = parts->method,
-                                          .path = {url->p + path_at, path_end - path_at},
-                                          .query = {url->p + query_at, url->n - query_at},
-                                          .headers = lines,
-                                          .n_headers = n,
-                                          .payload_sha256 = parts->sha256};
-    const struct sigv4_signer signer = {s->s3->access_key_id, s->s3->secret_access_key,
-                                        s->s3->region, "s3"};
-    struct buf authorization;
-    buf_init_secret(&authorization, 4096);
-    ok = ok && sigv4_sign(&to_sign, &signer, &s->s3->key, date, &authorization);
     memcpy(s->region, s->s3->region, sizeof s->region);
-    for (size_t i = 0; ok && i < n; i++) add_line(&request->headers, lines[i].name, lines[i].value);
-    if (ok) add_line(&request->headers, STR("Authorization"), str_c(buf_cstr(&authorization)));
-    buf_wipe(&authorization);
-    request->method = parts->method;
+    bool ok = s3_request_end(r, s->s3, url, &request->headers);
+    request->method = r->method;
     request->url = buf_cstr(url);
     request->trusted = true;
     request->want_headers[0] = "x-amz-bucket-region";
     return ok;
 }
 
-static void add(struct parts *parts, struct str name, const char *value) {
-    parts->lines[parts->n_lines++] = (struct sigv4_header){name, str_c(value)};
+/* S3 takes no object with a retention period without a checksum. */
+static bool lock(const struct anchor_store *s, int64_t now_s, const uint8_t sha[SHA256_LEN],
+                 struct s3_request *r) {
+    char until[UTC_TEXT];
+    struct buf checksum;
+    if (s->lock_mode == CONFIG_LOCK_NONE) return true;
+    if (!utc_text(now_s + s->lock_days * 86400, until)) return false;
+    buf_init(&checksum, 64);
+    base64_add(&checksum, sha, SHA256_LEN);
+    s3_request_line(r, "x-amz-object-lock-mode",
+                    s->lock_mode == CONFIG_LOCK_GOVERNANCE ? "GOVERNANCE" : "COMPLIANCE");
+    s3_request_line(r, "x-amz-object-lock-retain-until-date", until);
+    s3_request_line(r, "x-amz-checksum-sha256", buf_cstr(&checksum));
+    buf_free(&checksum);
+    return true;
 }
 
 bool anchor_store_put(struct anchor_store *s, const char *key, struct str body,
                       struct http_request *request, struct buf *url) {
     uint8_t sha[SHA256_LEN];
-    char sha_hex[HEX_LEN(SHA256_LEN) + 1], until_text[32] = "";
+    char sha_hex[HEX_LEN(SHA256_LEN) + 1];
+    int64_t now_s = (int64_t)time(NULL);
     sha256(body.p, body.n, sha);
     hex(sha, sizeof sha, sha_hex);
-    struct buf sha_base64;
-    buf_init(&sha_base64, 64);
-    base64_add(&sha_base64, sha, sizeof sha);
-    struct parts parts = {.method = "PUT", .key = key, .sha256 = sha_hex};
-    add(&parts, STR("Content-Type"), "application/json");
-    if (!s->unconditional) add(&parts, STR("If-None-Match"), "*");
-    bool ok = true;
-    if (s->lock_mode != CONFIG_LOCK_NONE) {
-        time_t until = time(NULL) + (time_t)(s->lock_days * 86400);
-        struct tm tm;
-        ok = gmtime_r(&until, &tm) &&
-             strftime(until_text, sizeof until_text, "%Y-%m-%dT%H:%M:%SZ", &tm) > 0;
-        add(&parts, STR("x-amz-object-lock-mode"),
-            s->lock_mode == CONFIG_LOCK_GOVERNANCE ? "GOVERNANCE" : "COMPLIANCE");
-        add(&parts, STR("x-amz-object-lock-retain-until-date"), until_text);
-        /* S3 takes no object with a retention period without a checksum. */
-        add(&parts, STR("x-amz-checksum-sha256"), buf_cstr(&sha_base64));
-    }
-    ok = sign(s, &parts, request, url) && ok;
-    buf_free(&sha_base64);
+    struct s3_request r = {.method = "PUT", .key = key, .body_sha256 = sha_hex};
+    s3_request_begin(&r, s->s3, now_s);
+    s3_request_line(&r, "Content-Type", "application/json");
+    if (!s->unconditional) s3_request_line(&r, "If-None-Match", "*");
+    bool ok = lock(s, now_s, sha, &r);
+    ok = finish(s, &r, request, url) && ok;
     request->body = body.p;
     request->body_len = body.n;
     request->needs = HTTP_ERROR;
@@ -181,19 +123,16 @@ bool anchor_store_put(struct anchor_store *s, const char *key, struct str body,
 
 bool anchor_store_get(struct anchor_store *s, const char *key, struct sigv4_param *params, size_t n,
                       struct http_request *request, struct buf *url) {
-    static const char empty[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    struct parts parts = {
-        .method = "GET", .key = key, .sha256 = empty, .params = params, .n_params = n};
-    return sign(s, &parts, request, url);
+    struct s3_request r = {.method = "GET", .key = key, .params = params, .n_params = n};
+    s3_request_begin(&r, s->s3, (int64_t)time(NULL));
+    return finish(s, &r, request, url);
 }
 
 struct outcome anchor_store_judge(struct anchor_store *s, struct http_request *r,
                                   const struct outcome *transport) {
-    struct s3_error error = {{0}};
+    struct s3_error error;
     if (transport->verdict != VERDICT_OK) return *transport;
-    bool got = strcmp(r->method, "GET") == 0 && r->status == 200;
-    bool refused = !got && s3_error_parse((struct str){r->answer.p, r->answer.n}, &error);
-    if (r->status / 100 == 2 && !refused) return outcome_ok(r->status);
+    if (s3_accepted(r, &error)) return outcome_ok(r->status);
     s3_learn_region(s->s3, r->status, &error, r->kept[0], s->region);
     if (r->status == 501 && strcmp(r->method, "PUT") == 0) s->unconditional = true;
     return s3_outcome_told(r->status, &error, r->retry_after_ms);

@@ -1,7 +1,6 @@
 #include "worker/tools/verify_objects.h"
 
 #include <assert.h>
-#include <curl/curl.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -18,7 +17,6 @@
 #define WAIT_MS 1000
 /* More than a batch is cut off at, for events that are large by themselves. */
 #define BEYOND_BATCH ((int64_t)16 << 20)
-#define EMPTY_SHA256 "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 /* ---- credentials for reading objects back, by the destination's label ---- */
 
@@ -271,49 +269,14 @@ static void check_free(struct check *c) {
     free(c);
 }
 
-static void add_header(struct curl_slist **list, const char *name, const char *value) {
-    struct buf b;
-    buf_init(&b, 65536);
-    buf_printf(&b, "%s: %s", name, value);
-    struct curl_slist *longer = curl_slist_append(*list, buf_cstr(&b));
-    if (!longer) abort();
-    *list = longer;
-    buf_wipe(&b);
-}
-
 /* The signed GET. False when its bounds are passed. */
 static bool build(struct check *c) {
     struct s3_config *s3 = c->account->s3;
-    char date[SIGV4_DATE_LEN + 1];
-    struct buf authorization;
-    sigv4_date((int64_t)time(NULL), date);
+    struct s3_request r = {.method = "GET", .key = c->key};
+    s3_request_begin(&r, s3, (int64_t)time(NULL));
     buf_clear(&c->url);
-    bool ok = buf_printf(&c->url, "%s://%s", s3->https ? "https" : "http", s3->host);
-    size_t path_at = c->url.n;
-    ok = ok && sigv4_path(&c->url, str_c(s3->path_root)) && sigv4_path(&c->url, str_c(c->key));
-    if (!ok) return false;
-    struct sigv4_header headers[] = {
-        {STR("Host"), str_c(s3->host)},
-        {STR("x-amz-content-sha256"), STR(EMPTY_SHA256)},
-        {STR("x-amz-date"), str_c(date)},
-        {STR("x-amz-security-token"), str_c(s3->session_token)},
-    };
-    const struct sigv4_request request = {.method = "GET",
-                                          .path = {c->url.p + path_at, c->url.n - path_at},
-                                          .headers = headers,
-                                          .n_headers = s3->session_token ? 4 : 3,
-                                          .payload_sha256 = EMPTY_SHA256};
-    const struct sigv4_signer signer = {s3->access_key_id, s3->secret_access_key, s3->region, "s3"};
-    buf_init(&authorization, 4096);
-    ok = sigv4_sign(&request, &signer, &s3->key, date, &authorization);
-    struct curl_slist *list = NULL;
-    for (size_t i = 0; i < request.n_headers; i++)
-        add_header(&list, headers[i].name.p, headers[i].value.p);
-    add_header(&list, "Authorization", buf_cstr(&authorization));
-    buf_wipe(&authorization);
     memcpy(c->region, s3->region, sizeof c->region);
-    c->request.headers = list;
-    return ok;
+    return s3_request_end(&r, s3, &c->url, &c->request.headers);
 }
 
 static void done(struct http_request *, const struct outcome *);
@@ -353,12 +316,12 @@ static bool get_account(struct check *c, bool fresh) {
 
 /* Whether the answer asks for another try, and that was made. */
 static bool again(struct check *c, const struct outcome *transport) {
-    struct s3_error e = {0};
+    struct s3_error e;
     int status = c->request.status;
     if (c->attempts == ATTEMPTS) return false;
     if (transport->verdict != VERDICT_OK)
         return transport->verdict == VERDICT_RETRY && send_request(c);
-    s3_error_parse((struct str){c->request.answer.p, c->request.answer.n}, &e);
+    s3_accepted(&c->request, &e); /* it did not: this is what it says */
     if (s3_learn_region(c->account->s3, status, &e, c->request.kept[0], c->region))
         return send_request(c);
     if (status >= 500) return send_request(c);
