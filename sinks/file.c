@@ -597,11 +597,16 @@ static void close_writers(struct sink_env *env) {
     leave(w);
 }
 
+static int64_t retry_window_ms(const struct config *cfg) {
+    return cfg->retry_window_file;
+}
+
 const struct sink_type file_sink = {
     .name = "file",
     .shape = SHAPE_OBJECT,
     .parse = parse,
     .free_config = free_config,
+    .retry_window_ms = retry_window_ms,
     .size = size,
     .submit = submit,
     .cancel = cancel,

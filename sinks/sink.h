@@ -112,6 +112,7 @@ struct sink_type {
     /* Memory that config takes, by heap_bytes() of all that it owns, and secret_bytes() of what it
      * registered: memory.budget is charged with it. NULL where config owns nothing. */
     size_t (*size)(const void *config);
+    int64_t (*retry_window_ms)(const struct config *); /* how long a delivery is tried */
     /* Takes the batch; done() comes later. Never blocks. */
     void (*submit)(struct sink_env *, struct batch *);
     /* Optional: gives a submitted batch up soon; done() still comes (RETRY "cancelled", or the real

@@ -136,12 +136,17 @@ static void close_lane(struct sink_env *env) {
 }
 #endif
 
+static int64_t retry_window_ms(const struct config *cfg) {
+    return cfg->retry_window_s3;
+}
+
 const struct sink_type s3_sink = {
     .name = "s3",
     .shape = SHAPE_OBJECT,
     .parse = s3_parse,
     .free_config = s3_free_config,
     .size = s3_size,
+    .retry_window_ms = retry_window_ms,
     .submit = submit,
     .cancel = cancel,
 #ifdef RUNSINK_LIBS3

@@ -215,12 +215,17 @@ static void cancel(struct sink_env *env, struct batch *b) {
     if (c) http_cancel(env->http, &c->req);
 }
 
+static int64_t retry_window_ms(const struct config *cfg) {
+    return cfg->retry_window_webhook;
+}
+
 const struct sink_type webhook_sink = {
     .name = "webhook",
     .shape = SHAPE_POST,
     .parse = webhook_parse,
     .free_config = webhook_free,
     .size = webhook_size,
+    .retry_window_ms = retry_window_ms,
     .submit = submit,
     .cancel = cancel,
 };

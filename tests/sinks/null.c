@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "config/config.h"
 #include "sinks/sink.h"
 
 extern const struct sink_type null_sink;
@@ -76,11 +77,16 @@ static void close_lane(struct sink_env *env) {
     *slot = NULL;
 }
 
+static int64_t retry_window_ms(const struct config *cfg) {
+    return cfg->retry_window_s3;
+}
+
 const struct sink_type null_sink = {
     .name = "null",
     .shape = SHAPE_OBJECT,
     .parse = parse,
     .free_config = free_config,
+    .retry_window_ms = retry_window_ms,
     .submit = submit,
     .tick = tick,
     .close = close_lane,

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "config/config.h"
 #include "worker/base/clock.h"
 #include "worker/base/table.h"
 
@@ -217,11 +218,16 @@ static void close_lane(struct sink_env *env) {
     while (*list_of(env)) tick(env, 0);
 }
 
+static int64_t retry_window_ms(const struct config *cfg) {
+    return cfg->retry_window_s3;
+}
+
 const struct sink_type scripted_sink = {
     .name = "scripted",
     .shape = SHAPE_OBJECT,
     .parse = parse,
     .free_config = free_config,
+    .retry_window_ms = retry_window_ms,
     .submit = submit,
     .cancel = cancel,
     .tick = tick,

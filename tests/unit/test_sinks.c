@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "config/config.h"
 #include "tests/sinks/scripted.h"
 
 /* What done() was told, by batch->owner. */
@@ -45,6 +46,15 @@ static void types_have_names_and_places(void **state) {
     }
     assert_null(sink_types[sizeof names / sizeof *names]);
     assert_null(sink_type_named("S3"));
+}
+
+static void each_type_has_its_retry_window(void **state) {
+    (void)state;
+    const struct config cfg = {
+        .retry_window_s3 = 3, .retry_window_webhook = 2, .retry_window_file = 5};
+    static const int64_t want[] = {3, 2, 5, 3, 3};
+    for (size_t i = 0; sink_types[i]; i++)
+        assert_int_equal(sink_types[i]->retry_window_ms(&cfg), want[i]);
 }
 
 static void null_takes_everything(void **state) {
@@ -131,6 +141,7 @@ static void hang_and_slow(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(types_have_names_and_places),
+        cmocka_unit_test(each_type_has_its_retry_window),
         cmocka_unit_test(null_takes_everything),
         cmocka_unit_test(script_is_played_by_key),
         cmocka_unit_test(hang_and_slow),

@@ -22,9 +22,7 @@ static void release(struct delivery *d) {
 }
 
 int64_t delivery_retry_window(const struct config *cfg, const struct sink_type *type) {
-    if (strcmp(type->name, "webhook") == 0) return cfg->retry_window_webhook;
-    if (strcmp(type->name, "file") == 0) return cfg->retry_window_file;
-    return cfg->retry_window_s3;
+    return type->retry_window_ms(cfg);
 }
 
 /* Whether this outcome ends the delivery. Permanent failures that the tenant caused are tried again
