@@ -5,9 +5,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "worker/base/forms.h"
 #include "worker/base/hash.h"
 #include "worker/base/log.h"
+#include "worker/base/needles.h"
 
 /* Thousands of tenants have secrets in here while each lane logs, and tenants choose them. So
  * registering one takes as long as it is, with a million others as with a few; and so does scanning
@@ -26,13 +26,13 @@
 
 /* Lanes register while others log: a steady stream of readers must not keep them out. */
 static pthread_rwlock_t lock = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
-static struct forms forms;
+static struct needles needles;
 static atomic_size_t all_work;
 
-/* The forms that are searched for: the secret and its base64, in both alphabets. Percent-encoding
+/* What is searched for: the secret and its base64, in both alphabets. Percent-encoding
  * and JSON escapes are undone in the text instead, since there are many ways to write them. */
 struct spellings {
-    char b64[FORM_MAX + 4], url[FORM_MAX + 4];
+    char b64[NEEDLE_MAX + 4], url[NEEDLE_MAX + 4];
     struct spelling {
         struct str text;
         size_t full;
@@ -43,7 +43,7 @@ struct spellings {
 /* Of the base64 the digits that the secret alone decides are compared; one more has its last
  * bits. */
 static void spell(struct str s, struct spellings *ret) {
-    size_t head = s.n < FORM_MAX / 4 * 3 ? s.n : FORM_MAX / 4 * 3;
+    size_t head = s.n < NEEDLE_MAX / 4 * 3 ? s.n : NEEDLE_MAX / 4 * 3;
     size_t digits = head * 8 / 6, full = (s.n * 8 + 5) / 6;
     struct buf b64 = {.p = ret->b64, .cap = sizeof ret->b64, .max = sizeof ret->b64 - 1};
     base64_add(&b64, s.p, head); /* what is there is enough */
@@ -53,7 +53,7 @@ static void spell(struct str s, struct spellings *ret) {
         ret->url[i] = (char)(c == '+' ? '-' : c == '/' ? '_' : c);
         if (c != ret->url[i]) ret->n = 3;
     }
-    ret->v[0] = (struct spelling){{s.p, s.n < FORM_MAX ? s.n : FORM_MAX}, s.n};
+    ret->v[0] = (struct spelling){{s.p, s.n < NEEDLE_MAX ? s.n : NEEDLE_MAX}, s.n};
     ret->v[1] = (struct spelling){{ret->b64, digits}, full};
     ret->v[2] = (struct spelling){{ret->url, digits}, full};
 }
@@ -74,11 +74,11 @@ static void each_spelling(struct str s, void (*fn)(const struct spelling *)) {
 }
 
 static void add(const struct spelling *s) {
-    forms_add(&forms, s->text, s->full);
+    needles_add(&needles, s->text, s->full);
 }
 
 static void drop(const struct spelling *s) {
-    forms_drop(&forms, s->text);
+    needles_drop(&needles, s->text);
 }
 
 void secret_add(struct str s) {
@@ -94,7 +94,7 @@ size_t secret_bytes(struct str s) {
     struct spellings sp;
     size_t bytes = 0;
     spell(s, &sp);
-    for (size_t i = 0; i < sp.n; i++) bytes += forms_cost(sp.v[i].text.n);
+    for (size_t i = 0; i < sp.n; i++) bytes += needles_cost(sp.v[i].text.n);
     spellings_free(&sp);
     return bytes;
 }
@@ -115,8 +115,8 @@ static void mark(struct marked *m, const char *p, size_t n, const size_t *at) {
     size_t done = 0; /* end of what was marked last: long secrets may stand at each byte */
     size_t work = 0, slice = 0, most = WORK_LEAST + SCRUB_WORK_BYTE * n;
     pthread_rwlock_rdlock(&lock);
-    for (size_t i = 0; i + SECRET_MIN <= n && done < n && forms.n > 0; i++) {
-        size_t len = work < most ? forms_at(&forms, p + i, n - i, &work) : n - i;
+    for (size_t i = 0; i + SECRET_MIN <= n && done < n && needles.n > 0; i++) {
+        size_t len = work < most ? needles_at(&needles, p + i, n - i, &work) : n - i;
         if (work - slice > WORK_SLICE) {
             slice = work;
             pthread_rwlock_unlock(&lock);

@@ -9,15 +9,15 @@
 #include <cmocka.h>
 
 #include "worker/base/buf.h"
-#include "worker/base/forms.h"
+#include "worker/base/needles.h"
 
 #define KNOWN 200
-#define LONG (2 * FORM_MAX)
+#define LONG (2 * NEEDLE_MAX)
 
-static struct forms set;
+static struct needles set;
 
 struct known {
-    char text[FORM_MAX];
+    char text[NEEDLE_MAX];
     size_t n, full;
     unsigned count;
 };
@@ -35,7 +35,7 @@ static size_t below(size_t n) {
 static size_t any_text(char *to, size_t max) {
     static const char *const begins[] = {"", "Bearer ", "AKIA", "bbbbbbbbbbbbbbbb", "\xff\xff"};
     static const char bytes[] = {'a', 'b', 'c', '\0', (char)0x80, (char)0xff};
-    size_t n = FORM_MIN + below(below(8) ? 8 : max - FORM_MIN + 1);
+    size_t n = NEEDLE_MIN + below(below(8) ? 8 : max - NEEDLE_MIN + 1);
     size_t kinds = 1 + below(sizeof bytes);
     const char *begin = begins[below(sizeof begins / sizeof *begins)];
     size_t i = 0;
@@ -58,16 +58,16 @@ static size_t expected(const char *p, size_t n) {
     const struct known *longest = NULL;
     for (const struct known *k = known; k < known + KNOWN; k++) {
         if (!k->count) continue;
-        if (n >= FORM_CUT_MIN && k->n > n && begins(k->text, k->n, p, n)) return n;
+        if (n >= NEEDLE_CUT_MIN && k->n > n && begins(k->text, k->n, p, n)) return n;
         if (begins(p, n, k->text, k->n) && (!longest || k->n > longest->n)) longest = k;
     }
     return !longest ? 0 : longest->full < n ? longest->full : n;
 }
 
 static void add_one(void) {
-    char text[FORM_MAX];
-    size_t n = any_text(text, FORM_MAX);
-    size_t full = n == FORM_MAX || !below(10) ? n + below(400) : n;
+    char text[NEEDLE_MAX];
+    size_t n = any_text(text, NEEDLE_MAX);
+    size_t full = n == NEEDLE_MAX || !below(10) ? n + below(400) : n;
     struct known *k = find(text, n);
     for (size_t i = 0; !k && i < KNOWN; i++)
         if (!known[i].count) k = &known[i];
@@ -76,28 +76,28 @@ static void add_one(void) {
     memcpy(k->text, text, n);
     k->count++;
     if (k->full < full) k->full = full;
-    forms_add(&set, (struct str){text, n}, full);
+    needles_add(&set, (struct str){text, n}, full);
 }
 
 static void drop_one(void) {
     struct known *k = &known[below(KNOWN)];
-    char text[FORM_MAX];
+    char text[NEEDLE_MAX];
     if (k->count) {
-        forms_drop(&set, (struct str){k->text, k->n});
+        needles_drop(&set, (struct str){k->text, k->n});
         k->count--;
         return;
     }
-    size_t n = any_text(text, FORM_MAX);
-    if (!find(text, n)) forms_drop(&set, (struct str){text, n});
+    size_t n = any_text(text, NEEDLE_MAX);
+    if (!find(text, n)) needles_drop(&set, (struct str){text, n});
 }
 
-/* A text of its own, or one made of a form: whole, cut, longer, or with one byte changed. */
+/* A text of its own, or one made of a needle: whole, cut, longer, or with one byte changed. */
 static size_t a_text(char *to) {
     const struct known *k = &known[below(KNOWN)];
     if (!k->count || !below(3)) return any_text(to, LONG);
     memcpy(to, k->text, k->n);
     size_t n = below(3) ? k->n : 1 + below(k->n);
-    if (!below(3)) n += any_text(to + n, FORM_MAX);
+    if (!below(3)) n += any_text(to + n, NEEDLE_MAX);
     if (!below(3)) to[below(n)] ^= (char)(1 << below(8));
     return n;
 }
@@ -107,10 +107,10 @@ static void check_one(void) {
     size_t n = a_text(text);
     char *exact = xmalloc(n); /* so that reading behind it is found */
     memcpy(exact, text, n);
-    size_t want = n < FORM_MIN ? 0 : expected(exact, n);
+    size_t want = n < NEEDLE_MIN ? 0 : expected(exact, n);
     size_t work = 0;
-    assert_int_equal(forms_at(&set, exact, n, &work), want);
-    assert_in_range(work, 1, 2 * 9 * FORM_MAX + FORM_MAX / 8 + 1);
+    assert_int_equal(needles_at(&set, exact, n, &work), want);
+    assert_in_range(work, 1, 2 * 9 * NEEDLE_MAX + NEEDLE_MAX / 8 + 1);
     free(exact);
 }
 
@@ -133,39 +133,39 @@ static void test_random_operations(void **st) {
     assert_true(found > 0);
     for (size_t i = 0; i < KNOWN; i++)
         for (; known[i].count; known[i].count--)
-            forms_drop(&set, (struct str){known[i].text, known[i].n});
+            needles_drop(&set, (struct str){known[i].text, known[i].n});
     assert_int_equal(set.n, 0);
     assert_int_equal(set.bytes, 0);
     for (size_t i = 0; i < sizeof set.buckets / sizeof *set.buckets; i++) {
         assert_null(set.buckets[i].branch);
-        assert_null(set.buckets[i].form);
+        assert_null(set.buckets[i].needle);
     }
 }
 
 static size_t looked_for(struct str s) {
     size_t work = 0;
-    return forms_at(&set, s.p, s.n, &work);
+    return needles_at(&set, s.p, s.n, &work);
 }
 
 static void test_counted(void **st) {
     (void)st;
     struct str a = STR("aaaaaa"), b = STR("bbbbbb");
-    forms_add(&set, a, a.n);
-    assert_int_equal(set.bytes, forms_cost(a.n));
+    needles_add(&set, a, a.n);
+    assert_int_equal(set.bytes, needles_cost(a.n));
     assert_int_equal(looked_for(b), 0);
-    forms_add(&set, a, a.n); /* it is there: only counted */
-    assert_int_equal(set.bytes, forms_cost(a.n));
-    forms_add(&set, b, b.n);
-    assert_int_equal(set.bytes, forms_cost(a.n) + forms_cost(b.n));
-    forms_drop(&set, a);
+    needles_add(&set, a, a.n); /* it is there: only counted */
+    assert_int_equal(set.bytes, needles_cost(a.n));
+    needles_add(&set, b, b.n);
+    assert_int_equal(set.bytes, needles_cost(a.n) + needles_cost(b.n));
+    needles_drop(&set, a);
     assert_int_equal(looked_for(a), a.n);
-    forms_drop(&set, a);
+    needles_drop(&set, a);
     assert_int_equal(looked_for(a), 0);
-    forms_drop(&set, b);
+    needles_drop(&set, b);
     assert_int_equal(set.bytes, 0);
 }
 
-/* What a place of a text costs with a million forms is what it costs with a few. */
+/* What a place of a text costs with a million needles is what it costs with a few. */
 static void test_a_place_costs_the_same_in_a_large_set(void **st) {
     (void)st;
     char name[32];
@@ -174,16 +174,16 @@ static void test_a_place_costs_the_same_in_a_large_set(void **st) {
     for (int i = 0; i < all; i++) {
         int n = snprintf(name, sizeof name, "AKIA%016llx", (unsigned long long)below(SIZE_MAX));
         memcpy(name, name + 4, 4); /* few begin alike */
-        forms_add(&set, (struct str){name, (size_t)n}, (size_t)n);
+        needles_add(&set, (struct str){name, (size_t)n}, (size_t)n);
     }
     for (int i = 0; i < text; i++) {
         size_t one = 0;
         snprintf(name, sizeof name, "%016llx", (unsigned long long)below(SIZE_MAX));
-        forms_at(&set, name, strlen(name), &one);
+        needles_at(&set, name, strlen(name), &one);
         work += one;
         if (one > most) most = one;
     }
-    print_message("%d looks among %zu forms: %zu steps, at most %zu\n", text, set.n, work, most);
+    print_message("%d looks among %zu needles: %zu steps, at most %zu\n", text, set.n, work, most);
     assert_true(work < 40u * (size_t)text);
     assert_true(most < 200);
 }
