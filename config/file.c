@@ -106,8 +106,8 @@ static bool set_line(struct source *s, const char *name, const char *value) {
     return config_set(s->config, name, value, origin, s->err);
 }
 
-/* inih's handler, for each name = value. Says yes to errors, which have been told here: what inih
- * returns is then the line that it could not read itself. */
+/* inih calls this for each name = value. An error is told here, and inih hears nothing of it: what
+ * inih returns in the end is then the first line that inih itself could not read. */
 static int on_value(void *user, const char *section, const char *name, const char *cut) {
     struct source *s = user;
     (void)cut;

@@ -485,7 +485,7 @@ static enum MHD_Result send_answer(const struct admin *a, struct MHD_Connection 
     MHD_add_response_header(r, "Cache-Control", "no-store");
     if (answer->status == MHD_HTTP_METHOD_NOT_ALLOWED)
         MHD_add_response_header(r, "Allow", "GET, HEAD");
-    /* What a refused request has behind its head is not read. */
+    /* What follows the head of a refused request is not read. */
     if (answer->status >= 400 && answer->status < 500)
         MHD_add_response_header(r, "Connection", "close");
     enum MHD_Result rc = MHD_queue_response(c, (unsigned)answer->status, r);

@@ -12,7 +12,7 @@ struct arena {
 };
 
 void *arena_alloc(struct arena *, size_t);      /* zeroed, aligned for any type */
-char *arena_strdup(struct arena *, struct str); /* with a NUL behind */
+char *arena_strdup(struct arena *, struct str); /* with a NUL after it */
 void arena_free(struct arena *);                /* all of it; the arena may be used again */
 void arena_wipe(struct arena *);                /* overwrites first */
 

@@ -1,5 +1,5 @@
 /* A counted set of byte strings that tells, at a place of a text, which of them stands there: the
- * log's scrubber keeps the needles of its secrets in it. Tenants choose the strings and often the
+ * log's scrubber keeps in it what it looks for. Tenants choose the strings and often the
  * text. So what one place costs does not depend on how large the set is: it is looked for among the
  * needles that share its first bytes, and those are at worst a path of a few branches for each byte
  * of the longest. Each look says what it cost, for the caller to bound the sum. No locks: the

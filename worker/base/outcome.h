@@ -1,6 +1,6 @@
 /* One vocabulary from socket to ledger to metric. An outcome is a plain value: copied freely, owns
- * nothing. No field ever holds a secret or text that a tenant or server chose without passing
- * outcome_detail(). */
+ * nothing. What a tenant or a server chose gets into why by outcome_token() alone, and into detail
+ * by outcome_text(); no secret gets into either. */
 #ifndef RUNSINK_OUTCOME_H
 #define RUNSINK_OUTCOME_H
 

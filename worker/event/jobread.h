@@ -1,5 +1,5 @@
 /* The walk down a JobRun document: one pass that validates the bytes, keeps the values that matter
- * and notes each secret's place. What the values mean is judged behind it, by jobrun.c, which is
+ * and notes each secret's place. What the values mean is judged afterwards, by jobrun.c, which is
  * the only caller. Pure; any thread; everything borrows from the document and the arena. */
 #ifndef RUNSINK_JOBREAD_H
 #define RUNSINK_JOBREAD_H
@@ -7,7 +7,7 @@
 #include "worker/event/echo.h"
 #include "worker/event/names.h"
 
-/* Values that are kept while walking down and looked at behind it. What encloses comes before what
+/* Values that are kept while walking down and looked at afterwards. What encloses comes before what
  * it holds, so that the outermost of several conflicts is named. */
 enum field {
     F_DATA,

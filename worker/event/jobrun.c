@@ -389,7 +389,8 @@ bool jobrun_sink_facts(struct str sink, struct names *names, struct arena *arena
 
 /* ---- whose it is ---- */
 
-/* The end of the string that begins behind at, its closing quote; NULL: it has none. */
+/* The end of the string whose opening quote stands before at, its closing quote; NULL: it has none.
+ */
 static const char *string_end(const char *at, const char *end) {
     for (; at < end; at++) {
         if (*at == '"') return at;

@@ -103,7 +103,7 @@ static bool low_surrogate(int32_t u) {
     return u >= 0xdc00 && u < 0xe000;
 }
 
-/* Behind the escape at p; NULL when it is none. */
+/* Past the escape at p; NULL when it is none. */
 static const char *escape(struct json *j, const char *p) {
     if (j->end - p < 2) return NULL;
     if (p[1] != 'u') return p[1] && strchr("\"\\/bfnrt", p[1]) ? p + 2 : NULL;
@@ -235,7 +235,7 @@ static bool enter(struct json *j, enum json_kind kind, struct json_value *ret) {
     return true;
 }
 
-/* Between members: true when another one follows, false behind the closing bracket. */
+/* Between members: true when another one follows, false after the closing bracket. */
 static bool another(struct json *j, char bracket) {
     if (j->err) return false;
     space(j);

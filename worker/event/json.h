@@ -2,7 +2,7 @@
  * validated once, nothing is copied or allocated. Any thread; everything borrows from the text.
  *
  * Errors stick: after the first one each call returns false, so loops end by themselves and err is
- * looked at once, behind the walk. The typical walk:
+ * looked at once, after the walk. The typical walk:
  *
  *     json_begin(&j, text);
  *     if (json_open(&j, &v))                     // an object: step into it
@@ -39,7 +39,7 @@ struct json {
     const char *start, *at, *end; /* at: where the reader stands, or what it stopped at */
     const char *err; /* NULL, or why the text was refused: a static phrase that quotes nothing */
     int depth;
-    bool fresh;    /* behind an opening bracket: no comma is due */
+    bool fresh;    /* after an opening bracket: no comma is due */
     bool too_deep; /* err is about JSON_DEPTH_MAX */
     bool escapes;  /* a string with an escape was read; the caller may clear it */
     bool breaks;   /* a line break stands between tokens: nowhere else can one stand */
@@ -63,7 +63,7 @@ bool json_enter(struct json *, struct json_value *ret);
  * once json_key() gave false. */
 bool json_open(struct json *, struct json_value *ret);
 void json_close(struct json *, struct json_value *object);
-/* The next member's key, the reader then stands before its value; false behind the object's end. */
+/* The next member's key, the reader then stands before its value; false after the object's end. */
 bool json_key(struct json *, struct json_value *ret);
 /* The same for arrays: json_open_array() and then, before each element, json_item(). */
 bool json_open_array(struct json *, struct json_value *ret);
@@ -81,7 +81,7 @@ bool json_unescape(struct str raw, char *ret, size_t *ret_n);
 /* Replaces each escape of an unpaired surrogate in a validated text by \\ufffd, which is as long.
  */
 void json_replace_surrogates(char *text, size_t n);
-/* One character at *at (below end), as UTF-8; moves *at behind it. Returns the number of bytes
+/* One character at *at (below end), as UTF-8; moves *at past it. Returns the number of bytes
  * written, 0 for an unpaired surrogate. */
 size_t json_char(const char **at, const char *end, char ret[4]);
 /* Whether two values are the same: strings once escapes are resolved, others byte for byte. */

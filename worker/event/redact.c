@@ -61,7 +61,7 @@ static size_t until(struct str s, char c) {
     return at ? (size_t)(at - s.p) : s.n;
 }
 
-/* Where the authority starts: behind "scheme:" and any number of slashes; 0 when there is no
+/* Where the authority starts: after "scheme:" and any number of slashes; 0 when there is no
  * scheme. As lenient as curl is: about how many slashes, and about what a scheme may start with. */
 static size_t authority(struct str u) {
     size_t i = 0;

@@ -15,11 +15,12 @@ bool redact_add(struct buf *, const struct payload *);
 bool redact_add_line(struct buf *, const struct payload *);
 
 /* The secret parts of a URL, one after another and ascending: its userinfo, then each value of its
- * query, or its fragment. More is taken rather than less where the text leaves doubt: all behind
- * the scheme when host and port are not well-formed (RFC 3986), a query's piece without a value
- * whole (it may be a bare token), a fragment behind a query as part of its last value, and from the
- * URL_QUERY_PIECES-th piece on all at once. Text without a scheme is read as starting with the
- * authority ("user:pw@host:8080"). */
+ * query, or its fragment. Where the text leaves doubt, more of it is secret, not less:
+ * - host or port are not well-formed (RFC 3986): all that follows the scheme;
+ * - a piece of the query has no value: the whole piece, since it may be a bare token;
+ * - a fragment follows a query: it belongs to the query's last value;
+ * - the query has more than URL_QUERY_PIECES pieces: all the rest at once.
+ * Text without a scheme begins with the authority ("user:pw@host:8080"). */
 #define URL_QUERY_PIECES 64
 struct url_secrets {
     struct str url;
