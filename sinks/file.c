@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/queue.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -49,8 +50,10 @@ struct job {
     char *root, *key, *body;
     size_t body_len;
     struct outcome outcome;
-    struct job *next;
+    TAILQ_ENTRY(job) link;
 };
+
+TAILQ_HEAD(jobs, job);
 
 /* A lane's writers. Jobs stand in the order in which they came; at most http.max_connections fly,
  * and so stand here. Freed by whoever leaves last: a writer on a disk that hangs outlives its lane.
@@ -58,7 +61,7 @@ struct job {
 struct writers {
     pthread_mutex_t mutex;
     pthread_cond_t work;
-    struct job *first, **last;
+    struct jobs jobs;
     size_t written, users;
     int64_t next_due_ms; /* of the jobs, or earlier */
     int64_t threads;
@@ -400,8 +403,8 @@ static void leave(struct writers *w) {
 }
 
 static struct job *next_waiting(struct writers *w) {
-    struct job *j = w->first;
-    while (j && j->state != JOB_WAITING) j = j->next;
+    struct job *j = TAILQ_FIRST(&w->jobs);
+    while (j && j->state != JOB_WAITING) j = TAILQ_NEXT(j, link);
     return j;
 }
 
@@ -465,7 +468,7 @@ static struct writers *writers_new(int wake_fd) {
     struct writers *w = xcalloc(1, sizeof *w);
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->work, NULL);
-    w->last = &w->first;
+    TAILQ_INIT(&w->jobs);
     w->users = 1;
     w->wake_fd = wake_fd;
     w->next_due_ms = INT64_MAX;
@@ -490,14 +493,13 @@ static void submit(struct sink_env *env, struct batch *b) {
     b->sink_state = j;
     pthread_mutex_lock(&w->mutex);
     /* Writers are made as they are needed. */
-    bool needed = !w->threads || (w->first && w->threads < env->cfg->file_writers);
+    bool needed = !w->threads || (!TAILQ_EMPTY(&w->jobs) && w->threads < env->cfg->file_writers);
     if (needed && !start_writer(w) && !w->threads) {
         j->state = JOB_WRITTEN;
         j->outcome = failure(EAGAIN, "starting a writer");
         w->written++;
     }
-    *w->last = j;
-    w->last = &j->next;
+    TAILQ_INSERT_TAIL(&w->jobs, j, link);
     if (j->due_ms < w->next_due_ms) w->next_due_ms = j->due_ms;
     pthread_cond_signal(&w->work);
     pthread_mutex_unlock(&w->mutex);
@@ -522,44 +524,38 @@ static struct job *told(struct writers *w, struct job *j, int64_t now_ms) {
     return ret;
 }
 
-/* Unlinks what is over, and notes when the next is due. With the mutex. */
-static struct job *take_over(struct writers *w, int64_t now_ms) {
-    struct job *over = NULL, **over_last = &over;
+/* Moves what is over, and notes when the next is due. With the mutex. */
+static void take_over(struct writers *w, int64_t now_ms, struct jobs *over) {
     w->next_due_ms = INT64_MAX;
-    w->last = &w->first;
-    while (*w->last) {
-        struct job *j = *w->last, *next = j->next, *ret = told(w, j, now_ms);
+    for (struct job *j = TAILQ_FIRST(&w->jobs), *next; j; j = next) {
+        next = TAILQ_NEXT(j, link);
+        struct job *ret = told(w, j, now_ms);
         if (ret) {
-            *w->last = next;
-            ret->next = NULL;
-            *over_last = ret;
-            over_last = &ret->next;
-        } else {
-            if (j->due_ms < w->next_due_ms) w->next_due_ms = j->due_ms;
-            w->last = &j->next;
+            TAILQ_REMOVE(&w->jobs, j, link);
+            TAILQ_INSERT_TAIL(over, ret, link);
+        } else if (j->due_ms < w->next_due_ms) {
+            w->next_due_ms = j->due_ms;
         }
     }
-    return over;
 }
 
 static int tick(struct sink_env *env, int64_t now_ms) {
     struct writers *w = *slot_of(env);
     if (!w) return -1;
     pthread_mutex_lock(&w->mutex);
-    bool any = w->written || now_ms >= w->next_due_ms;
-    struct job *over = any ? take_over(w, now_ms) : NULL;
+    struct jobs over = TAILQ_HEAD_INITIALIZER(over);
+    if (w->written || now_ms >= w->next_due_ms) take_over(w, now_ms, &over);
     pthread_mutex_unlock(&w->mutex);
-    while (over) {
-        struct job *next = over->next;
-        over->batch->sink_state = NULL;
-        over->batch->done(over->batch, &over->outcome);
-        job_free(over);
-        over = next;
+    for (struct job *j; (j = TAILQ_FIRST(&over));) {
+        TAILQ_REMOVE(&over, j, link);
+        j->batch->sink_state = NULL;
+        j->batch->done(j->batch, &j->outcome);
+        job_free(j);
     }
     pthread_mutex_lock(&w->mutex);
     int64_t left = w->written ? 0 : w->next_due_ms - now_ms;
-    if (w->first && w->wake_fd <= 0 && left > LOOK_MS) left = LOOK_MS;
-    if (!w->first) left = -1;
+    if (!TAILQ_EMPTY(&w->jobs) && w->wake_fd <= 0 && left > LOOK_MS) left = LOOK_MS;
+    if (TAILQ_EMPTY(&w->jobs)) left = -1;
     pthread_mutex_unlock(&w->mutex);
     return left > INT_MAX ? INT_MAX : left < -1 ? 0 : (int)left;
 }
@@ -585,7 +581,7 @@ static void close_writers(struct sink_env *env) {
     for (bool more = true; more;) {
         tick(env, INT64_MAX); /* all are due */
         pthread_mutex_lock(&w->mutex);
-        more = w->first != NULL;
+        more = !TAILQ_EMPTY(&w->jobs);
         pthread_mutex_unlock(&w->mutex);
         if (more) sched_yield(); /* one is being copied */
     }

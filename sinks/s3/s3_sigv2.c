@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
 
 #include "config/config.h"
@@ -36,8 +37,8 @@ struct lane {
     const struct config *cfg;
     S3RequestContext *context;
     size_t in_flight;
-    struct put *puts;              /* with a copy of a handle */
-    struct put *done, **done_last; /* ended, batch->done() due at the next tick */
+    LIST_HEAD(puts, put) puts;    /* with a copy of a handle */
+    TAILQ_HEAD(ended, put) ended; /* batch->done() is due at the next tick */
 };
 
 struct put {
@@ -52,8 +53,8 @@ struct put {
     int64_t until_ms; /* when what is left of a success's body is waited for no more; 0 */
     bool cancelled;
     struct outcome outcome;
-    struct put *next; /* done */
-    struct put *next_put, **at;
+    TAILQ_ENTRY(put) ended;
+    LIST_ENTRY(put) link;
 };
 
 CURLMcode s3_sigv2_add_handle(CURLM *, CURL *);
@@ -142,16 +143,13 @@ CURLMcode s3_sigv2_add_handle(CURLM *multi, CURL *theirs) {
     }
     p->theirs = theirs;
     p->multi = multi;
-    p->at = &p->lane->puts;
-    p->next_put = *p->at;
-    if (p->next_put) p->next_put->at = &p->next_put;
-    *p->at = p;
+    LIST_INSERT_HEAD(&p->lane->puts, p, link);
     return CURLM_OK;
 }
 
 /* libs3 has the copy from libcurl, as that of a transfer that has ended. */
 CURLMcode s3_sigv2_remove_handle(CURLM *multi, CURL *easy) {
-    for (struct put *p = running ? running->puts : NULL; p; p = p->next_put)
+    for (struct put *p = running ? LIST_FIRST(&running->puts) : NULL; p; p = LIST_NEXT(p, link))
         if (p->easy == easy) p->multi = NULL;
     return curl_multi_remove_handle(multi, easy);
 }
@@ -162,7 +160,8 @@ CURLcode s3_sigv2_getinfo(CURL *easy, CURLINFO info, ...) {
     va_start(ap, info);
     void *ret = va_arg(ap, void *);
     va_end(ap);
-    for (const struct put *p = running ? running->puts : NULL; p; p = p->next_put)
+    for (const struct put *p = running ? LIST_FIRST(&running->puts) : NULL; p;
+         p = LIST_NEXT(p, link))
         if (p->theirs == easy) easy = p->easy;
     return curl_easy_getinfo(easy, info, ret);
 }
@@ -171,8 +170,7 @@ static void free_copy(struct put *p) {
     if (!p->easy) return;
     if (p->multi) curl_multi_remove_handle(p->multi, p->easy);
     curl_easy_cleanup(p->easy);
-    *p->at = p->next_put;
-    if (p->next_put) p->next_put->at = p->at;
+    LIST_REMOVE(p, link);
     p->easy = NULL;
 }
 
@@ -248,8 +246,7 @@ static int give_data(int size, char *to, void *put_) {
 static void end(struct put *p, struct outcome o) {
     p->outcome = o;
     p->lane->in_flight--;
-    *p->lane->done_last = p;
-    p->lane->done_last = &p->next;
+    TAILQ_INSERT_TAIL(&p->lane->ended, p, ended);
 }
 
 /* From S3_put_object() or from a tick; done() waits for the tick's next step in either case. */
@@ -274,7 +271,7 @@ static struct lane *lane_of(const struct config *cfg, void **state) {
     pthread_once(&once, initialize);
     l = xcalloc(1, sizeof *l);
     l->cfg = cfg;
-    l->done_last = &l->done;
+    TAILQ_INIT(&l->ended);
     if (S3_create_request_context(&l->context) != S3StatusOK) out_of_memory();
     *state = l;
     return l;
@@ -341,18 +338,17 @@ void s3_sigv2_cancel(struct batch *b) {
     p->cancelled = true; /* its progress callback or its next read ends it */
 }
 
-static void finish_done(struct lane *l) {
-    struct put *p = l->done;
-    l->done = NULL; /* a done() may submit more: those wait for the next tick */
-    l->done_last = &l->done;
-    while (p) {
-        struct put *next = p->next;
+static void finish_ended(struct lane *l) {
+    /* Only those that are here now: done() may submit more, which wait for the next tick. */
+    struct ended now = TAILQ_HEAD_INITIALIZER(now);
+    TAILQ_CONCAT(&now, &l->ended, ended);
+    for (struct put *p; (p = TAILQ_FIRST(&now));) {
         struct batch *b = p->batch;
         struct outcome o = p->outcome;
+        TAILQ_REMOVE(&now, p, ended);
         free(p);
         b->sink_state = NULL;
         b->done(b, &o);
-        p = next;
     }
 }
 
@@ -366,8 +362,8 @@ int s3_sigv2_tick(void **state) {
         abort();
     }
     running = NULL;
-    finish_done(l);
-    return l->done ? 0 : l->in_flight > 0 ? POLL_MS : -1;
+    finish_ended(l);
+    return !TAILQ_EMPTY(&l->ended) ? 0 : l->in_flight > 0 ? POLL_MS : -1;
 }
 
 void s3_sigv2_close(void **state) {
@@ -376,7 +372,7 @@ void s3_sigv2_close(void **state) {
     running = l;
     S3_destroy_request_context(l->context); /* completes what flies */
     running = NULL;
-    while (l->done) finish_done(l);
+    while (!TAILQ_EMPTY(&l->ended)) finish_ended(l);
     free(l);
     *state = NULL;
 }
