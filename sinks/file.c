@@ -253,24 +253,11 @@ static void clean_once(const char *root) {
 
 /* Destinations --------------------------------------------------------- */
 
-static bool refuse(struct outcome *reterr, enum fault fault, const char *what) {
-    *reterr = outcome_fail(VERDICT_PERMANENT, fault, "invalid-sink", "sink.path %s", what);
-    return false;
-}
-
 /* UTF-8, no control characters, no segment that climbs or imitates a temporary name. */
 static bool path_valid(const char *p) {
     struct str text = str_c(p);
-    if (text.n > PATH_BYTES_MAX || !utf8_is_line(text)) return false;
-    while (*p) {
-        size_t n = strcspn(p, "/");
-        if ((n == 1 && p[0] == '.') || (n == 2 && p[0] == '.' && p[1] == '.') ||
-            str_starts((struct str){p, n}, TEMP_PREFIX))
-            return false;
-        p += n;
-        if (*p) p++;
-    }
-    return true;
+    return text.n <= PATH_BYTES_MAX && utf8_is_line(text) && !path_climbs(p) &&
+           !str_starts(text, TEMP_PREFIX) && !strstr(p, "/" TEMP_PREFIX);
 }
 
 static void fill(const char *root, const char *path, const char *shown, struct destination *ret) {
@@ -301,22 +288,24 @@ static bool parse(const struct config *cfg, const cJSON *sink, struct destinatio
     bool bad = false;
     const cJSON *path = sink_field(sink, "path", &bad, reterr);
     if (bad) return false;
-    if (!cJSON_IsString(path)) return refuse(reterr, FAULT_DATA, "is missing or not a string");
-    if (!*cfg->file_root) return refuse(reterr, FAULT_TENANT, "is refused: file.root is not set");
+    if (!cJSON_IsString(path))
+        return sink_refuse(reterr, FAULT_DATA, "path", "is missing or not a string");
+    if (!*cfg->file_root)
+        return sink_refuse(reterr, FAULT_TENANT, "path", "is refused: file.root is not set");
     const char *p = path->valuestring;
     if (p[0] == '/') { /* then it must lead below the root */
         size_t n = strlen(cfg->file_root);
         while (n > 0 && cfg->file_root[n - 1] == '/') n--;
         if (strncmp(p, cfg->file_root, n) != 0 || (p[n] != '/' && p[n] != '\0'))
-            return refuse(reterr, FAULT_TENANT, "is not below file.root");
+            return sink_refuse(reterr, FAULT_TENANT, "path", "is not below file.root");
         p += n;
     }
     if (!path_valid(p))
-        return refuse(reterr, FAULT_TENANT,
-                      "is too long, not UTF-8, or has control characters or dot segments");
+        return sink_refuse(reterr, FAULT_TENANT, "path",
+                           "is too long, not UTF-8, or has control characters or dot segments");
     while (*p == '/') p++;
     if ((int64_t)segments(p) > cfg->file_depth)
-        return refuse(reterr, FAULT_TENANT, "has more folders than file.depth allows");
+        return sink_refuse(reterr, FAULT_TENANT, "path", "has more folders than file.depth allows");
     fill(cfg->file_root, p, p, ret);
     return true;
 }

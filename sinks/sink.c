@@ -45,3 +45,8 @@ const cJSON *sink_field(const cJSON *sink, const char *camel, bool *retbad,
     }
     return found && !cJSON_IsNull(found) ? found : NULL;
 }
+
+bool sink_refuse(struct outcome *reterr, enum fault fault, const char *field, const char *what) {
+    *reterr = outcome_fail(VERDICT_PERMANENT, fault, "invalid-sink", "sink.%s %s", field, what);
+    return false;
+}

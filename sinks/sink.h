@@ -146,4 +146,7 @@ static inline size_t sink_type_index(const struct sink_type *type) {
  * long as the object is. */
 const cJSON *sink_field(const cJSON *sink, const char *camel, bool *retbad, struct outcome *reterr);
 
+/* Refuses a sink object for good: "sink.FIELD WHAT". Returns false. */
+bool sink_refuse(struct outcome *reterr, enum fault, const char *field, const char *what);
+
 #endif

@@ -30,11 +30,6 @@ struct endpoint {
     bool ip;
 };
 
-static bool refuse(struct outcome *reterr, enum fault fault, const char *field, const char *what) {
-    *reterr = outcome_fail(VERDICT_PERMANENT, fault, "invalid-sink", "sink.%s %s", field, what);
-    return false;
-}
-
 /* A text field; *ret is NULL when it is absent and may be. */
 static bool text(const cJSON *sink, const char *name, bool required, const char **ret,
                  struct outcome *reterr) {
@@ -42,9 +37,10 @@ static bool text(const cJSON *sink, const char *name, bool required, const char 
     const cJSON *item = sink_field(sink, name, &bad, reterr);
     if (bad) return false;
     *ret = NULL;
-    if (item && !cJSON_IsString(item)) return refuse(reterr, FAULT_DATA, name, "is not a string");
+    if (item && !cJSON_IsString(item))
+        return sink_refuse(reterr, FAULT_DATA, name, "is not a string");
     if (item && item->valuestring[0]) *ret = item->valuestring;
-    if (required && !*ret) return refuse(reterr, FAULT_DATA, name, "is missing or empty");
+    if (required && !*ret) return sink_refuse(reterr, FAULT_DATA, name, "is missing or empty");
     return true;
 }
 
@@ -52,7 +48,8 @@ static bool flag(const cJSON *sink, const char *name, bool *ret, struct outcome 
     bool bad = false;
     const cJSON *item = sink_field(sink, name, &bad, reterr);
     if (bad) return false;
-    if (item && !cJSON_IsBool(item)) return refuse(reterr, FAULT_DATA, name, "is not a boolean");
+    if (item && !cJSON_IsBool(item))
+        return sink_refuse(reterr, FAULT_DATA, name, "is not a boolean");
     *ret = cJSON_IsTrue(item);
     return true;
 }
@@ -94,17 +91,10 @@ static bool has_control(const char *s) {
     return *s;
 }
 
-/* Stores fold "." and ".." segments, or climb: neither may stand in a key. The prefix may end
- * inside a segment, so what follows its last '/' is refused as well. */
+/* The prefix may end inside a segment, so what follows its last '/' must not be a dot either. */
 static bool prefix_valid(const char *p) {
     struct str text = str_c(p);
-    if (text.n > PREFIX_MAX || !utf8_is_line(text)) return false;
-    for (const char *s = p; s; s = strchr(s, '/')) {
-        if (*s == '/') s++;
-        size_t n = strcspn(s, "/");
-        if ((n == 1 && s[0] == '.') || (n == 2 && s[0] == '.' && s[1] == '.')) return false;
-    }
-    return true;
+    return text.n <= PREFIX_MAX && utf8_is_line(text) && !path_climbs(p);
 }
 
 static bool read_fields(const cJSON *sink, struct fields *f, struct outcome *reterr) {
@@ -131,26 +121,26 @@ static bool shows_secret(const struct fields *f) {
 
 static bool check_fields(const struct fields *f, struct outcome *reterr) {
     if (!bucket_valid(f->bucket))
-        return refuse(reterr, FAULT_TENANT, "bucket", "is not a bucket name");
+        return sink_refuse(reterr, FAULT_TENANT, "bucket", "is not a bucket name");
     if (!f->endpoint && !s3_region_is_label(str_c(f->region)))
-        return refuse(reterr, FAULT_TENANT, "region",
-                      "is not a region of AWS, and there is no sink.endpoint");
+        return sink_refuse(reterr, FAULT_TENANT, "region",
+                           "is not a region of AWS, and there is no sink.endpoint");
     if (!s3_region_valid(str_c(f->region)))
-        return refuse(
+        return sink_refuse(
             reterr, FAULT_TENANT, "region",
             "is not a region name: 64 printable characters at most, no blank, comma, slash or =");
     if (!visible(f->access_key_id, CREDENTIAL_MAX) || strchr(f->access_key_id, '/'))
-        return refuse(reterr, FAULT_TENANT, "accessKeyId", "is not an access key id");
+        return sink_refuse(reterr, FAULT_TENANT, "accessKeyId", "is not an access key id");
     if (strlen(f->secret_access_key) > CREDENTIAL_MAX || has_control(f->secret_access_key))
-        return refuse(reterr, FAULT_TENANT, "secretAccessKey",
-                      "is too long, or has control characters");
+        return sink_refuse(reterr, FAULT_TENANT, "secretAccessKey",
+                           "is too long, or has control characters");
     if (f->session_token && !visible(f->session_token, TOKEN_MAX))
-        return refuse(reterr, FAULT_TENANT, "sessionToken", "is not a session token");
+        return sink_refuse(reterr, FAULT_TENANT, "sessionToken", "is not a session token");
     if (f->prefix && !prefix_valid(f->prefix))
-        return refuse(reterr, FAULT_TENANT, "prefix",
-                      "is too long, not UTF-8, or has control characters or dot segments");
+        return sink_refuse(reterr, FAULT_TENANT, "prefix",
+                           "is too long, not UTF-8, or has control characters or dot segments");
     if (shows_secret(f))
-        return refuse(
+        return sink_refuse(
             reterr, FAULT_TENANT, "bucket, region, prefix or endpoint",
             "contains a credential, or the key's id: choose another name, or another key");
     return true;
@@ -246,12 +236,13 @@ static bool check_sigv2(const struct fields *f, struct outcome *reterr) {
     return false;
 #else
     if (f->session_token)
-        return refuse(reterr, FAULT_TENANT, "sessionToken", "needs Signature Version 4");
+        return sink_refuse(reterr, FAULT_TENANT, "sessionToken", "needs Signature Version 4");
     if (strlen(f->access_key_id) > 32)
-        return refuse(reterr, FAULT_TENANT, "accessKeyId", "is too long for Signature Version 2");
+        return sink_refuse(reterr, FAULT_TENANT, "accessKeyId",
+                           "is too long for Signature Version 2");
     if (strlen(f->secret_access_key) > 64)
-        return refuse(reterr, FAULT_TENANT, "secretAccessKey",
-                      "is too long for Signature Version 2");
+        return sink_refuse(reterr, FAULT_TENANT, "secretAccessKey",
+                           "is too long for Signature Version 2");
     return true;
 #endif
 }
@@ -260,8 +251,8 @@ static bool take_endpoint(const struct config *cfg, const struct fields *f, stru
                           bool *ret_ip, struct outcome *reterr) {
     struct endpoint e = {0};
     if (!endpoint_split(f->endpoint, &e))
-        return refuse(reterr, FAULT_TENANT, "endpoint",
-                      "is not an http(s) URL of host, port and plain path");
+        return sink_refuse(reterr, FAULT_TENANT, "endpoint",
+                           "is not an http(s) URL of host, port and plain path");
     c->sigv2 = is_sigv2(cfg, &e);
     struct egress egress = cfg->egress;
     egress.http = egress.http || c->sigv2; /* listing an endpoint is the permission */

@@ -11,11 +11,6 @@
 
 #define HEADERS_MAX 200 /* configuration's own limit on webhook.headers_max */
 
-static bool refuse(struct outcome *reterr, enum fault fault, const char *field, const char *what) {
-    *reterr = outcome_fail(VERDICT_PERMANENT, fault, "invalid-sink", "sink.%s %s", field, what);
-    return false;
-}
-
 /* --- Secrets --- */
 
 static void keep_secret(struct webhook *w, struct str s) {
@@ -137,7 +132,7 @@ static bool refuse_name(const char *name, struct outcome *reterr) {
     if (!*name) what = "a header has no name";
     if (strpbrk(name, ": \t"))
         what = "a header's name holds a blank or a colon: was a whole header line pasted into it?";
-    return refuse(reterr, FAULT_TENANT, "headers:", what);
+    return sink_refuse(reterr, FAULT_TENANT, "headers:", what);
 }
 
 static bool check_header(const cJSON *item, struct outcome *reterr) {
@@ -160,15 +155,16 @@ static bool read_headers(const struct config *cfg, const cJSON *sink, struct pai
     const cJSON *object = sink_field(sink, "headers", &bad, reterr), *item;
     if (bad) return false;
     if (object && !cJSON_IsObject(object))
-        return refuse(reterr, FAULT_DATA, "headers", "is not an object");
+        return sink_refuse(reterr, FAULT_DATA, "headers", "is not an object");
     size_t n = 0, bytes = 0;
     cJSON_ArrayForEach(item, object) {
         if (!check_header(item, reterr)) return false;
         bytes += strlen(item->string) + strlen(item->valuestring);
         if (n == HEADERS_MAX || (int64_t)n >= cfg->webhook_header_max)
-            return refuse(reterr, FAULT_TENANT, "headers", "are too many (webhook.headers_max)");
+            return sink_refuse(reterr, FAULT_TENANT, "headers",
+                               "are too many (webhook.headers_max)");
         if (bytes > WEBHOOK_HEADER_BYTES_MAX)
-            return refuse(reterr, FAULT_TENANT, "headers", "are more than 8 KiB");
+            return sink_refuse(reterr, FAULT_TENANT, "headers", "are more than 8 KiB");
         ret[n++] = (struct pair){item->string, item->valuestring};
     }
     qsort(ret, n, sizeof *ret, by_name);
@@ -285,10 +281,10 @@ static bool read_url(const struct config *cfg, const cJSON *sink, const char **r
     bool bad = false;
     const cJSON *item = sink_field(sink, "url", &bad, reterr);
     if (bad) return false;
-    if (!item) return refuse(reterr, FAULT_DATA, "url", "is missing");
-    if (!cJSON_IsString(item)) return refuse(reterr, FAULT_DATA, "url", "is not a string");
+    if (!item) return sink_refuse(reterr, FAULT_DATA, "url", "is missing");
+    if (!cJSON_IsString(item)) return sink_refuse(reterr, FAULT_DATA, "url", "is not a string");
     if (strlen(item->valuestring) > WEBHOOK_URL_MAX)
-        return refuse(reterr, FAULT_TENANT, "url", "is longer than 2048 bytes");
+        return sink_refuse(reterr, FAULT_TENANT, "url", "is longer than 2048 bytes");
     *ret = item->valuestring;
     return egress_url(&cfg->egress, item->valuestring, true, reterr);
 }

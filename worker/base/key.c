@@ -52,13 +52,9 @@ static bool check_text(const char *text, struct buf *err) {
     for (const char *c = text; *c; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
             return buf_puts(err, "the key template holds a control character"), false;
-    for (const char *at = text;; at++) {
-        struct str segment = {at, strcspn(at, "/")};
-        if (str_is(segment, ".") || str_is(segment, ".."))
-            return buf_puts(err, "the key template has a folder named \".\" or \"..\""), false;
-        at += segment.n;
-        if (!*at) return true;
-    }
+    if (path_climbs(text))
+        return buf_puts(err, "the key template has a folder named \".\" or \"..\""), false;
+    return true;
 }
 
 static bool find_field(struct str name, unsigned allowed, enum key_field *ret, struct buf *err) {

@@ -150,6 +150,15 @@ bool text_json(struct buf *b, struct str s) {
     return ok;
 }
 
+bool path_climbs(const char *path) {
+    for (const char *s = path; s; s = strchr(s, '/')) {
+        if (*s == '/') s++;
+        struct str segment = {s, strcspn(s, "/")};
+        if (str_is(segment, ".") || str_is(segment, "..")) return true;
+    }
+    return false;
+}
+
 bool utc_text(int64_t s, char ret[UTC_TEXT]) {
     time_t t = (time_t)s;
     struct tm tm;

@@ -57,6 +57,9 @@ static inline size_t utf8_put(uint32_t c, char ret[4]) {
  * become U+FFFD, so that what comes out is always valid JSON. */
 bool text_json(struct buf *, struct str);
 
+/* Whether a segment of the path is "." or "..": stores fold these, or climb. */
+bool path_climbs(const char *path);
+
 /* Seconds since the epoch as 2026-01-31T12:00:00Z. False: no such time. */
 #define UTC_TEXT 32
 bool utc_text(int64_t s, char ret[UTC_TEXT]);

@@ -355,16 +355,6 @@ static void done(struct http_request *request, const struct outcome *transport) 
 
 /* ---- files ---- */
 
-/* No segment may lead elsewhere. */
-static bool key_climbs(const char *key) {
-    for (const char *s = key; *s;) {
-        size_t n = strcspn(s, "/");
-        if ((n == 1 && s[0] == '.') || (n == 2 && s[0] == '.' && s[1] == '.')) return true;
-        s += n + (s[n] == '/');
-    }
-    return false;
-}
-
 /* A label shows the folder of sink.override whole, unless that is too long for a label. */
 static bool is_label_of(const char *label, const char *dir) {
     size_t n = strlen(label);
@@ -375,7 +365,7 @@ static void check_file(struct check *c) {
     const struct config *cfg = &c->owner->cfg;
     bool override = cfg->override_dir && is_label_of(c->label, cfg->override_dir);
     const char *root = override ? cfg->override_dir : cfg->file_root;
-    if (!*root || key_climbs(c->key)) {
+    if (!*root || path_climbs(c->key)) {
         say(c, "unreadable-object", *root ? "its key leads elsewhere" : "file.root is not set");
         return;
     }
