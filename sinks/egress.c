@@ -226,9 +226,8 @@ static const char *check_name(struct str host) {
     for (size_t i = 0; i <= host.n; i++) {
         if (i < host.n && host.p[i] != '.') {
             char c = host.p[i];
-            bool ok = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                      c == '-' || c == '_';
-            if (!ok) return "the host holds a character that no host name has";
+            if (!char_is_alnum(c) && c != '-' && c != '_')
+                return "the host holds a character that no host name has";
             continue;
         }
         bool root_dot = i == host.n && i > 0 && start == host.n;

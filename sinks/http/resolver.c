@@ -459,8 +459,7 @@ static bool due_for_renewal(const struct resolver_name *n, int64_t now) {
 enum resolved resolver_ask(struct resolver *r, struct str host, struct resolver_wait *w,
                            const char **ret_list) {
     char lower[RESOLVER_NAME_MAX] = "";
-    for (size_t i = 0; i < host.n; i++)
-        lower[i] = (char)(host.p[i] >= 'A' && host.p[i] <= 'Z' ? host.p[i] + 32 : host.p[i]);
+    for (size_t i = 0; i < host.n; i++) lower[i] = char_lower(host.p[i]);
     struct resolver_name *n = name_of(r, (struct str){lower, host.n});
     int64_t now = clock_ms(CLOCK_MONOTONIC);
     TAILQ_REMOVE(list_of(r, n), n, used);

@@ -54,16 +54,12 @@ static bool flag(const cJSON *sink, const char *name, bool *ret, struct outcome 
     return true;
 }
 
-static bool alnum(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-}
-
 /* May stand in a path, as one segment. */
 static bool bucket_valid(const char *b) {
     size_t n = strlen(b);
-    if (n < 3 || n > 255 || !alnum(b[0])) return false;
+    if (n < 3 || n > 255 || !char_is_alnum(b[0])) return false;
     for (size_t i = 0; i < n; i++)
-        if (!alnum(b[i]) && !strchr("._-", b[i])) return false;
+        if (!char_is_alnum(b[i]) && !strchr("._-", b[i])) return false;
     return true;
 }
 
@@ -73,7 +69,7 @@ static bool bucket_is_label(const char *b) {
     size_t n = strlen(b);
     if (n > 63 || b[n - 1] == '-') return false;
     for (size_t i = 0; i < n; i++)
-        if ((!alnum(b[i]) && b[i] != '-') || (b[i] >= 'A' && b[i] <= 'Z')) return false;
+        if ((!char_is_alnum(b[i]) && b[i] != '-') || char_lower(b[i]) != b[i]) return false;
     return true;
 }
 
@@ -159,13 +155,13 @@ static bool host_valid(const char *h) {
     size_t n = strlen(h);
     if (n == 0 || n > 253) return false;
     for (size_t i = 0; i < n; i++)
-        if (!alnum(h[i]) && !strchr(bracket ? "[]:." : ".-_", h[i])) return false;
+        if (!char_is_alnum(h[i]) && !strchr(bracket ? "[]:." : ".-_", h[i])) return false;
     return true;
 }
 
 static bool base_path_valid(const char *p) {
     for (const char *s = p; *s; s++)
-        if (!alnum(*s) && !strchr("-._~/", *s)) return false;
+        if (!char_is_alnum(*s) && !strchr("-._~/", *s)) return false;
     return prefix_valid(p) && !strstr(p, "//");
 }
 
@@ -173,8 +169,7 @@ static bool base_path_valid(const char *p) {
 static char *make_authority(const char *host, const char *port, bool https) {
     struct buf b;
     buf_init(&b, ENDPOINT_MAX);
-    for (const char *s = host; *s; s++)
-        buf_putc(&b, (char)(*s >= 'A' && *s <= 'Z' ? *s - 'A' + 'a' : *s));
+    for (const char *s = host; *s; s++) buf_putc(&b, char_lower(*s));
     if (port && strcmp(port, https ? "443" : "80") != 0) buf_printf(&b, ":%s", port);
     char *ret = xstrdup(buf_cstr(&b));
     buf_free(&b);

@@ -26,8 +26,7 @@ static void skip_blanks(struct scanner *s) {
 }
 
 static bool name_char(char c) {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' ||
-           c == '-' || c == ':' || c == '.';
+    return char_is_plain(c) || c == ':';
 }
 
 enum tag { TAG_NONE, TAG_OPEN, TAG_CLOSE, TAG_EMPTY };
@@ -113,9 +112,7 @@ bool s3_region_valid(struct str r) {
 bool s3_region_is_label(struct str r) {
     if (r.n == 0 || r.n > SIGV4_REGION_MAX) return false;
     for (size_t i = 0; i < r.n; i++)
-        if (!((r.p[i] >= 'a' && r.p[i] <= 'z') || (r.p[i] >= '0' && r.p[i] <= '9') ||
-              r.p[i] == '-'))
-            return false;
+        if ((!char_is_alnum(r.p[i]) && r.p[i] != '-') || char_lower(r.p[i]) != r.p[i]) return false;
     return true;
 }
 

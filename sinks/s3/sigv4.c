@@ -19,9 +19,8 @@ void sigv4_date(int64_t now_s, char ret[SIGV4_DATE_LEN + 1]) {
     ret[n] = '\0';
 }
 
-static bool is_plain(unsigned char c) {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' ||
-           c == '.' || c == '_' || c == '~';
+static bool is_plain(char c) {
+    return char_is_plain(c) || c == '~';
 }
 
 static bool encode(struct buf *b, struct str text, bool slash) {
@@ -29,7 +28,7 @@ static bool encode(struct buf *b, struct str text, bool slash) {
     size_t start = b->n;
     for (size_t i = 0, from = 0; i <= text.n; i++) {
         unsigned char c = i < text.n ? (unsigned char)text.p[i] : '\0';
-        if (i < text.n && (is_plain(c) || (slash && c == '/'))) continue;
+        if (i < text.n && (is_plain((char)c) || (slash && c == '/'))) continue;
         char out[3] = {'%', digits[c >> 4], digits[c & 15]};
         if (!buf_add(b, text.p + from, i - from) || (i < text.n && !buf_add(b, out, 3))) {
             b->n = start;
@@ -50,7 +49,7 @@ bool sigv4_component(struct buf *b, struct str text) {
 
 /* Where a byte sorts once it is encoded: an encoded one begins with '%', below every plain one. */
 static int rank(char c) {
-    return is_plain((unsigned char)c) ? 256 + (unsigned char)c : (unsigned char)c;
+    return is_plain(c) ? 256 + (unsigned char)c : (unsigned char)c;
 }
 
 static int encoded_order(struct str a, struct str b) {
@@ -80,10 +79,6 @@ bool sigv4_query(struct buf *b, struct sigv4_param *params, size_t n) {
     return true;
 }
 
-static char lower(char c) {
-    return (char)(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-}
-
 /* A header on its way into the canonical form; place keeps duplicates in the order they came. */
 struct entry {
     const struct sigv4_header *header;
@@ -93,7 +88,7 @@ struct entry {
 static int name_cmp(struct str a, struct str b) {
     size_t n = a.n < b.n ? a.n : b.n;
     for (size_t i = 0; i < n; i++) {
-        unsigned char x = (unsigned char)lower(a.p[i]), y = (unsigned char)lower(b.p[i]);
+        unsigned char x = (unsigned char)char_lower(a.p[i]), y = (unsigned char)char_lower(b.p[i]);
         if (x != y) return x < y ? -1 : 1;
     }
     return (a.n > b.n) - (a.n < b.n);
@@ -108,7 +103,7 @@ static int entry_order(const void *a_, const void *b_) {
 static bool add_name(struct buf *b, struct str name) {
     char *to = buf_reserve(b, name.n);
     if (!to) return false;
-    for (size_t i = 0; i < name.n; i++) to[i] = lower(name.p[i]);
+    for (size_t i = 0; i < name.n; i++) to[i] = char_lower(name.p[i]);
     b->n += name.n;
     return true;
 }

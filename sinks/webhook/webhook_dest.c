@@ -1,4 +1,3 @@
-#include <ctype.h>
 #include <curl/curl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,12 +54,8 @@ static bool is_token(const char *s) {
     /* RFC 9110 section 5.6.2 */
     static const char signs[] = "!#$%&'*+-.^_`|~";
     if (!*s) return false;
-    for (; *s; s++) {
-        bool ok = (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') ||
-                  (*s >= '0' && *s <= '9') || strchr(signs, *s);
-        if (!ok) return false;
-    }
-    return true;
+    while (char_is_alnum(*s) || (*s && strchr(signs, *s))) s++;
+    return !*s;
 }
 
 static bool is_value(const char *text) {
@@ -73,9 +68,7 @@ static bool is_value(const char *text) {
  * X-A, x_a and, some of them, X.A. of is lower case. */
 static bool folds_to(const char *name, const char *of) {
     for (; *of; name++, of++) {
-        bool alnum = (*name >= 'a' && *name <= 'z') || (*name >= 'A' && *name <= 'Z') ||
-                     (*name >= '0' && *name <= '9');
-        char c = alnum ? (char)(*name >= 'A' && *name <= 'Z' ? *name | 0x20 : *name) : '-';
+        char c = char_is_alnum(*name) ? char_lower(*name) : '-';
         if (!*name || c != *of) return false;
     }
     return true;
@@ -255,7 +248,7 @@ static uint64_t hash_host(struct str place) {
     char text[WEBHOOK_URL_MAX];
     size_t n = 0;
     for (; n < place.n && n < sizeof text && !strchr("/?", place.p[n]); n++)
-        text[n] = (char)tolower((unsigned char)place.p[n]);
+        text[n] = char_lower(place.p[n]);
     return keyed_hash(text, n);
 }
 

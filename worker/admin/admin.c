@@ -389,8 +389,7 @@ bool admin_host(const char *header, char ret[ADMIN_HOST_MAX]) {
     if (*rest && (rest[0] != ':' || rest[1 + strspn(rest + 1, "0123456789")])) return false;
     if (n && from[n - 1] == '.') n--;
     if (n == 0 || n >= ADMIN_HOST_MAX) return false;
-    for (size_t i = 0; i < n; i++)
-        ret[i] = from[i] >= 'A' && from[i] <= 'Z' ? (char)(from[i] | 0x20) : from[i];
+    for (size_t i = 0; i < n; i++) ret[i] = char_lower(from[i]);
     ret[n] = '\0';
     return true;
 }

@@ -22,7 +22,7 @@ static size_t plain(char *text, uint16_t *at, size_t n) {
         n = to;
     }
     for (size_t i = 0; i < n; i++) {
-        if (text[i] >= 'A' && text[i] <= 'Z') text[i] |= 0x20;
+        text[i] = char_lower(text[i]);
         if (text[i] < ' ' || text[i] > '~') text[i] = '?'; /* as outcome_text() shows it */
     }
     return n;

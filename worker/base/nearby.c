@@ -3,11 +3,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define NAME_MAX_LEN 64
+#include "worker/base/str.h"
 
-static char folded(char c) {
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
+#define NAME_MAX_LEN 64
 
 /* Edits that make a into b (Levenshtein); longer names than NAME_MAX_LEN are far from all. */
 static size_t distance(const char *a, const char *b) {
@@ -18,7 +16,7 @@ static size_t distance(const char *a, const char *b) {
         size_t diagonal = row[0];
         row[0] = i;
         for (size_t j = 1; j <= n; j++) {
-            size_t change = diagonal + (folded(a[i - 1]) != folded(b[j - 1]));
+            size_t change = diagonal + (char_lower(a[i - 1]) != char_lower(b[j - 1]));
             size_t least = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
             diagonal = row[j];
             row[j] = change < least ? change : least;
@@ -29,7 +27,7 @@ static size_t distance(const char *a, const char *b) {
 
 static size_t same_beginning(const char *a, const char *b) {
     size_t n = 0;
-    while (a[n] && folded(a[n]) == folded(b[n])) n++;
+    while (a[n] && char_lower(a[n]) == char_lower(b[n])) n++;
     return n;
 }
 

@@ -26,10 +26,18 @@ static inline bool str_is(struct str a, const char *b) {
     return str_eq(a, str_c(b));
 }
 
+/* Of ASCII, whatever the locale. */
+static inline char char_lower(char c) {
+    return (char)(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+}
+
+static inline bool char_is_alnum(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
 /* [A-Za-z0-9._-]: what stands for itself in tokens, topic names and keys. */
 static inline bool char_is_plain(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '_' || c == '-';
+    return char_is_alnum(c) || c == '.' || c == '_' || c == '-';
 }
 
 static inline bool str_starts(struct str a, const char *prefix) {

@@ -299,8 +299,7 @@ static bool open_header(const struct json_value *key) {
     if (!key->escaped && key->raw.n != STR("content-type").n && key->raw.n != STR("accept").n)
         return false;
     if (key->raw.n > sizeof text || !json_unescape(key->raw, text, &n)) return false;
-    for (size_t i = 0; i < n; i++)
-        if (text[i] >= 'A' && text[i] <= 'Z') text[i] = (char)(text[i] - 'A' + 'a');
+    for (size_t i = 0; i < n; i++) text[i] = char_lower(text[i]);
     struct str name = {text, n};
     return str_is(name, "content-type") || str_is(name, "accept");
 }
