@@ -284,7 +284,7 @@ static bool read_url(const struct config *cfg, const cJSON *sink, const char **r
 
 bool webhook_parse(const struct config *cfg, const cJSON *sink, struct destination *ret,
                    struct outcome *reterr) {
-    const char *text;
+    const char *text = "";
     struct pair pairs[HEADERS_MAX];
     size_t n = 0;
     if (!read_url(cfg, sink, &text, reterr) || !read_headers(cfg, sink, pairs, &n, reterr))
