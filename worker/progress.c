@@ -41,12 +41,12 @@ void progress_show(struct progress_meter *m, const uint64_t totals[COUNTERS], in
     if (m->terminal)
         log_raw("\r%llu events, %.1f MB, %llu objects, %.0f/s, %llu left%s%s\033[K",
                 (unsigned long long)totals[COUNTER_RECORDS], (double)totals[COUNTER_BYTES] / 1e6,
-                (unsigned long long)totals[COUNTER_PARCELS], rate, (unsigned long long)remaining,
+                (unsigned long long)totals[COUNTER_DELIVERIES], rate, (unsigned long long)remaining,
                 left[0] ? ", " : "", left);
     else
         log_info("progress", LOG_I("records", (int64_t)totals[COUNTER_RECORDS]),
                  LOG_I("bytes", (int64_t)totals[COUNTER_BYTES]),
-                 LOG_I("objects", (int64_t)totals[COUNTER_PARCELS]), LOG_F("per_second", rate),
+                 LOG_I("objects", (int64_t)totals[COUNTER_DELIVERIES]), LOG_F("per_second", rate),
                  LOG_I("remaining", (int64_t)remaining), LOG_S("time_left", left));
 }
 

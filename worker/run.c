@@ -561,14 +561,14 @@ static void stop_lanes(struct worker *w, uint64_t totals[COUNTERS]) {
 }
 
 static void report(const uint64_t totals[COUNTERS]) {
-    log_info("done", LOG_I("records", totals[COUNTER_RECORDS]),
-             LOG_I("delivered", totals[COUNTER_DELIVERED]),
-             LOG_I("skipped", totals[COUNTER_SKIPPED]), LOG_I("parked", totals[COUNTER_PARKED]),
-             LOG_I("dead_tenant", totals[COUNTER_DEAD_TENANT]),
-             LOG_I("dead_data", totals[COUNTER_DEAD_DATA]),
-             LOG_I("dead_system", totals[COUNTER_DEAD_SYSTEM]), LOG_I("lost", totals[COUNTER_LOST]),
-             LOG_I("requests", totals[COUNTER_PARCELS]), LOG_I("windows", totals[COUNTER_WINDOWS]),
-             LOG_I("transactions", totals[COUNTER_TRANSACTIONS]));
+    log_info(
+        "done", LOG_I("records", totals[COUNTER_RECORDS]),
+        LOG_I("delivered", totals[COUNTER_DELIVERED]), LOG_I("skipped", totals[COUNTER_SKIPPED]),
+        LOG_I("parked", totals[COUNTER_PARKED]), LOG_I("dead_tenant", totals[COUNTER_DEAD_TENANT]),
+        LOG_I("dead_data", totals[COUNTER_DEAD_DATA]),
+        LOG_I("dead_system", totals[COUNTER_DEAD_SYSTEM]), LOG_I("lost", totals[COUNTER_LOST]),
+        LOG_I("requests", totals[COUNTER_DELIVERIES]), LOG_I("windows", totals[COUNTER_WINDOWS]),
+        LOG_I("transactions", totals[COUNTER_TRANSACTIONS]));
 }
 
 /* *ret stays NULL where nothing is to be signed. */

@@ -62,7 +62,7 @@ static void test_the_text_while_somebody_reads(void **state) {
     assert_true(meta_encode(&m, text));
     assert_string_equal(text, "rs2 7 " ZEROS " 2:0000000000000abc:w41+1*1 1000");
     round_trip(&m);
-    m.claim.alone = ALONE_PARCELS;
+    m.claim.alone = ALONE_DELIVERIES;
     m.claim.next = 44;
     assert_true(meta_encode(&m, text));
     assert_string_equal(text, "rs2 7 " ZEROS " 2:0000000000000abc:p41+3*1 1000");

@@ -55,7 +55,7 @@ static void counters(const struct status *s, struct buf *out) {
         {"deadData", COUNTER_DEAD_DATA},
         {"deadSystem", COUNTER_DEAD_SYSTEM},
         {"lost", COUNTER_LOST},
-        {"deliveries", COUNTER_PARCELS},
+        {"deliveries", COUNTER_DELIVERIES},
         {"failed", COUNTER_ATTEMPTS_FAILED},
         {"windows", COUNTER_WINDOWS},
         {"ledgerEntries", COUNTER_LEDGER_ENTRIES},

@@ -13,7 +13,7 @@ _Static_assert(4 + 20 + 1 + HEX_LEN(SHA256_LEN) + CLAIM_MAX + META_ENDS_MAX * 18
                "the boundaries must fit the metadata");
 
 static const char alone_letters[] = {
-    [ALONE_NONE] = ' ', [ALONE_RECORD] = 'r', [ALONE_PARCELS] = 'p', [ALONE_WHOLE] = 'w'};
+    [ALONE_NONE] = ' ', [ALONE_RECORD] = 'r', [ALONE_DELIVERIES] = 'p', [ALONE_WHOLE] = 'w'};
 
 static bool claim_is_sound(const struct claim *c) {
     if (!c->taken) return !c->reader && c->alone == ALONE_NONE;

@@ -18,9 +18,9 @@
 /* What is alone in work, in a worker that reads with care (poison.c). */
 enum alone {
     ALONE_NONE,
-    ALONE_RECORD,  /* r: records of [first, next), one at a time: decoding, or a batch's lines */
-    ALONE_PARCELS, /* p: the deliveries whose first members are of [first, next), at once */
-    ALONE_WHOLE    /* w: one of these, whose lines are innocent */
+    ALONE_RECORD,     /* r: records of [first, next), one at a time: decoding, or a batch's lines */
+    ALONE_DELIVERIES, /* p: the deliveries whose first members are of [first, next), at once */
+    ALONE_WHOLE       /* w: one of these, whose lines are innocent */
 };
 
 /* Who reads the partition, so that the next reader knows whether the last one died. */

@@ -156,7 +156,7 @@ static bool is_in(const struct delivery *d, const struct claim *c) {
 static int64_t group_of(const struct partition *p, const struct window *w,
                         const struct delivery *first) {
     const struct claim *s = &p->suspect;
-    bool narrow = s->alone == ALONE_PARCELS && is_in(first, s);
+    bool narrow = s->alone == ALONE_DELIVERIES && is_in(first, s);
     int64_t n = 0;
     for (const struct delivery *o = w->deliveries; o; o = o->next_in_window)
         n += !narrow || is_in(o, s);
@@ -174,7 +174,7 @@ static void send_group(struct partition *p, struct window *w, struct delivery *f
         to = end->members[0]->offset;
         n--;
     }
-    enum alone alone = to == from && innocent ? ALONE_WHOLE : ALONE_PARCELS;
+    enum alone alone = to == from && innocent ? ALONE_WHOLE : ALONE_DELIVERIES;
     if (!note(p, alone, from, to + 1)) return;
     p->tried_ms = w->lane->now_ms;
     for (struct delivery *o = first; o != end; o = o->next_in_window)

@@ -62,8 +62,8 @@ static void end_delivery(struct delivery *d) {
     enum record_state state = decide(lane, d);
     d->state = DELIVERY_DONE;
     if (state == RECORD_DELIVERED) {
-        count_by(&lane->counters, COUNTER_PARCELS, sink, 1);
-        count_by(&lane->counters, COUNTER_PARCEL_BYTES, sink, d->batch.body_len);
+        count_by(&lane->counters, COUNTER_DELIVERIES, sink, 1);
+        count_by(&lane->counters, COUNTER_DELIVERED_BYTES, sink, d->batch.body_len);
     } else {
         count_by(&lane->counters, COUNTER_ATTEMPTS_FAILED, sink, !o->uncounted);
         count(&lane->counters, failure_counter(o->why), !o->uncounted);

@@ -24,7 +24,7 @@ struct takeover takeover(const struct claim *before, uint64_t me, uint32_t attem
     t.want.tries = before->tries;
     /* The first two deaths say nothing of one record; each that is asked for beyond them has to. */
     t.guilty = deaths >= attempts && before->tries + (CAREFUL_FROM - 1) >= attempts &&
-               before->alone != ALONE_PARCELS && before->next == before->first + 1;
+               before->alone != ALONE_DELIVERIES && before->next == before->first + 1;
     return t;
 }
 
