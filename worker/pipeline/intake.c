@@ -158,7 +158,8 @@ static void deliver(struct window *w, struct record *record, const struct jobrun
 
 static void take_record(struct window *w, rd_kafka_message_t *msg) {
     struct record *record = arena_alloc(&w->arena, sizeof *record);
-    *record = (struct record){.offset = msg->offset,
+    *record = (struct record){.window = w,
+                              .offset = msg->offset,
                               .from_partition = msg->partition,
                               .from_offset = msg->offset,
                               .timestamp_ms = rd_kafka_message_timestamp(msg, NULL),

@@ -15,6 +15,7 @@ struct window;
 enum record_state { RECORD_OPEN, RECORD_DELIVERED, RECORD_SKIPPED, RECORD_PARKED, RECORD_DEAD };
 
 struct record {
+    struct window *window;
     int64_t offset;         /* in the partition it was read from */
     int32_t from_partition; /* origin: the same as offset for a source topic */
     int64_t from_offset;

@@ -171,12 +171,6 @@ static void recall_destination(struct retry *r, const struct header *headers, si
         memcpy(r->destination, before.destination, sizeof r->destination);
 }
 
-/* Whose outcome a record of the job tells. */
-struct bearer {
-    struct window *window;
-    struct record *record;
-};
-
 /* What stands for a value that the dead topic, or the retry topic before it, refuses. Nothing in it
  * is longer than we say, and it has a key of its own, which a compacted topic asks for and keeps: a
  * topic that refuses this takes nothing. */
@@ -211,8 +205,6 @@ static void add_record(struct lane *lane, struct txn *job, struct window *w,
         recall_destination(&r, m.headers, m.n_headers);
     char topic[TOPIC_MAX + 1] = "";
     struct txn_record *rec = txn_add(job);
-    struct bearer *bearer = arena_alloc(&job->arena, sizeof *bearer);
-    *bearer = (struct bearer){w, record};
     if (record->marked) {
         r.marker = (int64_t)record->msg->len + !record->msg->len;
         m.n_headers = 0; /* it may be the headers that are too much */
@@ -231,7 +223,7 @@ static void add_record(struct lane *lane, struct txn *job, struct window *w,
     rec->key_len = record->msg->key_len;
     rec->value = record->msg->payload;
     rec->value_len = record->msg->len;
-    rec->owner = bearer;
+    rec->owner = record;
     if (record->marked) put_marker(job, rec, record, &r);
 }
 
@@ -395,7 +387,8 @@ static void block(struct lane *lane, const char *topic, const char *why) {
 
 /* The record can't be parked, so it becomes a dead letter. Members of a batch stay together: all of
  * them do. */
-static void bury(struct window *w, struct record *record, const struct outcome *o) {
+static void bury(struct record *record, const struct outcome *o) {
+    struct window *w = record->window;
     struct counters *c = &w->lane->counters;
     struct delivery *d = record->delivery;
     struct outcome *kept = d ? &d->outcome : arena_alloc(&w->arena, sizeof *kept);
@@ -416,18 +409,18 @@ static void bury(struct window *w, struct record *record, const struct outcome *
 
 /* A record that its topic will never take. False when the topic takes nothing. */
 static bool mark(struct lane *lane, const struct txn_record *rec) {
-    struct bearer *b = rec->owner;
-    if (!b || b->record->marked) return false;
+    struct record *record = rec->owner;
+    if (!record || record->marked) return false;
     log_error("a record is larger than a topic of runsink's own takes, or not what it takes: a "
               "marker stands for it among the dead letters, the record stays in its source; raise "
               "max.message.bytes of the topic (`runsink check` compares)",
-              LOG_S("topic", b->window->topic), LOG_I("partition", b->record->from_partition),
-              LOG_I("offset", b->record->from_offset), LOG_I("bytes", b->record->msg->len),
+              LOG_S("topic", record->window->topic), LOG_I("partition", record->from_partition),
+              LOG_I("offset", record->from_offset), LOG_I("bytes", record->msg->len),
               LOG_S("refused_by", rec->topic), LOG_S("error", rd_kafka_err2str(rec->refused)));
     struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "refused-by-topic", "%s: %s",
                                     rec->topic, rd_kafka_err2str(rec->refused));
-    if (b->record->state == RECORD_PARKED) bury(b->window, b->record, &o);
-    b->record->marked = true;
+    if (record->state == RECORD_PARKED) bury(record, &o);
+    record->marked = true;
     count(&lane->counters, COUNTER_MARKED, 1);
     return true;
 }
