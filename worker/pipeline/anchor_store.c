@@ -174,7 +174,8 @@ static void end_element(struct scan *s, struct str name) {
     s->item = (struct listed_item){0};
 }
 
-/* The name of the tag whose '<' has been passed; *ret_close: it is an end tag. Moves behind '>'. */
+/* The name of the tag whose '<' has been passed; *ret_close: it is an end tag. Moves to after '>'.
+ */
 static bool read_tag(struct scan *s, struct str *ret_name, bool *ret_close, bool *ret_empty) {
     *ret_close = s->p < s->end && *s->p == '/';
     if (*ret_close) s->p++;

@@ -36,7 +36,7 @@ struct listed_item {
 struct listing {
     struct listed_item items[LISTING_MAX];
     size_t n;
-    bool truncated; /* there is more behind it */
+    bool truncated; /* there is more after it */
 };
 /* Reads the answer of ListObjectVersions or ListObjectsV2. No XML parser: elements without
  * attributes of interest, texts as they stand (keys of ours need no escaping). False when it is

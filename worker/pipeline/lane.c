@@ -325,7 +325,7 @@ static void count_left(struct lane *lane) {
 }
 
 /* --until-end: what was asked for at the start is the end of what can be read; the first fetch
- * tells what waits behind an open transaction. */
+ * tells what an open transaction holds back. */
 static bool know_end(struct lane *lane, struct partition *p) {
     int64_t high = p->end_known ? p->end : vitals_high(lane, p, NULL);
     if (high > p->end) p->end = high;

@@ -75,7 +75,7 @@ struct partition {
     bool doubting;  /* it is asked for */
     bool vanished;  /* it is so */
     int64_t end;    /* --until-end: the high watermark at start; -1: none */
-    bool end_known; /* with what waited behind an open transaction then */
+    bool end_known; /* with what an open transaction held back then */
     bool given_up;  /* it can't be reached now */
     struct partition *next;
 };

@@ -409,7 +409,7 @@ static void copy_notes(struct observer *o, int64_t now_ms, int64_t wall_ms,
 void observer_serve(struct lane *lane) {
     struct observer *o = lane->observer;
     count_set(&lane->counters, COUNTER_TURN_MS, (uint64_t)lane->now_ms);
-    /* Readiness must not lag behind by a second. */
+    /* Readiness must not be a second late. */
     if (lane->now_ms - o->gauges_ms >= GAUGES_MS || o->unready || !lane->assigned) {
         o->gauges_ms = lane->now_ms;
         o->unready = !set_gauges(lane);

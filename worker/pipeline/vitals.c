@@ -213,7 +213,7 @@ int64_t vitals_held_ms(struct lane *lane, struct partition *p) {
     return p->held_ms ? lane->now_ms - p->held_ms : 0;
 }
 
-/* An end that goes back: the topic was made anew, or truncated, behind our back. */
+/* An end that goes back: the topic was made anew or truncated without us. */
 static void watch_end(struct lane *lane, struct partition *p) {
     int64_t high = vitals_high(lane, p, NULL);
     if (high < 0 || p->kind != PARTITION_SOURCE || high == p->high_stale) return;

@@ -1,5 +1,5 @@
 /* How well Kafka serves a lane: whether any broker answers, which topics and partitions can't be
- * read and why, and what waits behind a producer's open transaction. Asks a broker every few
+ * read and why, and what a producer's open transaction holds back. Asks a broker every few
  * seconds, through offsets.h, so that nothing waits; tells once a second what it found to the
  * process's list of troubles. Lane's thread. */
 #ifndef RUNSINK_VITALS_H
@@ -48,7 +48,7 @@ void vitals_answer(struct lane *, const rd_kafka_topic_partition_list_t *);
 /* A partition's reader met an error; or a record, or the end. */
 void vitals_unreadable(struct lane *, struct partition *, const char *error);
 void vitals_readable(struct lane *, struct partition *);
-/* For how long records have waited behind an open transaction, ms; 0: none does. Once a second. */
+/* For how long an open transaction has held records back, ms; 0: none does. Once a second. */
 int64_t vitals_held_ms(struct lane *, struct partition *);
 /* The partition's end, open transactions included, as the last fetch saw it; -1: not known. */
 int64_t vitals_high(const struct lane *, const struct partition *, int64_t *ret_low);
