@@ -269,30 +269,9 @@ void delivery_send_post(struct window *w, struct record *record, const struct jo
 
 /* ---- batches ---- */
 
-static uint64_t group_hash(const struct delivery *d) {
-    if (d->expected) return keyed_hash(d->key, strlen(d->key));
-    return keyed_hash(&d->batch.dest, sizeof d->batch.dest);
-}
-
-static void groups_put(struct window *w, struct delivery *d) {
-    size_t mask = w->groups_cap - 1;
-    size_t i = group_hash(d) & mask;
-    while (w->groups[i]) i = (i + 1) & mask;
-    w->groups[i] = d;
-}
-
-static void groups_add(struct window *w, struct delivery *d) {
-    if (w->n_groups * 2 >= w->groups_cap) {
-        struct delivery **old = w->groups;
-        size_t cap = w->groups_cap;
-        w->groups_cap = cap ? cap * 2 : 16;
-        w->groups = xcalloc(w->groups_cap, sizeof(struct delivery *));
-        for (size_t i = 0; i < cap; i++)
-            if (old[i]) groups_put(w, old[i]);
-        free(old);
-    }
-    groups_put(w, d);
-    w->n_groups++;
+/* A destination's own, or that of a batch which comes back. */
+static uint64_t group_hash(const struct destination *dest, const char *key) {
+    return key ? keyed_hash(key, strlen(key)) : keyed_hash(&dest, sizeof dest);
 }
 
 /* The delivery that a destination collects in this window (key NULL), or the batch that comes back
@@ -300,12 +279,10 @@ static void groups_add(struct window *w, struct delivery *d) {
  * own. dest NULL: not known any more, its label is. */
 static struct delivery *groups_find(const struct window *w, const struct destination *dest,
                                     const char *label, const char *key) {
-    if (!w->groups_cap) return NULL;
-    size_t mask = w->groups_cap - 1;
-    uint64_t h = key ? keyed_hash(key, strlen(key)) : keyed_hash(&dest, sizeof dest);
-    for (size_t i = h & mask; w->groups[i]; i = (i + 1) & mask) {
-        struct delivery *d = w->groups[i];
-        bool same = dest ? d->batch.dest == dest : label && strcmp(d->label, label) == 0;
+    struct table_node *n = table_first(&w->groups, group_hash(dest, key));
+    for (; n; n = table_next(n)) {
+        struct delivery *d = TABLE_ENTRY(n, struct delivery, group);
+        bool same = dest ? d->batch.dest == dest : strcmp(d->label, label) == 0;
         if (same && (!key || (d->expected && strcmp(d->key, key) == 0))) return d;
     }
     return NULL;
@@ -316,7 +293,7 @@ void delivery_collect(struct window *w, struct record *record, struct destinatio
     if (!d) {
         d = delivery_new(w, record, dest);
         d->batched = true;
-        groups_add(w, d);
+        table_add(&w->groups, &d->group, group_hash(dest, NULL));
         count_ledger(w, d, KEY_MAX / 4);
     }
     delivery_add(d, record);
@@ -337,7 +314,7 @@ void delivery_collect_again(struct window *w, struct record *record, struct dest
         d->batched = true;
         d->expected = r->batch_count;
         d->key = arena_strdup(&w->arena, str_c(r->batch_key));
-        groups_add(w, d);
+        table_add(&w->groups, &d->group, group_hash(dest, d->key));
         count_ledger(w, d, strlen(d->key));
         w->incomplete++;
     }
@@ -395,7 +372,7 @@ static bool name_batch(struct window *w, struct delivery *d, struct place_seen *
 
 void delivery_flush(struct window *w) {
     size_t cap = 16;
-    while (cap < w->n_groups * 2) cap *= 2;
+    while (cap < w->groups.n * 2) cap *= 2;
     struct place_seen *table = xcalloc(cap, sizeof *table);
     for (struct delivery *d = w->deliveries; d; d = d->next_in_window) {
         if (d->state != DELIVERY_NEW || !d->batched || d->expected) continue;

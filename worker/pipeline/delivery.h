@@ -7,6 +7,7 @@
 #include <sys/queue.h>
 
 #include "sinks/sink.h"
+#include "worker/base/table.h"
 #include "worker/event/jobrun.h"
 #include "worker/kafka/retry.h"
 
@@ -55,6 +56,7 @@ struct delivery {
     struct progress progress;
     struct outcome outcome; /* once ended */
     struct delivery *next_in_window;
+    struct table_node group; /* in its window's groups */
 
     /* Dispatch's. */
     enum delivery_state state;

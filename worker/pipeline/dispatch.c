@@ -45,7 +45,7 @@ struct dispatch {
     struct sink_env *env;
     const int64_t *now_ms;
     bool patient;
-    struct shares *workspaces, *hosts;
+    struct table workspaces, hosts; /* tallies (shares.h) */
     /* Next to be served: workspaces take turns, and the destinations of each, one delivery each. */
     struct tally *ring;
     LIST_HEAD(, queue) all;
@@ -79,8 +79,6 @@ struct dispatch *dispatch_new(const struct config *cfg, struct sink_env *env, co
                               bool patient) {
     struct dispatch *d = xcalloc(1, sizeof *d);
     *d = (struct dispatch){.cfg = cfg, .env = env, .now_ms = now_ms, .patient = patient};
-    d->workspaces = shares_new();
-    d->hosts = shares_new();
     TAILQ_INIT(&d->flights);
     TAILQ_INIT(&d->finished);
     return d;
@@ -93,8 +91,9 @@ void dispatch_reconfigure(struct dispatch *d, const struct config *cfg) {
 void dispatch_free(struct dispatch *d) {
     if (!d) return;
     assert(!d->waiting && !d->flying && TAILQ_EMPTY(&d->finished));
-    shares_free(d->workspaces);
-    shares_free(d->hosts);
+    assert(!d->workspaces.n && !d->hosts.n);
+    table_free(&d->workspaces);
+    table_free(&d->hosts);
     free(d);
 }
 
@@ -196,8 +195,8 @@ static size_t charge(const struct delivery *v) {
 /* From here to leave() it counts for its workspace and host. */
 static void enter(struct dispatch *d, struct delivery *v) {
     uint64_t host = v->batch.dest->host;
-    v->of_workspace = shares_take(d->workspaces, v->workspace);
-    v->of_host = host ? shares_take(d->hosts, host) : NULL;
+    v->of_workspace = shares_take(&d->workspaces, v->workspace);
+    v->of_host = host ? shares_take(&d->hosts, host) : NULL;
     v->of_workspace->bytes += charge(v);
     if (v->of_host) v->of_host->bytes += charge(v);
     d->bytes += charge(v);
@@ -207,8 +206,8 @@ static void leave(struct dispatch *d, struct delivery *v) {
     v->of_workspace->bytes -= charge(v);
     if (v->of_host) v->of_host->bytes -= charge(v);
     d->bytes -= charge(v);
-    shares_give(d->workspaces, v->of_workspace);
-    if (v->of_host) shares_give(d->hosts, v->of_host);
+    shares_give(&d->workspaces, v->of_workspace);
+    if (v->of_host) shares_give(&d->hosts, v->of_host);
     v->of_workspace = v->of_host = NULL;
 }
 

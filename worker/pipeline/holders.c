@@ -4,15 +4,14 @@
 #include <stdlib.h>
 
 #include "worker/base/buf.h"
+#include "worker/base/table.h"
 
-#define BUCKETS_MIN 256
 #define SIZES 65 /* powers of two, and nothing */
 
 TAILQ_HEAD(holdings, holding);
 
 struct holder {
-    uint64_t workspace;
-    struct holder *chain; /* same bucket */
+    struct table_node node;
     size_t bytes;
     unsigned size;       /* the list it stands in */
     struct holdings all; /* longest unused first */
@@ -24,44 +23,22 @@ _Static_assert(sizeof(struct holder) + 16 <= HOLDER_BYTES, "raise HOLDER_BYTES")
 TAILQ_HEAD(holder_list, holder);
 
 struct holders {
-    struct holder **buckets;
-    size_t cap, n;
+    struct table workspaces;
     struct holder_list sizes[SIZES]; /* of each size, longest unused first */
     unsigned largest;                /* no list above this one has any */
 };
 
 struct holders *holders_new(void) {
     struct holders *s = xcalloc(1, sizeof *s);
-    s->cap = BUCKETS_MIN;
-    s->buckets = xcalloc(s->cap, sizeof(struct holder *));
     for (unsigned i = 0; i < SIZES; i++) TAILQ_INIT(&s->sizes[i]);
     return s;
 }
 
 void holders_free(struct holders *s) {
     if (!s) return;
-    assert(!s->n);
-    free(s->buckets);
+    assert(!s->workspaces.n);
+    table_free(&s->workspaces);
     free(s);
-}
-
-static struct holder **bucket_of(const struct holders *s, uint64_t workspace) {
-    return &s->buckets[workspace & (s->cap - 1)];
-}
-
-static void grow(struct holders *s) {
-    struct holder **old = s->buckets;
-    size_t cap = s->cap;
-    s->cap *= 2;
-    s->buckets = xcalloc(s->cap, sizeof(struct holder *));
-    for (size_t i = 0; i < cap; i++)
-        for (struct holder *h = old[i], *next; h; h = next) {
-            struct holder **bucket = bucket_of(s, h->workspace);
-            next = h->chain;
-            h->chain = *bucket;
-            *bucket = h;
-        }
-    free(old);
 }
 
 static unsigned size_of(size_t bytes) {
@@ -78,25 +55,17 @@ static void stand(struct holders *s, struct holder *h, unsigned size) {
 }
 
 static struct holder *holder_of(struct holders *s, uint64_t workspace) {
-    struct holder *h = *bucket_of(s, workspace);
-    while (h && h->workspace != workspace) h = h->chain;
-    if (h) return h;
-    if (s->n++ == s->cap) grow(s);
-    struct holder **bucket = bucket_of(s, workspace);
-    h = xcalloc(1, sizeof *h);
-    h->workspace = workspace;
-    h->chain = *bucket;
-    *bucket = h;
+    struct table_node *node = table_first(&s->workspaces, workspace);
+    if (node) return TABLE_ENTRY(node, struct holder, node);
+    struct holder *h = xcalloc(1, sizeof *h);
+    table_add(&s->workspaces, &h->node, workspace);
     TAILQ_INIT(&h->all);
     TAILQ_INSERT_TAIL(&s->sizes[0], h, link);
     return h;
 }
 
 static void holder_free(struct holders *s, struct holder *h) {
-    struct holder **at = bucket_of(s, h->workspace);
-    while (*at != h) at = &(*at)->chain;
-    *at = h->chain;
-    s->n--;
+    table_remove(&s->workspaces, &h->node);
     TAILQ_REMOVE(&s->sizes[h->size], h, link);
     free(h);
 }

@@ -9,11 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "worker/base/table.h"
+
 struct queue;
 
 struct tally {
-    uint64_t key;
-    struct tally *chain;   /* same bucket */
+    struct table_node node;
     size_t deliveries;     /* waiting or flying; the tally goes with the last */
     size_t waiting, bytes; /* bytes: of all its deliveries */
     size_t flying;
@@ -23,13 +24,10 @@ struct tally {
     struct tally *next, *prev;
 };
 
-struct shares;
-struct shares *shares_new(void);
-void shares_free(struct shares *); /* no tally may be left */
 /* The tally of this key, made when there is none, for one more delivery. */
-struct tally *shares_take(struct shares *, uint64_t key);
+struct tally *shares_take(struct table *, uint64_t key);
 /* One delivery less. */
-void shares_give(struct shares *, struct tally *);
+void shares_give(struct table *, struct tally *);
 
 /* Whether one that holds this many may have one more when used of limit are. percent is what one
  * alone may take: with 50 one takes half, two a third each, n leave 1/(n+1) for the next. */

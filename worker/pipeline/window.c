@@ -199,7 +199,7 @@ void window_free(struct window *w) {
     for (struct record *r = w->records; r; r = r->next)
         if (r->msg) rd_kafka_message_destroy(r->msg);
     if (w->lane) w->lane->held -= w->held;
-    free(w->groups);
+    table_free(&w->groups);
     arena_wipe(&w->arena);
     free(w);
 }

@@ -48,10 +48,10 @@ struct window {
     size_t arena_counted;
     struct record *records, *last_record;
     struct delivery *deliveries, *last_delivery;
-    struct delivery **groups; /* batch mode: by destination; retry partitions: by batch key */
-    size_t groups_cap, n_groups;
-    size_t bytes;        /* payload taken */
-    size_t held;         /* bytes of messages and bodies that count against the budget */
+    struct table
+        groups;   /* deliveries. Batch mode: by destination; retry partitions: by batch key */
+    size_t bytes; /* payload taken */
+    size_t held;  /* bytes of messages and bodies that count against the budget */
     size_t ledger_bytes; /* bound of the ledger entry */
     size_t incomplete;   /* batches that came back and lack members */
     size_t parked;       /* records that wait to be moved to a retry topic */
