@@ -41,7 +41,7 @@ struct destination {
     void *config;  /* the type's own, freed by type->free_config; holds the credentials */
 };
 
-/* How the members of a batch become bytes. */
+/* How the members of a delivery become bytes. */
 enum sink_shape {
     SHAPE_OBJECT, /* a key per event, or one NDJSON object per window in batch mode */
     SHAPE_POST,   /* one request per event always, no key */
@@ -50,8 +50,8 @@ enum sink_shape {
 struct batch;
 typedef void batch_done_fn(struct batch *, const struct outcome *);
 
-/* Deliveries that travel as one object or one request. The worker owns it and keeps it unchanged
- * until done(). */
+/* A delivery as a sink sees it: what travels as one object or one request, of one record or many.
+ * The worker owns it and keeps it unchanged until done(). */
 struct batch {
     struct destination *dest;
     const char
