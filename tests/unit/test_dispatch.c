@@ -52,7 +52,7 @@ static struct {
     struct router *router;
     struct dispatch *dispatch;
     struct sink_env env;
-    int64_t now;
+    int64_t now, heard;
     struct delivery deliveries[MOST];
     size_t size; /* of what is added */
     size_t used, ended, delivered, parked, failed;
@@ -97,10 +97,17 @@ static int begin(void **state) {
     assert_non_null(world.router);
     buf_free(&err);
     world.now = 1000000;
+    world.heard = 5000;
     fake.free_config = sink_type_named("webhook")->free_config; /* it is one that is parsed */
     world.env.cfg = world.cfg;
-    world.dispatch = dispatch_new(world.cfg, &world.env, &world.now, false);
+    world.dispatch = dispatch_new(world.cfg, &world.env, &world.now, &world.heard, false);
     return 0;
+}
+
+/* Time in which the lane listens. */
+static void pass(int64_t ms) {
+    world.now += ms;
+    world.heard += ms;
 }
 
 static void answer_all(void) {
@@ -113,7 +120,7 @@ static int end(void **state) {
     for (unsigned i = 0; i < 100000 && world.ended < world.used; i++) {
         answer_all();
         dispatch_run(world.dispatch);
-        world.now += 100;
+        pass(100);
     }
     assert_int_equal(world.ended, world.used);
     dispatch_free(world.dispatch);
@@ -173,7 +180,7 @@ static void end_cancelled(void) {
 }
 
 static void run_for(int64_t ms) {
-    for (int64_t until = world.now + ms; world.now < until; world.now += 100) {
+    for (int64_t until = world.now + ms; world.now < until; pass(100)) {
         dispatch_run(world.dispatch);
         end_cancelled();
     }
@@ -261,6 +268,27 @@ static void test_proven_ones_turn_slow(void **state) {
     begin(&none);
 }
 
+/* For seconds nobody could read the answers: the lane had other things to do. */
+static void test_a_slow_lane_is_no_slow_destination(void **state) {
+    (void)state;
+    prove(40, 2);
+    for (unsigned i = 0; i < 40 * 8; i++) add_to("127.0.0.1", i % 40, 100 + i % 2);
+    dispatch_run(world.dispatch);
+    size_t flying = sink.n;
+    for (unsigned turn = 0; turn < 5; turn++) {
+        world.now += 3000;
+        world.heard += 100;
+        for (unsigned i = 0; i < 20; i++) add_to("127.0.0.3", 20 * turn + i, 2000 + i);
+        dispatch_run(world.dispatch);
+        for (size_t i = 0; i < world.used; i++)
+            dispatch_cancel(world.dispatch, &world.deliveries[i], CANCEL_SLOW);
+    }
+    assert_int_equal(cancelled(), 0);
+    assert_true(sink.n >= flying);
+    run_for(2000);
+    assert_true(sink.n <= CONNECTIONS - CONNECTIONS / 4); /* now they had their time */
+}
+
 static void test_few_slow_ones_keep_their_time(void **state) {
     (void)state;
     add_to("127.0.0.1", 0, 1);
@@ -283,7 +311,7 @@ static void test_a_healthy_workspace_alone(void **state) {
     assert_in_range(sink.n, CONNECTIONS / 2 - 1, CONNECTIONS / 2);
     for (unsigned i = 0; i < 1000 && world.ended < world.used; i++) {
         answer_all();
-        world.now += 5;
+        pass(5);
         dispatch_run(world.dispatch);
     }
     assert_int_equal(world.parked, 0);
@@ -301,7 +329,7 @@ static void test_a_fleet_that_nobody_knows_yet(void **state) {
     for (unsigned i = 0; i < 1000 && world.ended < world.used; i++) {
         dispatch_run(world.dispatch);
         answer_all();
-        world.now += 50;
+        pass(50);
     }
     assert_int_equal(world.delivered, 10000);
     assert_int_equal(world.parked, 0);
@@ -327,7 +355,7 @@ static void test_big_events(void **state) {
  */
 static void test_a_backfill_is_patient(void **state) {
     dispatch_free(world.dispatch);
-    world.dispatch = dispatch_new(world.cfg, &world.env, &world.now, true);
+    world.dispatch = dispatch_new(world.cfg, &world.env, &world.now, &world.heard, true);
     world.size = 1000000;
     for (unsigned i = 0; i < 400; i++) {
         for (unsigned turn = 0; dispatch_saturated(world.dispatch); turn++) {
@@ -423,6 +451,7 @@ int main(void) {
         TEST(test_silent_destinations_stop_nobody),
         TEST(test_many_hosts_and_workspaces),
         TEST(test_proven_ones_turn_slow),
+        TEST(test_a_slow_lane_is_no_slow_destination),
         TEST(test_few_slow_ones_keep_their_time),
         TEST(test_a_healthy_workspace_alone),
         TEST(test_a_fleet_that_nobody_knows_yet),

@@ -67,6 +67,7 @@ struct delivery {
     bool slow;  /* flying: for longer than a healthy one does */
     enum cancel cancelled;
     int64_t added_ms, sent_ms;
+    int64_t heard_ms; /* when it took off, by the clock of what the lane listened to */
     delivery_build_fn *build;
     delivery_done_fn *done;
     struct dispatch *dispatch;

@@ -26,8 +26,8 @@ struct queue {
     int64_t failing_since_ms;
     int64_t rate_ms; /* start of the second in which rate_sent counts */
     int64_t rate_sent;
-    int64_t progress_ms; /* when a delivery last ended, or the first took off */
-    int64_t latency_ms;  /* moving average of the time in flight */
+    int64_t progress_ms; /* when a delivery last ended, or the first took off; heard time */
+    int64_t latency_ms;  /* moving average of the time in flight; heard time */
     bool slow;
     bool risky;      /* what waits is counted in risky_waiting and risky_bytes */
     bool saturating; /* counted in saturating, until no more than resume wait */
@@ -43,7 +43,7 @@ _Static_assert(sizeof(struct queue) <= DESTINATION_STATE_BYTES, "raise DESTINATI
 struct dispatch {
     const struct config *cfg;
     struct sink_env *env;
-    const int64_t *now_ms;
+    const int64_t *now_ms, *heard_ms;
     bool patient;
     struct table workspaces, hosts; /* tallies (shares.h) */
     /* Next to be served: workspaces take turns, and the destinations of each, one delivery each. */
@@ -76,9 +76,10 @@ struct dispatch {
 };
 
 struct dispatch *dispatch_new(const struct config *cfg, struct sink_env *env, const int64_t *now_ms,
-                              bool patient) {
+                              const int64_t *heard_ms, bool patient) {
     struct dispatch *d = xcalloc(1, sizeof *d);
-    *d = (struct dispatch){.cfg = cfg, .env = env, .now_ms = now_ms, .patient = patient};
+    *d = (struct dispatch){
+        .cfg = cfg, .env = env, .now_ms = now_ms, .heard_ms = heard_ms, .patient = patient};
     TAILQ_INIT(&d->flights);
     TAILQ_INIT(&d->finished);
     return d;
@@ -174,7 +175,7 @@ static void saturate(struct dispatch *d, struct queue *q, bool on) {
 /* Judges anew whether a destination is slow or risky: an outcome, or time, may have changed that.
  */
 static void rejudge(struct dispatch *d, struct queue *q) {
-    q->slow = q->latency_ms > SLOW_MS || (q->flying && *d->now_ms - q->progress_ms > SLOW_MS);
+    q->slow = q->latency_ms > SLOW_MS || (q->flying && *d->heard_ms - q->progress_ms > SLOW_MS);
     if (q->slow || q->failures) saturate(d, q, false);
     bool risky = !q->delivered || q->failures || q->slow;
     if (risky == q->risky) return;
@@ -255,13 +256,14 @@ static void count_slow(struct dispatch *d, struct delivery *v, bool on) {
 }
 
 static void take_off(struct dispatch *d, struct queue *q, struct delivery *v) {
-    if (q->flying++ == 0) q->progress_ms = *d->now_ms;
+    if (q->flying++ == 0) q->progress_ms = *d->heard_ms;
     d->flying++;
     if (v->of_workspace->flying++ == 0) d->flying_workspaces++;
     if (v->of_host) v->of_host->flying++;
     if (q->risky) count_risky(d, v, true);
     v->state = DELIVERY_FLYING;
     v->sent_ms = *d->now_ms;
+    v->heard_ms = *d->heard_ms;
     TAILQ_INSERT_TAIL(&d->flights, v, link);
     if (!d->quick) d->quick = v;
 }
@@ -486,7 +488,7 @@ void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
         unqueue(d, q, v);
         give_back(d, q, v, "slow", "its turn did not come in time");
     } else if (v->state == DELIVERY_FLYING && v->batch.dest->type->cancel) {
-        if (why == CANCEL_SLOW && *d->now_ms - v->sent_ms < SLOW_MS) return;
+        if (why == CANCEL_SLOW && *d->heard_ms - v->heard_ms < SLOW_MS) return;
         if (why == CANCEL_SLOW) d->leaving++, v->of_workspace->leaving++;
         v->cancelled = why;
         v->batch.dest->type->cancel(d->env, &v->batch);
@@ -559,8 +561,8 @@ static void sink_done(struct batch *batch, const struct outcome *o) {
     struct dispatch *d = v->dispatch;
     struct queue *q = queue_of(batch->dest);
     land(d, q, v);
-    q->progress_ms = *d->now_ms;
-    q->latency_ms += (*d->now_ms - v->sent_ms - q->latency_ms) / 4;
+    q->progress_ms = *d->heard_ms;
+    q->latency_ms += (*d->heard_ms - v->heard_ms - q->latency_ms) / 4;
     if (v->probe) q->probing = false;
     struct outcome judged = judge(v, o);
     q->workspace = v->workspace;
@@ -660,7 +662,7 @@ static void start_waiting(struct dispatch *d) {
 
 /* From the moment it is slow a request counts as risky, whatever its destination did before. */
 static void mark_slow(struct dispatch *d) {
-    for (; d->quick && *d->now_ms - d->quick->sent_ms > SLOW_MS;
+    for (; d->quick && *d->heard_ms - d->quick->heard_ms > SLOW_MS;
          d->quick = TAILQ_NEXT(d->quick, link)) {
         struct delivery *v = d->quick;
         if (!v->risky) count_risky(d, v, true);
@@ -692,7 +694,7 @@ static void take_back(struct dispatch *d) {
         next = TAILQ_NEXT(v, link);
         if (v->cancelled || !v->batch.dest->type->cancel) continue;
         if (w->flying - w->leaving <= (part ? part : 1) &&
-            *d->now_ms - v->sent_ms < d->cfg->dest_patience)
+            *d->heard_ms - v->heard_ms < d->cfg->dest_patience)
             continue;
         dispatch_cancel(d, v, CANCEL_SLOW);
         n--;
@@ -746,7 +748,7 @@ int64_t dispatch_next_ms(const struct dispatch *d) {
     int64_t wait = -1;
     if (!TAILQ_EMPTY(&d->finished)) return 0;
     if (d->wake_ms) sooner(d, &wait, d->wake_ms);
-    if (d->quick) sooner(d, &wait, d->quick->sent_ms + SLOW_MS + 1);
+    if (d->quick) sooner(d, &wait, *d->now_ms + d->quick->heard_ms + SLOW_MS + 1 - *d->heard_ms);
     if (d->waiting && !d->patient) sooner(d, &wait, d->swept_ms + SWEEP_MS);
     return wait;
 }

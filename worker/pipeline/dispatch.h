@@ -22,10 +22,12 @@
 
 struct dispatch;
 
-/* patient: nobody waits for what comes now (a backfill), so a healthy destination's full queue
- * makes the lane wait instead of parking. */
+/* heard_ms: a clock like now_ms that leaves out what the lane did beside listening to the network,
+ * so that its own slowness is not taken for a destination's. patient: nobody waits for what comes
+ * now (a backfill), so a healthy destination's full queue makes the lane wait instead of parking.
+ */
 struct dispatch *dispatch_new(const struct config *, struct sink_env *, const int64_t *now_ms,
-                              bool patient);
+                              const int64_t *heard_ms, bool patient);
 /* Takes a reloaded configuration over; it must outlive the dispatch. */
 void dispatch_reconfigure(struct dispatch *, const struct config *);
 void dispatch_free(struct dispatch *); /* nothing may be waiting or flying */

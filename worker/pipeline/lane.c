@@ -25,9 +25,15 @@
 #define RESTART_MAX_MS ((int64_t)5 * 60 * 1000)
 #define REFUSED_MS 10000 /* a producer that is not taken for this long is told */
 #define STANDING_MS 20   /* a lane that waits for others has nothing that wakes it */
+/* Of what the lane did beside listening to the network, as much counts as time in which an answer
+ * could have been heard. */
+#define UNHEARD_MS 100
 
-static void read_clocks(struct lane *lane) {
-    lane->now_ms = clock_ms(CLOCK_MONOTONIC);
+/* most: of the time since the clocks were last read, how much was heard. */
+static void read_clocks(struct lane *lane, int64_t most) {
+    int64_t now_ms = clock_ms(CLOCK_MONOTONIC), passed = now_ms - lane->now_ms;
+    lane->heard_ms += passed < most ? passed : most;
+    lane->now_ms = now_ms;
     lane->wall_ms = clock_ms(CLOCK_REALTIME);
 }
 
@@ -82,9 +88,10 @@ static int64_t sleep_ms(const struct lane *lane) {
 static void wait_for_work(struct lane *lane, int64_t timeout) {
     eventfd_t value;
     enter(lane, STEP_WAIT);
+    read_clocks(lane, UNHEARD_MS);
     http_wait(lane->http, (int)timeout);
     if (eventfd_read(lane->wake_fd, &value) == 0) value = 0;
-    read_clocks(lane);
+    read_clocks(lane, INT64_MAX);
     observer_serve(lane);
 }
 
@@ -92,7 +99,7 @@ static void wait_for_work(struct lane *lane, int64_t timeout) {
  * would be slow before its answer could be read. */
 static void transfer(struct lane *lane) {
     enter(lane, STEP_TRANSFER);
-    read_clocks(lane);
+    read_clocks(lane, UNHEARD_MS);
     dispatch_run(lane->dispatch);
     http_run(lane->http);
     dispatch_run(lane->dispatch);
@@ -284,7 +291,7 @@ static void drop_stuck(struct lane *lane, bool (*of)(const struct partition *, v
 
 static void finish(struct lane *lane, bool (*of)(const struct partition *, void *), void *ctx,
                    int64_t ms) {
-    read_clocks(lane);
+    read_clocks(lane, UNHEARD_MS);
     int64_t start = lane->now_ms;
     struct finishing f = {of, ctx, lane, start};
     lane->finishing++;
@@ -404,7 +411,7 @@ static bool lane_open(struct lane *lane, struct buf *err) {
     char id[512];
     enter(lane, STEP_CLOSE); /* of like cost */
     transactional_id(lane, id, sizeof id);
-    read_clocks(lane);
+    read_clocks(lane, UNHEARD_MS);
     lane->restart = lane->settles = false;
     lane->opened_ms = lane->now_ms;
     lane->producer_again_ms = 0;
@@ -544,8 +551,9 @@ struct lane *lane_start(const struct config *cfg, struct worker_shared *shared, 
     lane->http = http_new(cfg);
     http_wake_by(lane->http, lane->wake_fd);
     lane->sinks = (struct sink_env){.cfg = cfg, .http = lane->http, .wake_fd = lane->wake_fd};
-    lane->dispatch = dispatch_new(cfg, &lane->sinks, &lane->now_ms, shared->until_end);
-    read_clocks(lane);
+    lane->dispatch =
+        dispatch_new(cfg, &lane->sinks, &lane->now_ms, &lane->heard_ms, shared->until_end);
+    read_clocks(lane, UNHEARD_MS);
     if (!anchor_open(lane, err) || !lane_open(lane, err)) goto failed;
     int rc = pthread_create(&lane->thread, NULL, lane_main, lane);
     if (rc == 0) return lane;

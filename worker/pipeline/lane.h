@@ -71,7 +71,8 @@ struct lane {
     bool restart;             /* a fatal error: close and open again, after a pause that grows */
     int64_t restart_pause_ms; /* the last one; 0: it has settled since */
     char restart_why[128];
-    int64_t now_ms; /* monotonic, read once a turn */
+    int64_t now_ms;   /* monotonic, read a few times a turn */
+    int64_t heard_ms; /* the same without what kept it from listening to the network */
     int64_t wall_ms;
     int64_t sleep_ms;       /* how long the next turn may wait for something to happen */
     size_t held;            /* bytes that count against the budget */

@@ -12,21 +12,25 @@
 #define TURN_RECORDS 256
 #define TURN_MS 20
 
-/* Asked after every few records: it reads the clock. */
+#define SMALL_BYTES 4096
+
+/* Asked after every few records, and after each large one: it reads the clock. */
 static bool turn_is_over(const struct lane *lane) {
     return clock_ms(CLOCK_MONOTONIC) - lane->reading_ms >= TURN_MS;
 }
 
 static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
     size_t n = 0;
+    bool large = false;
     rd_kafka_message_t *msg;
     if (!p->claimed && (recall_waits(lane, p) || !careful_claim(lane, p))) return 0;
     if (p->caution != CAUTION_NONE) careful_tick(lane, p);
     if (p->caution == CAUTION_CAREFUL) return 0;
     place_topic(&lane->place, p->topic, p->id);
-    while (n < most && (n % 8 || !turn_is_over(lane)) && (msg = source_peek(lane, p))) {
+    while (n < most && ((n % 8 && !large) || !turn_is_over(lane)) && (msg = source_peek(lane, p))) {
         if (intake_past_end(p, msg->offset)) break;
         if (!intake_has_room(lane, p, msg->offset)) break;
+        large = msg->len > SMALL_BYTES;
         intake_take(lane, p, msg);
         n++;
     }
