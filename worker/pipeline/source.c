@@ -192,6 +192,7 @@ rd_kafka_message_t *source_peek(struct lane *lane, struct partition *p) {
             if (lane->restart) return NULL;
             continue;
         }
+        p->eof = false; /* an end that was reported before this record is passed */
         if (p->unreadable_ms) vitals_readable(lane, p);
         if (p->begins) assignment_begin(p, msg->offset);
         if (p->kind == PARTITION_SOURCE) return msg;
