@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "config/config.h"
+#include "seen.h"
 #include "sinks/file.h"
 #include "worker/base/clock.h"
 
@@ -25,18 +26,6 @@ struct fixture {
     struct config *cfg;
     struct sink_env env;
 };
-
-/* What done() was told, by batch->owner. */
-struct seen {
-    int calls;
-    struct outcome outcome;
-};
-
-static void done(struct batch *b, const struct outcome *o) {
-    struct seen *s = b->owner;
-    s->calls++;
-    s->outcome = *o;
-}
 
 static int setup(void **state) {
     struct fixture *f = xcalloc(1, sizeof *f);

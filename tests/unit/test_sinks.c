@@ -8,19 +8,8 @@
 #include <unistd.h>
 
 #include "config/config.h"
+#include "seen.h"
 #include "tests/sinks/scripted.h"
-
-/* What done() was told, by batch->owner. */
-struct seen {
-    int calls;
-    struct outcome outcome;
-};
-
-static void done(struct batch *b, const struct outcome *o) {
-    struct seen *s = b->owner;
-    s->calls++;
-    s->outcome = *o;
-}
 
 static bool parse(const char *json, struct destination *ret, struct outcome *reterr) {
     cJSON *sink = cJSON_Parse(json);
