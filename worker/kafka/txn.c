@@ -598,10 +598,6 @@ void txn_submit(struct txn_producer *s, struct txn *job) {
     pthread_mutex_unlock(&s->mutex);
 }
 
-bool txn_busy(const struct txn_producer *s) {
-    return s->busy;
-}
-
 struct txn *txn_take(struct txn_producer *s) {
     if (!s->busy) return NULL;
     pthread_mutex_lock(&s->mutex);

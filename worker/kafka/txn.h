@@ -98,8 +98,8 @@ enum txn_producer_state txn_producer_try(const struct config *, const char *tran
                                          int timeout_ms, struct buf *err);
 /* The same without the broker: whether librdkafka makes it of this configuration. */
 bool txn_producer_check(const struct config *, struct buf *err);
-void txn_submit(struct txn_producer *, struct txn *); /* only when not busy */
-bool txn_busy(const struct txn_producer *);
+void txn_submit(struct txn_producer *,
+                struct txn *);               /* only when what was submitted before is taken */
 struct txn *txn_take(struct txn_producer *); /* NULL: not finished */
 
 #endif
