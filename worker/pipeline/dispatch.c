@@ -26,8 +26,8 @@ struct queue {
     int64_t failing_since_ms;
     int64_t rate_ms; /* start of the second in which rate_sent counts */
     int64_t rate_sent;
-    int64_t progress_ms; /* when a delivery last ended, or the first took off; heard time */
-    int64_t latency_ms;  /* moving average of the time in flight; heard time */
+    int64_t progress_ms; /* when a delivery last ended, or the first took off; by heard_ms */
+    int64_t latency_ms;  /* moving average of the time in flight; by heard_ms */
     bool slow;
     bool risky;      /* what waits is counted in risky_waiting and risky_bytes */
     bool saturating; /* counted in saturating, until no more than resume wait */

@@ -25,11 +25,11 @@
 #define RESTART_MAX_MS ((int64_t)5 * 60 * 1000)
 #define REFUSED_MS 10000 /* a producer that is not taken for this long is told */
 #define STANDING_MS 20   /* a lane that waits for others has nothing that wakes it */
-/* Of what the lane did beside listening to the network, as much counts as time in which an answer
- * could have been heard. */
+/* While the lane does other work it cannot hear an answer: of each such stretch at most this much
+ * counts against those who have not answered yet. */
 #define UNHEARD_MS 100
 
-/* most: of the time since the clocks were last read, how much was heard. */
+/* most: how much of the time since the last call counts as time in which the lane listened. */
 static void read_clocks(struct lane *lane, int64_t most) {
     int64_t now_ms = clock_ms(CLOCK_MONOTONIC), passed = now_ms - lane->now_ms;
     lane->heard_ms += passed < most ? passed : most;
