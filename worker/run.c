@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <malloc.h>
-#include <openssl/rand.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -19,13 +18,15 @@
 #include "worker/admin/admin.h"
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
+#include "worker/base/random.h"
 #include "worker/kafka/begin.h"
 #include "worker/kafka/client.h"
+#include "worker/kafka/consumer.h"
+#include "worker/kafka/producer.h"
 #include "worker/kafka/topic_settings.h"
 #include "worker/limits.h"
 #include "worker/pipeline/anchor_write.h"
 #include "worker/pipeline/lane.h"
-#include "worker/pipeline/source.h"
 #include "worker/progress.h"
 #include "worker/tools/check.h"
 #include "worker/tools/command.h"
@@ -629,7 +630,7 @@ static bool try_file_root(const struct config *cfg, struct buf *err) {
 
 /* Properties that exclude each other: librdkafka says so when it is to make something of them. */
 static bool try_handles(const struct config *cfg, struct buf *err) {
-    return source_check(cfg, err) && txn_producer_check(cfg, err);
+    return consumer_check(cfg, err) && producer_check(cfg, err);
 }
 
 /* What a start and a reload have to pass alike. */
@@ -690,7 +691,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     w.shared = (struct worker_shared){.until_end = until_end, .ended_fd = -1};
     atomic_store(&w.shared.cfg, cfg);
     w.shared.troubles = troubles_new();
-    if (RAND_bytes((unsigned char *)&w.shared.me, sizeof w.shared.me) != 1) abort();
+    w.shared.me = random_u64();
     pthread_mutex_init(&w.shared.mutex, NULL);
     struct buf err;
     buf_init(&err, 65536);

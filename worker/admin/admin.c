@@ -18,6 +18,7 @@
 #include "worker/base/clock.h"
 #include "worker/base/hash.h"
 #include "worker/base/log.h"
+#include "worker/kafka/client.h"
 #include "worker/pipeline/lane.h"
 
 #define CONNECTION_MEMORY ((size_t)16384) /* bounds a request's head */
@@ -279,7 +280,7 @@ static void print_build(struct buf *out) {
     struct buf labels;
     buf_init(&labels, 1024);
     metrics_label(&labels, "version", RUNSINK_VERSION);
-    metrics_label(&labels, "librdkafka", rd_kafka_version_str());
+    metrics_label(&labels, "librdkafka", client_version());
     metrics_label(&labels, "libcurl", curl_version_info(CURLVERSION_NOW)->version);
     metrics_head(GIVEN_BUILD, out);
     metrics_sample(GIVEN_BUILD, buf_cstr(&labels), 1, out);

@@ -2,10 +2,11 @@
 
 #include <openssl/core_names.h>
 #include <openssl/evp.h>
-#include <openssl/rand.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#include "worker/base/random.h"
 
 /* A digest that fails leaves nothing sane to do: the library is broken or memory is out. */
 static void must(int ok, const char *what) {
@@ -40,7 +41,7 @@ static void setup(void) {
     md5_md = EVP_MD_fetch(NULL, "MD5", NULL);
     hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
     must(sha256_md && hmac, "fetching SHA-256 and HMAC");
-    must(RAND_bytes((unsigned char *)process_key, sizeof process_key), "drawing a random key");
+    random_bytes(process_key, sizeof process_key);
     must(pthread_key_create(&thread_ctx, free_ctx) == 0, "making a thread key");
 }
 

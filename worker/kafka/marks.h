@@ -5,21 +5,12 @@
 
 #include <librdkafka/rdkafka.h>
 
-#include "worker/kafka/meta.h"
-
-struct mark {
-    bool known;
-    uint64_t seq;
-    int64_t next, settled_ms;
-    uint8_t hash[SHA256_LEN];
-};
+#include "worker/kafka/mark.h"
 
 /* A record of the ledger topic: an entry of the group's moves the mark of its partition on. marks:
  * one for each of the list. */
 void marks_take(const rd_kafka_topic_partition_list_t *, const char *group,
                 const rd_kafka_message_t *, struct mark *marks);
-/* What the partition's metadata said when that entry was settled. */
-void mark_meta(const struct mark *, struct meta *ret);
 /* Whether the topic was deleted and made anew since, which takes the group's offsets along: all
  * that is there now is younger than the entry. Blocks; ret is untouched on an error. */
 rd_kafka_resp_err_t mark_is_older(rd_kafka_t *, const rd_kafka_topic_partition_t *,

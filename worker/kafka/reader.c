@@ -7,6 +7,7 @@
 #include "worker/base/clock.h"
 #include "worker/base/rfc3339.h"
 #include "worker/kafka/client.h"
+#include "worker/kafka/fetched.h"
 
 #define TIMEOUT_MS 30000
 #define POLL_MS 100
@@ -403,20 +404,7 @@ struct str reader_value(const rd_kafka_message_t *m) {
 }
 
 void reader_record(const rd_kafka_message_t *m, struct arena *arena, struct message *ret) {
-    *ret = (struct message){.value = reader_value(m)};
-    rd_kafka_headers_t *list;
-    if (rd_kafka_message_headers(m, &list) != RD_KAFKA_RESP_ERR_NO_ERROR) return;
-    size_t n = rd_kafka_header_cnt(list);
-    struct header *headers = arena_alloc(arena, (n + 1) * sizeof *headers);
-    for (size_t i = 0; i < n; i++) {
-        const char *name;
-        const void *value;
-        size_t size;
-        if (rd_kafka_header_get_all(list, i, &name, &value, &size)) continue;
-        headers[ret->n_headers++] =
-            (struct header){.name = str_c(name), .value = {value, value ? size : 0}};
-    }
-    ret->headers = headers;
+    fetched_message((const struct fetched *)m, arena, ret);
 }
 
 bool reader_time(const char *text, int64_t now_ms, int64_t *ret) {

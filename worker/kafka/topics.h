@@ -1,33 +1,15 @@
-/* The topics that runsink keeps beside each source topic, and which topics are sources:
- *     <topic>.retry.<delay>            parked records, a topic for each of retry.delays
- *     <topic>.dead.tenant|data|system  dead letters, by who has to act
- *     <topic>.ledger
- * Names are pure, any thread. What asks the broker blocks up to its timeout: main thread, at start
- * and on each refresh. */
+/* Which topics there are, which are sources, and what each source lacks. What asks the broker
+ * blocks up to its timeout: main thread, at start and on each refresh. */
 #ifndef RUNSINK_TOPICS_H
 #define RUNSINK_TOPICS_H
 
 #include <librdkafka/rdkafka.h>
 
 #include "config/config.h"
-#include "worker/kafka/retry.h"
+#include "worker/kafka/topic_names.h"
 
 /* max.message.bytes of the topics that runsink makes. */
 #define TOPICS_MESSAGE_MAX "16777216"
-
-enum topic_kind { TOPIC_SOURCE, TOPIC_RETRY, TOPIC_DEAD, TOPIC_LEDGER };
-/* By the name's end alone: any delay counts, configured or not. ret_base (may be NULL): length of
- * the source topic's name within. */
-enum topic_kind topic_kind(const char *name, size_t *ret_base);
-
-/* Whether it is this source, or one of its own. */
-bool topic_is_of(const char *name, const char *source, enum topic_kind *ret_kind);
-
-/* False when the name would be too long for Kafka. fault is not FAULT_NONE. */
-bool topic_retry(const char *source, const char *delay, char ret[TOPIC_MAX + 1]);
-bool topic_dead(const char *source, enum fault fault, char ret[TOPIC_MAX + 1]);
-bool topic_ledger(const char *source, char ret[TOPIC_MAX + 1]);
-enum fault topic_dead_fault(const char *name); /* FAULT_NONE: it is no dead topic */
 
 struct topic {
     char *name;
@@ -66,8 +48,6 @@ rd_kafka_topic_partition_list_t *topics_consumed(const struct topic_list *all,
  * whatever else is among all. */
 void topics_retries(const struct config *, const struct topic_list *all,
                     const struct topic_list *sources, struct topic_list *ret);
-/* Whether a retry topic's delay is none of retry.delays. */
-bool topic_is_leftover(const struct config *, const char *name);
 /* Notes why a source can't be served. */
 void topic_refuse(struct topic *source, const char *why);
 /* What the sources lack: partitions as they would be created. Sources without partitions are passed

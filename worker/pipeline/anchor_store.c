@@ -2,10 +2,10 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "sinks/s3/s3.h"
 #include "sinks/s3/s3_error.h"
+#include "worker/base/clock.h"
 #include "worker/base/log.h"
 
 #define URL_MAX ((size_t)16384)
@@ -106,7 +106,7 @@ bool anchor_store_put(struct anchor_store *s, const char *key, struct str body,
                       struct http_request *request, struct buf *url) {
     uint8_t sha[SHA256_LEN];
     char sha_hex[HEX_LEN(SHA256_LEN) + 1];
-    int64_t now_s = (int64_t)time(NULL);
+    int64_t now_s = clock_ms(CLOCK_REALTIME) / 1000;
     sha256(body.p, body.n, sha);
     hex(sha, sizeof sha, sha_hex);
     struct s3_request r = {.method = "PUT", .key = key, .body_sha256 = sha_hex};
@@ -124,7 +124,7 @@ bool anchor_store_put(struct anchor_store *s, const char *key, struct str body,
 bool anchor_store_get(struct anchor_store *s, const char *key, struct sigv4_param *params, size_t n,
                       struct http_request *request, struct buf *url) {
     struct s3_request r = {.method = "GET", .key = key, .params = params, .n_params = n};
-    s3_request_begin(&r, s->s3, (int64_t)time(NULL));
+    s3_request_begin(&r, s->s3, clock_ms(CLOCK_REALTIME) / 1000);
     return finish(s, &r, request, url);
 }
 

@@ -4,12 +4,12 @@
 #include "worker/pipeline/anchor_write.h"
 
 #include <curl/curl.h>
-#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "sinks/http/http.h"
 #include "worker/base/log.h"
+#include "worker/base/random.h"
 #include "worker/ledger/anchor.h"
 #include "worker/pipeline/anchor_store.h"
 #include "worker/pipeline/lane.h"
@@ -118,17 +118,15 @@ static void collect(struct anchorer *a, struct anchor *ret) {
 static bool compose(struct anchorer *a) {
     const struct lane *lane = a->lane;
     char name[ANCHOR_NAME_LEN + 1];
-    uint64_t random;
     struct buf key;
     struct anchor anchor = {.group = str_c(lane->cfg->group),
                             .at_ms = lane->wall_ms,
                             .heads = xcalloc(ANCHOR_HEADS_MAX, sizeof *anchor.heads)};
-    if (RAND_bytes((unsigned char *)&random, sizeof random) != 1) abort();
     collect(a, &anchor);
     buf_init(&a->body, ANCHOR_SIZE_MAX);
     buf_init(&key, KEY_MAX);
     bool ok = anchor_encode(&anchor, lane->shared->signer, &a->body) &&
-              anchor_name(anchor.at_ms, random, name) &&
+              anchor_name(anchor.at_ms, random_u64(), name) &&
               anchor_folder(lane->cfg->anchor_prefix, lane->cfg->group, &key) &&
               buf_puts(&key, name);
     if (ok) memcpy(a->key, buf_cstr(&key), key.n + 1);

@@ -6,12 +6,10 @@
 #include <stdlib.h>
 
 #include "worker/base/log.h"
-#include "worker/kafka/topics.h"
+#include "worker/kafka/topic_names.h"
 #include "worker/pipeline/caution.h"
 #include "worker/pipeline/lane.h"
 
-#define COMMITTED_TIMEOUT_MS 200
-#define WATERMARK_TIMEOUT_MS 2000
 #define REVOKE_FINISH_MS 5000
 #define ASK_AGAIN_MS 200
 
@@ -28,28 +26,19 @@ static void classify(const struct lane *lane, struct partition *p) {
     if (p->kind == PARTITION_RETRY) config_parse_ms(delay + 1, &p->delay_ms);
 }
 
-static struct partition *partition_new(struct lane *lane, const char *topic, int32_t id) {
-    static const uint64_t one = 1;
+static struct partition *partition_new(struct lane *lane, const struct assigned *a) {
     struct partition *p = xcalloc(1, sizeof *p);
-    snprintf(p->topic, sizeof p->topic, "%s", topic);
-    p->id = id;
+    snprintf(p->topic, sizeof p->topic, "%s", a->topic);
+    p->id = a->partition;
+    p->feed = a->feed;
     p->serial = ++lane->serials;
     p->end = -1;
     p->special = INT64_MAX;
     p->before = p->high_stale = -1;
     classify(lane, p);
-    p->queue = rd_kafka_queue_get_partition(lane->consumer, topic, id);
-    rd_kafka_queue_forward(p->queue, NULL);
-    rd_kafka_queue_io_event_enable(p->queue, lane->wake_fd, &one, sizeof one);
     p->next = lane->partitions;
     lane->partitions = p;
     return p;
-}
-
-static void clear_stash(struct partition *p) {
-    while (p->stash_at < p->stash_n) rd_kafka_message_destroy(p->stash[p->stash_at++]);
-    p->stash_at = p->stash_n = 0;
-    p->head_due_ms = 0;
 }
 
 void assignment_drop(struct lane *lane, struct partition *p) {
@@ -58,14 +47,9 @@ void assignment_drop(struct lane *lane, struct partition *p) {
     *at = p->next;
     caution_set(lane, p, CAUTION_NONE);
     windows_clear(&p->windows);
-    clear_stash(p);
     char place[PARTITION_NAME_MAX];
     partition_name(p, place);
     trouble_drop(lane->shared->troubles, lane->id, place);
-    rd_kafka_queue_io_event_enable(p->queue, -1, NULL, 0);
-    for (rd_kafka_message_t *left; (left = rd_kafka_consume_queue(p->queue, 0));)
-        rd_kafka_message_destroy(left);
-    rd_kafka_queue_destroy(p->queue);
     free(p);
 }
 
@@ -74,13 +58,7 @@ void assignment_drop(struct lane *lane, struct partition *p) {
 bool assignment_watermarks(struct lane *lane, const struct partition *p, int64_t *low,
                            int64_t *high) {
     place_at(&lane->place, STEP_KAFKA, -1); /* a rebalance may ask for many */
-    rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(lane->consumer, p->topic, p->id, low,
-                                                               high, WATERMARK_TIMEOUT_MS);
-    if (err)
-        log_warn("the broker does not tell the ends of a partition now; asked again",
-                 LOG_S("topic", p->topic), LOG_I("partition", p->id),
-                 LOG_S("error", rd_kafka_err2str(err)));
-    return err == RD_KAFKA_RESP_ERR_NO_ERROR;
+    return feed_ask_ends(p->feed, low, high);
 }
 
 /* Nothing is committed: it begins with its first record, wherever the group began (begin.h). Where
@@ -100,7 +78,7 @@ void assignment_begin(struct partition *p, int64_t offset) {
 
 /* The topic is another one than the one that was read, under the same name. Its first record's
  * offset is made durable, or a restart would look for the old one again. */
-void assignment_anew(struct lane *lane, struct partition *p, int64_t low) {
+void assignment_anew(struct partition *p, int64_t low) {
     if (!p->pin) p->before = p->committed;
     p->committed = low;
     p->pin = true;
@@ -108,11 +86,11 @@ void assignment_anew(struct lane *lane, struct partition *p, int64_t low) {
     p->doubts = 0;
     p->opened_ms = 0;
     p->high_seen = -1;
-    p->high_stale = vitals_high(lane, p, NULL);
+    p->high_stale = vitals_high(p);
     p->replay_end = 0;
     p->eof = false;
     windows_init(&p->windows, low, NULL, 0);
-    assignment_move(lane, p, low);
+    assignment_move(p, low);
 }
 
 static void foreign_metadata(const struct partition *p, int64_t offset) {
@@ -135,18 +113,20 @@ static void recall(struct partition *p, int64_t offset, struct str text) {
     p->replay_end = p->meta.n_ends ? p->meta.ends[p->meta.n_ends - 1] : 0;
 }
 
-/* Fills in where the partition stands; when the broker can't tell now, it is asked again. */
-static void load_state(struct lane *lane, struct partition *p, int64_t offset, struct str text) {
+/* Fills in where the partition stands, and begins to read it; when the broker can't tell now, it is
+ * asked again. */
+static void load_state(struct lane *lane, struct partition *p, const struct committed *c) {
     bool bounded = lane->shared->until_end && p->kind == PARTITION_SOURCE;
     int64_t low, high = -1;
     if (bounded && !assignment_watermarks(lane, p, &low, &high)) return;
-    if (offset >= 0)
-        recall(p, offset, text);
+    if (c->offset >= 0)
+        recall(p, c->offset, c->metadata);
     else
         no_commit_yet(lane, p);
     p->end = high;
     p->want = p->meta.claim;
     p->loaded = true;
+    feed_start(p->feed, p->begins ? FEED_BEGINNING : p->committed);
     log_debug("partition assigned", LOG_I("lane", lane->id), LOG_S("topic", p->topic),
               LOG_I("partition", p->id), LOG_I("offset", p->begins ? -1 : p->committed),
               LOG_I("seq", (int64_t)p->meta.seq), LOG_I("replay", (int64_t)p->meta.n_ends));
@@ -159,12 +139,11 @@ void assignment_doubt(struct lane *lane, const char *topic) {
 
 /* A commit that is gone while we are a member went with its topic. Asked twice: it is not to be
  * concluded from one answer that was lost. */
-static void take_doubt(struct lane *lane, struct partition *p,
-                       const rd_kafka_topic_partition_t *tp) {
+static void take_doubt(struct lane *lane, struct partition *p, const struct committed *c) {
     if (!p->doubting || !p->doubts) return;
     p->doubting = false;
-    if (tp->err) return;
-    p->doubts = tp->offset >= 0 || !p->durable ? 0 : p->doubts + 1;
+    if (!c->known) return;
+    p->doubts = c->offset >= 0 || !p->durable ? 0 : p->doubts + 1;
     if (p->doubts < 3) return;
     p->doubts = 0;
     p->vanished = true;
@@ -175,177 +154,85 @@ static void take_doubt(struct lane *lane, struct partition *p,
 static void ask_in_doubt(struct lane *lane) {
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (!p->doubts || p->doubting || lane->now_ms - p->asked_ms < ASK_AGAIN_MS) continue;
-        offsets_ask(lane->offsets, p->topic, p->id, p->serial);
+        feed_ask_committed(p->feed);
         p->doubting = true;
         p->asked_ms = lane->now_ms;
     }
 }
 
-static void take_committed(struct lane *lane, const rd_kafka_topic_partition_list_t *list) {
-    for (int i = 0; i < list->cnt; i++) {
-        const rd_kafka_topic_partition_t *tp = &list->elems[i];
-        struct partition *p = partition_named(lane, tp->topic, tp->partition);
-        if (p && p->loaded) take_doubt(lane, p, tp);
-        if (!p || p->loaded || tp->err) continue;
+static void take_committed(struct lane *lane, struct partition *p, const struct committed *c) {
+    if (p->loaded) {
+        take_doubt(lane, p, c);
+    } else if (c->known) {
         vitals_contact(lane);
-        load_state(lane, p, tp->offset, (struct str){tp->metadata, tp->metadata_size});
+        load_state(lane, p, c);
     }
 }
 
-static void take_answers(struct lane *lane) {
-    rd_kafka_topic_partition_list_t *answer;
-    uint64_t serial;
-    while ((answer = offsets_answer(lane->offsets, &serial))) {
-        struct partition *p = serial ? partition_find(lane, serial) : NULL;
-        if (!serial) {
-            vitals_answer(lane, answer);
-        } else if (p) {
-            p->asking = false;
-            take_committed(lane, answer);
-        }
-        rd_kafka_topic_partition_list_destroy(answer);
-    }
+static struct partition *partition_of(const struct lane *lane, const struct feed *feed) {
+    struct partition *p = lane->partitions;
+    while (p && p->feed != feed) p = p->next;
+    return p;
+}
+
+void assignment_committed(void *context, struct feed *feed, const struct committed *c) {
+    struct partition *p = partition_of(context, feed);
+    if (!p) return;
+    p->asking = false;
+    take_committed(context, p, c);
 }
 
 /* ---- rebalance ---- */
 
-static void check(struct lane *lane, const char *call, rd_kafka_error_t *e) {
-    if (!e) return;
-    log_error("the assignment could not be taken over", LOG_I("lane", lane->id),
-              LOG_S("call", call), LOG_S("error", rd_kafka_error_string(e)));
-    rd_kafka_error_destroy(e);
-    lane->restart = true;
-    snprintf(lane->restart_why, sizeof lane->restart_why, "%s failed", call);
+static void rebalanced(struct lane *lane) {
+    count(&lane->counters, COUNTER_REBALANCES, 1);
+    if (lane->stale) lane->settle_after_ms = 0;
+    lane->stale = false;
+    lane->memberships++;
 }
 
-/* The eager protocol's: the list is all that is read; NULL: nothing. */
-static void assign_eagerly(struct lane *lane, const rd_kafka_topic_partition_list_t *list) {
-    rd_kafka_resp_err_t err = rd_kafka_assign(lane->consumer, list);
-    if (err) check(lane, "assign", rd_kafka_error_new(err, "%s", rd_kafka_err2str(err)));
-}
-
-static bool is_cooperative(const struct lane *lane) {
-    /* NULL while the consumer is being closed. */
-    const char *protocol = rd_kafka_rebalance_protocol(lane->consumer);
-    return protocol && strcmp(protocol, "COOPERATIVE") == 0;
-}
-
-/* Where reading starts. Not known yet: where librdkafka finds the commit once it is stable. */
-static int64_t position(const struct partition *p) {
-    if (!p->loaded) return RD_KAFKA_OFFSET_STORED;
-    return p->begins ? RD_KAFKA_OFFSET_BEGINNING : p->committed;
-}
-
-/* Hands partitions whose position is known to librdkafka. With the cooperative protocol the others
- * follow when theirs is; the eager one takes all at once, and those are sought later. */
-static void assign(struct lane *lane, const rd_kafka_topic_partition_list_t *all) {
-    bool cooperative = is_cooperative(lane);
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(all->cnt);
-    for (int i = 0; i < all->cnt; i++) {
-        struct partition *p = partition_named(lane, all->elems[i].topic, all->elems[i].partition);
-        if (!p || (cooperative && !p->loaded)) continue;
-        rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = position(p);
-        p->reading = true;
-    }
-    if (cooperative)
-        check(lane, "incremental assign", rd_kafka_incremental_assign(lane->consumer, list));
-    else
-        assign_eagerly(lane, list);
-    rd_kafka_topic_partition_list_destroy(list);
-}
-
-/* A partition whose position became known only after its assignment. */
-static void assign_late(struct lane *lane, struct partition *p) {
-    if (p->reading) return; /* eager: it was assigned with OFFSET_STORED */
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_list_add(list, p->topic, p->id);
-    assign(lane, list);
-    rd_kafka_topic_partition_list_destroy(list);
-}
-
-static void on_assign(struct lane *lane, rd_kafka_topic_partition_list_t *list) {
-    for (int i = 0; i < list->cnt; i++)
-        partition_new(lane, list->elems[i].topic, list->elems[i].partition);
-    rd_kafka_topic_partition_list_t *committed = rd_kafka_topic_partition_list_copy(list);
-    rd_kafka_resp_err_t err =
-        list->cnt ? rd_kafka_committed(lane->consumer, committed, COMMITTED_TIMEOUT_MS)
-                  : RD_KAFKA_RESP_ERR_NO_ERROR;
-    if (err)
-        log_warn("committed offsets are not stable yet; asked again", LOG_I("lane", lane->id),
-                 LOG_S("error", rd_kafka_err2str(err)));
-    else
-        take_committed(lane, committed);
-    rd_kafka_topic_partition_list_destroy(committed);
-    assign(lane, list);
+void assignment_assigned(void *context, const struct assigned *v, size_t n) {
+    struct lane *lane = context;
+    rebalanced(lane);
+    for (size_t i = 0; i < n; i++)
+        take_committed(lane, partition_new(lane, &v[i]), &v[i].committed);
     lane->assigned = true;
     lane->vitals.revoked_ms = 0;
-    log_info("partitions assigned", LOG_I("lane", lane->id), LOG_I("partitions", list->cnt),
+    log_info("partitions assigned", LOG_I("lane", lane->id), LOG_I("partitions", (int64_t)n),
              LOG_S("group", lane->cfg->group));
 }
 
-/* The eager protocol knows no single partition: all are handed over again, each where its reading
- * stands. */
-static void assign_all(struct lane *lane, const struct partition *moved, int64_t offset) {
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(16);
-    for (struct partition *p = lane->partitions; p; p = p->next) {
-        int64_t at = p == moved ? offset : !p->loaded || p->begins ? position(p) : partition_at(p);
-        rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = at;
-        clear_stash(p); /* comes again */
-    }
-    assign_eagerly(lane, list);
-    rd_kafka_topic_partition_list_destroy(list);
-}
-
-/* Not by a seek: a partition whose offset was out of range is not being fetched any more, and
- * librdkafka refuses to seek in it. It is handed over anew; its queue stays ours. */
-void assignment_move(struct lane *lane, struct partition *p, int64_t offset) {
+void assignment_move(struct partition *p, int64_t offset) {
     p->seek_ms = 0;
-    if (!is_cooperative(lane)) {
-        assign_all(lane, p, offset);
-        return;
-    }
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_list_add(list, p->topic, p->id)->offset = offset;
-    if (p->reading)
-        check(lane, "incremental unassign", rd_kafka_incremental_unassign(lane->consumer, list));
-    check(lane, "incremental assign", rd_kafka_incremental_assign(lane->consumer, list));
-    p->reading = true;
-    rd_kafka_topic_partition_list_destroy(list);
+    p->head_due_ms = 0;
+    feed_move(p->feed, offset);
 }
 
-static bool in_list(const struct partition *p, void *list) {
-    return rd_kafka_topic_partition_list_find(list, p->topic, p->id) != NULL;
+struct feeds {
+    struct feed *const *v;
+    size_t n;
+};
+
+static bool is_among(const struct partition *p, void *feeds) {
+    const struct feeds *f = feeds;
+    for (size_t i = 0; i < f->n; i++)
+        if (f->v[i] == p->feed) return true;
+    return false;
 }
 
-/* Those that were never handed to librdkafka can't be taken back from it. */
-static void unassign(struct lane *lane, const rd_kafka_topic_partition_list_t *all) {
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(all->cnt);
-    for (int i = 0; i < all->cnt; i++) {
-        const struct partition *p =
-            partition_named(lane, all->elems[i].topic, all->elems[i].partition);
-        if (p && p->reading) rd_kafka_topic_partition_list_add(list, p->topic, p->id);
-    }
-    if (is_cooperative(lane))
-        check(lane, "incremental unassign", rd_kafka_incremental_unassign(lane->consumer, list));
-    else
-        assign_eagerly(lane, NULL);
-    rd_kafka_topic_partition_list_destroy(list);
-}
-
-static void on_revoke(struct lane *lane, rd_kafka_topic_partition_list_t *list) {
-    bool lost = rd_kafka_assignment_lost(lane->consumer);
-    bool all = lost || !is_cooperative(lane);
+void assignment_revoked(void *context, struct feed *const *v, size_t n, bool lost, bool all) {
+    struct lane *lane = context;
+    struct feeds going = {v, n};
+    int64_t most = lane->cfg->drain_timeout;
+    rebalanced(lane);
     if (lost)
         log_warn("partitions lost: another member may have them already; what was not settled "
                  "is left to it",
-                 LOG_I("lane", lane->id), LOG_I("partitions", list->cnt));
+                 LOG_I("lane", lane->id), LOG_I("partitions", (int64_t)n));
     else if (!lane->restart && !lane->draining)
-        lane->finish(lane, in_list, list,
-                     lane->cfg->drain_timeout < REVOKE_FINISH_MS ? lane->cfg->drain_timeout
-                                                                 : REVOKE_FINISH_MS);
-    unassign(lane, list);
-    for (int i = 0; i < list->cnt; i++) {
-        struct partition *p = partition_named(lane, list->elems[i].topic, list->elems[i].partition);
+        lane->finish(lane, is_among, &going, most < REVOKE_FINISH_MS ? most : REVOKE_FINISH_MS);
+    for (size_t i = 0; i < n; i++) {
+        struct partition *p = partition_of(lane, v[i]);
         if (p) assignment_drop(lane, p);
     }
     /* The cooperative protocol takes away what is to go elsewhere, and the rest stays. */
@@ -353,43 +240,18 @@ static void on_revoke(struct lane *lane, rd_kafka_topic_partition_list_t *list) 
     if (lost) lane->assigned = false;
 }
 
-static void rebalance_cb(rd_kafka_t *rk, rd_kafka_resp_err_t err,
-                         rd_kafka_topic_partition_list_t *list, void *opaque) {
-    struct lane *lane = opaque;
-    (void)rk;
-    count(&lane->counters, COUNTER_REBALANCES, 1);
-    if (lane->stale) lane->settle_after_ms = 0;
-    lane->stale = false;
-    lane->memberships++;
-    if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
-        on_assign(lane, list);
-    else
-        on_revoke(lane, list);
-}
-
-void assignment_take_rebalances(rd_kafka_conf_t *conf) {
-    rd_kafka_conf_set_rebalance_cb(conf, rebalance_cb);
-}
-
 /* ---- what became known late ---- */
 
-static void load_late(struct lane *lane) {
+static void ask_unloaded(struct lane *lane) {
     for (struct partition *p = lane->partitions; p; p = p->next) {
-        if (p->loaded && p->late) {
-            p->late = false;
-            assign_late(lane, p);
-        }
-        if (p->loaded) continue;
-        p->late = true;
-        if (p->asking || lane->now_ms - p->asked_ms < ASK_AGAIN_MS) continue;
-        offsets_ask(lane->offsets, p->topic, p->id, p->serial);
+        if (p->loaded || p->asking || lane->now_ms - p->asked_ms < ASK_AGAIN_MS) continue;
+        feed_ask_committed(p->feed);
         p->asking = true;
         p->asked_ms = lane->now_ms;
     }
 }
 
 void assignment_poll(struct lane *lane) {
-    take_answers(lane);
-    load_late(lane);
+    ask_unloaded(lane);
     ask_in_doubt(lane);
 }

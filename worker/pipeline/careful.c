@@ -36,9 +36,7 @@ static void take_over(struct lane *lane, struct partition *p) {
     p->zone = zone_of(lane, p, t.near);
     /* Nor can they have read what came after they had gone. */
     int64_t low, high;
-    p->zone_end = rd_kafka_get_watermark_offsets(lane->consumer, p->topic, p->id, &low, &high)
-                      ? INT64_MAX
-                      : high;
+    p->zone_end = feed_ends(p->feed, &low, &high) ? high : INT64_MAX;
     if (p->zone_end <= p->committed) p->zone_end = INT64_MAX; /* not told yet */
     caution_set(lane, p, t.caution);
     caution_look_ahead(lane, p, p->committed);
@@ -61,9 +59,10 @@ bool careful_claim(struct lane *lane, struct partition *p) {
     }
     if (!p->asked) {
         /* Nothing to read is nothing to claim; and at the end, all that was read is settled. */
-        const rd_kafka_message_t *msg = source_peek(lane, p);
-        if (msg && intake_past_end(p, msg->offset)) return false;
-        if (!msg) {
+        struct feed_head head;
+        bool any = source_peek(lane, p, &head);
+        if (any && intake_past_end(p, head.offset)) return false;
+        if (!any) {
             p->calm = p->calm || partition_at_end(p);
             return false;
         }
@@ -219,16 +218,16 @@ void careful_tick(struct lane *lane, struct partition *p) {
 /* Takes what one note covers. False: there is nothing. */
 static bool take_next(struct lane *lane, struct partition *p) {
     const struct window *open = windows_open(&p->windows);
-    rd_kafka_message_t *msg = source_peek(lane, p);
-    if (!msg || intake_past_end(p, msg->offset)) return open != NULL;
-    int64_t first = msg->offset, n = open && open->next > 0 ? open->next - open->first : 1;
+    struct feed_head head;
+    if (!source_peek(lane, p, &head) || intake_past_end(p, head.offset)) return open != NULL;
+    int64_t first = head.offset, n = open && open->next > 0 ? open->next - open->first : 1;
     int64_t next = first + step(p, n, first);
     if (open && open->next > 0 && next > open->next) next = open->next;
     if (p->special != first && !note(p, ALONE_RECORD, first, next)) return true;
     if (p->special == first) next = first + 1;
     p->tried_ms = lane->now_ms;
     place_topic(&lane->place, p->topic, p->id);
-    for (; msg && msg->offset < next; msg = source_peek(lane, p)) intake_take(lane, p, msg);
+    while (source_peek(lane, p, &head) && head.offset < next) intake_take(lane, p);
     intake_seal(lane, p, true);
     return true;
 }
@@ -237,9 +236,10 @@ void careful_announce(struct lane *lane, struct partition *p) {
     const struct window *w = p->windows.oldest;
     if (lane->finishing) return; /* it is about to be given back */
     if (p->caution != CAUTION_CAREFUL || !w || !window_complete(w) || w->newer) return;
-    const rd_kafka_message_t *msg = source_peek(lane, p);
-    if (msg && p->zone > 1 && msg->offset != p->special && p->suspect.alone == ALONE_NONE)
-        note(p, ALONE_RECORD, msg->offset, msg->offset + 1);
+    struct feed_head head;
+    if (source_peek(lane, p, &head) && p->zone > 1 && head.offset != p->special &&
+        p->suspect.alone == ALONE_NONE)
+        note(p, ALONE_RECORD, head.offset, head.offset + 1);
 }
 
 static bool try_next(struct lane *lane, struct partition *p) {

@@ -1,7 +1,6 @@
 #include "worker/pipeline/intake.h"
 
 #include "worker/base/crash.h"
-#include "worker/kafka/reader.h"
 #include "worker/pipeline/caution.h"
 #include "worker/pipeline/delivery.h"
 #include "worker/pipeline/lane.h"
@@ -19,8 +18,8 @@
 #define HEADER_OVERHEAD 64  /* and per header */
 
 /* What a message holds beside its value: a producer may put a megabyte into its key or headers. */
-static size_t beside_value(const rd_kafka_message_t *msg, const struct message *m) {
-    size_t n = RECORD_OVERHEAD + msg->key_len;
+static size_t beside_value(const struct fetched *f, const struct message *m) {
+    size_t n = RECORD_OVERHEAD + fetched_key(f).n;
     for (size_t i = 0; i < m->n_headers; i++)
         n += HEADER_OVERHEAD + m->headers[i].name.n + m->headers[i].value.n;
     return n;
@@ -156,30 +155,30 @@ static void deliver(struct window *w, struct record *record, const struct jobrun
         delivery_send_object(w, record, run, dest);
 }
 
-static void take_record(struct window *w, rd_kafka_message_t *msg) {
+static void take_record(struct window *w, struct fetched *f) {
     struct record *record = arena_alloc(&w->arena, sizeof *record);
     *record = (struct record){.window = w,
-                              .offset = msg->offset,
-                              .from_partition = msg->partition,
-                              .from_offset = msg->offset,
-                              .timestamp_ms = rd_kafka_message_timestamp(msg, NULL),
+                              .offset = fetched_offset(f),
+                              .from_partition = w->partition->id,
+                              .from_offset = fetched_offset(f),
+                              .timestamp_ms = fetched_time_ms(f, NULL),
                               .progress = &unfailed,
-                              .msg = msg};
+                              .message = f};
     *(w->last_record ? &w->last_record->next : &w->records) = record;
     w->last_record = record;
-    w->bytes += msg->len;
+    struct message m;
+    fetched_message(f, &w->arena, &m);
+    w->bytes += m.value.n;
     w->ledger_bytes += 32;
     count(&w->lane->counters, COUNTER_RECORDS, 1);
-    count(&w->lane->counters, COUNTER_BYTES, msg->len);
-    struct message m;
-    reader_record(msg, &w->arena, &m);
-    record->bytes = (uint32_t)(msg->len + beside_value(msg, &m));
+    count(&w->lane->counters, COUNTER_BYTES, m.value.n);
+    record->bytes = (uint32_t)(m.value.n + beside_value(f, &m));
     window_hold(w, (ptrdiff_t)record->bytes);
     struct retry past;
     struct jobrun run;
     bool again = w->partition->kind == PARTITION_RETRY;
     if (!again || read_past(w, record, &m, &past)) {
-        bool special = msg->offset >= w->partition->special && set_aside(w, record);
+        bool special = record->offset >= w->partition->special && set_aside(w, record);
         if (!special && decode(w, record, &m, &run))
             deliver(w, record, &run, &m, again ? &past : NULL);
         else if (again && past.batch_key[0])
@@ -319,22 +318,22 @@ bool intake_has_room(struct lane *lane, struct partition *p, int64_t offset) {
     return room;
 }
 
-void intake_take(struct lane *lane, struct partition *p, rd_kafka_message_t *msg) {
+void intake_take(struct lane *lane, struct partition *p) {
     bool fresh = false;
-    int64_t offset = msg->offset;
-    source_taken(p);
+    struct fetched *message = source_take(p);
+    int64_t offset = fetched_offset(message);
     struct window *w = windows_take(&p->windows, offset, &fresh);
     if (!w) { /* before the committed offset */
-        rd_kafka_message_destroy(msg);
+        fetched_free(message);
         return;
     }
     if (fresh) {
         note_sealed(lane, p);
-        p->opened_ms = rd_kafka_message_timestamp(msg, NULL);
+        p->opened_ms = fetched_time_ms(message, NULL);
         window_begin(lane, p, w, p->opened_ms);
     }
     place_at(&lane->place, STEP_DECODE, offset);
-    take_record(w, msg);
+    take_record(w, message);
     /* A replayed window ends with its last record: the next one may have no room until it is
      * settled. */
     windows_passed(&p->windows, offset + 1);

@@ -9,14 +9,13 @@
 
 struct lane;
 struct partition;
-struct rd_kafka_message_s;
 struct window;
 
 /* Whether the record at this offset may be taken now. Where that waits for the oldest window, what
  * keeps it from settling is given up once it has had its time. */
 bool intake_has_room(struct lane *, struct partition *, int64_t offset);
-/* Takes the message that source_peek() gave, and owns it from here on. */
-void intake_take(struct lane *, struct partition *, struct rd_kafka_message_s *);
+/* Takes the message that source_peek() has shown. */
+void intake_take(struct lane *, struct partition *);
 bool intake_past_end(const struct partition *, int64_t offset); /* of --until-end */
 /* Seals the open window when it is due, or for all that can be known of its end (force). */
 void intake_seal(struct lane *, struct partition *, bool force);

@@ -1,7 +1,6 @@
 #include "worker/pipeline/lane.h"
 
 #include <inttypes.h>
-#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -11,6 +10,7 @@
 #include "sinks/http/http.h"
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
+#include "worker/base/random.h"
 #include "worker/pipeline/anchor_write.h"
 #include "worker/pipeline/body.h"
 #include "worker/pipeline/careful.h"
@@ -109,7 +109,7 @@ static void transfer(struct lane *lane) {
 static uint64_t pending(const struct lane *lane) {
     uint64_t held = 0;
     for (const struct partition *p = lane->partitions; p; p = p->next)
-        if (p->kind == PARTITION_RETRY) held += p->stash_n - p->stash_at;
+        if (p->kind == PARTITION_RETRY) held += feed_waiting(p->feed);
     return held;
 }
 
@@ -148,24 +148,21 @@ static void take_config(struct lane *lane) {
 }
 
 static void transactional_id(const struct lane *lane, char *ret, size_t size) {
-    uint64_t random = 0;
     if (lane->cfg->slot[0]) {
         snprintf(ret, size, "%s/%s/%d", lane->cfg->group, lane->cfg->slot, lane->id);
         return;
     }
-    if (RAND_bytes((unsigned char *)&random, sizeof random) != 1) abort();
-    snprintf(ret, size, "%s/%016" PRIx64 "/%d", lane->cfg->group, random, lane->id);
+    snprintf(ret, size, "%s/%016" PRIx64 "/%d", lane->cfg->group, random_u64(), lane->id);
 }
 
 /* Doubled each time until something was settled, or it went well for twice the longest; with some
  * chance in it, so that lanes that failed together don't come together. */
 static int64_t restart_pause(struct lane *lane) {
-    uint32_t chance;
-    if (RAND_bytes((unsigned char *)&chance, sizeof chance) != 1) abort();
     if (lane->now_ms - lane->opened_ms >= 2 * RESTART_MAX_MS) lane->restart_pause_ms = 0;
     int64_t pause = lane->restart_pause_ms ? lane->restart_pause_ms * 2 : RESTART_MIN_MS;
     lane->restart_pause_ms = pause < RESTART_MAX_MS ? pause : RESTART_MAX_MS;
-    return lane->restart_pause_ms - chance % (lane->restart_pause_ms / 4);
+    return lane->restart_pause_ms -
+           (int64_t)(random_u64() % (uint64_t)(lane->restart_pause_ms / 4));
 }
 
 /* Reading begins once the broker has taken the producer. One that it refuses is made anew, alone:
@@ -173,16 +170,16 @@ static int64_t restart_pause(struct lane *lane) {
 static void await_producer(struct lane *lane) {
     char error[160], id[512];
     struct troubles *troubles = lane->shared->troubles;
-    switch (txn_producer_state(lane->producer, error, sizeof error)) {
-    case TXN_PRODUCER_READY:
+    switch (producer_state(lane->producer, error, sizeof error)) {
+    case PRODUCER_READY:
         lane->settles = true;
         trouble_clear(troubles, lane->id, TROUBLE_PRODUCER, NULL);
         return;
-    case TXN_PRODUCER_STARTING:
+    case PRODUCER_STARTING:
         if (error[0] && lane->now_ms - lane->opened_ms >= REFUSED_MS)
             trouble_set(troubles, lane->id, TROUBLE_PRODUCER, NULL, error, 0);
         return;
-    case TXN_PRODUCER_REFUSED:
+    case PRODUCER_REFUSED:
         break;
     }
     trouble_set(troubles, lane->id, TROUBLE_PRODUCER, NULL, error, 0);
@@ -197,8 +194,8 @@ static void await_producer(struct lane *lane) {
     buf_init(&err, 4096);
     transactional_id(lane, id, sizeof id);
     enter(lane, STEP_CLOSE);
-    txn_producer_free(lane->producer);
-    lane->producer = txn_producer_new(lane->cfg, id, lane->wake_fd, &err);
+    producer_free(lane->producer);
+    lane->producer = producer_new(lane->cfg, id, lane->wake_fd, &err);
     lane->producer_again_ms = 0;
     lane->opened_ms = lane->now_ms;
     lane->restart = !lane->producer; /* no thread could be had */
@@ -333,8 +330,8 @@ static void count_left(struct lane *lane) {
 
 /* --until-end: what was asked for at the start is the end of what can be read; the first fetch
  * tells what an open transaction holds back. */
-static bool know_end(struct lane *lane, struct partition *p) {
-    int64_t high = p->end_known ? p->end : vitals_high(lane, p, NULL);
+static bool know_end(struct partition *p) {
+    int64_t high = p->end_known ? p->end : vitals_high(p);
     if (high > p->end) p->end = high;
     p->end_known = high >= 0;
     return p->end_known;
@@ -368,11 +365,12 @@ static bool has_ended(struct lane *lane, struct partition *p) {
     p->given_up = p->given_up && stands_since(lane, p);
     if (!p->loaded) return false;
     if (is_given_up(lane, p)) return true;
-    if (source && !know_end(lane, p)) return false;
+    if (source && !know_end(p)) return false;
     if (source && !p->begins && p->committed >= p->end) return true;
-    const rd_kafka_message_t *msg = source_peek(lane, p);
+    struct feed_head head;
+    bool any = source_peek(lane, p, &head);
     if (source && p->eof) return p->eof_at >= p->end;
-    return p->eof || p->head_due_ms || (msg && intake_past_end(p, msg->offset));
+    return p->eof || p->head_due_ms || (any && intake_past_end(p, head.offset));
 }
 
 /* --until-end: every partition has reached the end it had at the start, or can't. */
@@ -417,7 +415,7 @@ static bool lane_open(struct lane *lane, struct buf *err) {
     lane->producer_again_ms = 0;
     lane->sleep_ms = 0;
     lane->settle_after_ms = lane->settle_backoff_ms = 0;
-    lane->producer = txn_producer_new(lane->cfg, id, lane->wake_fd, err);
+    lane->producer = producer_new(lane->cfg, id, lane->wake_fd, err);
     return lane->producer && source_open(lane, err);
 }
 
@@ -428,7 +426,7 @@ static void lane_shut(struct lane *lane) {
     recall_stop(lane);
     source_close(lane);
     enter(lane, STEP_CLOSE);
-    txn_producer_free(lane->producer); /* abandons the job under way */
+    producer_free(lane->producer); /* abandons the job under way */
     lane->producer = NULL;
     settlement_abandon(lane);
     for (int64_t end = lane->now_ms + 5000; lane->dropped && lane->now_ms < end;) {
@@ -442,12 +440,10 @@ static void lane_shut(struct lane *lane) {
 }
 
 static bool check_fatal(struct lane *lane) {
-    char errstr[256];
-    rd_kafka_resp_err_t err = rd_kafka_fatal_error(lane->consumer, errstr, sizeof errstr);
-    if (!err) return false;
+    char why[256];
+    if (!consumer_is_fatal(lane->consumer, why, sizeof why)) return false;
     log_error("fatal consumer error: another process may have this one's identity (slot)",
-              LOG_I("lane", lane->id), LOG_S("code", rd_kafka_err2name(err)),
-              LOG_S("error", errstr));
+              LOG_I("lane", lane->id), LOG_S("error", why));
     return true;
 }
 
@@ -502,8 +498,7 @@ static bool live(struct lane *lane, enum lane_state *ret_end) {
     return false;
 }
 
-static void *lane_main(void *arg) {
-    struct lane *lane = arg;
+void lane_live(struct lane *lane) {
     enum lane_state end = LANE_FINISHED;
     while (live(lane, &end)) continue;
     update_gauges(lane);
@@ -513,6 +508,10 @@ static void *lane_main(void *arg) {
     enter(lane, STEP_ENDED);
     atomic_store(&lane->state, end);
     if (eventfd_write(lane->shared->ended_fd, 1) != 0) log_warn("waking the main thread failed");
+}
+
+static void *lane_main(void *lane) {
+    lane_live(lane);
     return NULL;
 }
 
@@ -520,7 +519,7 @@ static void lane_free(struct lane *lane) {
     recall_stop(lane);
     source_close(lane);
     source_free(lane);
-    txn_producer_free(lane->producer);
+    producer_free(lane->producer);
     for (size_t i = 0; sink_types[i]; i++)
         if (lane->http && sink_types[i]->close) sink_types[i]->close(&lane->sinks);
     http_free(lane->http);
@@ -535,8 +534,8 @@ static void lane_free(struct lane *lane) {
     free(lane);
 }
 
-struct lane *lane_start(const struct config *cfg, struct worker_shared *shared, int id,
-                        struct buf *err) {
+struct lane *lane_new(const struct config *cfg, struct worker_shared *shared, int id,
+                      struct buf *err) {
     struct lane *lane = xcalloc(1, sizeof *lane);
     lane->cfg = cfg;
     atomic_store(&lane->taken, cfg);
@@ -554,11 +553,18 @@ struct lane *lane_start(const struct config *cfg, struct worker_shared *shared, 
     lane->dispatch =
         dispatch_new(cfg, &lane->sinks, &lane->now_ms, &lane->heard_ms, shared->until_end);
     read_clocks(lane, UNHEARD_MS);
-    if (!anchor_open(lane, err) || !lane_open(lane, err)) goto failed;
-    int rc = pthread_create(&lane->thread, NULL, lane_main, lane);
+    if (anchor_open(lane, err) && lane_open(lane, err)) return lane;
+failed:
+    lane_free(lane);
+    return NULL;
+}
+
+struct lane *lane_start(const struct config *cfg, struct worker_shared *shared, int id,
+                        struct buf *err) {
+    struct lane *lane = lane_new(cfg, shared, id, err);
+    int rc = lane ? pthread_create(&lane->thread, NULL, lane_main, lane) : 0;
     if (rc == 0) return lane;
     buf_printf(err, "starting a lane's thread failed: %s", strerror(rc));
-failed:
     lane_free(lane);
     return NULL;
 }
@@ -570,6 +576,10 @@ void lane_drain(struct lane *lane) {
 
 void lane_join(struct lane *lane, uint64_t totals[COUNTERS]) {
     pthread_join(lane->thread, NULL);
+    lane_end(lane, totals);
+}
+
+void lane_end(struct lane *lane, uint64_t totals[COUNTERS]) {
     for (int i = 0; i < COUNTERS; i++) totals[i] += count_get(&lane->counters, (enum counter)i);
     lane_free(lane);
 }

@@ -5,7 +5,6 @@
 #ifndef RUNSINK_LANE_H
 #define RUNSINK_LANE_H
 
-#include <librdkafka/rdkafka.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -15,8 +14,7 @@
 #include "sinks/sink.h"
 #include "worker/base/counters.h"
 #include "worker/base/trouble.h"
-#include "worker/kafka/offsets.h"
-#include "worker/kafka/txn.h"
+#include "worker/kafka/producer.h"
 #include "worker/ledger/entry.h"
 #include "worker/pipeline/dispatch.h"
 #include "worker/pipeline/partition.h"
@@ -38,13 +36,12 @@ struct lane {
     struct place place; /* for the watchdog */
     struct vitals vitals;
 
-    rd_kafka_t *consumer;
-    rd_kafka_queue_t *main_queue;
-    struct offsets *offsets;
-    struct recall *recall;   /* under way, or NULL */
-    int64_t recall_after_ms; /* not again before */
+    struct consumer *consumer;
+    bool joined;                  /* it is in the group, or about to be */
+    struct ledger_search *recall; /* under way, or NULL */
+    int64_t recall_after_ms;      /* not again before */
     int wake_fd;
-    struct txn_producer *producer;
+    struct producer *producer;
     bool settles; /* the broker has taken its producer; before that nothing is read */
     int64_t opened_ms, producer_again_ms; /* monotonic; when a refused one is made anew, or 0 */
     struct http *http;
@@ -126,9 +123,15 @@ struct worker_shared {
 enum lane_command { LANE_GO, LANE_DRAIN };
 enum lane_state { LANE_RUNNING, LANE_FINISHED, LANE_FAILED };
 
+/* Makes a lane; lane_live() is its life, on the thread that calls it, until it is drained or fails;
+ * lane_end() adds its counters to totals and frees it. NULL with a message in err. */
+struct lane *lane_new(const struct config *, struct worker_shared *, int id, struct buf *err);
+void lane_live(struct lane *);
+void lane_end(struct lane *, uint64_t totals[COUNTERS]);
+/* The same with a thread of its own. */
 struct lane *lane_start(const struct config *, struct worker_shared *, int id, struct buf *err);
 void lane_drain(struct lane *); /* main thread: asks; the lane ends by itself */
-/* Waits for the thread, adds the lane's counters to totals, frees the lane. */
+/* Waits for the thread; lane_end(). */
 void lane_join(struct lane *, uint64_t totals[COUNTERS]);
 
 #endif

@@ -27,5 +27,5 @@ int64_t partition_at(const struct partition *p) {
 }
 
 bool partition_at_end(const struct partition *p) {
-    return p->eof && p->stash_at == p->stash_n;
+    return p->eof && !feed_waiting(p->feed);
 }

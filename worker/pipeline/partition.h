@@ -3,12 +3,11 @@
 #ifndef RUNSINK_PARTITION_H
 #define RUNSINK_PARTITION_H
 
+#include "worker/kafka/consumer.h"
 #include "worker/kafka/meta.h"
 #include "worker/kafka/retry.h"
 #include "worker/pipeline/poison.h"
 #include "worker/pipeline/window.h"
-
-#define READ_BATCH 128
 
 enum partition_kind { PARTITION_SOURCE, PARTITION_RETRY };
 
@@ -22,11 +21,9 @@ struct partition {
     enum partition_kind kind;
     bool leftover;   /* a retry topic whose delay is not configured any more */
     uint64_t serial; /* of this assignment: a result for another one is only counted */
-    struct rd_kafka_queue_s *queue;
+    struct feed *feed;
     bool loaded; /* committed offset and metadata are known */
-    bool asking,
-        late;     /* the broker is asked for its offset; it was not known when it was assigned */
-    bool reading; /* handed to librdkafka */
+    bool asking; /* the broker is asked for its offset */
     int64_t asked_ms;
     bool begins;     /* nothing is committed: it starts with the first record there is */
     bool left;       /* by lane_finish(): what is open belongs to the next owner */
@@ -51,14 +48,12 @@ struct partition {
     int64_t opened_ms; /* Kafka's timestamp of the first record of the newest window; 0: none yet */
     /* Since when it is known not to be loaded; 0: it is. */
     int64_t unloaded_ms;
-    int64_t replay_end; /* the last end an earlier owner declared */
-    bool introduced;    /* this owner has written a ledger entry */
-    uint64_t anchored;  /* how many of its entries this owner's anchors cover */
-    struct rd_kafka_message_s *stash[READ_BATCH]; /* read but not taken: no room, or not due */
-    size_t stash_at, stash_n;
+    int64_t replay_end;                /* the last end an earlier owner declared */
+    bool introduced;                   /* this owner has written a ledger entry */
+    uint64_t anchored;                 /* how many of its entries this owner's anchors cover */
     int64_t head_due_ms;               /* wall clock; 0: not known to wait */
     int64_t delay_ms;                  /* of a retry topic, by its name */
-    int64_t filled_ms, filled_wall_ms; /* when what is stashed was read, monotonic and wall clock */
+    int64_t filled_ms, filled_wall_ms; /* when the head was fetched, monotonic and wall clock */
     int64_t behind_ms; /* how far this machine's clock is behind the broker's, at the least */
     bool eof;          /* the reader has reached the end of what is visible: */
     int64_t eof_at;

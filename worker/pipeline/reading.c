@@ -12,6 +12,7 @@
 #define TURN_RECORDS 256
 #define TURN_MS 20
 
+#define PARTITION_RECORDS 128 /* of one partition, then it is the next one's turn */
 #define SMALL_BYTES 4096
 
 /* Asked after every few records, and after each large one: it reads the clock. */
@@ -22,16 +23,16 @@ static bool turn_is_over(const struct lane *lane) {
 static size_t read_partition(struct lane *lane, struct partition *p, size_t most) {
     size_t n = 0;
     bool large = false;
-    rd_kafka_message_t *msg;
+    struct feed_head head;
     if (!p->claimed && (recall_waits(lane, p) || !careful_claim(lane, p))) return 0;
     if (p->caution != CAUTION_NONE) careful_tick(lane, p);
     if (p->caution == CAUTION_CAREFUL) return 0;
     place_topic(&lane->place, p->topic, p->id);
-    while (n < most && ((n % 8 && !large) || !turn_is_over(lane)) && (msg = source_peek(lane, p))) {
-        if (intake_past_end(p, msg->offset)) break;
-        if (!intake_has_room(lane, p, msg->offset)) break;
-        large = msg->len > SMALL_BYTES;
-        intake_take(lane, p, msg);
+    while (n < most && ((n % 8 && !large) || !turn_is_over(lane)) && source_peek(lane, p, &head)) {
+        if (intake_past_end(p, head.offset)) break;
+        if (!intake_has_room(lane, p, head.offset)) break;
+        large = fetched_value(head.message).n > SMALL_BYTES;
+        intake_take(lane, p);
         n++;
     }
     return n;
@@ -51,9 +52,9 @@ bool reading_run(struct lane *lane) {
     do {
         round = 0;
         for (struct partition *p = first; p; p = p->next)
-            round += read_partition(lane, p, READ_BATCH);
+            round += read_partition(lane, p, PARTITION_RECORDS);
         for (struct partition *p = lane->partitions; p != first; p = p->next)
-            round += read_partition(lane, p, READ_BATCH);
+            round += read_partition(lane, p, PARTITION_RECORDS);
         total += round;
         over = total >= TURN_RECORDS || turn_is_over(lane);
     } while (round && !over);

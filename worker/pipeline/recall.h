@@ -1,5 +1,5 @@
-/* Whether the ledger has the chain of a partition that has no committed offset. Lane's thread, and
- * one of its own for reading. */
+/* Whether the ledger has the chain of a partition that has no committed offset. Lane's thread.
+ */
 #ifndef RUNSINK_RECALL_H
 #define RUNSINK_RECALL_H
 

@@ -2,7 +2,6 @@
 
 #include "worker/base/failures.h"
 #include "worker/base/log.h"
-#include "worker/kafka/reader.h"
 #include "worker/pipeline/delivery.h"
 #include "worker/pipeline/lane.h"
 #include "worker/pipeline/window.h"
@@ -34,10 +33,10 @@ static void observe_age(struct lane *lane, const struct record *record) {
 }
 
 static void let_go(struct window *w, struct record *record) {
-    if (!record->msg) return;
+    if (!record->message) return;
     window_hold(w, -(ptrdiff_t)record->bytes);
-    rd_kafka_message_destroy(record->msg);
-    record->msg = NULL;
+    fetched_free(record->message);
+    record->message = NULL;
     record->payload = (struct payload){0}; /* borrowed from it */
 }
 
@@ -85,9 +84,9 @@ static const char *log_text(struct str text, bool hidden, char ret[LOG_TEXT_MAX]
 static bool decode_again(const struct window *w, const struct record *record, struct arena *arena,
                          struct message *rec, struct jobrun *ret) {
     struct outcome unused;
-    if (!record->payload.json.p || !record->msg) return false;
+    if (!record->payload.json.p || !record->message) return false;
     struct known_sinks known = router_known(w->lane->router);
-    reader_record(record->msg, arena, rec);
+    fetched_message(record->message, arena, rec);
     return jobrun_decode_known(rec, &known, arena, ret, &unused);
 }
 
@@ -101,8 +100,8 @@ void record_workspace(const struct window *w, const struct record *record,
     if (decoded) {
         id = run.workspace_id;
         hidden = run.hidden & 1u << RUN_WORKSPACE_ID;
-    } else if (record->msg && record->workspace) {
-        reader_record(record->msg, &arena, &rec);
+    } else if (record->message && record->workspace) {
+        fetched_message(record->message, &arena, &rec);
         id = jobrun_whose(&rec, &arena);
     }
     outcome_text(ret, WORKSPACE_SHOWN, id);

@@ -4,9 +4,8 @@
 #ifndef RUNSINK_RECORD_H
 #define RUNSINK_RECORD_H
 
-#include <librdkafka/rdkafka.h>
-
 #include "worker/event/jobrun.h"
+#include "worker/kafka/fetched.h"
 #include "worker/kafka/retry.h"
 
 struct delivery;
@@ -21,9 +20,9 @@ struct record {
     int64_t from_offset;
     int64_t timestamp_ms;            /* of the original record */
     uint32_t bytes;                  /* that count against the budget */
-    rd_kafka_message_t *msg;         /* NULL once let go */
+    struct fetched *message;         /* NULL once let go */
     struct delivery *delivery;       /* NULL: none, the outcome is the record's own */
-    struct payload payload;          /* borrows from msg */
+    struct payload payload;          /* borrows from message */
     const struct progress *progress; /* of its delivery, or what its retry topic told; not NULL */
     const struct outcome *outcome;   /* of its delivery, or its own; NULL while it is open */
     uint64_t workspace;              /* keyed hash of its id; 0: not known */

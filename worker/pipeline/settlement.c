@@ -8,8 +8,7 @@
 #include "worker/base/crash.h"
 #include "worker/base/failures.h"
 #include "worker/base/log.h"
-#include "worker/kafka/reader.h"
-#include "worker/kafka/topics.h"
+#include "worker/kafka/topic_names.h"
 #include "worker/pipeline/careful.h"
 #include "worker/pipeline/caution.h"
 #include "worker/pipeline/delivery.h"
@@ -180,12 +179,13 @@ static void put_marker(struct txn *job, struct txn_record *rec, const struct rec
     char text[HEX_LEN(SHA256_LEN) + 1];
     struct buf b;
     buf_init(&b, MARKER_MAX);
-    sha256(record->msg->payload, record->msg->len, digest);
+    struct str value = fetched_value(record->message);
+    sha256(value.p, value.n, digest);
     hex(digest, SHA256_LEN, text);
     buf_printf(&b,
                "{\"runsink\":\"marker\",\"topic\":\"%s\",\"partition\":%" PRId32
                ",\"offset\":%" PRId64 ",\"bytes\":%zu,\"sha256\":\"%s\"}",
-               r->origin.topic, r->origin.partition, r->origin.offset, record->msg->len, text);
+               r->origin.topic, r->origin.partition, r->origin.offset, value.n, text);
     rec->value = arena_strdup(&job->arena, (struct str){b.p, b.n});
     rec->value_len = b.n;
     buf_clear(&b);
@@ -199,14 +199,15 @@ static void put_marker(struct txn *job, struct txn_record *rec, const struct rec
 static void add_record(struct lane *lane, struct txn *job, struct window *w,
                        struct record *record) {
     struct message m;
-    reader_record(record->msg, &job->arena, &m);
+    fetched_message(record->message, &job->arena, &m);
+    struct str key = fetched_key(record->message);
     struct retry r = past_of(lane, w, record);
     if (w->partition->kind == PARTITION_RETRY && !record->delivery)
         recall_destination(&r, m.headers, m.n_headers);
     char topic[TOPIC_MAX + 1] = "";
     struct txn_record *rec = txn_add(job);
     if (record->marked) {
-        r.marker = (int64_t)record->msg->len + !record->msg->len;
+        r.marker = (int64_t)m.value.n + !m.value.n;
         m.n_headers = 0; /* it may be the headers that are too much */
     }
     if (record->state == RECORD_PARKED) {
@@ -219,10 +220,10 @@ static void add_record(struct lane *lane, struct txn *job, struct window *w,
     }
     rec->topic = copy(job, topic);
     rec->partition = record->from_partition;
-    rec->key = record->msg->key;
-    rec->key_len = record->msg->key_len;
-    rec->value = record->msg->payload;
-    rec->value_len = record->msg->len;
+    rec->key = key.p;
+    rec->key_len = key.n;
+    rec->value = m.value.p;
+    rec->value_len = m.value.n;
     rec->owner = record;
     if (record->marked) put_marker(job, rec, record, &r);
 }
@@ -415,10 +416,10 @@ static bool mark(struct lane *lane, const struct txn_record *rec) {
               "marker stands for it among the dead letters, the record stays in its source; raise "
               "max.message.bytes of the topic (`runsink check` compares)",
               LOG_S("topic", record->window->topic), LOG_I("partition", record->from_partition),
-              LOG_I("offset", record->from_offset), LOG_I("bytes", record->msg->len),
-              LOG_S("refused_by", rec->topic), LOG_S("error", rd_kafka_err2str(rec->refused)));
+              LOG_I("offset", record->from_offset), LOG_I("bytes", rec->value_len),
+              LOG_S("refused_by", rec->topic), LOG_S("error", rec->refused));
     struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "refused-by-topic", "%s: %s",
-                                    rec->topic, rd_kafka_err2str(rec->refused));
+                                    rec->topic, rec->refused);
     if (record->state == RECORD_PARKED) bury(record, &o);
     record->marked = true;
     count(&lane->counters, COUNTER_MARKED, 1);
@@ -431,8 +432,7 @@ static void take_refused(struct lane *lane, const struct txn *job) {
         if (!r->refused || mark(lane, r)) continue;
         char why[160];
         snprintf(why, sizeof why, "it refuses %s of %zu bytes: %s",
-                 r->owner ? "even a marker" : "a ledger entry", r->value_len,
-                 rd_kafka_err2str(r->refused));
+                 r->owner ? "even a marker" : "a ledger entry", r->value_len, r->refused);
         block(lane, r->topic, why);
     }
 }
@@ -493,7 +493,7 @@ static void add_part(struct lane *lane, struct settlement *j, struct partition *
         leave_out(lane, job, records, p, problem);
         return;
     }
-    if (!txn_offset(job, p->topic, p->id, c.offset, text)) abort();
+    txn_offset(job, p->topic, p->id, c.offset, text);
     j->boundaries = j->boundaries || boundary;
     j->parts[j->n++] = c;
 }
@@ -513,7 +513,7 @@ static void settlement_free(struct settlement *j) {
 }
 
 static void submit(struct lane *lane, const struct blocked *alone) {
-    struct txn *job = txn_new(lane->consumer);
+    struct txn *job = txn_new_member(lane->consumer);
     if (!job) { /* not a member at this moment */
         back_off(lane);
         return;
@@ -538,7 +538,7 @@ static void submit(struct lane *lane, const struct blocked *alone) {
     }
     if (j->boundaries) crash_point(CRASH_BOUNDARY_BEFORE);
     lane->settlement = j;
-    txn_submit(lane->producer, job);
+    producer_submit(lane->producer, job);
 }
 
 /* Everything sealed when the job was made is durable now. */
@@ -639,7 +639,7 @@ static void tell_slow(struct lane *lane) {
 
 void settlement_run(struct lane *lane) {
     if (lane->settlement) {
-        if (!txn_take(lane->producer)) {
+        if (!producer_take(lane->producer)) {
             tell_slow(lane);
             return;
         }

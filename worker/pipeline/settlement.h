@@ -13,7 +13,7 @@ struct partition;
  * ended. */
 void settlement_run(struct lane *);
 bool settlement_due(const struct lane *);
-/* After txn_producer_free(), which freed the job. */
+/* After producer_free(), which freed the job. */
 void settlement_abandon(struct lane *);
 /* Since when the partition's source can't be settled, since a topic of runsink's own can't be
  * written; 0: it can. */

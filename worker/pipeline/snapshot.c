@@ -197,14 +197,12 @@ static bool is_idle(const struct partition *p) {
     return p->loaded && partition_at_end(p) && !p->windows.count && !p->held_ms;
 }
 
-static void measure(const struct lane *lane, const struct partition *p, int64_t *ret_end,
-                    int64_t *ret_lag) {
-    int64_t low = -1, high;
+static void measure(const struct partition *p, int64_t *ret_end, int64_t *ret_lag) {
+    int64_t low, high;
     *ret_end = *ret_lag = -1;
-    if (!p->loaded) return;
-    high = vitals_high(lane, p, &low);
+    if (!p->loaded || !feed_ends(p->feed, &low, &high)) return; /* nothing was fetched yet */
     int64_t from = p->begins ? low : p->committed;
-    if (high < 0 || from < 0) return; /* nothing was fetched yet */
+    if (from < 0) return;
     *ret_end = high;
     *ret_lag = is_idle(p) || high < from ? 0 : high - from;
 }
@@ -223,7 +221,7 @@ static void gauge(struct lane *lane, struct partition *p, struct gauges *g) {
     const struct window *open = windows_open(&p->windows);
     const struct window *first = p->windows.oldest;
     greatest(&g->held, vitals_held_ms(lane, p));
-    measure(lane, p, &end, &lag);
+    measure(p, &end, &lag);
     g->partitions++;
     g->unloaded += !p->loaded;
     g->open += open != NULL;
@@ -290,7 +288,7 @@ static void copy_partitions(struct lane *lane, struct lane_snapshot *s) {
         to->committed = p->loaded && !p->begins ? p->committed : -1;
         to->windows = p->windows.count;
         to->oldest_ms = oldest_ms(lane, p);
-        measure(lane, p, &to->end, &to->lag);
+        measure(p, &to->end, &to->lag);
     }
 }
 

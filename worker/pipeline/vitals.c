@@ -50,24 +50,16 @@ static size_t topic_at(const struct vitals *v, const char *name) {
 }
 
 /* A topic that was just made is unknown to some brokers for a moment: told when it stays so. */
-static void note_topic(struct lane *lane, const char *name, rd_kafka_resp_err_t err) {
+static void note_topic(struct lane *lane, const char *name, const char *error) {
     struct vitals *v = &lane->vitals;
     size_t i = topic_at(v, name);
-    if (i < v->n_topics) {
-        v->topics[i].err = err;
-    } else if (i < VITALS_TOPICS) {
+    if (i == VITALS_TOPICS) return;
+    if (i == v->n_topics) {
         snprintf(v->topics[i].name, sizeof v->topics[i].name, "%s", name);
-        v->topics[i].err = err;
         v->topics[i].since_ms = lane->now_ms;
         v->n_topics++;
     }
-}
-
-static bool about_topic(rd_kafka_resp_err_t err) {
-    return err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
-           err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
-           err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
-           err == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
+    snprintf(v->topics[i].error, sizeof v->topics[i].error, "%s", error);
 }
 
 static void tell_topics(struct lane *lane) {
@@ -75,47 +67,24 @@ static void tell_topics(struct lane *lane) {
     for (size_t i = 0; i < v->n_topics; i++)
         if (lane->now_ms - v->topics[i].since_ms >= silence_max(lane))
             trouble_set(troubles(lane), lane->id, TROUBLE_TOPIC, v->topics[i].name,
-                        rd_kafka_err2str(v->topics[i].err), v->topics[i].since_ms);
+                        v->topics[i].error, v->topics[i].since_ms);
 }
 
 /* ---- brokers ---- */
 
-static bool about_credentials(rd_kafka_resp_err_t err) {
-    return err == RD_KAFKA_RESP_ERR__AUTHENTICATION || err == RD_KAFKA_RESP_ERR__SSL ||
-           err == RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED;
+void vitals_topic_failed(void *lane, const char *topic, const char *error) {
+    note_topic(lane, topic, error);
 }
 
-bool vitals_topic_error(struct lane *lane, const rd_kafka_message_t *msg) {
-    if (!msg->rkt || !about_topic(msg->err)) return false;
-    note_topic(lane, rd_kafka_topic_name(msg->rkt), msg->err);
-    return true;
-}
-
-void vitals_client_error(struct lane *lane, rd_kafka_resp_err_t err, const char *text) {
+/* What the first refusal brings after it says less than that. */
+void vitals_client_failed(void *context, enum broker_fault fault, const char *error) {
+    struct lane *lane = context;
     struct vitals *v = &lane->vitals;
-    bool refused = about_credentials(err);
-    /* That all are down says nothing more, and a refusal explains what follows it. */
-    if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || (v->refused && !refused)) return;
+    bool refused = fault == BROKER_CREDENTIALS;
+    if (v->refused && !refused) return;
     v->refused = refused;
-    outcome_text(v->error, sizeof v->error, str_c(text));
+    outcome_text(v->error, sizeof v->error, str_c(error));
     log_debug("client", LOG_I("lane", lane->id), LOG_S("error", v->error));
-}
-
-/* What it asks about: a source topic, in turn, and the topics in trouble. Topics by name: a request
- * for all that the client knows may create those that are gone. */
-static rd_kafka_topic_partition_list_t *questions(struct lane *lane) {
-    struct vitals *v = &lane->vitals;
-    struct worker_shared *shared = lane->shared;
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(VITALS_TOPICS + 1);
-    pthread_mutex_lock(&shared->mutex);
-    if (shared->topics.n)
-        rd_kafka_topic_partition_list_add(list, shared->topics.v[v->turn++ % shared->topics.n],
-                                          RD_KAFKA_PARTITION_UA);
-    pthread_mutex_unlock(&shared->mutex);
-    for (size_t i = 0; i < v->n_topics; i++)
-        if (!rd_kafka_topic_partition_list_find(list, v->topics[i].name, RD_KAFKA_PARTITION_UA))
-            rd_kafka_topic_partition_list_add(list, v->topics[i].name, RD_KAFKA_PARTITION_UA);
-    return list;
 }
 
 void vitals_contact(struct lane *lane) {
@@ -139,34 +108,43 @@ static void doubt_next(struct lane *lane) {
     if (!next->doubts) next->doubts = 1;
 }
 
+/* A source topic, in turn, and the topics in trouble. Topics by name: a request for all that the
+ * client knows may create those that are gone. */
 static void ask(struct lane *lane) {
     struct vitals *v = &lane->vitals;
+    struct worker_shared *shared = lane->shared;
     int64_t pause = least(ASK_MS, lane->cfg->ready_patience / 3);
+    const char *names[VITALS_TOPICS + 1];
+    char source[TOPIC_MAX + 1] = "";
+    size_t n = 0;
     if (v->asking || lane->now_ms - v->asked_ms < pause) return;
     doubt_next(lane);
-    rd_kafka_topic_partition_list_t *list = questions(lane);
-    if (!list->cnt) {
-        rd_kafka_topic_partition_list_destroy(list);
-        return;
-    }
-    offsets_look(lane->offsets, list);
+    pthread_mutex_lock(&shared->mutex);
+    if (shared->topics.n)
+        snprintf(source, sizeof source, "%s", shared->topics.v[v->turn++ % shared->topics.n]);
+    pthread_mutex_unlock(&shared->mutex);
+    if (source[0] && topic_at(v, source) == v->n_topics) names[n++] = source;
+    for (size_t i = 0; i < v->n_topics; i++) names[n++] = v->topics[i].name;
+    if (!n) return;
+    consumer_look(lane->consumer, names, n);
     v->asking = true;
     v->asked_ms = lane->now_ms;
 }
 
-void vitals_answer(struct lane *lane, const rd_kafka_topic_partition_list_t *list) {
+void vitals_looked(void *context, const char *topic, enum broker_fault fault, const char *error) {
+    struct lane *lane = context;
     struct vitals *v = &lane->vitals;
-    v->asking = false;
-    for (int i = 0; i < list->cnt; i++) {
-        const rd_kafka_topic_partition_t *tp = &list->elems[i];
-        if (tp->err && !about_topic(tp->err)) continue; /* nobody answered */
-        vitals_contact(lane);
-        size_t at = topic_at(v, tp->topic);
-        if (tp->err)
-            note_topic(lane, tp->topic, tp->err);
-        else if (at < v->n_topics)
-            forget_topic(lane, at);
+    if (!topic) {
+        v->asking = false;
+        return;
     }
+    if (fault != BROKER_FINE && fault != BROKER_TOPIC) return; /* nobody answered */
+    vitals_contact(lane);
+    size_t at = topic_at(v, topic);
+    if (fault == BROKER_TOPIC)
+        note_topic(lane, topic, error);
+    else if (at < v->n_topics)
+        forget_topic(lane, at);
 }
 
 static void tell_brokers(struct lane *lane) {
@@ -181,11 +159,9 @@ static void tell_brokers(struct lane *lane) {
 
 /* ---- partitions ---- */
 
-int64_t vitals_high(const struct lane *lane, const struct partition *p, int64_t *ret_low) {
-    int64_t low = -1, high = -1;
-    if (rd_kafka_get_watermark_offsets(lane->consumer, p->topic, p->id, &low, &high)) high = -1;
-    if (ret_low) *ret_low = low;
-    return high < 0 ? -1 : high;
+int64_t vitals_high(const struct partition *p) {
+    int64_t low, high;
+    return feed_ends(p->feed, &low, &high) ? high : -1;
 }
 
 void vitals_unreadable(struct lane *lane, struct partition *p, const char *error) {
@@ -203,8 +179,7 @@ void vitals_readable(struct lane *lane, struct partition *p) {
 }
 
 int64_t vitals_held_ms(struct lane *lane, struct partition *p) {
-    int64_t high =
-        p->loaded && partition_at_end(p) && !p->head_due_ms ? vitals_high(lane, p, NULL) : -1;
+    int64_t high = p->loaded && partition_at_end(p) && !p->head_due_ms ? vitals_high(p) : -1;
     if (high <= p->eof_at || high < 0)
         p->held_ms = 0;
     else if (!p->held_ms || p->held_at != p->eof_at)
@@ -215,7 +190,7 @@ int64_t vitals_held_ms(struct lane *lane, struct partition *p) {
 
 /* An end that goes back: the topic was made anew or truncated without us. */
 static void watch_end(struct lane *lane, struct partition *p) {
-    int64_t high = vitals_high(lane, p, NULL);
+    int64_t high = vitals_high(p);
     if (high < 0 || p->kind != PARTITION_SOURCE || high == p->high_stale) return;
     p->high_stale = -1;
     if (high < p->high_seen && !p->seek_ms) {
@@ -237,7 +212,7 @@ static void tell_partition(struct lane *lane, struct partition *p) {
                  p->beyond_ms);
     if (held)
         snprintf(detail, sizeof detail, "%" PRId64 " offsets from %" PRId64 " on",
-                 vitals_high(lane, p, NULL) - p->eof_at, p->eof_at);
+                 vitals_high(p) - p->eof_at, p->eof_at);
     trouble_tell(troubles(lane), held && held >= lane->cfg->ready_patience, lane->id, TROUBLE_HELD,
                  place, detail, p->held_ms);
 }
@@ -246,7 +221,7 @@ static void tell_partition(struct lane *lane, struct partition *p) {
 
 void vitals_tick(struct lane *lane) {
     struct vitals *v = &lane->vitals;
-    if (!lane->consumer || !lane->offsets || lane->now_ms - v->told_ms < TELL_MS) return;
+    if (!lane->joined || lane->now_ms - v->told_ms < TELL_MS) return;
     v->told_ms = lane->now_ms;
     uint64_t records = count_get(&lane->counters, COUNTER_RECORDS);
     if (records != v->records) vitals_contact(lane);

@@ -196,8 +196,7 @@ void window_free(struct window *w) {
         if (d->holds) destination_drop(d->batch.dest);
         if (d->members != d->only) free(d->members);
     }
-    for (struct record *r = w->records; r; r = r->next)
-        if (r->msg) rd_kafka_message_destroy(r->msg);
+    for (struct record *r = w->records; r; r = r->next) fetched_free(r->message);
     if (w->lane) w->lane->held -= w->held;
     table_free(&w->groups);
     arena_wipe(&w->arena);

@@ -9,9 +9,9 @@
 #include "worker/base/shown.h"
 #include "worker/kafka/client.h"
 #include "worker/kafka/probe.h"
+#include "worker/kafka/producer.h"
 #include "worker/kafka/reader.h"
 #include "worker/kafka/topic_settings.h"
-#include "worker/kafka/txn.h"
 #include "worker/tools/command.h"
 
 #define TIMEOUT_MS 10000
@@ -227,8 +227,8 @@ static int try_producer(const struct check_result *r, struct buf *err) {
     struct buf why;
     buf_init(&why, 4096);
     snprintf(id, sizeof id, "%s/check", r->cfg->group);
-    enum txn_producer_state state = txn_producer_try(r->cfg, id, TIMEOUT_MS, &why);
-    if (state != TXN_PRODUCER_READY)
+    enum producer_state state = producer_try(r->cfg, id, TIMEOUT_MS, &why);
+    if (state != PRODUCER_READY)
         buf_printf(
             err,
             "runsink check: the broker does not take the transactional producer, so run would "
@@ -237,9 +237,7 @@ static int try_producer(const struct check_result *r, struct buf *err) {
             "transactional ids %s/\n",
             buf_cstr(&why), r->cfg->group);
     buf_free(&why);
-    return state == TXN_PRODUCER_READY     ? EX_OK
-           : state == TXN_PRODUCER_REFUSED ? EX_CONFIG
-                                           : EX_UNAVAILABLE;
+    return state == PRODUCER_READY ? EX_OK : state == PRODUCER_REFUSED ? EX_CONFIG : EX_UNAVAILABLE;
 }
 
 static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "worker/kafka/reader.h"
+#include "worker/kafka/retry.h"
 
 /* What rows are of. By default: what waits by destination, dead letters by reason. */
 enum overview_by { BY_DEFAULT, BY_WORKSPACE, BY_DESTINATION, BY_REASON };

@@ -5,7 +5,7 @@
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
 #include "worker/kafka/client.h"
-#include "worker/kafka/txn.h"
+#include "worker/kafka/producer.h"
 
 #define RECORDS_MAX 500
 #define BYTES_MAX ((size_t)4 << 20)
@@ -35,7 +35,7 @@ struct page {
 
 struct sender {
     struct sending *in;
-    struct txn_producer *producer;
+    struct producer *producer;
     char topics[FAULTS][TOPIC_MAX + 1];
     struct gatherings open;
     struct arena arena; /* of the transaction at hand */
@@ -172,15 +172,15 @@ static bool may_succeed(const struct txn *txn, int *tries) {
 }
 
 static enum send_end transact(struct sender *s) {
-    struct txn *txn = txn_new_alone();
+    struct txn *txn = txn_new();
     int tries = 0;
     for (size_t i = 0; s->in->way != PLAN_DISCARD && i < s->n; i++)
         add_letter(s->in, txn, &s->v[i]);
     for (size_t i = 0; i < s->n_pages; i++) add_page(s->in, txn, &s->pages[i]);
-    txn_run(s->producer, txn);
+    producer_run(s->producer, txn);
     while (may_succeed(txn, &tries)) {
         log_warn("transaction aborted", LOG_S("topic", s->in->source), LOG_S("error", txn->error));
-        txn_run(s->producer, txn);
+        producer_run(s->producer, txn);
     }
     enum send_end end = txn->result == TXN_DONE ? SEND_DONE
                         : txn->fenced           ? SEND_FENCED
@@ -368,7 +368,7 @@ static bool ask_ends(const struct sending *in, int64_t *ret, struct buf *err) {
  * the ledger ends now, it has all that was sent. */
 static enum send_end take_over(struct sender *s) {
     struct txn attempt = {0};
-    if (txn_producer_begin(s->producer, BEGIN_TIMEOUT_MS, &attempt) != TXN_PRODUCER_READY) {
+    if (producer_begin(s->producer, BEGIN_TIMEOUT_MS, &attempt) != PRODUCER_READY) {
         buf_puts(s->err, attempt.error);
         return attempt.fenced ? SEND_FENCED : SEND_FAILED;
     }
@@ -384,7 +384,7 @@ enum send_end redrive_send(struct sending *in, struct buf *err) {
     char id[2 * TOPIC_MAX + 32];
     for (int f = FAULT_TENANT; f < FAULTS; f++) topic_dead(in->source, (enum fault)f, s.topics[f]);
     snprintf(id, sizeof id, "%s/redrive/%s", in->cfg->group, in->source);
-    s.producer = txn_producer_open(in->cfg, id, err);
+    s.producer = producer_open(in->cfg, id, err);
     if (!s.producer) return SEND_FAILED;
     s.end = take_over(&s);
     if (s.end == SEND_DONE) send_all(&s);
@@ -394,6 +394,6 @@ enum send_end redrive_send(struct sending *in, struct buf *err) {
     for (uint32_t k = 0; k < b->n; k++) rd_kafka_message_destroy(b->members[k]);
     gatherings_free(&s.open);
     free(s.v);
-    txn_producer_free(s.producer);
+    producer_free(s.producer);
     return s.end;
 }
