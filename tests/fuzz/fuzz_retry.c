@@ -25,9 +25,12 @@ static struct str piece(struct str *rest) {
 static void check_same(const struct retry *a, const struct retry *b) {
     must(strcmp(a->origin.topic, b->origin.topic) == 0);
     must(a->origin.partition == b->origin.partition && a->origin.offset == b->origin.offset);
-    must(a->timestamp_ms == b->timestamp_ms && a->first_failure_ms == b->first_failure_ms);
-    must(a->due_ms == b->due_ms && a->not_before_ms == b->not_before_ms);
-    must(a->attempts == b->attempts); /* a marker stands for a value that can't go back */
+    must(a->timestamp_ms == b->timestamp_ms &&
+         a->progress.first_failure_ms == b->progress.first_failure_ms);
+    must(a->progress.due_ms == b->progress.due_ms &&
+         a->progress.not_before_ms == b->progress.not_before_ms);
+    must(a->progress.attempts ==
+         b->progress.attempts); /* a marker stands for a value that can't go back */
     must(strcmp(a->batch_key, b->batch_key) == 0);
     must(a->batch_count == b->batch_count && a->batch_index == b->batch_index);
     must(strcmp(a->group, b->group) == 0 && strcmp(a->destination, b->destination) == 0);
@@ -41,11 +44,12 @@ static void check_schedule(const struct retry *past, struct arena *arena) {
         struct retry r = *past;
         struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, "http-503", NULL);
         o.uncounted = !counted;
-        o.retry_after_ms = past->attempts;
-        size_t tier = 0;
-        if (retry_next(&r, &o, &s, hour, now, &tier) != NEXT_RETRY) continue;
-        must(tier < s.n && r.due_ms <= now + delays[4] && r.first_failure_ms);
-        must(r.attempts == past->attempts + (uint32_t)counted || r.attempts == UINT32_MAX);
+        o.retry_after_ms = past->progress.attempts;
+        if (retry_next(&r.progress, &o, &s, hour, now) != NEXT_RETRY) continue;
+        must(r.progress.tier < s.n && r.progress.due_ms <= now + delays[4] &&
+             r.progress.first_failure_ms);
+        must(r.progress.attempts == past->progress.attempts + (uint32_t)counted ||
+             r.progress.attempts == UINT32_MAX);
         size_t n;
         const char *problem;
         const struct header *h = retry_headers(&r, NULL, 0, arena, &n);

@@ -74,8 +74,8 @@ static void test_offsets(void **state) {
 static struct letter a_letter(int64_t offset) {
     struct letter l = {.fault = FAULT_TENANT, .partition = 1, .offset = offset};
     l.past = (struct retry){.origin = {SOURCE, 1, 1000 + offset},
-                            .first_failure_ms = START,
-                            .attempts = 8,
+                            .progress.first_failure_ms = START,
+                            .progress.attempts = 8,
                             .why = "NoSuchBucket",
                             .destination = "s3://b/p",
                             .died_ms = START + offset};

@@ -36,16 +36,16 @@ static int64_t run_schedule(const struct schedule *s, int64_t window_ms, int64_t
     struct outcome o = failure();
     int64_t now = START;
     for (;;) {
-        size_t tier = 99;
-        if (retry_next(&r, &o, s, window_ms, now, &tier) == NEXT_EXPIRED) break;
-        assert_true(tier < s->n);
-        assert_true(r.due_ms > now);
-        assert_true(r.due_ms - now <= s->delays[tier]);
-        if (tier > 0) assert_true(r.due_ms - now > s->delays[tier - 1]);
-        now = r.due_ms + late_ms;
+        if (retry_next(&r.progress, &o, s, window_ms, now) == NEXT_EXPIRED) break;
+        assert_true(r.progress.tier < s->n);
+        assert_true(r.progress.due_ms > now);
+        assert_true(r.progress.due_ms - now <= s->delays[r.progress.tier]);
+        if (r.progress.tier > 0)
+            assert_true(r.progress.due_ms - now > s->delays[r.progress.tier - 1]);
+        now = r.progress.due_ms + late_ms;
     }
-    assert_int_equal(r.first_failure_ms, START);
-    *ret_attempts = r.attempts;
+    assert_int_equal(r.progress.first_failure_ms, START);
+    *ret_attempts = r.progress.attempts;
     return now - START;
 }
 
@@ -85,12 +85,10 @@ static void test_instants_and_tiers(void **state) {
     struct outcome o = failure();
     int64_t now = START;
     for (size_t i = 0; i < 6; i++) {
-        size_t tier;
-        assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
-        assert_int_equal(r.due_ms, START + due[i] * SECOND);
-        assert_int_equal(tier, tiers[i]);
-        assert_string_equal(r.why, "http-503");
-        now = r.due_ms;
+        assert_int_equal(retry_next(&r.progress, &o, &by_default, 3600 * SECOND, now), NEXT_RETRY);
+        assert_int_equal(r.progress.due_ms, START + due[i] * SECOND);
+        assert_int_equal(r.progress.tier, tiers[i]);
+        now = r.progress.due_ms;
     }
 }
 
@@ -103,123 +101,122 @@ static void test_lateness_keeps_the_count(void **state) {
     run_schedule(&by_default, 3600 * SECOND, 500 * SECOND, &attempts);
     assert_int_equal(attempts, 33);
     /* Away for a day after the third attempt: it catches up, half a delay apart. */
-    struct retry r = {.first_failure_ms = START, .attempts = 3};
+    struct retry r = {.progress.first_failure_ms = START, .progress.attempts = 3};
     struct outcome o = failure();
     int64_t now = START + 86400 * SECOND;
-    size_t tier;
-    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
-    assert_int_equal(r.attempts, 4);
-    assert_int_equal(r.due_ms, now + 40 * SECOND);
-    assert_int_equal(tier, 2);
+    assert_int_equal(retry_next(&r.progress, &o, &by_default, 3600 * SECOND, now), NEXT_RETRY);
+    assert_int_equal(r.progress.attempts, 4);
+    assert_int_equal(r.progress.due_ms, now + 40 * SECOND);
+    assert_int_equal(r.progress.tier, 2);
     /* The last one is counted and expires. */
-    r = (struct retry){.first_failure_ms = START, .attempts = 32, .due_ms = 5};
-    tier = 77;
-    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_EXPIRED);
-    assert_int_equal(r.attempts, 33);
-    assert_int_equal(r.due_ms, 5);
-    assert_int_equal(tier, 77);
+    r = (struct retry){
+        .progress.first_failure_ms = START, .progress.attempts = 32, .progress.due_ms = 5};
+    r.progress.tier = 77;
+    assert_int_equal(retry_next(&r.progress, &o, &by_default, 3600 * SECOND, now), NEXT_EXPIRED);
+    assert_int_equal(r.progress.attempts, 33);
+    assert_int_equal(r.progress.due_ms, 5);
+    assert_int_equal(r.progress.tier, 77);
 }
 
 static void test_uncounted(void **state) {
     (void)state;
-    struct retry r = {.first_failure_ms = START, .attempts = 1};
+    struct retry r = {.progress.first_failure_ms = START, .progress.attempts = 1};
     struct outcome o = not_attempted();
-    size_t tier;
     int64_t now = START;
     unsigned parks = 0;
     /* It slows down as attempts would, so it is parked as often as it would have been tried. */
     int64_t delays[] = {10, 20, 40, 80, 120};
-    while (retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier) == NEXT_RETRY) {
+    while (retry_next(&r.progress, &o, &by_default, 3600 * SECOND, now) == NEXT_RETRY) {
         size_t at = parks < 5 ? parks : 4;
         parks++;
-        assert_int_equal(r.attempts, 1);
-        assert_int_equal(tier, at);
-        assert_int_equal(r.due_ms, now + delays[at] * SECOND);
-        now = r.due_ms;
+        assert_int_equal(r.progress.attempts, 1);
+        assert_int_equal(r.progress.tier, at);
+        assert_int_equal(r.progress.due_ms, now + delays[at] * SECOND);
+        now = r.progress.due_ms;
     }
     assert_int_equal(parks, 32); /* the last one due at 58:30 */
     assert_int_equal(now, START + 3510 * SECOND);
-    assert_int_equal(r.first_failure_ms, START);
+    assert_int_equal(r.progress.first_failure_ms, START);
     /* What has not been tried at all gets as much time again: nothing dies untried without need. */
-    r = (struct retry){.first_failure_ms = START};
+    r = (struct retry){.progress.first_failure_ms = START};
     now = START + 3510 * SECOND;
-    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
+    assert_int_equal(retry_next(&r.progress, &o, &by_default, 3600 * SECOND, now), NEXT_RETRY);
     now = START + 7080 * SECOND;
-    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
-    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now + 1, &tier), NEXT_EXPIRED);
+    assert_int_equal(retry_next(&r.progress, &o, &by_default, 3600 * SECOND, now), NEXT_RETRY);
+    assert_int_equal(retry_next(&r.progress, &o, &by_default, 3600 * SECOND, now + 1),
+                     NEXT_EXPIRED);
     /* A full queue is nobody's failure: it never expires. */
     o.fault = FAULT_NONE;
     now = START + 7200 * SECOND;
-    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
-    assert_int_equal(r.due_ms, now + 120 * SECOND);
+    assert_int_equal(retry_next(&r.progress, &o, &by_default, 3600 * SECOND, now), NEXT_RETRY);
+    assert_int_equal(r.progress.due_ms, now + 120 * SECOND);
     o = not_attempted();
     /* After four attempts the current delay is the fourth. */
-    r = (struct retry){.first_failure_ms = START, .attempts = 4};
+    r = (struct retry){.progress.first_failure_ms = START, .progress.attempts = 4};
     now = START + 20 * SECOND;
-    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier), NEXT_RETRY);
-    assert_int_equal(r.attempts, 4);
-    assert_int_equal(r.due_ms, now + 80 * SECOND);
-    assert_int_equal(tier, 3);
-    assert_string_equal(r.why, "breaker-open");
+    assert_int_equal(retry_next(&r.progress, &o, &by_default, 3600 * SECOND, now), NEXT_RETRY);
+    assert_int_equal(r.progress.attempts, 4);
+    assert_int_equal(r.progress.due_ms, now + 80 * SECOND);
+    assert_int_equal(r.progress.tier, 3);
 }
 
 static void test_retry_after(void **state) {
     (void)state;
     struct retry r = {0};
-    size_t tier;
     /* Sooner than the schedule: the schedule stands. */
     struct outcome o = retry_after(5 * SECOND);
-    retry_next(&r, &o, &by_default, 3600 * SECOND, START, &tier);
-    assert_int_equal(r.due_ms, START + 10 * SECOND);
-    /* Later: it is honoured, in the tier that fits. */
+    retry_next(&r.progress, &o, &by_default, 3600 * SECOND, START);
+    assert_int_equal(r.progress.due_ms, START + 10 * SECOND);
+    /* Later: it is honoured, in the r.progress.tier that fits. */
     r = (struct retry){0};
     o = retry_after(35 * SECOND);
-    retry_next(&r, &o, &by_default, 3600 * SECOND, START, &tier);
-    assert_int_equal(r.not_before_ms, START + 35 * SECOND);
-    assert_int_equal(r.due_ms, START + 35 * SECOND);
-    assert_int_equal(tier, 2);
+    retry_next(&r.progress, &o, &by_default, 3600 * SECOND, START);
+    assert_int_equal(r.progress.not_before_ms, START + 35 * SECOND);
+    assert_int_equal(r.progress.due_ms, START + 35 * SECOND);
+    assert_int_equal(r.progress.tier, 2);
     /* Longer than the largest tier: waited for in uncounted parks, to the instant. */
     r = (struct retry){0};
     o = retry_after(250 * SECOND);
-    retry_next(&r, &o, &by_default, 3600 * SECOND, START, &tier);
-    assert_int_equal(r.due_ms, START + 120 * SECOND);
-    assert_int_equal(tier, 4);
+    retry_next(&r.progress, &o, &by_default, 3600 * SECOND, START);
+    assert_int_equal(r.progress.due_ms, START + 120 * SECOND);
+    assert_int_equal(r.progress.tier, 4);
     o = not_attempted();
-    retry_next(&r, &o, &by_default, 3600 * SECOND, r.due_ms, &tier);
-    assert_int_equal(r.due_ms, START + 240 * SECOND);
-    assert_int_equal(tier, 4);
-    retry_next(&r, &o, &by_default, 3600 * SECOND, r.due_ms, &tier);
-    assert_int_equal(r.due_ms, START + 250 * SECOND);
-    assert_int_equal(tier, 0);
-    assert_int_equal(r.not_before_ms, START + 250 * SECOND);
-    assert_int_equal(r.attempts, 1);
+    retry_next(&r.progress, &o, &by_default, 3600 * SECOND, r.progress.due_ms);
+    assert_int_equal(r.progress.due_ms, START + 240 * SECOND);
+    assert_int_equal(r.progress.tier, 4);
+    retry_next(&r.progress, &o, &by_default, 3600 * SECOND, r.progress.due_ms);
+    assert_int_equal(r.progress.due_ms, START + 250 * SECOND);
+    assert_int_equal(r.progress.tier, 0);
+    assert_int_equal(r.progress.not_before_ms, START + 250 * SECOND);
+    assert_int_equal(r.progress.attempts, 1);
     /* An attempt that got a new answer forgets the old wish; the count went on as before. */
     o = failure();
-    retry_next(&r, &o, &by_default, 3600 * SECOND, r.due_ms, &tier);
-    assert_int_equal(r.attempts, 2);
-    assert_int_equal(r.not_before_ms, 0);
-    assert_int_equal(r.due_ms, START + 260 * SECOND); /* half of 20 s: it is late */
-    r = (struct retry){.first_failure_ms = START, .not_before_ms = START + 500 * SECOND};
-    retry_next(&r, &o, &by_default, 3600 * SECOND, START + SECOND, &tier);
-    assert_int_equal(r.not_before_ms, 0);
+    retry_next(&r.progress, &o, &by_default, 3600 * SECOND, r.progress.due_ms);
+    assert_int_equal(r.progress.attempts, 2);
+    assert_int_equal(r.progress.not_before_ms, 0);
+    assert_int_equal(r.progress.due_ms, START + 260 * SECOND); /* half of 20 s: it is late */
+    r = (struct retry){.progress.first_failure_ms = START,
+                       .progress.not_before_ms = START + 500 * SECOND};
+    retry_next(&r.progress, &o, &by_default, 3600 * SECOND, START + SECOND);
+    assert_int_equal(r.progress.not_before_ms, 0);
     /* Longer than the window: dead in the end, without an attempt that was not allowed. */
     r = (struct retry){0};
     o = retry_after(UINT32_MAX);
     int64_t now = START;
     unsigned parks = 0;
-    while (retry_next(&r, &o, &by_default, 3600 * SECOND, now, &tier) == NEXT_RETRY) {
+    while (retry_next(&r.progress, &o, &by_default, 3600 * SECOND, now) == NEXT_RETRY) {
         parks++;
-        now = r.due_ms;
+        now = r.progress.due_ms;
         o = not_attempted();
     }
     assert_int_equal(parks, 30);
-    assert_int_equal(r.attempts, 1);
+    assert_int_equal(r.progress.attempts, 1);
 }
 
 static bool is_last(const struct retry *r, int64_t window, int64_t now) {
-    const struct progress g = {.first_failure_ms = r->first_failure_ms,
-                               .not_before_ms = r->not_before_ms,
-                               .attempts = r->attempts};
+    const struct progress g = {.first_failure_ms = r->progress.first_failure_ms,
+                               .not_before_ms = r->progress.not_before_ms,
+                               .attempts = r->progress.attempts};
     return retry_is_last(&g, &by_default, window, now);
 }
 
@@ -229,56 +226,56 @@ static void test_retry_after_beyond_the_window(void **state) {
     const int64_t window = 600 * SECOND;
     struct outcome busy = retry_after(3600 * SECOND), shut = not_attempted();
     struct retry r = {0};
-    size_t tier;
     int64_t now = START;
     /* Not attempted, since another event was answered so: due at the window's end, and the last. */
     shut.retry_after_ms = 3600 * SECOND;
     for (unsigned i = 0; i < 5; i++) {
         assert_false(is_last(&r, window, now));
-        assert_int_equal(retry_next(&r, &shut, &by_default, window, now, &tier), NEXT_RETRY);
-        assert_int_equal(r.not_before_ms, START + window);
-        now = r.due_ms;
+        assert_int_equal(retry_next(&r.progress, &shut, &by_default, window, now), NEXT_RETRY);
+        assert_int_equal(r.progress.not_before_ms, START + window);
+        now = r.progress.due_ms;
     }
     assert_int_equal(now, START + window);
     assert_false(is_last(&r, window, now - 1));
     assert_true(is_last(&r, window, now));
     /* Tried, and answered the same: nothing is left. */
-    assert_int_equal(retry_next(&r, &busy, &by_default, window, now, &tier), NEXT_EXPIRED);
-    assert_int_equal(r.attempts, 1);
+    assert_int_equal(retry_next(&r.progress, &busy, &by_default, window, now), NEXT_EXPIRED);
+    assert_int_equal(r.progress.attempts, 1);
     /* Answered so at the first attempt: one more at the end. */
     r = (struct retry){0};
     now = START;
-    assert_int_equal(retry_next(&r, &busy, &by_default, window, now, &tier), NEXT_RETRY);
-    assert_int_equal(r.not_before_ms, START + window);
+    assert_int_equal(retry_next(&r.progress, &busy, &by_default, window, now), NEXT_RETRY);
+    assert_int_equal(r.progress.not_before_ms, START + window);
     /* What was parked by a version that did not clip is not waited for either. */
-    r = (struct retry){
-        .first_failure_ms = START, .not_before_ms = START + 3600 * SECOND, .attempts = 1};
+    r = (struct retry){.progress.first_failure_ms = START,
+                       .progress.not_before_ms = START + 3600 * SECOND,
+                       .progress.attempts = 1};
     shut.retry_after_ms = 0;
-    assert_int_equal(retry_next(&r, &shut, &by_default, window, START + SECOND, &tier), NEXT_RETRY);
-    assert_int_equal(r.not_before_ms, START + window);
+    assert_int_equal(retry_next(&r.progress, &shut, &by_default, window, START + SECOND),
+                     NEXT_RETRY);
+    assert_int_equal(r.progress.not_before_ms, START + window);
     r = (struct retry){0};
     assert_false(is_last(&r, window, now));
 }
 
 static void test_clock_set_back(void **state) {
     (void)state;
-    struct retry r = {.first_failure_ms = START + 86400 * SECOND, .attempts = 2};
+    struct retry r = {.progress.first_failure_ms = START + 86400 * SECOND, .progress.attempts = 2};
     struct outcome o = failure();
-    size_t tier;
-    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, START, &tier), NEXT_RETRY);
-    assert_int_equal(r.due_ms, START + 120 * SECOND);
-    assert_int_equal(tier, 4);
+    assert_int_equal(retry_next(&r.progress, &o, &by_default, 3600 * SECOND, START), NEXT_RETRY);
+    assert_int_equal(r.progress.due_ms, START + 120 * SECOND);
+    assert_int_equal(r.progress.tier, 4);
 }
 
 static void test_extremes_do_not_overflow(void **state) {
     (void)state;
     struct outcome o = failure();
-    size_t tier;
-    struct retry r = {.first_failure_ms = 1, .attempts = UINT32_MAX};
-    assert_int_equal(retry_next(&r, &o, &by_default, INT64_MAX / 4, START, &tier), NEXT_RETRY);
-    assert_int_equal(r.attempts, UINT32_MAX);
-    r = (struct retry){.first_failure_ms = 253402300799999, .attempts = UINT32_MAX};
-    assert_int_equal(retry_next(&r, &o, &by_default, 3600 * SECOND, START, &tier), NEXT_EXPIRED);
+    struct retry r = {.progress.first_failure_ms = 1, .progress.attempts = UINT32_MAX};
+    assert_int_equal(retry_next(&r.progress, &o, &by_default, INT64_MAX / 4, START), NEXT_RETRY);
+    assert_int_equal(r.progress.attempts, UINT32_MAX);
+    r = (struct retry){.progress.first_failure_ms = 253402300799999,
+                       .progress.attempts = UINT32_MAX};
+    assert_int_equal(retry_next(&r.progress, &o, &by_default, 3600 * SECOND, START), NEXT_EXPIRED);
 }
 
 static char random_plain(void) {
@@ -295,10 +292,10 @@ static int64_t random_ms(void) {
 }
 
 static struct retry random_retry(void) {
-    struct retry r = {.first_failure_ms = random_ms(),
-                      .due_ms = random_ms(),
-                      .not_before_ms = random_ms(),
-                      .attempts = rand() % 9 ? (uint32_t)rand() : UINT32_MAX,
+    struct retry r = {.progress.first_failure_ms = random_ms(),
+                      .progress.due_ms = random_ms(),
+                      .progress.not_before_ms = random_ms(),
+                      .progress.attempts = rand() % 9 ? (uint32_t)rand() : UINT32_MAX,
                       .origin = {.partition = rand() % 5 ? rand() : INT32_MAX,
                                  .offset = rand() % 5 ? rand() : INT64_MAX}};
     random_text(r.origin.topic, TOPIC_MAX, 1);
@@ -316,10 +313,10 @@ static void assert_same(const struct retry *a, const struct retry *b) {
     assert_string_equal(a->origin.topic, b->origin.topic);
     assert_int_equal(a->origin.partition, b->origin.partition);
     assert_int_equal(a->origin.offset, b->origin.offset);
-    assert_int_equal(a->first_failure_ms, b->first_failure_ms);
-    assert_int_equal(a->due_ms, b->due_ms);
-    assert_int_equal(a->not_before_ms, b->not_before_ms);
-    assert_int_equal(a->attempts, b->attempts);
+    assert_int_equal(a->progress.first_failure_ms, b->progress.first_failure_ms);
+    assert_int_equal(a->progress.due_ms, b->progress.due_ms);
+    assert_int_equal(a->progress.not_before_ms, b->progress.not_before_ms);
+    assert_int_equal(a->progress.attempts, b->progress.attempts);
     assert_string_equal(a->why, b->why);
     assert_string_equal(a->batch_key, b->batch_key);
     assert_int_equal(a->batch_count, b->batch_count);
@@ -344,7 +341,7 @@ static void test_round_trips(void **state) {
         };
         size_t n;
         struct header *h = retry_headers(&r, originals, 6, &arena, &n);
-        assert_int_equal(n, 4u + 5u + (r.not_before_ms != 0) + 3u * (r.batch_key[0] != 0) +
+        assert_int_equal(n, 4u + 5u + (r.progress.not_before_ms != 0) + 3u * (r.batch_key[0] != 0) +
                                 (r.destination[0] != 0));
         assert_memory_equal(&h[0], &originals[0], sizeof h[0]);
         assert_memory_equal(&h[1], &originals[3], sizeof h[0]);
@@ -373,10 +370,10 @@ static const struct header good[] = {
 #define GOOD (sizeof good / sizeof good[0])
 
 static const char *refusal(const struct header *h, size_t n) {
-    struct retry r = {.attempts = 4711};
+    struct retry r = {.progress.attempts = 4711};
     const char *err = NULL;
     if (retry_parse(h, n, &r, &err)) return NULL;
-    assert_int_equal(r.attempts, 4711);
+    assert_int_equal(r.progress.attempts, 4711);
     assert_non_null(err);
     return err;
 }
@@ -481,7 +478,8 @@ static struct str value_of(const struct header *h, size_t n, const char *name) {
 static void test_dead_headers(void **state) {
     (void)state;
     struct arena arena = {0};
-    struct retry r = {.origin = {"jobs", 3, 42}, .first_failure_ms = START, .attempts = 33};
+    struct retry r = {
+        .origin = {"jobs", 3, 42}, .progress.first_failure_ms = START, .progress.attempts = 33};
     struct outcome o = outcome_fail(VERDICT_PERMANENT, FAULT_TENANT, "NoSuchBucket", "it's gone");
     o.status = 404;
     struct header originals[] = {{STR("ce_id"), STR("7")}, {STR("runsink-fault"), STR("none")}};
@@ -506,7 +504,7 @@ static void test_dead_headers(void **state) {
     struct retry back;
     const char *err;
     assert_true(retry_parse(h, n, &back, &err));
-    assert_int_equal(back.attempts, 33);
+    assert_int_equal(back.progress.attempts, 33);
     assert_int_equal(back.origin.offset, 42);
     assert_string_equal(back.why, "NoSuchBucket");
     assert_string_equal(back.destination, "s3://b");

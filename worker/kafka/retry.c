@@ -131,14 +131,14 @@ static bool parse_field(enum field field, struct str text, struct retry *r) {
     case ORIGIN:
         return parse_origin(text, &r->origin);
     case FIRST:
-        return parse_number(text, TIME_MAX_MS, &r->first_failure_ms);
+        return parse_number(text, TIME_MAX_MS, &r->progress.first_failure_ms);
     case DUE:
-        return parse_number(text, TIME_MAX_MS, &r->due_ms);
+        return parse_number(text, TIME_MAX_MS, &r->progress.due_ms);
     case NOT_BEFORE:
-        return parse_number(text, TIME_MAX_MS, &r->not_before_ms);
+        return parse_number(text, TIME_MAX_MS, &r->progress.not_before_ms);
     case ATTEMPTS:
         ok = parse_number(text, UINT32_MAX, &number);
-        r->attempts = (uint32_t)number;
+        r->progress.attempts = (uint32_t)number;
         return ok;
     case WHY:
     case REASON:
@@ -258,10 +258,11 @@ struct header *retry_headers(const struct retry *r, const struct header *origina
                              struct arena *arena, size_t *ret_n) {
     struct headers out = begin(originals, n, arena);
     add_origin(&out, &r->origin);
-    add_number(&out, fields[FIRST].name, r->first_failure_ms);
-    add_number(&out, fields[DUE].name, r->due_ms);
-    if (r->not_before_ms) add_number(&out, fields[NOT_BEFORE].name, r->not_before_ms);
-    add_number(&out, fields[ATTEMPTS].name, r->attempts);
+    add_number(&out, fields[FIRST].name, r->progress.first_failure_ms);
+    add_number(&out, fields[DUE].name, r->progress.due_ms);
+    if (r->progress.not_before_ms)
+        add_number(&out, fields[NOT_BEFORE].name, r->progress.not_before_ms);
+    add_number(&out, fields[ATTEMPTS].name, r->progress.attempts);
     add_text(&out, fields[WHY].name, r->why);
     add_identity(&out, r);
     *ret_n = out.n;
@@ -280,8 +281,8 @@ struct header *dead_headers(const struct retry *r, const struct outcome *o, int6
     add_line(&out, "runsink-detail", o->detail);
     add_number(&out, "runsink-status", o->status);
     if (o->uncounted && o->answered_ms) add_number(&out, "runsink-answered", o->answered_ms);
-    add_number(&out, fields[ATTEMPTS].name, r->attempts);
-    add_number(&out, fields[FIRST].name, r->first_failure_ms);
+    add_number(&out, fields[ATTEMPTS].name, r->progress.attempts);
+    add_number(&out, fields[FIRST].name, r->progress.first_failure_ms);
     add_number(&out, fields[TIME].name, now_ms);
     if (r->marker) add_number(&out, fields[MARKER].name, r->marker);
     add_identity(&out, r);
@@ -321,15 +322,15 @@ static size_t tier_for(const struct schedule *s, int64_t wait_ms) {
     return best < s->n ? best : s->n - 1;
 }
 
-static enum next next_counted(struct retry *r, const struct schedule *s, int64_t window_ms,
+static enum next next_counted(struct progress *g, const struct schedule *s, int64_t window_ms,
                               int64_t now_ms, int64_t *ret_due) {
-    if (r->attempts < UINT32_MAX) r->attempts++;
+    if (g->attempts < UINT32_MAX) g->attempts++;
     int64_t at;
-    if (!instant(s, r->attempts, window_ms, &at)) return NEXT_EXPIRED;
-    int64_t due = r->first_failure_ms + at;
-    int64_t soonest = now_ms + current_delay(s, r->attempts) / 2;
+    if (!instant(s, g->attempts, window_ms, &at)) return NEXT_EXPIRED;
+    int64_t due = g->first_failure_ms + at;
+    int64_t soonest = now_ms + current_delay(s, g->attempts) / 2;
     if (due < soonest) due = soonest;
-    *ret_due = r->not_before_ms > due ? r->not_before_ms : due;
+    *ret_due = g->not_before_ms > due ? g->not_before_ms : due;
     return NEXT_RETRY;
 }
 
@@ -355,41 +356,37 @@ bool retry_is_last(const struct progress *g, const struct schedule *s, int64_t w
     return g->first_failure_ms && untried_due(g, s, now_ms) - g->first_failure_ms > window_ms;
 }
 
-static enum next next_uncounted(const struct retry *r, const struct outcome *o,
+static enum next next_uncounted(const struct progress *g, const struct outcome *o,
                                 const struct schedule *s, int64_t window_ms, int64_t now_ms,
                                 int64_t *ret_due) {
-    const struct progress g = {.first_failure_ms = r->first_failure_ms,
-                               .not_before_ms = r->not_before_ms,
-                               .attempts = r->attempts};
-    int64_t due = untried_due(&g, s, now_ms);
-    int64_t most = r->attempts || window_ms > TIME_MAX_MS ? window_ms : 2 * window_ms;
-    if (o->fault != FAULT_NONE && due - r->first_failure_ms > most) return NEXT_EXPIRED;
+    int64_t due = untried_due(g, s, now_ms);
+    int64_t most = g->attempts || window_ms > TIME_MAX_MS ? window_ms : 2 * window_ms;
+    if (o->fault != FAULT_NONE && due - g->first_failure_ms > most) return NEXT_EXPIRED;
     *ret_due = due;
     return NEXT_RETRY;
 }
 
-enum next retry_next(struct retry *r, const struct outcome *o, const struct schedule *s,
-                     int64_t window_ms, int64_t now_ms, size_t *ret_tier) {
-    if (r->first_failure_ms == 0) r->first_failure_ms = now_ms;
-    memcpy(r->why, o->why, sizeof r->why);
+enum next retry_next(struct progress *g, const struct outcome *o, const struct schedule *s,
+                     int64_t window_ms, int64_t now_ms) {
+    if (g->first_failure_ms == 0) g->first_failure_ms = now_ms;
     int64_t asked = o->retry_after_ms ? now_ms + o->retry_after_ms : 0;
     /* The window's end. Once it is past, nothing is left to wait for. */
-    int64_t end = window_ms < TIME_MAX_MS ? r->first_failure_ms + window_ms : TIME_MAX_MS;
+    int64_t end = window_ms < TIME_MAX_MS ? g->first_failure_ms + window_ms : TIME_MAX_MS;
     bool expired = false;
     if (asked > end) {
         expired = !o->uncounted && now_ms + s->delays[0] > end;
         asked = end > now_ms ? end : 0;
     }
-    if (r->not_before_ms > end) r->not_before_ms = end;
+    if (g->not_before_ms > end) g->not_before_ms = end;
     /* No attempt, no answer: what was asked for before still stands. */
-    if (!o->uncounted || r->not_before_ms <= now_ms || asked > r->not_before_ms)
-        r->not_before_ms = asked;
+    if (!o->uncounted || g->not_before_ms <= now_ms || asked > g->not_before_ms)
+        g->not_before_ms = asked;
     int64_t due = 0;
-    enum next next = o->uncounted ? next_uncounted(r, o, s, window_ms, now_ms, &due)
-                                  : next_counted(r, s, window_ms, now_ms, &due);
+    enum next next = o->uncounted ? next_uncounted(g, o, s, window_ms, now_ms, &due)
+                                  : next_counted(g, s, window_ms, now_ms, &due);
     if (next == NEXT_EXPIRED || expired) return NEXT_EXPIRED;
     int64_t latest = now_ms + longest(s);
-    r->due_ms = due < latest ? due : latest;
-    *ret_tier = tier_for(s, r->due_ms - now_ms);
+    g->due_ms = due < latest ? due : latest;
+    g->tier = tier_for(s, g->due_ms - now_ms);
     return next;
 }

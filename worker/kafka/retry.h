@@ -20,15 +20,30 @@
 #define GROUP_MAX 200
 #define DESTINATION_MAX 256 /* longer labels are cut */
 
-struct retry {
-    struct origin origin;
-    int64_t timestamp_ms;     /* Kafka's, of the original record; 0: not known */
-    int64_t first_failure_ms; /* 0: has not failed yet */
+/* The retry schedule: delays[0..n) ms (n > 0, each > 0), the last one repeating; instants counted
+ * from the first failure: 0 (the first attempt), delays[0], delays[0] + delays[1], ... An attempt
+ * whose instant lies beyond window_ms is not made. With the defaults (10 20 40 80 120 s) and one
+ * hour that makes 33 attempts, the last at 58:30; with ten minutes 8, the last at 8:30. */
+struct schedule {
+    const int64_t *delays;
+    size_t n;
+};
+
+/* Where a delivery stands in it. */
+struct progress {
+    int64_t first_failure_ms; /* wall clock, as are all; 0: has not failed yet */
     int64_t due_ms;
     int64_t not_before_ms; /* 0: none; asked for by Retry-After */
     uint32_t attempts;     /* made and counted so far */
-    char why[48];          /* of the last failure */
-    char batch_key[1025];  /* empty: not a member of a batch */
+    size_t tier;           /* once parked: which of the delays' topics it waits in */
+};
+
+struct retry {
+    struct origin origin;
+    int64_t timestamp_ms;     /* Kafka's, of the original record; 0: not known */
+    struct progress progress; /* but for tier */
+    char why[48];             /* of the last failure */
+    char batch_key[1025];     /* empty: not a member of a batch */
     uint32_t batch_count, batch_index;
     char group[GROUP_MAX + 1]; /* consumer group that put it here: retry and dead topics of one
                                   source topic are shared by the groups that read it */
@@ -55,26 +70,10 @@ struct header *dead_headers(const struct retry *, const struct outcome *, int64_
                             const struct header *originals, size_t n, struct arena *,
                             size_t *ret_n);
 
-/* The retry schedule: delays[0..n) ms (n > 0, each > 0), the last one repeating; instants counted
- * from the first failure: 0 (the first attempt), delays[0], delays[0] + delays[1], ... An attempt
- * whose instant lies beyond window_ms is not made. With the defaults (10 20 40 80 120 s) and one
- * hour that makes 33 attempts, the last at 58:30; with ten minutes 8, the last at 8:30. */
-struct schedule {
-    const int64_t *delays;
-    size_t n;
-};
-
-/* Where a delivery stands in it. */
-struct progress {
-    int64_t first_failure_ms, due_ms, not_before_ms; /* wall clock; 0: none */
-    uint32_t attempts;
-    size_t tier; /* once parked */
-};
-
 enum next { NEXT_RETRY, NEXT_EXPIRED };
-/* Updates r after a failed attempt or, when outcome->uncounted, a delivery that was not attempted,
- * at now_ms: sets first_failure_ms when it is 0, counts the attempt, sets why, not_before_ms (from
- * retry_after_ms) and due_ms, and *ret_tier (index into delays of the topic to park in).
+/* Updates it after a failed attempt or, when outcome->uncounted, a delivery that was not attempted,
+ * at now_ms: sets first_failure_ms when it is 0, counts the attempt, sets not_before_ms (from
+ * retry_after_ms), due_ms and tier.
  * Counted: due is the schedule's next instant after first_failure, but no sooner than half the
  * delay from now (a worker that was away catches up without firing twice in a row, and makes every
  * attempt however late it is). When not_before is later, due is not_before instead.
@@ -87,9 +86,9 @@ enum next { NEXT_RETRY, NEXT_EXPIRED };
  * more; asked again for more than is left, it has expired.
  * due is never later than the longest delay from now (a longer not_before is waited for by parking
  * the record again, uncounted; a clock that was set back holds nothing for longer).
- * tier: the shortest delay >= due - now, else the last. Expired: *ret_tier and due_ms are left. */
-enum next retry_next(struct retry *r, const struct outcome *, const struct schedule *,
-                     int64_t window_ms, int64_t now_ms, size_t *ret_tier);
+ * tier: the shortest delay >= due - now, else the last. Expired: tier and due_ms are left. */
+enum next retry_next(struct progress *, const struct outcome *, const struct schedule *,
+                     int64_t window_ms, int64_t now_ms);
 /* Whether a delivery would be beyond its window if it were parked once more without an attempt: it
  * is to be made now, whatever its destination asked for. */
 bool retry_is_last(const struct progress *, const struct schedule *, int64_t window_ms,

@@ -41,15 +41,8 @@ static enum record_state decide(const struct lane *lane, struct delivery *d) {
         g->attempts += !o->uncounted;
         return RECORD_DEAD;
     }
-    struct retry r = {.first_failure_ms = g->first_failure_ms,
-                      .not_before_ms = g->not_before_ms,
-                      .attempts = g->attempts};
     int64_t window = delivery_retry_window(lane->cfg, d->batch.dest->type);
-    enum next next = retry_next(&r, o, &lane->schedule, window, lane->wall_ms, &g->tier);
-    g->first_failure_ms = r.first_failure_ms;
-    g->not_before_ms = r.not_before_ms;
-    g->attempts = r.attempts;
-    g->due_ms = r.due_ms;
+    enum next next = retry_next(g, o, &lane->schedule, window, lane->wall_ms);
     return next == NEXT_RETRY ? RECORD_PARKED : RECORD_DEAD;
 }
 

@@ -61,9 +61,7 @@ static bool read_past(struct window *w, struct record *record, const struct mess
         if (r->timestamp_ms) record->timestamp_ms = r->timestamp_ms;
         record->batch_index = r->batch_index;
         struct progress *told = arena_alloc(&w->arena, sizeof *told);
-        *told = (struct progress){.first_failure_ms = r->first_failure_ms,
-                                  .not_before_ms = r->not_before_ms,
-                                  .attempts = r->attempts};
+        *told = r->progress;
         record->progress = told;
         return true;
     }
@@ -105,18 +103,14 @@ static bool decode(struct window *w, struct record *record, const struct message
 static void park_again(struct window *w, struct record *record, struct destination *dest,
                        const struct retry *past) {
     struct lane *lane = w->lane;
-    struct retry r = *past;
     struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, past->why, NULL);
     o.uncounted = true;
     struct progress *g = arena_alloc(&w->arena, sizeof *g);
     *g = *record->progress;
-    enum next next =
-        retry_next(&r, &o, &lane->schedule, delivery_retry_window(lane->cfg, dest->type),
-                   lane->wall_ms, &g->tier);
-    g->due_ms = r.due_ms;
-    g->not_before_ms = r.not_before_ms;
+    enum next next = retry_next(g, &o, &lane->schedule,
+                                delivery_retry_window(lane->cfg, dest->type), lane->wall_ms);
     record->progress = g;
-    if (next == NEXT_RETRY) observer_parked(w, record, dest, &o, r.due_ms);
+    if (next == NEXT_RETRY) observer_parked(w, record, dest, &o, g->due_ms);
     end_alone(w, record, next == NEXT_RETRY ? RECORD_PARKED : RECORD_DEAD, &o);
 }
 
@@ -128,7 +122,8 @@ static void deliver(struct window *w, struct record *record, const struct jobrun
     enum route_kind kind = (past ? route_again : route)(lane->router, run, lane->now_ms, &dest, &o);
     bool batched = past && past->batch_key[0];
     record->workspace = keyed_hash(run->workspace_id.p, run->workspace_id.n);
-    if (past) observer_back(lane, record, kind == ROUTE_DELIVER ? dest : NULL, past->due_ms);
+    if (past)
+        observer_back(lane, record, kind == ROUTE_DELIVER ? dest : NULL, past->progress.due_ms);
     switch (kind) {
     case ROUTE_SKIP:
     case ROUTE_DEAD:
@@ -141,7 +136,7 @@ static void deliver(struct window *w, struct record *record, const struct jobrun
         record->sink = (uint8_t)(1 + sink_type_index(dest->type));
         break;
     }
-    if (past && !batched && past->not_before_ms > lane->wall_ms &&
+    if (past && !batched && past->progress.not_before_ms > lane->wall_ms &&
         !retry_is_last(record->progress, &lane->schedule,
                        delivery_retry_window(lane->cfg, dest->type), lane->wall_ms))
         park_again(w, record, dest, past);

@@ -141,12 +141,8 @@ static const char *copy(struct txn *job, const char *s) {
 static struct retry past_of(const struct lane *lane, const struct window *w,
                             const struct record *record) {
     const struct delivery *d = record->delivery;
-    const struct progress *g = record->progress;
     struct retry r = {
-        .first_failure_ms = g->first_failure_ms,
-        .due_ms = g->due_ms,
-        .not_before_ms = g->not_before_ms,
-        .attempts = g->attempts,
+        .progress = *record->progress,
         .timestamp_ms = record->timestamp_ms,
         .origin = {.partition = record->from_partition, .offset = record->from_offset}};
     snprintf(r.origin.topic, sizeof r.origin.topic, "%s", w->topic);

@@ -107,15 +107,16 @@ static void add_parked(struct look *l, const struct retry *r, struct str name, i
     if (at == o->n_parked) {
         o->parked = grow(o->parked, o->n_parked, sizeof *o->parked);
         struct parked_row *fresh = &o->parked[o->n_parked++];
-        *fresh = (struct parked_row){.source = l->source, .due_ms = r->due_ms};
+        *fresh = (struct parked_row){.source = l->source, .due_ms = r->progress.due_ms};
         if (at < ROWS_MAX) keep_name(fresh->name, name);
     }
     struct parked_row *row = &o->parked[at];
     row->n++;
     o->waiting++;
-    if (r->first_failure_ms && (!row->since_ms || r->first_failure_ms < row->since_ms))
-        row->since_ms = r->first_failure_ms;
-    if (r->due_ms < row->due_ms) row->due_ms = r->due_ms;
+    if (r->progress.first_failure_ms &&
+        (!row->since_ms || r->progress.first_failure_ms < row->since_ms))
+        row->since_ms = r->progress.first_failure_ms;
+    if (r->progress.due_ms < row->due_ms) row->due_ms = r->progress.due_ms;
     if (time_ms < row->last_ms) return;
     row->last_ms = time_ms;
     memcpy(row->why, r->why, sizeof row->why);

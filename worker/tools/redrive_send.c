@@ -134,9 +134,9 @@ static void add_letter(const struct sending *in, struct txn *txn, const struct o
     to->value = o->m->payload;
     to->value_len = o->m->len;
     if (attempts && retry_parse(rec.headers, rec.n_headers, &r, &unused)) {
-        r.first_failure_ms = r.not_before_ms = 0;
-        r.attempts = 0;
-        r.due_ms = clock_ms(CLOCK_REALTIME);
+        r.progress.first_failure_ms = r.progress.not_before_ms = 0;
+        r.progress.attempts = 0;
+        r.progress.due_ms = clock_ms(CLOCK_REALTIME);
         snprintf(r.group, sizeof r.group, "%s", in->cfg->group);
         to->headers = retry_headers(&r, rec.headers, rec.n_headers, &txn->arena, &to->n_headers);
     } else {
