@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "config/table.h"
+#include "worker/base/key.h"
 #include "worker/base/log.h"
 #include "worker/base/nearby.h"
 
@@ -132,6 +133,8 @@ void config_free(struct config *c) {
     free_const(c->egress.ports);
     free(c->retry_delays_ms);
     free(c->skips);
+    key_template_free(c->object_key);
+    key_template_free(c->batch_key);
     free(c->override_dir);
     free(c);
 }

@@ -61,6 +61,8 @@ struct egress {
     size_t n_ports;
 };
 
+struct key_template;
+
 struct config {
 #define KEY(field, name, type, default_, min, max, flags, help) CONFIG_TYPE_##type field;
 #include "config/keys.def"
@@ -70,10 +72,11 @@ struct config {
     struct list kafka_names;
     struct list kafka_values;
     /* Derived, filled by config_finish(). */
-    struct egress egress;        /* from the egress.* keys */
-    int64_t *retry_delays_ms;    /* as many as retry_delays.n */
-    struct config_offset *skips; /* as many as skip_offsets.n */
-    char *override_dir;          /* of sink.override, or NULL */
+    struct egress egress;                        /* from the egress.* keys */
+    int64_t *retry_delays_ms;                    /* as many as retry_delays.n */
+    struct config_offset *skips;                 /* as many as skip_offsets.n */
+    struct key_template *object_key, *batch_key; /* key.object, key.batch */
+    char *override_dir;                          /* of sink.override, or NULL */
     /* Of no use outside config/. */
     struct list kafka_origins;
     struct setting *settings; /* one per key of the table */

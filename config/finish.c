@@ -173,8 +173,9 @@ static void derive_retries(struct check *k) {
     if (l->n > 32) fail(k, "retry.delays", "more than 32 delays, each needs a topic");
 }
 
-static void check_template(struct check *k, const char *name, const char *text, unsigned allowed,
-                           unsigned needed, const char *needed_text) {
+static struct key_template *parse_template(struct check *k, const char *name, const char *text,
+                                           unsigned allowed, unsigned needed,
+                                           const char *needed_text) {
     struct buf why;
     buf_init(&why, 512);
     struct key_template *t = key_template_new(text, allowed, &why);
@@ -184,20 +185,20 @@ static void check_template(struct check *k, const char *name, const char *text, 
             fail(k, name, "must use %s, or one object could replace another", needed_text);
             break;
         }
-    key_template_free(t);
     buf_free(&why);
+    return t;
 }
 
 static void check_archive(struct check *k) {
-    const struct config *c = k->c;
+    struct config *c = k->c;
     unsigned window = 1u << KEY_FIRST | 1u << KEY_NEXT;
     unsigned place = 1u << KEY_TOPIC | 1u << KEY_PARTITION, destination = 1u << KEY_DESTINATION;
-    check_template(k, "key.object", c->key_object,
-                   ((1u << KEY_FIELDS) - 1) & ~window & ~destination,
-                   1u << KEY_PARTITION | 1u << KEY_OFFSET, "{partition} and {offset}");
-    check_template(k, "key.batch", c->key_batch,
-                   1u << KEY_PREFIX | 1u << KEY_DATE | place | window | destination, place | window,
-                   "{topic}, {partition}, {first} and {next}");
+    c->object_key = parse_template(
+        k, "key.object", c->key_object, ((1u << KEY_FIELDS) - 1) & ~window & ~destination,
+        1u << KEY_PARTITION | 1u << KEY_OFFSET, "{partition} and {offset}");
+    c->batch_key = parse_template(k, "key.batch", c->key_batch,
+                                  1u << KEY_PREFIX | 1u << KEY_DATE | place | window | destination,
+                                  place | window, "{topic}, {partition}, {first} and {next}");
     if (c->batch_compression == CONFIG_COMPRESSION_GZIP && c->batch_level > 12)
         fail(k, "batch.level", "gzip knows 1 to 12");
     if (c->batch_bytes > c->memory_budget / 2)

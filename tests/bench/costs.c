@@ -81,7 +81,7 @@ static void run_headers(struct str text) {
     const char *problem;
     struct arena arena = {0};
     retry_parse(headers, n, &r, &problem);
-    retry_headers(&(const struct retry){.due_ms = 1}, headers, n, &arena, &n);
+    retry_headers(&(const struct retry){.progress.due_ms = 1}, headers, n, &arena, &n);
     take(STR(RUN HOOK "\"}}}"), headers, text.n / 16);
     arena_free(&arena);
     free(headers);
@@ -192,8 +192,7 @@ int main(int argc, char **argv) {
     buf_init(&err, 4096);
     cfg = config_new();
     if (!config_finish(cfg, &err)) die("configuration", buf_cstr(&err));
-    router = router_new(cfg, &err);
-    if (!router) die("a router", buf_cstr(&err));
+    router = router_new(cfg);
     printf("%-32s", "microseconds for each KB, of");
     for (size_t i = 0; i < n; i++) printf(" %7zu KB", sizes[i]);
     printf("\n");

@@ -83,8 +83,7 @@ int main(int argc, char **argv) {
     struct config *cfg = config_new();
     if (!config_finish(cfg, &err)) die("configuration", buf_cstr(&err));
     lane.cfg = cfg;
-    lane.router = router_new(cfg, &err);
-    if (!lane.router) die("a router", buf_cstr(&err));
+    lane.router = router_new(cfg);
     for (int i = 2; i < argc; i++) read_events(argv[i]);
     long rounds = atol(argv[1]);
     for (long i = 0; i < rounds; i++) round_of_all(&lane);

@@ -167,7 +167,7 @@ static void test_retry_after(void **state) {
     struct outcome o = retry_after(5 * SECOND);
     retry_next(&r.progress, &o, &by_default, 3600 * SECOND, START);
     assert_int_equal(r.progress.due_ms, START + 10 * SECOND);
-    /* Later: it is honoured, in the r.progress.tier that fits. */
+    /* Later: it is honoured, in the tier that fits. */
     r = (struct retry){0};
     o = retry_after(35 * SECOND);
     retry_next(&r.progress, &o, &by_default, 3600 * SECOND, START);

@@ -209,8 +209,8 @@ void delivery_send_object(struct window *w, struct record *record, const struct 
     delivery_add(d, record);
     origin_of(w, record, &origin);
     buf_init(&key, KEY_MAX * 2);
-    bool ok = object_key_event(router_keys(w->lane->router), run, dest, &origin,
-                               record->timestamp_ms, &key, &d->outcome);
+    bool ok =
+        object_key_event(w->lane->cfg, run, dest, &origin, record->timestamp_ms, &key, &d->outcome);
     if (ok) d->key = arena_strdup(&w->arena, (struct str){key.p, key.n});
     count_ledger(w, d, key.n);
     buf_free(&key);
@@ -352,11 +352,11 @@ static unsigned occurrence(struct place_seen *table, size_t cap, const char *pla
  * the window numbers them the same. */
 static bool name_batch(struct window *w, struct delivery *d, struct place_seen *table, size_t cap) {
     const struct destination *dest = d->batch.dest;
-    const struct object_keys *keys = router_keys(w->lane->router);
-    unsigned nth = occurrence(table, cap, object_key_batch_names_place(keys) ? dest->place : "");
+    const struct config *cfg = w->lane->cfg;
+    unsigned nth = occurrence(table, cap, object_key_batch_names_place(cfg) ? dest->place : "");
     struct buf key;
     buf_init(&key, KEY_MAX * 2);
-    bool ok = object_key_batch(keys, dest, w->topic, w->partition->id, w->first, w->next,
+    bool ok = object_key_batch(cfg, dest, w->topic, w->partition->id, w->first, w->next,
                                w->timestamp_ms, nth, &key, &d->outcome);
     if (ok) d->key = arena_strdup(&w->arena, (struct str){key.p, key.n});
     buf_free(&key);

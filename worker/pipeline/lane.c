@@ -545,8 +545,8 @@ struct lane *lane_new(const struct config *cfg, struct worker_shared *shared, in
     lane->schedule = (struct schedule){cfg->retry_delays_ms, cfg->retry_delays.n};
     lane->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     lane->observer = observer_new(lane->wake_fd);
-    lane->router = router_new(cfg, err);
-    if (lane->wake_fd < 0 || !lane->router) goto failed;
+    lane->router = router_new(cfg);
+    if (lane->wake_fd < 0) goto failed;
     lane->http = http_new(cfg);
     http_wake_by(lane->http, lane->wake_fd);
     lane->sinks = (struct sink_env){.cfg = cfg, .http = lane->http, .wake_fd = lane->wake_fd};

@@ -2,61 +2,9 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "config/config.h"
 #include "worker/base/key.h"
-
-struct object_keys {
-    struct key_template *object, *batch;
-    int64_t compression; /* batch.compression */
-};
-
-#define OBJECT_FIELDS                                                                              \
-    (1u << KEY_PREFIX | 1u << KEY_TOPIC | 1u << KEY_PARTITION | 1u << KEY_OFFSET | 1u << KEY_ID |  \
-     1u << KEY_WORKSPACE_ID | 1u << KEY_PROJECT_ID | 1u << KEY_JOB_ID | 1u << KEY_UPDATED_AT |     \
-     1u << KEY_STATUS | 1u << KEY_DATE)
-#define BATCH_FIELDS                                                                               \
-    (1u << KEY_PREFIX | 1u << KEY_DATE | 1u << KEY_TOPIC | 1u << KEY_PARTITION | 1u << KEY_FIRST | \
-     1u << KEY_NEXT | 1u << KEY_DESTINATION)
-
-/* A template without these would give two events, or two windows, one key. */
-static bool require(const struct key_template *t, const char *name, const enum key_field *fields,
-                    size_t n, struct buf *err) {
-    static const char *const names[KEY_FIELDS] = {[KEY_TOPIC] = "topic",
-                                                  [KEY_PARTITION] = "partition",
-                                                  [KEY_OFFSET] = "offset",
-                                                  [KEY_FIRST] = "first",
-                                                  [KEY_NEXT] = "next"};
-    for (size_t i = 0; i < n; i++) {
-        if (key_template_uses(t, fields[i])) continue;
-        buf_printf(err, "%s must contain {%s}: without it different events would share a key", name,
-                   names[fields[i]]);
-        return false;
-    }
-    return true;
-}
-
-struct object_keys *object_keys_new(const struct config *cfg, struct buf *err) {
-    static const enum key_field object_needs[] = {KEY_PARTITION, KEY_OFFSET};
-    static const enum key_field batch_needs[] = {KEY_TOPIC, KEY_PARTITION, KEY_FIRST, KEY_NEXT};
-    struct object_keys *k = xcalloc(1, sizeof *k);
-    k->compression = cfg->batch_compression;
-    k->object = key_template_new(cfg->key_object, OBJECT_FIELDS, err);
-    if (k->object) k->batch = key_template_new(cfg->key_batch, BATCH_FIELDS, err);
-    if (k->object && k->batch && require(k->object, "key.object", object_needs, 2, err) &&
-        require(k->batch, "key.batch", batch_needs, 4, err))
-        return k;
-    object_keys_free(k);
-    return NULL;
-}
-
-void object_keys_free(struct object_keys *k) {
-    if (!k) return;
-    key_template_free(k->object);
-    key_template_free(k->batch);
-    free(k);
-}
 
 static bool too_long(struct outcome *reterr) {
     *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "key-too-long",
@@ -119,12 +67,12 @@ static void hide(const struct jobrun *run, const struct origin *origin, struct k
         values->v[fields[i]] = object_key_text(run, (enum run_text)i, origin, &room[i]);
 }
 
-bool object_key_event(const struct object_keys *k, const struct jobrun *run,
+bool object_key_event(const struct config *cfg, const struct jobrun *run,
                       const struct destination *dest, const struct origin *origin,
                       int64_t timestamp_ms, struct buf *out, struct outcome *reterr) {
     struct digits partition, offset;
     char date[11] = "";
-    if (key_template_uses(k->object, KEY_DATE)) key_date(timestamp_ms, date);
+    if (key_template_uses(cfg->object_key, KEY_DATE)) key_date(timestamp_ms, date);
     struct key_values values = {.v = {[KEY_PREFIX] = str_c(dest->prefix ? dest->prefix : ""),
                                       [KEY_TOPIC] = str_c(origin->topic),
                                       [KEY_PARTITION] = number(&partition, origin->partition),
@@ -138,16 +86,16 @@ bool object_key_event(const struct object_keys *k, const struct jobrun *run,
                                       [KEY_DATE] = str_c(date)}};
     struct hidden_text room[RUN_STATUS + 1];
     if (run->hidden) hide(run, origin, &values, room);
-    return key_make(k->object, &values, KEY_MAX, out) || too_long(reterr);
+    return key_make(cfg->object_key, &values, KEY_MAX, out) || too_long(reterr);
 }
 
-bool object_key_batch_names_place(const struct object_keys *k) {
-    return key_template_uses(k->batch, KEY_DESTINATION);
+bool object_key_batch_names_place(const struct config *cfg) {
+    return key_template_uses(cfg->batch_key, KEY_DESTINATION);
 }
 
-bool object_key_batch(const struct object_keys *k, const struct destination *dest,
-                      const char *topic, int32_t partition, int64_t first, int64_t next,
-                      int64_t timestamp_ms, unsigned nth, struct buf *out, struct outcome *reterr) {
+bool object_key_batch(const struct config *cfg, const struct destination *dest, const char *topic,
+                      int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms,
+                      unsigned nth, struct buf *out, struct outcome *reterr) {
     static const char *const suffixes[] = {[CONFIG_COMPRESSION_GZIP] = ".gz",
                                            [CONFIG_COMPRESSION_ZSTD] = ".zst",
                                            [CONFIG_COMPRESSION_NONE] = ""};
@@ -161,7 +109,7 @@ bool object_key_batch(const struct object_keys *k, const struct destination *des
                                       [KEY_FIRST] = number(&from, first),
                                       [KEY_NEXT] = number(&to, next),
                                       [KEY_DESTINATION] = str_c(dest->place)}};
-    if (!key_make(k->batch, &values, KEY_MAX, out)) return too_long(reterr);
+    if (!key_make(cfg->batch_key, &values, KEY_MAX, out)) return too_long(reterr);
     if (nth > 1) {
         const char *ending = ".ndjson";
         size_t n = strlen(ending);
@@ -169,6 +117,6 @@ bool object_key_batch(const struct object_keys *k, const struct destination *des
         if (has) out->n -= n;
         buf_printf(out, ".%u%s", nth, has ? ending : "");
     }
-    buf_puts(out, suffixes[k->compression]);
+    buf_puts(out, suffixes[cfg->batch_compression]);
     return out->n <= KEY_MAX || too_long(reterr);
 }

@@ -7,13 +7,6 @@
 #include "worker/event/jobrun.h"
 #include "worker/kafka/retry.h"
 
-struct object_keys;
-
-/* NULL with a message for the operator in err (a bad template). Keeps nothing of the configuration.
- */
-struct object_keys *object_keys_new(const struct config *, struct buf *err);
-void object_keys_free(struct object_keys *); /* NULL is fine */
-
 /* One of the run's texts as it stands where others read it: itself, or, when it holds a secret, a
  * digest of where the record stood at first, which no other event has, and a replay has again. */
 struct hidden_text {
@@ -22,15 +15,15 @@ struct hidden_text {
 struct str object_key_text(const struct jobrun *, enum run_text, const struct origin *,
                            struct hidden_text *room);
 /* Appends the key of an event's own object. False with reterr when it can't be made (too long). */
-bool object_key_event(const struct object_keys *, const struct jobrun *, const struct destination *,
+bool object_key_event(const struct config *, const struct jobrun *, const struct destination *,
                       const struct origin *, int64_t timestamp_ms, struct buf *out,
                       struct outcome *reterr);
 /* Whether a batch's key tells destinations of different places apart. */
-bool object_key_batch_names_place(const struct object_keys *);
+bool object_key_batch_names_place(const struct config *);
 /* Appends the key of a batch: the window's and the destination's, with ".nth" before the suffix
  * when nth > 1: whatever a store makes of buckets, prefixes and spellings, no two batches of a
  * window may have keys that differ in nothing else. */
-bool object_key_batch(const struct object_keys *, const struct destination *, const char *topic,
+bool object_key_batch(const struct config *, const struct destination *, const char *topic,
                       int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms,
                       unsigned nth, struct buf *out, struct outcome *reterr);
 

@@ -46,7 +46,6 @@ struct sink_object {
 
 struct router {
     const struct config *cfg;
-    struct object_keys *keys;
     struct names *names; /* redact.names */
     struct sink_object **objects;
     struct known_destination **destinations;
@@ -67,14 +66,9 @@ struct router {
 /* In a sink object, at any depth: cJSON makes up to forty bytes of each byte of small ones. */
 #define VALUES_MAX 4096
 
-struct router *router_new(const struct config *cfg, struct buf *err) {
+struct router *router_new(const struct config *cfg) {
     struct router *r = xcalloc(1, sizeof *r);
     r->cfg = cfg;
-    r->keys = object_keys_new(cfg, err);
-    if (!r->keys) {
-        router_free(r);
-        return NULL;
-    }
     for (r->buckets = 64; r->buckets < (size_t)cfg->dest_max && r->buckets < 65536;)
         r->buckets *= 2;
     r->names = job_names(&cfg->redact_names);
@@ -245,7 +239,6 @@ void router_reconfigure(struct router *r, const struct config *cfg) {
 void router_free(struct router *r) {
     if (!r) return;
     while (r->oldest) object_free(r, r->oldest);
-    object_keys_free(r->keys);
     names_free(r->names);
     free(r->objects);
     free(r->destinations);
@@ -582,8 +575,4 @@ size_t destination_room(const struct destination *d) {
 void router_tick(struct router *r, int64_t now_ms) {
     while (r->oldest && now_ms - r->oldest->used_ms > r->cfg->dest_idle) object_free(r, r->oldest);
     while (r->oldest && too_large(r, 0)) object_free(r, first_to_go(r));
-}
-
-const struct object_keys *router_keys(const struct router *r) {
-    return r->keys;
 }

@@ -11,12 +11,11 @@
 #include "worker/kafka/retry.h"
 
 struct router;
-struct object_keys;
 
 enum route_kind { ROUTE_DELIVER, ROUTE_SKIP, ROUTE_DEAD };
 
-/* NULL with a message for the operator in err (bad key template, bad override). */
-struct router *router_new(const struct config *, struct buf *err);
+/* Of a finished configuration, which must outlive it. */
+struct router *router_new(const struct config *);
 /* Takes a reloaded configuration over; it must outlive the router. */
 void router_reconfigure(struct router *, const struct config *);
 void router_free(struct router *); /* no destination may be held */
@@ -50,8 +49,5 @@ size_t router_room(const struct router *);
 size_t destination_room(const struct destination *);
 /* Forgets the idle. Cheap when there is nothing to do. */
 void router_tick(struct router *, int64_t now_ms);
-
-/* Where objects get their keys from. The router's. */
-const struct object_keys *router_keys(const struct router *);
 
 #endif

@@ -15,6 +15,7 @@
 #define HEADERS_MAX 64
 
 struct explain {
+    const struct config *cfg;
     struct router *router;
     struct origin origin;
     struct header headers[HEADERS_MAX];
@@ -61,8 +62,7 @@ static void explain_run(struct explain *e, const struct jobrun *run) {
     buf_init(&key, KEY_MAX);
     enum route_kind kind = route(e->router, run, clock_ms(CLOCK_MONOTONIC), &dest, &o);
     if (kind == ROUTE_DELIVER && dest->type->shape == SHAPE_OBJECT &&
-        !object_key_event(router_keys(e->router), run, dest, &e->origin, clock_ms(CLOCK_REALTIME),
-                          &key, &o))
+        !object_key_event(e->cfg, run, dest, &e->origin, clock_ms(CLOCK_REALTIME), &key, &o))
         kind = ROUTE_DEAD;
     add_outcome(&e->out, kind, &o);
     if (kind == ROUTE_DELIVER) add_destination(&e->out, dest, &key);
@@ -130,7 +130,7 @@ static bool add_header(const char *text, void *explain, struct buf *err) {
 }
 
 int command_explain(struct config *c, int argc, char **argv) {
-    struct explain e = {.origin = {.topic = "explain"}};
+    struct explain e = {.cfg = c, .origin = {.topic = "explain"}};
     bool framed = false;
     const struct command_option options[] = {
         {"--framed", .flag = &framed},
@@ -141,17 +141,10 @@ int command_explain(struct config *c, int argc, char **argv) {
     if (rc != EX_OK) return rc;
     if (c->topics.n && c->topics.v[0][0] != '^')
         snprintf(e.origin.topic, sizeof e.origin.topic, "%s", c->topics.v[0]);
-    struct buf err;
-    buf_init(&err, 4096);
     buf_init(&e.out, (size_t)8 * EVENT_MAX);
-    e.router = router_new(c, &err);
-    rc = EX_CONFIG;
-    if (e.router)
-        rc = explain_input(&e, framed);
-    else
-        command_error("explain", &err);
+    e.router = router_new(c);
+    rc = explain_input(&e, framed);
     router_free(e.router);
-    buf_free(&err);
     buf_wipe(&e.out);
     return rc;
 }
