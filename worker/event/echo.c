@@ -385,8 +385,10 @@ bool echoes_find(const struct echoes *e, struct edit which, struct str document,
     if (found) *edits = unite(*edits, &f, range.at, arena);
     free(f.v);
     free(s.hits);
-    free(s.heads);
-    free(s.next);
-    free(s.done);
+    if (s.heads) {
+        free(s.heads);
+        free(s.next);
+        free(s.done);
+    }
     return found;
 }
