@@ -20,7 +20,6 @@ const struct key config_keys[] = {
      .help = (help_),                                                                              \
      .offset = offsetof(struct config, field)},
 #include "config/keys.def"
-#undef KEY
 };
 const size_t config_n_keys = sizeof config_keys / sizeof *config_keys;
 

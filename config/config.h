@@ -66,7 +66,6 @@ struct key_template;
 struct config {
 #define KEY(field, name, type, default_, min, max, flags, help) CONFIG_TYPE_##type field;
 #include "config/keys.def"
-#undef KEY
     /* [kafka]: any librdkafka property, names unchanged; RUNSINK_KAFKA_BOOTSTRAP_SERVERS sets
      * bootstrap.servers. */
     struct list kafka_names;

@@ -65,7 +65,6 @@ static void check_statuses(struct check *k, const char *name, const struct list 
     static const char *const known[] = {
 #define STATUS(name) name,
 #include "worker/base/statuses.def"
-#undef STATUS
     };
     char q[QUOTE_MAX], near[NEARBY_TEXT];
     for (size_t i = 0; i < l->n; i++) {

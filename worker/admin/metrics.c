@@ -18,34 +18,19 @@ struct family {
 
 static const struct family counters[COUNTERS] = {
 #define COUNTER(id, kind, name, labels, help) [COUNTER_##id] = {kind, name, labels, help},
-#define HISTOGRAM(id, kind, scale, name, help)
-#define GIVEN(id, type, name, labels, help)
 #include "worker/base/counters.def"
-#undef COUNTER
-#undef HISTOGRAM
-#undef GIVEN
 };
 
 static const struct family histograms[HISTOGRAMS] = {
-#define COUNTER(id, kind, name, labels, help)
 #define HISTOGRAM(id, kind, scale, name, help) [HISTOGRAM_##id] = {kind, name, "", help},
-#define GIVEN(id, type, name, labels, help)
 #include "worker/base/counters.def"
-#undef COUNTER
-#undef HISTOGRAM
-#undef GIVEN
 };
 
 static const struct {
     const char *type, *name, *labels, *help;
 } givens[GIVENS] = {
-#define COUNTER(id, kind, name, labels, help)
-#define HISTOGRAM(id, kind, scale, name, help)
 #define GIVEN(id, type, name, labels, help) [GIVEN_##id] = {type, name, labels, help},
 #include "worker/base/counters.def"
-#undef COUNTER
-#undef HISTOGRAM
-#undef GIVEN
 };
 
 /* ---- sums ---- */
@@ -267,5 +252,4 @@ void metrics_print_reference(FILE *f) {
           f);
 #define FAILURE(id, reason, whys, words) fputs("| `" reason "` | " words " |\n", f);
 #include "worker/base/failures.def"
-#undef FAILURE
 }

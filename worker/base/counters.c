@@ -34,13 +34,8 @@ static const struct histogram_bound bounds[][HISTOGRAM_BOUNDS] = {
 };
 
 static const enum scale scales[HISTOGRAMS] = {
-#define COUNTER(id, kind, name, labels, help)
 #define HISTOGRAM(id, kind, scale, name, help) [HISTOGRAM_##id] = scale,
-#define GIVEN(id, type, name, labels, help)
 #include "worker/base/counters.def"
-#undef COUNTER
-#undef HISTOGRAM
-#undef GIVEN
 };
 
 const struct histogram_bound *histogram_bounds(enum histogram id) {

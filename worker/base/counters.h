@@ -8,34 +8,19 @@
 
 enum counter {
 #define COUNTER(id, kind, name, labels, help) COUNTER_##id,
-#define HISTOGRAM(id, kind, scale, name, help)
-#define GIVEN(id, type, name, labels, help)
 #include "worker/base/counters.def"
-#undef COUNTER
-#undef HISTOGRAM
-#undef GIVEN
     COUNTERS
 };
 
 enum histogram {
-#define COUNTER(id, kind, name, labels, help)
 #define HISTOGRAM(id, kind, scale, name, help) HISTOGRAM_##id,
-#define GIVEN(id, type, name, labels, help)
 #include "worker/base/counters.def"
-#undef COUNTER
-#undef HISTOGRAM
-#undef GIVEN
     HISTOGRAMS
 };
 
 enum given {
-#define COUNTER(id, kind, name, labels, help)
-#define HISTOGRAM(id, kind, scale, name, help)
 #define GIVEN(id, type, name, labels, help) GIVEN_##id,
 #include "worker/base/counters.def"
-#undef COUNTER
-#undef HISTOGRAM
-#undef GIVEN
     GIVENS
 };
 

@@ -19,7 +19,6 @@ static const struct {
 #define TROUBLE(id, when, name, begins, ends, advice)                                              \
     [TROUBLE_##id] = {when, name, begins, ends, advice},
 #include "worker/base/troubles.def"
-#undef TROUBLE
 };
 
 struct condition {

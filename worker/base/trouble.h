@@ -17,7 +17,6 @@
 enum trouble {
 #define TROUBLE(id, when, name, begins, ends, advice) TROUBLE_##id,
 #include "worker/base/troubles.def"
-#undef TROUBLE
     TROUBLE_CAUSES
 };
 #define TROUBLES_MAX 256
