@@ -1,7 +1,6 @@
 #include "worker/base/failures.h"
 
-#include <stdbool.h>
-#include <string.h>
+#include "worker/base/text.h"
 
 static const struct reason {
     enum counter id;
@@ -9,18 +8,8 @@ static const struct reason {
 } reasons[] = {
 #define FAILURE(id, name, whys, words) {COUNTER_FAILED_##id, name, whys},
 #include "worker/base/failures.def"
-#undef FAILURE
 };
 #define N_REASONS (sizeof reasons / sizeof *reasons)
-
-static bool lists(const char *words, const char *word, size_t n) {
-    for (const char *at = words; *at; at += strspn(at, " ")) {
-        size_t len = strcspn(at, " ");
-        if (len == n && memcmp(at, word, n) == 0) return true;
-        at += len;
-    }
-    return false;
-}
 
 /* "http-503", "proxy-502": by the first digit alone, since the rest is the other side's choice. */
 static enum counter by_class(const char *why) {
@@ -33,9 +22,8 @@ static enum counter by_class(const char *why) {
 }
 
 enum counter failure_counter(const char *why) {
-    size_t n = strlen(why);
-    for (size_t i = 0; n && i < N_REASONS; i++)
-        if (lists(reasons[i].whys, why, n)) return reasons[i].id;
+    for (size_t i = 0; i < N_REASONS; i++)
+        if (text_lists(reasons[i].whys, str_c(why))) return reasons[i].id;
     return by_class(why);
 }
 

@@ -150,6 +150,15 @@ bool text_json(struct buf *b, struct str s) {
     return ok;
 }
 
+bool text_lists(const char *list, struct str word) {
+    for (const char *at = list, *end; *at; at = end + (*end == ' ')) {
+        end = strchr(at, ' ');
+        if (!end) end = at + strlen(at);
+        if (word.n && str_eq(word, (struct str){at, (size_t)(end - at)})) return true;
+    }
+    return false;
+}
+
 bool path_climbs(const char *path) {
     for (const char *s = path; s; s = strchr(s, '/')) {
         if (*s == '/') s++;

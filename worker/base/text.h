@@ -57,6 +57,9 @@ static inline size_t utf8_put(uint32_t c, char ret[4]) {
  * become U+FFFD, so that what comes out is always valid JSON. */
 bool text_json(struct buf *, struct str);
 
+/* Whether the word is one of a list, in which blanks stand between words. */
+bool text_lists(const char *list, struct str word);
+
 /* Whether a segment of the path is "." or "..": stores fold these, or climb. */
 bool path_climbs(const char *path);
 

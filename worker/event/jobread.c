@@ -4,7 +4,8 @@
 #include "worker/event/redact.h"
 
 struct member;
-typedef void read_fn(struct reading *, struct fields *, const struct member *);
+struct members;
+typedef void read_fn(struct reading *, const struct member *);
 
 /* A member that matters of one kind of object, by its spelling. */
 struct member {
@@ -12,7 +13,9 @@ struct member {
     read_fn *read;
     enum field field;
     bool snake;
-    const char *path; /* for messages about secrets */
+    const char
+        *path; /* for messages about secrets, which have to be strings; NULL: it may be any */
+    const struct members *inner; /* of the object that it is, or of each in a list */
 };
 
 /* Members by the length of their names: a key is compared with one or two candidates at most. */
@@ -54,18 +57,17 @@ static void visit_member(struct reading *, const struct json_value *key);
 static bool tells(const struct reading *, const struct json_value *key);
 
 /* Reads a value as secret as its name says that it is. */
-static void read_named(struct reading *r, struct fields *f, const struct member *m) {
+static void read_named(struct reading *r, const struct member *m) {
     enum strings before = r->strings;
     r->strings = STRINGS_NAMED;
     r->hides_text = true;
-    m->read(r, f, m);
+    m->read(r, m);
     r->strings = before;
 }
 
 /* Reads a value; when it is an object, each member that the table lists is handed to its reader,
  * and of all others the secrets are found. */
-static struct json_value read_members(struct reading *r, struct fields *f,
-                                      const struct members *table) {
+static struct json_value read_members(struct reading *r, const struct members *table) {
     struct json_value object = {0};
     struct json_value key;
     bool named = names_model(r->known_sinks->names);
@@ -78,15 +80,16 @@ static struct json_value read_members(struct reading *r, struct fields *f,
         if (!m)
             visit_member(r, &key);
         else if (named && tells(r, &key))
-            read_named(r, f, m);
+            read_named(r, m);
         else
-            m->read(r, f, m);
+            m->read(r, m);
     }
     json_close(&r->j, &object);
     return object;
 }
 
-static void keep(struct fields *f, const struct member *m, const struct json_value *v) {
+static void keep(struct reading *r, const struct member *m, const struct json_value *v) {
+    struct fields *f = r->here;
     struct json_value *slot = &f->v[m->field];
     uint32_t bit = 1u << m->field;
     if (slot->kind == JSON_ABSENT) {
@@ -100,10 +103,24 @@ static void keep(struct fields *f, const struct member *m, const struct json_val
     }
 }
 
-static void read_field(struct reading *r, struct fields *f, const struct member *m) {
+static void read_field(struct reading *r, const struct member *m) {
     struct json_value v = {0};
     visit(r, &v);
-    keep(f, m, &v);
+    keep(r, m, &v);
+}
+
+static void read_object(struct reading *r, const struct member *m) {
+    struct json_value v = read_members(r, m->inner);
+    keep(r, m, &v);
+}
+
+/* One object, or a list of them. */
+static void read_each(struct reading *r, const struct member *m) {
+    struct json_value v;
+    if (json_peek(&r->j) != JSON_ARRAY)
+        read_members(r, m->inner);
+    else if (json_open_array(&r->j, &v))
+        while (json_item(&r->j)) read_each(r, m);
 }
 
 static void add_edit(struct reading *r, const char *p, size_t n) {
@@ -118,15 +135,6 @@ static void add_edit(struct reading *r, const char *p, size_t n) {
 }
 
 /* ---- values ---- */
-
-/* A string with its escapes resolved; false for half a surrogate pair. */
-static bool resolve(struct reading *r, const struct json_value *v, struct str *ret) {
-    *ret = v->raw;
-    if (!v->escaped) return true;
-    char *text = arena_alloc(r->arena, v->raw.n + 1);
-    ret->p = text;
-    return json_unescape(v->raw, text, &ret->n);
-}
 
 static void note(struct reading *r, struct str value) {
     echoes_add(&r->values, r->arena, value, true);
@@ -189,7 +197,7 @@ static void note_header(struct reading *r, struct str s) {
 static void hide(struct reading *r, const struct json_value *v, bool credential) {
     struct str text;
     add_edit(r, v->raw.p, v->raw.n);
-    if (resolve(r, v, &text)) echoes_add(&r->values, r->arena, text, credential);
+    if (json_resolve(v, r->arena, &text)) echoes_add(&r->values, r->arena, text, credential);
 }
 
 /* The secrets of a URL that stands at [from, from + n) of a string's text. Where the string has
@@ -225,7 +233,7 @@ static void add_url(struct reading *r, const struct json_value *v) {
     struct str text;
     size_t at = 0;
     const char *p = v->raw.p;
-    if (resolve(r, v, &text))
+    if (json_resolve(v, r->arena, &text))
         add_url_at(r, v, text, 0, text.n, &p, &at);
     else
         add_edit(r, v->raw.p, v->raw.n);
@@ -237,7 +245,7 @@ static void add_urls(struct reading *r, const struct json_value *v) {
     size_t at = 0;
     const char *p = v->raw.p;
     if (!v->escaped && (v->raw.n < 4 || !memchr(v->raw.p, ':', v->raw.n))) return;
-    if (!resolve(r, v, &text)) return;
+    if (!json_resolve(v, r->arena, &text)) return;
     for (size_t i = 0, end; i < text.n; i = end) {
         const char *mark = memmem(text.p + i, text.n - i, "://", 3);
         if (!mark) return;
@@ -258,17 +266,15 @@ static bool read_string(struct reading *r, const struct member *m, struct json_v
     return false;
 }
 
-static void read_secret(struct reading *r, struct fields *f, const struct member *m) {
+static void read_secret(struct reading *r, const struct member *m) {
     struct json_value v = {0};
-    (void)f;
     if (read_string(r, m, &v)) hide(r, &v, true);
 }
 
 /* Secret where it stands, and no more: names of APIs, a folder. */
-static void read_quiet(struct reading *r, struct fields *f, const struct member *m) {
+static void read_quiet(struct reading *r, const struct member *m) {
     size_t n = r->values.n, n_short = r->values.n_short;
     struct json_value v = {0};
-    (void)f;
     (void)m;
     visit(r, &v);
     r->values.n = n;
@@ -276,9 +282,8 @@ static void read_quiet(struct reading *r, struct fields *f, const struct member 
 }
 
 /* On the list of what is not secret, if it is a string. */
-static void read_open(struct reading *r, struct fields *f, const struct member *m) {
+static void read_open(struct reading *r, const struct member *m) {
     struct json_value v = {0};
-    (void)f;
     (void)m;
     if (json_peek(&r->j) == JSON_STRING)
         json_value(&r->j, &v);
@@ -286,10 +291,12 @@ static void read_open(struct reading *r, struct fields *f, const struct member *
         visit(r, &v);
 }
 
-static void read_url(struct reading *r, struct fields *f, const struct member *m) {
+static void read_url(struct reading *r, const struct member *m) {
     struct json_value v = {0};
-    (void)f;
-    if (read_string(r, m, &v)) add_url(r, &v);
+    if (!m->path && json_peek(&r->j) != JSON_STRING)
+        visit(r, &v);
+    else if (read_string(r, m, &v))
+        add_url(r, &v);
 }
 
 /* content-type and accept, in any case: the two headers whose values are no secrets. */
@@ -310,7 +317,7 @@ static void hide_line(struct reading *r, const struct json_value *key) {
     if (!key->escaped && !memchr(key->raw.p, ':', key->raw.n) &&
         !memchr(key->raw.p, ' ', key->raw.n))
         return;
-    if (!resolve(r, key, &text)) return;
+    if (!json_resolve(key, r->arena, &text)) return;
     const char *mark = memchr(text.p, ':', text.n);
     if (!mark) mark = memchr(text.p, ' ', text.n);
     if (!mark) return;
@@ -326,23 +333,26 @@ static void hide_header(struct reading *r, const struct json_value *key,
     struct str text;
     if (key->raw.n) hide_line(r, key);
     add_edit(r, v->raw.p, v->raw.n);
-    if (resolve(r, v, &text)) note_header(r, text);
+    if (json_resolve(v, r->arena, &text)) note_header(r, text);
 }
 
-static void read_headers(struct reading *r, struct fields *f, const struct member *m) {
-    struct json_value headers = {0};
-    struct json_value key;
-    struct json_value v = {0};
-    (void)f;
+static void read_headers(struct reading *r, const struct member *m) {
+    struct json_value headers = {0}, key, v = {0};
+    if (!m->path && json_peek(&r->j) != JSON_OBJECT) {
+        visit(r, &headers);
+        return;
+    }
     if (!json_open(&r->j, &headers)) {
         if (headers.kind != JSON_NULL && headers.kind != JSON_ABSENT)
             fail(r, "wrong-type", m->path, "must be an object");
         return;
     }
-    while (json_key(&r->j, &key) && json_value(&r->j, &v)) {
-        if (v.kind != JSON_STRING)
+    while (json_key(&r->j, &key)) {
+        if (!m->path && json_peek(&r->j) != JSON_STRING)
+            visit(r, &v);
+        else if (json_value(&r->j, &v) && v.kind != JSON_STRING)
             fail(r, "wrong-type", m->path, "must hold strings and nothing else");
-        else if (!open_header(&key))
+        else if (!r->j.err && !open_header(&key))
             hide_header(r, &key, &v);
     }
 }
@@ -401,12 +411,12 @@ static bool pass_sink(struct reading *r, struct json_value *ret) {
 }
 
 /* A sink object. Everything in it is secret but what its table says. */
-static void read_sink(struct reading *r, struct fields *f, const struct member *m) {
+static void read_sink(struct reading *r, const struct member *m) {
     struct json_value v = {0};
     r->known = NULL;
     if (json_peek(&r->j) != JSON_OBJECT) {
         visit(r, &v);
-        keep(f, m, &v);
+        keep(r, m, &v);
         return;
     }
     bool escapes = r->j.escapes || (r->sink_at && r->facts.escapes);
@@ -417,7 +427,7 @@ static void read_sink(struct reading *r, struct fields *f, const struct member *
         int depth = r->j.depth;
         r->j.odd_escape = r->j.escapes = false;
         r->strings = STRINGS_SECRET;
-        v = read_members(r, f, &sink_table);
+        v = read_members(r, &sink_table);
         r->strings = before;
         /* cJSON, which the sinks read this with, ends a string at U+0000: two readings of one key.
          */
@@ -425,64 +435,30 @@ static void read_sink(struct reading *r, struct fields *f, const struct member *
         if (!r->j.err) learn_sink(r, v.raw, depth, edit, value);
     }
     r->j.escapes = escapes;
-    keep(f, m, &v);
+    keep(r, m, &v);
 }
 
 /* ---- whatever else an event holds ---- */
 
-static void read_any_url(struct reading *r, struct fields *f, const struct member *m) {
-    struct json_value v = {0};
-    (void)f;
-    (void)m;
-    if (json_peek(&r->j) != JSON_STRING) {
-        visit(r, &v);
-        return;
-    }
-    if (json_value(&r->j, &v)) add_url(r, &v);
-}
-
-static void read_any_headers(struct reading *r, struct fields *f, const struct member *m) {
-    struct json_value headers = {0}, key, v = {0};
-    (void)f;
-    (void)m;
-    if (json_peek(&r->j) != JSON_OBJECT) {
-        visit(r, &headers);
-        return;
-    }
-    if (!json_open(&r->j, &headers)) return;
-    while (json_key(&r->j, &key)) {
-        if (json_peek(&r->j) != JSON_STRING)
-            visit(r, &v);
-        else if (json_value(&r->j, &v) && !open_header(&key))
-            hide_header(r, &key, &v);
-    }
-}
-
 static const struct member notification_members[][SAME_LENGTH] = {
-    [3] = {{"url", read_any_url}},
+    [3] = {{"url", read_url}},
     [4] = {{"type", read_open}},
     [6] = {{"bucket", read_open}, {"region", read_open}, {"prefix", read_open}},
-    [7] = {{"headers", read_any_headers}},
-    [8] = {{"endpoint", read_any_url}},
+    [7] = {{"headers", read_headers}},
+    [8] = {{"endpoint", read_url}},
 };
 static const struct members notification_table = MEMBERS(notification_members);
 
-/* One notification, or a list of them. */
-static void read_notifications(struct reading *r, struct fields *f, const struct member *m) {
-    struct json_value v = {0};
+static void read_notifications(struct reading *r, const struct member *m) {
     enum strings before = r->strings;
     r->strings = STRINGS_SECRET;
-    if (json_peek(&r->j) != JSON_ARRAY)
-        read_members(r, f, &notification_table);
-    else if (json_open_array(&r->j, &v))
-        while (json_item(&r->j)) read_notifications(r, f, m);
+    read_each(r, m);
     r->strings = before;
 }
 
-static void read_below(struct reading *r, struct fields *f, const struct member *m) {
+static void read_below(struct reading *r, const struct member *m) {
     struct json_value v = {0};
     enum strings before = r->strings;
-    (void)f;
     (void)m;
     r->strings = STRINGS_URLS;
     visit(r, &v);
@@ -490,24 +466,24 @@ static void read_below(struct reading *r, struct fields *f, const struct member 
 }
 
 /* Some object that is called a sink: nothing is delivered to it, so nothing in it is refused. */
-static void read_copy_of_sink(struct reading *r, struct fields *f, const struct member *m) {
+static void read_copy_of_sink(struct reading *r, const struct member *m) {
     struct json_value v = {0};
     if (json_peek(&r->j) == JSON_OBJECT)
-        read_notifications(r, f, m);
+        read_notifications(r, m);
     else
         visit(r, &v);
 }
 
 /* What a name means wherever it stands: in a copy of the run, for instance. */
 static const struct member any_members[][SAME_LENGTH] = {
-    [4] = {{"sink", read_copy_of_sink}},
-    [5] = {{"proxy", read_any_url}},
-    [6] = {{"logUrl", read_any_url}},
-    [7] = {{"log_url", read_any_url}},
-    [8] = {{"traceUrl", read_any_url}},
-    [9] = {{"signedUrl", read_any_url}, {"trace_url", read_any_url}},
-    [10] = {{"signed_url", read_any_url}},
-    [13] = {{"notifications", read_notifications}},
+    [4] = {{"sink", read_copy_of_sink, .inner = &notification_table}},
+    [5] = {{"proxy", read_url}},
+    [6] = {{"logUrl", read_url}},
+    [7] = {{"log_url", read_url}},
+    [8] = {{"traceUrl", read_url}},
+    [9] = {{"signedUrl", read_url}, {"trace_url", read_url}},
+    [10] = {{"signed_url", read_url}},
+    [13] = {{"notifications", read_notifications, .inner = &notification_table}},
     [24] = {{"jobConfigurationSnapshot", read_below}},
     [26] = {{"job_configuration_snapshot", read_below}},
 };
@@ -550,7 +526,7 @@ static void visit_special(struct reading *r, const struct json_value *key) {
     if (before < STRINGS_SECRET && !m && !named && !key->escaped)
         names_remember(r->known_sinks->names, key->raw, url ? NAME_URL : NAME_PLAIN);
     if (m) {
-        m->read(r, NULL, m);
+        m->read(r, m);
     } else if (url && r->strings == STRINGS_URLS && json_peek(&r->j) == JSON_STRING) {
         if (json_value(&r->j, &v)) add_url(r, &v);
     } else {
@@ -605,14 +581,14 @@ static const struct member proxy_members[][SAME_LENGTH] = {
 };
 static const struct members proxy_table = MEMBERS(proxy_members);
 
-static void read_proxy(struct reading *r, struct fields *f, const struct member *m) {
+static void read_proxy(struct reading *r, const struct member *m) {
     struct json_value v = {0};
     enum strings before = r->strings;
     if (before == STRINGS_OPEN) r->strings = STRINGS_URLS;
     if (json_peek(&r->j) == JSON_STRING) {
         if (json_value(&r->j, &v)) add_url(r, &v);
     } else {
-        v = read_members(r, f, &proxy_table);
+        v = read_members(r, &proxy_table);
     }
     r->strings = before;
     if (v.kind == JSON_BOOL || v.kind == JSON_NUMBER || v.kind == JSON_ARRAY)
@@ -622,16 +598,15 @@ static void read_proxy(struct reading *r, struct fields *f, const struct member 
 static const struct member snapshot_members[][SAME_LENGTH] = {
     [4] = {{"sink", read_sink, F_SINK}},
     [5] = {{"proxy", read_proxy, .path = "proxy"}},
-    [13] = {{"notifications", read_notifications}},
+    [13] = {{"notifications", read_notifications, .inner = &notification_table}},
 };
 static const struct members snapshot_table = MEMBERS(snapshot_members);
 
-static void read_snapshot(struct reading *r, struct fields *f, const struct member *m) {
+static void read_snapshot(struct reading *r, const struct member *m) {
     enum strings before = r->strings;
     if (before == STRINGS_OPEN) r->strings = STRINGS_URLS;
-    struct json_value v = read_members(r, f, &snapshot_table);
+    read_object(r, m);
     r->strings = before;
-    keep(f, m, &v);
 }
 
 static const struct member results_members[][SAME_LENGTH] = {
@@ -640,82 +615,60 @@ static const struct member results_members[][SAME_LENGTH] = {
 };
 static const struct members results_table = MEMBERS(results_members);
 
-/* One result, or a list of them. */
-static void read_results(struct reading *r, struct fields *f, const struct member *m) {
-    struct json_value v;
-    if (json_peek(&r->j) != JSON_ARRAY) {
-        read_members(r, f, &results_table);
-        return;
-    }
-    if (!json_open_array(&r->j, &v)) return;
-    while (json_item(&r->j)) read_results(r, f, m);
-}
-
 static const struct member error_members[][SAME_LENGTH] = {
     [4] = {{"code", read_field, F_ERROR_CODE}}};
 static const struct members error_table = MEMBERS(error_members);
-
-static void read_error(struct reading *r, struct fields *f, const struct member *m) {
-    struct json_value v = read_members(r, f, &error_table);
-    keep(f, m, &v);
-}
 
 static const struct member reason_members[][SAME_LENGTH] = {
     [4] = {{"type", read_field, F_REASON_TYPE}},
 };
 static const struct members reason_table = MEMBERS(reason_members);
 
-static void read_reason(struct reading *r, struct fields *f, const struct member *m) {
-    struct json_value v = read_members(r, f, &reason_table);
-    keep(f, m, &v);
-}
-
 static const struct member api_members[][SAME_LENGTH] = {[4] = {{"name", read_field, F_API_NAME}}};
 static const struct members api_table = MEMBERS(api_members);
-
-static void read_api_info(struct reading *r, struct fields *f, const struct member *m) {
-    struct json_value v = read_members(r, f, &api_table);
-    keep(f, m, &v);
-}
 
 /* jobRun and data are the run's wrappers; in any other place they are unknown members. */
 static const struct members run_table;
 
-static void read_job_run(struct reading *r, struct fields *f, const struct member *m) {
+/* The run's members, in the object that encloses them at this place alone. */
+static void read_wrapped(struct reading *r, const struct member *m, enum place around) {
+    struct fields *here = r->here;
     struct json_value v = {0};
-    if (f->place == PLACE_BODY)
-        v = read_members(r, &r->fields[PLACE_WRAPPED], &run_table);
-    else
+    if (here->place == around) {
+        r->here = &r->fields[around + 1];
+        v = read_members(r, &run_table);
+        r->here = here;
+    } else {
         visit(r, &v);
-    keep(f, m, &v);
+    }
+    keep(r, m, &v);
 }
 
-static void read_data(struct reading *r, struct fields *f, const struct member *m) {
-    struct json_value v = {0};
-    if (f->place == PLACE_CLOUDEVENT)
-        v = read_members(r, &r->fields[PLACE_BODY], &run_table);
-    else
-        visit(r, &v);
-    keep(f, m, &v);
+static void read_job_run(struct reading *r, const struct member *m) {
+    read_wrapped(r, m, PLACE_BODY);
+}
+
+static void read_data(struct reading *r, const struct member *m) {
+    read_wrapped(r, m, PLACE_CLOUDEVENT);
 }
 
 static const struct member run_members[][SAME_LENGTH] = {
     [2] = {{"id", read_field, F_ID}},
     [4] = {{"type", read_field, F_TYPE}, {"data", read_data, F_DATA}},
     [5] = {{"jobId", read_field, F_JOB_ID},
-           {"error", read_error, F_ERROR},
+           {"error", read_object, F_ERROR, .inner = &error_table},
            {"proxy", read_proxy, .path = "proxy"}},
     [6] = {{"status", read_field, F_STATUS},
-           {"reason", read_reason, F_REASON},
+           {"reason", read_object, F_REASON, .inner = &reason_table},
            {"job_id", read_field, F_JOB_ID, true},
            {"jobRun", read_job_run, F_JOB_RUN}},
     [7] = {{"endTime", read_field, F_END_TIME},
-           {"apiInfo", read_api_info, F_API_INFO},
+           {"apiInfo", read_object, F_API_INFO, .inner = &api_table},
            {"job_run", read_job_run, F_JOB_RUN, true},
-           {"results", read_results}},
+           {"results", read_each, .inner = &results_table}},
     [8] = {{"payloads", read_field, F_PAYLOADS},
            {"end_time", read_field, F_END_TIME, true},
-           {"api_info", read_api_info, F_API_INFO, true}},
+           {"api_info", read_object, F_API_INFO, true, .inner = &api_table}},
     [9] = {{"startTime", read_field, F_START_TIME},
            {"createdAt", read_field, F_CREATED_AT},
            {"updatedAt", read_field, F_UPDATED_AT},
@@ -731,8 +684,9 @@ static const struct member run_members[][SAME_LENGTH] = {
     [12] = {{"workspace_id", read_field, F_WORKSPACE_ID, true}},
     [14] = {{"successfulRuns", read_field, F_SUCCESSFUL_RUNS}},
     [15] = {{"successful_runs", read_field, F_SUCCESSFUL_RUNS, true}},
-    [24] = {{"jobConfigurationSnapshot", read_snapshot, F_SNAPSHOT}},
-    [26] = {{"job_configuration_snapshot", read_snapshot, F_SNAPSHOT, true}},
+    [24] = {{"jobConfigurationSnapshot", read_snapshot, F_SNAPSHOT, .inner = &snapshot_table}},
+    [26] = {{"job_configuration_snapshot", read_snapshot, F_SNAPSHOT, true,
+             .inner = &snapshot_table}},
 };
 static const struct members run_table = MEMBERS(run_members);
 
@@ -783,8 +737,8 @@ bool job_read(struct reading *r, struct str document, bool structured,
     r->cap_edits = sizeof r->few / sizeof r->few[0];
     r->failed = false;
     json_begin(&r->j, document);
-    struct json_value root =
-        read_members(r, &r->fields[structured ? PLACE_CLOUDEVENT : PLACE_BODY], &run_table);
+    r->here = &r->fields[structured ? PLACE_CLOUDEVENT : PLACE_BODY];
+    struct json_value root = read_members(r, &run_table);
     if (!json_end(&r->j)) return false;
     find_echoes(r, document);
     *ret_root = root;

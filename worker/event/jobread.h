@@ -65,6 +65,7 @@ struct reading {
     struct echoes values; /* taken for secrets */
     bool hides_text;      /* an edit may lie outside of the places that are known to be secret */
     struct fields fields[PLACES];
+    struct fields *here; /* of the object that is being read */
     struct edit few[32];
     struct edit *edits;
     size_t n_edits, cap_edits;

@@ -66,19 +66,6 @@ __attribute__((format(printf, 3, 4))) static bool refuse(struct outcome *reterr,
     return false;
 }
 
-/* A string's text, escapes resolved. False for an unpaired surrogate. */
-static bool resolve(const struct json_value *v, struct arena *arena, struct str *ret) {
-    if (!v->escaped) {
-        *ret = v->raw;
-        return true;
-    }
-    char *text = arena_alloc(arena, v->raw.n + 1);
-    size_t n = 0;
-    if (!json_unescape(v->raw, text, &n)) return false;
-    *ret = (struct str){text, n};
-    return true;
-}
-
 /* JSON lets no control character but DEL stand in a string as it is. */
 static bool printable(struct str s, bool escaped) {
     if (!escaped && s.n >= 8) { /* eight at a time, the last ones once more */
@@ -108,7 +95,7 @@ static bool text(const struct decoding *d, enum field field, struct str *ret) {
     const char *name = rules[field].name;
     struct str s;
     if (v->kind != JSON_STRING) return refuse(d->reterr, "wrong-type", "%s must be a string", name);
-    if (!resolve(v, d->arena, &s))
+    if (!json_resolve(v, d->arena, &s))
         return refuse(d->reterr, "bad-value", "%s holds an unpaired surrogate", name);
     if (s.n == 0 && !is_time(field))
         return refuse(d->reterr, "bad-value", "%s must not be empty", name);
@@ -167,7 +154,6 @@ static const struct str types[] = {WORD("MANUAL"), WORD("SCHEDULED"), {NULL, 0}}
 static const struct str statuses[] = {
 #define STATUS(name) WORD(name),
 #include "worker/base/statuses.def"
-#undef STATUS
     {NULL, 0}};
 static const struct str error_codes[] = {
     WORD("internal-server-error"), WORD("insufficient-resource-credits"), {NULL, 0}};
@@ -265,7 +251,8 @@ static struct str event_id(const struct envelope *e, const struct reading *r) {
     const struct json_value *v = &r->fields[PLACE_CLOUDEVENT].v[F_ID];
     struct str id = {0};
     if (e->ce_id.n > 0) return e->ce_id;
-    if (e->structured && v->kind == JSON_STRING && resolve(v, r->arena, &id) && event_id_ok(id))
+    if (e->structured && v->kind == JSON_STRING && json_resolve(v, r->arena, &id) &&
+        event_id_ok(id))
         return id;
     return e->id;
 }

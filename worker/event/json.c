@@ -390,6 +390,14 @@ bool json_unescape(struct str raw, char *ret, size_t *ret_n) {
     return true;
 }
 
+bool json_resolve(const struct json_value *v, struct arena *arena, struct str *ret) {
+    *ret = v->raw;
+    if (!v->escaped) return true;
+    char *text = arena_alloc(arena, v->raw.n + 1);
+    ret->p = text;
+    return json_unescape(v->raw, text, &ret->n);
+}
+
 bool json_same(const struct json_value *a, const struct json_value *b) {
     if (a->kind != b->kind) return false;
     if (str_eq(a->raw, b->raw)) return true;

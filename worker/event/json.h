@@ -13,7 +13,7 @@
 #ifndef RUNSINK_JSON_H
 #define RUNSINK_JSON_H
 
-#include "worker/base/str.h"
+#include "worker/base/arena.h"
 
 /* Nesting beyond this is refused. */
 #define JSON_DEPTH_MAX 128
@@ -78,6 +78,9 @@ void json_stop(struct json *, const char *err);
 /* Resolves a string's escapes. raw must be a validated string's; ret has room for raw.n bytes.
  * False when it holds an unpaired surrogate, which UTF-8 has no form for. */
 bool json_unescape(struct str raw, char *ret, size_t *ret_n);
+/* A string's text, escapes resolved: in the document or, where it has some, in the arena. False for
+ * an unpaired surrogate. */
+bool json_resolve(const struct json_value *, struct arena *, struct str *ret);
 /* Replaces each escape of an unpaired surrogate in a validated text by \\ufffd, which is as long.
  */
 void json_replace_surrogates(char *text, size_t n);
