@@ -126,6 +126,10 @@ void config_print_reference(FILE *);
 void config_print_schema(FILE *);
 /* The reference runsink.ini: every key with its help, commented out at its default. */
 void config_print_ini(FILE *);
+/* Takes "host:port", ":port", "[::1]:port" apart. host may come out empty: every address. False
+ * when it is none of these. */
+#define CONFIG_HOST_MAX 256
+bool config_address(const char *listen, char host[CONFIG_HOST_MAX], char port[6]);
 /* Parses "10s", "500ms", "5m", "1h", "7d" (a bare number is refused). */
 bool config_parse_ms(const char *text, int64_t *ret);
 const char *config_kafka(const struct config *, const char *name); /* NULL when not set */

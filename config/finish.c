@@ -12,6 +12,7 @@
 #include "worker/base/key.h"
 #include "worker/base/log.h"
 #include "worker/base/nearby.h"
+#include "worker/base/text.h"
 
 struct check {
     struct config *c;
@@ -321,19 +322,10 @@ static void check_files(struct check *k) {
         fail(k, "sink.override", "must be file: and an absolute path");
 }
 
-/* No segment may be "." or "..", which stores fold. */
-static bool key_prefix_valid(const char *p) {
-    for (const char *s = p; *s;) {
-        size_t n = strcspn(s, "/");
-        if ((n == 1 && s[0] == '.') || (n == 2 && s[0] == '.' && s[1] == '.')) return false;
-        s += n + (s[n] == '/');
-    }
-    return only(p, ALNUM "._-/") && p[0] != '/';
-}
-
 static void check_anchor(struct check *k) {
     const struct config *c = k->c;
-    if (!key_prefix_valid(c->anchor_prefix))
+    if (!only(c->anchor_prefix, ALNUM "._-/") || c->anchor_prefix[0] == '/' ||
+        path_climbs(c->anchor_prefix))
         fail(k, "anchor.prefix",
              "use letters, digits, '.', '_', '-' and '/' inside, no dot segment");
     if (!*c->anchor_bucket) return;
@@ -342,10 +334,25 @@ static void check_anchor(struct check *k) {
         fail(k, "anchor.bucket", "needs anchor.access_key_id and anchor.secret_access_key");
 }
 
+bool config_address(const char *text, char host[CONFIG_HOST_MAX], char port[6]) {
+    const char *colon = strrchr(text, ':'), *end = colon ? colon + 1 : "";
+    size_t n = colon ? (size_t)(colon - text) : 0;
+    uint16_t number;
+    bool bracketed = n >= 2 && text[0] == '[' && text[n - 1] == ']';
+    if (!parse_port(&end, &number) || *end || end - colon > 6) return false;
+    if (bracketed) {
+        text++;
+        n -= 2;
+    }
+    if (n >= CONFIG_HOST_MAX || (!bracketed && memchr(text, ':', n))) return false;
+    memcpy(host, text, n);
+    host[n] = '\0';
+    memcpy(port, colon + 1, strlen(colon + 1) + 1);
+    return true;
+}
+
 static void check_admin(struct check *k) {
-    const char *text = k->c->admin_listen;
-    const char *colon = strrchr(text, ':');
-    uint16_t port;
+    char name[CONFIG_HOST_MAX], port[6];
     for (size_t i = 0; i < k->c->admin_hosts.n; i++) {
         const char *host = k->c->admin_hosts.v[i];
         char q[QUOTE_MAX];
@@ -355,9 +362,7 @@ static void check_admin(struct check *k) {
             fail(k, "admin.hosts", "\"%s\" is no name, *.domain or address without a port",
                  quote(host, q));
     }
-    if (!*text) return;
-    if (colon) colon++;
-    if (!colon || !parse_port(&colon, &port) || *colon)
+    if (*k->c->admin_listen && !config_address(k->c->admin_listen, name, port))
         fail(k, "admin.listen", "is not address:port");
 }
 

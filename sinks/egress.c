@@ -120,22 +120,7 @@ static bool port_allowed(const struct egress *e, uint16_t port) {
     return e->n_ports == 0;
 }
 
-const char *egress_address(const struct egress *e, const struct sockaddr *sa) {
-    uint8_t a[16];
-    uint16_t port;
-    if (sa->sa_family == AF_INET) {
-        struct sockaddr_in in;
-        memcpy(&in, sa, sizeof in);
-        address_mapped(&in.sin_addr, a);
-        port = ntohs(in.sin_port);
-    } else if (sa->sa_family == AF_INET6) {
-        struct sockaddr_in6 in6;
-        memcpy(&in6, sa, sizeof in6);
-        memcpy(a, &in6.sin6_addr, 16);
-        port = ntohs(in6.sin6_port);
-    } else {
-        return "not an internet address";
-    }
+const char *egress_bytes(const struct egress *e, const uint8_t a[ADDRESS_LEN], uint16_t port) {
     if (!port_allowed(e, port)) return "port not allowed";
     uint8_t inner[2][16];
     size_t n = embedded(a, inner);
@@ -143,6 +128,13 @@ const char *egress_address(const struct egress *e, const struct sockaddr *sa) {
     for (size_t i = 0; i < n; i++) denied = denied || listed(e->deny, e->n_deny, inner[i]);
     if (denied) return "denied by configuration";
     return listed(e->allow, e->n_allow, a) ? NULL : special(a);
+}
+
+const char *egress_address(const struct egress *e, const struct sockaddr *sa) {
+    uint8_t a[ADDRESS_LEN];
+    if (!address_of(sa, a)) return "not an internet address";
+    /* The port stands at the same place in both families. */
+    return egress_bytes(e, a, ntohs(((const struct sockaddr_in *)(const void *)sa)->sin_port));
 }
 
 /* A URL's authority, taken apart by rules stricter than any client's, so that no two parsers can
@@ -242,26 +234,20 @@ static const char *check_name(struct str host) {
     return NULL;
 }
 
-/* The host as an address with its port, when it is written as one. */
-static bool literal_address(const struct authority *a, struct sockaddr_storage *ret) {
+/* The host as an address, when it is written as one. */
+static bool literal_address(const struct authority *a, uint8_t ret[ADDRESS_LEN]) {
     char text[INET6_ADDRSTRLEN];
+    uint8_t four[4];
     if (a->host.n >= sizeof text) return false;
     memcpy(text, a->host.p, a->host.n);
     text[a->host.n] = '\0';
-    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(a->port)};
-    struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons(a->port)};
-    memset(ret, 0, sizeof *ret);
-    if (a->bracketed) {
-        if (inet_pton(AF_INET6, text, &in6.sin6_addr) != 1) return false;
-        memcpy(ret, &in6, sizeof in6);
-        return true;
-    }
-    if (inet_pton(AF_INET, text, &in.sin_addr) != 1) return false;
-    memcpy(ret, &in, sizeof in);
+    if (a->bracketed) return inet_pton(AF_INET6, text, ret) == 1;
+    if (inet_pton(AF_INET, text, four) != 1) return false;
+    address_mapped(four, ret);
     return true;
 }
 
-static bool is_localhost(struct str host) {
+bool egress_is_localhost(struct str host) {
     if (host.n && host.p[host.n - 1] == '.') host.n--;
     const size_t n = 9;
     if (host.n < n || strncasecmp(host.p + host.n - n, "localhost", n) != 0) return false;
@@ -294,8 +280,10 @@ bool egress_url(const struct egress *e, const char *url, bool allow_userinfo,
     struct authority a = {0};
     const char *wrong = split_url(str_c(url), &a);
     if (wrong) return refuse(reterr, "invalid-url", wrong);
-    struct sockaddr_storage address;
-    bool literal = literal_address(&a, &address);
+    static const uint8_t v4[ADDRESS_LEN] = {[10] = 0xff, 0xff, 127, [15] = 1};
+    static const uint8_t v6[ADDRESS_LEN] = {[15] = 1};
+    uint8_t address[ADDRESS_LEN];
+    bool literal = literal_address(&a, address);
     if (!literal)
         wrong = a.bracketed ? "the host in brackets is not an IPv6 address" : check_name(a.host);
     if (!wrong && a.userinfo && !allow_userinfo) wrong = "it holds a user name";
@@ -307,16 +295,8 @@ bool egress_url(const struct egress *e, const char *url, bool allow_userinfo,
     if (!port_allowed(e, a.port))
         return refuse(reterr, "egress-denied", "its port is not allowed (egress.ports)");
     if (literal)
-        wrong = egress_address(e, (const struct sockaddr *)&address);
-    else if (is_localhost(a.host)) {
-        struct sockaddr_in v4 = {.sin_family = AF_INET,
-                                 .sin_port = htons(a.port),
-                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-        struct sockaddr_in6 v6 = {.sin6_family = AF_INET6,
-                                  .sin6_port = htons(a.port),
-                                  .sin6_addr = IN6ADDR_LOOPBACK_INIT};
-        wrong = egress_address(e, (const struct sockaddr *)&v4);
-        if (wrong) wrong = egress_address(e, (const struct sockaddr *)&v6);
-    }
+        wrong = egress_bytes(e, address, a.port);
+    else if (egress_is_localhost(a.host) && (wrong = egress_bytes(e, v4, a.port)))
+        wrong = egress_bytes(e, v6, a.port);
     return wrong ? refuse(reterr, "egress-denied", wrong) : true;
 }

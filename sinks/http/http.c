@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <malloc.h>
 #include <netdb.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -180,17 +179,12 @@ static int before_request(void *user, char *ip, char *local_ip, int port, int lo
     const struct config *cfg = t->http->cfg;
     (void)local_ip;
     (void)local_port;
-    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
-    const struct sockaddr *sa = NULL;
-    if (inet_pton(AF_INET, ip, &in.sin_addr) == 1)
-        sa = (const struct sockaddr *)&in;
-    else if (inet_pton(AF_INET6, ip, &in6.sin6_addr) == 1)
-        sa = (const struct sockaddr *)&in6;
+    struct cidr address;
     t->opened = true;
     if (!cfg->egress_proxy[0] && !t->req->trusted) {
-        if (!sa) return CURL_PREREQFUNC_ABORT; /* gone again: no address to ask for */
-        t->denied = egress_address(&cfg->egress, sa);
+        if (!cidr_parse(str_c(ip), &address))
+            return CURL_PREREQFUNC_ABORT; /* gone again: no address to ask for */
+        t->denied = egress_bytes(&cfg->egress, address.addr, (uint16_t)port);
         if (t->denied) return CURL_PREREQFUNC_ABORT;
     }
     t->sent = true;
@@ -385,12 +379,6 @@ static void set_request(struct handle *h, const struct http_request *req) {
     SET(easy, CURLOPT_HTTPHEADER, h->quiet);
 }
 
-static bool is_localhost(struct str host) {
-    if (host.n && host.p[host.n - 1] == '.') host.n--;
-    return host.n >= 9 && strncasecmp(host.p + host.n - 9, "localhost", 9) == 0 &&
-           (host.n == 9 || host.p[host.n - 10] == '.');
-}
-
 /* egress_url() has read an event's URL before, by stricter rules. Should libcurl ever read another
  * host than this, it finds no address for it. */
 static struct target target_of(const struct config *cfg, const struct http_request *req) {
@@ -412,7 +400,7 @@ static struct target target_of(const struct config *cfg, const struct http_reque
     struct in_addr address;
     if (target.host.n < sizeof text) memcpy(text, target.host.p, target.host.n);
     target.fixed = bracket || target.host.n == 0 || target.host.n > RESOLVER_NAME_MAX ||
-                   is_localhost(target.host) ||
+                   egress_is_localhost(target.host) ||
                    (target.host.n < sizeof text && inet_pton(AF_INET, text, &address) == 1);
     return target;
 }

@@ -131,16 +131,12 @@ static void test_families(void **state) {
 
 static void test_labels(void **state) {
     (void)state;
-    struct buf labels, out;
-    buf_init(&labels, 4096);
+    struct buf out;
     buf_init(&out, 4096);
-    metrics_label(&labels, "topic", "a\"b\\c\nd");
-    metrics_label(&labels, "partition", "7");
-    metrics_sample(GIVEN_LAG, buf_cstr(&labels), 1e9, &out);
+    metrics_sample(GIVEN_LAG, 1e9, &out, "topic", "a\"b\\c\nd", "partition", "7", NULL);
     assert_string_equal(
         buf_cstr(&out),
         "runsink_partition_lag_records{topic=\"a\\\"b\\\\c\\nd\",partition=\"7\"} 1000000000\n");
-    buf_free(&labels);
     buf_free(&out);
 }
 
@@ -207,21 +203,22 @@ static void test_addresses(void **state) {
         {"::1:80", NULL, NULL},
         {"127.0.0.1:", NULL, NULL},
         {"127.0.0.1:123456", NULL, NULL},
+        {"127.0.0.1:65536", NULL, NULL},
         {"127.0.0.1:8o", NULL, NULL},
         {"", NULL, NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char host[ADMIN_HOST_MAX], port[6];
-        bool ok = admin_address(cases[i].text, host, port);
+        char host[CONFIG_HOST_MAX], port[6];
+        bool ok = config_address(cases[i].text, host, port);
         if (ok != (cases[i].host != NULL)) fail_msg("%s: %d", cases[i].text, ok);
         if (!ok) continue;
         assert_string_equal(host, cases[i].host);
         assert_string_equal(port, cases[i].port);
     }
-    char longest[ADMIN_HOST_MAX + 8], host[ADMIN_HOST_MAX], port[6];
+    char longest[CONFIG_HOST_MAX + 8], host[CONFIG_HOST_MAX], port[6];
     memset(longest, 'a', sizeof longest);
-    memcpy(longest + ADMIN_HOST_MAX, ":80", 4);
-    assert_false(admin_address(longest, host, port));
+    memcpy(longest + CONFIG_HOST_MAX, ":80", 4);
+    assert_false(config_address(longest, host, port));
 }
 
 struct two_lanes {

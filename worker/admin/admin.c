@@ -1,6 +1,5 @@
 #include "worker/admin/admin.h"
 
-#include <arpa/inet.h>
 #include <curl/curl.h>
 #include <errno.h>
 #include <ifaddrs.h>
@@ -39,7 +38,7 @@ struct admin {
     int fd;                  /* listens; the gate's once it serves */
     struct gate *gate;
     struct MHD_Daemon *daemon;
-    char machine[ADMIN_HOST_MAX], listens[ADMIN_HOST_MAX]; /* names that it may be asked by */
+    char machine[CONFIG_HOST_MAX], listens[CONFIG_HOST_MAX]; /* names that it may be asked by */
     struct lane *const *lanes;
     size_t n;
     int64_t served_ms, started_ms; /* monotonic; wall clock */
@@ -47,11 +46,9 @@ struct admin {
     /* The server's thread alone: the last snapshot of each lane. */
     struct lane_snapshot **snapshots;
     int64_t *snapshot_ms;
-    /* History, noted by a thread of its own. */
-    pthread_t historian;
-    bool has_historian, stop;
+    /* History, noted by the gate's thread. */
     pthread_mutex_t mutex;
-    pthread_cond_t stopping;
+    int64_t sample_ms;                                /* monotonic: when the next one is due */
     struct status_sample samples[STATUS_SAMPLES + 1]; /* and room for the present */
     size_t n_samples;
 };
@@ -131,7 +128,10 @@ static void refresh_snapshots(struct admin *a) {
 
 /* ---- history ---- */
 
-static void note_sample(struct admin *a) {
+static void note_sample(void *ctx) {
+    struct admin *a = ctx;
+    if (clock_ms(CLOCK_MONOTONIC) < a->sample_ms) return;
+    a->sample_ms = clock_ms(CLOCK_MONOTONIC) + STATUS_SAMPLE_MS;
     struct metrics_sums *sums = xmalloc(sizeof *sums);
     add_lanes(a, sums);
     pthread_mutex_lock(&a->mutex);
@@ -140,22 +140,6 @@ static void note_sample(struct admin *a) {
     status_sample(sums, clock_ms(CLOCK_REALTIME), &a->samples[a->n_samples++]);
     pthread_mutex_unlock(&a->mutex);
     free(sums);
-}
-
-static void *historian_main(void *arg) {
-    struct admin *a = arg;
-    int64_t next = clock_ms(CLOCK_MONOTONIC);
-    for (bool stop = false; !stop;) {
-        note_sample(a);
-        next += STATUS_SAMPLE_MS;
-        struct timespec until = {.tv_sec = next / 1000, .tv_nsec = next % 1000 * 1000000};
-        pthread_mutex_lock(&a->mutex);
-        for (int rc = 0; !a->stop && rc == 0;)
-            rc = pthread_cond_timedwait(&a->stopping, &a->mutex, &until);
-        stop = a->stop;
-        pthread_mutex_unlock(&a->mutex);
-    }
-    return NULL;
 }
 
 /* ---- answers ---- */
@@ -203,51 +187,34 @@ static void answer_ready(struct admin *a, struct answer *to) {
 /* Each cause, so that a rule has something to look at before it happens. */
 static void print_troubles(const struct trouble_report *troubles, size_t n, struct buf *out) {
     int64_t count_of[TROUBLE_CAUSES] = {0}, longest[TROUBLE_CAUSES] = {0};
-    char label[64];
     for (size_t i = 0; i < n; i++) {
         enum trouble cause = troubles[i].cause;
         count_of[cause]++;
         if (troubles[i].for_ms > longest[cause]) longest[cause] = troubles[i].for_ms;
     }
     metrics_head(GIVEN_TROUBLE, out);
-    for (int i = 0; i < TROUBLE_CAUSES; i++) {
-        snprintf(label, sizeof label, "cause=\"%s\"", trouble_name((enum trouble)i));
-        metrics_sample(GIVEN_TROUBLE, label, (double)count_of[i], out);
-    }
+    for (enum trouble i = 0; i < TROUBLE_CAUSES; i++)
+        metrics_sample(GIVEN_TROUBLE, (double)count_of[i], out, "cause", trouble_name(i), NULL);
     metrics_head(GIVEN_TROUBLE_AGE, out);
-    for (int i = 0; i < TROUBLE_CAUSES; i++) {
-        snprintf(label, sizeof label, "cause=\"%s\"", trouble_name((enum trouble)i));
-        metrics_sample(GIVEN_TROUBLE_AGE, label, (double)longest[i] / 1000, out);
-    }
+    for (enum trouble i = 0; i < TROUBLE_CAUSES; i++)
+        metrics_sample(GIVEN_TROUBLE_AGE, (double)longest[i] / 1000, out, "cause", trouble_name(i),
+                       NULL);
 }
 
 static void print_lag(const struct admin *a, struct buf *out) {
-    struct buf labels;
-    buf_init(&labels, 4096);
     metrics_head(GIVEN_LAG, out);
     for (size_t i = 0; i < a->n; i++) {
         const struct lane_snapshot *s = is_running(a->lanes[i]) ? a->snapshots[i] : NULL;
         for (size_t j = 0; s && j < s->n_partitions; j++) {
             const struct snapshot_partition *p = &s->partitions[j];
+            const char *kind = p->leftover ? "leftover" : p->retry ? "retry" : "source";
             char number[16];
             if (p->lag < 0) continue;
             snprintf(number, sizeof number, "%d", (int)p->id);
-            buf_clear(&labels);
-            metrics_label(&labels, "topic", p->topic);
-            metrics_label(&labels, "partition", number);
-            metrics_label(&labels, "kind",
-                          p->leftover ? "leftover"
-                          : p->retry  ? "retry"
-                                      : "source");
-            metrics_sample(GIVEN_LAG, buf_cstr(&labels), (double)p->lag, out);
+            metrics_sample(GIVEN_LAG, (double)p->lag, out, "topic", p->topic, "partition", number,
+                           "kind", kind, NULL);
         }
     }
-    buf_free(&labels);
-}
-
-static void alone(enum given id, double value, struct buf *out) {
-    metrics_head(id, out);
-    metrics_sample(id, "", value, out);
 }
 
 static void print_destinations(const struct admin *a, struct buf *out) {
@@ -259,45 +226,33 @@ static void print_destinations(const struct admin *a, struct buf *out) {
         failing += a->snapshots[i]->failing;
     }
     metrics_head(GIVEN_DESTINATIONS, out);
-    metrics_sample(GIVEN_DESTINATIONS, "state=\"open\"", (double)open, out);
-    metrics_sample(GIVEN_DESTINATIONS, "state=\"closed\"", (double)(known - open), out);
-    alone(GIVEN_FAILING, (double)failing, out);
+    metrics_sample(GIVEN_DESTINATIONS, (double)open, out, "state", "open", NULL);
+    metrics_sample(GIVEN_DESTINATIONS, (double)(known - open), out, "state", "closed", NULL);
+    metrics_alone(GIVEN_FAILING, (double)failing, out);
     struct snapshot_distinct d = snapshot_distinct(a->snapshots, a->n);
-    alone(GIVEN_WORKSPACES, (double)d.workspaces, out);
-    alone(GIVEN_SICK_WORKSPACES, (double)d.sick_workspaces, out);
-    alone(GIVEN_HOSTS, (double)d.hosts, out);
-    alone(GIVEN_SICK_HOSTS, (double)d.sick_hosts, out);
-    alone(GIVEN_UNFIT_WORKSPACES, (double)d.unfit_workspaces, out);
+    metrics_alone(GIVEN_WORKSPACES, (double)d.workspaces, out);
+    metrics_alone(GIVEN_SICK_WORKSPACES, (double)d.sick_workspaces, out);
+    metrics_alone(GIVEN_HOSTS, (double)d.hosts, out);
+    metrics_alone(GIVEN_SICK_HOSTS, (double)d.sick_hosts, out);
+    metrics_alone(GIVEN_UNFIT_WORKSPACES, (double)d.unfit_workspaces, out);
     metrics_head(GIVEN_SKIPPED_LARGEST, out);
-    for (int i = 0; i < SKIPS; i++) {
-        char label[32];
-        snprintf(label, sizeof label, "reason=\"%s\"", skip_name((enum skip)i));
-        metrics_sample(GIVEN_SKIPPED_LARGEST, label, d.largest[i], out);
-    }
+    for (enum skip i = 0; i < SKIPS; i++)
+        metrics_sample(GIVEN_SKIPPED_LARGEST, d.largest[i], out, "reason", skip_name(i), NULL);
 }
 
 static void print_build(struct buf *out) {
-    struct buf labels;
-    buf_init(&labels, 1024);
-    metrics_label(&labels, "version", RUNSINK_VERSION);
-    metrics_label(&labels, "librdkafka", client_version());
-    metrics_label(&labels, "libcurl", curl_version_info(CURLVERSION_NOW)->version);
     metrics_head(GIVEN_BUILD, out);
-    metrics_sample(GIVEN_BUILD, buf_cstr(&labels), 1, out);
-    buf_free(&labels);
+    metrics_sample(GIVEN_BUILD, 1, out, "version", RUNSINK_VERSION, "librdkafka", client_version(),
+                   "libcurl", curl_version_info(CURLVERSION_NOW)->version, NULL);
 }
 
 static void print_certs(const struct cert_watch *w, struct buf *out) {
     int64_t now = (int64_t)time(NULL);
     metrics_head(GIVEN_CERTS, out);
     for (size_t i = 0; i < CERTS; i++) {
-        struct buf label;
         int64_t until = atomic_load(&w->until_s[i]);
-        if (until <= 0) continue;
-        buf_init(&label, 256);
-        metrics_label(&label, "key", cert_key(i));
-        metrics_sample(GIVEN_CERTS, buf_cstr(&label), (double)(until - now), out);
-        buf_free(&label);
+        if (until > 0)
+            metrics_sample(GIVEN_CERTS, (double)(until - now), out, "key", cert_key(i), NULL);
     }
 }
 
@@ -313,20 +268,21 @@ static void answer_metrics(struct admin *a, struct answer *to) {
     for (size_t i = 0; i < a->n; i++) running += is_running(a->lanes[i]);
     print_lag(a, out);
     print_destinations(a, out);
-    alone(GIVEN_BUDGET, (double)a->cfg->memory_budget, out);
-    alone(GIVEN_LANES, (double)running, out);
-    alone(GIVEN_TURN_AGE, (double)admin_silence_ms(a->lanes, a->n, a->served_ms, now) / 1000, out);
+    metrics_alone(GIVEN_BUDGET, (double)a->cfg->memory_budget, out);
+    metrics_alone(GIVEN_LANES, (double)running, out);
+    metrics_alone(GIVEN_TURN_AGE,
+                  (double)admin_silence_ms(a->lanes, a->n, a->served_ms, now) / 1000, out);
     struct trouble_report *troubles;
     struct buf why;
     buf_init(&why, READY_MAX);
     size_t n = list_troubles(a, &troubles);
     print_troubles(troubles, n, out);
-    alone(GIVEN_READY, is_ready(a, troubles, n, &why), out);
+    metrics_alone(GIVEN_READY, is_ready(a, troubles, n, &why), out);
     buf_free(&why);
     free(troubles);
-    alone(GIVEN_RELOADED, !atomic_load(&a->lanes[0]->shared->reload_failed), out);
+    metrics_alone(GIVEN_RELOADED, !atomic_load(&a->lanes[0]->shared->reload_failed), out);
     print_certs(&a->lanes[0]->shared->certs, out);
-    alone(GIVEN_LOG_LOST, (double)log_lost(), out);
+    metrics_alone(GIVEN_LOG_LOST, (double)log_lost(), out);
     print_build(out);
     metrics_process((double)a->started_ms / 1000, out);
     to->type = "text/plain; version=0.0.4; charset=utf-8";
@@ -381,7 +337,7 @@ static void answer_page(struct admin *a, struct answer *to) {
  * this address (DNS rebinding), and read the answer. It can't choose the Host header otherwise: a
  * name or address that is this server's own is what an operator typed. */
 
-bool admin_host(const char *header, char ret[ADMIN_HOST_MAX]) {
+bool admin_host(const char *header, char ret[CONFIG_HOST_MAX]) {
     bool bracketed = header[0] == '[';
     const char *from = header + bracketed;
     size_t n = strcspn(from, bracketed ? "]" : ":");
@@ -389,31 +345,19 @@ bool admin_host(const char *header, char ret[ADMIN_HOST_MAX]) {
     if (bracketed && *rest++ != ']') return false;
     if (*rest && (rest[0] != ':' || rest[1 + strspn(rest + 1, "0123456789")])) return false;
     if (n && from[n - 1] == '.') n--;
-    if (n == 0 || n >= ADMIN_HOST_MAX) return false;
+    if (n == 0 || n >= CONFIG_HOST_MAX) return false;
     for (size_t i = 0; i < n; i++) ret[i] = char_lower(from[i]);
     ret[n] = '\0';
     return true;
 }
 
-/* As 16 bytes, IPv4 mapped. */
-static bool parse_address(const char *text, uint8_t ret[16]) {
-    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-    memcpy(ret, mapped, sizeof mapped);
-    return inet_pton(AF_INET, text, ret + 12) == 1 || inet_pton(AF_INET6, text, ret) == 1;
-}
-
-static bool is_address(const struct sockaddr *a, const uint8_t want[16]) {
-    uint8_t have[16] = {[10] = 0xff, [11] = 0xff};
-    if (!a || (a->sa_family != AF_INET && a->sa_family != AF_INET6)) return false;
-    if (a->sa_family == AF_INET)
-        memcpy(have + 12, &((const struct sockaddr_in *)(const void *)a)->sin_addr, 4);
-    else
-        memcpy(have, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, 16);
-    return memcmp(have, want, 16) == 0;
+static bool is_address(const struct sockaddr *a, const uint8_t want[ADDRESS_LEN]) {
+    uint8_t have[ADDRESS_LEN];
+    return a && address_of(a, have) && memcmp(have, want, sizeof have) == 0;
 }
 
 /* Whether the address is one of this machine's: the one that was connected to, or another. */
-static bool is_ours(int fd, const uint8_t address[16]) {
+static bool is_ours(int fd, const uint8_t address[ADDRESS_LEN]) {
     struct sockaddr_storage local;
     socklen_t n = sizeof local;
     struct ifaddrs *list = NULL;
@@ -440,11 +384,11 @@ static bool is_listed(const struct list *hosts, const char *host) {
 }
 
 static bool may_be_asked_by(const struct admin *a, int fd, const char *header) {
-    char host[ADMIN_HOST_MAX];
-    uint8_t address[16];
+    char host[CONFIG_HOST_MAX];
+    struct cidr address;
     if (!admin_host(header, host)) return false;
     if (strcmp(host, "localhost") == 0 || is_listed(&a->cfg->admin_hosts, host)) return true;
-    if (parse_address(host, address)) return is_ours(fd, address);
+    if (cidr_parse(str_c(host), &address)) return address.bits == 128 && is_ours(fd, address.addr);
     /* The machine's name, with and without its domain. */
     size_t bare = strcspn(a->machine, ".");
     return strcasecmp(host, a->machine) == 0 || strcasecmp(host, a->listens) == 0 ||
@@ -454,7 +398,7 @@ static bool may_be_asked_by(const struct admin *a, int fd, const char *header) {
 static void learn_names(struct admin *a) {
     char port[6];
     if (gethostname(a->machine, sizeof a->machine - 1) != 0) a->machine[0] = '\0';
-    if (!admin_address(a->cfg->admin_listen, a->listens, port)) a->listens[0] = '\0';
+    config_address(a->cfg->admin_listen, a->listens, port);
 }
 
 /* ---- HTTP ---- */
@@ -623,23 +567,6 @@ static void make_policy(struct admin *a) {
     buf_free(&out);
 }
 
-bool admin_address(const char *text, char host[ADMIN_HOST_MAX], char port[6]) {
-    const char *colon = strrchr(text, ':');
-    if (!colon || strlen(colon + 1) == 0 || strlen(colon + 1) > 5) return false;
-    if (colon[1 + strspn(colon + 1, "0123456789")] != '\0') return false;
-    size_t n = (size_t)(colon - text);
-    bool bracketed = n >= 2 && text[0] == '[' && text[n - 1] == ']';
-    if (bracketed) {
-        text++;
-        n -= 2;
-    }
-    if (n >= ADMIN_HOST_MAX || (!bracketed && memchr(text, ':', n))) return false;
-    memcpy(host, text, n);
-    host[n] = '\0';
-    memcpy(port, colon + 1, strlen(colon + 1) + 1);
-    return true;
-}
-
 static int listen_on(const struct addrinfo *ai) {
     int one = 1;
     int fd = socket(ai->ai_family, ai->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -654,19 +581,17 @@ static int listen_on(const struct addrinfo *ai) {
 }
 
 static int bind_address(const char *text, struct buf *err) {
-    char host[ADMIN_HOST_MAX], port[6];
+    char host[CONFIG_HOST_MAX] = "", port[6] = "";
     struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *list = NULL;
     int fd = -1;
-    const char *why = "it is not address:port";
-    if (admin_address(text, host, port)) {
-        int rc = getaddrinfo(*host ? host : NULL, port, &hints, &list);
-        if (rc) why = gai_strerror(rc);
-        for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
-            fd = listen_on(ai);
-            if (fd < 0) why = strerror(errno);
-        }
-        if (list) freeaddrinfo(list);
+    config_address(text, host, port); /* configuration has checked it */
+    int rc = getaddrinfo(*host ? host : NULL, port, &hints, &list);
+    const char *why = rc ? gai_strerror(rc) : "";
+    for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
+        fd = listen_on(ai);
+        if (fd < 0) why = strerror(errno);
     }
+    if (list) freeaddrinfo(list);
     if (fd < 0)
         buf_printf(err,
                    "admin.listen: can't listen at %s: %s; choose another address, or leave it "
@@ -687,12 +612,7 @@ bool admin_open(const struct config *cfg, const char *config_path, struct admin 
     a->started_ms = clock_ms(CLOCK_REALTIME);
     make_policy(a);
     learn_names(a);
-    pthread_condattr_t attr;
     pthread_mutex_init(&a->mutex, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&a->stopping, &attr);
-    pthread_condattr_destroy(&attr);
     *ret = a;
     return true;
 }
@@ -704,17 +624,15 @@ bool admin_serve(struct admin *a, struct lane *const *lanes, size_t n, struct bu
     a->served_ms = clock_ms(CLOCK_MONOTONIC);
     a->snapshots = xcalloc(n, sizeof(struct lane_snapshot *));
     a->snapshot_ms = xcalloc(n, sizeof *a->snapshot_ms);
-    a->has_historian = pthread_create(&a->historian, NULL, historian_main, a) == 0;
     size_t connections = (size_t)a->cfg->admin_connections;
-    a->gate = gate_new(connections, a->cfg->admin_timeout, on_guest, a);
-    if (a->has_historian)
-        a->daemon = MHD_start_daemon(
-            MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ERROR_LOG | MHD_USE_ITC |
-                MHD_USE_NO_LISTEN_SOCKET,
-            0, NULL, NULL, on_request, a, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
-            MHD_OPTION_NOTIFY_CONNECTION, on_connection, a, MHD_OPTION_NOTIFY_COMPLETED,
-            on_completed, a, MHD_OPTION_CONNECTION_LIMIT, (unsigned)GATE_OPEN_MAX(connections),
-            MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, MHD_OPTION_END);
+    a->gate = gate_new(connections, a->cfg->admin_timeout, on_guest, note_sample, a);
+    a->daemon = MHD_start_daemon(
+        MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ERROR_LOG | MHD_USE_ITC |
+            MHD_USE_NO_LISTEN_SOCKET,
+        0, NULL, NULL, on_request, a, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, a, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
+        a, MHD_OPTION_CONNECTION_LIMIT, (unsigned)GATE_OPEN_MAX(connections),
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, MHD_OPTION_END);
     if (!a->daemon || !gate_run(a->gate, a->fd)) {
         buf_puts(err, "starting the admin server's threads failed\n");
         return false;
@@ -729,18 +647,10 @@ void admin_close(struct admin *a) {
     gate_stop(a->gate);
     if (a->daemon) MHD_stop_daemon(a->daemon);
     gate_free(a->gate);
-    if (a->has_historian) {
-        pthread_mutex_lock(&a->mutex);
-        a->stop = true;
-        pthread_cond_signal(&a->stopping);
-        pthread_mutex_unlock(&a->mutex);
-        pthread_join(a->historian, NULL);
-    }
     for (size_t i = 0; i < a->n && a->snapshots; i++) lane_snapshot_free(a->snapshots[i]);
     free(a->snapshots);
     free(a->snapshot_ms);
     if (a->fd >= 0) close(a->fd);
-    pthread_cond_destroy(&a->stopping);
     pthread_mutex_destroy(&a->mutex);
     free(a);
 }

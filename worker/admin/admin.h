@@ -1,7 +1,7 @@
 /* The admin server: /metrics for Prometheus, /healthz and /readyz for a supervisor, a status page
- * at / and what it shows at /status.json. libmicrohttpd with one thread of its own, a second one
- * that accepts for it (gate.h), and a third that notes history every few seconds. They read lanes'
- * counters (atomics) and ask lanes for snapshots, and never wait for a lane longer than a moment.
+ * at / and what it shows at /status.json. libmicrohttpd with one thread of its own, and a second
+ * one that accepts for it (gate.h) and notes history every few seconds. They read lanes' counters
+ * (atomics) and ask lanes for snapshots, and never wait for a lane longer than a moment.
  * GET and HEAD alone, no secrets, and but for the probes only under names of this machine
  * (admin.hosts).
  *
@@ -22,14 +22,9 @@ bool admin_open(const struct config *, const char *config_path, struct admin **r
 bool admin_serve(struct admin *, struct lane *const *lanes, size_t n, struct buf *err);
 void admin_close(struct admin *);
 
-/* Takes "host:port", ":port", "[::1]:port" apart. host may come out empty: every address. False
- * when it is none of these. */
-#define ADMIN_HOST_MAX 256
-bool admin_address(const char *listen, char host[ADMIN_HOST_MAX], char port[6]);
-
 /* The name or address in a Host header: lower case, without port, brackets and final dot. False
  * when it is none. */
-bool admin_host(const char *header, char ret[ADMIN_HOST_MAX]);
+bool admin_host(const char *header, char ret[CONFIG_HOST_MAX]);
 
 /* How long the most silent of the lanes that run has been, ms; those that never turned count from
  * since_ms. Monotonic ms. */

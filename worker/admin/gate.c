@@ -1,7 +1,6 @@
 #include "worker/admin/gate.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include "worker/base/buf.h"
+#include "worker/base/cidr.h"
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
 
@@ -19,7 +19,7 @@
 /* A connection, from its being accepted until it is about to be closed. */
 struct guest {
     int fd;
-    uint8_t address[16];
+    uint8_t address[ADDRESS_LEN];
     bool started; /* the descriptor is the server's, and so still that of this connection */
     bool answering, shut;
     int64_t since_ms; /* of what it does now */
@@ -30,6 +30,7 @@ struct gate {
     size_t max;
     int64_t timeout_ms;
     gate_hand_fn *hand;
+    gate_turn_fn *turn;
     void *ctx;
     pthread_t thread;
     bool running;
@@ -77,7 +78,7 @@ static int64_t expire(struct gate *g, int64_t now_ms) {
 static size_t same_address(const struct gate *g, const struct guest *guest) {
     size_t n = 0;
     for (size_t i = 0; i < g->n; i++)
-        n += !g->guests[i].shut && memcmp(g->guests[i].address, guest->address, 16) == 0;
+        n += !g->guests[i].shut && memcmp(g->guests[i].address, guest->address, ADDRESS_LEN) == 0;
     return n;
 }
 
@@ -108,10 +109,7 @@ static void add(struct gate *g, int fd, const struct sockaddr_storage *from) {
     struct guest *guest = find(g, fd); /* one that the server could not take */
     if (!guest) guest = &g->guests[g->n++];
     *guest = (struct guest){.fd = fd, .since_ms = clock_ms(CLOCK_MONOTONIC)};
-    if (from->ss_family == AF_INET)
-        memcpy(guest->address, &((const struct sockaddr_in *)from)->sin_addr, 4);
-    else
-        memcpy(guest->address, &((const struct sockaddr_in6 *)from)->sin6_addr, 16);
+    address_of((const struct sockaddr *)from, guest->address);
 }
 
 /* ---- the thread ---- */
@@ -144,6 +142,7 @@ static void *gate_main(void *arg) {
         bool stop = g->stop;
         pthread_mutex_unlock(&g->mutex);
         if (stop) return NULL;
+        g->turn(g->ctx);
         struct pollfd fds[] = {{.fd = g->wake_fd, .events = POLLIN},
                                {.fd = pause ? -1 : g->listen_fd, .events = POLLIN}};
         if (pause && wait > PAUSE_MS) wait = PAUSE_MS;
@@ -155,13 +154,15 @@ static void *gate_main(void *arg) {
 
 /* ---- */
 
-struct gate *gate_new(size_t max, int64_t timeout_ms, gate_hand_fn *hand, void *ctx) {
+struct gate *gate_new(size_t max, int64_t timeout_ms, gate_hand_fn *hand, gate_turn_fn *turn,
+                      void *ctx) {
     struct gate *g = xcalloc(1, sizeof *g);
     *g = (struct gate){.listen_fd = -1,
                        .wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
                        .max = max,
                        .timeout_ms = timeout_ms,
                        .hand = hand,
+                       .turn = turn,
                        .ctx = ctx,
                        .guests = xcalloc(GATE_OPEN_MAX(max), sizeof *g->guests)};
     pthread_mutex_init(&g->mutex, NULL);

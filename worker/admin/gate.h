@@ -18,10 +18,13 @@ struct gate;
 /* Takes a connection over, whatever becomes of it. On the gate's thread. */
 typedef void gate_hand_fn(void *ctx, int fd, const struct sockaddr *, socklen_t);
 
+/* Called about once a second, on the gate's thread. */
+typedef void gate_turn_fn(void *ctx);
+
 /* More than max connections are open for moments only, but never more than this. */
 #define GATE_OPEN_MAX(max) (2 * (max))
 
-struct gate *gate_new(size_t max, int64_t timeout_ms, gate_hand_fn *, void *ctx);
+struct gate *gate_new(size_t max, int64_t timeout_ms, gate_hand_fn *, gate_turn_fn *, void *ctx);
 /* Accepts from listen_fd, which does not block, and owns it from now on. False when there is no
  * thread to be had. */
 bool gate_run(struct gate *, int listen_fd);

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -157,14 +158,9 @@ void metrics_head(enum given id, struct buf *out) {
     head(givens[id].name, givens[id].type, givens[id].help, out);
 }
 
-void metrics_sample(enum given id, const char *labels, double value, struct buf *out) {
-    bool some = *labels;
-    buf_printf(out, "%s%s%s%s %.15g\n", givens[id].name, some ? "{" : "", labels, some ? "}" : "",
-               value);
-}
-
-void metrics_label(struct buf *out, const char *name, const char *value) {
-    buf_printf(out, "%s%s=\"", out->n ? "," : "", name);
+/* The value escaped. */
+static void put_label(struct buf *out, const char *before, const char *name, const char *value) {
+    buf_printf(out, "%s%s=\"", before, name);
     for (const char *c = value; *c; c++) {
         if (*c == '\\' || *c == '"') buf_putc(out, '\\');
         if (*c == '\n')
@@ -175,12 +171,23 @@ void metrics_label(struct buf *out, const char *name, const char *value) {
     buf_putc(out, '"');
 }
 
-/* ---- the process ---- */
-
-static void alone(enum given id, double value, struct buf *out) {
-    metrics_head(id, out);
-    metrics_sample(id, "", value, out);
+void metrics_sample(enum given id, double value, struct buf *out, ...) {
+    const char *name, *before = "{";
+    va_list ap;
+    va_start(ap, out);
+    buf_puts(out, givens[id].name);
+    for (; (name = va_arg(ap, const char *)); before = ",")
+        put_label(out, before, name, va_arg(ap, const char *));
+    va_end(ap);
+    buf_printf(out, "%s %.15g\n", *before == ',' ? "}" : "", value);
 }
+
+void metrics_alone(enum given id, double value, struct buf *out) {
+    metrics_head(id, out);
+    metrics_sample(id, value, out, NULL);
+}
+
+/* ---- the process ---- */
 
 static double count_descriptors(void) {
     DIR *dir = opendir("/proc/self/fd");
@@ -196,19 +203,19 @@ void metrics_process(double start_s, struct buf *out) {
     struct rlimit limit = {0};
     unsigned long long size = 0, resident = 0;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
-    alone(GIVEN_CPU, (double)cpu.tv_sec + (double)cpu.tv_nsec / 1e9, out);
+    metrics_alone(GIVEN_CPU, (double)cpu.tv_sec + (double)cpu.tv_nsec / 1e9, out);
     FILE *f = fopen("/proc/self/statm", "re");
     int n = f ? fscanf(f, "%llu %llu", &size, &resident) : 0;
     if (f) fclose(f);
     double page = (double)sysconf(_SC_PAGESIZE), fds = count_descriptors();
     if (n == 2) {
-        alone(GIVEN_RSS, (double)resident * page, out);
-        alone(GIVEN_VSIZE, (double)size * page, out);
+        metrics_alone(GIVEN_RSS, (double)resident * page, out);
+        metrics_alone(GIVEN_VSIZE, (double)size * page, out);
     }
-    if (fds >= 0) alone(GIVEN_FDS, fds, out);
+    if (fds >= 0) metrics_alone(GIVEN_FDS, fds, out);
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
-        alone(GIVEN_MAX_FDS, (double)limit.rlim_cur, out);
-    alone(GIVEN_START, start_s, out);
+        metrics_alone(GIVEN_MAX_FDS, (double)limit.rlim_cur, out);
+    metrics_alone(GIVEN_START, start_s, out);
 }
 
 /* ---- reference ---- */

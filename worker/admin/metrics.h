@@ -19,12 +19,12 @@ uint64_t metrics_total(const struct metrics_sums *, enum counter);
 
 /* Prometheus' text format, version 0.0.4. Counters and histograms: */
 void metrics_print(const struct metrics_sums *, struct buf *);
-/* A family of values from elsewhere: first its head, then its samples. labels: name="value" pairs,
- * made with metrics_label(), or empty. */
+/* A family of values from elsewhere: first its head, then its samples. After out: names and values
+ * of labels, NULL last. */
 void metrics_head(enum given, struct buf *);
-void metrics_sample(enum given, const char *labels, double value, struct buf *);
-/* Appends name="value", after a comma when it is not the first; the value escaped. */
-void metrics_label(struct buf *, const char *name, const char *value);
+void metrics_sample(enum given, double value, struct buf *out, ...) __attribute__((sentinel));
+/* Head and the one sample. */
+void metrics_alone(enum given, double value, struct buf *);
 /* CPU, memory, descriptors, start. start_s: Unix time. */
 void metrics_process(double start_s, struct buf *);
 /* The table of all metrics in config/prometheus/README.md. */

@@ -1,6 +1,7 @@
 #include "worker/base/cidr.h"
 
 #include <arpa/inet.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,16 @@ bool address_same(const uint8_t *a, const uint8_t *b, int bits) {
 void address_mapped(const void *ipv4, uint8_t ret[ADDRESS_LEN]) {
     memcpy(ret, mapped_prefix, 12);
     memcpy(ret + 12, ipv4, 4);
+}
+
+bool address_of(const struct sockaddr *sa, uint8_t ret[ADDRESS_LEN]) {
+    if (sa->sa_family == AF_INET)
+        address_mapped(&((const struct sockaddr_in *)(const void *)sa)->sin_addr, ret);
+    else if (sa->sa_family == AF_INET6)
+        memcpy(ret, &((const struct sockaddr_in6 *)(const void *)sa)->sin6_addr, ADDRESS_LEN);
+    else
+        return false;
+    return true;
 }
 
 bool address_is_mapped(const uint8_t address[ADDRESS_LEN]) {

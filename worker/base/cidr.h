@@ -4,6 +4,7 @@
 #define RUNSINK_CIDR_H
 
 #include <stdint.h>
+#include <sys/socket.h>
 
 #include "worker/base/str.h"
 
@@ -21,6 +22,8 @@ bool cidr_holds(const struct cidr *, const uint8_t address[ADDRESS_LEN]);
 
 bool address_same(const uint8_t *a, const uint8_t *b, int bits); /* their first bits */
 void address_mapped(const void *ipv4, uint8_t ret[ADDRESS_LEN]);
+/* False, ret untouched, for another family's. */
+bool address_of(const struct sockaddr *, uint8_t ret[ADDRESS_LEN]);
 bool address_is_mapped(const uint8_t address[ADDRESS_LEN]);
 
 #endif
