@@ -159,6 +159,12 @@ bool config_kafka_secret(const char *name) {
            strstr(name, "private.key.pem") || strcmp(name, "sasl.oauthbearer.config") == 0;
 }
 
+bool key_is_secret(const char *name) {
+    const struct key *k = key_find(name);
+    return k ? (k->flags & SECRET) != 0
+             : strncmp(name, "kafka.", 6) == 0 && config_kafka_secret(name + 6);
+}
+
 static size_t kafka_index(const struct config *c, const char *name) {
     size_t i = 0;
     while (i < c->kafka_names.n && strcmp(c->kafka_names.v[i], name) != 0) i++;
@@ -220,7 +226,7 @@ bool config_set(struct config *c, const char *name, const char *value, const cha
     bool ok;
     if (!kafka && !k) {
         ok = unknown_key(name, &why);
-    } else if (kafka ? config_kafka_secret(property) : (k->flags & SECRET) != 0) {
+    } else if (key_is_secret(name)) {
         ok = secret_resolve(value, k && k->type == TYPE_LIST, &text, &why) &&
              set_text(c, property, k, buf_cstr(&text), origin, &why);
     } else {

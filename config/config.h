@@ -1,4 +1,4 @@
-/* Configuration: one table of keys (keys.def), read from defaults, then an INI file (inih), then
+/* Configuration: one table of keys (keys.def), read from defaults, then an INI file, then
  * RUNSINK_* variables, then --set NAME=VALUE; the last one wins. Read once on the main thread
  * before lanes start; then const for everybody.
  *

@@ -45,12 +45,6 @@ static bool key_of(struct str variable, char ret[KEY_NAME_MAX]) {
     return true;
 }
 
-static bool holds_secret(const char *name) {
-    const struct key *k = key_find(name);
-    return k ? (k->flags & SECRET) != 0
-             : strncmp(name, "kafka.", 6) == 0 && config_kafka_secret(name + 6);
-}
-
 static bool set_from_file(struct config *c, const char *key, const char *path, const char *origin,
                           struct buf *err) {
     if (path[0] != '/') {
@@ -84,7 +78,7 @@ static bool read_variable(struct config *c, struct str variable, const char *val
     struct str base = variable;
     bool file = base.n > 5 && memcmp(base.p + base.n - 5, "_FILE", 5) == 0;
     if (file) base.n -= 5;
-    if (file && !(key_of(base, key) && holds_secret(key))) file = false, base = variable;
+    if (file && !(key_of(base, key) && key_is_secret(key))) file = false, base = variable;
     if (base.n >= KEY_NAME_MAX || !key_of(base, key)) return unknown_variable(variable, err);
     int n = (int)(variable.n < KEY_NAME_MAX ? variable.n : KEY_NAME_MAX);
     snprintf(origin, sizeof origin, "environment %.*s", n, variable.p);
@@ -111,7 +105,7 @@ bool config_read_env(struct config *c, char *const *environ_, struct buf *err) {
         char key[KEY_NAME_MAX];
         if (!is_apart(name) && !is_service_link(name, equals + 1)) {
             bool known = variable.n < KEY_NAME_MAX && key_of(variable, key);
-            if (known && holds_secret(key) && said_twice(environ_, variable)) {
+            if (known && key_is_secret(key) && said_twice(environ_, variable)) {
                 buf_printf(err, "environment %s: %s_FILE is set too; keep one\n", name, name);
                 ok = false;
             }

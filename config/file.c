@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <ini.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -7,14 +6,13 @@
 
 #define FILE_MAX (1 << 20)
 
-/* The text that inih is fed from. inih cuts lines at a length fixed when it was built (200 bytes)
- * and takes " ;" inside a value as a comment, both silently. So it is given each line as far as it
- * fits and decides what the line is; a value is taken from the whole line kept here. */
+static const char not_understood[] = "expected name = value, [section], or a comment after #";
+
+/* A text being read, line by line. */
 struct source {
     struct config *config;
     const char *name;
-    struct str rest; /* not read yet */
-    struct str line; /* being read, blanks around it dropped */
+    struct str section; /* without a dot; empty before the first */
     int number;
     bool failed;
     struct buf *err;
@@ -25,54 +23,11 @@ static void complain(struct source *s, const char *what) {
     buf_printf(s->err, "%s:%d: %s\n", s->name, s->number, what);
 }
 
-static void check_line(struct source *s) {
-    for (size_t i = 0; i < s->line.n; i++) {
-        unsigned char c = (unsigned char)s->line.p[i];
-        if (c >= 0x20 || c == '\t') continue;
-        complain(s, "holds a control character");
-        s->line.n = 0;
-        return;
-    }
-    const char *end = s->line.n && s->line.p[0] == '[' ? memchr(s->line.p, ']', s->line.n) : NULL;
-    if (!end) return;
-    struct str section = {s->line.p + 1, (size_t)(end - s->line.p) - 1};
-    if (!config_section_known(section)) {
-        complain(s, "unknown section; `runsink check --reference-ini` prints all of them");
-        s->line.n = 0;
-    }
-}
-
-/* inih's reader: fgets() over the text. */
-static char *next_line(char *ret, int size, void *user) {
-    struct source *s = user;
-    if (s->rest.n == 0) return NULL;
-    const char *newline = memchr(s->rest.p, '\n', s->rest.n);
-    size_t n = newline ? (size_t)(newline - s->rest.p) : s->rest.n;
-    struct str line = {s->rest.p, n};
-    n += newline != NULL;
-    s->rest = (struct str){s->rest.p + n, s->rest.n - n};
-    s->number++;
-    if (line.n && line.p[line.n - 1] == '\r') line.n--;
-    s->line = str_trim(line);
-    check_line(s);
-    size_t room = (size_t)size - 2;
-    size_t keep = s->line.n < room ? s->line.n : room;
-    memcpy(ret, s->line.p, keep);
-    memcpy(ret + keep, "\n", 2);
-    return ret;
-}
-
 /* A text value with " #" or " ;" in it is nearly always a comment meant for people. */
 static bool has_comment(const char *value) {
     for (const char *p = value; *p; p++)
         if ((*p == ' ' || *p == '\t') && (p[1] == '#' || p[1] == ';')) return true;
     return false;
-}
-
-static bool is_secret(const char *name) {
-    if (strncmp(name, "kafka.", 6) == 0) return config_kafka_secret(name + 6);
-    const struct key *k = key_find(name);
-    return k && k->flags & SECRET;
 }
 
 /* Where this file has set the key before, or NULL. */
@@ -96,7 +51,7 @@ static bool set_line(struct source *s, const char *name, const char *value) {
                    quote(name, q), quote(before, q2));
         return false;
     }
-    if (!is_secret(name) && has_comment(value)) {
+    if (!key_is_secret(name) && has_comment(value)) {
         buf_printf(s->err, "%s:%d: %s: put the comment on a line of its own\n", s->name, s->number,
                    quote(name, q));
         return false;
@@ -106,35 +61,59 @@ static bool set_line(struct source *s, const char *name, const char *value) {
     return config_set(s->config, name, value, origin, s->err);
 }
 
-/* inih calls this for each name = value. An error is told here, and inih hears nothing of it: what
- * inih returns in the end is then the first line that inih itself could not read. */
-static int on_value(void *user, const char *section, const char *name, const char *cut) {
-    struct source *s = user;
-    (void)cut;
-    size_t skip = 0;
-    while (skip < s->line.n && s->line.p[skip] != '=' && s->line.p[skip] != ':') skip++;
-    skip += skip < s->line.n;
-    struct str rest = str_trim((struct str){s->line.p + skip, s->line.n - skip});
-    char *value = xstrndup(rest.p, rest.n);
+static void read_value(struct source *s, struct str name, struct str text) {
+    char *value = xstrndup(text.p, text.n);
     struct buf full;
     buf_init(&full, 512);
-    bool fits = *section ? buf_printf(&full, "%s.%s", section, name) : buf_puts(&full, name);
-    bool ok = fits && set_line(s, buf_cstr(&full), value);
-    if (!fits) complain(s, "the name is too long");
-    if (!ok) s->failed = true;
-    wipe(value, rest.n);
+    bool fits = buf_str(&full, s->section) && (!s->section.n || buf_putc(&full, '.')) &&
+                buf_str(&full, name);
+    if (!fits)
+        complain(s, "the name is too long");
+    else if (!set_line(s, buf_cstr(&full), value))
+        s->failed = true;
+    wipe(value, text.n);
     free(value);
     buf_free(&full);
-    return 1;
+}
+
+static const char *read_section(struct source *s, struct str line) {
+    const char *end = memchr(line.p, ']', line.n);
+    if (!end) return not_understood;
+    struct str section = {line.p + 1, (size_t)(end - line.p) - 1};
+    if (!config_section_known(section))
+        return "unknown section; `runsink check --reference-ini` prints all of them";
+    s->section = section;
+    return NULL;
+}
+
+/* What is wrong with the line, a value apart; NULL: nothing. */
+static const char *read_line(struct source *s, struct str line) {
+    size_t n = 0;
+    for (size_t i = 0; i < line.n; i++)
+        if ((unsigned char)line.p[i] < 0x20 && line.p[i] != '\t')
+            return "holds a control character";
+    if (line.n == 0 || *line.p == '#' || *line.p == ';') return NULL;
+    if (*line.p == '[') return read_section(s, line);
+    while (n < line.n && line.p[n] != '=' && line.p[n] != ':') n++;
+    if (n == line.n) return not_understood;
+    read_value(s, str_trim((struct str){line.p, n}),
+               str_trim((struct str){line.p + n + 1, line.n - n - 1}));
+    return NULL;
 }
 
 bool config_read_text(struct config *c, const char *name, struct str text, struct buf *err) {
-    struct source s = {.config = c, .name = name, .rest = text, .err = err};
+    struct source s = {.config = c, .name = name, .err = err};
     c->unended = text.n && text.p[text.n - 1] != '\n';
-    int line = ini_parse_stream(next_line, &s, on_value, &s);
-    if (line != 0) {
-        s.number = line < 0 ? 0 : line;
-        complain(&s, "expected name = value, [section], or a comment after #");
+    if (str_starts(text, "\xef\xbb\xbf")) text = (struct str){text.p + 3, text.n - 3};
+    while (text.n) {
+        const char *newline = memchr(text.p, '\n', text.n);
+        struct str line = {text.p, newline ? (size_t)(newline - text.p) : text.n};
+        size_t n = line.n + (newline != NULL);
+        s.number++;
+        if (line.n && line.p[line.n - 1] == '\r') line.n--;
+        const char *wrong = read_line(&s, str_trim(line));
+        if (wrong) complain(&s, wrong);
+        text = (struct str){text.p + n, text.n - n};
     }
     return !s.failed;
 }

@@ -31,6 +31,7 @@ const struct key *key_find(const char *name); /* NULL when there is none */
 size_t key_section(const struct key *);       /* length of what stands before the first dot, or 0 */
 const char *key_help(const struct key *);     /* without the choices */
 void key_env(const char *name, char ret[KEY_NAME_MAX]); /* window.age -> RUNSINK_WINDOW_AGE */
+bool key_is_secret(const char *name);                   /* of a key, or of kafka. and a property */
 bool config_section_known(struct str name);
 
 /* Parses text as the key's type and puts it into field, freeing what was there. On false the field

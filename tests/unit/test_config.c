@@ -90,7 +90,6 @@ static void test_file(void **state) {
     assert_true(config_check_run(c, &err));
 }
 
-/* inih alone cuts lines at 200 bytes without a word. */
 static void test_long_line(void **state) {
     struct config *c = *state;
     struct buf text;
