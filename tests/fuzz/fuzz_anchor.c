@@ -21,8 +21,7 @@ static void judge(struct str value) {
     struct audit_options opts = {.source = "jobs", .group = "runsink", .report = ignore};
     struct anchored_sums sums;
     struct audit *a = audit_new(&opts);
-    struct anchored *x = anchored_new(&snapshot, NULL, 0, &limits);
-    anchored_report(x, a);
+    struct anchored *x = anchored_new(&snapshot, NULL, 0, &limits, a);
     anchored_add(x, "fuzz", value);
     anchored_finish(x);
     anchored_sums(x, &sums);

@@ -312,14 +312,13 @@ static void compare(struct trial *t, const struct world *w, const struct anchors
     struct reader_limits limits = {.from_ms = t->from_ms};
     world_snapshot(w, &snapshot);
     snapshot.partial = t->from_ms != 0;
-    struct anchored *x = anchored_new(&snapshot, t->keys, t->n_keys, &limits);
     struct audit_options opts = {.source = WORLD_SOURCE,
                                  .group = WORLD_GROUP,
                                  .partial = snapshot.partial,
                                  .report = watch,
                                  .context = &t->seen};
     struct audit *a = audit_new(&opts);
-    anchored_report(x, a);
+    struct anchored *x = anchored_new(&snapshot, t->keys, t->n_keys, &limits, a);
     for (size_t i = 0; i < anchors->n; i++)
         anchored_add(x, "name", (struct str){anchors->v[i].p, anchors->v[i].n});
     for (size_t i = 0; i < w->n; i++) {

@@ -1,11 +1,14 @@
 #include "worker/base/buf.h"
 
+#include <errno.h>
 #include <malloc.h>
 #include <openssl/crypto.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#define FILE_CHUNK ((size_t)65536)
 
 _Noreturn void out_of_memory(void) {
     fputs("runsink: out of memory\n", stderr);
@@ -35,6 +38,10 @@ char *xstrndup(const char *s, size_t n) {
     if (n) memcpy(p, s, n);
     p[n] = '\0';
     return p;
+}
+
+void *xgrow(void *items, size_t n, size_t size) {
+    return n & (n - 1) ? items : xrealloc(items, (n ? 2 * n : 1) * size);
 }
 
 char *xstrdup(const char *s) {
@@ -120,6 +127,22 @@ bool buf_puts(struct buf *b, const char *s) {
 
 bool buf_putc(struct buf *b, char c) {
     return buf_add(b, &c, 1);
+}
+
+bool buf_file(struct buf *b, const char *path) {
+    FILE *f = fopen(path, "re");
+    int error = f ? 0 : errno;
+    for (bool more = f != NULL; more;) {
+        size_t room = b->max - b->n < FILE_CHUNK ? b->max - b->n : FILE_CHUNK;
+        size_t n = room ? fread(buf_reserve(b, room), 1, room, f) : 0;
+        b->n += n;
+        more = n > 0;
+    }
+    if (f && ferror(f)) error = errno;
+    if (f && !error && getc(f) != EOF) error = EFBIG;
+    if (f) fclose(f);
+    errno = error;
+    return !error;
 }
 
 bool buf_printf(struct buf *b, const char *fmt, ...) {

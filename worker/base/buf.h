@@ -27,6 +27,8 @@ bool buf_add(struct buf *, const void *, size_t);
 bool buf_str(struct buf *, struct str);
 bool buf_puts(struct buf *, const char *);
 bool buf_putc(struct buf *, char);
+/* A whole file, or as much of it as fits. False with errno, EFBIG when there is more of it. */
+bool buf_file(struct buf *, const char *path);
 bool buf_printf(struct buf *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The content with a NUL after it (not counted); valid until the next change. */
 const char *buf_cstr(struct buf *);
@@ -36,6 +38,8 @@ _Noreturn void out_of_memory(void);
 void *xmalloc(size_t);
 void *xcalloc(size_t, size_t);
 void *xrealloc(void *, size_t);
+/* Room for one more of n items of this size: doubles when n is a power of two. */
+void *xgrow(void *items, size_t n, size_t size);
 char *xstrdup(const char *);
 char *xstrndup(const char *, size_t);
 void wipe(void *, size_t); /* overwrites; never optimised away */

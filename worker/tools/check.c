@@ -144,7 +144,7 @@ static bool ask_offsets(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *re
 
 static void add_topic(struct topic_list *l, const struct topic *t) {
     if (!t || !t->partitions) return;
-    l->v = xrealloc(l->v, (l->n + 1) * sizeof *l->v);
+    l->v = xgrow(l->v, l->n, sizeof *l->v);
     l->v[l->n++] = (struct topic){xstrdup(t->name), t->partitions};
 }
 

@@ -34,7 +34,7 @@ struct look {
     struct arena arena; /* of its nodes */
     uint64_t read;      /* records, in all */
     struct fallen *fallen;
-    size_t n_fallen, cap_fallen;
+    size_t n_fallen;
     struct chains *chains;
 };
 
@@ -65,11 +65,6 @@ static uint64_t hash_of(const struct look *l, int fault, struct str text) {
     uint64_t parts[3] = {keyed_hash(l->source, strlen(l->source)), (uint64_t)fault,
                          keyed_hash(text.p, text.n)};
     return keyed_hash(parts, sizeof parts);
-}
-
-/* Room for one more at each power of two. */
-static void *grow(void *rows, size_t n, size_t size) {
-    return (n & (n - 1)) == 0 ? xrealloc(rows, (n ? 2 * n : 1) * size) : rows;
 }
 
 /* What the record's row is named by; the arena's, or r's. Empty: not known. */
@@ -105,7 +100,7 @@ static void add_parked(struct look *l, const struct retry *r, struct str name, i
     struct overview *o = l->o;
     size_t at = row_number(l, hash_of(l, 0, name), o->n_parked);
     if (at == o->n_parked) {
-        o->parked = grow(o->parked, o->n_parked, sizeof *o->parked);
+        o->parked = xgrow(o->parked, o->n_parked, sizeof *o->parked);
         struct parked_row *fresh = &o->parked[o->n_parked++];
         *fresh = (struct parked_row){.source = l->source, .due_ms = r->progress.due_ms};
         if (at < ROWS_MAX) keep_name(fresh->name, name);
@@ -144,7 +139,7 @@ static void take_parked(struct look *l, const rd_kafka_message_t *m) {
 }
 
 static void add_leftover(struct overview *o, const char *topic) {
-    o->leftovers = grow(o->leftovers, o->n_leftovers, sizeof *o->leftovers);
+    o->leftovers = xgrow(o->leftovers, o->n_leftovers, sizeof *o->leftovers);
     struct leftover_row *row = &o->leftovers[o->n_leftovers++];
     *row = (struct leftover_row){.n = 0};
     snprintf(row->topic, sizeof row->topic, "%s", topic);
@@ -205,12 +200,12 @@ static void add_fallen(struct look *l, const struct letter *letter, struct str n
     const struct retry *past = &letter->past;
     size_t at = row_number(l, hash_of(l, (int)letter->fault, name), o->n_dead);
     if (at == o->n_dead) {
-        o->dead = grow(o->dead, o->n_dead, sizeof *o->dead);
+        o->dead = xgrow(o->dead, o->n_dead, sizeof *o->dead);
         struct dead_row *fresh = &o->dead[o->n_dead++];
         *fresh = (struct dead_row){.source = l->source, .fault = letter->fault};
         if (at < ROWS_MAX) fresh->selects = keep_name(fresh->name, name) && name.n;
     }
-    l->fallen = grow(l->fallen, l->n_fallen, sizeof *l->fallen);
+    l->fallen = xgrow(l->fallen, l->n_fallen, sizeof *l->fallen);
     l->fallen[l->n_fallen++] = (struct fallen){.fault = letter->fault,
                                                .partition = letter->partition,
                                                .offset = letter->offset,

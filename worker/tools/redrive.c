@@ -389,16 +389,7 @@ static enum send_end count_source(struct redrive *r, struct source *src) {
         rd_kafka_message_destroy(m);
         if (++n % LOOK_EVERY == 0) progress(&r->report, src->name, "read", n, 0);
     }
-    switch (reader_end(reader)) {
-    case READER_DONE:
-        break;
-    case READER_STOPPED:
-        end = SEND_STOPPED;
-        break;
-    case READER_FAILED:
-        end = SEND_FAILED;
-        break;
-    }
+    end = redrive_end(reader);
     reader_free(reader);
     plan_finish(&src->plan);
     return end;

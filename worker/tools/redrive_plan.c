@@ -350,8 +350,7 @@ static struct plan_row *row_of(struct plan *p, const struct letter *l) {
     r->fault = l->fault;
     memcpy(r->reason, l->past.why, sizeof r->reason);
     memcpy(r->destination, l->past.destination, sizeof r->destination);
-    if ((p->n_rows & (p->n_rows - 1)) == 0) /* full at each power of two */
-        p->rows = xrealloc(p->rows, (p->n_rows ? 2 * p->n_rows : 1) * sizeof r);
+    p->rows = xgrow(p->rows, p->n_rows, sizeof r);
     p->rows[p->n_rows++] = r;
     table_add(&p->index, &r->node, hash);
     return r;

@@ -40,7 +40,7 @@ struct sender {
     struct gatherings open;
     struct arena arena; /* of the transaction at hand */
     struct outgoing *v;
-    size_t n, cap, bytes;
+    size_t n, bytes;
     struct page *pages;
     size_t n_pages;
     int64_t start_ms;
@@ -222,6 +222,18 @@ static size_t most_records(const struct sending *in) {
     return in->rate && in->rate < RECORDS_MAX ? (size_t)in->rate : RECORDS_MAX;
 }
 
+enum send_end redrive_end(const struct reader *r) {
+    switch (reader_end(r)) {
+    case READER_DONE:
+        return SEND_DONE;
+    case READER_STOPPED:
+        return SEND_STOPPED;
+    case READER_FAILED:
+        break;
+    }
+    return SEND_FAILED;
+}
+
 /* What must not be torn apart: a batch's members, or one record. */
 static void put(struct sender *s, struct outgoing *unit, size_t n) {
     size_t bytes = 0;
@@ -231,13 +243,10 @@ static void put(struct sender *s, struct outgoing *unit, size_t n) {
         for (size_t i = 0; i < n; i++) rd_kafka_message_destroy(unit[i].m);
         return;
     }
-    if (s->n + n > s->cap) {
-        s->cap = s->n + n > 2 * s->cap ? s->n + n : 2 * s->cap;
-        s->v = xrealloc(s->v, s->cap * sizeof *s->v);
-    }
     for (size_t i = 0; i < n; i++) {
         if (unit[i].destination)
             unit[i].destination = arena_strdup(&s->arena, str_c(unit[i].destination));
+        s->v = xgrow(s->v, s->n, sizeof *s->v);
         s->v[s->n++] = unit[i];
     }
     s->bytes += bytes;
@@ -281,8 +290,7 @@ static void put_batch(struct sender *s, const struct gathering *b) {
 
 static void collect(struct sender *s, rd_kafka_message_t *m, const struct letter *l) {
     struct gathering *b = gather(&s->open, l);
-    if ((b->n & (b->n - 1)) == 0) /* full at each power of two */
-        b->members = xrealloc(b->members, (b->n ? 2 * (size_t)b->n : 1) * sizeof(void *));
+    b->members = xgrow(b->members, b->n, sizeof(void *));
     b->members[b->n++] = m;
     if (b->n < b->count) return;
     put_batch(s, b);
@@ -324,8 +332,7 @@ static void send_all(struct sender *s) {
     reader_stop_when(r, s->in->stop, s->in->context);
     s->start_ms = clock_ms(CLOCK_MONOTONIC);
     while (s->end == SEND_DONE && (m = reader_next(r, 0, s->err))) take(s, m);
-    if (s->end == SEND_DONE && reader_end(r) != READER_DONE)
-        s->end = reader_end(r) == READER_STOPPED ? SEND_STOPPED : SEND_FAILED;
+    if (s->end == SEND_DONE) s->end = redrive_end(r);
     reader_free(r);
     flush(s);
 }
@@ -344,10 +351,9 @@ enum send_end redrive_read_ledger(struct sending *in, const int64_t *until, stru
         rd_kafka_message_destroy(m);
     }
     for (int i = 0; i < in->ledger_partitions; i++) in->ledger_at[i] = reader_at(r, (size_t)i);
-    enum reader_end end = reader_end(r);
+    enum send_end end = redrive_end(r);
     reader_free(r);
-    if (end == READER_STOPPED) return SEND_STOPPED;
-    if (end == READER_FAILED) return SEND_FAILED;
+    if (end != SEND_DONE) return end;
     return ok && chains_whole(in->chains, err) ? SEND_DONE : SEND_REFUSED;
 }
 

@@ -39,6 +39,8 @@ enum send_end {
     SEND_FAILED, /* a message is in err */
     SEND_REFUSED /* the ledger is not as it should be: a message is in err */
 };
+/* What it means that a reader has no more. */
+enum send_end redrive_end(const struct reader *);
 enum send_end redrive_send(struct sending *, struct buf *err);
 
 /* Reads the ledger on from ledger_at, to its visible end or (until) to these offsets. */

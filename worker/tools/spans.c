@@ -32,10 +32,7 @@ void spans_add(struct spans *s, struct ledger_range r) {
         if (s->v[to].z > r.z) r.z = s->v[to].z;
         to++;
     }
-    if (from == to && s->n == s->cap) {
-        s->cap = s->cap ? 2 * s->cap : 16;
-        s->v = xrealloc(s->v, s->cap * sizeof *s->v);
-    }
+    if (from == to) s->v = xgrow(s->v, s->n, sizeof *s->v);
     if (from + 1 != to && from < s->n)
         memmove(s->v + from + 1, s->v + to, (s->n - to) * sizeof *s->v);
     s->n = s->n + 1 - (to - from);

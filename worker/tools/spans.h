@@ -6,7 +6,7 @@
 
 struct spans {
     struct ledger_range *v; /* ascending, apart from one another */
-    size_t n, cap;
+    size_t n;
 };
 
 void spans_free(struct spans *);

@@ -65,8 +65,7 @@ static const char *keep(struct trace *t, struct str s) {
 
 static struct event *add_event(struct trace *t, int32_t partition, int64_t offset) {
     if (t->n == EVENTS_MAX) return NULL;
-    if ((t->n & (t->n - 1)) == 0) /* full at each power of two */
-        t->events = xrealloc(t->events, (t->n ? 2 * t->n : 1) * sizeof *t->events);
+    t->events = xgrow(t->events, t->n, sizeof *t->events);
     struct event *e = &t->events[t->n++];
     *e = (struct event){.partition = partition, .offset = offset};
     return e;

@@ -35,9 +35,9 @@ static int fail(struct verify *v, int code) {
  * to the anchors. */
 struct watchers {
     struct report *report;
-    struct objects *objects;
+    struct objects *objects;   /* NULL: they are not compared */
     struct anchored *anchored; /* NULL: there are none to compare with */
-    struct export *export;     /* of anchors; NULL: none */
+    const char *export_dir;    /* for anchors; NULL: none */
     struct audit *audit;
     uint64_t anchors; /* seen, before any was judged */
     struct buf *err;  /* of the export */
@@ -51,19 +51,19 @@ static void on_finding(void *context, const struct finding *f) {
 static void on_delivered(void *context, const struct ledger_entry *e,
                          const struct ledger_group *g) {
     struct watchers *w = context;
-    objects_add(w->objects, e, g);
+    if (w->objects) objects_add(w->objects, e, g);
 }
 
 static void on_entry(void *context, const struct ledger_entry *e) {
     struct watchers *w = context;
-    anchored_entry(w->anchored, e);
+    if (w->anchored) anchored_entry(w->anchored, e);
 }
 
 static void on_anchor(void *context, const char *name, struct str value) {
     struct watchers *w = context;
     w->anchors++;
     anchored_add(w->anchored, name, value);
-    if (w->export && !w->err->n) export_anchor(w->export, name, value, w->err);
+    if (w->export_dir && !w->err->n) export_anchor(w->export_dir, name, value, w->err);
 }
 
 static void on_remark(void *context, bool finding, const char *code, const char *text) {
@@ -72,7 +72,8 @@ static void on_remark(void *context, bool finding, const char *code, const char 
     audit_report(w->audit, &f);
 }
 
-static struct audit *new_audit(struct verify *v, const struct snapshot *s, struct watchers *w) {
+static void begin_audit(struct verify *v, const struct snapshot *s, bool anchors,
+                        struct watchers *w) {
     struct audit_options opts = {.source = s->source,
                                  .group = s->group,
                                  .keys = v->keys,
@@ -81,13 +82,20 @@ static struct audit *new_audit(struct verify *v, const struct snapshot *s, struc
                                  .unfinished = s->unfinished,
                                  .keep_seen = v->records,
                                  .report = on_finding,
-                                 .entry = w->anchored ? on_entry : NULL,
-                                 .delivered = w->objects ? on_delivered : NULL,
+                                 .entry = on_entry,
+                                 .delivered = on_delivered,
                                  .context = w};
-    struct audit *a = w->audit = audit_new(&opts);
-    if (w->objects) objects_report(w->objects, a);
-    if (w->anchored) anchored_report(w->anchored, a);
-    return a;
+    w->report = &v->report;
+    w->err = &v->err;
+    w->audit = audit_new(&opts);
+    if (anchors) w->anchored = anchored_new(s, v->keys, v->n_keys, &v->limits, w->audit);
+    report_begin(&v->report, s->source);
+}
+
+static void end_audit(struct watchers *w) {
+    anchored_free(w->anchored);
+    objects_free(w->objects);
+    audit_free(w->audit);
 }
 
 /* ---- anchors ---- */
@@ -112,32 +120,33 @@ static void read_anchors(struct verify *v, const char *dir, struct watchers *w) 
     buf_free(&err);
 }
 
-static void finish_anchors(const struct watchers *w, struct report_sums *sums) {
-    if (!w->anchored) return;
-    anchored_finish(w->anchored);
-    sums->anchors = true;
-    anchored_sums(w->anchored, &sums->anchored);
+/* Judges what only the end can tell. An exit code. */
+static int finish(struct verify *v, const struct snapshot *s, struct watchers *w,
+                  struct report_sums *sums) {
+    snapshot_drained(s, w->audit);
+    audit_finish(w->audit);
+    if (w->anchored) anchored_finish(w->anchored);
+    if (w->anchored) anchored_sums(w->anchored, &sums->anchored);
+    sums->anchors = w->anchored != NULL;
+    return report_end(&v->report, w->audit, sums) ? EX_OK : EX_DATAERR;
 }
 
 /* ---- a topic ---- */
 
 /* Everything that reads. */
 static bool read_all(struct verify *v, rd_kafka_t *rk, const struct topic_list *all,
-                     const struct snapshot *s, struct audit *a, struct watchers *w,
-                     struct export *x, struct report_sums *sums) {
-    if (!verify_ledger(rk, all, s->source, &v->limits, a, x, &v->report, &v->err)) return false;
+                     const struct snapshot *s, struct watchers *w, struct report_sums *sums) {
+    if (!verify_ledger(rk, all, s->source, &v->limits, w->audit, v->export_dir, &v->report,
+                       &v->err))
+        return false;
     if (w->objects) {
         objects_finish(w->objects);
         objects_sums(w->objects, &sums->objects_checked, &sums->objects_bytes);
     }
-    if (v->records && !verify_records(rk, all, s->source, v->group, a, &v->report,
+    if (v->records && !verify_records(rk, all, s->source, v->group, w->audit, &v->report,
                                       &sums->records_checked, &v->err))
         return false;
-    if (x && !export_finish(x, s, &v->err)) return false;
-    snapshot_drained(s, a);
-    audit_finish(a);
-    finish_anchors(w, sums);
-    return true;
+    return !v->export_dir || export_finish(v->export_dir, s, &v->err);
 }
 
 /* The committed state, and everything that was settled up to it. */
@@ -145,43 +154,30 @@ static int audit_source(struct verify *v, rd_kafka_t *rk, const struct topic_lis
                         struct snapshot *s, struct watchers *w) {
     struct report_sums sums = {
         .keys_given = v->n_keys > 0, .objects = v->objects, .records = v->records};
-    report_begin(&v->report, s->source);
-    struct audit *a = new_audit(v, s, w);
-    int rc = EX_OK;
     if (w->anchored) read_anchors(v, v->anchors_dir, w);
     s->has_anchors = w->anchored != NULL;
     s->anchors = (int64_t)w->anchors;
-    if (v->err.n) {
-        rc = fail(v, EX_IOERR);
-    } else if (!verify_wait_visible(v->cfg, rk, all, s->source, a, &v->err) ||
-               !verify_snapshot(rk, all, s->source, s, &v->err)) {
-        rc = fail(v, EX_UNAVAILABLE);
-    } else {
-        snapshot_expect(s, a);
-        if (!read_all(v, rk, all, s, a, w, w->export, &sums))
-            rc = fail(v, w->export ? EX_IOERR : EX_UNAVAILABLE);
-        else if (!report_end(&v->report, a, &sums))
-            rc = EX_DATAERR;
-    }
-    audit_free(a);
-    return rc;
+    if (v->err.n) return fail(v, EX_IOERR);
+    if (!verify_wait_visible(v->cfg, rk, all, s->source, w->audit, &v->err) ||
+        !verify_snapshot(rk, all, s->source, s, &v->err))
+        return fail(v, EX_UNAVAILABLE);
+    snapshot_expect(s, w->audit);
+    if (!read_all(v, rk, all, s, w, &sums))
+        return fail(v, v->export_dir ? EX_IOERR : EX_UNAVAILABLE);
+    return finish(v, s, w, &sums);
 }
 
 static int verify_source(struct verify *v, rd_kafka_t *rk, rd_kafka_t *lookup,
                          const struct topic_list *all, const char *source) {
     struct snapshot s = {.partial = v->limits.from_ms != 0, .unfinished = v->limits.to_ms != 0};
+    struct watchers w = {.export_dir = v->export_dir};
     snprintf(s.source, sizeof s.source, "%s", source);
     snprintf(s.group, sizeof s.group, "%s", v->group);
-    struct export *x = NULL;
-    if (v->export_dir && !(x = export_open(v->export_dir, &v->err))) return fail(v, EX_CANTCREAT);
-    struct watchers w = {.report = &v->report, .export = x, .err = &v->err};
-    if (lookup) w.objects = objects_new(v->cfg, lookup);
-    if (v->anchors_dir || v->cfg->anchor_bucket[0])
-        w.anchored = anchored_new(&s, v->keys, v->n_keys, &v->limits);
+    if (v->export_dir && !export_open(v->export_dir, &v->err)) return fail(v, EX_CANTCREAT);
+    begin_audit(v, &s, v->anchors_dir || v->cfg->anchor_bucket[0], &w);
+    if (lookup) w.objects = objects_new(v->cfg, lookup, w.audit);
     int rc = audit_source(v, rk, all, &s, &w);
-    anchored_free(w.anchored);
-    objects_free(w.objects);
-    export_free(x);
+    end_audit(&w);
     snapshot_free(&s);
     return rc;
 }
@@ -233,26 +229,15 @@ static void read_folder_anchors(struct verify *v, const struct snapshot *s, stru
 
 static int verify_folder(struct verify *v) {
     struct snapshot s = {0};
+    struct watchers w = {0};
     if (!files_snapshot(v->target, &s, &v->err)) return fail(v, EX_NOINPUT);
-    struct watchers w = {.report = &v->report, .err = &v->err};
-    if (v->anchors_dir || s.has_anchors)
-        w.anchored = anchored_new(&s, v->keys, v->n_keys, &v->limits);
     struct report_sums sums = {.keys_given = v->n_keys > 0};
-    report_begin(&v->report, s.source);
-    struct audit *a = new_audit(v, &s, &w);
-    snapshot_expect(&s, a);
+    begin_audit(v, &s, v->anchors_dir || s.has_anchors, &w);
+    snapshot_expect(&s, w.audit);
     if (w.anchored) read_folder_anchors(v, &s, &w);
-    int rc = EX_OK;
-    if (!files_audit(v->target, a, &v->err)) {
-        rc = fail(v, EX_IOERR);
-    } else {
-        snapshot_drained(&s, a);
-        audit_finish(a);
-        finish_anchors(&w, &sums);
-        if (!report_end(&v->report, a, &sums)) rc = EX_DATAERR;
-    }
-    anchored_free(w.anchored);
-    audit_free(a);
+    int rc =
+        files_audit(v->target, w.audit, &v->err) ? finish(v, &s, &w, &sums) : fail(v, EX_IOERR);
+    end_audit(&w);
     snapshot_free(&s);
     return rc;
 }

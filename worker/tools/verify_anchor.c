@@ -45,7 +45,7 @@ struct spot {
     char *topic;
     int32_t partition;
     struct mark *marks; /* ascending by seq and hash, once sorted */
-    size_t n, cap;
+    size_t n;
     bool begun; /* the ledger has an entry of it: */
     uint64_t first_seq, last_seq;
     uint8_t first_prev[SHA256_LEN];
@@ -59,9 +59,9 @@ struct anchored {
     struct ledger_pubkey keys[KEYS_MAX];
     size_t n_keys;
     struct source *sources;
-    size_t n_sources, cap_sources;
+    size_t n_sources;
     struct spot **spots;
-    size_t n_spots, cap_spots;
+    size_t n_spots;
     struct table index; /* of spots */
     size_t n_marks;
     bool sorted, full;
@@ -70,8 +70,9 @@ struct anchored {
 };
 
 struct anchored *anchored_new(const struct snapshot *s, const struct ledger_pubkey *keys,
-                              size_t n_keys, const struct reader_limits *limits) {
+                              size_t n_keys, const struct reader_limits *limits, struct audit *a) {
     struct anchored *x = xcalloc(1, sizeof *x);
+    x->audit = a;
     x->snapshot = s;
     x->limits = limits;
     x->n_keys = n_keys < KEYS_MAX ? n_keys : KEYS_MAX;
@@ -95,10 +96,6 @@ void anchored_free(struct anchored *x) {
     table_free(&x->index);
     arena_free(&x->arena);
     free(x);
-}
-
-void anchored_report(struct anchored *x, struct audit *a) {
-    x->audit = a;
 }
 
 void anchored_sums(const struct anchored *x, struct anchored_sums *ret) {
@@ -145,13 +142,6 @@ static void say_of(struct anchored *x, const struct spot *s, const struct mark *
 
 /* ---- anchors ---- */
 
-/* Room for one more: doubles. */
-static void *grow(void *array, size_t n, size_t *cap, size_t size) {
-    if (n < *cap) return array;
-    *cap = *cap ? 2 * *cap : 16;
-    return xrealloc(array, *cap * size);
-}
-
 static struct spot *spot_of(struct anchored *x, struct str topic, int32_t partition, bool make) {
     uint64_t hash = keyed_hash_numbered(topic, partition);
     for (struct table_node *n = table_first(&x->index, hash); n; n = table_next(n)) {
@@ -162,7 +152,7 @@ static struct spot *spot_of(struct anchored *x, struct str topic, int32_t partit
     struct spot *s = xcalloc(1, sizeof *s);
     s->topic = xstrndup(topic.p, topic.n);
     s->partition = partition;
-    x->spots = grow(x->spots, x->n_spots, &x->cap_spots, sizeof s);
+    x->spots = xgrow(x->spots, x->n_spots, sizeof s);
     x->spots[x->n_spots++] = s;
     table_add(&x->index, &s->node, hash);
     return s;
@@ -222,7 +212,7 @@ static void add_head(struct anchored *x, const struct anchor_head *h) {
     }
     struct spot *s = spot_of(x, h->topic, h->partition, true);
     if (s->n && same(&s->marks[s->n - 1], h)) return; /* anchored again after a restart */
-    s->marks = grow(s->marks, s->n, &s->cap, sizeof *s->marks);
+    s->marks = xgrow(s->marks, s->n, sizeof *s->marks);
     struct mark *m = &s->marks[s->n++];
     *m = (struct mark){.seq = h->seq, .next = h->next, .source = (uint32_t)(x->n_sources - 1)};
     memcpy(m->hash, h->hash, SHA256_LEN);
@@ -251,7 +241,7 @@ void anchored_add(struct anchored *x, const char *name, struct str value) {
         return;
     }
     if (!check_signature(x, name, &a, &late)) return;
-    x->sources = grow(x->sources, x->n_sources, &x->cap_sources, sizeof *x->sources);
+    x->sources = xgrow(x->sources, x->n_sources, sizeof *x->sources);
     x->sources[x->n_sources++] =
         (struct source){.name = xstrdup(name), .at_ms = a.at_ms, .late = late};
     x->sums.anchors++;

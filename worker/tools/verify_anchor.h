@@ -11,12 +11,11 @@
 
 struct anchored;
 /* The group and source are those of the snapshot; keys: none, signatures are not checked. The
- * limits are those that the ledger is read with. All is borrowed for as long as it lives. */
+ * limits are those that the ledger is read with, findings go to the audit. All is borrowed for as
+ * long as it lives. */
 struct anchored *anchored_new(const struct snapshot *, const struct ledger_pubkey *keys,
-                              size_t n_keys, const struct reader_limits *);
+                              size_t n_keys, const struct reader_limits *, struct audit *);
 void anchored_free(struct anchored *);
-/* Findings go there. Before anything is added. */
-void anchored_report(struct anchored *, struct audit *);
 
 /* An anchor's bytes; name: how findings call it. */
 void anchored_add(struct anchored *, const char *name, struct str value);

@@ -134,15 +134,14 @@ struct tier {
 
 struct audit {
     struct audit_options opts;
-    char *source; /* what opts.source points to */
-    struct ledger_pubkey *keys;
     struct chain **chains;
     size_t n_chains;
     struct table index;   /* of chains */
     struct table origins; /* tallies of records whose story is not complete */
     struct tier tiers[TIERS_MAX];
     size_t n_tiers;
-    struct arena arena; /* of the entry at hand */
+    struct arena arena;               /* of the entry at hand */
+    const struct ledger_place *place; /* its own; NULL: the end */
     struct audit_row *rows;
     uint64_t findings;
 };
@@ -150,10 +149,6 @@ struct audit {
 struct audit *audit_new(const struct audit_options *opts) {
     struct audit *a = xcalloc(1, sizeof *a);
     a->opts = *opts;
-    a->opts.source = a->source = xstrdup(opts->source);
-    a->keys = xcalloc(opts->n_keys, sizeof *a->keys);
-    if (opts->n_keys) memcpy(a->keys, opts->keys, opts->n_keys * sizeof *a->keys);
-    a->opts.keys = a->keys;
     return a;
 }
 
@@ -174,8 +169,6 @@ void audit_free(struct audit *a) {
     arena_free(&a->arena);
     free(a->chains);
     free(a->rows);
-    free(a->keys);
-    free(a->source);
     free(a);
 }
 
@@ -184,26 +177,25 @@ void audit_report(struct audit *a, const struct finding *f) {
     a->opts.report(a->opts.context, f);
 }
 
-/* Reports, with the chain's topic and partition, and counts. place may be NULL. */
-static void chain_say(struct audit *a, struct chain *c, const struct ledger_place *place, bool note,
-                      const char *code, int64_t offset, const char *fmt, ...)
-    __attribute__((format(printf, 7, 8)));
+/* Codes that are worth knowing, and no reason to fail. */
+static const char notes[] = "repeated rotated unsigned-beginning made-anew";
 
-static void chain_say(struct audit *a, struct chain *c, const struct ledger_place *place, bool note,
-                      const char *code, int64_t offset, const char *fmt, ...) {
+/* Reports, with the chain's topic and partition and the place of the entry at hand, and counts. */
+__attribute__((format(printf, 5, 6))) static void
+say(struct audit *a, struct chain *c, const char *code, int64_t offset, const char *fmt, ...) {
     char text[512];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    struct finding f = {.note = note,
+    struct finding f = {.note = text_lists(notes, str_c(code)),
                         .code = code,
                         .topic = c->topic,
                         .partition = c->row.partition,
                         .offset = offset,
                         .text = text};
-    if (place) f.place = *place;
-    if (!note) c->row.findings++;
+    if (a->place) f.place = *a->place;
+    if (!f.note) c->row.findings++;
     audit_report(a, &f);
 }
 
@@ -217,18 +209,18 @@ static uint8_t tier_of(struct audit *a, struct str name) {
 
 /* "<source>.retry.<tier>" -> the tier's name, else empty. */
 static struct str retry_tier(const struct audit *a, struct str topic) {
-    struct str prefix = str_c(a->source);
-    if (!str_starts(topic, a->source)) return (struct str){0};
+    struct str prefix = str_c(a->opts.source);
+    if (!str_starts(topic, a->opts.source)) return (struct str){0};
     struct str rest = {topic.p + prefix.n, topic.n - prefix.n};
     if (!str_starts(rest, ".retry.")) return (struct str){0};
     return (struct str){rest.p + 7, rest.n - 7};
 }
 
 static enum chain_kind kind_of(const struct audit *a, struct str topic) {
-    if (str_is(topic, a->source)) return CHAIN_SOURCE;
+    if (str_is(topic, a->opts.source)) return CHAIN_SOURCE;
     if (retry_tier(a, topic).n) return CHAIN_RETRY;
-    if (!str_starts(topic, a->source)) return CHAIN_FOREIGN;
-    size_t skip = strlen(a->source);
+    if (!str_starts(topic, a->opts.source)) return CHAIN_FOREIGN;
+    size_t skip = strlen(a->opts.source);
     struct str rest = {topic.p + skip, topic.n - skip};
     return str_starts(rest, ".dead.") ? CHAIN_DEAD : CHAIN_FOREIGN;
 }
@@ -246,8 +238,7 @@ static struct chain *chain_find(const struct audit *a, struct str topic, int32_t
 static struct chain *chain_of(struct audit *a, struct str topic, int32_t partition) {
     struct chain *c = chain_find(a, topic, partition);
     if (c) return c;
-    if ((a->n_chains & (a->n_chains - 1)) == 0) /* full at each power of two */
-        a->chains = xrealloc(a->chains, (a->n_chains ? 2 * a->n_chains : 1) * sizeof c);
+    a->chains = xgrow(a->chains, a->n_chains, sizeof c);
     c = xcalloc(1, sizeof *c);
     c->number = (uint32_t)a->n_chains;
     c->topic = xstrndup(topic.p, topic.n);
@@ -331,18 +322,16 @@ static bool is_zero(const uint8_t hash[SHA256_LEN]) {
     return memcmp(hash, zeros, SHA256_LEN) == 0;
 }
 
-static enum chain_answer begin(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                               bool partial, const struct ledger_place *place) {
-    if (e->seq > 0 && !partial)
-        chain_say(a, c, place, false, "begins-late", e->first,
-                  "the first entry found is number %" PRIu64 ": those before it are missing",
-                  e->seq);
+static enum chain_answer begin(struct audit *a, struct chain *c, const struct ledger_entry *e) {
+    if (e->seq > 0 && !a->opts.partial)
+        say(a, c, "begins-late", e->first,
+            "the first entry found is number %" PRIu64 ": those before it are missing", e->seq);
     if (e->seq == 0 && !is_zero(e->prev))
-        chain_say(a, c, place, false, "chain-broken", e->first,
-                  "entry 0 names a previous entry, and there is none before it");
+        say(a, c, "chain-broken", e->first,
+            "entry 0 names a previous entry, and there is none before it");
     if (e->seq == 0 && e->anew)
-        chain_say(a, c, place, false, "chain-broken", e->first,
-                  "entry 0 says that the topic was made anew, and nothing was before it");
+        say(a, c, "chain-broken", e->first,
+            "entry 0 says that the topic was made anew, and nothing was before it");
     push_link(c, e);
     c->begun = true;
     c->row.first = e->first;
@@ -350,18 +339,16 @@ static enum chain_answer begin(struct audit *a, struct chain *c, const struct le
 }
 
 /* An entry whose number was there before. */
-static enum chain_answer again(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                               const struct ledger_place *place) {
+static enum chain_answer again(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     uint8_t same[SHA256_LEN];
     const struct chain_link *earlier = link_of(c, e->seq, NULL);
     if (!earlier) {
-        chain_say(a, c, place, false, "out-of-order", e->first,
-                  "entry %" PRIu64 " stands after entry %" PRIu64, e->seq, c->row.last_seq);
+        say(a, c, "out-of-order", e->first, "entry %" PRIu64 " stands after entry %" PRIu64, e->seq,
+            c->row.last_seq);
         return CHAIN_REFUSED;
     }
     if (link_of(c, e->seq, e->hash)) {
-        chain_say(a, c, place, true, "repeated", e->first,
-                  "entry %" PRIu64 " is repeated as it was", e->seq);
+        say(a, c, "repeated", e->first, "entry %" PRIu64 " is repeated as it was", e->seq);
         c->row.repeats++;
         return CHAIN_REPEAT;
     }
@@ -369,13 +356,13 @@ static enum chain_answer again(struct audit *a, struct chain *c, const struct le
     bool equal = memcmp(same, earlier->same, SHA256_LEN) == 0;
     push_link(c, e); /* the chain may go on from either */
     if (equal) {
-        chain_say(a, c, place, true, "repeated", e->first,
-                  "entry %" PRIu64 " is repeated with the same outcomes and other times", e->seq);
+        say(a, c, "repeated", e->first,
+            "entry %" PRIu64 " is repeated with the same outcomes and other times", e->seq);
         c->row.repeats++;
         return CHAIN_REPEAT;
     }
-    chain_say(a, c, place, false, "altered", e->first,
-              "there are two entries %" PRIu64 " with different content", e->seq);
+    say(a, c, "altered", e->first, "there are two entries %" PRIu64 " with different content",
+        e->seq);
     return CHAIN_REFUSED;
 }
 
@@ -399,24 +386,24 @@ static bool fits(const struct chain *c, const struct ledger_entry *e) {
 
 /* intact: the hash is right. One that is not is taken only where it fits. */
 static enum chain_answer chain_add(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                                   bool intact, bool partial, const struct ledger_place *place) {
+                                   bool intact) {
     if (!intact && !fits(c, e)) return CHAIN_REFUSED;
-    if (!c->begun) return begin(a, c, e, partial, place);
+    if (!c->begun) return begin(a, c, e);
     uint64_t last = c->row.last_seq;
-    if (e->seq <= last) return again(a, c, e, place);
+    if (e->seq <= last) return again(a, c, e);
     const struct chain_link *parent = link_of(c, last, e->prev);
     if (e->seq > last + 1)
-        chain_say(a, c, place, false, "missing", c->row.next,
-                  "entries %" PRIu64 " to %" PRIu64 " are missing: records %" PRId64
-                  " up to %" PRId64 " have no outcome",
-                  last + 1, e->seq - 1, c->row.next, e->first);
+        say(a, c, "missing", c->row.next,
+            "entries %" PRIu64 " to %" PRIu64 " are missing: records %" PRId64 " up to %" PRId64
+            " have no outcome",
+            last + 1, e->seq - 1, c->row.next, e->first);
     else if (!parent)
-        chain_say(a, c, place, false, "chain-broken", e->first,
-                  "entry %" PRIu64 " does not name the hash of the entry before it", e->seq);
+        say(a, c, "chain-broken", e->first,
+            "entry %" PRIu64 " does not name the hash of the entry before it", e->seq);
     else if (!follows(c, parent, e))
-        chain_say(a, c, place, false, parent->next < joint(e) ? "gap" : "overlap", parent->next,
-                  "entry %" PRIu64 " begins at %" PRId64 ", the one before it ends at %" PRId64,
-                  e->seq, joint(e), parent->next);
+        say(a, c, parent->next < joint(e) ? "gap" : "overlap", parent->next,
+            "entry %" PRIu64 " begins at %" PRId64 ", the one before it ends at %" PRId64, e->seq,
+            joint(e), parent->next);
     push_link(c, e);
     return CHAIN_NEW;
 }
@@ -429,7 +416,7 @@ static struct chain_key *key_named(struct chain *c, const char *id) {
 
 /* Takes the statement in, once the entry that carries it is known to be the new key's. */
 static void rotate(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                   const struct ledger_pubkey *next, const struct ledger_place *place) {
+                   const struct ledger_pubkey *next) {
     struct chain_key *old = key_named(c, e->rotate_from);
     const char *wrong = NULL;
     if (!old)
@@ -441,18 +428,16 @@ static void rotate(struct audit *a, struct chain *c, const struct ledger_entry *
     else if (!key_named(c, next->id) && c->n_keys == CHAIN_KEYS_MAX)
         wrong = "there are too many";
     if (wrong) {
-        chain_say(a, c, place, false, "rotation-refused", e->first,
-                  "key %s names %s as its successor: %s", e->rotate_from, next->id, wrong);
+        say(a, c, "rotation-refused", e->first, "key %s names %s as its successor: %s",
+            e->rotate_from, next->id, wrong);
         return;
     }
     old->retired = true;
     if (!key_named(c, next->id)) c->keys[c->n_keys++] = (struct chain_key){.pub = *next};
-    chain_say(a, c, place, true, "rotated", e->first, "key %s is replaced by %s", e->rotate_from,
-              next->id);
+    say(a, c, "rotated", e->first, "key %s is replaced by %s", e->rotate_from, next->id);
 }
 
-static void check_signed(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                         const struct ledger_place *place) {
+static void check_signed(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     struct ledger_pubkey next;
     if (e->rotates) {
         ledger_pubkey_from_raw(e->rotate_to, &next);
@@ -460,16 +445,16 @@ static void check_signed(struct audit *a, struct chain *c, const struct ledger_e
         if (strcmp(next.id, e->key) == 0 &&
             ledger_pubkey_check(&next, e->hash, SHA256_LEN, e->sig) &&
             !(known && key_named(c, e->rotate_from) && key_named(c, e->rotate_from)->retired))
-            rotate(a, c, e, &next, place);
+            rotate(a, c, e, &next);
     }
     struct chain_key *key = key_named(c, e->key);
     if (!key) {
-        chain_say(a, c, place, false, "unknown-key", e->first,
-                  "entry %" PRIu64 " is signed by key %s, which is not among those given", e->seq,
-                  e->key);
+        say(a, c, "unknown-key", e->first,
+            "entry %" PRIu64 " is signed by key %s, which is not among those given", e->seq,
+            e->key);
     } else if (!ledger_pubkey_check(&key->pub, e->hash, SHA256_LEN, e->sig)) {
-        chain_say(a, c, place, false, "bad-signature", e->first,
-                  "entry %" PRIu64 "'s signature is not key %s's", e->seq, e->key);
+        say(a, c, "bad-signature", e->first, "entry %" PRIu64 "'s signature is not key %s's",
+            e->seq, e->key);
     } else if (key->retired) {
         if (c->retired_tail++ == 0) c->retired_first = e->first;
     } else {
@@ -477,14 +462,13 @@ static void check_signed(struct audit *a, struct chain *c, const struct ledger_e
     }
 }
 
-static void chain_check_signature(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                                  const struct ledger_place *place) {
+static void chain_check_signature(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     if (e->is_signed) {
         c->row.signed_entries++;
-        if (c->n_keys) check_signed(a, c, e, place);
+        if (c->n_keys) check_signed(a, c, e);
     } else if (c->row.signed_entries && c->n_keys) {
-        chain_say(a, c, place, false, "unsigned", e->first,
-                  "entry %" PRIu64 " is not signed, and entries before it are", e->seq);
+        say(a, c, "unsigned", e->first,
+            "entry %" PRIu64 " is not signed, and entries before it are", e->seq);
     } else {
         c->unsigned_prefix++;
     }
@@ -493,45 +477,44 @@ static void chain_check_signature(struct audit *a, struct chain *c, const struct
 static void finish_signatures(struct audit *a, struct chain *c) {
     if (!c->n_keys || !c->begun) return;
     if (!c->row.signed_entries)
-        chain_say(a, c, NULL, false, "unsigned", c->row.first, "no entry is signed");
+        say(a, c, "unsigned", c->row.first, "no entry is signed");
     else if (c->unsigned_prefix)
-        chain_say(a, c, NULL, true, "unsigned-beginning", c->row.first,
-                  "the first %" PRIu64
-                  " entries are not signed; the signed ones after them vouch for them",
-                  c->unsigned_prefix);
+        say(a, c, "unsigned-beginning", c->row.first,
+            "the first %" PRIu64
+            " entries are not signed; the signed ones after them vouch for them",
+            c->unsigned_prefix);
     if (c->retired_tail)
-        chain_say(a, c, NULL, false, "retired-key", c->retired_first,
-                  "the last %" PRIu64 " entries are signed by a key that was replaced before",
-                  c->retired_tail);
+        say(a, c, "retired-key", c->retired_first,
+            "the last %" PRIu64 " entries are signed by a key that was replaced before",
+            c->retired_tail);
 }
 
-static void chain_finish(struct audit *a, struct chain *c, const struct audit_options *opts) {
+static void chain_finish(struct audit *a, struct chain *c) {
     const struct audit_row *row = &c->row;
     finish_signatures(a, c);
-    if (!c->expected || opts->unfinished || (opts->partial && !c->begun)) return;
+    if (!c->expected || a->opts.unfinished || (a->opts.partial && !c->begun)) return;
     int64_t end = c->begun ? row->next : 0;
     if (!row->has_meta) {
         if (row->committed > end)
-            chain_say(a, c, NULL, false, "truncated", end,
-                      "the ledger ends at %" PRId64 ", the group's committed offset is %" PRId64
-                      " (with metadata that is not runsink's)",
-                      end, row->committed);
+            say(a, c, "truncated", end,
+                "the ledger ends at %" PRId64 ", the group's committed offset is %" PRId64
+                " (with metadata that is not runsink's)",
+                end, row->committed);
     } else if (row->meta_seq == 0 || c->head_found) {
         return;
     } else if (!c->begun) {
-        chain_say(a, c, NULL, false, "truncated", 0,
-                  "the ledger has no entry, the group has settled %" PRIu64 " up to %" PRId64,
-                  row->meta_seq, row->committed);
+        say(a, c, "truncated", 0,
+            "the ledger has no entry, the group has settled %" PRIu64 " up to %" PRId64,
+            row->meta_seq, row->committed);
     } else if (row->last_seq + 1 < row->meta_seq) {
-        chain_say(a, c, NULL, false, "truncated", end,
-                  "the ledger ends after %" PRIu64 " entries at %" PRId64
-                  ", the group has settled %" PRIu64 " up to %" PRId64,
-                  row->last_seq + 1, end, row->meta_seq, row->committed);
+        say(a, c, "truncated", end,
+            "the ledger ends after %" PRIu64 " entries at %" PRId64
+            ", the group has settled %" PRIu64 " up to %" PRId64,
+            row->last_seq + 1, end, row->meta_seq, row->committed);
     } else if (row->entries) {
-        chain_say(a, c, NULL, false, "head-differs", row->committed,
-                  "entry %" PRIu64
-                  " is not the one whose hash is in the group's committed metadata",
-                  row->meta_seq - 1);
+        say(a, c, "head-differs", row->committed,
+            "entry %" PRIu64 " is not the one whose hash is in the group's committed metadata",
+            row->meta_seq - 1);
     }
 }
 
@@ -548,8 +531,7 @@ static int compare_spans(const void *a, const void *b) {
     return (x->range.a > y->range.a) - (x->range.a < y->range.a);
 }
 
-static void check_spans(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                        const struct ledger_place *place) {
+static void check_spans(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     size_t n = 0;
     for (size_t i = 0; i < e->n_groups; i++) n += e->groups[i].n_offsets;
     if (n == 0) return;
@@ -564,12 +546,11 @@ static void check_spans(struct audit *a, struct chain *c, const struct ledger_en
     for (size_t i = 0; i < n; i++) {
         struct ledger_range r = spans[i].range;
         if (r.a < e->first || r.z >= e->next)
-            chain_say(a, c, place, false, "outside-window", r.a < e->first ? r.a : r.z,
-                      "entry %" PRIu64 " speaks of a record outside of its window", e->seq);
+            say(a, c, "outside-window", r.a < e->first ? r.a : r.z,
+                "entry %" PRIu64 " speaks of a record outside of its window", e->seq);
         if (r.a <= reach || e->lost)
-            chain_say(a, c, place, false, "two-outcomes", r.a,
-                      "entry %" PRIu64 " gives it two outcomes: %s and %s", e->seq,
-                      e->lost ? "lost" : ledger_kind_name(kind), ledger_kind_name(spans[i].kind));
+            say(a, c, "two-outcomes", r.a, "entry %" PRIu64 " gives it two outcomes: %s and %s",
+                e->seq, e->lost ? "lost" : ledger_kind_name(kind), ledger_kind_name(spans[i].kind));
         if (r.z > reach) {
             reach = r.z;
             kind = spans[i].kind;
@@ -628,19 +609,19 @@ static bool of_dead(enum ledger_kind kind) {
 }
 
 static void follow_origins(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                           const struct ledger_group *g, const struct ledger_place *place) {
+                           const struct ledger_group *g) {
     uint8_t tier = tier_of(a, g->tier);
     if (g->n_origins == 0) {
-        chain_say(a, c, place, false, "no-origin", g->offsets[0].a,
-                  "entry %" PRIu64 " does not say which record of the source topic it is", e->seq);
+        say(a, c, "no-origin", g->offsets[0].a,
+            "entry %" PRIu64 " does not say which record of the source topic it is", e->seq);
         return;
     }
     for (size_t i = 0; i < g->n_origins; i++) {
         const struct ledger_origin *o = &g->origins[i];
-        if (!str_is(o->topic, a->source)) {
-            chain_say(a, c, place, false, "foreign-origin", g->offsets[0].a,
-                      "entry %" PRIu64 " names an origin in another topic than %s", e->seq,
-                      a->source);
+        if (!str_is(o->topic, a->opts.source)) {
+            say(a, c, "foreign-origin", g->offsets[0].a,
+                "entry %" PRIu64 " names an origin in another topic than %s", e->seq,
+                a->opts.source);
             return;
         }
         struct chain *chain = chain_of(a, o->topic, o->partition);
@@ -657,11 +638,11 @@ static void follow_origins(struct audit *a, struct chain *c, const struct ledger
 
 /* A source record's outcome is final at once, or opens a tally. */
 static void follow_source(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                          const struct ledger_group *g, const struct ledger_place *place) {
+                          const struct ledger_group *g) {
     uint8_t tier = tier_of(a, g->tier);
     if (g->n_origins || of_dead(g->kind))
-        chain_say(a, c, place, false, "wrong-kind", g->offsets[0].a,
-                  "entry %" PRIu64 " says of a source record what only others can be", e->seq);
+        say(a, c, "wrong-kind", g->offsets[0].a,
+            "entry %" PRIu64 " says of a source record what only others can be", e->seq);
     if (g->kind != LEDGER_PARKED && g->kind != LEDGER_DEAD) return;
     for (size_t i = 0; i < g->n_offsets; i++)
         for (int64_t v = g->offsets[i].a; v <= g->offsets[i].z; v++)
@@ -670,51 +651,49 @@ static void follow_source(struct audit *a, struct chain *c, const struct ledger_
 
 /* From here on offsets are those of another topic. What was parked of the old one still has its
  * outcome to come. */
-static void begin_anew(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                       const struct ledger_place *place) {
+static void begin_anew(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     spans_free(&c->seen);
     c->row.first = e->first; /* what Kafka holds below is none of ours */
     c->row.anew++;
-    chain_say(a, c, place, true, "made-anew", e->first,
-              "the topic was deleted and made anew: its records up to %" PRId64
-              " are those of the old one, entry %" PRIu64 " begins again at %" PRId64,
-              e->before, e->seq, e->first);
+    say(a, c, "made-anew", e->first,
+        "the topic was deleted and made anew: its records up to %" PRId64
+        " are those of the old one, entry %" PRIu64 " begins again at %" PRId64,
+        e->before, e->seq, e->first);
 }
 
-static void follow(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                   const struct ledger_place *place) {
+static void follow(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     uint64_t count = 0;
     for (size_t i = 0; i < e->n_groups; i++) {
         if (e->groups[i].count > RECORDS_MAX - count) {
-            chain_say(a, c, place, false, "implausible", e->first,
-                      "entry %" PRIu64 " speaks of more than %d records", e->seq, RECORDS_MAX);
+            say(a, c, "implausible", e->first, "entry %" PRIu64 " speaks of more than %d records",
+                e->seq, RECORDS_MAX);
             return;
         }
         count += e->groups[i].count;
         c->row.records[e->groups[i].kind] += e->groups[i].count;
     }
-    if (e->anew) begin_anew(a, c, e, place);
-    check_spans(a, c, e, place);
+    if (e->anew) begin_anew(a, c, e);
+    check_spans(a, c, e);
     if (e->lost) {
         uint64_t n = (uint64_t)(e->next - e->first);
         c->row.lost += n;
         if (a->opts.keep_seen) spans_add(&c->seen, (struct ledger_range){e->first, e->next - 1});
-        chain_say(a, c, place, false, "lost", e->first,
-                  "%" PRIu64 " records were removed by retention before they were read", n);
+        say(a, c, "lost", e->first,
+            "%" PRIu64 " records were removed by retention before they were read", n);
     }
     for (size_t i = 0; i < e->n_groups; i++) {
         const struct ledger_group *g = &e->groups[i];
         switch (c->kind) {
         case CHAIN_SOURCE:
-            follow_source(a, c, e, g, place);
+            follow_source(a, c, e, g);
             break;
         case CHAIN_RETRY:
         case CHAIN_DEAD:
             if (of_dead(g->kind) != (c->kind == CHAIN_DEAD))
-                chain_say(a, c, place, false, "wrong-kind", g->offsets[0].a,
-                          "entry %" PRIu64 " says \"%s\" of a record of this topic", e->seq,
-                          ledger_kind_name(g->kind));
-            follow_origins(a, c, e, g, place);
+                say(a, c, "wrong-kind", g->offsets[0].a,
+                    "entry %" PRIu64 " says \"%s\" of a record of this topic", e->seq,
+                    ledger_kind_name(g->kind));
+            follow_origins(a, c, e, g);
             break;
         case CHAIN_FOREIGN:
             break;
@@ -724,21 +703,20 @@ static void follow(struct audit *a, struct chain *c, const struct ledger_entry *
     }
 }
 
-static void open_chain(struct audit *a, struct chain *c, const struct ledger_place *place) {
+static void open_chain(struct audit *a, struct chain *c) {
     c->links = xcalloc(CHAIN_LINKS, sizeof *c->links);
     c->keys = xcalloc(CHAIN_KEYS_MAX, sizeof *c->keys);
     for (; c->n_keys < a->opts.n_keys && c->n_keys < CHAIN_KEYS_MAX; c->n_keys++)
         c->keys[c->n_keys].pub = a->opts.keys[c->n_keys];
     if (c->kind == CHAIN_FOREIGN)
-        chain_say(a, c, place, false, "foreign", -1,
-                  "this topic is neither %s nor one of its retry and dead topics", a->source);
+        say(a, c, "foreign", -1, "this topic is neither %s nor one of its retry and dead topics",
+            a->opts.source);
 }
 
-static void malformed(struct audit *a, struct str key, const struct ledger_read_error *why,
-                      const struct ledger_place *place) {
+static void malformed(struct audit *a, struct str key, const struct ledger_read_error *why) {
     struct str topic;
     char text[512], name[TOPIC_MAX + 1];
-    struct finding f = {.code = "malformed", .offset = -1, .place = *place, .text = text};
+    struct finding f = {.code = "malformed", .offset = -1, .place = *a->place, .text = text};
     char what[64];
     outcome_text(what, sizeof what, str_c(why->what));
     snprintf(text, sizeof text, "not a ledger entry: expected %s at byte %zu", what, why->at);
@@ -751,14 +729,14 @@ static void malformed(struct audit *a, struct str key, const struct ledger_read_
 }
 
 static void check_key(struct audit *a, struct chain *c, struct str key,
-                      const struct ledger_entry *e, const struct ledger_place *place) {
+                      const struct ledger_entry *e) {
     struct str topic;
     int32_t partition;
     if (!key.p || (ledger_read_key(key, &topic, &partition) && str_eq(topic, e->topic) &&
                    partition == e->partition))
         return;
-    chain_say(a, c, place, false, "wrong-key", e->first,
-              "entry %" PRIu64 "'s record has the key of another partition", e->seq);
+    say(a, c, "wrong-key", e->first, "entry %" PRIu64 "'s record has the key of another partition",
+        e->seq);
 }
 
 void audit_entry(struct audit *a, struct str key, struct str value,
@@ -766,9 +744,10 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     struct ledger_entry e;
     struct ledger_read_error why;
     uint8_t hash[SHA256_LEN];
+    a->place = place;
     arena_free(&a->arena);
     if (!ledger_read(value, &a->arena, &e, &why)) {
-        malformed(a, key, &why, place);
+        malformed(a, key, &why);
         return;
     }
     sha256(e.canonical.p, e.canonical.n, hash);
@@ -777,25 +756,24 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     if (intact && !str_is(e.group, a->opts.group)) return;
     if (intact && a->opts.entry) a->opts.entry(a->opts.context, &e);
     struct chain *c = chain_of(a, e.topic, e.partition);
-    if (!c->links) open_chain(a, c, place);
-    check_key(a, c, key, &e, place);
+    if (!c->links) open_chain(a, c);
+    check_key(a, c, key, &e);
     if (!intact)
-        chain_say(a, c, place, false, "bad-hash", e.first,
-                  "entry %" PRIu64 " was altered: its hash is not that of its bytes", e.seq);
-    chain_check_signature(a, c, &e, place);
-    enum chain_answer answer = chain_add(a, c, &e, intact, a->opts.partial, place);
+        say(a, c, "bad-hash", e.first,
+            "entry %" PRIu64 " was altered: its hash is not that of its bytes", e.seq);
+    chain_check_signature(a, c, &e);
+    enum chain_answer answer = chain_add(a, c, &e, intact);
     if (c->expected && c->row.has_meta && e.seq + 1 == c->row.meta_seq && intact &&
         memcmp(e.hash, c->row.meta_head, SHA256_LEN) == 0) {
         c->head_found = true;
         if (c->kind != CHAIN_DEAD && e.next != c->row.committed)
-            chain_say(a, c, place, false, "offset-differs", e.next,
-                      "the ledger's head ends at %" PRId64
-                      ", the group's committed offset is %" PRId64,
-                      e.next, c->row.committed);
+            say(a, c, "offset-differs", e.next,
+                "the ledger's head ends at %" PRId64 ", the group's committed offset is %" PRId64,
+                e.next, c->row.committed);
     }
     if (answer != CHAIN_NEW) return;
     c->row.entries++;
-    follow(a, c, &e, place);
+    follow(a, c, &e);
 }
 
 /* What a record's tally amounts to at the end. */
@@ -806,22 +784,21 @@ static void judge(struct audit *a, const struct origin_tally *t) {
     bool early = a->opts.partial; /* its beginning may lie before what was read */
     const struct tier *tier = t->tier < a->n_tiers ? &a->tiers[t->tier] : NULL;
     if (ended > most)
-        chain_say(a, c, NULL, false, "second-outcome", t->offset,
-                  "it has %d final outcomes: %d delivered, skipped or discarded, %d dead",
-                  t->final + t->dead, t->final, t->dead);
+        say(a, c, "second-outcome", t->offset,
+            "it has %d final outcomes: %d delivered, skipped or discarded, %d dead",
+            t->final + t->dead, t->final, t->dead);
     else if (pending > 0 && pending + ended > most)
-        chain_say(a, c, NULL, false, "parked-twice", t->offset,
-                  "it waits in a retry topic (%s) beside another outcome", tier ? tier->name : "?");
+        say(a, c, "parked-twice", t->offset,
+            "it waits in a retry topic (%s) beside another outcome", tier ? tier->name : "?");
     else if (pending < 0 && !early)
-        chain_say(a, c, NULL, false, "never-parked", t->offset,
-                  "a retry topic's entry gives it an outcome, but no entry parked it");
+        say(a, c, "never-parked", t->offset,
+            "a retry topic's entry gives it an outcome, but no entry parked it");
     else if (dead < 0 && !early)
-        chain_say(a, c, NULL, false, "never-dead", t->offset,
-                  "it was redriven or discarded, but no entry calls it dead");
+        say(a, c, "never-dead", t->offset,
+            "it was redriven or discarded, but no entry calls it dead");
     else if (pending > 0 && tier && tier->drained && !t->late && !a->opts.unfinished)
-        chain_say(a, c, NULL, false, "vanished", t->offset,
-                  "it was parked in %s, that topic has been consumed, and no entry names it",
-                  tier->name);
+        say(a, c, "vanished", t->offset,
+            "it was parked in %s, that topic has been consumed, and no entry names it", tier->name);
     if (pending > 0) c->row.pending += (uint64_t)pending;
     if (dead > 0) c->row.dead_now += (uint64_t)dead;
 }
@@ -829,11 +806,12 @@ static void judge(struct audit *a, const struct origin_tally *t) {
 void audit_finish(struct audit *a) {
     size_t n = a->origins.n;
     struct origin_tally **left = xcalloc(n + 1, sizeof *left), **end = left;
+    a->place = NULL;
     table_each(&a->origins, origin_list, &end);
     qsort(left, n, sizeof *left, compare_tallies);
     for (size_t i = 0; i < n; i++) judge(a, left[i]);
     free(left);
-    for (size_t i = 0; i < a->n_chains; i++) chain_finish(a, a->chains[i], &a->opts);
+    for (size_t i = 0; i < a->n_chains; i++) chain_finish(a, a->chains[i]);
 }
 
 static int compare_rows(const void *a, const void *b) {

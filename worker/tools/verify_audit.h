@@ -43,7 +43,7 @@ struct audit_options {
     void (*delivered)(void *context, const struct ledger_entry *, const struct ledger_group *);
 };
 
-struct audit *audit_new(const struct audit_options *); /* copied; keys are copied too */
+struct audit *audit_new(const struct audit_options *); /* copied; what it points to is borrowed */
 void audit_free(struct audit *);
 
 /* The group's committed offset of a partition, and its metadata (NULL: not ours). Before the

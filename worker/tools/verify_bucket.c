@@ -285,17 +285,13 @@ static bool visit_file(const FTSENT *e, const struct anchor_visitor *v, struct b
     char name[ANCHOR_NAME_LEN + 1];
     name_in(e->fts_path, e->fts_pathlen, name);
     if (!*name) return true;
-    FILE *f = fopen(e->fts_accpath, "re");
     struct buf body;
     buf_init(&body, ANCHOR_SIZE_MAX + 1);
-    char *room = buf_reserve(&body, ANCHOR_SIZE_MAX + 1);
-    if (f) body.n = fread(room, 1, ANCHOR_SIZE_MAX + 1, f);
-    bool ok = f && !ferror(f);
+    bool ok = buf_file(&body, e->fts_accpath) || errno == EFBIG; /* which no anchor is */
     if (ok)
         v->anchor(v->context, name, (struct str){body.p, body.n});
     else
         buf_printf(err, "cannot read %s: %s", e->fts_path, strerror(errno));
-    if (f) fclose(f);
     buf_free(&body);
     return ok;
 }

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "worker/base/json_out.h"
+
 #define MANIFEST "manifest.json"
 #define UNNAMED "unnamed.ndjson"
 #define SUFFIX ".ndjson"
@@ -23,20 +25,15 @@ void snapshot_free(struct snapshot *s) {
     *s = (struct snapshot){0};
 }
 
-/* Room for one more: doubles when n is a power of two. */
-static void *grow(void *array, size_t n, size_t size) {
-    return n & (n - 1) ? array : xrealloc(array, (n ? 2 * n : 1) * size);
-}
-
 struct committed *snapshot_add(struct snapshot *s) {
-    s->committed = grow(s->committed, s->n_committed, sizeof *s->committed);
+    s->committed = xgrow(s->committed, s->n_committed, sizeof *s->committed);
     struct committed *c = &s->committed[s->n_committed++];
     *c = (struct committed){0};
     return c;
 }
 
 void snapshot_add_drained(struct snapshot *s, const char *topic) {
-    s->drained = grow(s->drained, s->n_drained, sizeof *s->drained);
+    s->drained = xgrow(s->drained, s->n_drained, sizeof *s->drained);
     snprintf(s->drained[s->n_drained++], sizeof *s->drained, "%s", topic);
 }
 
@@ -50,10 +47,6 @@ void snapshot_expect(const struct snapshot *s, struct audit *a) {
 void snapshot_drained(const struct snapshot *s, struct audit *a) {
     for (size_t i = 0; i < s->n_drained; i++) audit_drained(a, s->drained[i]);
 }
-
-struct export {
-    char *dir;
-};
 
 static bool say_errno(struct buf *err, const char *what, const char *dir, const char *name) {
     buf_printf(err, "cannot %s %s%s%s: %s", what, dir, name ? "/" : "", name ? name : "",
@@ -70,28 +63,21 @@ static bool is_empty(const char *dir) {
     return n == 2; /* . and .. */
 }
 
-struct export *export_open(const char *dir, struct buf *err) {
-    if (mkdir(dir, 0777) != 0 && (errno != EEXIST || !is_empty(dir))) {
-        if (errno == EEXIST)
-            buf_printf(err, "%s is not an empty folder: give --export a new one", dir);
-        else
-            say_errno(err, "make", dir, NULL);
-        return NULL;
-    }
-    struct export *x = xcalloc(1, sizeof *x);
-    x->dir = xstrdup(dir);
-    return x;
+bool export_open(const char *dir, struct buf *err) {
+    if (mkdir(dir, 0777) == 0 || (errno == EEXIST && is_empty(dir))) return true;
+    if (errno != EEXIST) return say_errno(err, "make", dir, NULL);
+    buf_printf(err, "%s is not an empty folder: give --export a new one", dir);
+    return false;
 }
 
-void export_free(struct export *x) {
-    if (!x) return;
-    free(x->dir);
-    free(x);
+static char *path_in(const char *dir, const char *name) {
+    char *path = xmalloc(strlen(dir) + strlen(name) + 2);
+    sprintf(path, "%s/%s", dir, name);
+    return path;
 }
 
 static FILE *open_in(const char *dir, const char *name, const char *mode) {
-    char *path = xmalloc(strlen(dir) + strlen(name) + 2);
-    sprintf(path, "%s/%s", dir, name);
+    char *path = path_in(dir, name);
     FILE *f = fopen(path, mode);
     free(path);
     return f;
@@ -115,16 +101,16 @@ static void put_line(FILE *f, struct str value) {
 }
 
 /* Opened for each entry: there may be more partitions than file descriptors. */
-bool export_entry(struct export *x, struct str key, struct str value, struct buf *err) {
+bool export_entry(const char *dir, struct str key, struct str value, struct buf *err) {
     char name[NAME_SIZE] = UNNAMED;
     struct str topic;
     int32_t partition;
     if (ledger_read_key(key, &topic, &partition))
         snprintf(name, sizeof name, "%.*s-%d" SUFFIX, (int)topic.n, topic.p, (int)partition);
-    FILE *f = open_in(x->dir, name, "ae");
-    if (!f) return say_errno(err, "open", x->dir, name);
+    FILE *f = open_in(dir, name, "ae");
+    if (!f) return say_errno(err, "open", dir, name);
     put_line(f, value);
-    return close_written(f) || say_errno(err, "write", x->dir, name);
+    return close_written(f) || say_errno(err, "write", dir, name);
 }
 
 static void make_folders(const char *dir, const char *name) {
@@ -135,66 +121,62 @@ static void make_folders(const char *dir, const char *name) {
     }
 }
 
-bool export_anchor(struct export *x, const char *name, struct str value, struct buf *err) {
+bool export_anchor(const char *dir, const char *name, struct str value, struct buf *err) {
     char path[128];
     snprintf(path, sizeof path, ANCHORS "/%s", name);
-    make_folders(x->dir, path);
-    FILE *f = open_in(x->dir, path, "wxe");
+    make_folders(dir, path);
+    FILE *f = open_in(dir, path, "wxe");
     for (int version = 2; !f && errno == EEXIST && version < VERSIONS_MAX; version++) {
         snprintf(path, sizeof path, ANCHORS "/%s.%d", name, version);
-        f = open_in(x->dir, path, "wxe");
+        f = open_in(dir, path, "wxe");
     }
-    if (!f) return say_errno(err, "create", x->dir, path);
+    if (!f) return say_errno(err, "create", dir, path);
     fwrite(value.p, 1, value.n, f);
-    return close_written(f) || say_errno(err, "write", x->dir, path);
+    return close_written(f) || say_errno(err, "write", dir, path);
 }
 
 char *files_anchors(const char *dir) {
-    char *path = xmalloc(strlen(dir) + sizeof "/" ANCHORS);
-    sprintf(path, "%s/" ANCHORS, dir);
-    return path;
+    return path_in(dir, ANCHORS);
 }
 
-static void put_committed(FILE *f, const struct committed *c) {
-    fprintf(f, "{\"topic\":\"%s\",\"partition\":%d,\"offset\":%" PRId64, c->topic,
-            (int)c->partition, c->offset);
+static void put_committed(struct buf *b, const struct committed *c) {
+    out_open(b, NULL, '{');
+    out_string(b, "topic", c->topic);
+    out_int(b, "partition", c->partition);
+    out_int(b, "offset", c->offset);
     if (c->has_meta) {
-        char head[HEX_LEN(SHA256_LEN) + 1];
-        hex(c->meta.head, SHA256_LEN, head);
-        fprintf(f, ",\"entries\":%" PRIu64 ",\"head\":\"%s\"", c->meta.seq, head);
+        out_uint(b, "entries", c->meta.seq);
+        out_hex(b, "head", c->meta.head, SHA256_LEN);
     }
-    fputs("}", f);
+    out_close(b, '}');
 }
 
-bool export_finish(struct export *x, const struct snapshot *s, struct buf *err) {
-    FILE *f = open_in(x->dir, MANIFEST, "wxe");
-    if (!f) return say_errno(err, "create", x->dir, MANIFEST);
-    /* Topics and groups are of a restricted alphabet; only the group needs care. */
-    struct buf group;
-    buf_init(&group, 6 * sizeof s->group);
-    text_json(&group, str_c(s->group));
-    fprintf(f, "{\"v\":1,\"source\":\"%s\",\"group\":\"%s\",\"partial\":%s,\"unfinished\":%s,\n",
-            s->source, buf_cstr(&group), s->partial ? "true" : "false",
-            s->unfinished ? "true" : "false");
-    buf_free(&group);
-    if (s->has_anchors) fprintf(f, "\"anchors\":%" PRId64 ",\n", s->anchors);
-    fputs("\"committed\":[", f);
-    for (size_t i = 0; i < s->n_committed; i++) {
-        fputs(i ? ",\n" : "\n", f);
-        put_committed(f, &s->committed[i]);
-    }
-    fputs("],\n\"drained\":[", f);
-    for (size_t i = 0; i < s->n_drained; i++) fprintf(f, "%s\"%s\"", i ? "," : "", s->drained[i]);
-    fputs("]}\n", f);
-    return close_written(f) || say_errno(err, "write", x->dir, MANIFEST);
+static void put_manifest(struct buf *b, const struct snapshot *s) {
+    out_open(b, NULL, '{');
+    out_int(b, "v", 1);
+    out_string(b, "source", s->source);
+    out_string(b, "group", s->group);
+    out_bool(b, "partial", s->partial);
+    out_bool(b, "unfinished", s->unfinished);
+    if (s->has_anchors) out_int(b, "anchors", s->anchors);
+    out_open(b, "committed", '[');
+    for (size_t i = 0; i < s->n_committed; i++) put_committed(b, &s->committed[i]);
+    out_close(b, ']');
+    out_open(b, "drained", '[');
+    for (size_t i = 0; i < s->n_drained; i++) out_string(b, NULL, s->drained[i]);
+    out_close(b, ']');
+    out_close(b, '}');
 }
 
-static bool read_all(FILE *f, struct buf *to) {
-    char chunk[65536];
-    size_t n;
-    while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
-        if (!buf_add(to, chunk, n)) return false;
-    return !ferror(f);
+bool export_finish(const char *dir, const struct snapshot *s, struct buf *err) {
+    struct buf b;
+    FILE *f = open_in(dir, MANIFEST, "wxe");
+    if (!f) return say_errno(err, "create", dir, MANIFEST);
+    buf_init(&b, MANIFEST_MAX);
+    put_manifest(&b, s);
+    put_line(f, (struct str){b.p, b.n});
+    buf_free(&b);
+    return close_written(f) || say_errno(err, "write", dir, MANIFEST);
 }
 
 static const char *text_of(const cJSON *object, const char *name) {
@@ -249,23 +231,22 @@ static bool read_manifest(const cJSON *root, struct snapshot *s) {
 }
 
 bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err) {
-    FILE *f = open_in(dir, MANIFEST, "re");
-    if (!f) return say_errno(err, "open", dir, MANIFEST);
     struct buf text;
     struct snapshot s = {0};
+    char *path = path_in(dir, MANIFEST);
     buf_init(&text, MANIFEST_MAX);
-    bool ok = read_all(f, &text);
-    fclose(f);
-    cJSON *root = ok ? cJSON_ParseWithLength(buf_cstr(&text), text.n) : NULL;
-    ok = root && read_manifest(root, &s);
+    bool read = buf_file(&text, path) || say_errno(err, "read", dir, MANIFEST);
+    cJSON *root = read ? cJSON_ParseWithLength(buf_cstr(&text), text.n) : NULL;
+    bool ok = root && read_manifest(root, &s);
     cJSON_Delete(root);
     buf_free(&text);
+    free(path);
     if (ok) {
         *ret = s;
         return true;
     }
     snapshot_free(&s);
-    buf_printf(err, "%s/" MANIFEST " is not what `runsink verify --export` writes", dir);
+    if (read) buf_printf(err, "%s/" MANIFEST " is not what `runsink verify --export` writes", dir);
     return false;
 }
 

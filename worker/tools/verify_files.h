@@ -39,14 +39,12 @@ void snapshot_expect(const struct snapshot *, struct audit *);
 void snapshot_drained(const struct snapshot *, struct audit *);
 
 /* Writing. The folder is made; it must be empty or absent. */
-struct export;
-struct export *export_open(const char *dir, struct buf *err);
-bool export_entry(struct export *, struct str key, struct str value, struct buf *err);
+bool export_open(const char *dir, struct buf *err);
+bool export_entry(const char *dir, struct str key, struct str value, struct buf *err);
 /* name: a legal anchor's name. */
-bool export_anchor(struct export *, const char *name, struct str value, struct buf *err);
+bool export_anchor(const char *dir, const char *name, struct str value, struct buf *err);
 /* Writes the manifest, last of all. */
-bool export_finish(struct export *, const struct snapshot *, struct buf *err);
-void export_free(struct export *);
+bool export_finish(const char *dir, const struct snapshot *, struct buf *err);
 
 /* Reading: the manifest, then all files, each entry given to the audit. */
 bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err);

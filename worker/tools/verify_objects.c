@@ -27,7 +27,6 @@ struct account {
     struct destination dest; /* of type s3 */
     struct s3_config *s3;    /* dest.config */
     size_t users;            /* requests that use it */
-    uint64_t used;           /* when last, for forgetting the longest unused */
     bool own;                /* from the very record that was asked for last */
 };
 
@@ -36,7 +35,6 @@ struct accounts {
     struct lookup *lookup;
     struct account *v[ACCOUNTS_MAX];
     size_t n;
-    uint64_t clock;
 };
 
 static struct accounts *accounts_new(const struct config *cfg, rd_kafka_t *rk) {
@@ -124,23 +122,21 @@ static struct account *find(struct accounts *accounts, const char *label) {
     return NULL;
 }
 
-/* Takes the place of the one with that label, of the longest unused, or a place of its own. */
+/* Takes the place of the one with that label. When there are too many, those that nobody uses go.
+ */
 static void keep(struct accounts *accounts, struct account *fresh) {
-    size_t at = accounts->n;
-    for (size_t i = 0; i < accounts->n; i++)
-        if (!accounts->v[i]->users && strcmp(accounts->v[i]->label, fresh->label) == 0) at = i;
-    if (at == ACCOUNTS_MAX) {
-        for (size_t i = 0; i < accounts->n; i++)
-            if (!accounts->v[i]->users &&
-                (at == ACCOUNTS_MAX || accounts->v[i]->used < accounts->v[at]->used))
-                at = i;
+    bool full = accounts->n == ACCOUNTS_MAX;
+    size_t n = 0;
+    for (size_t i = 0; i < accounts->n; i++) {
+        struct account *a = accounts->v[i];
+        if (a->users || (!full && strcmp(a->label, fresh->label) != 0))
+            accounts->v[n++] = a;
+        else
+            forget(a);
     }
-    assert(at < ACCOUNTS_MAX); /* far fewer are in use at once */
-    if (at < accounts->n)
-        forget(accounts->v[at]);
-    else
-        accounts->n++;
-    accounts->v[at] = fresh;
+    assert(n < ACCOUNTS_MAX); /* far fewer are in use at once */
+    accounts->v[n++] = fresh;
+    accounts->n = n;
 }
 
 /* The account for this label: a remembered one, unless fresh, or that of the record. NULL with a
@@ -159,7 +155,6 @@ static struct account *accounts_get(struct accounts *accounts, const char *label
         snprintf(a->label, sizeof a->label, "%s", label);
         keep(accounts, a);
     }
-    a->used = ++accounts->clock;
     a->users++;
     return a;
 }
@@ -197,8 +192,9 @@ struct check {
     struct http_request request;
 };
 
-struct objects *objects_new(const struct config *cfg, rd_kafka_t *rk) {
+struct objects *objects_new(const struct config *cfg, rd_kafka_t *rk, struct audit *a) {
     struct objects *o = xcalloc(1, sizeof *o);
+    o->audit = a;
     o->cfg = *cfg;
     o->cfg.http_response_max = cfg->batch_bytes + BEYOND_BATCH;
     http_global_init();
@@ -212,10 +208,6 @@ void objects_free(struct objects *o) {
     http_free(o->http);
     accounts_free(o->accounts);
     free(o);
-}
-
-void objects_report(struct objects *o, struct audit *a) {
-    o->audit = a;
 }
 
 void objects_sums(const struct objects *o, uint64_t *ret_checked, uint64_t *ret_bytes) {
@@ -370,23 +362,18 @@ static void check_file(struct check *c) {
         return;
     }
     struct buf path, body;
-    char chunk[65536];
-    size_t n;
     buf_init(&path, 8192);
-    buf_init(&body, (size_t)c->owner->cfg.http_response_max);
+    buf_init(&body, (size_t)cfg->http_response_max);
     buf_printf(&path, "%s/%s", root, c->key);
-    FILE *f = fopen(buf_cstr(&path), "re");
-    bool cut = false;
-    while (f && !cut && (n = fread(chunk, 1, sizeof chunk, f)) > 0) cut = !buf_add(&body, chunk, n);
-    if (!f) {
+    bool read = buf_file(&body, buf_cstr(&path));
+    if (read || errno == EFBIG) {
+        compare(c, body.p ? body.p : "", body.n, !read);
+    } else if (errno == ENOENT || errno == ENOTDIR) {
         c->owner->checked++;
         say(c, "missing-object", "%s", strerror(errno));
-    } else if (ferror(f)) {
-        say(c, "unreadable-object", "%s", strerror(errno));
     } else {
-        compare(c, body.p ? body.p : "", body.n, cut);
+        say(c, "unreadable-object", "%s", strerror(errno));
     }
-    if (f) fclose(f);
     buf_free(&body);
     buf_free(&path);
 }

@@ -9,11 +9,10 @@
 #include "worker/tools/verify_audit.h"
 
 struct objects;
-/* The consumer is used for looking records up, and is the objects' alone. */
-struct objects *objects_new(const struct config *, rd_kafka_t *);
+/* The consumer is used for looking records up, and is the objects' alone; findings go to the audit.
+ */
+struct objects *objects_new(const struct config *, rd_kafka_t *, struct audit *);
 void objects_free(struct objects *);
-/* Findings go there. Before the first objects_add(). */
-void objects_report(struct objects *, struct audit *);
 /* Takes what it needs from a delivered group; may wait for earlier ones. */
 void objects_add(struct objects *, const struct ledger_entry *, const struct ledger_group *);
 void objects_finish(struct objects *); /* waits for all */

@@ -152,7 +152,7 @@ bool verify_snapshot(rd_kafka_t *rk, const struct topic_list *all, const char *s
 /* ---- reading ---- */
 
 bool verify_ledger(rd_kafka_t *rk, const struct topic_list *all, const char *source,
-                   const struct reader_limits *limits, struct audit *a, struct export *x,
+                   const struct reader_limits *limits, struct audit *a, const char *export_dir,
                    struct report *report, struct buf *err) {
     char name[TOPIC_MAX + 1];
     const struct topic *t = topic_ledger(source, name) ? topic_find(all, name) : NULL;
@@ -170,7 +170,7 @@ bool verify_ledger(rd_kafka_t *rk, const struct topic_list *all, const char *sou
         struct str key = reader_key(m);
         struct str value = {m->payload, m->payload ? m->len : 0};
         audit_entry(a, key, value, &place);
-        if (x) ok = export_entry(x, key, value, err);
+        if (export_dir) ok = export_entry(export_dir, key, value, err);
         rd_kafka_message_destroy(m);
         report_progress(report, name, ++n, reader_progress(r));
     }

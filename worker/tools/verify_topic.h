@@ -17,10 +17,10 @@ bool verify_wait_visible(const struct config *, rd_kafka_t *, const struct topic
  * have nothing left. To be taken before the ledger is read. False with a message in err. */
 bool verify_snapshot(rd_kafka_t *, const struct topic_list *all, const char *source,
                      struct snapshot *ret, struct buf *err);
-/* Gives the audit every entry of the source's ledger, and the export (may be NULL) every record. */
+/* Gives the audit every entry of the source's ledger, and the export (NULL: none) every record. */
 bool verify_ledger(rd_kafka_t *, const struct topic_list *all, const char *source,
-                   const struct reader_limits *, struct audit *, struct export *, struct report *,
-                   struct buf *err);
+                   const struct reader_limits *, struct audit *, const char *export_dir,
+                   struct report *, struct buf *err);
 /* Each record of the source and retry topics that the ledger covers must have an outcome in it. */
 bool verify_records(rd_kafka_t *, const struct topic_list *all, const char *source,
                     const char *group, struct audit *, struct report *, uint64_t *ret_checked,
