@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "worker/base/log.h"
+#include "worker/base/text.h"
 
 struct scanner {
     const char *p, *end;
@@ -192,20 +193,17 @@ bool s3_error_parse(struct str body, struct s3_error *ret) {
  * the codes that are: any other is a tenant's text. None is fault system, since whoever owns the
  * store chooses it: that this machine's clock is wrong, or its network garbles what is sent, shows
  * in many stores at once (RunsinkManyDestinationsSick). */
-enum { BY_STATUS = 1, CREDENTIAL = 2 };
-#define REFUSED(name)                                                                              \
-    { name, VERDICT_PERMANENT, BY_STATUS, NULL }
 #define LATER(name)                                                                                \
-    { name, VERDICT_RETRY, 0, "the store asks to be tried again later" }
+    { name, VERDICT_RETRY, false, "the store asks to be tried again later" }
 #define GARBLED(name)                                                                              \
-    { name, VERDICT_RETRY, 0, "the store says that what arrived is not what was sent" }
+    { name, VERDICT_RETRY, false, "the store says that what arrived is not what was sent" }
 #define OWNER(name, what)                                                                          \
-    { name, VERDICT_PERMANENT, CREDENTIAL, what }
+    { name, VERDICT_PERMANENT, true, what }
 static const struct meaning {
     const char *code;
     enum verdict verdict;
-    int flags;
-    const char *text; /* NULL: that of the status */
+    bool credential;
+    const char *text;
 } meanings[] = {
     /* Passing troubles that come without a 5xx status. */
     LATER("ConditionalRequestConflict"),
@@ -217,7 +215,7 @@ static const struct meaning {
     LATER("SlowDown"),
     LATER("TemporaryRedirect"), /* a new bucket's name is spreading */
     LATER("Throttling"),
-    {"RequestTimeTooSkewed", VERDICT_RETRY, 0,
+    {"RequestTimeTooSkewed", VERDICT_RETRY, false,
      "the store's clock and this machine's are too far apart"},
     /* The bytes did not arrive as they left: sending them again is the cure. */
     GARBLED("BadDigest"),
@@ -239,48 +237,20 @@ static const struct meaning {
     OWNER("SignatureDoesNotMatch", "the secret access key is not the access key's"),
     OWNER("TokenRefreshRequired", "the session token has to be renewed"),
     /* A 501: a header that configuration asks for is beyond this store. */
-    {"NotImplemented", VERDICT_PERMANENT, 0, "the store does not know a header of the request"},
-    /* The status decides. */
-    REFUSED("AccessControlListNotSupported"),
-    REFUSED("BucketAlreadyExists"),
-    REFUSED("CredentialsNotSupported"),
-    REFUSED("EntityTooLarge"),
-    REFUSED("EntityTooSmall"),
-    REFUSED("InvalidArgument"),
-    REFUSED("InvalidBucketName"),
-    REFUSED("InvalidBucketState"),
-    REFUSED("InvalidDigest"),
-    REFUSED("InvalidEncryptionAlgorithmError"),
-    REFUSED("InvalidObjectState"),
-    REFUSED("InvalidPayer"),
-    REFUSED("InvalidRegionName"),
-    REFUSED("InvalidRequest"),
-    REFUSED("InvalidStorageClass"),
-    REFUSED("InvalidTag"),
-    REFUSED("InvalidURI"),
-    REFUSED("KMS.DisabledException"),
-    REFUSED("KMS.NotFoundException"),
-    REFUSED("KeyTooLongError"),
-    REFUSED("MalformedXML"),
-    REFUSED("MetadataTooLarge"),
-    REFUSED("MethodNotAllowed"),
-    REFUSED("MissingContentLength"),
-    REFUSED("MissingSecurityHeader"),
-    REFUSED("NoSuchKey"),
-    REFUSED("ObjectLockConfigurationNotFoundError"),
-    REFUSED("PreconditionFailed"),
-    REFUSED("QuotaExceeded"),
-    REFUSED("Redirect"),
-    REFUSED("RequestHeaderSectionTooLarge"),
-    REFUSED("StorageFull"),
-    REFUSED("TooManyBuckets"),
-    REFUSED("UnexpectedContent"),
-    REFUSED("UserKeyMustBeSpecified"),
-    REFUSED("XMinioAdminBucketQuotaExceeded"),
-    REFUSED("XMinioObjectTampered"),
-    REFUSED("XMinioServerNotInitialized"),
-    REFUSED("XMinioStorageFull"),
+    {"NotImplemented", VERDICT_PERMANENT, false, "the store does not know a header of the request"},
 };
+
+/* The status decides. */
+static const char refused[] =
+    "AccessControlListNotSupported BucketAlreadyExists CredentialsNotSupported EntityTooLarge "
+    "EntityTooSmall InvalidArgument InvalidBucketName InvalidBucketState InvalidDigest "
+    "InvalidEncryptionAlgorithmError InvalidObjectState InvalidPayer InvalidRegionName "
+    "InvalidRequest InvalidStorageClass InvalidTag InvalidURI KMS.DisabledException "
+    "KMS.NotFoundException KeyTooLongError MalformedXML MetadataTooLarge MethodNotAllowed "
+    "MissingContentLength MissingSecurityHeader NoSuchKey ObjectLockConfigurationNotFoundError "
+    "PreconditionFailed QuotaExceeded Redirect RequestHeaderSectionTooLarge StorageFull "
+    "TooManyBuckets UnexpectedContent UserKeyMustBeSpecified XMinioAdminBucketQuotaExceeded "
+    "XMinioObjectTampered XMinioServerNotInitialized XMinioStorageFull";
 
 static const struct meaning *meaning_of(const char *code) {
     for (size_t i = 0; i < sizeof meanings / sizeof *meanings; i++)
@@ -300,23 +270,22 @@ static struct meaning by_status(int status) {
     if (status == 401 || status == 403)
         return (struct meaning)OWNER(NULL, "the store refuses the credentials");
     if (status == 408 || status == 429 || status >= 500) return (struct meaning)LATER(NULL);
-    return (struct meaning){NULL, VERDICT_PERMANENT, 0, "the store does not take the object"};
+    return (struct meaning){NULL, VERDICT_PERMANENT, false, "the store does not take the object"};
 }
 
 struct outcome s3_outcome(int status, const struct s3_error *e, uint32_t retry_after_ms) {
     const struct meaning *known = meaning_of(e->code);
-    struct meaning m = by_status(status);
+    struct meaning m = known ? *known : by_status(status);
     char why[sizeof e->code];
-    if (known && !(known->flags & BY_STATUS)) m = *known;
-    if (known)
-        snprintf(why, sizeof why, "%s", known->code);
+    if (known || text_lists(refused, str_c(e->code)))
+        snprintf(why, sizeof why, "%s", e->code);
     else if (status / 100 == 2) /* an error after a good status: some have to send that early */
         snprintf(why, sizeof why, "s3-error");
     else
         snprintf(why, sizeof why, "http-%d", status);
     struct outcome o = outcome_fail(m.verdict, FAULT_TENANT, why, "%s (HTTP %d)", m.text, status);
     o.status = status;
-    o.credential = (m.flags & CREDENTIAL) != 0;
+    o.credential = m.credential;
     o.retry_after_ms = retry_after_ms;
     return o;
 }
