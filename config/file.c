@@ -120,24 +120,15 @@ bool config_read_text(struct config *c, const char *name, struct str text, struc
 
 bool config_read_file(struct config *c, const char *path, struct buf *err) {
     char q[QUOTE_MAX];
-    FILE *f = fopen(path, "re");
-    if (!f) {
+    struct buf text;
+    buf_init_secret(&text, FILE_MAX);
+    bool read = buf_file(&text, path);
+    if (!read && errno == EFBIG)
+        buf_printf(err, "the configuration file %s is larger than 1 MiB\n", quote(path, q));
+    else if (!read)
         buf_printf(err, "can't open the configuration file %s: %s\n", quote(path, q),
                    strerror(errno));
-        return false;
-    }
-    char *text = xmalloc(FILE_MAX);
-    size_t n = fread(text, 1, FILE_MAX, f);
-    bool ok = false;
-    if (ferror(f))
-        buf_printf(err, "can't read the configuration file %s: %s\n", quote(path, q),
-                   strerror(errno));
-    else if (n == FILE_MAX)
-        buf_printf(err, "the configuration file %s is larger than 1 MiB\n", quote(path, q));
-    else
-        ok = config_read_text(c, path, (struct str){text, n}, err);
-    fclose(f);
-    wipe(text, n);
-    free(text);
+    bool ok = read && config_read_text(c, path, (struct str){text.p, text.n}, err);
+    buf_wipe(&text);
     return ok;
 }

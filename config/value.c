@@ -222,28 +222,27 @@ void value_free(const struct key *k, void *field) {
 
 /* A secret's file: at most 64 KiB, one newline at its end dropped. */
 static bool read_secret(const char *path, struct buf *out, struct buf *err) {
-    char text[65536];
-    FILE *f = fopen(path, "re");
-    size_t n = f ? fread(text, 1, sizeof text, f) : 0;
-    int bad = !f || ferror(f) ? errno : 0;
-    if (f) fclose(f);
     char q[QUOTE_MAX];
+    struct buf text;
+    buf_init_secret(&text, 65536);
     const char *wrong = NULL;
-    if (n && text[n - 1] == '\n') n--;
-    if (n && text[n - 1] == '\r') n--;
-    if (bad)
-        buf_printf(err, "can't read the secret's file %s: %s", quote(path, q), strerror(bad));
-    else if (n == 0)
+    bool read = buf_file(&text, path) || errno == EFBIG;
+    if (!read)
+        buf_printf(err, "can't read the secret's file %s: %s", quote(path, q), strerror(errno));
+    size_t n = text.n;
+    if (n && text.p[n - 1] == '\n') n--;
+    if (n && text.p[n - 1] == '\r') n--;
+    if (n == 0)
         wrong = "is empty";
-    else if (n >= sizeof text - 1)
+    else if (n >= text.max - 1)
         wrong = "is larger than 64 KiB";
-    else if (memchr(text, '\0', n))
+    else if (memchr(text.p, '\0', n))
         wrong = "holds a NUL byte";
-    else if (!buf_add(out, text, n))
+    else if (!buf_add(out, text.p, n))
         wrong = "is too large";
-    if (wrong) buf_printf(err, "the secret's file %s %s", quote(path, q), wrong);
-    wipe(text, sizeof text);
-    return !bad && !wrong;
+    if (read && wrong) buf_printf(err, "the secret's file %s %s", quote(path, q), wrong);
+    buf_wipe(&text);
+    return read && !wrong;
 }
 
 bool secret_resolve(const char *text, bool is_list, struct buf *out, struct buf *err) {
