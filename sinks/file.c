@@ -127,11 +127,7 @@ static int open_folder(const char *root, char *key, const char **ret_name) {
     for (char *slash; (slash = strchr(key, '/')); key = slash + 1) {
         *slash = '\0';
         if (!*key) continue;
-        int next = -1;
-        if (strcmp(key, ".") == 0 || strcmp(key, "..") == 0)
-            errno = ELOOP;
-        else
-            next = step_into(fd, key);
+        int next = step_into(fd, key);
         int error = errno;
         close(fd);
         errno = error;
@@ -190,10 +186,11 @@ static struct outcome deliver(struct job *j) {
     const char *name = NULL;
     struct outcome o;
     if (segments(j->key) > j->depth_max + 1) return failure(ENAMETOOLONG, "counting the folders");
+    if (path_climbs(j->key)) return failure(ELOOP, "naming the file");
     int folder = open_folder(j->root, j->key, &name);
     if (folder < 0)
         o = failure(errno, "opening the folder");
-    else if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+    else if (!*name)
         o = failure(EISDIR, "naming the file");
     else
         o = write_file(folder, name, j->body, j->body_len);

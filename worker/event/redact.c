@@ -44,10 +44,6 @@ bool redact_add_line(struct buf *b, const struct payload *p) {
     return buf_putc(b, '\n');
 }
 
-static bool letter(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-
 static bool digit(char c) {
     return c >= '0' && c <= '9';
 }
@@ -65,7 +61,7 @@ static size_t until(struct str s, char c) {
  * scheme. As lenient as curl is: about how many slashes, and about what a scheme may start with. */
 static size_t authority(struct str u) {
     size_t i = 0;
-    while (i < u.n && (letter(u.p[i]) || digit(u.p[i]) || one_of("+-.", u.p[i]))) i++;
+    while (i < u.n && (char_is_alnum(u.p[i]) || one_of("+-.", u.p[i]))) i++;
     if (i > 0 && i + 1 < u.n && u.p[i] == ':' && u.p[i + 1] == '/')
         i++;
     else
@@ -79,11 +75,11 @@ static bool host_port(struct str s) {
     size_t i = 0;
     if (s.n > 0 && s.p[0] == '[') {
         i = 1;
-        while (i < s.n && (letter(s.p[i]) || digit(s.p[i]) || one_of(":.%_-", s.p[i]))) i++;
+        while (i < s.n && (char_is_alnum(s.p[i]) || one_of(":.%_-", s.p[i]))) i++;
         if (i == s.n || s.p[i] != ']') return false;
         i++;
     } else {
-        while (i < s.n && (letter(s.p[i]) || digit(s.p[i]) || one_of("._-", s.p[i]))) i++;
+        while (i < s.n && (char_is_alnum(s.p[i]) || one_of("._-", s.p[i]))) i++;
     }
     if (i == s.n) return true;
     if (s.p[i] != ':' || s.n - i > sizeof ":65535" - 1) return false;
