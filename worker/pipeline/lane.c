@@ -68,10 +68,12 @@ static int64_t sleep_ms(const struct lane *lane) {
     int64_t timeout = 1000;
     for (const struct partition *p = lane->partitions; p; p = p->next) {
         const struct window *open = windows_open(&p->windows);
-        if (open && open->taken && !open->replayed) {
+        /* A batch that is not whole yet keeps its window open. */
+        bool waits = open && open->incomplete && !partition_at_end(p);
+        if (open && open->taken && !open->replayed && !waits)
             sooner_at(&timeout, intake_seal_at(lane, p, open), lane->now_ms);
-        }
-        if (p->head_due_ms) {
+        /* One that is due and has no room waits for what is in flight, and that wakes the lane. */
+        if (p->head_due_ms > lane->wall_ms && lane->now_ms - p->filled_ms < p->delay_ms) {
             sooner_at(&timeout, p->head_due_ms, lane->wall_ms);
             sooner_at(&timeout, p->filled_ms + p->delay_ms, lane->now_ms);
         }
