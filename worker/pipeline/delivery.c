@@ -267,6 +267,11 @@ static uint64_t group_hash(const struct destination *dest, const char *key) {
     return key ? keyed_hash(key, strlen(key)) : keyed_hash(&dest, sizeof dest);
 }
 
+/* Whether it is the batch of this key, which is not whole yet. */
+static bool lacks_members(const struct delivery *d, const char *key) {
+    return d->expected && d->state == DELIVERY_NEW && strcmp(d->key, key) == 0;
+}
+
 /* The delivery that a destination collects in this window (key NULL), or the batch that comes back
  * to it under this key: destinations of one window may use the same key, each in a bucket of its
  * own. dest NULL: not known any more, its label is. */
@@ -276,7 +281,7 @@ static struct delivery *groups_find(const struct window *w, const struct destina
     for (; n; n = table_next(n)) {
         struct delivery *d = TABLE_ENTRY(n, struct delivery, group);
         bool same = dest ? d->batch.dest == dest : strcmp(d->label, label) == 0;
-        if (same && (!key || (d->expected && strcmp(d->key, key) == 0))) return d;
+        if (same && (!key || lacks_members(d, key))) return d;
     }
     return NULL;
 }
