@@ -82,7 +82,10 @@ static int64_t sleep_ms(const struct lane *lane) {
     if (lane->standing) sooner(&timeout, STANDING_MS);
     if (!lane->settlement && !lane->stale && settlement_due(lane))
         sooner_at(&timeout, lane->settle_after_ms, lane->now_ms);
-    if (!lane->settlement) sooner_at(&timeout, settlement_again_ms(lane), lane->now_ms);
+    if (!lane->settlement) {
+        int64_t again = settlement_again_ms(lane), after = lane->settle_after_ms;
+        sooner_at(&timeout, again > after ? again : after, lane->now_ms);
+    }
     sooner(&timeout, dispatch_next_ms(lane->dispatch));
     return timeout;
 }
