@@ -375,7 +375,8 @@ static bool has_ended(struct lane *lane, struct partition *p) {
     struct feed_head head;
     bool any = source_peek(lane, p, &head);
     if (source && p->eof) return p->eof_at >= p->end;
-    return p->eof || p->head_due_ms || (any && intake_past_end(p, head.offset));
+    if (any) return intake_past_end(p, head.offset);
+    return p->eof || p->head_due_ms; /* or it is not due yet */
 }
 
 /* --until-end: every partition has reached the end it had at the start, or can't. */
