@@ -1,0 +1,447 @@
+#include "tests/sim/events.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "tests/sim/broker.h"
+#include "tests/sim/plan.h"
+#include "tests/sim/store.h"
+#include "tests/sim/world.h"
+#include "worker/base/buf.h"
+
+#define TOPICS_MAX 2
+#define PARTITIONS_MAX 16
+#define DESTINATIONS_MAX 32
+#define TEXT_MAX ((size_t)1 << 20)
+#define MARK "\"id\":\"ev-"
+
+/* An outside transaction that is open. */
+struct outside {
+    uint64_t number;
+    int topic;
+    int32_t partition;
+    struct event *events[16];
+    size_t n;
+    bool open;
+};
+
+static struct event events[EVENTS_MAX];
+static int n_events, produced;
+static const char *const topics[TOPICS_MAX] = {"runs", "more.runs"};
+static struct destination_plan destinations[DESTINATIONS_MAX];
+static int n_destinations;
+static int64_t removed[TOPICS_MAX][PARTITIONS_MAX];
+/* Events by offset, and how many offsets there are. */
+static struct event **by_offset[TOPICS_MAX][PARTITIONS_MAX];
+static int64_t n_offsets[TOPICS_MAX][PARTITIONS_MAX];
+static struct outside *outsides[EVENTS_MAX];
+static int n_outsides, n_open;
+
+int events_topics(void) {
+    return (int)plan.topics;
+}
+
+const char *events_topic(int i) {
+    return topics[i];
+}
+
+int events_count(void) {
+    return n_events;
+}
+
+struct event *events_get(int i) {
+    return &events[i];
+}
+
+const struct destination_plan *events_destination(int i) {
+    return &destinations[i];
+}
+
+int64_t events_removed(int topic, int32_t partition) {
+    return removed[topic][partition];
+}
+
+struct event *events_in(struct str text) {
+    const char *at = text.n ? memmem(text.p, text.n, MARK, strlen(MARK)) : NULL;
+    int number = 0;
+    if (!at || at + strlen(MARK) + 6 > text.p + text.n) return NULL;
+    for (const char *c = at + strlen(MARK); *c >= '0' && *c <= '9'; c++)
+        number = number * 10 + (*c - '0');
+    return number < n_events ? &events[number] : NULL;
+}
+
+struct event *events_at(int topic, int32_t partition, int64_t offset) {
+    return offset < n_offsets[topic][partition] ? by_offset[topic][partition][offset] : NULL;
+}
+
+/* ---- destinations ---- */
+
+static void random_word(char *ret, size_t n) {
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    for (size_t i = 0; i < n; i++) ret[i] = letters[world_draw(sizeof letters - 1)];
+    ret[n] = '\0';
+}
+
+static void add(char *to, size_t size, const char *text) {
+    size_t n = strlen(to), more = strlen(text) + 1;
+    if (n + more > size) abort();
+    memcpy(to + n, text, more);
+}
+
+/* Into the sink object as it is, and as it is without its secrets. */
+static void both(struct destination_plan *d, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static void both(struct destination_plan *d, const char *format, ...) {
+    char part[300];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(part, sizeof part, format, ap);
+    va_end(ap);
+    add(d->sink, sizeof d->sink, part);
+    add(d->redacted, sizeof d->redacted, part);
+}
+
+static void put_secret(struct destination_plan *d, const char *secret) {
+    add(d->sink, sizeof d->sink, secret);
+    add(d->redacted, sizeof d->redacted, "[REDACTED]");
+}
+
+static void name_rules(struct destination_plan *d) {
+    d->skip_on_fail = world_chance(300);
+    if (d->skip_on_fail) both(d, ",\"skipOnFail\":true");
+    both(d, "}");
+}
+
+static void sicken(struct place *p) {
+    p->sickness = (enum sickness)world_between(REFUSES, FLAKY);
+    p->from_us = world_between(0, plan.seconds * WORLD_S / 2);
+    p->to_us = p->from_us + world_between(WORLD_S, plan.seconds * WORLD_S);
+    world_say("%s %s from %" PRId64 " s to %" PRId64 " s", p->url, sickness_name(p->sickness),
+              p->from_us / WORLD_S, p->to_us / WORLD_S);
+}
+
+/* Some share a bucket with the one before: under another prefix, or with other credentials only. */
+static void add_bucket(int i) {
+    struct destination_plan *d = &destinations[n_destinations], *before = d - 1;
+    char id[21], url[128], bucket[32];
+    bool shares = i > 0 && world_chance(250), endpoint = world_chance(300);
+    *d = (struct destination_plan){.hook = false};
+    snprintf(bucket, sizeof bucket, "tenant-%d", i);
+    if (endpoint)
+        snprintf(url, sizeof url, "https://store-%d.example.net/%s/", i, bucket);
+    else
+        snprintf(url, sizeof url, "https://%s.s3.eu-west-1.amazonaws.com/", bucket);
+    if (world_chance(600)) snprintf(d->prefix, sizeof d->prefix, "p%d/", i);
+    snprintf(d->workspace, sizeof d->workspace, "ws-%d", i);
+    random_word(id, 20);
+    random_word(d->secret, 40);
+    if (shares) {
+        const char *given = strstr(before->sink, "\"bucket\":\"");
+        d->place = before->place;
+        endpoint = strstr(before->sink, "endpoint") != NULL;
+        sscanf(given, "\"bucket\":\"%31[^\"]", bucket);
+        if (world_chance(400)) memcpy(d->prefix, before->prefix, sizeof d->prefix);
+        if (endpoint) sscanf(store_place(d->place)->url, "https://store-%d", &i);
+    } else {
+        d->place = store_add(url, false, world_chance(400));
+    }
+    both(d, "{\"type\":\"s3\",\"bucket\":\"%s\",\"region\":\"eu-west-1\",\"accessKeyId\":\"",
+         bucket);
+    put_secret(d, id);
+    both(d, "\",\"secretAccessKey\":\"");
+    put_secret(d, d->secret);
+    both(d, "\"");
+    if (d->prefix[0]) both(d, ",\"prefix\":\"%s\"", d->prefix);
+    if (endpoint)
+        both(d, ",\"endpoint\":\"https://store-%d.example.net\",\"forcePathStyle\":true", i);
+    name_rules(d);
+    n_destinations++;
+}
+
+static void add_hook(int i) {
+    struct destination_plan *d = &destinations[n_destinations++];
+    char url[128], token[25];
+    *d = (struct destination_plan){.hook = true};
+    snprintf(url, sizeof url, "https://hooks-%d.example.org/in/%d", i / 2, i);
+    snprintf(d->workspace, sizeof d->workspace, "wh-%d", i);
+    d->place = store_add(url, true, world_chance(400));
+    random_word(token, 24);
+    random_word(d->secret, 40);
+    both(d, "{\"type\":\"webhook\",\"url\":\"%s", url);
+    if (world_chance(500)) {
+        both(d, "?token=");
+        put_secret(d, token);
+    }
+    both(d, "\",\"headers\":{\"Authorization\":\"");
+    put_secret(d, d->secret);
+    both(d, "\"}");
+    name_rules(d);
+}
+
+static void add_destinations(void) {
+    for (int i = 0; i < plan.buckets && n_destinations < DESTINATIONS_MAX; i++) add_bucket(i);
+    for (int i = 0; i < plan.hooks && n_destinations < DESTINATIONS_MAX; i++) add_hook(i);
+    for (int64_t i = 0; i < plan.sick; i++) {
+        struct place *p = store_place((int)world_draw((uint64_t)store_count()));
+        if (!p->steady) sicken(p);
+    }
+}
+
+/* ---- an event's bytes ---- */
+
+struct text {
+    struct buf value, expected;
+};
+
+static void put(struct text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void put(struct text *t, const char *format, ...) {
+    char part[1400];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(part, sizeof part, format, ap);
+    va_end(ap);
+    buf_puts(&t->value, part);
+    buf_puts(&t->expected, part);
+}
+
+static void put_other(struct text *t, const char *value, const char *expected) {
+    buf_puts(&t->value, value);
+    buf_puts(&t->expected, expected);
+}
+
+static const char *draw_status(void) {
+    static const char *const statuses[] = {"PENDING", "SUCCESS", "SUCCESS", "FAILURE", "CANCELED"};
+    return statuses[world_draw(sizeof statuses / sizeof *statuses)];
+}
+
+/* What makes it unfit, or what kills. */
+enum flaw { FLAWLESS, CUT, NO_TYPE, NO_BUCKET, NO_ID, TOMBSTONE, SINKLESS, KILLS, FLAWS };
+
+static void put_error(struct text *t, const struct destination_plan *d, enum flaw flaw) {
+    static const char *const kills[] = {"decode", "build", "sent"};
+    if (flaw == KILLS) {
+        put(t, ",\"error\":{\"message\":\"hook:kill-%s\"}", kills[world_draw(3)]);
+    } else if (d && world_chance(300)) {
+        put(t, ",\"error\":{\"message\":\"no access with ");
+        put_other(t, d->secret, "[REDACTED]");
+        put(t, " from here\",\"code\":\"internal-server-error\"}");
+    }
+}
+
+static void put_sink(struct text *t, const struct destination_plan *d, enum flaw flaw) {
+    if (flaw == NO_TYPE)
+        put(t, ",\"sink\":{\"type\":\"pigeon\",\"loft\":\"north\"}");
+    else if (flaw == NO_BUCKET)
+        put(t, ",\"sink\":{\"type\":\"s3\",\"region\":\"eu-west-1\"}");
+    else if (flaw == SINKLESS || !d)
+        put(t, "%s", world_chance(500) ? ",\"sink\":null" : "");
+    else {
+        put(t, ",\"sink\":");
+        put_other(t, d->sink, d->redacted);
+    }
+}
+
+static void put_run(struct text *t, struct event *e, const struct destination_plan *d,
+                    enum flaw flaw, const char *status) {
+    bool snake = world_chance(300);
+    char updated[40];
+    snprintf(updated, sizeof updated, "2026-01-01T%02d:%02d:%02dZ", e->number / 3600 % 24,
+             e->number / 60 % 60, e->number % 60);
+    const char *workspace = d ? d->workspace : "ws-none";
+    put(t, "{" MARK "%06d\"", e->number);
+    put(t,
+        snake ? ",\"start_time\":\"%s\",\"end_time\":null"
+              : ",\"startTime\":\"%s\",\"endTime\":null",
+        updated);
+    if (flaw != NO_ID)
+        put(t, snake ? ",\"workspace_id\":\"%s\"" : ",\"workspaceId\":\"%s\"", workspace);
+    put(t,
+        snake ? ",\"project_id\":\"p-1\",\"job_id\":\"job_%d\""
+              : ",\"projectId\":\"p-1\",\"jobId\":\"job_%d\"",
+        e->number % 7);
+    put(t,
+        snake ? ",\"created_at\":\"%s\",\"updated_at\":\"%s\""
+              : ",\"createdAt\":\"%s\",\"updatedAt\":\"%s\"",
+        updated, updated);
+    put(t, ",\"type\":\"MANUAL\",\"status\":\"%s\",\"payloads\":9007199254740993", status);
+    put(t, snake ? ",\"successful_runs\":1,\"failed_runs\":0"
+                 : ",\"successfulRuns\":1,\"failedRuns\":0");
+    put_error(t, d, flaw);
+    put(t, snake ? ",\"job_configuration_snapshot\":{\"configuration\":{}"
+                 : ",\"jobConfigurationSnapshot\":{\"configuration\":{}");
+    put_sink(t, d, flaw);
+    put(t, "},\"x\": [1e400, \"%0*d\"]}", (int)world_between(1, 400), e->number);
+    snprintf(e->key, sizeof e->key, "%s/p-1/job_%d/ev-%06d/2026-01-01T%02d%%3A%02d%%3A%02dZ-%s",
+             workspace, e->number % 7, e->number, e->number / 3600 % 24, e->number / 60 % 60,
+             e->number % 60, status);
+}
+
+static enum flaw draw_flaw(void) {
+    return world_chance((unsigned)plan.unfit) ? (enum flaw)world_between(CUT, SINKLESS) : FLAWLESS;
+}
+
+static enum fate fate_of(enum flaw flaw, const struct destination_plan *d, const char *status) {
+    if (flaw == KILLS) return FATE_POISON;
+    if (flaw == TOMBSTONE || flaw == SINKLESS) return FATE_SKIPPED;
+    if (flaw != FLAWLESS) return FATE_DEAD;
+    return d->skip_on_fail && strcmp(status, "FAILURE") == 0 ? FATE_SKIPPED : FATE_DELIVERED;
+}
+
+static void make_event(int number, enum flaw flaw) {
+    struct event *e = &events[number];
+    const char *status = flaw == KILLS ? "SUCCESS" : draw_status();
+    struct text t;
+    *e = (struct event){.number = number,
+                        .topic = (int)world_draw((uint64_t)plan.topics),
+                        .partition = (int32_t)world_draw((uint64_t)plan.partitions),
+                        .destination = (int)world_draw((uint64_t)n_destinations),
+                        .produced_us = -1,
+                        .visible_us = INT64_MAX,
+                        .arrived_us = -1};
+    const struct destination_plan *d = &destinations[e->destination];
+    buf_init(&t.value, TEXT_MAX);
+    buf_init(&t.expected, TEXT_MAX);
+    bool wrapped = world_chance(100);
+    if (wrapped) put(&t, "{\"jobRun\":");
+    put_run(&t, e, d, flaw, status);
+    if (wrapped) put(&t, ",\"results\":{\"size\":123}}");
+    e->fate = fate_of(flaw, d, status);
+    if (flaw == CUT) t.value.n -= 3;
+    if (flaw != TOMBSTONE) e->value = (struct str){t.value.p, t.value.n};
+    e->expected = (struct str){t.expected.p, t.expected.n};
+}
+
+/* ---- producing ---- */
+
+static void note_offset(struct event *e) {
+    struct event ***list = &by_offset[e->topic][e->partition];
+    int64_t *n = &n_offsets[e->topic][e->partition];
+    *list = xrealloc(*list, (size_t)(e->offset + 1) * sizeof **list);
+    while (*n < e->offset) (*list)[(*n)++] = NULL;
+    (*list)[(*n)++] = e;
+    e->produced_us = world_us();
+    snprintf(e->key + strlen(e->key), sizeof e->key - strlen(e->key), "-%d-%" PRId64 ".json",
+             (int)e->partition, e->offset);
+    produced++;
+    world_say("event %d is at %s/%d/%" PRId64 ", for %d", e->number, topics[e->topic],
+              (int)e->partition, e->offset, e->destination);
+}
+
+static size_t draw_headers(const struct event *e, struct header ret[2], char id[24]) {
+    size_t n = 0;
+    snprintf(id, 24, "ce-%d", e->number);
+    if (world_chance(100)) ret[n++] = (struct header){STR("ce_id"), str_c(id)};
+    if (world_chance(50))
+        ret[n++] = (struct header){STR("runsink-attempts"), STR("7")}; /* forged */
+    return n;
+}
+
+static void produce(void *arg) {
+    struct event *e = arg;
+    struct header headers[2];
+    char id[24];
+    size_t n = draw_headers(e, headers, id);
+    struct str key = world_chance(500) ? str_c(id) : (struct str){NULL, 0};
+    e->offset = broker_produce(topics[e->topic], e->partition, key, e->value, headers, n, 0);
+    e->visible_us = world_us();
+    note_offset(e);
+}
+
+static void end_outside(struct outside *o, bool commit) {
+    if (!o->open) return;
+    o->open = false;
+    n_open--;
+    world_say("an outside transaction of %zu events ends: %s", o->n, commit ? "commit" : "abort");
+    broker_end(o->number, commit);
+    for (size_t i = 0; i < o->n; i++)
+        if (commit) o->events[i]->visible_us = world_us();
+}
+
+static void end_later(void *arg) {
+    end_outside(arg, world_chance(600));
+}
+
+static void produce_outside(void *arg) {
+    struct outside *o = arg;
+    o->number = broker_begin(topics[o->topic], o->partition);
+    for (size_t i = 0; i < o->n; i++) {
+        struct event *e = o->events[i];
+        e->offset = broker_produce_in(o->number, (struct str){NULL, 0}, e->value, NULL, 0);
+        note_offset(e);
+    }
+    outsides[n_outsides++] = o;
+    o->open = true;
+    n_open++;
+    bool long_open = world_chance(200);
+    world_after(long_open ? world_between(WORLD_S, 40 * WORLD_S) : world_between(0, WORLD_S),
+                end_later, o);
+}
+
+/* The event, and some that follow, come in one transaction. */
+static int plan_outside(int first, int64_t at_us) {
+    struct outside *o = xcalloc(1, sizeof *o);
+    int n = (int)world_between(1, 8), i = first;
+    o->topic = events[first].topic;
+    o->partition = events[first].partition;
+    for (; i < first + n && i < n_events; i++) {
+        events[i].topic = o->topic;
+        events[i].partition = o->partition;
+        o->events[o->n++] = &events[i];
+    }
+    world_after(at_us, produce_outside, o);
+    return i;
+}
+
+static void plan_production(void) {
+    int64_t last_us = plan.seconds * WORLD_S * 2 / 3;
+    int64_t at_us = 0;
+    for (int i = 0; i < n_events;) {
+        /* In bursts: most come soon after the one before. */
+        at_us =
+            world_chance(850) ? at_us + world_between(0, 30 * WORLD_MS) : world_between(0, last_us);
+        if (world_chance((unsigned)plan.outside))
+            i = plan_outside(i, at_us);
+        else
+            world_after(at_us, produce, &events[i++]);
+    }
+}
+
+/* ---- retention ---- */
+
+static void remove_some(void *arg) {
+    (void)arg;
+    int topic = (int)world_draw((uint64_t)plan.topics);
+    int32_t partition = (int32_t)world_draw((uint64_t)plan.partitions);
+    int64_t low, high, *done = &removed[topic][partition];
+    if (!broker_ends(topics[topic], partition, &low, &high) || high <= low) return;
+    int64_t before = world_between(low, high);
+    if (before <= *done) return;
+    *done = before;
+    world_say("retention removes %s/%d up to %" PRId64, topics[topic], (int)partition, before);
+    broker_remove(topics[topic], partition, before);
+}
+
+/* ---- */
+
+void events_begin(void) {
+    add_destinations();
+    for (int i = 0; i < plan.topics; i++) broker_make_topic(topics[i], (int32_t)plan.partitions);
+    n_events = (int)plan.events;
+    if (n_events > EVENTS_MAX) n_events = EVENTS_MAX;
+    for (int i = 0; i < n_events; i++) make_event(i, draw_flaw());
+    for (int64_t i = 0; i < plan.poison; i++)
+        make_event((int)world_draw((uint64_t)n_events), KILLS);
+    plan_production();
+    for (int i = 0; plan.retention && i < 4; i++)
+        world_after(world_between(0, plan.seconds * WORLD_S), remove_some, NULL);
+}
+
+bool events_over(void) {
+    return produced == n_events && n_open == 0;
+}
+
+void events_calm(void) {
+    for (int i = 0; i < n_outsides; i++) end_outside(outsides[i], world_chance(600));
+}

@@ -1,0 +1,72 @@
+/* What is produced into the source topics: JobRun events of some tenants, each with bytes of its
+ * own, and what is to become of them. What they are like once their secrets are taken out is made
+ * beside them, by whoever knows which words are secrets. */
+#ifndef RUNSINK_SIM_EVENTS_H
+#define RUNSINK_SIM_EVENTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "worker/base/str.h"
+
+#define EVENTS_MAX 2000
+
+enum fate {
+    FATE_DELIVERED,
+    FATE_SKIPPED,
+    FATE_DEAD,  /* of fault data: nobody can deliver it */
+    FATE_POISON /* it kills whoever works on it */
+};
+
+struct object;
+
+struct event {
+    int number, topic;
+    int32_t partition;
+    int64_t offset;
+    int destination; /* -1: none */
+    enum fate fate;
+    struct str value; /* p NULL: a tombstone */
+    struct str expected;
+    char key[200];       /* of its own object, prefix left out, once its offset is known */
+    int64_t produced_us; /* -1: not yet */
+    int64_t visible_us;  /* from when on a consumer may read it: INT64_MAX: not yet, or never */
+    /* The judge's. */
+    const struct object *object;
+    bool blamed;        /* it was taken out of its object */
+    int64_t arrived_us; /* the first time at its place; -1 */
+    unsigned posts, attempts;
+    int64_t first_attempt_us, last_attempt_us;
+    unsigned delivered, skipped, parked, dead, lost; /* in the ledger */
+    unsigned letters;                                /* among the dead letters */
+};
+
+struct destination_plan {
+    int place;
+    bool hook, skip_on_fail;
+    char prefix[32];
+    char sink[600], redacted[600]; /* the sink object */
+    char secret[48];
+    char workspace[16];
+};
+
+/* Makes topics, places and destinations, and has events produced in the course of the run. */
+void events_begin(void);
+int events_topics(void);
+const char *events_topic(int i);
+int events_count(void);
+struct event *events_get(int i);
+/* The event whose number stands in a text; NULL: none. */
+struct event *events_in(struct str text);
+/* The one at this offset, or NULL. */
+struct event *events_at(int topic, int32_t partition, int64_t offset);
+const struct destination_plan *events_destination(int i);
+/* What is before this was removed by retention. */
+int64_t events_removed(int topic, int32_t partition);
+/* Whether all is produced, and every outside transaction has its end. */
+bool events_over(void);
+/* Outside transactions end now. */
+void events_calm(void);
+
+#endif

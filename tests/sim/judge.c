@@ -1,0 +1,820 @@
+#include "tests/sim/judge.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <libdeflate.h>
+#include <openssl/sha.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zstd.h>
+
+#include "tests/sim/broker.h"
+#include "tests/sim/events.h"
+#include "tests/sim/fleet.h"
+#include "tests/sim/plan.h"
+#include "tests/sim/store.h"
+#include "tests/sim/world.h"
+#include "worker/base/buf.h"
+
+#define HASH_HEX (2 * SHA256_DIGEST_LENGTH)
+#define CHAINS_MAX 512
+
+/* An offset that was committed, and the chain's head that its metadata named. */
+struct commit {
+    int64_t offset;
+    uint64_t seq;
+    char head[HASH_HEX + 1];
+};
+
+/* The end of an entry. */
+struct link {
+    int64_t next;
+    char hash[HASH_HEX + 1];
+};
+
+/* Of one partition: what was committed, the ledger's entries, and which offsets they name. */
+struct chain {
+    char topic[64];
+    int32_t partition;
+    struct commit *commits;
+    size_t n_commits;
+    int64_t *ends; /* that the metadata has named */
+    size_t n_ends;
+    struct link *links;
+    size_t n_links;
+    int64_t *settled; /* by offset: when the entry was, that names it; 0: none does */
+    int64_t n_settled;
+};
+
+/* Windows of which objects are there. */
+struct span {
+    int topic;
+    int32_t partition;
+    int64_t first, next;
+};
+
+static struct chain chains[CHAINS_MAX];
+static size_t n_chains;
+static struct span *spans;
+static size_t n_spans;
+
+#define GROW(list, n)                                                                              \
+    do {                                                                                           \
+        if (((n) & ((n)-1)) == 0) /* full at each power of two */                                  \
+            (list) = xrealloc((list), ((n) ? 2 * (n) : 1) * sizeof *(list));                       \
+    } while (0)
+
+static struct chain *chain_of(const char *topic, int32_t partition) {
+    for (size_t i = 0; i < n_chains; i++)
+        if (chains[i].partition == partition && strcmp(chains[i].topic, topic) == 0)
+            return &chains[i];
+    if (n_chains == CHAINS_MAX) world_fail("the judge knows no more partitions");
+    struct chain *c = &chains[n_chains++];
+    snprintf(c->topic, sizeof c->topic, "%s", topic);
+    c->partition = partition;
+    return c;
+}
+
+static int source_index(const char *topic, size_t n) {
+    for (int i = 0; i < events_topics(); i++)
+        if (strlen(events_topic(i)) == n && strncmp(events_topic(i), topic, n) == 0) return i;
+    return -1;
+}
+
+/* ---- what is committed ---- */
+
+static bool has_end(const struct chain *c, int64_t end) {
+    for (size_t i = 0; i < c->n_ends; i++)
+        if (c->ends[i] == end) return true;
+    return false;
+}
+
+/* The last word of the metadata, where it names ends: 17,5,8. */
+static void take_ends(struct chain *c, const char *text) {
+    int64_t end = 0;
+    while (*text >= '0' && *text <= '9') {
+        char *after;
+        end += strtoll(text, &after, 10);
+        if (*after == ':') return; /* a claim, which ends the metadata */
+        if (!has_end(c, end)) {
+            GROW(c->ends, c->n_ends);
+            c->ends[c->n_ends++] = end;
+        }
+        text = after + (*after == ',');
+    }
+}
+
+static void take_commit(const char *topic, int32_t partition, int64_t offset, struct str metadata,
+                        uint64_t process, bool owner) {
+    struct chain *c = chain_of(topic, partition);
+    struct commit now = {.offset = offset};
+    char text[4200], form[8];
+    int rest = 0;
+    snprintf(text, sizeof text, "%.*s", (int)metadata.n, metadata.p);
+    if (sscanf(text, "%7s %" SCNu64 " %64s%n", form, &now.seq, now.head, &rest) != 3)
+        world_fail("%s/%d is committed with metadata of no known form: %s", topic, (int)partition,
+                   text);
+    world_say("commit of %s/%d by p%" PRIu64 "%s: %" PRId64 ", %" PRIu64 " %.8s%s", topic,
+              (int)partition, process, owner ? "" : ", which is not its owner", offset, now.seq,
+              now.head, text + rest);
+    const struct commit *before = c->n_commits ? &c->commits[c->n_commits - 1] : NULL;
+    if (before && offset < before->offset)
+        world_fail("P3: the offset of %s/%d goes back from %" PRId64 " to %" PRId64, topic,
+                   (int)partition, before->offset, offset);
+    if (before && now.seq < before->seq)
+        world_fail("P3: the chain of %s/%d goes back from %" PRIu64 " to %" PRIu64, topic,
+                   (int)partition, before->seq, now.seq);
+    GROW(c->commits, c->n_commits);
+    c->commits[c->n_commits++] = now;
+    const char *word = text + rest;
+    if (strcmp(form, "rs2") == 0 && *word) word = strchr(word + 1, ' '); /* past the claim */
+    if (word && *word) take_ends(c, word + 1);
+}
+
+/* ---- bodies ---- */
+
+static bool ends_in(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+static struct str inflate(struct str body) {
+    struct libdeflate_decompressor *d = libdeflate_alloc_decompressor();
+    size_t size = 64 + 200 * body.n, n = 0;
+    char *plain = xmalloc(size);
+    if (libdeflate_gzip_decompress(d, body.p, body.n, plain, size, &n) != LIBDEFLATE_SUCCESS)
+        world_fail("a body is no gzip");
+    libdeflate_free_decompressor(d);
+    return (struct str){plain, n};
+}
+
+/* What the body of this key is without compression; malloc's. */
+static struct str unpack(const char *key, struct str body) {
+    if (ends_in(key, ".gz")) return inflate(body);
+    if (!ends_in(key, ".zst")) return (struct str){xstrndup(body.p, body.n), body.n};
+    size_t size = 64 + 2000 * body.n;
+    char *plain = xmalloc(size);
+    size_t n = ZSTD_decompress(plain, size, body.p, body.n);
+    if (ZSTD_isError(n)) world_fail("a body is no zstd");
+    return (struct str){plain, n};
+}
+
+static bool is_batch(const char *key) {
+    return strstr(key, ".ndjson") != NULL;
+}
+
+typedef void line_fn(struct event *, struct str line, void *context);
+
+/* Each event of a body. */
+static void each_line(const char *key, struct str text, line_fn *fn, void *context) {
+    bool batch = is_batch(key);
+    for (size_t at = 0; at < text.n;) {
+        const char *end = batch ? memchr(text.p + at, '\n', text.n - at) : text.p + text.n;
+        if (!end) world_fail("P7: %s does not end in a line's end", key);
+        struct str line = {text.p + at, (size_t)(end - text.p) - at};
+        struct event *e = events_in(line);
+        if (!e) world_fail("P7: %s holds what is no event: %.*s", key, (int)line.n, line.p);
+        fn(e, line, context);
+        at += line.n + batch;
+    }
+}
+
+/* What is at a place has to be one of its events as it is without secrets. */
+static void judge_line(const struct event *e, struct str line, int place, const char *key) {
+    const struct destination_plan *d = events_destination(e->destination);
+    if (!str_eq(line, e->expected))
+        world_fail("P7: event %d is delivered as %.*s, not as %.*s", e->number, (int)line.n, line.p,
+                   (int)e->expected.n, e->expected.p);
+    if (e->fate == FATE_SKIPPED || e->fate == FATE_DEAD)
+        world_fail("event %d is delivered, which is not to be", e->number);
+    if (d->place != place || strncmp(key, d->prefix, strlen(d->prefix)) != 0)
+        world_fail("event %d is delivered to %s%s, where it does not belong", e->number,
+                   store_place(place)->url, key);
+    if (e->visible_us > world_us())
+        world_fail("event %d is delivered, which nobody may have read", e->number);
+}
+
+/* ---- objects ---- */
+
+/* Whether a record may have been taken for what killed its worker: it was alone in work when that
+ * died of something else, or could not give the partition back. */
+static bool may_be_blamed(void) {
+    return plan.attempts && !plan.peace;
+}
+
+struct batch_key {
+    int topic;
+    int32_t partition;
+    int64_t first, next;
+};
+
+static bool parse_batch_key(const char *key, struct batch_key *ret) {
+    char topic[32];
+    int partition;
+    const char *from = strstr(key, "dt=");
+    if (!from || sscanf(from, "dt=%*10[0-9-]/%31[a-z.]-%d-%" SCNd64 "-%" SCNd64 "-", topic,
+                        &partition, &ret->first, &ret->next) != 4)
+        return false;
+    ret->topic = source_index(topic, strlen(topic));
+    ret->partition = partition;
+    return ret->topic >= 0;
+}
+
+/* An object whose lines are judged. */
+struct holding {
+    int place;
+    const struct object *object;
+    const char *key;
+    struct batch_key window;
+    int64_t last;
+    int n, destination;
+};
+
+static void judge_window(const struct event *e, struct holding *h) {
+    const struct batch_key *w = &h->window;
+    if (h->n++ == 0) h->destination = e->destination;
+    if (e->topic != w->topic || e->partition != w->partition || e->offset < w->first ||
+        e->offset >= w->next)
+        world_fail("P2: %s holds event %d, which is not of its window", h->key, e->number);
+    if (e->offset <= h->last) world_fail("P2: %s does not hold its events in their order", h->key);
+    if (e->destination != h->destination) world_fail("%s holds events of two destinations", h->key);
+    h->last = e->offset;
+}
+
+/* Retention took the first records of a window whose objects were there, before it was settled: the
+ * rest is another window, and is written again. */
+static bool is_clipped(int topic, int32_t partition, int64_t first, int64_t next) {
+    int64_t removed = events_removed(topic, partition);
+    return removed > first && removed < next;
+}
+
+static bool was_clipped(const struct object *o) {
+    struct batch_key w;
+    return is_batch(o->key) && parse_batch_key(o->key, &w) &&
+           is_clipped(w.topic, w.partition, w.first, w.next);
+}
+
+/* Destinations of one place are numbered in their keys. One whose only member is blamed, and is no
+ * member any more, has no number, and the others get lower ones. */
+static bool is_renumbered(const struct object *o, const struct batch_key *now) {
+    struct batch_key w;
+    return may_be_blamed() && is_batch(o->key) && parse_batch_key(o->key, &w) &&
+           w.topic == now->topic && w.partition == now->partition && w.first == now->first &&
+           w.next == now->next;
+}
+
+static void hold(struct event *e, struct str line, void *context) {
+    struct holding *h = context;
+    judge_line(e, line, h->place, h->key);
+    if (is_batch(h->key)) {
+        judge_window(e, h);
+    } else {
+        const char *key = h->key + strlen(events_destination(e->destination)->prefix);
+        if (strcmp(key, e->key) != 0)
+            world_fail("P2: the key of event %d is %s, not %s", e->number, key, e->key);
+    }
+    bool second = e->object && e->object != h->object;
+    bool renumbered = second && is_renumbered(e->object, &h->window);
+    if (second && !was_clipped(e->object) && !was_clipped(h->object) && !renumbered)
+        world_fail("P2: event %d is in two objects: %s and %s", e->number, e->object->key, h->key);
+    if (!second || was_clipped(e->object) || renumbered) e->object = h->object;
+    if (e->arrived_us < 0) e->arrived_us = world_us();
+}
+
+/* Two windows of one partition are the same, or have nothing in common. */
+static void judge_span(const struct batch_key *w, const char *key) {
+    for (size_t i = 0; i < n_spans; i++) {
+        const struct span *s = &spans[i];
+        if (s->topic != w->topic || s->partition != w->partition || w->next <= s->first ||
+            s->next <= w->first)
+            continue;
+        if (s->first == w->first && s->next == w->next) return;
+        if (is_clipped(s->topic, s->partition, s->first, s->next) ||
+            is_clipped(w->topic, w->partition, w->first, w->next))
+            continue;
+        world_fail("P2: the window of %s overlaps that of [%" PRId64 ", %" PRId64 ")", key,
+                   s->first, s->next);
+    }
+    GROW(spans, n_spans);
+    spans[n_spans++] = (struct span){w->topic, w->partition, w->first, w->next};
+}
+
+static void judge_body(int place, const struct object *o, struct str body) {
+    struct holding h = {.place = place, .object = o, .key = o->key, .last = -1};
+    if (is_batch(o->key)) {
+        if (!parse_batch_key(o->key, &h.window)) world_fail("%s is no batch's key", o->key);
+        judge_span(&h.window, o->key);
+    }
+    struct str text = unpack(o->key, body);
+    if (!text.n) world_fail("%s is empty", o->key);
+    each_line(o->key, text, hold, &h);
+    free((void *)(uintptr_t)text.p);
+}
+
+void judge_object(int place, const struct object *o) {
+    judge_body(place, o, (struct str){o->body, o->n});
+}
+
+/* Members of a body, by their numbers. */
+struct members {
+    bool in[EVENTS_MAX];
+};
+
+static void note_member(struct event *e, struct str line, void *members) {
+    (void)line;
+    ((struct members *)members)->in[e->number] = true;
+}
+
+static void read_members(const char *key, struct str body, struct members *ret) {
+    struct str text = unpack(key, body);
+    memset(ret, 0, sizeof *ret);
+    each_line(key, text, note_member, ret);
+    free((void *)(uintptr_t)text.p);
+}
+
+bool judge_rewritten(int place, const struct object *o, struct str body) {
+    static struct members before, now;
+    if (!may_be_blamed() || !is_batch(o->key)) return false;
+    read_members(o->key, (struct str){o->body, o->n}, &before);
+    read_members(o->key, body, &now);
+    judge_body(place, o, body);
+    /* Who was taken out may come back: before all was settled, the partition was taken anew. */
+    for (int i = 0; i < events_count(); i++) {
+        struct event *e = events_get(i);
+        if (now.in[i]) e->blamed = false;
+        if (now.in[i] || !before.in[i] || e->object != o) continue;
+        e->blamed = true;
+        e->object = NULL;
+    }
+    return true;
+}
+
+void judge_post(int place, struct str body) {
+    struct event *e = events_in(body);
+    if (!e) world_fail("P7: a webhook gets what is no event: %.*s", (int)body.n, body.p);
+    judge_line(e, body, place, "");
+    e->posts++;
+    if (e->arrived_us < 0) e->arrived_us = world_us();
+}
+
+/* ---- requests ---- */
+
+/* P5. Nothing is tried twice within half of the shortest delay, unless its worker died or lost the
+ * partition meanwhile. */
+static void note_attempt(struct event *e, struct str line, void *context) {
+    (void)line;
+    (void)context;
+    int64_t now_us = world_us(), least_us = fleet_shortest_delay_ms() * WORLD_MS / 2;
+    if (plan.peace && e->attempts && now_us - e->last_attempt_us < least_us - 50 * WORLD_MS)
+        world_fail("P5: event %d is tried again after %" PRId64 " ms", e->number,
+                   (now_us - e->last_attempt_us) / WORLD_MS);
+    if (e->attempts++ == 0) e->first_attempt_us = now_us;
+    e->last_attempt_us = now_us;
+}
+
+/* P2. In batch mode nothing is written before the window's end is durable. */
+static void judge_boundary(const char *key) {
+    struct batch_key w;
+    if (!is_batch(key) || !parse_batch_key(key, &w)) return;
+    if (!has_end(chain_of(events_topic(w.topic), w.partition), w.next))
+        world_fail("P2: %s is sent before its window's end is durable", key);
+}
+
+void judge_request(int place, const char *key, struct str body) {
+    if (!store_place(place)->hook) judge_boundary(key);
+    struct str text = unpack(key, body);
+    each_line(key, text, note_attempt, NULL);
+    free((void *)(uintptr_t)text.p);
+}
+
+void judge_held(size_t held, size_t most) {
+    if (held > most) world_fail("a lane holds %zu bytes of its budget, %zu at most", held, most);
+}
+
+/* ---- the ledger ---- */
+
+/* An entry under judgement. */
+struct entry {
+    struct chain *chain;
+    int64_t first, next;
+    uint64_t seq;
+    int64_t settled_ms;
+    bool retry;
+    const cJSON *json;
+};
+
+static const char *text_of(const cJSON *object, const char *name) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
+    return cJSON_IsString(item) ? item->valuestring : "";
+}
+
+static int64_t number_of(const cJSON *object, const char *name) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
+    if (!cJSON_IsNumber(item)) world_fail("P9: an entry lacks %s", name);
+    return (int64_t)item->valuedouble;
+}
+
+static void hex_of(struct str data, char ret[HASH_HEX + 1]) {
+    unsigned char digest[SHA256_DIGEST_LENGTH];
+    SHA256((const unsigned char *)data.p, data.n, digest);
+    for (int i = 0; i < SHA256_DIGEST_LENGTH; i++) sprintf(ret + 2 * i, "%02x", digest[i]);
+}
+
+/* Of the bytes before the member `hash`. */
+static void hash_entry(struct str value, char ret[HASH_HEX + 1]) {
+    static const char mark[] = ",\"hash\":\"";
+    const char *at = NULL;
+    for (const char *p = value.p; (p = memmem(p, (size_t)(value.p + value.n - p), mark, 9)); p++)
+        at = p;
+    if (!at) world_fail("P9: an entry has no hash");
+    hex_of((struct str){value.p, (size_t)(at - value.p)}, ret);
+}
+
+/* Spread out: the offsets of a list of ranges. */
+struct numbers {
+    int64_t *v;
+    size_t n;
+};
+
+static void spread(const cJSON *ranges, struct numbers *ret) {
+    const cJSON *range;
+    cJSON_ArrayForEach(range, ranges) {
+        bool one = cJSON_IsNumber(range);
+        int64_t a = (int64_t)(one ? range : cJSON_GetArrayItem(range, 0))->valuedouble;
+        int64_t z = (int64_t)(one ? range : cJSON_GetArrayItem(range, 1))->valuedouble;
+        for (; a <= z; a++) {
+            GROW(ret->v, ret->n);
+            ret->v[ret->n++] = a;
+        }
+    }
+}
+
+/* The entry's chain names an offset, once. */
+static void name(const struct entry *en, int64_t offset) {
+    struct chain *c = en->chain;
+    if (offset < en->first || offset >= en->next)
+        world_fail("P9: entry %" PRIu64 " of %s/%d names %" PRId64 ", which is not of its window",
+                   en->seq, c->topic, (int)c->partition, offset);
+    if (offset >= c->n_settled) {
+        int64_t n = 2 * offset + 64;
+        c->settled = xrealloc(c->settled, (size_t)n * sizeof *c->settled);
+        memset(c->settled + c->n_settled, 0, (size_t)(n - c->n_settled) * sizeof *c->settled);
+        c->n_settled = n;
+    }
+    if (c->settled[offset])
+        world_fail("P1: %s/%d/%" PRId64 " has two outcomes", c->topic, (int)c->partition, offset);
+    c->settled[offset] = en->settled_ms;
+}
+
+enum outcome_kind { DELIVERED, SKIPPED, PARKED, DEAD, LOST };
+
+static void judge_item(const struct event *e, const cJSON *item) {
+    const struct destination_plan *d = events_destination(e->destination);
+    char hash[HASH_HEX + 1];
+    const char *key = text_of(item, "key");
+    if (d->hook) {
+        hex_of(e->expected, hash);
+    } else {
+        const struct object *o = store_find(store_place(d->place), key);
+        if (!o || o != e->object)
+            world_fail("P1: event %d is delivered as %s, says the ledger; it is not there",
+                       e->number, key);
+        hex_of((struct str){o->body, o->n}, hash);
+    }
+    if (strcmp(hash, text_of(item, "sha256")) != 0)
+        world_fail("P9: event %d is in %s with another hash than the ledger's", e->number, key);
+}
+
+static void take_outcome(struct event *e, enum outcome_kind kind, const cJSON *item) {
+    switch (kind) {
+    case DELIVERED:
+        e->delivered++;
+        judge_item(e, item);
+        break;
+    case SKIPPED:
+        e->skipped++;
+        break;
+    case PARKED:
+        e->parked++;
+        break;
+    case DEAD:
+        e->dead++;
+        break;
+    case LOST:
+        e->lost++;
+        break;
+    }
+}
+
+static struct event *event_of(const char *topic, int32_t partition, int64_t offset) {
+    int i = source_index(topic, strlen(topic));
+    struct event *e = i >= 0 ? events_at(i, partition, offset) : NULL;
+    if (!e)
+        world_fail("P9: the ledger names %s/%d/%" PRId64 ", where there is no event", topic,
+                   (int)partition, offset);
+    return e;
+}
+
+/* Records of a retry topic: which ones they are is said by `origin`. */
+static void take_origins(const cJSON *item, size_t n, enum outcome_kind kind) {
+    const cJSON *origin;
+    size_t spread_n = 0;
+    cJSON_ArrayForEach(origin, cJSON_GetObjectItemCaseSensitive(item, "origin")) {
+        struct numbers offsets = {0};
+        spread(cJSON_GetArrayItem(origin, 2), &offsets);
+        for (size_t i = 0; i < offsets.n; i++)
+            take_outcome(event_of(cJSON_GetArrayItem(origin, 0)->valuestring,
+                                  cJSON_GetArrayItem(origin, 1)->valueint, offsets.v[i]),
+                         kind, item);
+        spread_n += offsets.n;
+        free(offsets.v);
+    }
+    if (spread_n != n) world_fail("P9: %zu offsets have %zu origins", n, spread_n);
+}
+
+static void take_item(const struct entry *en, const cJSON *item, enum outcome_kind kind) {
+    struct numbers offsets = {0};
+    spread(cJSON_GetObjectItemCaseSensitive(item, "offsets"), &offsets);
+    for (size_t i = 0; i < offsets.n; i++) {
+        name(en, offsets.v[i]);
+        if (!en->retry)
+            take_outcome(event_of(en->chain->topic, en->chain->partition, offsets.v[i]), kind,
+                         item);
+    }
+    if (en->retry) take_origins(item, offsets.n, kind);
+    free(offsets.v);
+}
+
+static void take_list(const struct entry *en, const char *list_name, enum outcome_kind kind) {
+    const cJSON *item, *list = cJSON_GetObjectItemCaseSensitive(en->json, list_name);
+    cJSON_ArrayForEach(item, list) take_item(en, item, kind);
+}
+
+static void take_delivered(const struct entry *en) {
+    const cJSON *to, *item;
+    cJSON_ArrayForEach(to, cJSON_GetObjectItemCaseSensitive(en->json, "delivered")) {
+        cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(to, "objects"))
+            take_item(en, item, DELIVERED);
+        cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(to, "requests"))
+            take_item(en, item, DELIVERED);
+    }
+}
+
+/* The range of a window that retention took: it may hold offsets that had no event. */
+static void take_lost(const struct entry *en) {
+    struct numbers offsets = {0};
+    spread(cJSON_GetObjectItemCaseSensitive(en->json, "lost"), &offsets);
+    int topic = source_index(en->chain->topic, strlen(en->chain->topic));
+    for (size_t i = 0; i < offsets.n; i++) {
+        name(en, offsets.v[i]);
+        struct event *e = topic >= 0 ? events_at(topic, en->chain->partition, offsets.v[i]) : NULL;
+        if (topic < 0 || offsets.v[i] >= events_removed(topic, en->chain->partition))
+            world_fail("P1: %s/%d/%" PRId64 " is lost, says the ledger; it was not",
+                       en->chain->topic, (int)en->chain->partition, offsets.v[i]);
+        if (e) take_outcome(e, LOST, NULL);
+    }
+    free(offsets.v);
+}
+
+static void judge_link(const struct entry *en, const char *prev) {
+    static const char zeros[] = "0000000000000000000000000000000000000000000000000000000000000000";
+    const struct chain *c = en->chain;
+    const struct link *last = c->n_links ? &c->links[c->n_links - 1] : NULL;
+    if (en->seq != c->n_links)
+        world_fail("P3: the chain of %s/%d goes on with entry %" PRIu64 " after %zu", c->topic,
+                   (int)c->partition, en->seq, c->n_links);
+    if (strcmp(prev, last ? last->hash : zeros) != 0)
+        world_fail("P3: entry %" PRIu64 " of %s/%d does not name the one before", en->seq, c->topic,
+                   (int)c->partition);
+    if ((last && en->first != last->next) || en->next < en->first)
+        world_fail("P3: entry %" PRIu64 " of %s/%d is [%" PRId64 ", %" PRId64 ") after %" PRId64,
+                   en->seq, c->topic, (int)c->partition, en->first, en->next,
+                   last ? last->next : -1);
+}
+
+static void take_entry(struct str value) {
+    struct link link;
+    cJSON *json = cJSON_ParseWithLength(value.p, value.n);
+    if (!json) world_fail("P9: an entry is no JSON");
+    const char *topic = text_of(json, "topic");
+    struct entry en = {.chain = chain_of(topic, (int32_t)number_of(json, "partition")),
+                       .first = number_of(json, "first"),
+                       .next = number_of(json, "next"),
+                       .seq = (uint64_t)number_of(json, "seq"),
+                       .settled_ms = number_of(json, "settled"),
+                       .retry = source_index(topic, strlen(topic)) < 0,
+                       .json = json};
+    judge_link(&en, text_of(json, "prev"));
+    hash_entry(value, link.hash);
+    if (strcmp(link.hash, text_of(json, "hash")) != 0) world_fail("P9: an entry's hash is wrong");
+    link.next = en.next;
+    GROW(en.chain->links, en.chain->n_links);
+    en.chain->links[en.chain->n_links++] = link;
+    take_delivered(&en);
+    take_list(&en, "skipped", SKIPPED);
+    take_list(&en, "parked", PARKED);
+    take_list(&en, "dead", DEAD);
+    take_lost(&en);
+    cJSON_Delete(json);
+}
+
+/* Each record of a topic that a consumer sees. */
+typedef void record_fn(const char *topic, int32_t partition, const struct broker_record *);
+
+static void each_record(const char *topic, record_fn *fn) {
+    for (int32_t p = 0; p < broker_partitions(topic); p++) {
+        struct broker_record r;
+        for (int64_t at = 0; broker_read(topic, p, at, &r); at = r.offset + 1) fn(topic, p, &r);
+    }
+}
+
+static void take_ledger_record(const char *topic, int32_t partition,
+                               const struct broker_record *r) {
+    (void)topic;
+    (void)partition;
+    take_entry(r->value);
+}
+
+/* A committed offset is where an entry ends, of the number and hash that the metadata names. */
+static void judge_commits(const struct chain *c) {
+    for (size_t i = 0; i < c->n_commits; i++) {
+        const struct commit *k = &c->commits[i];
+        if (k->seq > c->n_links)
+            world_fail("P3: %s/%d is committed with %" PRIu64 " entries, and has %zu", c->topic,
+                       (int)c->partition, k->seq, c->n_links);
+        if (!k->seq) continue;
+        const struct link *l = &c->links[k->seq - 1];
+        if (strcmp(l->hash, k->head) != 0 || l->next != k->offset)
+            world_fail("P3: %s/%d is committed at %" PRId64 " by entry %" PRIu64
+                       ", which ends at %" PRId64 "%s",
+                       c->topic, (int)c->partition, k->offset, k->seq - 1, l->next,
+                       strcmp(l->hash, k->head) != 0 ? " and has another hash" : "");
+    }
+}
+
+/* ---- the end ---- */
+
+static bool parse_origin(const struct broker_record *r, struct event **ret) {
+    for (size_t i = 0; i < r->n_headers; i++) {
+        char text[128], topic[64];
+        int partition;
+        int64_t offset;
+        if (!str_is(r->headers[i].name, "runsink-origin")) continue;
+        snprintf(text, sizeof text, "%.*s", (int)r->headers[i].value.n, r->headers[i].value.p);
+        if (sscanf(text, "%63[^/]/%d/%" SCNd64, topic, &partition, &offset) != 3) return false;
+        *ret = event_of(topic, partition, offset);
+        return true;
+    }
+    return false;
+}
+
+static int64_t header_number(const struct broker_record *r, const char *name) {
+    char text[24] = "0";
+    for (size_t i = 0; i < r->n_headers; i++)
+        if (str_is(r->headers[i].name, name))
+            snprintf(text, sizeof text, "%.*s", (int)r->headers[i].value.n, r->headers[i].value.p);
+    return strtoll(text, NULL, 10);
+}
+
+/* The delay that a retry topic is named after. */
+static int64_t delay_of(const char *topic) {
+    char *unit;
+    int64_t n = strtoll(strrchr(topic, '.') + 1, &unit, 10);
+    return strcmp(unit, "ms") == 0 ? n : n * 1000;
+}
+
+/* P5. Where clocks are right and nothing dies, a parked record is tried when it is due: no sooner,
+ * and not much later. (It is settled with its window, which may hold others for slow places.) */
+#define PROMPT_MS 45000
+static void judge_due(const char *topic, const struct broker_record *r, int64_t settled_ms,
+                      const struct event *e) {
+    int64_t due_ms = header_number(r, "runsink-due"), end_ms = r->time_ms + delay_of(topic);
+    int64_t calm_ms = WORLD_EPOCH_MS + plan.seconds * 1000;
+    if (!plan.peace) return;
+    if (due_ms > end_ms) due_ms = end_ms;
+    if (settled_ms < due_ms)
+        world_fail("P5: event %d was due at %" PRId64 ", and was settled %" PRId64
+                   " ms before that",
+                   e->number, due_ms, due_ms - settled_ms);
+    if (due_ms < r->time_ms) due_ms = r->time_ms;
+    if (due_ms + PROMPT_MS < calm_ms && settled_ms > due_ms + PROMPT_MS)
+        world_fail("P5: event %d was due at %" PRId64 ", and was settled %" PRId64 " ms after that",
+                   e->number, due_ms, settled_ms - due_ms);
+}
+
+/* A parked record is the event's own bytes, and has its outcome. */
+static void judge_parked(const char *topic, int32_t partition, const struct broker_record *r) {
+    struct event *e;
+    const struct chain *c = chain_of(topic, partition);
+    if (!parse_origin(r, &e))
+        world_fail("%s/%d/%" PRId64 " has no origin", topic, (int)partition, r->offset);
+    if (!str_eq(r->value, e->value)) world_fail("event %d is parked with other bytes", e->number);
+    if (r->offset >= c->n_settled || !c->settled[r->offset])
+        world_fail("P1: %s/%d/%" PRId64 ", of event %d, has no outcome", topic, (int)partition,
+                   r->offset, e->number);
+    judge_due(topic, r, c->settled[r->offset], e);
+    e->parked--; /* as many as the ledger says */
+}
+
+static void judge_letter(const char *topic, int32_t partition, const struct broker_record *r) {
+    struct event *e;
+    if (!parse_origin(r, &e))
+        world_fail("%s/%d/%" PRId64 " has no origin", topic, (int)partition, r->offset);
+    if (!str_eq(r->value, e->value)) world_fail("event %d is dead with other bytes", e->number);
+    e->letters++;
+}
+
+/* Whether the event may have died although it is fit: its place had troubles. */
+static bool may_be_dead(const struct event *e) {
+    const struct place *p = store_place(events_destination(e->destination)->place);
+    return p->sickness != WELL || (!p->steady && plan.store_faults);
+}
+
+static void judge_event(const struct event *e) {
+    bool removed = e->offset < events_removed(e->topic, e->partition);
+    unsigned outcomes = e->delivered + e->skipped + e->dead + e->lost;
+    if (e->visible_us == INT64_MAX) {
+        if (outcomes > e->lost) world_fail("event %d was aborted, and has an outcome", e->number);
+        return;
+    }
+    if (outcomes > 1 || (!outcomes && !removed))
+        world_fail("P1: event %d at %s/%d/%" PRId64 " has %u outcomes", e->number,
+                   events_topic(e->topic), (int)e->partition, e->offset, outcomes);
+    if (e->parked)
+        world_fail("P1: of event %d another number of records is parked than the ledger says",
+                   e->number);
+    if (e->dead != e->letters)
+        world_fail("P1: event %d has %u dead letters", e->number, e->letters);
+    if (!outcomes || e->lost) return;
+    if (e->blamed && !e->dead)
+        world_fail("P2: event %d is in no object any more, and not dead", e->number);
+    bool right = e->dead && may_be_blamed();
+    switch (e->fate) {
+    case FATE_DELIVERED:
+        right = right || (e->delivered ? e->arrived_us >= 0 : e->dead && may_be_dead(e));
+        break;
+    case FATE_SKIPPED:
+        right = right || e->skipped;
+        break;
+    case FATE_DEAD:
+    case FATE_POISON:
+        right = right || e->dead;
+        break;
+    }
+    if (!right)
+        world_fail("P1: event %d is %s", e->number,
+                   e->delivered ? "delivered"
+                   : e->dead    ? "dead"
+                                : "skipped");
+}
+
+/* P4. Where nothing died and Kafka had no troubles, what is bound for a place without troubles is
+ * there soon, however sick the others are. */
+#define SOON_S 30
+static void judge_delay(const struct event *e) {
+    const struct place *p = store_place(events_destination(e->destination)->place);
+    int64_t most_us = SOON_S * WORLD_S + plan.batch_ms * WORLD_MS;
+    if (!plan.peace || !p->steady || e->arrived_us < 0) return;
+    if (e->arrived_us - e->visible_us > most_us)
+        world_fail("P4: event %d is at its healthy place after %" PRId64 " s", e->number,
+                   (e->arrived_us - e->visible_us) / WORLD_S);
+}
+
+void judge_begin(void) {
+    broker_watch(take_commit);
+}
+
+static bool is_read(const char *topic) {
+    return source_index(topic, strlen(topic)) >= 0 || strstr(topic, ".retry.");
+}
+
+bool judge_settled(char *text, size_t size) {
+    for (int i = 0; i < fleet_topics(); i++) {
+        const char *topic = fleet_topic(i);
+        for (int32_t p = 0; is_read(topic) && p < broker_partitions(topic); p++) {
+            struct str metadata;
+            struct broker_record r;
+            int64_t at = broker_committed(topic, p, &metadata);
+            if (!broker_read(topic, p, at < 0 ? 0 : at, &r)) continue;
+            snprintf(text, size, "%s/%d/%" PRId64 " (committed: %" PRId64 ")", topic, (int)p,
+                     r.offset, at);
+            return false;
+        }
+    }
+    return true;
+}
+
+void judge_all(void) {
+    for (int i = 0; i < fleet_topics(); i++)
+        if (ends_in(fleet_topic(i), ".ledger")) each_record(fleet_topic(i), take_ledger_record);
+    for (size_t i = 0; i < n_chains; i++) judge_commits(&chains[i]);
+    for (int i = 0; i < fleet_topics(); i++) {
+        if (strstr(fleet_topic(i), ".retry.")) each_record(fleet_topic(i), judge_parked);
+        if (strstr(fleet_topic(i), ".dead.")) each_record(fleet_topic(i), judge_letter);
+    }
+    for (int i = 0; i < events_count(); i++) {
+        judge_event(events_get(i));
+        judge_delay(events_get(i));
+    }
+}

@@ -1,0 +1,88 @@
+#include "tests/sim/plan.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/scheduler.h"
+
+struct plan plan;
+
+static const struct {
+    const char *name, *text;
+    int64_t simplest;
+} numbers[] = {
+#define PLAN(name_, how, simplest_, text_) {#name_, text_, simplest_},
+#include "tests/sim/plan.def"
+#undef PLAN
+};
+#define NUMBERS (sizeof numbers / sizeof *numbers)
+_Static_assert(sizeof plan == NUMBERS * sizeof(int64_t), "a plan is an array of numbers");
+
+static struct {
+    bool fixed;
+    int64_t value;
+} fixed[NUMBERS];
+
+size_t plan_count(void) {
+    return NUMBERS;
+}
+
+const char *plan_name(size_t i) {
+    return numbers[i].name;
+}
+
+int64_t plan_simplest(size_t i) {
+    return numbers[i].simplest;
+}
+
+int64_t *plan_value(size_t i) {
+    return &((int64_t *)(void *)&plan)[i];
+}
+
+void plan_fix(size_t i, int64_t value) {
+    fixed[i].fixed = true;
+    fixed[i].value = value;
+}
+
+bool plan_set(const char *text) {
+    const char *equals = strchr(text, '=');
+    for (size_t i = 0; equals && i < NUMBERS; i++) {
+        if (strlen(numbers[i].name) != (size_t)(equals - text) ||
+            strncmp(numbers[i].name, text, (size_t)(equals - text)) != 0)
+            continue;
+        plan_fix(i, strtoll(equals + 1, NULL, 10));
+        return true;
+    }
+    return false;
+}
+
+/* What a peaceful run has none of. */
+static void make_peace(void) {
+    plan.poison = plan.kills = plan.freezes = plan.clocks = plan.leaves = 0;
+    plan.slow_coordinator = plan.stale_answer = plan.lost_answer = plan.abort = 0;
+    plan.unstable = plan.topic_gone = plan.outside = plan.retention = plan.other_delays = 0;
+}
+
+void plan_draw(void) {
+#define PLAN(name, how, simplest, text) plan.name = (int64_t)(how);
+#include "tests/sim/plan.def"
+#undef PLAN
+    for (size_t i = 0; i < NUMBERS; i++)
+        if (fixed[i].fixed) *plan_value(i) = fixed[i].value;
+    if (plan.peace) make_peace();
+    if (!plan.attempts) plan.poison = 0; /* it would kill for ever */
+    if (plan.buckets + plan.hooks == 0) plan.buckets = 1;
+}
+
+void plan_say(void) {
+    char line[1000];
+    size_t n = 0;
+    line[0] = '\0';
+    for (size_t i = 0; i < NUMBERS && n < sizeof line - 40; i++)
+        if (*plan_value(i) != numbers[i].simplest)
+            n += (size_t)snprintf(line + n, sizeof line - n, " %s=%" PRId64, numbers[i].name,
+                                  *plan_value(i));
+    world_say("plan:%s", line);
+}
