@@ -39,6 +39,6 @@ void shrink(uint64_t seed, shrink_try_fn *fails, void *context) {
     }
     printf("sim --seed %" PRIu64, seed);
     for (size_t i = 0; i < plan_count(); i++)
-        printf(" --set %s=%" PRId64, plan_name(i), *plan_value(i));
+        printf(" --plan %s=%" PRId64, plan_name(i), *plan_value(i));
     puts("");
 }

@@ -246,9 +246,9 @@ static int shrink_one(struct options *o) {
 /* ---- the command line ---- */
 
 static void usage(void) {
-    fputs("sim --seeds N [--first K] [--jobs J] [--check-determinism] [--broken RULE] [--set "
-          "NAME=VALUE]...\n"
-          "sim --seed N [--trace | --shrink] [--broken RULE] [--set NAME=VALUE]...\n",
+    fputs("sim --seeds N [--first K] [--jobs J] [--check-determinism] [--broken RULE]"
+          " [--plan NAME=VALUE]...\n"
+          "sim --seed N [--trace | --shrink] [--broken RULE] [--plan NAME=VALUE]...\n",
           stderr);
     exit(2);
 }
@@ -282,7 +282,7 @@ static struct options parse(char **argv) {
             o.shrink = true;
         else if (strcmp(argv[i], "--check-determinism") == 0)
             o.twice = true;
-        else if (strcmp(argv[i], "--set") != 0 || !plan_set(take_text(argv, &i)))
+        else if (strcmp(argv[i], "--plan") != 0 || !plan_set(take_text(argv, &i)))
             usage();
     }
     if (o.jobs < 1 || o.jobs > JOBS_MAX) usage();
