@@ -24,7 +24,7 @@
 #define RESTART_MIN_MS 1000
 #define RESTART_MAX_MS ((int64_t)5 * 60 * 1000)
 #define REFUSED_MS 10000 /* a producer that is not taken for this long is told */
-#define STANDING_MS 20   /* a lane that waits for others has nothing that wakes it */
+#define STANDING_MS 20   /* what waits for others, or for room, has nothing that wakes it */
 /* While the lane does other work it cannot hear an answer: of each such stretch at most this much
  * counts against those who have not answered yet. */
 #define UNHEARD_MS 100
@@ -72,10 +72,11 @@ static int64_t sleep_ms(const struct lane *lane) {
         bool waits = open && open->incomplete && !partition_at_end(p);
         if (open && open->taken && !open->replayed && !waits)
             sooner_at(&timeout, intake_seal_at(lane, p, open), lane->now_ms);
-        /* One that is due and has no room waits for what is in flight, and that wakes the lane. */
         if (p->head_due_ms > lane->wall_ms && lane->now_ms - p->filled_ms < p->delay_ms) {
             sooner_at(&timeout, p->head_due_ms, lane->wall_ms);
             sooner_at(&timeout, p->filled_ms + p->delay_ms, lane->now_ms);
+        } else if (p->head_due_ms) { /* it has no room, or has just become due */
+            sooner(&timeout, STANDING_MS);
         }
         if (!p->loaded) sooner(&timeout, 200);
     }
