@@ -193,14 +193,9 @@ static int refresh_topics(struct worker *w, bool start, struct buf *err) {
 
 static bool open_admin(struct worker *w, struct buf *err) {
     if (w->admin) return true;
-    char errstr[256];
     rd_kafka_conf_t *conf = client_conf_new(w->cfg, NULL, err);
-    if (!conf) return false;
-    w->admin = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof errstr);
-    if (w->admin) return true;
-    buf_printf(err, "%s\n", errstr);
-    rd_kafka_conf_destroy(conf);
-    return false;
+    if (conf) w->admin = client_new(RD_KAFKA_PRODUCER, conf, err);
+    return w->admin != NULL;
 }
 
 static void close_admin(struct worker *w) {

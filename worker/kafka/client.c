@@ -142,6 +142,15 @@ rd_kafka_conf_t *client_conf_new(const struct config *c, const char *const *extr
     return NULL;
 }
 
+rd_kafka_t *client_new(rd_kafka_type_t type, rd_kafka_conf_t *conf, struct buf *err) {
+    char why[512];
+    rd_kafka_t *rk = rd_kafka_new(type, conf, why, sizeof why);
+    if (rk) return rk;
+    buf_printf(err, "%s: %s", type == RD_KAFKA_CONSUMER ? "consumer" : "producer", why);
+    rd_kafka_conf_destroy(conf);
+    return NULL;
+}
+
 void client_conf_alone(rd_kafka_conf_t *conf) {
     char unused[256];
     rd_kafka_conf_set(conf, "bootstrap.servers", "", unused, sizeof unused);

@@ -11,8 +11,11 @@
 /* extra is name, value, name, value, ..., NULL, or NULL: what this handle needs (group.id,
  * transactional.id). An extra value that [kafka] may set is only a default. NULL with a message in
  * err when a property is refused, unknown or invalid; a secret is never quoted. The result's log
- * goes through ours. Owned by the caller until rd_kafka_new() takes it. */
+ * goes through ours. Owned by the caller until client_new() takes it. */
 rd_kafka_conf_t *client_conf_new(const struct config *, const char *const *extra, struct buf *err);
+/* Takes the configuration. NULL with a message in err, for one thing when two properties exclude
+ * each other. */
+rd_kafka_t *client_new(rd_kafka_type_t, rd_kafka_conf_t *, struct buf *err);
 /* For a handle that is only made to see whether it can be: without brokers and log lines. */
 void client_conf_alone(rd_kafka_conf_t *);
 

@@ -464,9 +464,9 @@ static int64_t fetch_bytes(const struct config *cfg) {
 }
 
 /* alone: only to see whether it can be made. */
-static rd_kafka_t *client_new(const struct config *cfg, int lane, int64_t partitions,
-                              struct consumer *c, bool alone, struct buf *err) {
-    char instance[160], errstr[256], queue_kb[24], fetch[24], part[24];
+static rd_kafka_t *handle(const struct config *cfg, int lane, int64_t partitions,
+                          struct consumer *c, bool alone, struct buf *err) {
+    char instance[160], queue_kb[24], fetch[24], part[24];
     snprintf(instance, sizeof instance, "%s-%d", cfg->slot, lane);
     snprintf(queue_kb, sizeof queue_kb, "%" PRId64, queue_bytes(cfg, partitions) / 1024);
     snprintf(fetch, sizeof fetch, "%" PRId64, fetch_bytes(cfg));
@@ -503,15 +503,11 @@ static rd_kafka_t *client_new(const struct config *cfg, int lane, int64_t partit
     rd_kafka_conf_set_rebalance_cb(conf, rebalance_cb);
     rd_kafka_conf_set_error_cb(conf, error_cb);
     rd_kafka_conf_set_opaque(conf, c);
-    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, errstr, sizeof errstr);
-    if (rk) return rk;
-    buf_printf(err, "consumer: %s", errstr);
-    rd_kafka_conf_destroy(conf);
-    return NULL;
+    return client_new(RD_KAFKA_CONSUMER, conf, err);
 }
 
 bool consumer_check(const struct config *cfg, struct buf *err) {
-    rd_kafka_t *rk = client_new(cfg, 0, 1, NULL, true, err);
+    rd_kafka_t *rk = handle(cfg, 0, 1, NULL, true, err);
     if (rk) rd_kafka_destroy(rk);
     return rk != NULL;
 }
@@ -522,7 +518,7 @@ struct consumer *consumer_new(const struct config *cfg, int lane, int64_t partit
     static const uint64_t one = 1;
     struct consumer *c = xcalloc(1, sizeof *c);
     *c = (struct consumer){.lane = lane, .wake_fd = wake_fd, .events = events, .context = context};
-    c->rk = client_new(cfg, lane, partitions, c, false, err);
+    c->rk = handle(cfg, lane, partitions, c, false, err);
     if (!c->rk) {
         free(c);
         return NULL;

@@ -425,9 +425,8 @@ static void *settle_main(void *arg) {
 /* ---- the lane's side ---- */
 
 /* alone: only to see whether it can be made. */
-static rd_kafka_t *client_new(const struct config *cfg, const char *transactional_id,
-                              struct producer *s, bool alone, struct buf *err) {
-    char errstr[256];
+static rd_kafka_t *handle(const struct config *cfg, const char *transactional_id,
+                          struct producer *s, bool alone, struct buf *err) {
     const char *extra[] = {"transactional.id",
                            transactional_id,
                            "compression.type",
@@ -443,17 +442,13 @@ static rd_kafka_t *client_new(const struct config *cfg, const char *transactiona
     if (alone) client_conf_alone(conf);
     rd_kafka_conf_set_dr_msg_cb(conf, on_failed);
     rd_kafka_conf_set_opaque(conf, s);
-    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof errstr);
-    if (rk) return rk;
-    buf_printf(err, "producer: %s", errstr);
-    rd_kafka_conf_destroy(conf);
-    return NULL;
+    return client_new(RD_KAFKA_PRODUCER, conf, err);
 }
 
 struct producer *producer_open(const struct config *cfg, const char *transactional_id,
                                struct buf *err) {
     struct producer *s = xcalloc(1, sizeof *s);
-    s->producer = client_new(cfg, transactional_id, s, false, err);
+    s->producer = handle(cfg, transactional_id, s, false, err);
     if (!s->producer) {
         free(s);
         return NULL;
@@ -516,7 +511,7 @@ enum producer_state producer_state(struct producer *s, char *ret_error, size_t s
 }
 
 bool producer_check(const struct config *cfg, struct buf *err) {
-    rd_kafka_t *producer = client_new(cfg, "check", NULL, true, err);
+    rd_kafka_t *producer = handle(cfg, "check", NULL, true, err);
     if (producer) rd_kafka_destroy(producer);
     return producer != NULL;
 }

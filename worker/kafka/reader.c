@@ -32,16 +32,9 @@ static rd_kafka_t *consumer(const struct config *cfg, const char *group, const c
                                  "isolation.level",
                                  isolation,
                                  NULL};
-    char why[512];
     rd_kafka_conf_t *conf = client_conf_new(cfg, extra, err);
-    if (!conf) return NULL;
-    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
-    if (!rk) {
-        rd_kafka_conf_destroy(conf);
-        buf_printf(err, "cannot make a consumer: %s", why);
-        return NULL;
-    }
-    rd_kafka_poll_set_consumer(rk);
+    rd_kafka_t *rk = conf ? client_new(RD_KAFKA_CONSUMER, conf, err) : NULL;
+    if (rk) rd_kafka_poll_set_consumer(rk);
     return rk;
 }
 
