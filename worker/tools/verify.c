@@ -1,16 +1,26 @@
-/* `runsink verify`: options, and the order of things. */
+/* `runsink verify`: options, the order of things, and what is read from Kafka: what the group has
+ * committed, then the ledger, then, when asked for, the records that Kafka still holds. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sysexits.h>
 
+#include "worker/base/clock.h"
+#include "worker/kafka/client.h"
+#include "worker/kafka/probe.h"
+#include "worker/kafka/topics.h"
 #include "worker/tools/command.h"
-#include "worker/tools/verify_anchor.h"
 #include "worker/tools/verify_bucket.h"
 #include "worker/tools/verify_objects.h"
-#include "worker/tools/verify_topic.h"
+#include "worker/tools/verify_report.h"
 
-#define BROKER_TIMEOUT_MS 30000
+#define TIMEOUT_MS 30000
+/* Longer than a transaction may be open by default (transaction.timeout.ms, 60 s) and the interval
+ * at which brokers look for those that were (10 s). */
+#define OPEN_MAX_MS 75000
+#define PAUSE_MS 200
+/* A transaction's end reaches the ledger's partition a moment after the group's offsets. */
+#define LINGER_MS 10000
 #define KEYS_MAX 16
 
 struct verify {
@@ -21,6 +31,8 @@ struct verify {
     size_t n_keys;
     bool objects, records;
     struct reader_limits limits;
+    rd_kafka_t *rk;
+    struct topic_list all;
     struct report report;
     struct buf err;
 };
@@ -34,18 +46,16 @@ static int fail(struct verify *v, int code) {
 /* The one context of all callbacks: findings go to the report, deliveries to the objects, entries
  * to the anchors. */
 struct watchers {
-    struct report *report;
+    struct verify *v;
     struct objects *objects;   /* NULL: they are not compared */
     struct anchored *anchored; /* NULL: there are none to compare with */
-    const char *export_dir;    /* for anchors; NULL: none */
     struct audit *audit;
     uint64_t anchors; /* seen, before any was judged */
-    struct buf *err;  /* of the export */
 };
 
 static void on_finding(void *context, const struct finding *f) {
     struct watchers *w = context;
-    report_finding(w->report, f);
+    report_finding(&w->v->report, f);
 }
 
 static void on_delivered(void *context, const struct ledger_entry *e,
@@ -63,7 +73,7 @@ static void on_anchor(void *context, const char *name, struct str value) {
     struct watchers *w = context;
     w->anchors++;
     anchored_add(w->anchored, name, value);
-    if (w->export_dir && !w->err->n) export_anchor(w->export_dir, name, value, w->err);
+    if (w->v->export_dir && !w->v->err.n) export_anchor(w->v->export_dir, name, value, &w->v->err);
 }
 
 static void on_remark(void *context, bool finding, const char *code, const char *text) {
@@ -85,8 +95,7 @@ static void begin_audit(struct verify *v, const struct snapshot *s, bool anchors
                                  .entry = on_entry,
                                  .delivered = on_delivered,
                                  .context = w};
-    w->report = &v->report;
-    w->err = &v->err;
+    w->v = v;
     w->audit = audit_new(&opts);
     if (anchors) w->anchored = anchored_new(s, v->keys, v->n_keys, &v->limits, w->audit);
     report_begin(&v->report, s->source);
@@ -131,81 +140,274 @@ static int finish(struct verify *v, const struct snapshot *s, struct watchers *w
     return report_end(&v->report, w->audit, sums) ? EX_OK : EX_DATAERR;
 }
 
+/* ---- open transactions, so that nothing is missed that is only hidden ---- */
+
+static bool belongs(const struct topic *t, const char *source, enum topic_kind *ret_kind) {
+    return topic_is_of(t->name, source, ret_kind) && t->partitions > 0;
+}
+
+static bool end_of(struct verify *v, rd_kafka_t *rk, const char *topic, int32_t partition,
+                   int64_t *ret_low, int64_t *ret_high) {
+    rd_kafka_resp_err_t code = client_ends(rk, topic, partition, ret_low, ret_high, TIMEOUT_MS);
+    if (code)
+        buf_printf(&v->err, "asking for the ends of %s/%d: %s", topic, (int)partition,
+                   rd_kafka_err2str(code));
+    return !code;
+}
+
+static bool wait_for(struct verify *v, rd_kafka_t *raw, int64_t deadline_ms, struct audit *a,
+                     const char *topic, int32_t partition) {
+    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+    int64_t low, written, visible;
+    bool said = false;
+    if (!end_of(v, raw, topic, partition, &low, &written)) return false;
+    for (;;) {
+        if (!end_of(v, v->rk, topic, partition, &low, &visible)) return false;
+        if (visible >= written) return true;
+        if (clock_ms(CLOCK_MONOTONIC) >= deadline_ms) break;
+        if (!said)
+            fprintf(stderr,
+                    "runsink verify: a transaction is open in %s/%d: waiting until what was "
+                    "written after it can be read, %d s at most\n",
+                    topic, (int)partition, OPEN_MAX_MS / 1000);
+        said = true;
+        nanosleep(&pause, NULL); /* the broker tells nobody when it ends one */
+    }
+    struct finding f = {.code = "open-transaction",
+                        .topic = topic,
+                        .partition = partition,
+                        .offset = visible,
+                        .text = "a transaction that does not end hides what is written from here "
+                                "on, verification is incomplete (OPERATIONS.md: a hanging "
+                                "transaction)"};
+    audit_report(a, &f);
+    return true;
+}
+
+/* Waits until what is in the source's ledger and retry topics now can be read: a worker that was
+ * killed may have left a transaction open, and what others committed after it stays hidden until
+ * the broker ends it. One that stays open is a finding. In the source topic an open transaction is
+ * its producer's affair, and the workers see no more of it than we do. */
+static bool wait_visible(struct verify *v, const char *source, struct audit *a) {
+    int64_t deadline_ms = clock_ms(CLOCK_MONOTONIC) + OPEN_MAX_MS;
+    rd_kafka_t *raw = reader_consumer_raw(v->cfg, v->cfg->group, &v->err);
+    bool ok = raw != NULL;
+    for (size_t i = 0; ok && i < v->all.n; i++) {
+        const struct topic *t = &v->all.v[i];
+        enum topic_kind kind;
+        if (!belongs(t, source, &kind) || (kind != TOPIC_LEDGER && kind != TOPIC_RETRY)) continue;
+        for (int32_t p = 0; ok && p < t->partitions; p++)
+            ok = wait_for(v, raw, deadline_ms, a, t->name, p);
+    }
+    if (raw) rd_kafka_destroy(raw);
+    return ok;
+}
+
+/* ---- the committed state ---- */
+
+static void add_committed(struct snapshot *s, const rd_kafka_topic_partition_t *p) {
+    if (p->offset < 0) return;
+    struct committed *c = snapshot_add(s);
+    snprintf(c->topic, sizeof c->topic, "%s", p->topic);
+    c->partition = p->partition;
+    c->offset = p->offset;
+    c->has_meta = meta_decode((struct str){p->metadata, p->metadata_size}, &c->meta);
+}
+
+/* Retry topics of which the group has consumed all that can be seen. Partitions of one topic stand
+ * together. */
+static bool add_drained(struct verify *v, const rd_kafka_topic_partition_list_t *list,
+                        struct snapshot *s) {
+    struct probe *probes = xcalloc((size_t)list->cnt + 1, sizeof *probes);
+    size_t n = 0;
+    bool ok = true;
+    for (int i = 0; ok && i < list->cnt; i++) {
+        const rd_kafka_topic_partition_t *p = &list->elems[i];
+        int64_t low = 0, high = 0, at = p->offset;
+        if (topic_kind(p->topic, NULL) != TOPIC_RETRY) continue;
+        ok = end_of(v, v->rk, p->topic, p->partition, &low, &high);
+        at = at < low ? low : at < high ? at : high;
+        probes[n++] = (struct probe){.topic = p->topic, .partition = p->partition, .from = at};
+    }
+    /* What follows may be nothing but the markers of transactions: then no record waits. */
+    if (ok) probe_partitions(v->rk, probes, n, TIMEOUT_MS);
+    for (size_t i = 0; ok && i < n;) {
+        const char *topic = probes[i].topic;
+        bool all = true;
+        for (; i < n && strcmp(probes[i].topic, topic) == 0; i++) {
+            all = all && !probes[i].waits;
+            if (!probes[i].err) continue;
+            buf_printf(&v->err, "looking at the end of %s/%d: %s", topic, (int)probes[i].partition,
+                       rd_kafka_err2str(probes[i].err));
+            ok = false;
+        }
+        if (all) snapshot_add_drained(s, topic);
+    }
+    free(probes);
+    return ok;
+}
+
+/* The committed state of the source topic, its retry and its dead topics, and which retry topics
+ * have nothing left. */
+static bool read_committed(struct verify *v, struct snapshot *s) {
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(64);
+    enum topic_kind kind;
+    for (size_t i = 0; i < v->all.n; i++) {
+        const struct topic *t = &v->all.v[i];
+        if (belongs(t, s->source, &kind) && kind != TOPIC_LEDGER)
+            rd_kafka_topic_partition_list_add_range(list, t->name, 0, t->partitions - 1);
+    }
+    rd_kafka_resp_err_t code = list->cnt ? rd_kafka_committed(v->rk, list, TIMEOUT_MS) : 0;
+    for (int i = 0; !code && i < list->cnt; i++) code = list->elems[i].err;
+    if (code) buf_printf(&v->err, "asking for committed offsets: %s", rd_kafka_err2str(code));
+    for (int i = 0; !code && i < list->cnt; i++) add_committed(s, &list->elems[i]);
+    bool ok = !code && add_drained(v, list, s);
+    rd_kafka_topic_partition_list_destroy(list);
+    return ok;
+}
+
+/* ---- reading ---- */
+
+/* Gives the audit every entry of the source's ledger, and the export every record. */
+static bool read_ledger(struct verify *v, const char *source, struct audit *a) {
+    char name[TOPIC_MAX + 1];
+    const struct topic *t = topic_ledger(source, name) ? topic_find(&v->all, name) : NULL;
+    if (!t || !t->partitions) {
+        buf_printf(&v->err, "there is no topic %s.ledger: is `ledger` switched on?", source);
+        return false;
+    }
+    struct reader *r = reader_new(v->rk, READER_BY_TIME);
+    bool ok = reader_add_topic(r, t, &v->limits, &v->err);
+    rd_kafka_message_t *m;
+    uint64_t n = 0;
+    /* Whatever else may be missing, nothing more comes once the committed state was reached. */
+    while (ok && (m = reader_next(r, audit_reached(a) ? 0 : LINGER_MS, &v->err))) {
+        struct ledger_place place = {name, m->partition, m->offset};
+        struct str key = reader_key(m), value = reader_value(m);
+        audit_entry(a, key, value, &place);
+        if (v->export_dir) ok = export_entry(v->export_dir, key, value, &v->err);
+        rd_kafka_message_destroy(m);
+        report_progress(&v->report, name, ++n, reader_progress(r));
+    }
+    reader_free(r);
+    return ok && v->err.n == 0;
+}
+
+/* Groups that read one source topic share its retry topics. */
+static bool is_foreign(const rd_kafka_message_t *m, const char *group) {
+    rd_kafka_headers_t *headers = NULL;
+    const void *value;
+    size_t n;
+    return rd_kafka_message_headers(m, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR &&
+           rd_kafka_header_get_last(headers, "runsink-group", &value, &n) ==
+               RD_KAFKA_RESP_ERR_NO_ERROR &&
+           !str_is((struct str){value, n}, group);
+}
+
+static bool read_topic_records(struct verify *v, const struct topic *t, bool retry, struct audit *a,
+                               uint64_t *checked) {
+    struct reader *r = reader_new(v->rk, READER_ANY);
+    bool ok = reader_add_topic(r, t, NULL, &v->err);
+    rd_kafka_message_t *m;
+    uint64_t n = 0;
+    while (ok && (m = reader_next(r, 0, &v->err))) {
+        if (!audit_seen(a, t->name, m->partition, m->offset) &&
+            !(retry && is_foreign(m, v->group))) {
+            struct finding f = {.code = "no-outcome",
+                                .topic = t->name,
+                                .partition = m->partition,
+                                .offset = m->offset,
+                                .text = "Kafka holds this record, and no entry names it"};
+            audit_report(a, &f);
+        }
+        rd_kafka_message_destroy(m);
+        report_progress(&v->report, t->name, ++n, reader_progress(r));
+    }
+    reader_free(r);
+    *checked += n;
+    return v->err.n == 0;
+}
+
+/* Each record of the source and retry topics that the ledger covers must have an outcome in it. */
+static bool read_records(struct verify *v, const char *source, struct audit *a,
+                         uint64_t *ret_checked) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < v->all.n; i++) {
+        const struct topic *t = &v->all.v[i];
+        enum topic_kind kind;
+        if (belongs(t, source, &kind) && (kind == TOPIC_SOURCE || kind == TOPIC_RETRY))
+            ok = read_topic_records(v, t, kind == TOPIC_RETRY, a, ret_checked);
+    }
+    return ok;
+}
+
 /* ---- a topic ---- */
 
 /* Everything that reads. */
-static bool read_all(struct verify *v, rd_kafka_t *rk, const struct topic_list *all,
-                     const struct snapshot *s, struct watchers *w, struct report_sums *sums) {
-    if (!verify_ledger(rk, all, s->source, &v->limits, w->audit, v->export_dir, &v->report,
-                       &v->err))
-        return false;
+static bool read_all(struct verify *v, const struct snapshot *s, struct watchers *w,
+                     struct report_sums *sums) {
+    if (!read_ledger(v, s->source, w->audit)) return false;
     if (w->objects) {
         objects_finish(w->objects);
         objects_sums(w->objects, &sums->objects_checked, &sums->objects_bytes);
     }
-    if (v->records && !verify_records(rk, all, s->source, v->group, w->audit, &v->report,
-                                      &sums->records_checked, &v->err))
-        return false;
+    if (v->records && !read_records(v, s->source, w->audit, &sums->records_checked)) return false;
     return !v->export_dir || export_finish(v->export_dir, s, &v->err);
 }
 
 /* The committed state, and everything that was settled up to it. */
-static int audit_source(struct verify *v, rd_kafka_t *rk, const struct topic_list *all,
-                        struct snapshot *s, struct watchers *w) {
+static int audit_source(struct verify *v, struct snapshot *s, struct watchers *w) {
     struct report_sums sums = {
         .keys_given = v->n_keys > 0, .objects = v->objects, .records = v->records};
     if (w->anchored) read_anchors(v, v->anchors_dir, w);
     s->has_anchors = w->anchored != NULL;
     s->anchors = (int64_t)w->anchors;
     if (v->err.n) return fail(v, EX_IOERR);
-    if (!verify_wait_visible(v->cfg, rk, all, s->source, w->audit, &v->err) ||
-        !verify_snapshot(rk, all, s->source, s, &v->err))
+    if (!wait_visible(v, s->source, w->audit) || !read_committed(v, s))
         return fail(v, EX_UNAVAILABLE);
     snapshot_expect(s, w->audit);
-    if (!read_all(v, rk, all, s, w, &sums))
-        return fail(v, v->export_dir ? EX_IOERR : EX_UNAVAILABLE);
+    if (!read_all(v, s, w, &sums)) return fail(v, v->export_dir ? EX_IOERR : EX_UNAVAILABLE);
     return finish(v, s, w, &sums);
 }
 
-static int verify_source(struct verify *v, rd_kafka_t *rk, rd_kafka_t *lookup,
-                         const struct topic_list *all, const char *source) {
+static int verify_source(struct verify *v, rd_kafka_t *lookup, const char *source) {
     struct snapshot s = {.partial = v->limits.from_ms != 0, .unfinished = v->limits.to_ms != 0};
-    struct watchers w = {.export_dir = v->export_dir};
+    struct watchers w = {0};
     snprintf(s.source, sizeof s.source, "%s", source);
     snprintf(s.group, sizeof s.group, "%s", v->group);
     if (v->export_dir && !export_open(v->export_dir, &v->err)) return fail(v, EX_CANTCREAT);
     begin_audit(v, &s, v->anchors_dir || v->cfg->anchor_bucket[0], &w);
     if (lookup) w.objects = objects_new(v->cfg, lookup, w.audit);
-    int rc = audit_source(v, rk, all, &s, &w);
+    int rc = audit_source(v, &s, &w);
     end_audit(&w);
     snapshot_free(&s);
     return rc;
 }
 
 static int verify_topics(struct verify *v) {
-    struct topic_list all = {0}, list = {0};
+    struct topic_list list = {0};
     rd_kafka_t *lookup = NULL;
     int rc = EX_OK;
-    rd_kafka_t *rk = reader_consumer(v->cfg, v->group, &v->err);
-    if (!rk) return fail(v, EX_CONFIG);
+    v->rk = reader_consumer(v->cfg, v->group, &v->err);
+    if (!v->rk) return fail(v, EX_CONFIG);
     if (v->objects && !(lookup = reader_consumer(v->cfg, v->group, &v->err)))
         rc = fail(v, EX_CONFIG);
-    else if (!topics_list(rk, BROKER_TIMEOUT_MS, NULL, &all, &v->err))
+    else if (!topics_list(v->rk, TIMEOUT_MS, NULL, &v->all, &v->err))
         rc = fail(v, EX_UNAVAILABLE);
-    else if (!topics_choose(v->cfg, v->target, &all, &list, &v->err))
+    else if (!topics_choose(v->cfg, v->target, &v->all, &list, &v->err))
         rc = fail(v, EX_CONFIG);
     else if (list.n == 0)
         rc = command_usage("verify", "name a topic, or configure `topics`");
     else if (list.n > 1 && v->export_dir)
         rc = command_usage("verify", "--export takes one topic: name it");
     for (size_t i = 0; i < list.n && (rc == EX_OK || rc == EX_DATAERR); i++) {
-        int one = verify_source(v, rk, lookup, &all, list.v[i].name);
+        int one = verify_source(v, lookup, list.v[i].name);
         if (one != EX_OK) rc = one;
     }
-    topic_list_free(&all);
+    topic_list_free(&v->all);
     topic_list_free(&list);
     if (lookup) rd_kafka_destroy(lookup);
-    rd_kafka_destroy(rk);
+    rd_kafka_destroy(v->rk);
     return rc;
 }
 
