@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/queue.h>
 
 #include "worker/base/buf.h"
 #include "worker/base/clock.h"
@@ -14,12 +15,10 @@
 struct question {
     rd_kafka_topic_partition_list_t *list;
     uint64_t serial;
-    struct question *next;
+    STAILQ_ENTRY(question) link;
 };
 
-struct queue {
-    struct question *first, **last;
-};
+STAILQ_HEAD(questions, question);
 
 struct offsets {
     rd_kafka_t *consumer;
@@ -27,32 +26,13 @@ struct offsets {
     pthread_t thread;
     pthread_mutex_t mutex; /* for all below */
     pthread_cond_t changed;
-    struct queue asked, answered;
+    struct questions asked, answered;
     bool stop;
 };
 
-static void queue_init(struct queue *q) {
-    q->first = NULL;
-    q->last = &q->first;
-}
-
-static void push(struct queue *q, struct question *it) {
-    it->next = NULL;
-    *q->last = it;
-    q->last = &it->next;
-}
-
-static void push_first(struct queue *q, struct question *it) {
-    it->next = q->first;
-    if (!q->first) q->last = &it->next;
-    q->first = it;
-}
-
-static struct question *pop(struct queue *q) {
-    struct question *it = q->first;
-    if (!it) return NULL;
-    q->first = it->next;
-    if (!q->first) q->last = &q->first;
+static struct question *pop(struct questions *q) {
+    struct question *it = STAILQ_FIRST(q);
+    if (it) STAILQ_REMOVE_HEAD(q, link);
     return it;
 }
 
@@ -100,7 +80,7 @@ static void *offsets_main(void *arg) {
         pthread_mutex_unlock(&o->mutex);
         ask(o, it);
         pthread_mutex_lock(&o->mutex);
-        push(&o->answered, it);
+        STAILQ_INSERT_TAIL(&o->answered, it, link);
         if (eventfd_write(o->wake_fd, 1) != 0) log_warn("waking a lane failed");
     }
     pthread_mutex_unlock(&o->mutex);
@@ -113,8 +93,8 @@ struct offsets *offsets_new(rd_kafka_t *consumer, int wake_fd) {
     struct offsets *o = xcalloc(1, sizeof *o);
     o->consumer = consumer;
     o->wake_fd = wake_fd;
-    queue_init(&o->asked);
-    queue_init(&o->answered);
+    STAILQ_INIT(&o->asked);
+    STAILQ_INIT(&o->answered);
     pthread_mutex_init(&o->mutex, NULL);
     pthread_cond_init(&o->changed, NULL);
     int rc = pthread_create(&o->thread, NULL, offsets_main, o);
@@ -126,7 +106,7 @@ struct offsets *offsets_new(rd_kafka_t *consumer, int wake_fd) {
     return NULL;
 }
 
-static void clear(struct queue *q) {
+static void clear(struct questions *q) {
     for (struct question *it; (it = pop(q));) {
         rd_kafka_topic_partition_list_destroy(it->list);
         free(it);
@@ -152,7 +132,10 @@ static void enqueue(struct offsets *o, rd_kafka_topic_partition_list_t *list, ui
     it->serial = serial;
     it->list = list;
     pthread_mutex_lock(&o->mutex);
-    (serial ? push : push_first)(&o->asked, it);
+    if (serial)
+        STAILQ_INSERT_TAIL(&o->asked, it, link);
+    else
+        STAILQ_INSERT_HEAD(&o->asked, it, link);
     pthread_cond_signal(&o->changed);
     pthread_mutex_unlock(&o->mutex);
 }
