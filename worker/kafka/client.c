@@ -158,6 +158,21 @@ void client_conf_alone(rd_kafka_conf_t *conf) {
     rd_kafka_conf_set(conf, "log_level", "0", unused, sizeof unused);
 }
 
+rd_kafka_resp_err_t client_topic(rd_kafka_t *rk, const char *name, int timeout_ms,
+                                 const struct rd_kafka_metadata **ret) {
+    const struct rd_kafka_metadata *md = NULL;
+    rd_kafka_topic_t *t = rd_kafka_topic_new(rk, name, NULL);
+    rd_kafka_resp_err_t err =
+        t ? rd_kafka_metadata(rk, 0, t, &md, timeout_ms) : rd_kafka_last_error();
+    if (!err) err = md->topic_cnt == 1 ? md->topics[0].err : RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
+    if (t) rd_kafka_topic_destroy(t);
+    if (!err)
+        *ret = md;
+    else if (md)
+        rd_kafka_metadata_destroy(md);
+    return err;
+}
+
 /* What a new request for the metadata, which librdkafka makes by itself, will change. */
 static bool passes(rd_kafka_resp_err_t code) {
     return code == RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION ||

@@ -32,6 +32,11 @@ bool client_configured(const struct config *, const char *name);
  * One request at a time can't be overtaken. */
 #define CLIENT_ONE_IN_FLIGHT "max.in.flight", "1"
 
+/* What a broker says of one topic: without an error the metadata is of that topic, and the caller's
+ * to destroy. Blocks. */
+rd_kafka_resp_err_t client_topic(rd_kafka_t *, const char *name, int timeout_ms,
+                                 const struct rd_kafka_metadata **ret);
+
 /* rd_kafka_query_watermark_offsets() that asks again, within the time, while a partition is between
  * two leaders (just made, or its broker went away). Blocks; for commands, not for lanes. */
 rd_kafka_resp_err_t client_ends(rd_kafka_t *, const char *topic, int32_t partition,

@@ -9,6 +9,7 @@
 #include "config/config.h"
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
+#include "worker/kafka/client.h"
 #include "worker/kafka/marks.h"
 #include "worker/kafka/reader.h"
 #include "worker/kafka/topic_names.h"
@@ -42,14 +43,10 @@ static bool fail(struct ledger_search *r, rd_kafka_resp_err_t err) {
 
 /* 0: there is no such topic. */
 static bool count_partitions(struct ledger_search *r, int *ret) {
-    const struct rd_kafka_metadata *md = NULL;
-    rd_kafka_topic_t *t = rd_kafka_topic_new(r->rk, r->ledger, NULL);
-    rd_kafka_resp_err_t err =
-        t ? rd_kafka_metadata(r->rk, 0, t, &md, ASK_TIMEOUT_MS) : rd_kafka_last_error();
-    if (!err && md->topic_cnt == 1) err = md->topics[0].err;
-    *ret = !err && md->topic_cnt == 1 ? md->topics[0].partition_cnt : 0;
-    if (md) rd_kafka_metadata_destroy(md);
-    if (t) rd_kafka_topic_destroy(t);
+    const struct rd_kafka_metadata *md;
+    rd_kafka_resp_err_t err = client_topic(r->rk, r->ledger, ASK_TIMEOUT_MS, &md);
+    *ret = err ? 0 : md->topics[0].partition_cnt;
+    if (!err) rd_kafka_metadata_destroy(md);
     bool none =
         err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART || err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
     return !err || none || fail(r, err);

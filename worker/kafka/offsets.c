@@ -11,6 +11,7 @@
 #include "worker/base/buf.h"
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
+#include "worker/kafka/client.h"
 
 struct question {
     rd_kafka_topic_partition_list_t *list;
@@ -38,24 +39,15 @@ static struct question *pop(struct questions *q) {
 
 /* ---- the thread ---- */
 
-static rd_kafka_resp_err_t look_for(rd_kafka_t *rk, const char *topic, int timeout_ms) {
-    rd_kafka_topic_t *t = rd_kafka_topic_new(rk, topic, NULL);
-    const struct rd_kafka_metadata *md = NULL;
-    rd_kafka_resp_err_t err =
-        t ? rd_kafka_metadata(rk, 0, t, &md, timeout_ms) : rd_kafka_last_error();
-    if (!err) err = md->topic_cnt ? md->topics[0].err : RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
-    if (md) rd_kafka_metadata_destroy(md);
-    if (t) rd_kafka_topic_destroy(t);
-    return err;
-}
-
 static void look(const struct offsets *o, const struct question *it) {
     int64_t end = clock_ms(CLOCK_MONOTONIC) + OFFSETS_LOOK_MS;
     for (int i = 0; i < it->list->cnt; i++) {
         rd_kafka_topic_partition_t *tp = &it->list->elems[i];
+        const struct rd_kafka_metadata *md;
         int64_t left = end - clock_ms(CLOCK_MONOTONIC);
-        tp->err =
-            left > 0 ? look_for(o->consumer, tp->topic, (int)left) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+        tp->err = left > 0 ? client_topic(o->consumer, tp->topic, (int)left, &md)
+                           : RD_KAFKA_RESP_ERR__TIMED_OUT;
+        if (!tp->err) rd_kafka_metadata_destroy(md);
     }
 }
 

@@ -138,20 +138,20 @@ static bool has_leader(const rd_kafka_metadata_topic_t *topic) {
 /* How many partitions it has, asked once and again after it could not be written. */
 static rd_kafka_resp_err_t count_partitions(struct producer *s, struct fanout *f) {
     if (f->partitions) return RD_KAFKA_RESP_ERR_NO_ERROR;
-    rd_kafka_topic_t *t = rd_kafka_topic_new(s->producer, f->topic, NULL);
-    const struct rd_kafka_metadata *md = NULL;
-    rd_kafka_resp_err_t err =
-        t ? rd_kafka_metadata(s->producer, 0, t, &md, CALL_TIMEOUT_MS) : rd_kafka_last_error();
-    if (!err) err = md->topic_cnt == 1 ? md->topics[0].err : RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
-    if (!err && md->topics[0].partition_cnt <= 0) err = RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
-    /* Once such a partition has a part in a transaction, that can't even be aborted. */
-    if (!err && !has_leader(&md->topics[0])) err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
-    if (!err) {
-        f->partitions = md->topics[0].partition_cnt;
-        connect_leaders(s, &md->topics[0]);
+    const struct rd_kafka_metadata *md;
+    rd_kafka_resp_err_t err = client_topic(s->producer, f->topic, CALL_TIMEOUT_MS, &md);
+    if (err) return err;
+    const rd_kafka_metadata_topic_t *topic = &md->topics[0];
+    if (topic->partition_cnt <= 0) {
+        err = RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
+    } else if (!has_leader(topic)) {
+        /* Once such a partition has a part in a transaction, that can't even be aborted. */
+        err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+    } else {
+        f->partitions = topic->partition_cnt;
+        connect_leaders(s, topic);
     }
-    if (md) rd_kafka_metadata_destroy(md);
-    if (t) rd_kafka_topic_destroy(t);
+    rd_kafka_metadata_destroy(md);
     return err;
 }
 
