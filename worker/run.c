@@ -32,7 +32,6 @@
 #include "worker/tools/command.h"
 
 #define BROKER_TIMEOUT_MS 30000
-#define WAIT_SLICE_MS 200
 #define REFRESH_MS 300000 /* where nothing new can match, what there is may still change */
 #define LOOK_PAUSE_MS 5000
 #define KEEP_CONFIG_MS 60000
@@ -410,27 +409,14 @@ static int64_t count_assigned(struct worker *w, const rd_kafka_ConsumerGroupDesc
  * is nobody's at this moment may be ours in the next. */
 static bool group_covers(struct worker *w, int64_t ours) {
     if (ours >= w->shared.sources) return true;
-    const char *name = w->cfg->group;
-    rd_kafka_queue_t *queue = rd_kafka_queue_new(w->admin);
-    rd_kafka_AdminOptions_t *options =
-        rd_kafka_AdminOptions_new(w->admin, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);
-    rd_kafka_DescribeConsumerGroups(w->admin, &name, 1, options, queue);
-    rd_kafka_event_t *event = NULL;
-    for (int ms = 0; !event && ms < BROKER_TIMEOUT_MS && !told_to_stop(); ms += WAIT_SLICE_MS)
-        event = rd_kafka_queue_poll(queue, WAIT_SLICE_MS);
-    const rd_kafka_DescribeConsumerGroups_result_t *result =
-        event ? rd_kafka_event_DescribeConsumerGroups_result(event) : NULL;
-    size_t n = 0;
-    const rd_kafka_ConsumerGroupDescription_t **groups =
-        result ? rd_kafka_DescribeConsumerGroups_result_groups(result, &n) : NULL;
-    int64_t assigned = 0;
-    bool stable =
-        n == 1 && !rd_kafka_ConsumerGroupDescription_error(groups[0]) &&
-        rd_kafka_ConsumerGroupDescription_state(groups[0]) == RD_KAFKA_CONSUMER_GROUP_STATE_STABLE;
-    if (stable) assigned = count_assigned(w, groups[0]);
-    if (event) rd_kafka_event_destroy(event);
-    rd_kafka_AdminOptions_destroy(options);
-    rd_kafka_queue_destroy(queue);
+    rd_kafka_event_t *event;
+    rd_kafka_resp_err_t unused;
+    const rd_kafka_ConsumerGroupDescription_t *group =
+        client_group(w->admin, w->cfg->group, BROKER_TIMEOUT_MS, told_to_stop, &event, &unused);
+    bool stable = group && rd_kafka_ConsumerGroupDescription_state(group) ==
+                               RD_KAFKA_CONSUMER_GROUP_STATE_STABLE;
+    int64_t assigned = stable ? count_assigned(w, group) : 0;
+    rd_kafka_event_destroy(event);
     return stable && assigned >= w->shared.sources;
 }
 

@@ -8,6 +8,8 @@
 #include "worker/base/outcome.h"
 #include "worker/kafka/topics.h"
 
+#define SLICE_MS 200 /* a wait for the broker, before it is asked whether to stop */
+
 /* Why a value is not the operator's to choose: */
 #define SETTLED "offsets are committed in the transaction that settles them"
 #define IN_FLIGHT "a broker may lose the first of two requests that overtake each other"
@@ -156,6 +158,41 @@ void client_conf_alone(rd_kafka_conf_t *conf) {
     rd_kafka_conf_set(conf, "bootstrap.servers", "", unused, sizeof unused);
     rd_kafka_conf_set(conf, "debug", "", unused, sizeof unused);
     rd_kafka_conf_set(conf, "log_level", "0", unused, sizeof unused);
+}
+
+rd_kafka_event_t *client_await(rd_kafka_queue_t *queue, int timeout_ms, bool (*stop)(void)) {
+    rd_kafka_event_t *event = NULL;
+    int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms;
+    while (!event && !(stop && stop()) && clock_ms(CLOCK_MONOTONIC) < end)
+        event = rd_kafka_queue_poll(queue, SLICE_MS);
+    return event;
+}
+
+const rd_kafka_ConsumerGroupDescription_t *client_group(rd_kafka_t *rk, const char *group,
+                                                        int timeout_ms, bool (*stop)(void),
+                                                        rd_kafka_event_t **ret_event,
+                                                        rd_kafka_resp_err_t *reterr) {
+    char why[256];
+    rd_kafka_AdminOptions_t *options =
+        rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);
+    rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why, sizeof why);
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+    rd_kafka_DescribeConsumerGroups(rk, &group, 1, options, queue);
+    rd_kafka_event_t *event = client_await(queue, timeout_ms + 1000, stop);
+    rd_kafka_resp_err_t rc = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+    size_t n = 0;
+    const rd_kafka_ConsumerGroupDescription_t **all =
+        rc ? NULL
+           : rd_kafka_DescribeConsumerGroups_result_groups(
+                 rd_kafka_event_DescribeConsumerGroups_result(event), &n);
+    if (!rc)
+        rc = n == 1 ? rd_kafka_error_code(rd_kafka_ConsumerGroupDescription_error(all[0]))
+                    : RD_KAFKA_RESP_ERR__BAD_MSG;
+    rd_kafka_queue_destroy(queue);
+    rd_kafka_AdminOptions_destroy(options);
+    *ret_event = event;
+    *reterr = rc;
+    return rc ? NULL : all[0];
 }
 
 rd_kafka_resp_err_t client_topic(rd_kafka_t *rk, const char *name, int timeout_ms,

@@ -32,6 +32,16 @@ bool client_configured(const struct config *, const char *name);
  * One request at a time can't be overtaken. */
 #define CLIENT_ONE_IN_FLIGHT "max.in.flight", "1"
 
+/* The event that an admin request brings, the caller's to destroy (NULL is fine to do that with).
+ * NULL: none came in time, or stop (NULL: never) said to give it up. Blocks. */
+rd_kafka_event_t *client_await(rd_kafka_queue_t *, int timeout_ms, bool (*stop)(void));
+/* What the coordinator says of a group, borrowed from *ret_event, which the caller destroys in any
+ * case. NULL with *reterr. Blocks. */
+const rd_kafka_ConsumerGroupDescription_t *client_group(rd_kafka_t *, const char *group,
+                                                        int timeout_ms, bool (*stop)(void),
+                                                        rd_kafka_event_t **ret_event,
+                                                        rd_kafka_resp_err_t *reterr);
+
 /* What a broker says of one topic: without an error the metadata is of that topic, and the caller's
  * to destroy. Blocks. */
 rd_kafka_resp_err_t client_topic(rd_kafka_t *, const char *name, int timeout_ms,

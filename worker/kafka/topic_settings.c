@@ -4,24 +4,15 @@
 #include <stdlib.h>
 #include <sysexits.h>
 
-#include "worker/base/clock.h"
+#include "worker/kafka/client.h"
 
-#define SLICE_MS 200 /* a wait for the broker, before it is asked whether to stop */
-#define ASK_MAX 500  /* topics in one request */
+#define ASK_MAX 500 /* topics in one request */
 /* A window is sealed before its entry passes this. */
 #define LEDGER_MESSAGE_MIN ((int64_t)1000000)
 #define HEADERS_MAX ((int64_t)8192)           /* more than ours can be */
 #define RETRY_SPARE_MS ((int64_t)3600 * 1000) /* for the shortest of outages */
 
 /* ---- asking ---- */
-
-static rd_kafka_event_t *await(rd_kafka_queue_t *queue, int timeout_ms, topics_stop_fn *stop) {
-    rd_kafka_event_t *event = NULL;
-    int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms;
-    while (!event && !(stop && stop()) && clock_ms(CLOCK_MONOTONIC) < end)
-        event = rd_kafka_queue_poll(queue, SLICE_MS);
-    return event;
-}
 
 static int64_t number(const char *text) {
     return text ? strtoll(text, NULL, 10) : -1;
@@ -78,7 +69,7 @@ static bool ask_some(rd_kafka_t *rk, const struct topic_list *l, size_t from, si
     rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why, sizeof why);
     rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
     rd_kafka_DescribeConfigs(rk, resources, n, options, queue);
-    rd_kafka_event_t *event = await(queue, timeout_ms + 1000, stop);
+    rd_kafka_event_t *event = client_await(queue, timeout_ms + 1000, stop);
     bool ok = take_all(event, l, ret, err);
     rd_kafka_event_destroy(event);
     rd_kafka_queue_destroy(queue);
@@ -328,7 +319,7 @@ static int create(rd_kafka_t *rk, const struct config *c, const struct topic_lis
     rd_kafka_AdminOptions_set_operation_timeout(options, timeout_ms, why, sizeof why);
     rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
     rd_kafka_CreateTopics(rk, topics, l->n, options, queue);
-    rd_kafka_event_t *event = await(queue, timeout_ms + 1000, stop);
+    rd_kafka_event_t *event = client_await(queue, timeout_ms + 1000, stop);
     int rc = check_created(event, sources, err);
     rd_kafka_event_destroy(event);
     rd_kafka_queue_destroy(queue);

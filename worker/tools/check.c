@@ -18,38 +18,21 @@
 #define PAUSE_MS 100
 #define ADVICE_MAX ((size_t)4 << 20)
 
-static bool take_group(const rd_kafka_ConsumerGroupDescription_t *g, struct check_result *ret) {
-    rd_kafka_consumer_group_state_t state = rd_kafka_ConsumerGroupDescription_state(g);
-    if (rd_kafka_error_code(rd_kafka_ConsumerGroupDescription_error(g))) return false;
-    ret->group_known = true;
-    /* What a broker says of a group that it has never heard of. */
-    ret->group_there = state != RD_KAFKA_CONSUMER_GROUP_STATE_DEAD;
-    ret->members = rd_kafka_ConsumerGroupDescription_member_count(g);
-    snprintf(ret->group_state, sizeof ret->group_state, "%s",
-             rd_kafka_consumer_group_state_name(state));
-    return true;
-}
-
 static rd_kafka_resp_err_t describe_group(rd_kafka_t *rk, struct check_result *ret) {
-    char why[256];
-    const char *groups[] = {ret->cfg->group};
-    rd_kafka_AdminOptions_t *options =
-        rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);
-    rd_kafka_AdminOptions_set_request_timeout(options, TIMEOUT_MS, why, sizeof why);
-    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
-    rd_kafka_DescribeConsumerGroups(rk, groups, 1, options, queue);
-    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, TIMEOUT_MS + 1000);
-    rd_kafka_resp_err_t rc = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
-    size_t n = 0;
-    const rd_kafka_ConsumerGroupDescription_t **all =
-        rc ? NULL
-           : rd_kafka_DescribeConsumerGroups_result_groups(
-                 rd_kafka_event_DescribeConsumerGroups_result(event), &n);
-    if (!rc && n == 1) rc = rd_kafka_error_code(rd_kafka_ConsumerGroupDescription_error(all[0]));
-    if (!rc && (n != 1 || !take_group(all[0], ret))) rc = RD_KAFKA_RESP_ERR__BAD_MSG;
+    rd_kafka_resp_err_t rc;
+    rd_kafka_event_t *event;
+    const rd_kafka_ConsumerGroupDescription_t *g =
+        client_group(rk, ret->cfg->group, TIMEOUT_MS, NULL, &event, &rc);
+    if (g) {
+        rd_kafka_consumer_group_state_t state = rd_kafka_ConsumerGroupDescription_state(g);
+        ret->group_known = true;
+        /* What a broker says of a group that it has never heard of. */
+        ret->group_there = state != RD_KAFKA_CONSUMER_GROUP_STATE_DEAD;
+        ret->members = rd_kafka_ConsumerGroupDescription_member_count(g);
+        snprintf(ret->group_state, sizeof ret->group_state, "%s",
+                 rd_kafka_consumer_group_state_name(state));
+    }
     rd_kafka_event_destroy(event);
-    rd_kafka_queue_destroy(queue);
-    rd_kafka_AdminOptions_destroy(options);
     return rc;
 }
 
