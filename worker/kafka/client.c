@@ -128,12 +128,6 @@ const char *client_version(void) {
     return rd_kafka_version_str();
 }
 
-bool client_configured(const struct config *c, const char *name) {
-    for (size_t i = 0; i < c->kafka_names.n; i++)
-        if (strcmp(c->kafka_names.v[i], name) == 0) return true;
-    return false;
-}
-
 rd_kafka_conf_t *client_conf_new(const struct config *c, const char *const *extra,
                                  struct buf *err) {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();

@@ -22,9 +22,6 @@ void client_conf_alone(rd_kafka_conf_t *);
 /* librdkafka's. */
 const char *client_version(void);
 
-/* Whether [kafka] sets this property. */
-bool client_configured(const struct config *, const char *name);
-
 /* Two more of extra, for producers. A broker that knows nothing of a producer yet takes whatever
  * sequence number it sees first. So when the first request for a partition is turned away, because
  * the broker has not heard yet that it leads it, and the second one is taken, the first one's

@@ -491,7 +491,7 @@ static rd_kafka_t *handle(const struct config *cfg, int lane, int64_t partitions
     }
     /* librdkafka takes no fetch.max.bytes below message.max.bytes, which bounds nothing that is
      * read: a larger record comes as an answer of its own. */
-    if (!client_configured(cfg, "message.max.bytes")) {
+    if (!config_kafka(cfg, "message.max.bytes")) {
         extra[n++] = "message.max.bytes";
         extra[n++] = fetch;
         extra[n++] = "fetch.max.bytes";
