@@ -18,6 +18,9 @@ struct list {
     char **v;
     size_t n;
 };
+void list_add(struct list *, struct str); /* copied */
+void list_free(struct list *);            /* leaves an empty one */
+void list_wipe(struct list *);            /* the same, for secrets */
 
 /* What a process takes in all: this share of memory.budget, and this much beside it. The chart's
  * limit, the warning at the start and the sizes in OPERATIONS.md come from here. */

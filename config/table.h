@@ -41,9 +41,6 @@ void value_free(const struct key *, void *field); /* secrets are wiped */
 /* "10s", "64KiB", ...: the shortest exact form. */
 void value_print(const struct key *, int64_t value, char *ret, size_t size);
 
-void list_add(struct list *, struct str);
-void list_free(struct list *);
-void list_wipe(struct list *);
 /* Splits at commas, blanks around entries dropped. False for an empty entry. */
 bool list_split(struct str text, struct list *ret);
 

@@ -79,18 +79,11 @@ static bool same_topics(const struct list *a, const struct topic_list *b) {
     return true;
 }
 
-static void free_names(struct list *l) {
-    for (size_t i = 0; i < l->n; i++) free(l->v[i]);
-    free(l->v);
-    *l = (struct list){0};
-}
-
 /* Whether they are other ones than before. */
 static bool take_names(struct list *l, const struct topic_list *topics) {
     if (same_topics(l, topics)) return false;
-    free_names(l);
-    l->v = xcalloc(topics->n, sizeof(char *));
-    for (size_t i = 0; i < topics->n; i++) l->v[l->n++] = xstrdup(topics->v[i].name);
+    list_free(l);
+    for (size_t i = 0; i < topics->n; i++) list_add(l, str_c(topics->v[i].name));
     return true;
 }
 
@@ -256,9 +249,7 @@ static void free_replaced(struct worker *w, bool all) {
 
 static void replace(struct worker *w, struct config *fresh) {
     free_replaced(w, false);
-    if ((w->n_replaced & (w->n_replaced - 1)) == 0) /* full at each power of two */
-        w->replaced =
-            xrealloc(w->replaced, (w->n_replaced ? 2 * w->n_replaced : 1) * sizeof *w->replaced);
+    w->replaced = xgrow(w->replaced, w->n_replaced, sizeof *w->replaced);
     w->replaced[w->n_replaced++] = (struct replaced){w->cfg, now_ms()};
     w->cfg = fresh;
     atomic_store(&w->shared.cfg, fresh);
@@ -573,9 +564,9 @@ static void worker_free(struct worker *w) {
     free(w->replaced);
     if (w->cfg != w->first) config_free(w->cfg);
     ledger_signer_free(w->signer);
-    free_names(&w->shared.topics);
-    free_names(&w->shared.retries);
-    free_names(&w->unserved);
+    list_free(&w->shared.topics);
+    list_free(&w->shared.retries);
+    list_free(&w->unserved);
     pthread_mutex_destroy(&w->shared.mutex);
     troubles_free(w->shared.troubles);
     if (w->signal_fd >= 0) close(w->signal_fd);

@@ -100,11 +100,6 @@ static void destination_free(struct router *r, struct known_destination *p) {
     free(p);
 }
 
-static void list_free(struct list *l) {
-    for (size_t i = 0; i < l->n; i++) free(l->v[i]);
-    free(l->v);
-}
-
 static void lru_unlink(struct router *r, struct sink_object *e) {
     *(e->newer ? &e->newer->older : &r->newest) = e->older;
     *(e->older ? &e->older->newer : &r->oldest) = e->newer;
