@@ -104,8 +104,7 @@ int64_t reader_at(const struct reader *r, size_t i) {
 
 void reader_add(struct reader *r, const char *topic, int32_t partition, int64_t from,
                 int64_t until) {
-    if ((r->n & (r->n - 1)) == 0) /* full at each power of two */
-        r->streams = xrealloc(r->streams, (r->n ? 2 * r->n : 1) * sizeof *r->streams);
+    r->streams = xgrow(r->streams, r->n, sizeof *r->streams);
     bool ended = until != READER_END && from >= until;
     r->streams[r->n++] = (struct stream){.until = until, .at = from, .ended = ended};
     r->left += !ended;

@@ -42,8 +42,7 @@ const struct topic *topic_find(const struct topic_list *l, const char *name) {
 }
 
 static void add(struct topic_list *l, const char *name, int partitions) {
-    if ((l->n & (l->n - 1)) == 0) /* full at each power of two */
-        l->v = xrealloc(l->v, (l->n ? l->n * 2 : 1) * sizeof *l->v);
+    l->v = xgrow(l->v, l->n, sizeof *l->v);
     l->v[l->n++] = (struct topic){.name = xstrdup(name), .partitions = partitions};
 }
 

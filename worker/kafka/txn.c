@@ -17,15 +17,8 @@ void txn_free(struct txn *t) {
     free(t);
 }
 
-/* Room for one more. */
-static void *grow(void *v, size_t n, size_t *cap, size_t size) {
-    if (n < *cap) return v;
-    *cap = *cap ? *cap * 2 : 16;
-    return xrealloc(v, *cap * size);
-}
-
 struct txn_record *txn_add(struct txn *t) {
-    t->records = grow(t->records, t->n_records, &t->cap_records, sizeof *t->records);
+    t->records = xgrow(t->records, t->n_records, sizeof *t->records);
     struct txn_record *r = &t->records[t->n_records++];
     *r = (struct txn_record){.partition = -1};
     return r;
@@ -33,7 +26,7 @@ struct txn_record *txn_add(struct txn *t) {
 
 void txn_offset(struct txn *t, const char *topic, int32_t partition, int64_t offset,
                 const char *metadata) {
-    t->offsets = grow(t->offsets, t->n_offsets, &t->cap_offsets, sizeof *t->offsets);
+    t->offsets = xgrow(t->offsets, t->n_offsets, sizeof *t->offsets);
     t->offsets[t->n_offsets++] =
         (struct txn_offset){.topic = arena_strdup(&t->arena, str_c(topic)),
                             .metadata = arena_strdup(&t->arena, str_c(metadata)),

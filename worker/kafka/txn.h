@@ -47,9 +47,9 @@ struct txn_offset {
 struct txn {
     struct arena arena; /* for what the records point at */
     struct txn_record *records;
-    size_t n_records, cap_records;
+    size_t n_records;
     struct txn_offset *offsets;
-    size_t n_offsets, cap_offsets;
+    size_t n_offsets;
     void *membership; /* the group's metadata, serialised; NULL: it commits no offsets */
     size_t membership_len;
     enum txn_result result;
