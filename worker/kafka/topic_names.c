@@ -30,6 +30,13 @@ enum topic_kind topic_kind(const char *name, size_t *ret_base) {
     return kind;
 }
 
+enum topic_kind topic_source(const char *name, char ret[TOPIC_MAX + 1]) {
+    size_t base;
+    enum topic_kind kind = topic_kind(name, &base);
+    snprintf(ret, TOPIC_MAX + 1, "%.*s", (int)base, name);
+    return kind;
+}
+
 bool topic_is_of(const char *name, const char *source, enum topic_kind *ret_kind) {
     size_t base;
     *ret_kind = topic_kind(name, &base);

@@ -19,6 +19,9 @@ enum topic_kind { TOPIC_SOURCE, TOPIC_RETRY, TOPIC_DEAD, TOPIC_LEDGER };
  * the source topic's name within. */
 enum topic_kind topic_kind(const char *name, size_t *ret_base);
 
+/* The same, with the source topic's name. */
+enum topic_kind topic_source(const char *name, char ret[TOPIC_MAX + 1]);
+
 /* Whether it is this source, or one of its own. */
 bool topic_is_of(const char *name, const char *source, enum topic_kind *ret_kind);
 

@@ -199,9 +199,7 @@ static const char *const own_settings[][2] = {
 /* The source that a topic of runsink's own belongs to. */
 static struct topic *source_of(struct topic_list *sources, const char *own) {
     char name[TOPIC_MAX + 1];
-    size_t base;
-    topic_kind(own, &base);
-    snprintf(name, sizeof name, "%.*s", (int)base, own);
+    topic_source(own, name);
     const struct topic *t = topic_find(sources, name);
     return t ? &sources->v[t - sources->v] : NULL;
 }
@@ -237,9 +235,7 @@ static void tell_missing(const struct config *c, const struct topic_list *missin
 static void set_size(rd_kafka_NewTopic_t *topic, const char *name, const struct topic_list *sources,
                      const struct topic_settings *settings) {
     char source[TOPIC_MAX + 1], bytes[24];
-    size_t base;
-    topic_kind(name, &base);
-    snprintf(source, sizeof source, "%.*s", (int)base, name);
+    topic_source(name, source);
     const struct topic *s = topic_find(sources, source);
     int64_t most = s ? settings[s - sources->v].max_message_bytes + TOPIC_HEADROOM : 0;
     if (most <= atoll(TOPICS_MESSAGE_MAX)) return;

@@ -146,13 +146,10 @@ rd_kafka_topic_partition_list_t *topics_consumed(const struct topic_list *all,
                                                  const struct topic_list *sources) {
     rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(16);
     char source[TOPIC_MAX + 1];
-    size_t base;
     for (size_t i = 0; i < sources->n; i++) add_partitions(l, &sources->v[i]);
-    for (size_t i = 0; i < all->n; i++) {
-        if (topic_kind(all->v[i].name, &base) != TOPIC_RETRY) continue;
-        snprintf(source, sizeof source, "%.*s", (int)base, all->v[i].name);
-        if (topic_find(sources, source)) add_partitions(l, &all->v[i]);
-    }
+    for (size_t i = 0; i < all->n; i++)
+        if (topic_source(all->v[i].name, source) == TOPIC_RETRY && topic_find(sources, source))
+            add_partitions(l, &all->v[i]);
     return l;
 }
 
@@ -172,12 +169,10 @@ void topics_retries(const struct config *c, const struct topic_list *all,
             add(&l, name, t && t->partitions ? t->partitions : made_with(c, &sources->v[s]));
         }
     for (size_t i = 0; i < all->n; i++) {
-        size_t base;
-        if (topic_kind(all->v[i].name, &base) != TOPIC_RETRY || !all->v[i].partitions ||
-            !topic_is_leftover(c, all->v[i].name))
-            continue;
-        snprintf(name, sizeof name, "%.*s", (int)base, all->v[i].name);
-        if (topic_find(sources, name)) add(&l, all->v[i].name, all->v[i].partitions);
+        const struct topic *t = &all->v[i];
+        if (topic_source(t->name, name) == TOPIC_RETRY && t->partitions &&
+            topic_is_leftover(c, t->name) && topic_find(sources, name))
+            add(&l, t->name, t->partitions);
     }
     sort(&l);
     *ret = l;

@@ -18,10 +18,9 @@
 /* Kind and source topic of a topic that we subscribed to: by its name alone, since a retry topic
  * stays one when its delay is not configured any more. */
 static void classify(const struct lane *lane, struct partition *p) {
-    size_t base;
-    p->kind = topic_kind(p->topic, &base) == TOPIC_RETRY ? PARTITION_RETRY : PARTITION_SOURCE;
+    bool retry = topic_source(p->topic, p->base) == TOPIC_RETRY;
+    p->kind = retry ? PARTITION_RETRY : PARTITION_SOURCE;
     p->leftover = p->kind == PARTITION_RETRY && topic_is_leftover(lane->cfg, p->topic);
-    snprintf(p->base, sizeof p->base, "%.*s", (int)base, p->topic);
     const char *delay = strrchr(p->topic, '.');
     if (p->kind == PARTITION_RETRY) config_parse_ms(delay + 1, &p->delay_ms);
 }

@@ -360,9 +360,7 @@ static void look_at_topics(const struct lane *lane) {
 
 static void block(struct lane *lane, const char *topic, const char *why) {
     char base[TOPIC_MAX + 1];
-    size_t n;
-    topic_kind(topic, &n);
-    snprintf(base, sizeof base, "%.*s", (int)n, topic);
+    topic_source(topic, base);
     struct blocked *b = find_blocked(lane, base);
     if (b && strcmp(b->topic, topic) != 0)
         trouble_clear(lane->shared->troubles, lane->id, TROUBLE_OWN_TOPIC, b->topic);

@@ -161,11 +161,10 @@ static struct spot *spot_of(struct anchored *x, struct str topic, int32_t partit
 /* Whether the topic is the source or one of its retry topics. */
 static bool is_ours(const struct anchored *x, struct str topic) {
     char name[TOPIC_MAX + 1];
-    size_t base;
+    enum topic_kind kind;
     snprintf(name, sizeof name, "%.*s", (int)topic.n, topic.p);
-    enum topic_kind kind = topic_kind(name, &base);
-    return (kind == TOPIC_SOURCE || kind == TOPIC_RETRY) &&
-           str_is((struct str){name, base}, x->snapshot->source);
+    return topic_is_of(name, x->snapshot->source, &kind) &&
+           (kind == TOPIC_SOURCE || kind == TOPIC_RETRY);
 }
 
 static const struct ledger_pubkey *key_named(const struct anchored *x, const char *id) {
