@@ -62,7 +62,7 @@ struct router {
  * a tenant may send another sink object in each event, one of a megabyte, or a small one full of
  * headers, which take twenty times their length. */
 #define BUDGET_SHARE 4
-#define APIS_MAX 1000 /* in apisToSend */
+#define APIS_MAX 1000 /* in apisToSend; a message says so */
 /* In a sink object, at any depth: cJSON makes up to forty bytes of each byte of small ones. */
 #define VALUES_MAX 4096
 
@@ -287,34 +287,25 @@ static struct known_destination *destination_for(struct router *r, struct destin
 }
 
 static bool read_rules(const cJSON *sink, struct sink_object *e, struct outcome *reterr) {
+    static const char not_strings[] = "must be an array of strings";
     bool bad = false;
     const cJSON *skip = sink_field(sink, "skipOnFail", &bad, reterr);
     const cJSON *apis = bad ? NULL : sink_field(sink, "apisToSend", &bad, reterr);
     if (bad) return false;
-    if (skip && !cJSON_IsBool(skip)) {
-        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
-                               "sink.skipOnFail must be true or false");
-        return false;
-    }
+    if (skip && !cJSON_IsBool(skip))
+        return sink_refuse(reterr, FAULT_DATA, "skipOnFail", "must be true or false");
     e->skip_on_fail = cJSON_IsTrue(skip);
     if (!apis) return true;
-    if (!cJSON_IsArray(apis)) goto not_strings;
-    if (cJSON_GetArraySize(apis) > APIS_MAX) {
-        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
-                               "sink.apisToSend names more than %d APIs", APIS_MAX);
-        return false;
-    }
+    if (!cJSON_IsArray(apis)) return sink_refuse(reterr, FAULT_DATA, "apisToSend", not_strings);
+    if (cJSON_GetArraySize(apis) > APIS_MAX)
+        return sink_refuse(reterr, FAULT_DATA, "apisToSend", "names more than 1000 APIs");
     e->has_apis = true;
     e->apis.v = xcalloc((size_t)cJSON_GetArraySize(apis), sizeof(char *));
     for (const cJSON *api = apis->child; api; api = api->next) {
-        if (!cJSON_IsString(api)) goto not_strings;
+        if (!cJSON_IsString(api)) return sink_refuse(reterr, FAULT_DATA, "apisToSend", not_strings);
         e->apis.v[e->apis.n++] = xstrdup(api->valuestring);
     }
     return true;
-not_strings:
-    *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
-                           "sink.apisToSend must be an array of strings");
-    return false;
 }
 
 static const struct sink_type *sink_type_of(const cJSON *sink, struct outcome *reterr) {
@@ -322,8 +313,7 @@ static const struct sink_type *sink_type_of(const cJSON *sink, struct outcome *r
     const cJSON *type = sink_field(sink, "type", &bad, reterr);
     if (bad) return NULL;
     if (!cJSON_IsString(type)) {
-        *reterr = outcome_fail(VERDICT_PERMANENT, FAULT_DATA, "invalid-sink",
-                               "sink.type is missing or not a string");
+        sink_refuse(reterr, FAULT_DATA, "type", "is missing or not a string");
         return NULL;
     }
     const struct sink_type *t = sink_type_named(type->valuestring);
@@ -495,16 +485,19 @@ static enum route_kind skip(struct outcome *reterr, const char *why) {
     return ROUTE_SKIP;
 }
 
+static enum route_kind lead(const struct sink_object *e, struct destination **ret_dest,
+                            struct outcome *reterr) {
+    if (e->dest)
+        *ret_dest = &e->dest->dest;
+    else
+        *reterr = *e->err;
+    return e->dest ? ROUTE_DELIVER : ROUTE_DEAD;
+}
+
 enum route_kind route_again(struct router *r, const struct jobrun *run, int64_t now_ms,
                             struct destination **ret_dest, struct outcome *reterr) {
     if (!run->sink.p) return skip(reterr, "no-sink");
-    struct sink_object *e = lookup(r, run, now_ms);
-    if (!e->dest) {
-        *reterr = *e->err;
-        return ROUTE_DEAD;
-    }
-    *ret_dest = &e->dest->dest;
-    return ROUTE_DELIVER;
+    return lead(lookup(r, run, now_ms), ret_dest, reterr);
 }
 
 enum route_kind route(struct router *r, const struct jobrun *run, int64_t now_ms,
@@ -512,17 +505,12 @@ enum route_kind route(struct router *r, const struct jobrun *run, int64_t now_ms
     if (!run->sink.p) return skip(reterr, "no-sink");
     if (r->cfg->statuses.n && !listed(&r->cfg->statuses, run->status))
         return skip(reterr, "status");
-    struct sink_object *e = lookup(r, run, now_ms);
-    if (!e->dest) {
-        *reterr = *e->err;
-        return ROUTE_DEAD;
-    }
-    if (e->skip_on_fail && listed(&r->cfg->fail_statuses, run->status))
+    const struct sink_object *e = lookup(r, run, now_ms);
+    if (e->dest && e->skip_on_fail && listed(&r->cfg->fail_statuses, run->status))
         return skip(reterr, "skipOnFail");
-    if (e->has_apis && run->api_name.n && !listed(&e->apis, run->api_name))
+    if (e->dest && e->has_apis && run->api_name.n && !listed(&e->apis, run->api_name))
         return skip(reterr, "apisToSend");
-    *ret_dest = &e->dest->dest;
-    return ROUTE_DELIVER;
+    return lead(e, ret_dest, reterr);
 }
 
 static struct known_destination *known_of(struct destination *d) {
