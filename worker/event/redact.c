@@ -143,30 +143,3 @@ bool url_secrets_next(struct url_secrets *s, struct edit *ret) {
     }
     return false;
 }
-
-/* Appends what fits as printable ASCII. */
-static size_t put(char *ret, size_t size, size_t n, struct str text) {
-    outcome_text(ret + n, size - n, text);
-    return n + strlen(ret + n);
-}
-
-void redact_url(char *ret, size_t size, struct str url) {
-    struct url_secrets s;
-    struct edit e;
-    url_secrets_begin(&s, url);
-    size_t from = authority(url);
-    if (s.malformed || from == 0 || url.p[0] == '/' || s.host == url.n ||
-        one_of("/?#:", url.p[s.host])) {
-        outcome_text(ret, size, STR("(unparsable url)"));
-        return;
-    }
-    size_t n = put(ret, size, 0, (struct str){url.p, from});
-    from = s.host;
-    s.first.n = 0;
-    while (url_secrets_next(&s, &e)) {
-        n = put(ret, size, n, (struct str){url.p + from, e.at - from});
-        n = put(ret, size, n, mark);
-        from = e.at + e.n;
-    }
-    put(ret, size, n, (struct str){url.p + from, url.n - from});
-}

@@ -33,9 +33,4 @@ struct url_secrets {
 void url_secrets_begin(struct url_secrets *, struct str url);
 bool url_secrets_next(struct url_secrets *, struct edit *ret); /* n is never 0 */
 
-/* A URL with userinfo dropped and every query value replaced, for labels, logs and errors: cut to
- * size - 1 bytes, printable ASCII. Anything that does not parse as a URL comes out as "(unparsable
- * url)". */
-void redact_url(char *ret, size_t size, struct str url);
-
 #endif
