@@ -24,7 +24,7 @@ static void document(void **state) {
     assert_true(out_open(&b, NULL, '['));
     assert_true(out_close(&b, ']'));
     assert_true(out_close(&b, ']'));
-    assert_true(out_text(&b, "text", STR("ends in {")));
+    assert_true(out_string(&b, "text", "ends in {"));
     assert_true(out_string(&b, "string", "\"\\\n\x01\xff\x7f"));
     assert_true(out_shown(&b, "shown", "\x7f"));
     assert_true(out_string(&b, "none", NULL));
@@ -50,7 +50,7 @@ static void at_the_ceiling(void **state) {
         struct buf b;
         buf_init(&b, max);
         buf_puts(&b, "{1");
-        assert_true(out_text(&b, "ab", STR("cd")) == (max >= 12) || b.n == 2);
+        assert_true(out_string(&b, "ab", "cd") == (max >= 12) || b.n == 2);
         assert_true(b.n == 2 || b.n == 12);
         b.n = 2;
         assert_int_equal(out_hex(&b, "ab", bytes, 2), max >= 14);

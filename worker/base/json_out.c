@@ -33,10 +33,6 @@ bool out_close(struct buf *b, char bracket) {
     return buf_putc(b, bracket);
 }
 
-bool out_text(struct buf *b, const char *name, struct str s) {
-    return quoted(b, name, s, text_json);
-}
-
 bool out_string(struct buf *b, const char *name, const char *s) {
     return s ? quoted(b, name, str_c(s), text_json) : out_raw(b, name, STR("null"));
 }
