@@ -17,7 +17,7 @@
 static void lose(struct lane *lane, struct partition *p, int64_t low) {
     int64_t at = p->windows.next;
     if (windows_open(&p->windows)) { /* begin again with what is left */
-        lane_restart(lane, "retention removed records inside a replayed window");
+        lane_restart(lane, "retention removed records inside a window that must stay whole");
         return;
     }
     struct window *w = windows_lost(&p->windows, low);
@@ -56,7 +56,9 @@ static void find_position(struct lane *lane, struct partition *p) {
         return;
     }
     if (!assignment_watermarks(lane, p, &low, &high)) return;
-    windows_seal(&p->windows);
+    const struct window *open = windows_open(&p->windows);
+    /* A batch that came back is never split: it goes on, or the lane begins again. */
+    if (open && !open->incomplete) windows_seal(&p->windows);
     int64_t at = partition_at(p);
     bool anew =
         p->vanished || (low <= at && (at > high || p->shrunk) && is_anew(lane, p, low, high));
