@@ -131,6 +131,7 @@ static void take_end(struct lane *lane, struct partition *p, int64_t offset) {
 static bool take_head(struct lane *lane, struct partition *p, const struct feed_head *head) {
     if (p->unreadable_ms) vitals_readable(lane, p);
     if (p->begins) assignment_begin(p, head->offset);
+    windows_passed(&p->windows, head->offset); /* a replayed one may have lost its last records */
     if (p->kind == PARTITION_SOURCE) return true;
     p->head_due_ms = due_of(lane, p, head->message);
     return !is_early(lane, p);
