@@ -155,7 +155,7 @@ int64_t journal_next(const struct journal *j, int64_t from) {
     int64_t stable = journal_stable(j);
     for (int64_t at = from < j->low ? j->low : from; at < stable; at++) {
         const struct slot *s = &j->slots[at];
-        if (s->record && (!s->writer || writer_commits(s->writer))) return at;
+        if (s->record && !s->compacted && (!s->writer || writer_commits(s->writer))) return at;
     }
     return -1;
 }
@@ -180,7 +180,7 @@ int64_t journal_append(struct journal *j, struct stored *record, struct writer *
         j->slots = xrealloc(j->slots, (size_t)j->cap * sizeof *j->slots);
     }
     if (j->by_broker || !time_ms) time_ms = cluster_ms();
-    j->slots[j->high++] = (struct slot){record, writer, time_ms};
+    j->slots[j->high++] = (struct slot){.record = record, .writer = writer, .time_ms = time_ms};
     changed(j);
     return j->high - 1;
 }
@@ -306,6 +306,10 @@ void broker_remove(const char *topic, int32_t partition, int64_t before) {
     if (low <= j->low) return;
     j->low = low;
     changed(j);
+}
+
+void broker_compact(const char *topic, int32_t partition, int64_t offset) {
+    must_find(topic, partition)->slots[offset].compacted = true;
 }
 
 void broker_commit(const char *topic, int32_t partition, int64_t offset, const char *metadata) {

@@ -20,9 +20,11 @@ struct broker_faults {
     unsigned slow_coordinator; /* permille of requests to a coordinator that take seconds */
     unsigned stale_answer;     /* permille of commits that are answered with a stale membership */
     unsigned lost_answer;      /* permille of commits that happen, but whose answer is lost */
-    unsigned abort;      /* permille of transactions that the broker aborts for its own reasons */
-    unsigned unstable;   /* permille of questions for committed offsets that it can't answer
-                            now, beside those that an open transaction makes unstable */
+    unsigned abort;    /* permille of transactions that the broker aborts for its own reasons */
+    unsigned unstable; /* permille of questions for committed offsets that it can't answer
+                          now, beside those that an open transaction makes unstable */
+    unsigned astray;   /* permille of fetches that are told that their position is none: by a broker
+                          that has just become, or ceased to be, the leader */
     unsigned topic_gone; /* permille of transactions that meet a topic without a leader */
 };
 
@@ -43,10 +45,12 @@ int64_t broker_produce_in(uint64_t transaction, struct str key, struct str value
 void broker_end(uint64_t transaction, bool commit);
 /* Retention: what is before this offset is gone. */
 void broker_remove(const char *topic, int32_t partition, int64_t before);
+/* Compaction: this record is gone, its offset stays. */
+void broker_compact(const char *topic, int32_t partition, int64_t offset);
 /* The topic is deleted and made anew under its name: it begins with offset 0, the group's offsets
  * of it are gone, and so is what open transactions had in it. */
 void broker_make_anew(const char *topic);
-/* The group's offset, as an operator sets it with another tool. */
+/* The group's offset, as an operator sets it with another tool; -1: it has expired. */
 void broker_commit(const char *topic, int32_t partition, int64_t offset, const char *metadata);
 /* The process is gone: its connections break, its members and transactions stay until they time
  * out. */
@@ -64,6 +68,7 @@ int32_t broker_partitions(const char *topic); /* 0: there is no such topic */
 /* Records that a read_committed reader sees, from this offset on; false at the end. */
 bool broker_read(const char *topic, int32_t partition, int64_t from, struct broker_record *ret);
 bool broker_ends(const char *topic, int32_t partition, int64_t *ret_low, int64_t *ret_high);
+int64_t broker_generation(void); /* the group's: within one, no partition goes elsewhere */
 /* -1: nothing is committed. */
 int64_t broker_committed(const char *topic, int32_t partition, struct str *ret_metadata);
 /* Called when a transaction commits offsets, before they are visible: which process did it, whether

@@ -50,6 +50,7 @@ struct slot {
     struct stored *record; /* NULL: a marker */
     struct writer *writer; /* NULL: of no transaction */
     int64_t time_ms;
+    bool compacted; /* nobody sees it any more, but for who has fetched it */
 };
 
 struct journal {

@@ -6,14 +6,12 @@
 #include <stdlib.h>
 
 #include "tests/sim/broker.h"
+#include "tests/sim/fleet.h"
 #include "tests/sim/plan.h"
 #include "tests/sim/store.h"
 #include "tests/sim/world.h"
 #include "worker/base/buf.h"
 
-#define TOPICS_MAX 2
-#define PARTITIONS_MAX 16
-#define DESTINATIONS_MAX 32
 #define TEXT_MAX ((size_t)1 << 20)
 #define MARK "\"id\":\"ev-"
 
@@ -73,7 +71,8 @@ struct event *events_in(struct str text) {
 }
 
 struct event *events_at(int topic, int32_t partition, int64_t offset) {
-    return offset < n_offsets[topic][partition] ? by_offset[topic][partition][offset] : NULL;
+    return offset >= 0 && offset < n_offsets[topic][partition] ? by_offset[topic][partition][offset]
+                                                               : NULL;
 }
 
 /* ---- destinations ---- */
@@ -115,7 +114,9 @@ static void name_rules(struct destination_plan *d) {
 }
 
 static void sicken(struct place *p) {
-    p->sickness = (enum sickness)world_between(REFUSES, FLAKY);
+    static const enum sickness quick[] = {REFUSES, BROKEN, BROKEN, THROTTLES, FORBIDS, MISSING};
+    p->sickness = plan.exact ? quick[world_draw(sizeof quick / sizeof *quick)]
+                             : (enum sickness)world_between(REFUSES, FLAKY);
     p->from_us = world_between(0, plan.seconds * WORLD_S / 2);
     p->to_us = p->from_us + world_between(WORLD_S, plan.seconds * WORLD_S);
     world_say("%s %s from %" PRId64 " s to %" PRId64 " s", p->url, sickness_name(p->sickness),
@@ -187,6 +188,11 @@ static void add_destinations(void) {
         struct place *p = store_place((int)world_draw((uint64_t)store_count()));
         if (!p->steady) sicken(p);
     }
+    if (!plan.hot) return;
+    struct place *p = store_place(destinations[0].place);
+    p->steady = false;
+    sicken(p);
+    p->from_us = 0;
 }
 
 /* ---- an event's bytes ---- */
@@ -216,8 +222,15 @@ static const char *draw_status(void) {
     return statuses[world_draw(sizeof statuses / sizeof *statuses)];
 }
 
-/* What makes it unfit, or what kills. */
-enum flaw { FLAWLESS, CUT, NO_TYPE, NO_BUCKET, NO_ID, TOMBSTONE, SINKLESS, KILLS, FLAWS };
+/* What makes it unfit, or what kills. LONG_ID: its key would be longer than a store takes. */
+enum flaw { FLAWLESS, CUT, NO_TYPE, NO_BUCKET, NO_ID, LONG_ID, TOMBSTONE, SINKLESS, KILLS, FLAWS };
+
+/* Three times as long in a key, where each is encoded. */
+static const char *long_word(void) {
+    static char word[401];
+    memset(word, '+', sizeof word - 1);
+    return word;
+}
 
 static void put_error(struct text *t, const struct destination_plan *d, enum flaw flaw) {
     static const char *const kills[] = {"decode", "build", "sent"};
@@ -258,9 +271,9 @@ static void put_run(struct text *t, struct event *e, const struct destination_pl
     if (flaw != NO_ID)
         put(t, snake ? ",\"workspace_id\":\"%s\"" : ",\"workspaceId\":\"%s\"", workspace);
     put(t,
-        snake ? ",\"project_id\":\"p-1\",\"job_id\":\"job_%d\""
-              : ",\"projectId\":\"p-1\",\"jobId\":\"job_%d\"",
-        e->number % 7);
+        snake ? ",\"project_id\":\"p-1\",\"job_id\":\"job_%d%s\""
+              : ",\"projectId\":\"p-1\",\"jobId\":\"job_%d%s\"",
+        e->number % 7, flaw == LONG_ID ? long_word() : "");
     put(t,
         snake ? ",\"created_at\":\"%s\",\"updated_at\":\"%s\""
               : ",\"createdAt\":\"%s\",\"updatedAt\":\"%s\"",
@@ -285,8 +298,9 @@ static enum flaw draw_flaw(void) {
 static enum fate fate_of(enum flaw flaw, const struct destination_plan *d, const char *status) {
     if (flaw == KILLS) return FATE_POISON;
     if (flaw == TOMBSTONE || flaw == SINKLESS) return FATE_SKIPPED;
-    if (flaw != FLAWLESS) return FATE_DEAD;
-    return d->skip_on_fail && strcmp(status, "FAILURE") == 0 ? FATE_SKIPPED : FATE_DELIVERED;
+    if (flaw != FLAWLESS && flaw != LONG_ID) return FATE_DEAD;
+    if (d->skip_on_fail && strcmp(status, "FAILURE") == 0) return FATE_SKIPPED;
+    return flaw == LONG_ID && !plan.batch && !d->hook ? FATE_DEAD : FATE_DELIVERED;
 }
 
 static void make_event(int number, enum flaw flaw) {
@@ -300,6 +314,7 @@ static void make_event(int number, enum flaw flaw) {
                         .produced_us = -1,
                         .visible_us = INT64_MAX,
                         .arrived_us = -1};
+    if (world_chance((unsigned)plan.hot)) e->destination = 0;
     const struct destination_plan *d = &destinations[e->destination];
     buf_init(&t.value, TEXT_MAX);
     buf_init(&t.expected, TEXT_MAX);
@@ -338,6 +353,23 @@ static size_t draw_headers(const struct event *e, struct header ret[2], char id[
     return n;
 }
 
+/* Another group read it, too, and parked it. */
+static void park_foreign(void *arg) {
+    struct event *e = arg;
+    char origin[96], now[24];
+    const char *topic = fleet_retry_topic(e->topic);
+    if (!topic) return;
+    snprintf(origin, sizeof origin, "%s/%d/%" PRId64, topics[e->topic], (int)e->partition,
+             e->offset);
+    snprintf(now, sizeof now, "%" PRId64, WORLD_EPOCH_MS + world_us() / WORLD_MS);
+    const struct header headers[] = {
+        {STR("runsink-origin"), str_c(origin)}, {STR("runsink-first-failure"), str_c(now)},
+        {STR("runsink-due"), str_c(now)},       {STR("runsink-attempts"), STR("1")},
+        {STR("runsink-why"), STR("http-500")},  {STR("runsink-group"), STR("others")}};
+    broker_produce(topic, e->partition, (struct str){NULL, 0}, e->value, headers,
+                   sizeof headers / sizeof *headers, 0);
+}
+
 static void produce(void *arg) {
     struct event *e = arg;
     struct header headers[2];
@@ -347,6 +379,8 @@ static void produce(void *arg) {
     e->offset = broker_produce(topics[e->topic], e->partition, key, e->value, headers, n, 0);
     e->visible_us = world_us();
     note_offset(e);
+    if (world_chance((unsigned)plan.foreign))
+        world_after(world_between(0, 20 * WORLD_S), park_foreign, e);
 }
 
 static void end_outside(struct outside *o, bool commit) {
@@ -397,10 +431,11 @@ static int plan_outside(int first, int64_t at_us) {
 static void plan_production(void) {
     int64_t last_us = plan.seconds * WORLD_S * 2 / 3;
     int64_t at_us = 0;
+    unsigned soon = plan.hot ? 990 : 850;
     for (int i = 0; i < n_events;) {
         /* In bursts: most come soon after the one before. */
-        at_us =
-            world_chance(850) ? at_us + world_between(0, 30 * WORLD_MS) : world_between(0, last_us);
+        at_us = world_chance(soon) ? at_us + world_between(0, (plan.hot ? 5 : 30) * WORLD_MS)
+                                   : world_between(0, last_us);
         if (world_chance((unsigned)plan.outside))
             i = plan_outside(i, at_us);
         else
@@ -423,6 +458,36 @@ static void remove_some(void *arg) {
     broker_remove(topics[topic], partition, before);
 }
 
+/* ---- compaction ---- */
+
+static bool is_of_second_day(const struct event *e) {
+    return e->produced_us >= (WORLD_MIDNIGHT_MS - WORLD_EPOCH_MS) * WORLD_MS;
+}
+
+/* Only of what is in no object: a batch that is made again has to have the same bytes. And a
+ * window's first record tells its date: the one that is the first then is to have the same. */
+static bool may_go(const struct event *e, const struct event *after) {
+    if (!e || e->fate != FATE_SKIPPED || e->compacted || e->visible_us == INT64_MAX) return false;
+    return is_of_second_day(e) || (after && !is_of_second_day(after));
+}
+
+static void compact(void *unused) {
+    (void)unused;
+    events_compact();
+}
+
+void events_compact(void) {
+    for (int t = 0; plan.compaction && t < plan.topics; t++)
+        for (int32_t p = 0; p < plan.partitions; p++)
+            for (int64_t at = 0; at < n_offsets[t][p]; at++) {
+                struct event *e = by_offset[t][p][at];
+                if (!may_go(e, events_at(t, p, at + 1)) || !world_chance(500)) continue;
+                e->compacted = true;
+                broker_compact(topics[t], p, at);
+                world_say("compaction removes event %d", e->number);
+            }
+}
+
 /* ---- */
 
 void events_begin(void) {
@@ -436,6 +501,8 @@ void events_begin(void) {
     plan_production();
     for (int i = 0; plan.retention && i < 4; i++)
         world_after(world_between(0, plan.seconds * WORLD_S), remove_some, NULL);
+    for (int i = 0; plan.compaction && i < 4; i++)
+        world_after(world_between(0, plan.seconds * WORLD_S), compact, NULL);
 }
 
 bool events_over(void) {

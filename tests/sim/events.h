@@ -11,6 +11,9 @@
 #include "worker/base/str.h"
 
 #define EVENTS_MAX 2000
+#define TOPICS_MAX 2
+#define PARTITIONS_MAX 16
+#define DESTINATIONS_MAX 32
 
 enum fate {
     FATE_DELIVERED,
@@ -34,11 +37,22 @@ struct event {
     int64_t visible_us;  /* from when on a consumer may read it: INT64_MAX: not yet, or never */
     /* The judge's. */
     const struct object *object;
+    bool compacted;     /* it is not there any more */
     bool blamed;        /* it was taken out of its object */
     int64_t arrived_us; /* the first time at its place; -1 */
     unsigned posts, attempts;
-    int64_t first_attempt_us, last_attempt_us;
+    int64_t last_attempt_us;
+    unsigned failures; /* attempts whose answer, or its lack, was a failure for who made them */
+    int64_t first_failure_us, last_failure_us;
+    int64_t due_us;     /* of the next attempt; 0: none has failed */
+    int64_t asked_us;   /* by Retry-After: no attempt before; 0: nothing was asked */
+    bool for_good;      /* the last failure was one that more attempts do not mend */
+    int64_t success_us; /* its sender was told so; 0: not yet */
+    int64_t success_generation;
+    uint64_t success_process;
+    int64_t delivered_ms;                            /* the entry's that says so */
     unsigned delivered, skipped, parked, dead, lost; /* in the ledger */
+    char fault[16], why[48];                         /* of its death, there */
     unsigned letters;                                /* among the dead letters */
 };
 
@@ -64,6 +78,8 @@ struct event *events_at(int topic, int32_t partition, int64_t offset);
 const struct destination_plan *events_destination(int i);
 /* What is before this was removed by retention. */
 int64_t events_removed(int topic, int32_t partition);
+/* Compaction comes along, if the plan has it. */
+void events_compact(void);
 /* Whether all is produced, and every outside transaction has its end. */
 bool events_over(void);
 /* Outside transactions end now. */

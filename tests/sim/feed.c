@@ -99,8 +99,11 @@ static bool find_position(struct feed *f) {
     const struct journal *j = f->journal;
     if (f->at == FEED_BEGINNING) f->at = j->low;
     if (f->at == FEED_STORED && !j->pending && j->committed >= 0) f->at = j->committed;
-    if (f->at >= j->low && f->at <= j->high) return true;
+    bool known = f->at >= j->low && f->at <= j->high;
+    if (known && !cluster_chance(cluster_faults()->astray)) return true;
     if (f->at == FEED_STORED && j->pending) return false;
+    world_say("process %llu: the position of %s/%d is refused",
+              (unsigned long long)f->consumer->process, j->topic, (int)j->id);
     push(f, FEED_ASTRAY, 0);
     f->astray = true;
     return false;

@@ -27,8 +27,12 @@ struct process {
     uint64_t id; /* 0: it is gone */
     int worker;
     bool until_end, other_delays, draining, started;
-    int64_t since_us;   /* it was started; told to end */
-    struct config *cfg; /* in force; earlier ones stay, for lanes that still look at them */
+    bool told;             /* to end, before it was done */
+    int64_t since_us;      /* it was started; told to end */
+    uint64_t number;       /* its id, also when it is gone */
+    int64_t ended_us;      /* in good order; 0: not */
+    struct judge_run *run; /* what was there at its start */
+    struct config *cfg;    /* in force; earlier ones stay, for lanes that still look at them */
     struct worker_shared shared;
     struct lane *lanes[LANES_MAX];
     int n_lanes;
@@ -39,18 +43,28 @@ struct process {
 static struct process *workers[WORKERS_MAX];
 static struct process *processes; /* those included that another one has taken the place of */
 static bool calm, closing;
+static bool deploying; /* all are to end, and nobody is started until all have */
+static int64_t calm_us;
+static int deaths;
 static int armed_kills, armed_freezes;
 static char topics[OWN_TOPICS_MAX][64];
 static int n_topics;
 
+#define DELAYS_MAX 4
 static const struct {
     const char *text;
-    int64_t shortest_ms;
-} delays[] = {{"2s,4s,8s", 2000}, {"1s,2s,4s,8s", 1000}, {"3s", 3000}, {"500ms,2s,6s", 500}};
+    int64_t ms[DELAYS_MAX]; /* 0: there are no more */
+} delays[] = {{"2s,4s,8s", {2000, 4000, 8000}},
+              {"1s,2s,4s,8s", {1000, 2000, 4000, 8000}},
+              {"3s", {3000}},
+              {"500ms,2s,6s", {500, 2000, 6000}}};
 #define OTHER_DELAYS "5s,7s"
 
-int64_t fleet_shortest_delay_ms(void) {
-    return delays[plan.delays].shortest_ms;
+int64_t fleet_delay_ms(unsigned i) {
+    const int64_t *ms = delays[plan.delays].ms;
+    unsigned n = 1;
+    while (n < DELAYS_MAX && ms[n]) n++;
+    return ms[i < n ? i : n - 1];
 }
 
 /* ---- topics ---- */
@@ -61,6 +75,15 @@ int fleet_topics(void) {
 
 const char *fleet_topic(int i) {
     return topics[i];
+}
+
+const char *fleet_retry_topic(int source) {
+    size_t n = strlen(events_topic(source));
+    for (int i = 0; i < n_topics; i++)
+        if (strncmp(topics[i], events_topic(source), n) == 0 &&
+            strncmp(topics[i] + n, ".retry.", 7) == 0)
+            return topics[i];
+    return NULL;
 }
 
 static void note_topic(const char *name) {
@@ -172,6 +195,12 @@ static void set_limits(struct config *cfg) {
     set(cfg, "retry.permanent", plan.permanent_dead ? "dead" : "retry");
 }
 
+/* Less than an operator may set: the events are few, and small. */
+static void make_small(struct config *cfg) {
+    cfg->memory_budget = plan.budget_kib * plan.lanes << 10;
+    cfg->dest_max = plan.dest_max;
+}
+
 static struct config *make_config(const struct process *p) {
     struct config *cfg = config_new();
     struct buf err;
@@ -188,9 +217,9 @@ static struct config *make_config(const struct process *p) {
     set_number(cfg, "poison.attempts", plan.attempts);
     set_number(cfg, "http.max_connections", plan.connections);
     set_ms(cfg, "dest.idle", plan.idle_ms);
-    set(cfg, "memory.budget", "64MiB");
     if (!config_finish(cfg, &err)) world_fail("the configuration: %s", buf_cstr(&err));
     buf_free(&err);
+    make_small(cfg);
     return cfg;
 }
 
@@ -203,7 +232,9 @@ static void reload(struct process *p) {
     buf_init(&ignored, 4096);
     set_limits(fresh);
     struct config *cfg = config_reload(fresh, p->cfg, &taken, &ignored);
+    cfg->memory_budget = fresh->memory_budget;
     if (!config_finish(cfg, &err)) world_fail("the configuration: %s", buf_cstr(&err));
+    make_small(cfg);
     world_say("p%" PRIu64 " reads its configuration anew: %s", p->id, buf_cstr(&taken));
     p->cfg = cfg;
     atomic_store(&p->shared.cfg, cfg);
@@ -247,7 +278,7 @@ static void tell_lanes(const struct process *p) {
 
 static void drain(struct process *p) {
     if (!p->id || p->draining) return;
-    p->draining = true;
+    p->draining = p->told = true;
     p->since_us = world_us();
     world_say("p%" PRIu64 " is told to end", p->id);
     if (p->started) tell_lanes(p);
@@ -273,25 +304,51 @@ static bool is_done(const struct process *p) {
     return ours >= p->shared.sources;
 }
 
+static void look_at_windows(const struct process *p, const struct lane *lane) {
+    for (const struct partition *q = lane->partitions; q; q = q->next) {
+        bool batch = plan.batch && q->kind == PARTITION_SOURCE;
+        size_t most = (size_t)(batch ? p->cfg->batch_inflight + 1 : p->cfg->window_inflight), n = 0;
+        for (const struct window *w = q->windows.oldest; w; w = w->newer)
+            n += !w->replayed && !w->lost;
+        judge_windows(q->topic, q->id, n, most);
+    }
+}
+
 static void tick(struct process *p, int ticks) {
-    for (int i = 0; i < p->n_lanes; i++)
+    for (int i = 0; i < p->n_lanes; i++) {
         judge_held(p->lanes[i]->held, (size_t)(p->cfg->memory_budget / p->cfg->lanes));
-    if (p->until_end && !p->draining && is_done(p)) drain(p);
-    if ((p->draining || p->until_end) && world_us() - p->since_us > END_S * WORLD_S)
+        look_at_windows(p, p->lanes[i]);
+    }
+    if (p->until_end && !p->draining && is_done(p)) {
+        drain(p);
+        p->told = false; /* it ends because it is done */
+    }
+    int64_t since_us = p->until_end && p->since_us < calm_us ? calm_us : p->since_us;
+    if ((p->draining || (p->until_end && calm)) && world_us() - since_us > END_S * WORLD_S)
         world_fail("p%" PRIu64 " does not end", p->id);
     if (!atomic_exchange(&p->shared.look, false) && ticks % REFRESH_TICKS) return;
     make_topics(p->cfg);
     set_topics(p);
 }
 
+/* As run_worker() decides on the exit code. */
+static bool exits_well(const uint64_t totals[COUNTERS]) {
+    return !totals[COUNTER_GIVEN_UP] && !totals[COUNTER_PENDING] &&
+           totals[COUNTER_PARKED] <= totals[COUNTER_AGAIN] + totals[COUNTER_UNPARKED];
+}
+
 /* What an orderly end leaves behind. */
 static void end_lanes(struct process *p) {
     uint64_t totals[COUNTERS] = {0};
+    bool well = true;
     for (int i = 0; i < p->n_lanes; i++) {
+        well = well && atomic_load(&p->lanes[i]->state) == LANE_FINISHED;
         if (atomic_load(&p->lanes[i]->state) == LANE_FINISHED) judge_held(p->lanes[i]->held, 0);
         lane_end(p->lanes[i], totals);
     }
     p->n_lanes = 0;
+    if (well) p->ended_us = world_us();
+    if (well && p->until_end && exits_well(totals) && !p->told) judge_run_end(p->run);
     world_say("it ends: %" PRIu64 " records, %" PRIu64 " delivered, %" PRIu64 " parked",
               totals[COUNTER_RECORDS], totals[COUNTER_DELIVERED], totals[COUNTER_PARKED]);
 }
@@ -327,12 +384,14 @@ static void process_main(void *arg) {
 }
 
 static void start(int worker, bool until_end) {
+    until_end = until_end || plan.cron;
     struct process *p = xcalloc(1, sizeof *p);
     p->worker = worker;
     p->until_end = until_end;
     p->other_delays = plan.other_delays && world_chance(300);
     p->since_us = world_us();
-    p->id = process_start(process_main, p);
+    p->id = p->number = process_start(process_main, p);
+    if (until_end) p->run = judge_run_begin();
     set_clock(p);
     workers[worker] = p;
     p->next = processes;
@@ -345,7 +404,7 @@ static void start(int worker, bool until_end) {
 
 static void restart(void *arg) {
     int worker = (int)(intptr_t)arg;
-    if (!closing && !workers[worker]) start(worker, false);
+    if (!closing && !deploying && !workers[worker]) start(worker, false);
 }
 
 static void restart_later(int worker, int64_t most_us) {
@@ -357,6 +416,7 @@ static void kill_process(struct process *p, const char *why) {
     uint64_t id = p->id;
     world_say("p%" PRIu64 " dies%s", id, why);
     p->id = 0;
+    events_compact();
     broker_crashed(id);
     if (workers[p->worker] == p) {
         workers[p->worker] = NULL;
@@ -373,7 +433,9 @@ static struct process *by_id(uint64_t id) {
 
 void fleet_dies(void) {
     struct process *p = by_id(world_process());
-    if (p) kill_process(p, " of poison");
+    if (!p) return;
+    deaths++;
+    kill_process(p, " of poison");
 }
 
 void fleet_may_die(void) {
@@ -407,7 +469,45 @@ static void on_wait(uint64_t process) {
     }
 }
 
+int fleet_deaths(void) {
+    return deaths;
+}
+
+int64_t fleet_ended_us(uint64_t process) {
+    const struct process *p = processes;
+    while (p && p->number != process) p = p->next;
+    return p ? p->ended_us : 0;
+}
+
 /* ---- what the plan has in store ---- */
+
+static void expire_offsets(void) {
+    for (int i = 0; plan.expiry && i < events_topics(); i++)
+        for (int32_t p = 0; p < plan.partitions; p++)
+            if (world_chance(500) && judge_may_expire(events_topic(i), p))
+                broker_commit(events_topic(i), p, -1, "");
+}
+
+/* Once all have ended. */
+static void deploy_next(void *unused) {
+    (void)unused;
+    if (!fleet_is_gone()) {
+        world_after(100 * WORLD_MS, deploy_next, NULL);
+        return;
+    }
+    expire_offsets();
+    deploying = false;
+    for (int i = 0; i < plan.workers && i < WORKERS_MAX; i++) restart_later(i, WORLD_S);
+}
+
+static void deploy(void *unused) {
+    (void)unused;
+    if (calm || deploying) return;
+    world_say("all are told to end, for a deploy");
+    deploying = true;
+    for (struct process *p = processes; p; p = p->next) drain(p);
+    deploy_next(NULL);
+}
 
 static void arm(void *counter) {
     ++*(int *)counter;
@@ -455,10 +555,12 @@ void fleet_begin(void) {
     some_time(4 * plan.leaves, leave, NULL); /* not all find somebody */
     some_time(4 * plan.reloads, read_anew, NULL);
     if (plan.clocks >= 3) some_time(10, jump, NULL);
+    some_time(plan.deploys, deploy, NULL);
 }
 
 void fleet_calm(void) {
     calm = true;
+    calm_us = world_us();
     for (int i = 0; i < plan.workers && i < WORKERS_MAX; i++)
         if (!workers[i]) restart_later(i, WORLD_S);
 }

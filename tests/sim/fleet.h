@@ -21,7 +21,13 @@ void fleet_run_until_end(void);
 /* All topics: the sources and runsink's own. */
 int fleet_topics(void);
 const char *fleet_topic(int i);
-int64_t fleet_shortest_delay_ms(void);
+const char *fleet_retry_topic(int source); /* one of its retry topics; NULL: there are none yet */
+/* How many processes died of a record. */
+int fleet_deaths(void);
+/* When the process had ended in good order; 0: it has not, or not so. */
+int64_t fleet_ended_us(uint64_t process);
+/* The i-th of retry.delays; the last one stands for all that follow. */
+int64_t fleet_delay_ms(unsigned i);
 
 /* ---- for product.c ---- */
 

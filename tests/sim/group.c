@@ -305,6 +305,10 @@ void group_join(struct consumer *c) {
     complete();
 }
 
+int64_t broker_generation(void) {
+    return group.generation;
+}
+
 void group_leave(uint64_t number) {
     struct member *m = find(number);
     if (m) take_out(m);

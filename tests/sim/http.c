@@ -10,6 +10,7 @@
 #include <sys/queue.h>
 
 #include "config/config.h"
+#include "tests/sim/events.h"
 #include "tests/sim/fleet.h"
 #include "tests/sim/judge.h"
 #include "tests/sim/scheduler.h"
@@ -23,6 +24,7 @@ struct transfer {
     size_t number;
     bool sent, ended;
     struct outcome outcome; /* once ended */
+    struct asked asked;
 };
 
 TAILQ_HEAD(transfers, transfer);
@@ -33,6 +35,7 @@ struct http {
     uint64_t process;
     struct transfers flying, ended;
     size_t in_flight;
+    int64_t flying_to[DESTINATIONS_MAX];
     bool closing;
     int64_t second; /* in which so many turns were begun */
     unsigned turns;
@@ -64,6 +67,7 @@ static void end(struct transfer *t, struct outcome outcome) {
     if (t->ended) return;
     t->ended = true;
     t->outcome = outcome;
+    if (!t->asked.given_up) judge_answer(&t->asked, t->req->status, t->req->retry_after_ms);
     TAILQ_REMOVE(&h->flying, t, link);
     TAILQ_INSERT_TAIL(&h->ended, t, link);
     world_wake(h->wake_fd);
@@ -73,6 +77,7 @@ static void give_up(struct transfer *t) {
     struct outcome o =
         outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "cancelled", "given up by the worker");
     o.uncounted = !t->sent;
+    t->asked.given_up = true;
     end(t, o);
 }
 
@@ -211,7 +216,12 @@ static void set_off(struct transfer *t) {
     struct exchange *e = xcalloc(1, sizeof *e);
     *e = (struct exchange){
         .number = t->number, .process = world_process(), .place = place, .key = key};
-    judge_request(place, key, (struct str){t->req->body, t->req->body_len});
+    t->asked.process = world_process();
+    t->asked.place = place;
+    judge_request(&t->asked, key, (struct str){t->req->body, t->req->body_len});
+    if (t->http->flying_to[t->asked.destination]++ >= t->http->cfg->dest_concurrency)
+        world_fail("P4: destination %d gets more requests at once than dest.concurrency",
+                   t->asked.destination);
     later(e, world_between(50, 3000), send_off);
     struct deadline *d = xcalloc(1, sizeof *d);
     *d = (struct deadline){t->number, world_process()};
@@ -247,6 +257,8 @@ void http_run(struct http *h) {
         struct outcome o = t->outcome;
         TAILQ_REMOVE(&now, t, link);
         transfers[t->number] = NULL;
+        if (t->asked.n) h->flying_to[t->asked.destination]--;
+        free(t->asked.events);
         free(t);
         req->transfer = NULL;
         h->in_flight--;

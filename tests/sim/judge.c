@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <zstd.h>
 
 #include "tests/sim/broker.h"
@@ -25,6 +26,9 @@ struct commit {
     int64_t offset;
     uint64_t seq;
     char head[HASH_HEX + 1];
+    bool ends;              /* of windows are named */
+    uint64_t reader;        /* who has it; 0: nobody */
+    int64_t alone, n_alone; /* the records from there on are alone in work, so many; 0: none are */
 };
 
 /* The end of an entry. */
@@ -43,6 +47,7 @@ struct chain {
     size_t n_ends;
     struct link *links;
     size_t n_links;
+    int64_t first;    /* of the first entry */
     int64_t *settled; /* by offset: when the entry was, that names it; 0: none does */
     int64_t n_settled;
 };
@@ -105,6 +110,15 @@ static void take_ends(struct chain *c, const char *text) {
     }
 }
 
+/* taken:reader, and what is alone in work: 2:0123456789abcdef:r17+1*2 */
+static void take_claim(struct commit *k, const char *text) {
+    unsigned taken;
+    char kind;
+    int n = sscanf(text, " %u:%16" SCNx64 ":%c%" SCNd64 "+%" SCNd64, &taken, &k->reader, &kind,
+                   &k->alone, &k->n_alone);
+    if (n != 2 && n != 5) world_fail("P3: a claim of no known form: %s", text);
+}
+
 static void take_commit(const char *topic, int32_t partition, int64_t offset, struct str metadata,
                         uint64_t process, bool owner) {
     struct chain *c = chain_of(topic, partition);
@@ -128,8 +142,17 @@ static void take_commit(const char *topic, int32_t partition, int64_t offset, st
     GROW(c->commits, c->n_commits);
     c->commits[c->n_commits++] = now;
     const char *word = text + rest;
-    if (strcmp(form, "rs2") == 0 && *word) word = strchr(word + 1, ' '); /* past the claim */
+    if (strcmp(form, "rs2") == 0 && *word) {
+        take_claim(&c->commits[c->n_commits - 1], word);
+        word = strchr(word + 1, ' ');
+    }
+    c->commits[c->n_commits - 1].ends = word && *word;
     if (word && *word) take_ends(c, word + 1);
+}
+
+bool judge_may_expire(const char *topic, int32_t partition) {
+    const struct chain *c = chain_of(topic, partition);
+    return c->n_commits && !c->commits[c->n_commits - 1].ends;
 }
 
 /* ---- bodies ---- */
@@ -300,11 +323,25 @@ static void judge_span(const struct batch_key *w, const char *key) {
     spans[n_spans++] = (struct span){w->topic, w->partition, w->first, w->next};
 }
 
+/* P2. The date in a batch's key is that of its window's first record, whoever makes it and when. */
+static void judge_date(const struct batch_key *w, const char *key) {
+    const struct event *e = NULL;
+    char date[16], said[16] = "";
+    for (int64_t at = w->first; at < w->next && (!e || e->visible_us == INT64_MAX); at++)
+        e = events_at(w->topic, w->partition, at);
+    if (!e || is_clipped(w->topic, w->partition, w->first, w->next)) return;
+    time_t s = (time_t)(WORLD_EPOCH_MS / 1000 + e->produced_us / WORLD_S);
+    strftime(date, sizeof date, "%Y-%m-%d", gmtime(&s));
+    sscanf(strstr(key, "dt="), "dt=%10[0-9-]/", said);
+    if (strcmp(date, said) != 0) world_fail("P2: the first record of %s is of %s", key, date);
+}
+
 static void judge_body(int place, const struct object *o, struct str body) {
     struct holding h = {.place = place, .object = o, .key = o->key, .last = -1};
     if (is_batch(o->key)) {
         if (!parse_batch_key(o->key, &h.window)) world_fail("%s is no batch's key", o->key);
         judge_span(&h.window, o->key);
+        judge_date(&h.window, o->key);
     }
     struct str text = unpack(o->key, body);
     if (!text.n) world_fail("%s is empty", o->key);
@@ -360,17 +397,71 @@ void judge_post(int place, struct str body) {
 
 /* ---- requests ---- */
 
-/* P5. Nothing is tried twice within half of the shortest delay, unless its worker died or lost the
- * partition meanwhile. */
-static void note_attempt(struct event *e, struct str line, void *context) {
-    (void)line;
-    (void)context;
-    int64_t now_us = world_us(), least_us = fleet_shortest_delay_ms() * WORLD_MS / 2;
-    if (plan.peace && e->attempts && now_us - e->last_attempt_us < least_us - 50 * WORLD_MS)
+/* In a peaceful run all clocks are right, nobody dies, and each attempt is counted. The time of the
+ * attempt after the last failure is counted from the first one. */
+static int64_t scheduled(const struct event *e) {
+    int64_t at_us = e->first_failure_us;
+    for (unsigned i = 0; i < e->failures; i++) at_us += fleet_delay_ms(i) * WORLD_MS;
+    return at_us;
+}
+
+/* After one that came late, there is half of a delay at least. */
+static int64_t due_after(const struct event *e) {
+    int64_t soonest_us = e->last_failure_us + fleet_delay_ms(e->failures - 1) * WORLD_MS / 2;
+    return scheduled(e) > soonest_us ? scheduled(e) : soonest_us;
+}
+
+/* Whether nothing but its schedule decides when it is tried again: no refused credentials, for
+ * which a breaker opens at once, and no Retry-After, for which others of its destination wait. */
+static bool is_exact(const struct event *e) {
+    enum sickness s = store_place(events_destination(e->destination)->place)->sickness;
+    return plan.exact && (s == WELL || s == REFUSES || s == BROKEN);
+}
+
+static int64_t window_end(const struct event *e) {
+    return e->first_failure_us + plan.retry_s * WORLD_S;
+}
+
+/* P5. An attempt comes when it is due: no sooner and, where nothing holds it up, not much later. It
+ * may stand behind others that wait for the whole delay; and in batch mode what was parked first
+ * waits with what is collected in its window. */
+#define ROUNDING_US (2 * WORLD_MS)
+#define PARKING_US (700 * WORLD_MS)
+#define LATE_US (400 * WORLD_MS)
+static void judge_time(const struct event *e) {
+    int64_t now_us = world_us(), least_us = fleet_delay_ms(0) * WORLD_MS / 2 - 50 * WORLD_MS;
+    if (now_us - e->last_attempt_us < least_us)
         world_fail("P5: event %d is tried again after %" PRId64 " ms", e->number,
                    (now_us - e->last_attempt_us) / WORLD_MS);
-    if (e->attempts++ == 0) e->first_attempt_us = now_us;
-    e->last_attempt_us = now_us;
+    if (e->success_us && e->success_generation == broker_generation())
+        world_fail("P5: event %d is sent again, which was delivered", e->number);
+    if (now_us < e->asked_us - ROUNDING_US)
+        world_fail("P5: event %d is tried again %" PRId64 " ms before what Retry-After said",
+                   e->number, (e->asked_us - now_us) / WORLD_MS);
+    if (!is_exact(e) || !e->failures) return;
+    int64_t delay_us = fleet_delay_ms(e->failures - 1) * WORLD_MS;
+    int64_t late_us = e->last_failure_us + (delay_us > PARKING_US ? delay_us : PARKING_US);
+    if (late_us < e->due_us) late_us = e->due_us;
+    if (now_us < e->due_us - ROUNDING_US)
+        world_fail("P5: event %d is tried again %" PRId64 " ms too soon after %u failures",
+                   e->number, (e->due_us - now_us) / WORLD_MS, e->failures);
+    bool waits = plan.batch && e->failures == 1;
+    if (!waits && now_us < plan.seconds * WORLD_S && now_us > late_us + LATE_US)
+        world_fail("P5: event %d is tried again %" PRId64 " ms too late after %u failures",
+                   e->number, (now_us - late_us) / WORLD_MS, e->failures);
+    if (scheduled(e) > window_end(e) + ROUNDING_US)
+        world_fail("P5: event %d is tried again after its retry window", e->number);
+}
+
+static void note_attempt(struct event *e, struct str line, void *context) {
+    struct asked *a = context;
+    (void)line;
+    if (plan.peace && e->attempts) judge_time(e);
+    e->attempts++;
+    e->last_attempt_us = world_us();
+    GROW(a->events, a->n);
+    a->events[a->n++] = e;
+    a->destination = e->destination;
 }
 
 /* P2. In batch mode nothing is written before the window's end is durable. */
@@ -381,15 +472,56 @@ static void judge_boundary(const char *key) {
         world_fail("P2: %s is sent before its window's end is durable", key);
 }
 
-void judge_request(int place, const char *key, struct str body) {
-    if (!store_place(place)->hook) judge_boundary(key);
+void judge_request(struct asked *a, const char *key, struct str body) {
+    if (!store_place(a->place)->hook) judge_boundary(key);
     struct str text = unpack(key, body);
-    each_line(key, text, note_attempt, NULL);
+    each_line(key, text, note_attempt, a);
     free((void *)(uintptr_t)text.p);
+}
+
+static int64_t longest_delay_ms(void) {
+    int64_t most = 0;
+    for (unsigned i = 0; i < 8; i++)
+        if (fleet_delay_ms(i) > most) most = fleet_delay_ms(i);
+    return most;
+}
+
+static void note_failure(struct event *e, const struct place *p, int status,
+                         uint32_t retry_after_ms) {
+    e->last_failure_us = world_us();
+    if (e->failures++ == 0) e->first_failure_us = world_us();
+    e->due_us = due_after(e);
+    e->asked_us = retry_after_ms ? world_us() + retry_after_ms * WORLD_MS : 0;
+    /* The window may have begun before: what was not tried has failed, too. */
+    int64_t end_us = e->visible_us + plan.retry_s * WORLD_S;
+    if (e->asked_us > end_us) e->asked_us = end_us;
+    /* A batch that has come back is attempted. */
+    int64_t back_us = world_us() + longest_delay_ms() * WORLD_MS;
+    if (plan.batch && !p->hook && e->asked_us > back_us) e->asked_us = back_us;
+    e->for_good = store_is_final(p, status);
+}
+
+void judge_answer(const struct asked *a, int status, uint32_t retry_after_ms) {
+    for (size_t i = 0; i < a->n; i++) {
+        struct event *e = a->events[i];
+        if (status != 200) {
+            note_failure(e, store_place(a->place), status, retry_after_ms);
+            continue;
+        }
+        e->success_us = world_us();
+        e->success_process = a->process;
+        e->success_generation = broker_generation();
+    }
 }
 
 void judge_held(size_t held, size_t most) {
     if (held > most) world_fail("a lane holds %zu bytes of its budget, %zu at most", held, most);
+}
+
+void judge_windows(const char *topic, int32_t partition, size_t open, size_t most) {
+    if (open > most)
+        world_fail("%s/%d has %zu windows in flight, %zu at most", topic, (int)partition, open,
+                   most);
 }
 
 /* ---- the ledger ---- */
@@ -486,10 +618,12 @@ static void judge_item(const struct event *e, const cJSON *item) {
         world_fail("P9: event %d is in %s with another hash than the ledger's", e->number, key);
 }
 
-static void take_outcome(struct event *e, enum outcome_kind kind, const cJSON *item) {
+static void take_outcome(struct event *e, enum outcome_kind kind, const cJSON *item,
+                         int64_t settled_ms) {
     switch (kind) {
     case DELIVERED:
         e->delivered++;
+        e->delivered_ms = settled_ms;
         judge_item(e, item);
         break;
     case SKIPPED:
@@ -500,6 +634,8 @@ static void take_outcome(struct event *e, enum outcome_kind kind, const cJSON *i
         break;
     case DEAD:
         e->dead++;
+        snprintf(e->fault, sizeof e->fault, "%s", text_of(item, "fault"));
+        snprintf(e->why, sizeof e->why, "%s", text_of(item, "why"));
         break;
     case LOST:
         e->lost++;
@@ -517,7 +653,8 @@ static struct event *event_of(const char *topic, int32_t partition, int64_t offs
 }
 
 /* Records of a retry topic: which ones they are is said by `origin`. */
-static void take_origins(const cJSON *item, size_t n, enum outcome_kind kind) {
+static void take_origins(const struct entry *en, const cJSON *item, size_t n,
+                         enum outcome_kind kind) {
     const cJSON *origin;
     size_t spread_n = 0;
     cJSON_ArrayForEach(origin, cJSON_GetObjectItemCaseSensitive(item, "origin")) {
@@ -526,23 +663,54 @@ static void take_origins(const cJSON *item, size_t n, enum outcome_kind kind) {
         for (size_t i = 0; i < offsets.n; i++)
             take_outcome(event_of(cJSON_GetArrayItem(origin, 0)->valuestring,
                                   cJSON_GetArrayItem(origin, 1)->valueint, offsets.v[i]),
-                         kind, item);
+                         kind, item, en->settled_ms);
         spread_n += offsets.n;
         free(offsets.v);
     }
     if (spread_n != n) world_fail("P9: %zu offsets have %zu origins", n, spread_n);
 }
 
+/* Until this entry was written: how many readers went without giving the partition back, and in how
+ * many of their hands one of these records was alone when they did. */
+static int count_deaths(const struct entry *en, const struct numbers *of, int *ret_alone) {
+    const struct chain *c = en->chain;
+    int deaths = 0;
+    bool alone = false;
+    *ret_alone = 0;
+    for (size_t i = 0; i < c->n_commits && c->commits[i].seq <= en->seq; i++) {
+        const struct commit *k = &c->commits[i], *before = i ? k - 1 : NULL;
+        if (before && before->reader && k->reader && before->reader != k->reader) {
+            deaths++;
+            *ret_alone += alone;
+        }
+        alone = false;
+        for (size_t o = 0; o < of->n; o++)
+            alone = alone || (k->n_alone == 1 && k->alone == of->v[o]);
+    }
+    return deaths;
+}
+
+/* The first two deaths say nothing of one record: of any others it was the cause. */
+#define UNKNOWN_DEATHS 2
+static void judge_poison(const struct entry *en, const struct numbers *of) {
+    int alone, deaths = count_deaths(en, of, &alone);
+    if (deaths >= plan.attempts && alone >= 1 && alone + UNKNOWN_DEATHS >= plan.attempts) return;
+    world_fail("%s/%d/%" PRId64 " is dead of poison: of its readers %d died, and %d of them with "
+               "nothing else in work; %" PRId64 " are asked for",
+               en->chain->topic, (int)en->chain->partition, of->v[0], deaths, alone, plan.attempts);
+}
+
 static void take_item(const struct entry *en, const cJSON *item, enum outcome_kind kind) {
     struct numbers offsets = {0};
     spread(cJSON_GetObjectItemCaseSensitive(item, "offsets"), &offsets);
+    if (kind == DEAD && strcmp(text_of(item, "why"), "poison") == 0) judge_poison(en, &offsets);
     for (size_t i = 0; i < offsets.n; i++) {
         name(en, offsets.v[i]);
         if (!en->retry)
-            take_outcome(event_of(en->chain->topic, en->chain->partition, offsets.v[i]), kind,
-                         item);
+            take_outcome(event_of(en->chain->topic, en->chain->partition, offsets.v[i]), kind, item,
+                         en->settled_ms);
     }
-    if (en->retry) take_origins(item, offsets.n, kind);
+    if (en->retry) take_origins(en, item, offsets.n, kind);
     free(offsets.v);
 }
 
@@ -572,7 +740,7 @@ static void take_lost(const struct entry *en) {
         if (topic < 0 || offsets.v[i] >= events_removed(topic, en->chain->partition))
             world_fail("P1: %s/%d/%" PRId64 " is lost, says the ledger; it was not",
                        en->chain->topic, (int)en->chain->partition, offsets.v[i]);
-        if (e) take_outcome(e, LOST, NULL);
+        if (e) take_outcome(e, LOST, NULL, en->settled_ms);
     }
     free(offsets.v);
 }
@@ -609,6 +777,7 @@ static void take_entry(struct str value) {
     hash_entry(value, link.hash);
     if (strcmp(link.hash, text_of(json, "hash")) != 0) world_fail("P9: an entry's hash is wrong");
     link.next = en.next;
+    if (!en.chain->n_links) en.chain->first = en.first;
     GROW(en.chain->links, en.chain->n_links);
     en.chain->links[en.chain->n_links++] = link;
     take_delivered(&en);
@@ -669,11 +838,16 @@ static bool parse_origin(const struct broker_record *r, struct event **ret) {
     return false;
 }
 
-static int64_t header_number(const struct broker_record *r, const char *name) {
-    char text[24] = "0";
+static void header_text(const struct broker_record *r, const char *name, char *ret, size_t size) {
+    *ret = '\0';
     for (size_t i = 0; i < r->n_headers; i++)
         if (str_is(r->headers[i].name, name))
-            snprintf(text, sizeof text, "%.*s", (int)r->headers[i].value.n, r->headers[i].value.p);
+            snprintf(ret, size, "%.*s", (int)r->headers[i].value.n, r->headers[i].value.p);
+}
+
+static int64_t header_number(const struct broker_record *r, const char *name) {
+    char text[24];
+    header_text(r, name, text, sizeof text);
     return strtoll(text, NULL, 10);
 }
 
@@ -689,14 +863,16 @@ static int64_t delay_of(const char *topic) {
 #define PROMPT_MS 45000
 static void judge_due(const char *topic, const struct broker_record *r, int64_t settled_ms,
                       const struct event *e) {
-    int64_t due_ms = header_number(r, "runsink-due"), end_ms = r->time_ms + delay_of(topic);
+    int64_t due_ms = header_number(r, "runsink-due");
     int64_t calm_ms = WORLD_EPOCH_MS + plan.seconds * 1000;
     if (!plan.peace) return;
-    if (due_ms > end_ms) due_ms = end_ms;
     if (settled_ms < due_ms)
         world_fail("P5: event %d was due at %" PRId64 ", and was settled %" PRId64
                    " ms before that",
                    e->number, due_ms, due_ms - settled_ms);
+    if (due_ms - r->time_ms > delay_of(topic))
+        world_fail("P5: event %d is due in %" PRId64 " ms, and parked in %s", e->number,
+                   due_ms - r->time_ms, topic);
     if (due_ms < r->time_ms) due_ms = r->time_ms;
     if (due_ms + PROMPT_MS < calm_ms && settled_ms > due_ms + PROMPT_MS)
         world_fail("P5: event %d was due at %" PRId64 ", and was settled %" PRId64 " ms after that",
@@ -706,10 +882,15 @@ static void judge_due(const char *topic, const struct broker_record *r, int64_t 
 /* A parked record is the event's own bytes, and has its outcome. */
 static void judge_parked(const char *topic, int32_t partition, const struct broker_record *r) {
     struct event *e;
+    char group[16];
+    header_text(r, "runsink-group", group, sizeof group);
+    if (strcmp(group, "runsink") != 0) return; /* another group's */
     const struct chain *c = chain_of(topic, partition);
     if (!parse_origin(r, &e))
         world_fail("%s/%d/%" PRId64 " has no origin", topic, (int)partition, r->offset);
     if (!str_eq(r->value, e->value)) world_fail("event %d is parked with other bytes", e->number);
+    if (e->fate == FATE_DEAD || e->fate == FATE_SKIPPED)
+        world_fail("P5: event %d is parked, which nobody can deliver", e->number);
     if (r->offset >= c->n_settled || !c->settled[r->offset])
         world_fail("P1: %s/%d/%" PRId64 ", of event %d, has no outcome", topic, (int)partition,
                    r->offset, e->number);
@@ -722,6 +903,19 @@ static void judge_letter(const char *topic, int32_t partition, const struct brok
     if (!parse_origin(r, &e))
         world_fail("%s/%d/%" PRId64 " has no origin", topic, (int)partition, r->offset);
     if (!str_eq(r->value, e->value)) world_fail("event %d is dead with other bytes", e->number);
+    char fault[sizeof e->fault], why[sizeof e->why];
+    header_text(r, "runsink-fault", fault, sizeof fault);
+    header_text(r, "runsink-reason", why, sizeof why);
+    if (strcmp(fault, e->fault) != 0 || strcmp(why, e->why) != 0)
+        world_fail("P9: event %d is dead of %s (%s), says its letter; the ledger says of %s (%s)",
+                   e->number, why, fault, e->why, e->fault);
+    if (strcmp(strrchr(topic, '.') + 1, fault) != 0)
+        world_fail("P4: event %d is dead of fault %s, and its letter in %s", e->number, fault,
+                   topic);
+    if (is_exact(e) && e->fate == FATE_DELIVERED &&
+        header_number(r, "runsink-attempts") != e->failures)
+        world_fail("P5: event %d is dead after %" PRId64 " attempts, says its letter: it had %u",
+                   e->number, header_number(r, "runsink-attempts"), e->failures);
     e->letters++;
 }
 
@@ -731,6 +925,37 @@ static bool may_be_dead(const struct event *e) {
     return p->sickness != WELL || (!p->steady && plan.store_faults);
 }
 
+/* P5. What has died was tried for as long as there was a next attempt within its window. */
+static void judge_death(const struct event *e) {
+    static const char *const faults[] = {
+        [FATE_DELIVERED] = "tenant", [FATE_SKIPPED] = "", [FATE_DEAD] = "data", [FATE_POISON] = ""};
+    bool poison = strcmp(e->why, "poison") == 0;
+    if (!poison && strcmp(e->fault, faults[e->fate]) != 0)
+        world_fail("P4: event %d is dead of fault %s (%s)", e->number, e->fault, e->why);
+    if (e->fate != FATE_DELIVERED || !is_exact(e) || e->for_good) return;
+    if (!e->failures || scheduled(e) < window_end(e) - ROUNDING_US)
+        world_fail("P5: event %d is given up after %u failures, %" PRId64 " s after the first",
+                   e->number, e->failures, (e->last_failure_us - e->first_failure_us) / WORLD_S);
+}
+
+/* P1. What retention took before it was read is named by the ledger, from where the chain begins.
+ */
+static void judge_gone(const struct event *e) {
+    const struct chain *c = chain_of(events_topic(e->topic), e->partition);
+    if (c->n_links && e->offset >= c->first && e->offset < c->links[c->n_links - 1].next)
+        world_fail("P1: event %d at %s/%d/%" PRId64 " was lost in silence", e->number, c->topic,
+                   (int)e->partition, e->offset);
+}
+
+/* Whoever ends in good order has settled what it has delivered. */
+static void judge_drain(const struct event *e) {
+    int64_t ended_us = fleet_ended_us(e->success_process);
+    if (!plan.peace || !e->success_us || !ended_us) return;
+    if (e->delivered_ms > WORLD_EPOCH_MS + ended_us / WORLD_MS)
+        world_fail("event %d was delivered by p%" PRIu64 ", which had not settled it when it ended",
+                   e->number, e->success_process);
+}
+
 static void judge_event(const struct event *e) {
     bool removed = e->offset < events_removed(e->topic, e->partition);
     unsigned outcomes = e->delivered + e->skipped + e->dead + e->lost;
@@ -738,7 +963,8 @@ static void judge_event(const struct event *e) {
         if (outcomes > e->lost) world_fail("event %d was aborted, and has an outcome", e->number);
         return;
     }
-    if (outcomes > 1 || (!outcomes && !removed))
+    if (!outcomes && removed && !e->compacted) judge_gone(e);
+    if (outcomes > 1 || (!outcomes && !removed && !e->compacted))
         world_fail("P1: event %d at %s/%d/%" PRId64 " has %u outcomes", e->number,
                    events_topic(e->topic), (int)e->partition, e->offset, outcomes);
     if (e->parked)
@@ -747,9 +973,11 @@ static void judge_event(const struct event *e) {
     if (e->dead != e->letters)
         world_fail("P1: event %d has %u dead letters", e->number, e->letters);
     if (!outcomes || e->lost) return;
+    if (e->dead) judge_death(e);
+    if (e->delivered) judge_drain(e);
     if (e->blamed && !e->dead)
         world_fail("P2: event %d is in no object any more, and not dead", e->number);
-    bool right = e->dead && may_be_blamed();
+    bool right = e->dead && strcmp(e->why, "poison") == 0 && may_be_blamed();
     switch (e->fate) {
     case FATE_DELIVERED:
         right = right || (e->delivered ? e->arrived_us >= 0 : e->dead && may_be_dead(e));
@@ -772,9 +1000,11 @@ static void judge_event(const struct event *e) {
 /* P4. Where nothing died and Kafka had no troubles, what is bound for a place without troubles is
  * there soon, however sick the others are. */
 #define SOON_S 30
+#define DEPLOY_S 15
 static void judge_delay(const struct event *e) {
     const struct place *p = store_place(events_destination(e->destination)->place);
     int64_t most_us = SOON_S * WORLD_S + plan.batch_ms * WORLD_MS;
+    most_us += plan.deploys * DEPLOY_S * WORLD_S;
     if (!plan.peace || !p->steady || e->arrived_us < 0) return;
     if (e->arrived_us - e->visible_us > most_us)
         world_fail("P4: event %d is at its healthy place after %" PRId64 " s", e->number,
@@ -785,6 +1015,43 @@ void judge_begin(void) {
     broker_watch(take_commit);
 }
 
+/* ---- --until-end ---- */
+
+struct judge_run {
+    int64_t ends[TOPICS_MAX][PARTITIONS_MAX];
+};
+
+struct judge_run *judge_run_begin(void) {
+    struct judge_run *run = xcalloc(1, sizeof *run);
+    for (int i = 0; i < events_topics(); i++)
+        for (int32_t p = 0; p < broker_partitions(events_topic(i)); p++) {
+            int64_t low;
+            broker_ends(events_topic(i), p, &low, &run->ends[i][p]);
+        }
+    return run;
+}
+
+/* What the group is known to have settled: an offset that has expired is still in the ledger. */
+static int64_t settled_to(const char *topic, int32_t partition) {
+    struct str metadata;
+    int64_t at = broker_committed(topic, partition, &metadata);
+    const struct chain *c = chain_of(topic, partition);
+    if (at < 0 && c->n_commits) at = c->commits[c->n_commits - 1].offset;
+    return at < 0 ? 0 : at;
+}
+
+/* P1. It has left nothing that was there at its start. */
+void judge_run_end(const struct judge_run *run) {
+    for (int i = 0; i < events_topics(); i++)
+        for (int32_t p = 0; p < broker_partitions(events_topic(i)); p++) {
+            struct broker_record r;
+            const char *topic = events_topic(i);
+            if (broker_read(topic, p, settled_to(topic, p), &r) && r.offset < run->ends[i][p])
+                world_fail("P1: --until-end has ended well, and left %s/%d/%" PRId64, topic, (int)p,
+                           r.offset);
+        }
+}
+
 static bool is_read(const char *topic) {
     return source_index(topic, strlen(topic)) >= 0 || strstr(topic, ".retry.");
 }
@@ -793,10 +1060,9 @@ bool judge_settled(char *text, size_t size) {
     for (int i = 0; i < fleet_topics(); i++) {
         const char *topic = fleet_topic(i);
         for (int32_t p = 0; is_read(topic) && p < broker_partitions(topic); p++) {
-            struct str metadata;
             struct broker_record r;
-            int64_t at = broker_committed(topic, p, &metadata);
-            if (!broker_read(topic, p, at < 0 ? 0 : at, &r)) continue;
+            int64_t at = settled_to(topic, p);
+            if (!broker_read(topic, p, at, &r)) continue;
             snprintf(text, size, "%s/%d/%" PRId64 " (committed: %" PRId64 ")", topic, (int)p,
                      r.offset, at);
             return false;

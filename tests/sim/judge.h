@@ -10,18 +10,38 @@
 #include "worker/base/str.h"
 
 struct object;
+struct event;
 
 void judge_begin(void);
-/* A worker sends a request. */
-void judge_request(int place, const char *key, struct str body);
+/* A request, with the events that it carries, as long as its sender waits for an answer. */
+struct asked {
+    uint64_t process;
+    int place, destination;
+    struct event **events; /* malloc's */
+    size_t n;
+    bool given_up; /* by its sender */
+};
+/* A worker sends a request. Fills all but process and place. */
+void judge_request(struct asked *, const char *key, struct str body);
+/* The worker is told what became of it. status 0: no answer came. */
+void judge_answer(const struct asked *, int status, uint32_t retry_after_ms);
 /* An object is there that was not; a request has arrived. */
 void judge_object(int place, const struct object *);
 /* Whether an object may have another content now: a member that is blamed for its worker's death is
  * in no object any more. */
 bool judge_rewritten(int place, const struct object *, struct str body);
 void judge_post(int place, struct str body);
+/* Whether no end of a window would be lost with the committed offset. */
+bool judge_may_expire(const char *topic, int32_t partition);
 /* A lane has ended in good order and still holds so many bytes of its budget, or holds too many. */
 void judge_held(size_t held, size_t most);
+/* A lane has so many windows of a partition that are not settled, those that an earlier owner
+ * declared left out. */
+void judge_windows(const char *topic, int32_t partition, size_t open, size_t most);
+/* A process with --until-end begins; it has ended by itself, and says that all went well. */
+struct judge_run;
+struct judge_run *judge_run_begin(void);
+void judge_run_end(const struct judge_run *);
 /* Whether all that can be read has been settled; otherwise where it has not, in text. */
 bool judge_settled(char *text, size_t size);
 /* The verdict over the ledger, the topics and the places, once nothing is under way any more. */

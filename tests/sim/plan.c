@@ -60,9 +60,23 @@ bool plan_set(const char *text) {
 
 /* What a peaceful run has none of. */
 static void make_peace(void) {
+    plan.cron = plan.astray = plan.compaction = plan.foreign = 0;
     plan.poison = plan.kills = plan.freezes = plan.clocks = plan.leaves = 0;
     plan.slow_coordinator = plan.stale_answer = plan.lost_answer = plan.abort = 0;
     plan.unstable = plan.topic_gone = plan.outside = plan.retention = plan.other_delays = 0;
+}
+
+/* Room for all, and no breaker: what waits, waits for its time alone. */
+static void make_room(void) {
+    plan.window_inflight = 64;
+    plan.connections = 256;
+    plan.concurrency = 8;
+    plan.waiting = 2000;
+    plan.breaker = 1000000;
+    plan.idle_ms = 600000;
+    plan.budget_kib = 16384;
+    plan.dest_max = 256;
+    plan.reloads = plan.store_faults = plan.deploys = plan.foreign = plan.hot = 0;
 }
 
 void plan_draw(void) {
@@ -71,9 +85,15 @@ void plan_draw(void) {
 #undef PLAN
     for (size_t i = 0; i < NUMBERS; i++)
         if (fixed[i].fixed) *plan_value(i) = fixed[i].value;
+    plan.exact = plan.exact && plan.peace;
     if (plan.peace) make_peace();
+    if (plan.exact) make_room();
     if (!plan.attempts) plan.poison = 0; /* it would kill for ever */
     if (plan.buckets + plan.hooks == 0) plan.buckets = 1;
+    if (plan.cron) plan.workers = 1;
+    /* A ledger whose times are too early makes a topic of a minute look younger than its chain. */
+    if (plan.clocks) plan.expiry = 0;
+    if (plan.compaction) plan.unfit += 150;
 }
 
 void plan_say(void) {

@@ -102,6 +102,7 @@ static void open_broker(void) {
                                          .lost_answer = (unsigned)plan.lost_answer,
                                          .abort = (unsigned)plan.abort,
                                          .unstable = (unsigned)plan.unstable,
+                                         .astray = (unsigned)plan.astray,
                                          .topic_gone = (unsigned)plan.topic_gone};
     broker_open(&faults);
 }

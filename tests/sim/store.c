@@ -45,6 +45,11 @@ struct object *store_find(const struct place *p, const char *key) {
     return o;
 }
 
+bool store_is_final(const struct place *p, int status) {
+    bool permanent = status >= 400 && status < 500 && status != 408 && status != 429;
+    return status == 410 || (permanent && !p->hook && plan.permanent_dead);
+}
+
 void store_calm(void) {
     calm = true;
 }

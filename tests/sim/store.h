@@ -45,6 +45,8 @@ struct place *store_place(int i);
 int store_count(void);
 const char *sickness_name(enum sickness);
 struct object *store_find(const struct place *, const char *key);
+/* Whether this answer of its ends a delivery for good. */
+bool store_is_final(const struct place *, int status);
 /* Nothing goes wrong any more, from now on. */
 void store_calm(void);
 

@@ -1,6 +1,9 @@
+#undef _FORTIFY_SOURCE /* its longjmp() takes another stack for a mistake */
+
 #include "tests/sim/world.h"
 
 #include <inttypes.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,7 +40,9 @@ struct thread {
     void (*fn)(void *arg);
     void *arg;
     int wake_fd;
-    ucontext_t context;
+    ucontext_t context; /* for its beginning; from then on it goes on where it gave way */
+    jmp_buf where;
+    bool begun;
     void *stack;
     uint64_t waits; /* so far: the end of an earlier one means nothing */
     bool waiting, may_wake, woken;
@@ -55,7 +60,7 @@ static struct {
     struct process *processes; /* by id; 0 is the scheduler */
     size_t n_processes;
     struct thread *threads, *current;
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     void (*on_wait)(uint64_t process);
 } world;
 
@@ -211,7 +216,16 @@ static void run_thread(void) {
     struct thread *t = world.current;
     t->fn(t->arg);
     t->fn = NULL;
-    swapcontext(&t->context, &world.scheduler);
+    _longjmp(world.scheduler, 1);
+}
+
+/* Until it gives way, or ends. Two jumps, since swapcontext() asks the kernel for the signal mask
+ * each time. */
+static void run(struct thread *t) {
+    if (_setjmp(world.scheduler)) return;
+    if (t->begun) _longjmp(t->where, 1);
+    t->begun = true;
+    setcontext(&t->context);
 }
 
 static void thread_start(uint64_t process, void (*fn)(void *), void *arg, int wake_fd) {
@@ -252,15 +266,15 @@ static void resume(struct thread *t, uint64_t wait) {
     t->waiting = false;
     if (++world.switches > SWITCHES_MAX) world_fail("the world goes round and round");
     world.current = t;
-    swapcontext(&world.scheduler, &t->context);
+    run(t);
+    t = world.current;
     world.current = NULL;
     if (!t->fn) thread_remove(t);
 }
 
 /* Back to the scheduler, for the time being or for ever. */
 static void give_way(void) {
-    struct thread *t = world.current;
-    swapcontext(&t->context, &world.scheduler);
+    if (!_setjmp(world.current->where)) _longjmp(world.scheduler, 1);
 }
 
 static void wait_for(int64_t us, bool may_wake) {

@@ -13,8 +13,10 @@
 int64_t world_us(void); /* since the world began: the true time, which no worker sees */
 #define WORLD_MS ((int64_t)1000)
 #define WORLD_S ((int64_t)1000000)
-/* When the world began, by the true wall clock, ms since the epoch. */
-#define WORLD_EPOCH_MS INT64_C(1767225600000)
+/* When the world began, by the true wall clock, ms since the epoch: shortly before midnight, so
+ * that the date changes in the course of most runs. */
+#define WORLD_MIDNIGHT_MS INT64_C(1767225600000)
+#define WORLD_EPOCH_MS (WORLD_MIDNIGHT_MS - 30000)
 /* Calls fn(arg) after so long, from the scheduler, outside of every lane. Not to be called back; an
  * fn whose object is gone must find that out (by a number, not a pointer). */
 void world_after(int64_t us, void (*fn)(void *arg), void *arg);
