@@ -16,6 +16,12 @@ static void assert_same(const struct meta *a, const struct meta *b) {
     assert_int_equal(a->seq, b->seq);
     assert_memory_equal(a->head, b->head, SHA256_LEN);
     assert_true(claim_same(&a->claim, &b->claim));
+    assert_int_equal(a->claim.n_blamed, b->claim.n_blamed);
+    for (uint32_t i = 0; i < a->claim.n_blamed; i++) {
+        assert_int_equal(a->claim.blamed[i].alone, b->claim.blamed[i].alone);
+        assert_int_equal(a->claim.blamed[i].first, b->claim.blamed[i].first);
+        assert_int_equal(a->claim.blamed[i].next, b->claim.blamed[i].next);
+    }
     assert_int_equal(a->n_ends, b->n_ends);
     for (size_t i = 0; i < a->n_ends; i++) assert_int_equal(a->ends[i], b->ends[i]);
 }
@@ -67,7 +73,22 @@ static void test_the_text_while_somebody_reads(void **state) {
     assert_true(meta_encode(&m, text));
     assert_string_equal(text, "rs2 7 " ZEROS " 2:0000000000000abc:p41+3*1 1000");
     round_trip(&m);
+    m.claim.blamed[m.claim.n_blamed++] = (struct blame){ALONE_RECORD, 39, 40};
+    assert_true(meta_encode(&m, text));
+    assert_string_equal(text, "rs2 7 " ZEROS " 2:0000000000000abc:p41+3*1 1000;r39+1");
+    round_trip(&m);
+    m.claim.blamed[m.claim.n_blamed++] = (struct blame){ALONE_WHOLE, 7, 9};
+    m.n_ends = 0;
+    assert_true(meta_encode(&m, text));
+    assert_string_equal(text, "rs2 7 " ZEROS " 2:0000000000000abc:p41+3*1;r39+1,w7+2");
+    round_trip(&m);
+    m.claim.n_blamed = 0;
     m.claim.next = 41; /* names nothing */
+    assert_false(meta_encode(&m, text));
+    m.claim.next = 42;
+    m.claim.n_blamed = BLAMED_MAX + 1;
+    assert_false(meta_encode(&m, text));
+    m.claim = (struct claim){.n_blamed = 1, .blamed = {{ALONE_RECORD, 1, 2}}};
     assert_false(meta_encode(&m, text));
     m.claim = (struct claim){.reader = 1}; /* a reader that has not taken it */
     assert_false(meta_encode(&m, text));
@@ -76,18 +97,39 @@ static void test_the_text_while_somebody_reads(void **state) {
 static void test_any_ends_fit(void **state) {
     (void)state;
     struct meta m = {.seq = UINT64_MAX, .n_ends = META_ENDS_MAX};
-    m.claim = (struct claim){UINT32_MAX, UINT64_MAX, ALONE_RECORD, 1L << 62, INT64_MAX, UINT32_MAX};
+    m.claim = (struct claim){
+        .taken = UINT32_MAX,
+        .reader = UINT64_MAX,
+        .alone = ALONE_RECORD,
+        .first = 1L << 62,
+        .next = INT64_MAX,
+        .tries = UINT32_MAX,
+    };
     memset(m.head, 0xff, sizeof m.head);
     /* Real ones: a partition near its last offset, windows of 100,000 records. */
     for (int i = 0; i < META_ENDS_MAX; i++) m.ends[i] = INT64_MAX - 100000L * (250 - i);
+    for (int64_t i = 0; i < BLAMED_MAX; i++)
+        m.claim.blamed[i] = (struct blame){ALONE_RECORD, INT64_MAX - 200000 * (i + 1), INT64_MAX};
+    m.claim.n_blamed = BLAMED_MAX;
     round_trip(&m);
+    m.claim.n_blamed = 0;
     /* Near the longest text there is: 80 differences of 18 digits, the rest of 17. */
     int64_t at = 0;
     for (int i = 0; i < META_ENDS_MAX; i++)
         m.ends[i] = at += i < 80 ? 100000000000000000 : 10000000000000000;
     round_trip(&m);
+    /* There what is blamed has room no more: the ends are whole all the same. */
+    char text[META_MAX + 1];
+    struct meta back;
+    m.claim.n_blamed = BLAMED_MAX;
+    assert_true(meta_encode(&m, text));
+    assert_true(meta_decode(str_c(text), &back));
+    assert_in_range(back.claim.n_blamed, 1, BLAMED_MAX - 1);
+    m.claim.n_blamed = back.claim.n_blamed;
+    assert_same(&m, &back);
+    m.claim.n_blamed = 0;
     m.n_ends = META_ENDS_MAX + 1;
-    char text[META_MAX + 1] = "untouched";
+    strcpy(text, "untouched");
     assert_false(meta_encode(&m, text));
     assert_string_equal(text, "untouched");
 }
@@ -108,12 +150,19 @@ static void test_random_round_trips(void **state) {
     for (int i = 0; i < 500; i++) {
         struct meta m = {.seq = (uint64_t)rand()};
         if (rand() % 2)
-            m.claim = (struct claim){1 + (uint32_t)rand(), (uint64_t)rand(), 0, 0, 0, 0};
+            m.claim = (struct claim){.taken = 1 + (uint32_t)rand(), .reader = (uint64_t)rand()};
         if (m.claim.taken && rand() % 2) {
             m.claim.alone = (enum alone)(ALONE_RECORD + rand() % 3);
             m.claim.first = rand();
             m.claim.next = m.claim.first + 1 + rand();
             m.claim.tries = 1 + (uint32_t)rand();
+        }
+        if (m.claim.taken) m.claim.n_blamed = (uint32_t)rand() % (BLAMED_MAX + 1);
+        for (uint32_t k = 0; k < m.claim.n_blamed; k++) {
+            struct blame *b = &m.claim.blamed[k];
+            b->alone = rand() % 2 ? ALONE_RECORD : ALONE_WHOLE;
+            b->first = rand();
+            b->next = b->first + 1 + rand() % 1000;
         }
         for (size_t b = 0; b < SHA256_LEN; b++) m.head[b] = (uint8_t)rand();
         m.n_ends = (size_t)rand() % (META_ENDS_MAX + 1);
@@ -150,6 +199,14 @@ static void test_decode_refuses(void **state) {
         "rs2 0 " ZEROS " 1:0000000000000001:r1+1*0",
         "rs2 0 " ZEROS " 1:0000000000000001:r-1+1*1",
         "rs2 0 " ZEROS " 1:0000000000000001:r9223372036854775807+1*1",
+        "rs1 0 " ZEROS ";r1+1",
+        "rs2 0 " ZEROS " 1:0000000000000001;",
+        "rs2 0 " ZEROS " 1:0000000000000001;p1+1",
+        "rs2 0 " ZEROS " 1:0000000000000001;r1",
+        "rs2 0 " ZEROS " 1:0000000000000001;r1+0",
+        "rs2 0 " ZEROS " 1:0000000000000001;r1+1,",
+        "rs2 0 " ZEROS " 1:0000000000000001;r1+1;r2+1",
+        "rs2 0 " ZEROS " 1:0000000000000001;r1+1 5",
         "rs1 0 " ZEROS " ",
         "rs1 0 " ZEROS "x",
         "rs1 0 " ZEROS ",5",

@@ -16,7 +16,8 @@ static const char alone_letters[] = {
     [ALONE_NONE] = ' ', [ALONE_RECORD] = 'r', [ALONE_DELIVERIES] = 'p', [ALONE_WHOLE] = 'w'};
 
 static bool claim_is_sound(const struct claim *c) {
-    if (!c->taken) return !c->reader && c->alone == ALONE_NONE;
+    if (!c->taken) return !c->reader && c->alone == ALONE_NONE && !c->n_blamed;
+    if (c->n_blamed > BLAMED_MAX) return false;
     return c->alone == ALONE_NONE || (c->first >= 0 && c->next > c->first && c->tries);
 }
 
@@ -26,6 +27,19 @@ static bool add_claim(struct buf *text, const struct claim *c) {
            (c->alone == ALONE_NONE ||
             buf_printf(text, ":%c%" PRId64 "+%" PRId64 "*%" PRIu32, alone_letters[c->alone],
                        c->first, c->next - c->first, c->tries));
+}
+
+/* What has no room is found again, by one more death. */
+static void add_blamed(struct buf *text, const struct claim *c) {
+    for (uint32_t i = 0; i < c->n_blamed; i++) {
+        const struct blame *b = &c->blamed[i];
+        size_t before = text->n;
+        if (buf_printf(text, "%c%c%" PRId64 "+%" PRId64, i == 0 ? ';' : ',',
+                       alone_letters[b->alone], b->first, b->next - b->first))
+            continue;
+        text->n = before;
+        return;
+    }
 }
 
 bool meta_encode(const struct meta *m, char ret[META_MAX + 1]) {
@@ -42,6 +56,7 @@ bool meta_encode(const struct meta *m, char ret[META_MAX + 1]) {
              buf_printf(&text, "%c%" PRId64, i == 0 ? ' ' : ',', m->ends[i] - before);
         before = m->ends[i];
     }
+    if (ok) add_blamed(&text, &m->claim);
     if (ok) memcpy(ret, buf_cstr(&text), text.n + 1);
     buf_free(&text);
     return ok;
@@ -70,8 +85,35 @@ static bool skip_number(struct str *rest, uint64_t max, uint64_t *ret) {
     return true;
 }
 
+/* <letter><first>+<n> */
+static bool take_range(struct str *rest, enum alone *alone, int64_t *first, int64_t *next) {
+    uint64_t from, n;
+    const char *letter = rest->n ? memchr(alone_letters + 1, rest->p[0], 3) : NULL;
+    if (!letter) return false;
+    *alone = (enum alone)(letter - alone_letters);
+    rest->p++;
+    rest->n--;
+    if (!skip_number(rest, INT64_MAX, &from) || !skip_text(rest, "+") ||
+        !skip_number(rest, INT64_MAX - from, &n) || n == 0)
+        return false;
+    *first = (int64_t)from;
+    *next = (int64_t)(from + n);
+    return true;
+}
+
+static bool take_blamed(struct str *rest, struct claim *c) {
+    for (const char *before = ";"; rest->n > 0; before = ",") {
+        struct blame *b = &c->blamed[c->n_blamed];
+        if (c->n_blamed == BLAMED_MAX || !skip_text(rest, before) ||
+            !take_range(rest, &b->alone, &b->first, &b->next) || b->alone == ALONE_DELIVERIES)
+            return false;
+        c->n_blamed++;
+    }
+    return true;
+}
+
 static bool take_claim(struct str *rest, struct claim *c) {
-    uint64_t taken, first, n, tries;
+    uint64_t taken, tries;
     uint8_t reader[8];
     if (!skip_text(rest, " ") || !skip_number(rest, UINT32_MAX, &taken) || taken == 0 ||
         !skip_text(rest, ":") || rest->n < 16 || !unhex((struct str){rest->p, 16}, reader, 8))
@@ -81,17 +123,9 @@ static bool take_claim(struct str *rest, struct claim *c) {
     c->taken = (uint32_t)taken;
     for (int i = 0; i < 8; i++) c->reader = c->reader << 8 | reader[i];
     if (!skip_text(rest, ":")) return true;
-    const char *letter = rest->n ? memchr(alone_letters + 1, rest->p[0], 3) : NULL;
-    if (!letter) return false;
-    c->alone = (enum alone)(letter - alone_letters);
-    rest->p++;
-    rest->n--;
-    if (!skip_number(rest, INT64_MAX, &first) || !skip_text(rest, "+") ||
-        !skip_number(rest, INT64_MAX - first, &n) || n == 0 || !skip_text(rest, "*") ||
+    if (!take_range(rest, &c->alone, &c->first, &c->next) || !skip_text(rest, "*") ||
         !skip_number(rest, UINT32_MAX, &tries) || tries == 0)
         return false;
-    c->first = (int64_t)first;
-    c->next = (int64_t)(first + n);
     c->tries = (uint32_t)tries;
     return true;
 }
@@ -109,7 +143,7 @@ bool meta_decode(struct str text, struct meta *ret) {
     rest.n -= HEX_LEN(SHA256_LEN);
     if (!free && !take_claim(&rest, &m.claim)) return false;
     int64_t before = 0;
-    while (rest.n > 0) {
+    while (rest.n > 0 && !(m.claim.taken && rest.p[0] == ';')) {
         uint64_t step;
         if (m.n_ends == META_ENDS_MAX || !skip_text(&rest, m.n_ends == 0 ? " " : ",") ||
             !skip_number(&rest, (uint64_t)(INT64_MAX - before), &step) || step == 0)
@@ -117,6 +151,7 @@ bool meta_decode(struct str text, struct meta *ret) {
         before += (int64_t)step;
         m.ends[m.n_ends++] = before;
     }
+    if (!take_blamed(&rest, &m.claim)) return false;
     *ret = m;
     return true;
 }

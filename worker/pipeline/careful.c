@@ -23,16 +23,10 @@ static int64_t zone_of(const struct lane *lane, const struct partition *p, bool 
 
 static void take_over(struct lane *lane, struct partition *p) {
     uint32_t attempts = (uint32_t)lane->cfg->poison_attempts;
-    struct claim before = p->meta.claim;
-    if (before.next <= p->committed) { /* settled */
-        before.alone = ALONE_NONE;
-        before.first = before.next = before.tries = 0;
-    }
-    struct takeover t = takeover(&before, lane->shared->me, attempts, p->calm);
+    struct takeover t = takeover(&p->meta.claim, lane->shared->me, attempts, p->calm, p->committed);
     p->asked = true;
     p->want = t.want;
     p->suspect = t.want;
-    p->guilty = t.guilty;
     p->zone = zone_of(lane, p, t.near);
     /* Nor can they have read what came after they had gone. */
     int64_t low, high;
@@ -137,13 +131,16 @@ static bool try_lines(struct lane *lane, struct partition *p, struct delivery *d
     return true;
 }
 
-/* With small windows all lines are tried, else those of what was in work at the last death. */
+/* With small windows all lines are tried, else those of what was in work at the last death: also
+ * when that was a line that needs more deaths to be blamed. */
 static bool is_suspect(const struct partition *p, const struct delivery *d) {
-    int64_t first = d->members[0]->offset;
+    const struct claim *s = &p->suspect;
     if (p->caution != CAUTION_CAREFUL || d->n == 1) return false;
     if (d->window->taken <= WARY_RECORDS) return true;
-    return p->suspect.alone != ALONE_NONE && p->suspect.alone != ALONE_RECORD &&
-           first >= p->suspect.first && first < p->suspect.next;
+    uint32_t members = s->alone == ALONE_RECORD ? d->n : s->alone != ALONE_NONE;
+    for (uint32_t i = 0; i < members; i++)
+        if (d->members[i]->offset >= s->first && d->members[i]->offset < s->next) return true;
+    return false;
 }
 
 static bool is_in(const struct delivery *d, const struct claim *c) {
@@ -191,7 +188,6 @@ static void send_next(struct lane *lane, struct partition *p, struct window *w) 
         int64_t first = d->members[0]->offset;
         if (caution_is_guilty(p, ALONE_WHOLE, first)) {
             struct outcome o = caution_poisoned(lane, p, first, d->n);
-            p->guilty = false;
             delivery_refuse(d, &o);
             continue;
         }

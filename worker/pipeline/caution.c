@@ -10,7 +10,7 @@
 /* ---- what is passed over ---- */
 
 bool caution_is_guilty(const struct partition *p, enum alone alone, int64_t offset) {
-    return p->guilty && p->suspect.alone == alone && p->suspect.first == offset;
+    return poison_blamed(&p->want, alone, offset) == offset;
 }
 
 /* The next offset, not before this one, that skip.offsets names. */
@@ -26,9 +26,7 @@ static int64_t next_named(const struct lane *lane, const struct partition *p, in
 }
 
 void caution_look_ahead(const struct lane *lane, struct partition *p, int64_t from) {
-    p->special = INT64_MAX;
-    if (caution_is_guilty(p, ALONE_RECORD, p->suspect.first) && p->suspect.first >= from)
-        p->special = p->suspect.first;
+    p->special = poison_blamed(&p->want, ALONE_RECORD, from);
     int64_t named = next_named(lane, p, from);
     if (named < p->special) p->special = named;
 }
@@ -82,7 +80,6 @@ void caution_end(struct lane *lane, struct partition *p) {
     log_info("a partition is read as usual again", LOG_S("topic", p->topic),
              LOG_I("partition", p->id), LOG_I("offset", p->committed));
     caution_set(lane, p, CAUTION_NONE);
-    p->guilty = false;
     p->suspect = (struct claim){0};
     p->want = (struct claim){.taken = 1, .reader = p->want.reader};
 }

@@ -19,7 +19,7 @@ void caution_reconfigure(struct lane *);
 /* A record that is passed over or set aside: its state and outcome; RECORD_OPEN: take it. */
 enum record_state caution_special(struct lane *, struct partition *, int64_t offset,
                                   struct outcome *ret);
-/* Whether this is what the last reader died of. */
+/* Whether earlier readers died of this. */
 bool caution_is_guilty(const struct partition *, enum alone, int64_t offset);
 /* Tells of it; its outcome. */
 struct outcome caution_poisoned(struct lane *, const struct partition *, int64_t offset,

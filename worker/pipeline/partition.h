@@ -35,7 +35,6 @@ struct partition {
     struct claim want;   /* what the metadata is to say of who reads */
     bool asked, claimed; /* the claim is decided; is durable, so that reading may begin */
     bool calm;           /* the end was reached before anything was read */
-    bool guilty;         /* what suspect names is not tried again */
     enum caution caution;
     struct claim suspect; /* what was alone in work when the last reader died */
     int64_t zone;         /* records to be settled until all is well, */

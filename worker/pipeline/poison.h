@@ -13,7 +13,8 @@
  *   was durable already, a batch that comes back) is decoded record by record, and delivered one
  *   by one; of a delivery that is suspect each line is made alone first.
  * - A record, or delivery, that was alone in work when its worker died, the poison.attempts-th
- * death, is not decoded again.
+ *   death, is blamed, which is durable until it is settled: it is not decoded again. One window may
+ *   hold several.
  * - Once all that the dead readers can have had in work is settled, all is well again.
  *
  * A process that takes a partition again which it had itself (a rebalance, a lane that starts anew)
@@ -32,13 +33,16 @@ enum caution { CAUTION_NONE, CAUTION_WARY, CAUTION_CAREFUL };
 struct takeover {
     struct claim want; /* to be made durable first */
     enum caution caution;
-    bool near;   /* the last reader had WARY_RECORDS in work at most */
-    bool guilty; /* the record, or delivery, at want.first is to be set aside */
+    bool near; /* the last reader had WARY_RECORDS in work at most */
 };
 
 /* me: this process. attempts: poison.attempts, at least 1. calm: nothing is left of what earlier
- * readers can have read. */
-struct takeover takeover(const struct claim *before, uint64_t me, uint32_t attempts, bool calm);
+ * readers can have read. committed: what comes before it is settled. */
+struct takeover takeover(const struct claim *before, uint64_t me, uint32_t attempts, bool calm,
+                         int64_t committed);
+
+/* The first offset, not before this one, that is blamed so; INT64_MAX: none. */
+int64_t poison_blamed(const struct claim *, enum alone, int64_t from);
 
 /* What an orderly end leaves of the claim that its reader holds: nothing, unless what earlier
  * readers had in work when they died is not settled yet; then how many they were, and what was
