@@ -1,5 +1,6 @@
 """An independent reading of the event model, for comparison with the worker: what a record's payload is, what is secret in
 it, and under which key it belongs. Written from the event model's text, sharing nothing with the C code."""
+import functools
 import json
 import re
 from urllib.parse import quote
@@ -9,6 +10,7 @@ TOKEN = re.compile(rb'\s*("(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+)')
 OPEN_HEADERS = {"content-type", "accept"}
 
 
+@functools.cache
 def camel(name):
     """jobRun, job_run -> jobRun"""
     return re.sub(r"_([a-z])", lambda m: m[1].upper(), name)
@@ -75,6 +77,7 @@ def whole(text):
     return [(0, len(text))] if text else []
 
 
+@functools.cache
 def named(path):
     return any(name in re.sub("[^a-z0-9]", "", (part or "").lower()) for part in path for name in NAMES)
 
@@ -109,14 +112,15 @@ def values_of(path, text):
 
 def redact(payload):
     edits, values, names = [], set(), []
-    for path, start, end in strings(payload, names):
+    places = strings(payload, names)
+    for path, start, end in places:
         spans = secret_spans(path, payload[start:end])
         edits += [(start + a, start + b) for a, b in spans]
         if "apisToSend" not in path and path[-2:] != ("sink", "path"):
             for a, b in spans:
                 values |= set(values_of(path, json.loads(b'"%s"' % payload[start + a:start + b]).encode()))
     values = {value for value in values if len(value) >= LEAST and value != MARK and value.decode(errors="replace") not in WORDS}
-    for where, least in ((strings(payload), LEAST), ([((), *span) for span in names], LEAST_IN_NAME)):
+    for where, least in ((places, LEAST), ([((), *span) for span in names], LEAST_IN_NAME)):
         for _, start, end in where:
             for value in values:
                 if len(value) >= least:
@@ -132,8 +136,11 @@ WORDS = {"SUCCESS", "FAILURE", "webhook"}
 CHARACTER = re.compile(rb'\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|[^\\]', re.S)
 
 
-def echoes(text, value):
-    """Where a value stands in a string as it is written."""
+@functools.lru_cache
+def written(text):
+    """What a string as it is written says, and where each of its characters begins there."""
+    if b"\\" not in text:
+        return text, range(len(text) + 1)
     pieces = [(m.span(), json.loads(b'"%s"' % m[0]).encode("utf-8", "surrogatepass") if m[0][:1] == b"\\" else m[0]) for m in CHARACTER.finditer(text)]
     plain = b"".join(piece for _, piece in pieces)
     starts, at = {}, 0
@@ -141,6 +148,12 @@ def echoes(text, value):
         starts[at] = start
         at += len(piece)
     starts[at] = len(text)
+    return plain, starts
+
+
+def echoes(text, value):
+    """Where a value stands in a string as it is written."""
+    plain, starts = written(text)
     at = plain.find(value)
     while at >= 0:
         yield starts[at], starts[at + len(value)]

@@ -7,6 +7,7 @@ them they are started for this process alone), CACHE (where scripts/deps puts th
 import atexit
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -24,11 +25,15 @@ import unittest
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import botocore.config
 import botocore.exceptions
 import botocore.session
-from confluent_kafka import IsolationLevel, Consumer, KafkaException, TopicPartition
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from confluent_kafka import IsolationLevel, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 SCRIPTS = Path(os.environ.get("SCRIPTS", Path(__file__).parents[2] / "scripts"))
@@ -148,11 +153,13 @@ class Broker:
         config = {k.replace("_", "."): str(v) for k, v in config.items()}
         for done in self.admin.create_topics([NewTopic(topic, partitions, config=config)]).values():
             done.result()
-        await_(f"the broker tells of {topic}", 30, lambda: topic in self.topics())
+        await_(f"the broker tells of {topic}", 30, lambda: topic in self.topics(topic))
         return topic
 
-    def topics(self):
-        return self.admin.list_topics(timeout=10).topics
+    def topics(self, topic=None):
+        """All that there are, or this one if it is there."""
+        found = self.admin.list_topics(topic, timeout=10).topics
+        return {name: one for name, one in found.items() if one.error != KafkaError.UNKNOWN_TOPIC_OR_PART}
 
     def produce(self, topic, records, partition=0, headers=()):
         """(key, value) pairs into one partition by kcat; value None makes a tombstone. All of them get these headers."""
@@ -194,7 +201,7 @@ class Broker:
 
     def consume(self, topic):
         """Every committed record of the topic, by kcat; [] when there is no such topic."""
-        if topic not in self.topics() or not any(self.ends(topic).values()):
+        if topic not in self.topics(topic) or not any(self.ends(topic).values()):
             return []
         base = ["kcat", "-q", "-C", "-e", "-b", self.bootstrap, "-t", topic, "-o", "beginning", "-X", "fetch.wait.max.ms=10"]
         # kcat's text form of headers is ambiguous, its JSON form of binary values isn't JSON: so each for its part, side by side.
@@ -223,12 +230,13 @@ class Broker:
 
     def ends(self, topic):
         """The partitions' ends, transaction markers included. Of a topic just made, when they are known."""
-        return self.ends_of(lambda name: name == topic)[topic]
+        return self.ends_of(lambda name: name == topic, topic=topic)[topic]
 
-    def ends_of(self, wanted, visible=False):
-        """The same of each topic whose name is wanted, by two questions in all; visible: as readers of committed records see them."""
+    def ends_of(self, wanted, visible=False, topic=None):
+        """The same of each topic whose name is wanted, by two questions in all; visible: as readers of committed records see them.
+        topic: the only one that it can be; there are thousands of others, which would take their time each time."""
         def ask():
-            topics = {name: topic.partitions for name, topic in self.topics().items() if wanted(name)}
+            topics = {name: topic.partitions for name, topic in self.topics(topic).items() if wanted(name)}
             places = [TopicPartition(name, p) for name, partitions in topics.items() for p in partitions]
             found = self.admin.list_offsets(
                 {place: OffsetSpec.latest() for place in places},
@@ -244,7 +252,7 @@ class Broker:
 
     def committed(self, group, topic):
         """Committed offsets by partition; a partition without one is absent, and so are those that can't be told now."""
-        return self.committed_of(group, {topic: self.topics()[topic].partitions})[topic]
+        return self.committed_of(group, {topic: self.topics(topic)[topic].partitions})[topic]
 
     def committed_of(self, group, topics):
         """The same of several topics, given with their partitions, by one question."""
@@ -345,8 +353,22 @@ class Store:
     def get(self, bucket, key, client=None):
         return (client or self.root).get_object(Bucket=bucket, Key=key)["Body"].read()
 
-    def objects(self, bucket, client=None):
-        return {key: self.get(bucket, key, client) for key in self.keys(bucket, client)}
+    def bodies(self, bucket, keys, access_key=None, secret_key=None, token=None):
+        """(key, body) of each, for many objects: botocore signs, and the rest of it, most of the work, is left out."""
+        signer = S3SigV4Auth(Credentials(access_key or self.access_key, secret_key or self.secret_key, token), "s3", "us-east-1")
+        with contextlib.closing(http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=60)) as connection:
+            for key in keys:
+                request = AWSRequest("GET", f"{self.url}/{bucket}/{quote(key)}")
+                signer.add_auth(request)
+                connection.request("GET", request.url.removeprefix(self.url), headers=dict(request.headers))
+                answer = connection.getresponse()
+                body = answer.read()
+                if answer.status != 200:
+                    raise AssertionError(f"{self.name} answers {answer.status} for {bucket}/{key}: {body[:500]}")
+                yield key, body
+
+    def objects(self, bucket):
+        return dict(self.bodies(bucket, self.keys(bucket)))
 
     def head(self, bucket, key):
         return self.root.head_object(Bucket=bucket, Key=key)
@@ -475,7 +497,10 @@ class Case(unittest.TestCase):
 
     def run(self, result=None):
         before = len(result.failures) + len(result.errors)
+        begin, used = time.monotonic(), sum(os.times()[:4])
         super().run(result)
+        # What its workers and tools computed is in it, what the services did is not.
+        say(f"{time.monotonic() - begin:.1f} s, {sum(os.times()[:4]) - used:.1f} s of CPU time")
         if len(result.failures) + len(result.errors) > before:
             print(f"   FAILED: configuration and logs are kept in {self.dir}", flush=True)
         else:

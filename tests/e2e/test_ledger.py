@@ -280,7 +280,7 @@ class Ledger(rig.Case):
         stranger.flush(30)
         self.work()
         command = [rig.RUNSINK, "verify", "--config", self.worker_config, "--key", self.public, "--records"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as verify:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=rig.ENVIRONMENT) as verify:
             said = verify.stderr.readline()
             self.assertIn("a transaction is open", said)
             self.assertIsNone(verify.poll())

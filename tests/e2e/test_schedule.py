@@ -55,7 +55,7 @@ class Schedule(rig.Case):
     def until_dead(self, count, seconds):
         dead = f"{self.topic}.dead.tenant"
         rig.await_(f"{count} dead letters", seconds,
-                   lambda: dead in self.kafka.topics() and len(self.dead("tenant")) == count)
+                   lambda: dead in self.kafka.topics(dead) and len(self.dead("tenant")) == count)
         return self.dead("tenant")
 
     def check_dead(self, letters, attempts):
