@@ -52,7 +52,6 @@ bool secret_resolve(const char *text, bool is_list, struct buf *out, struct buf 
  */
 void config_secrets(const struct config *, void (*each)(struct str));
 
-struct str str_trim(struct str);
 /* Text from a person's file for a message: one printable line, cut. */
 #define QUOTE_MAX 80
 const char *quote(const char *text, char ret[QUOTE_MAX]);

@@ -17,12 +17,6 @@ static const struct unit byte_units[] = {
     {"KiB", 1 << 10},          {"", 1},          {NULL, 0}};
 static const struct unit no_units[] = {{"", 1}, {NULL, 0}};
 
-struct str str_trim(struct str s) {
-    while (s.n && (s.p[0] == ' ' || s.p[0] == '\t')) s.p++, s.n--;
-    while (s.n && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t')) s.n--;
-    return s;
-}
-
 const char *quote(const char *text, char ret[QUOTE_MAX]) {
     outcome_text(ret, QUOTE_MAX, str_c(text));
     if (strlen(text) >= QUOTE_MAX) memcpy(ret + QUOTE_MAX - 4, "...", 4);

@@ -64,8 +64,7 @@ bool traceparent_valid(struct str s) {
 }
 
 static bool tracestate_member(struct str m) {
-    while (m.n && (*m.p == ' ' || *m.p == '\t')) m.p++, m.n--;
-    while (m.n && (m.p[m.n - 1] == ' ' || m.p[m.n - 1] == '\t')) m.n--;
+    m = str_trim(m);
     if (m.n == 0) return true; /* empty members are allowed */
     const char *equals = memchr(m.p, '=', m.n);
     if (!equals) return false;

@@ -40,6 +40,13 @@ static inline bool char_is_plain(char c) {
     return char_is_alnum(c) || c == '.' || c == '_' || c == '-';
 }
 
+/* Without blanks and tabs at either end. */
+static inline struct str str_trim(struct str s) {
+    while (s.n && (s.p[0] == ' ' || s.p[0] == '\t')) s.p++, s.n--;
+    while (s.n && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t')) s.n--;
+    return s;
+}
+
 static inline bool str_starts(struct str a, const char *prefix) {
     size_t n = strlen(prefix);
     return a.n >= n && memcmp(a.p, prefix, n) == 0;

@@ -14,12 +14,6 @@ struct line {
     struct str head, text; /* of an option: how it is written, and what is said of it beside that */
 };
 
-static struct str trimmed(struct str s) {
-    while (s.n && *s.p == ' ') s.p++, s.n--;
-    while (s.n && s.p[s.n - 1] == ' ') s.n--;
-    return s;
-}
-
 /* What the next line of a help is; *text moves past it. usage: whether the lines of usage last. */
 static struct line next_line(const char **text, bool *usage) {
     size_t n = strcspn(*text, "\n"), head = 2;
@@ -29,12 +23,12 @@ static struct line next_line(const char **text, bool *usage) {
     if (n == 0) return (struct line){.kind = LINE_EMPTY};
     if (*usage)
         return (struct line){LINE_USAGE,
-                             .text = trimmed((struct str){all.p + 6, n > 6 ? n - 6 : 0})};
+                             .text = str_trim((struct str){all.p + 6, n > 6 ? n - 6 : 0})};
     if (!str_starts(all, "  ")) return (struct line){LINE_TEXT, .text = all};
-    if (!str_starts(all, "  -")) return (struct line){LINE_MORE, .text = trimmed(all)};
+    if (!str_starts(all, "  -")) return (struct line){LINE_MORE, .text = str_trim(all)};
     while (head < n && !(all.p[head] == ' ' && head + 1 < n && all.p[head + 1] == ' ')) head++;
-    return (struct line){LINE_OPTION, trimmed((struct str){all.p, head}),
-                         trimmed((struct str){all.p + head, n - head})};
+    return (struct line){LINE_OPTION, str_trim((struct str){all.p, head}),
+                         str_trim((struct str){all.p + head, n - head})};
 }
 
 /* ---- man ---- */
@@ -158,9 +152,9 @@ static void each_option(struct str head, void (*one)(struct str name, struct str
     while (head.n) {
         size_t n = 0, name = 0;
         while (n < head.n && head.p[n] != ',') n++;
-        struct str part = trimmed((struct str){head.p, n});
+        struct str part = str_trim((struct str){head.p, n});
         while (name < part.n && part.p[name] != ' ') name++;
-        one((struct str){part.p, name}, trimmed((struct str){part.p + name, part.n - name}), f);
+        one((struct str){part.p, name}, str_trim((struct str){part.p + name, part.n - name}), f);
         n += n < head.n;
         head = (struct str){head.p + n, head.n - n};
     }
