@@ -598,12 +598,8 @@ bool ledger_read(struct str value, struct arena *arena, struct ledger_entry *ret
 /* Kafka's own rule for topic names. */
 bool ledger_topic_legal(struct str s) {
     if (s.n == 0 || s.n > TOPIC_MAX || str_is(s, ".") || str_is(s, "..")) return false;
-    for (size_t i = 0; i < s.n; i++) {
-        char c = s.p[i];
-        bool ok = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                  c == '.' || c == '_' || c == '-';
-        if (!ok) return false;
-    }
+    for (size_t i = 0; i < s.n; i++)
+        if (!char_is_plain(s.p[i])) return false;
     return true;
 }
 
