@@ -7,7 +7,21 @@
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
 #include "worker/pipeline/route.h"
-#include "worker/pipeline/shares.h"
+
+/* Who holds how much of what the deliveries of a lane share: a tally for each workspace and each
+ * host that has deliveries waiting or flying, found by a keyed hash. Destinations are free for a
+ * tenant, another query in the URL makes a new one, so what is bounded per destination alone is not
+ * bounded. */
+struct tally {
+    struct table_node node;
+    size_t deliveries;     /* waiting or flying; the tally goes with the last */
+    size_t waiting, bytes; /* bytes: of all its deliveries */
+    size_t flying;
+    size_t risky, slow, leaving; /* of those flying; leaving: given up for being slow */
+    /* Of workspaces: their queues that have something waiting, and the ring of such workspaces. */
+    struct queue *ring;
+    struct tally *next, *prev;
+};
 
 /* What dispatch keeps with a destination (destination_state()). */
 struct queue {
@@ -45,7 +59,7 @@ struct dispatch {
     struct sink_env *env;
     const int64_t *now_ms, *heard_ms;
     bool patient;
-    struct table workspaces, hosts; /* tallies (shares.h) */
+    struct table workspaces, hosts; /* tallies */
     /* Next to be served: workspaces take turns, and the destinations of each, one delivery each. */
     struct tally *ring;
     LIST_HEAD(, queue) all;
@@ -100,6 +114,32 @@ void dispatch_free(struct dispatch *d) {
 
 static struct queue *queue_of(struct destination *dest) {
     return destination_state(dest);
+}
+
+/* ---- shares ---- */
+
+/* The tally of this key, made when there is none, for one more delivery. */
+static struct tally *shares_take(struct table *tallies, uint64_t key) {
+    struct table_node *node = table_first(tallies, key);
+    struct tally *t = node ? TABLE_ENTRY(node, struct tally, node) : xcalloc(1, sizeof *t);
+    if (!node) table_add(tallies, &t->node, key);
+    t->deliveries++;
+    return t;
+}
+
+/* One delivery less. */
+static void shares_give(struct table *tallies, struct tally *t) {
+    if (--t->deliveries) return;
+    assert(!t->waiting && !t->flying && !t->bytes && !t->ring);
+    table_remove(tallies, &t->node);
+    free(t);
+}
+
+/* Whether one that holds this many may have one more when used of limit are. percent is what one
+ * alone may take: with 50 one takes half, two a third each, n leave 1/(n+1) for the next. */
+static bool shares_allow(size_t holds, size_t used, size_t limit, int64_t percent) {
+    if (used >= limit) return false;
+    return percent >= 100 || holds * (size_t)(100 - percent) < (limit - used) * (size_t)percent;
 }
 
 /* ---- limits ---- */
