@@ -84,21 +84,27 @@ const char *admin_not_ready(struct lane *const *lanes, size_t n) {
     return NULL;
 }
 
-/* What keeps events from flowing now; the caller's to free. */
-static size_t list_troubles(const struct admin *a, struct trouble_report **ret) {
+/* What keeps events from flowing now, and why it is not ready: the worst trouble that has lasted,
+ * which is the cause of what the lanes say of themselves. */
+struct readiness {
+    struct trouble_report *troubles;
+    size_t n;
+    struct buf why; /* empty: it is ready */
+};
+
+static void readiness_look(const struct admin *a, struct readiness *r) {
     const struct worker_shared *shared = a->lanes[0]->shared;
-    return troubles_list(shared->troubles, atomic_load(&shared->cfg)->ready_patience, ret);
+    const char *why = admin_not_ready(a->lanes, a->n);
+    buf_init(&r->why, READY_MAX);
+    r->n = troubles_list(shared->troubles, atomic_load(&shared->cfg)->ready_patience, &r->troubles);
+    for (size_t i = 0; i < r->n && why != draining && !r->why.n; i++)
+        if (r->troubles[i].unready) trouble_print(&r->troubles[i], &r->why);
+    if (why && !r->why.n) buf_puts(&r->why, why);
 }
 
-/* Why it is not ready, into a buffer that is empty: the worst trouble that has lasted, which is the
- * cause of what the lanes say of themselves. */
-static bool is_ready(const struct admin *a, const struct trouble_report *troubles, size_t n,
-                     struct buf *ret_why) {
-    const char *why = admin_not_ready(a->lanes, a->n);
-    for (size_t i = 0; i < n && why != draining && !ret_why->n; i++)
-        if (troubles[i].unready) trouble_print(&troubles[i], ret_why);
-    if (why && !ret_why->n) buf_puts(ret_why, why);
-    return ret_why->n == 0;
+static void readiness_free(struct readiness *r) {
+    buf_free(&r->why);
+    free(r->troubles);
 }
 
 static void add_lanes(const struct admin *a, struct metrics_sums *ret) {
@@ -166,22 +172,19 @@ static void answer_health(struct admin *a, struct answer *to) {
 }
 
 static void answer_ready(struct admin *a, struct answer *to) {
-    struct trouble_report *troubles;
-    struct buf why;
-    buf_init(&why, READY_MAX);
-    size_t n = list_troubles(a, &troubles);
-    bool ready = is_ready(a, troubles, n, &why);
-    say(to, ready ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, ready ? "ready" : buf_cstr(&why));
-    for (size_t i = 0; i < n && i < READY_LINES; i++) {
+    struct readiness r;
+    readiness_look(a, &r);
+    say(to, r.why.n ? MHD_HTTP_SERVICE_UNAVAILABLE : MHD_HTTP_OK,
+        r.why.n ? buf_cstr(&r.why) : "ready");
+    for (size_t i = 0; i < r.n && i < READY_LINES; i++) {
         struct buf line;
         buf_init(&line, READY_MAX);
-        trouble_print(&troubles[i], &line);
-        if (strcmp(buf_cstr(&line), buf_cstr(&why)) != 0)
+        trouble_print(&r.troubles[i], &line);
+        if (strcmp(buf_cstr(&line), buf_cstr(&r.why)) != 0)
             buf_printf(&to->body, "%s\n", buf_cstr(&line));
         buf_free(&line);
     }
-    buf_free(&why);
-    free(troubles);
+    readiness_free(&r);
 }
 
 /* Each cause, so that a rule has something to look at before it happens. */
@@ -272,14 +275,11 @@ static void answer_metrics(struct admin *a, struct answer *to) {
     metrics_alone(GIVEN_LANES, (double)running, out);
     metrics_alone(GIVEN_TURN_AGE,
                   (double)admin_silence_ms(a->lanes, a->n, a->served_ms, now) / 1000, out);
-    struct trouble_report *troubles;
-    struct buf why;
-    buf_init(&why, READY_MAX);
-    size_t n = list_troubles(a, &troubles);
-    print_troubles(troubles, n, out);
-    metrics_alone(GIVEN_READY, is_ready(a, troubles, n, &why), out);
-    buf_free(&why);
-    free(troubles);
+    struct readiness r;
+    readiness_look(a, &r);
+    print_troubles(r.troubles, r.n, out);
+    metrics_alone(GIVEN_READY, r.why.n == 0, out);
+    readiness_free(&r);
     metrics_alone(GIVEN_RELOADED, !atomic_load(&a->lanes[0]->shared->reload_failed), out);
     print_certs(&a->lanes[0]->shared->certs, out);
     metrics_alone(GIVEN_LOG_LOST, (double)log_lost(), out);
@@ -294,11 +294,8 @@ static void answer_status(struct admin *a, struct answer *to) {
     refresh_snapshots(a);
     add_lanes(a, sums);
     int64_t now = clock_ms(CLOCK_MONOTONIC);
-    struct trouble_report *troubles;
-    struct buf why;
-    buf_init(&why, READY_MAX);
-    size_t n = list_troubles(a, &troubles);
-    bool ready = is_ready(a, troubles, n, &why);
+    struct readiness r;
+    readiness_look(a, &r);
     for (size_t i = 0; i < a->n; i++) ages[i] = now - a->snapshot_ms[i];
     struct status s = {.cfg = a->cfg,
                        .sums = sums,
@@ -310,17 +307,16 @@ static void answer_status(struct admin *a, struct answer *to) {
                        .started_ms = a->started_ms,
                        .config_path = a->config_path,
                        .silence_ms = admin_silence_ms(a->lanes, a->n, a->served_ms, now),
-                       .not_ready = ready ? NULL : buf_cstr(&why),
-                       .troubles = troubles,
-                       .n_troubles = n};
+                       .not_ready = r.why.n ? buf_cstr(&r.why) : NULL,
+                       .troubles = r.troubles,
+                       .n_troubles = r.n};
     pthread_mutex_lock(&a->mutex);
     status_sample(sums, s.now_ms, &a->samples[a->n_samples]);
     s.n_samples = a->n_samples + 1;
     status_json(&s, &to->body);
     pthread_mutex_unlock(&a->mutex);
     to->type = "application/json";
-    buf_free(&why);
-    free(troubles);
+    readiness_free(&r);
     free(ages);
     free(sums);
 }
