@@ -48,6 +48,8 @@ struct trace {
     const char *id, *topic;
     struct reader_limits limits;
     bool json;
+    const char *source; /* at hand */
+    bool look_for_keys; /* the ledger's first pass */
     struct arena arena;
     struct event *events;
     size_t n;
@@ -84,6 +86,7 @@ static struct str shown_text(const struct jobrun *run, enum run_text which, stru
 }
 
 static void take_record(struct trace *t, const rd_kafka_message_t *m) {
+    if (!may_name(t, m)) return;
     struct arena arena = {0};
     struct message record;
     struct jobrun run;
@@ -100,18 +103,6 @@ static void take_record(struct trace *t, const rd_kafka_message_t *m) {
         }
     }
     arena_wipe(&arena);
-}
-
-static bool read_source(struct trace *t, rd_kafka_t *rk, const struct topic *source) {
-    struct reader *r = reader_new(rk, READER_BY_TIME);
-    bool ok = reader_add_topic(r, source, &t->limits, &t->err);
-    rd_kafka_message_t *m;
-    while (ok && (m = reader_next(r, 0, &t->err))) {
-        if (may_name(t, m)) take_record(t, m);
-        rd_kafka_message_destroy(m);
-    }
-    reader_free(r);
-    return t->err.n == 0;
 }
 
 /* ---- the ledger ---- */
@@ -196,38 +187,26 @@ static void forget(struct trace *t, int32_t partition) {
             t->events[k].told = NULL, t->events[k].last = NULL;
 }
 
-static void take_entry(struct trace *t, struct str value, const char *source, bool look_for_keys) {
+static void take_entry(struct trace *t, const rd_kafka_message_t *m) {
     struct arena arena = {0};
     struct ledger_entry entry;
     struct ledger_read_error why;
     /* One that can't be read is `verify`'s business. */
-    bool ok = ledger_read(value, &arena, &entry, &why) && str_is(entry.group, t->cfg->group);
-    if (ok && entry.anew && str_is(entry.topic, source)) forget(t, entry.partition);
+    bool ok =
+        ledger_read(reader_value(m), &arena, &entry, &why) && str_is(entry.group, t->cfg->group);
+    if (ok && entry.anew && str_is(entry.topic, t->source)) forget(t, entry.partition);
     for (size_t i = 0; ok && i < entry.n_groups; i++) {
         const struct ledger_group *g = &entry.groups[i];
         bool known = false;
-        if (!g->n_origins && !str_is(entry.topic, source)) continue;
+        if (!g->n_origins && !str_is(entry.topic, t->source)) continue;
         for (size_t k = 0; k < t->n; k++) {
             int64_t offset = speaks_of(&entry, g, &t->events[k]);
             known = known || offset >= 0;
-            if (offset >= 0 && !look_for_keys) tell(t, &t->events[k], &entry, g, offset);
+            if (offset >= 0 && !t->look_for_keys) tell(t, &t->events[k], &entry, g, offset);
         }
-        if (!known && look_for_keys) take_key(t, g, &entry);
+        if (!known && t->look_for_keys) take_key(t, g, &entry);
     }
     arena_free(&arena);
-}
-
-static bool read_ledger(struct trace *t, rd_kafka_t *rk, const struct topic *ledger,
-                        const char *source, bool look_for_keys) {
-    struct reader *r = reader_new(rk, READER_BY_TIME);
-    bool ok = reader_add_topic(r, ledger, &t->limits, &t->err);
-    rd_kafka_message_t *m;
-    while (ok && (m = reader_next(r, 0, &t->err))) {
-        if (m->payload) take_entry(t, (struct str){m->payload, m->len}, source, look_for_keys);
-        rd_kafka_message_destroy(m);
-    }
-    reader_free(r);
-    return t->err.n == 0;
 }
 
 /* ---- what is printed ---- */
@@ -324,15 +303,31 @@ static void event_json(const struct event *e, const char *source, const char *id
 
 /* ---- */
 
+static bool read_topic(struct trace *t, rd_kafka_t *rk, const struct topic *topic,
+                       void (*take)(struct trace *, const rd_kafka_message_t *)) {
+    struct reader *r = reader_new(rk, READER_BY_TIME);
+    bool ok = reader_add_topic(r, topic, &t->limits, &t->err);
+    rd_kafka_message_t *m;
+    while (ok && (m = reader_next(r, 0, &t->err))) {
+        take(t, m);
+        rd_kafka_message_destroy(m);
+    }
+    reader_free(r);
+    return t->err.n == 0;
+}
+
 static bool trace_source(struct trace *t, rd_kafka_t *rk, const struct topic_list *all,
                          const struct topic *source, size_t *found) {
     char name[TOPIC_MAX + 1];
     const struct topic *ledger = topic_ledger(source->name, name) ? topic_find(all, name) : NULL;
     t->n = 0;
-    if (!read_source(t, rk, source)) return false;
+    t->source = source->name;
+    if (!read_topic(t, rk, source, take_record)) return false;
     /* Twice: what a key gives away may have been parked by an entry before. */
-    for (int pass = 0; ledger && ledger->partitions && pass < 2; pass++)
-        if (!read_ledger(t, rk, ledger, source->name, pass == 0)) return false;
+    for (int pass = 0; ledger && ledger->partitions && pass < 2; pass++) {
+        t->look_for_keys = pass == 0;
+        if (!read_topic(t, rk, ledger, take_entry)) return false;
+    }
     for (size_t i = 0; i < t->n; i++) {
         if (t->json)
             event_json(&t->events[i], source->name, t->id);
