@@ -145,7 +145,7 @@ static void tell(size_t i, int64_t until_s, enum state state, int64_t now_s) {
         [FINE] = "a certificate was renewed",
         [SOON] = "a certificate expires within 30 days: renew it",
         [CLOSE] = "a certificate expires within 3 days: renew it",
-        [OVER] = "a certificate has expired: what it is for fails",
+        [OVER] = "a certificate has expired: the connections that use it fail",
         [UNREADABLE] = "a certificate that the configuration names can't be read",
     };
     const struct log_line line = {

@@ -180,7 +180,7 @@ static bool kafka_set(struct config *c, const char *name, const char *value, con
                       struct buf *err) {
     if (*name == '\0' || name[strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789._-")]) {
         char q[QUOTE_MAX];
-        buf_printf(err, "\"%s\" is no librdkafka property", quote(name, q));
+        buf_printf(err, "\"%s\" is not a librdkafka property", quote(name, q));
         return false;
     }
     size_t i = kafka_index(c, name);

@@ -45,7 +45,8 @@ static void check_topics(struct check *k) {
         const char *t = k->c->topics.v[i];
         if (t[0] != '^') {
             if (strlen(t) > 200 || !only(t, ALNUM "._-"))
-                fail(k, "topics", "\"%s\" is no topic name of at most 200 characters", quote(t, q));
+                fail(k, "topics", "\"%s\" is not a topic name of at most 200 characters",
+                     quote(t, q));
             continue;
         }
         regex_t re;
@@ -73,7 +74,7 @@ static void check_statuses(struct check *k, const char *name, const struct list 
         for (size_t s = 0; s < sizeof known / sizeof *known; s++) nearby_look(&guess, known[s]);
         if (guess.name && strcmp(guess.name, l->v[i]) == 0) continue;
         fail(k, name,
-             "\"%s\" is no status that the event model lists%s (allow_unknown = true takes it)",
+             "\"%s\" is not a status that the event model lists%s (allow_unknown = true takes it)",
              quote(l->v[i], q), nearby_text(&guess, near));
     }
 }
@@ -291,11 +292,11 @@ static void check_tls(struct check *k) {
     EVP_PKEY *key = NULL;
     if (!k->ok) return;
     if (*c->http_ca_bundle && !(bundle = read_certificates(c->http_ca_bundle)))
-        fail(k, "http.ca_bundle", "is no file of whole PEM certificates");
+        fail(k, "http.ca_bundle", "is not a file of whole PEM certificates");
     if (*c->http_client_cert && !(cert = read_certificates(c->http_client_cert)))
-        fail(k, "http.client_cert", "is no file of whole PEM certificates");
+        fail(k, "http.client_cert", "is not a file of whole PEM certificates");
     if (*c->http_client_key && !(key = read_private_key(c->http_client_key)))
-        fail(k, "http.client_key", "is no whole PEM private key without a password");
+        fail(k, "http.client_key", "is not a whole PEM private key without a password");
     if (cert && key && X509_check_private_key(cert, key) != 1)
         fail(k, "http.client_key", "does not belong to http.client_cert");
     ERR_clear_error();
@@ -359,7 +360,7 @@ static void check_admin(struct check *k) {
         bool ok = only(host + (strncmp(host, "*.", 2) == 0 ? 2 : 0), ALNUM "._-") ||
                   cidr_parse(str_c(host), &(struct cidr){0});
         if (!ok || strlen(host) > 253 || strchr(host, '/'))
-            fail(k, "admin.hosts", "\"%s\" is no name, *.domain or address without a port",
+            fail(k, "admin.hosts", "\"%s\" is not a name, *.domain or address without a port",
                  quote(host, q));
     }
     if (*k->c->admin_listen && !config_address(k->c->admin_listen, name, port))

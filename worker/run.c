@@ -338,7 +338,8 @@ static void refresh_later(struct worker *w) {
     buf_init(&err, 65536);
     bool ok = open_admin(w, &err) && refresh_topics(w, false, &err) == EX_OK;
     if (!ok && !told_to_stop() && strncmp(w->refresh_error, buf_cstr(&err), 255) != 0)
-        log_warn("topics", LOG_MESSAGE(&err));
+        log_warn("the topics can't be looked at now; they are looked at again later",
+                 LOG_MESSAGE(&err));
     snprintf(w->refresh_error, sizeof w->refresh_error, "%s", ok ? "" : buf_cstr(&err));
     w->refreshed_ms = now_ms();
     rest_admin(w);
@@ -641,7 +642,7 @@ static bool run_try(const struct config *cfg, bool complete, struct buf *err) {
 
 static int begin(struct worker *w, struct buf *err) {
     if (!open_signals(w) || (w->shared.ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) {
-        buf_puts(err, "setting up signals failed\n");
+        buf_printf(err, "signals can't be set up: %s\n", strerror(errno));
         return EX_OSERR;
     }
     if (!passes(w->cfg, &w->signer, err) || !try_handles(w->cfg, err) || !open_admin(w, err))

@@ -125,7 +125,7 @@ static void test_bad_files(void **state) {
         {"topics\n", "x.ini:1: expected name = value, [section], or a comment after #\n"},
         {"[window\n", "x.ini:1: expected name = value, [section], or a comment after #\n"},
         {"group = a\x01\n", "x.ini:1: holds a control character\n"},
-        {"[kafka]\nSasl = a\n", "x.ini:2: kafka.Sasl: \"Sasl\" is no librdkafka property\n"},
+        {"[kafka]\nSasl = a\n", "x.ini:2: kafka.Sasl: \"Sasl\" is not a librdkafka property\n"},
         {"[window]\nage = 10\n",
          "x.ini:2: window.age: \"10\" is not a time such as 500ms, 10s, 5m, "
          "1h or 7d\n"},
@@ -185,13 +185,15 @@ static void test_statuses(void **state) {
     assert_false(config_finish(c, &err));
     assert_string_equal(
         buf_cstr(&err),
-        "x.ini:1: statuses: \"SUCESS\" is no status that the event model lists; did you mean "
+        "x.ini:1: statuses: \"SUCESS\" is not a status that the event model lists; did you mean "
         "SUCCESS? (allow_unknown = true takes it)\n"
-        "x.ini:1: statuses: \"success\" is no status that the event model lists; did you mean "
+        "x.ini:1: statuses: \"success\" is not a status that the event model lists; did you mean "
         "SUCCESS? (allow_unknown = true takes it)\n"
-        "x.ini:1: statuses: \"TIMED_OUT\" is no status that the event model lists (allow_unknown = "
+        "x.ini:1: statuses: \"TIMED_OUT\" is not a status that the event model lists "
+        "(allow_unknown = "
         "true takes it)\n"
-        "x.ini:2: fail_statuses: \"FAILED\" is no status that the event model lists; did you mean "
+        "x.ini:2: fail_statuses: \"FAILED\" is not a status that the event model lists; did you "
+        "mean "
         "FAILURE? (allow_unknown = true takes it)\n");
 }
 
@@ -291,7 +293,7 @@ static void test_cross_checks(void **state) {
     static const struct {
         const char *text, *want;
     } cases[] = {
-        {"topics = a b", "x.ini:1: topics: \"a b\" is no topic name"},
+        {"topics = a b", "x.ini:1: topics: \"a b\" is not a topic name"},
         {"topics = ^(", "x.ini:1: topics: \"^(\": "},
         {"slot = a/b", "x.ini:1: slot: "},
         {"egress.allow = 10.0.0.0/8,x", "x.ini:1: egress.allow: \"x\" is neither"},

@@ -145,7 +145,7 @@ static void wrapped_inside_an_outbox(void **state) {
     buf_putc(&twice, '"');
     text_json(&twice, (struct str){outer.p, outer.n});
     buf_putc(&twice, '"');
-    assert_refused(buf_cstr(&twice), "not-an-object", "no JSON object");
+    assert_refused(buf_cstr(&twice), "not-an-object", "not a JSON object");
     buf_free(&twice);
     buf_free(&inner);
     buf_free(&outer);
@@ -161,9 +161,9 @@ static void values_that_are_no_event(void **state) {
     } cases[] = {
         {STR(""), {{{0}}}, "empty-value", "no bytes"},
         {STR(" "), {{{0}}}, "invalid-json", "a value is missing"},
-        {STR("null"), {{{0}}}, "not-an-object", "no JSON object"},
-        {STR("[]"), {{{0}}}, "not-an-object", "no JSON object"},
-        {STR("7"), {{{0}}}, "not-an-object", "no JSON object"},
+        {STR("null"), {{{0}}}, "not-an-object", "not a JSON object"},
+        {STR("[]"), {{{0}}}, "not-an-object", "not a JSON object"},
+        {STR("7"), {{{0}}}, "not-an-object", "not a JSON object"},
         {STR("\"\""), {{{0}}}, "invalid-json", "a value is missing"},
         {STR("\"CANARY\""), {{{0}}}, "invalid-json", "a value is missing"},
         {STR("\"{\\ud800\""), {{{0}}}, "invalid-json", "outbox string holds an unpaired"},
@@ -172,12 +172,12 @@ static void values_that_are_no_event(void **state) {
         {STR("{}{}"), {{{0}}}, "invalid-json", "text follows the value, at byte 2"},
         {STR("\xef\xbb\xbf{}"), {{{0}}}, "invalid-json", "byte order mark"},
         {STR("\xff\xfe{\0}\0"), {{{0}}}, "invalid-json", "a value is missing"},
-        {STR("\0"), {{{0}}}, "confluent-not-json", "nothing behind it (Avro and Protobuf"},
-        {STR("\0\0\0\0\1"), {{{0}}}, "confluent-not-json", "nothing behind it"},
+        {STR("\0"), {{{0}}}, "confluent-not-json", "nothing after it (Avro and Protobuf"},
+        {STR("\0\0\0\0\1"), {{{0}}}, "confluent-not-json", "nothing after it"},
         {STR("\0\0\0\0\1\x48run"), {{{0}}}, "confluent-not-json", "(Avro and Protobuf are not"},
         {STR("\0\0\0\0\1\0\x0a\x05"), {{{0}}}, "confluent-not-json", "Protobuf are not supported"},
         {STR("\0\0\0\0\1{\"a\""), {{{0}}}, "confluent-not-json", "a colon is missing, at byte 4"},
-        {STR("\0\0\0\0\1 7"), {{{0}}}, "confluent-not-json", "no JSON object"},
+        {STR("\0\0\0\0\1 7"), {{{0}}}, "confluent-not-json", "not a JSON object"},
         {STR("\0\0\0\0\1{}"), {{{0}}}, "missing-field", "is missing"},
         {STR("Obj\x01\x04"), {{{0}}}, "avro", "Avro container"},
         {STR("{}"), {H("content-type", "application/avro")}, "avro", "content-type says Avro"},

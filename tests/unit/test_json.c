@@ -210,7 +210,7 @@ static void errors_name_place_and_reason(void **state) {
         {"[1", 2, "the text ends inside an object or array"},
         {"{} x", 3, "text follows the value"},
         {"-", 1, "a number without digits"},
-        {"1.e1", 2, "a number without digits behind the point"},
+        {"1.e1", 2, "a number without digits after the point"},
         {"1e+", 3, "a number without digits in its exponent"},
         {"nil", 0, "an unknown word"},
         {"", 0, "a value is missing"},

@@ -440,7 +440,7 @@ static void test_keys(void **state) {
 
     buf_clear(&err);
     assert_null(ledger_signer_load(pub, &err)); /* a public key can't sign */
-    assert_non_null(strstr(buf_cstr(&err), "no unencrypted Ed25519 private key"));
+    assert_non_null(strstr(buf_cstr(&err), "not hold an unencrypted Ed25519 private key"));
     buf_clear(&err);
     assert_false(ledger_signer_rotate(s, priv, &err));
     assert_non_null(strstr(buf_cstr(&err), "the key that is in use"));

@@ -90,7 +90,7 @@ static bool strip_prefix(struct envelope *e, struct outcome *reterr) {
     if (e->document.p[0] != '\0') return true;
     if (e->document.n <= CONFLUENT_PREFIX)
         return refuse(reterr, "confluent-not-json",
-                      "a schema registry prefix with nothing behind it (Avro and Protobuf are "
+                      "a schema registry prefix with nothing after it (Avro and Protobuf are "
                       "not supported, JSON Schema is)");
     e->document.p += CONFLUENT_PREFIX;
     e->document.n -= CONFLUENT_PREFIX;

@@ -199,17 +199,18 @@ static bool readable(const struct envelope *e, const struct reading *r,
         return false;
     }
     const char *err = r->j.err;
-    if (!err && root->kind != JSON_OBJECT) err = "the value is no JSON object";
+    if (!err && root->kind != JSON_OBJECT) err = "the value is not a JSON object";
     if (!err) return true;
     size_t at = (size_t)(r->j.at - r->j.start);
     if (r->j.too_deep)
         return refuse(reterr, "too-deep", "nested deeper than %d levels, at byte %zu",
                       JSON_DEPTH_MAX, at);
     if (e->confluent)
-        return refuse(reterr, "confluent-not-json",
-                      "what follows the schema registry prefix is no JSON event: %s, at byte %zu "
-                      "(Avro and Protobuf are not supported)",
-                      err, at);
+        return refuse(
+            reterr, "confluent-not-json",
+            "what follows the schema registry prefix is not a JSON event: %s, at byte %zu "
+            "(Avro and Protobuf are not supported)",
+            err, at);
     if (!r->j.err) return refuse(reterr, "not-an-object", "%s", err);
     return refuse(reterr, "invalid-json", "%s, at byte %zu", err, at);
 }

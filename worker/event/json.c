@@ -171,7 +171,7 @@ static bool number(struct json *j, struct json_value *ret) {
     if (p < end && *p == '.') {
         const char *fraction = ++p;
         p = digits(p, end);
-        if (p == fraction) return refuse(j, p, "a number without digits behind the point");
+        if (p == fraction) return refuse(j, p, "a number without digits after the point");
     }
     if (p < end && (*p == 'e' || *p == 'E')) {
         p++;

@@ -407,7 +407,8 @@ static void on_message(const struct consumer *c, const rd_kafka_message_t *m) {
     else if (m->rkt && is_about_topic(m->err))
         c->events->topic_failed(c->context, rd_kafka_topic_name(m->rkt), rd_kafka_err2str(m->err));
     else
-        log_warn("consumer", LOG_I("lane", c->lane), LOG_S("error", rd_kafka_message_errstr(m)));
+        log_warn("the consumer reports an error", LOG_I("lane", c->lane),
+                 LOG_S("error", rd_kafka_message_errstr(m)));
 }
 
 /* ---- answers ---- */
@@ -540,7 +541,7 @@ void consumer_subscribe(struct consumer *c, const char *const *topics, size_t n)
         rd_kafka_topic_partition_list_add(list, topics[i], RD_KAFKA_PARTITION_UA);
     rd_kafka_resp_err_t err = rd_kafka_subscribe(c->rk, list);
     if (err)
-        log_error("subscribing failed", LOG_I("lane", c->lane),
+        log_error("the lane can't subscribe to its topics", LOG_I("lane", c->lane),
                   LOG_S("error", rd_kafka_err2str(err)));
     rd_kafka_topic_partition_list_destroy(list);
 }
@@ -615,7 +616,8 @@ void consumer_free(struct consumer *c, bool held) {
     rd_kafka_queue_destroy(c->main_queue);
     bool must_stay = held || c->unclosed || (!c->assigned && rd_kafka_version() < 0x02030000);
     if (must_stay || !destroy_in_time(c->rk))
-        log_warn("the consumer is left undestroyed", LOG_I("lane", c->lane));
+        log_warn("the consumer could not be freed in time; it is left as it is",
+                 LOG_I("lane", c->lane));
     else
         free(c);
 }

@@ -205,8 +205,8 @@ static void need(struct lack *l, bool fits, const char *name, int partitions) {
     for (size_t i = 0; i < l->all->n && !t; i++)
         if (is_same_to_kafka(l->all->v[i].name, name))
             snprintf(l->why, sizeof l->why,
-                     "Kafka makes no topic %s beside %s, whose name is the same to it", name,
-                     l->all->v[i].name);
+                     "Kafka makes no topic %s beside %s: to it dots and underscores are the same",
+                     name, l->all->v[i].name);
     add(&l->found, name, partitions);
 }
 

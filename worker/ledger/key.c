@@ -64,9 +64,10 @@ static EVP_PKEY *load(const char *path, bool private_only, struct buf *err) {
     fclose(f);
     if (key && EVP_PKEY_get_id(key) == EVP_PKEY_ED25519) return key;
     EVP_PKEY_free(key);
-    buf_printf(err,
-               "%s holds no unencrypted Ed25519 %skey in PEM form: make one with `runsink keygen`",
-               path, private_only ? "private " : "");
+    buf_printf(
+        err,
+        "%s does not hold an unencrypted Ed25519 %skey in PEM form: make one with `runsink keygen`",
+        path, private_only ? "private " : "");
     return NULL;
 }
 

@@ -84,7 +84,8 @@ void vitals_client_failed(void *context, enum broker_fault fault, const char *er
     if (v->refused && !refused) return;
     v->refused = refused;
     outcome_text(v->error, sizeof v->error, str_c(error));
-    log_debug("client", LOG_I("lane", lane->id), LOG_S("error", v->error));
+    log_debug("the Kafka client reports an error", LOG_I("lane", lane->id),
+              LOG_S("error", v->error));
 }
 
 void vitals_contact(struct lane *lane) {

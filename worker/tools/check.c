@@ -113,14 +113,18 @@ static bool ask_offsets(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *re
     rd_kafka_topic_partition_list_t *l = topics_consumed(&ret->all, &ret->sources);
     rd_kafka_resp_err_t rc = l->cnt ? rd_kafka_committed(rk, l, TIMEOUT_MS) : 0;
     ret->partitions = xcalloc((size_t)l->cnt, sizeof *ret->partitions);
+    if (rc) buf_printf(err, "runsink check: can't read offsets: %s\n", rd_kafka_err2str(rc));
     for (int i = 0; !rc && i < l->cnt; i++) {
         struct check_partition *p = &ret->partitions[ret->n];
-        rc = ask_partition(raw, &l->elems[i], p);
-        p->retry = !topic_find(&ret->sources, l->elems[i].topic);
-        p->topic = topic_find(&ret->all, l->elems[i].topic)->name;
+        const rd_kafka_topic_partition_t *at = &l->elems[i];
+        rc = ask_partition(raw, at, p);
+        p->retry = !topic_find(&ret->sources, at->topic);
+        p->topic = topic_find(&ret->all, at->topic)->name;
         ret->n += !rc;
+        if (rc)
+            buf_printf(err, "runsink check: can't read the ends of %s/%d: %s\n", at->topic,
+                       (int)at->partition, rd_kafka_err2str(rc));
     }
-    if (rc) buf_printf(err, "runsink check: can't read offsets: %s\n", rd_kafka_err2str(rc));
     rd_kafka_topic_partition_list_destroy(l);
     return !rc;
 }

@@ -1,4 +1,5 @@
 /* `runsink explain`: the way of an event through decoding and routing, told and not gone. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sysexits.h>
@@ -99,7 +100,7 @@ static bool read_event(struct buf *in, bool whole, int *ret_rc) {
         return false;
     }
     if (ferror(stdin)) {
-        fputs("runsink explain: can't read standard input\n", stderr);
+        fprintf(stderr, "runsink explain: can't read standard input: %s\n", strerror(errno));
         *ret_rc = EX_IOERR;
         return false;
     }

@@ -457,7 +457,7 @@ static int confirm(struct redrive *r, uint64_t n) {
     const char *done = r->way == PLAN_DISCARD ? "discarded" : "sent";
     r->report.result = "not confirmed";
     if (!isatty(STDIN_FILENO)) {
-        buf_printf(&r->err, "nothing was %s: --yes does it, --dry-run says that counting is all",
+        buf_printf(&r->err, "nothing was %s: give --yes to do it, or --dry-run to count only",
                    done);
         return fail(r, EX_USAGE);
     }
@@ -573,7 +573,8 @@ static int discard_options(struct redrive *r) {
     if (!r->discard && (r->why || r->who))
         return command_usage("redrive", "--why and --who belong to --discard");
     if (!r->discard) return EX_OK;
-    if (r->to_origin) return command_usage("redrive", "--discard sends nothing --to-origin");
+    if (r->to_origin)
+        return command_usage("redrive", "--discard and --to-origin exclude each other");
     if (!r->why) return command_usage("redrive", "--discard needs --why: the ledger keeps it");
     if (!r->who && !(r->who = own_name(r)))
         return command_usage("redrive", "--discard needs --who: this user has no name here");
@@ -608,7 +609,7 @@ static int read_options(struct redrive *r, int argc, char **argv) {
         command_options("redrive", options, sizeof options / sizeof *options, argc, argv, NULL);
     if (rc != EX_OK) return rc;
     if (r->filter.partition >= 0 && r->filter.fault == FAULT_NONE)
-        return command_usage("redrive", "--offset needs --fault: it is of one dead topic");
+        return command_usage("redrive", "--offset needs --fault, which names the dead topic");
     if (r->topic && topic_kind(r->topic, NULL) != TOPIC_SOURCE)
         return command_usage("redrive", "--topic is the source topic, as in `topics`");
     r->way = r->discard ? PLAN_DISCARD : r->to_origin ? PLAN_ORIGIN : PLAN_ATTEMPTS;

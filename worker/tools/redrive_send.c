@@ -179,7 +179,8 @@ static enum send_end transact(struct sender *s) {
     for (size_t i = 0; i < s->n_pages; i++) add_page(s->in, txn, &s->pages[i]);
     producer_run(s->producer, txn);
     while (may_succeed(txn, &tries)) {
-        log_warn("transaction aborted", LOG_S("topic", s->in->source), LOG_S("error", txn->error));
+        log_warn("the transaction was aborted; it is tried again", LOG_S("topic", s->in->source),
+                 LOG_S("error", txn->error));
         producer_run(s->producer, txn);
     }
     enum send_end end = txn->result == TXN_DONE ? SEND_DONE

@@ -426,7 +426,7 @@ static void rotate(struct audit *a, struct chain *c, const struct ledger_entry *
     else if (!key_named(c, next->id) && old->retired)
         wrong = "the key that signs the statement was itself replaced";
     else if (!key_named(c, next->id) && c->n_keys == CHAIN_KEYS_MAX)
-        wrong = "there are too many";
+        wrong = "the chain has too many keys";
     if (wrong) {
         say(a, c, "rotation-refused", e->first, "key %s names %s as its successor: %s",
             e->rotate_from, next->id, wrong);

@@ -213,7 +213,7 @@ static void read_page(struct bucket *b) {
             buf_printf(b->err, "%s answers with a list that can't be read",
                        anchor_store_label(b->store));
         else if (done && !take_page(b))
-            buf_printf(b->err, "%s%s holds a thousand objects that are no anchors",
+            buf_printf(b->err, "%s%s holds a thousand objects that are not anchors",
                        anchor_store_label(b->store), b->folder);
         run(b, 0); /* the fetches of this page's anchors: what fails there is told here */
         clear(&request, &url);
@@ -231,7 +231,7 @@ static void remarks(const struct bucket *b) {
         b->visitor->remark(b->visitor->context, false, "anchors-hidden", text);
     }
     if (b->foreign) {
-        snprintf(text, sizeof text, "%" PRIu64 " objects in the anchors' folder are no anchors",
+        snprintf(text, sizeof text, "%" PRIu64 " objects in the anchors' folder are not anchors",
                  b->foreign);
         b->visitor->remark(b->visitor->context, false, "anchors-foreign", text);
     }
