@@ -1,8 +1,6 @@
 /* Any bytes as a record's value, under a choice of headers. What decodes keeps the promises of
- * jobrun.h and redact.h, checked with a second parser (cJSON) where one can be had. Build:
- *     clang -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I. tests/fuzz/fuzz_decode.c \
- *         worker/{json,jobread,jobrun,envelope,redact,rfc3339,buf,arena,outcome}.c -lcjson -lcrypto
- * and run with -dict=tests/fuzz/jobrun.dict and tests/data as corpus. */
+ * jobrun.h and redact.h, checked with a second parser (cJSON) where one can be had. Run by
+ * scripts/fuzz. */
 #include <assert.h>
 #include <cjson/cJSON.h>
 #include <stdint.h>

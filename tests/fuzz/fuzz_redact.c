@@ -1,8 +1,6 @@
 /* Any text as a URL, taken apart by url_secrets_*() and checked with curl's URL parser; and,
- * written as a JSON string in one of two spellings, as a sink's url and as a proxy. Build:
- *     clang -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I. tests/fuzz/fuzz_redact.c \
- *         worker/{json,jobread,jobrun,envelope,redact,rfc3339,buf,arena,outcome}.c -lcurl -lcrypto
- * and run with -dict=tests/fuzz/url.dict. */
+ * written as a JSON string in one of two spellings, as a sink's url and as a proxy. Run by
+ * scripts/fuzz. */
 #include <assert.h>
 #include <curl/curl.h>
 #include <stdint.h>

@@ -25,7 +25,9 @@ void *arena_alloc(struct arena *a, size_t n) {
         struct arena_block *fresh = xmalloc(sizeof *fresh + size);
         *fresh = (struct arena_block){.size = size};
         a->bytes += sizeof *fresh + size;
-        if (b && size == n) { /* a large piece goes behind, so that the head's rest is not lost */
+        if (b &&
+            size ==
+                n) { /* a large piece goes after the head, so that the head's rest is not lost */
             fresh->next = b->next;
             b->next = fresh;
         } else {

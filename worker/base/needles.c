@@ -11,7 +11,7 @@
  * needles that a text begins with stand along one path, also when a tenant registers hundreds that
  * each share a little more with the text.
  *
- * A needle is read as nine bits a byte, a 1 and the byte's own, and 0 for ever behind its end: one
+ * A needle is read as nine bits a byte, a 1 and the byte's own, and 0 for ever after its end: one
  * needle may begin another. */
 #define SYMBOL_BITS 9
 

@@ -266,9 +266,9 @@ static const char *string_end(const char *p, bool *ret_escaped) {
     return p;
 }
 
-static bool is_name(const char *behind, const char *end) {
-    while (behind < end && strchr(" \t\r\n", *behind) && *behind) behind++;
-    return behind < end && *behind == ':';
+static bool is_name(const char *at, const char *end) {
+    while (at < end && strchr(" \t\r\n", *at) && *at) at++;
+    return at < end && *at == ':';
 }
 
 /* Of what was found in the whole text, keeps what lies inside of strings, and looks into those with

@@ -360,16 +360,16 @@ bool jobrun_decode_known(const struct message *rec, const struct known_sinks *kn
 
 bool jobrun_sink_facts(struct str sink, struct names *names, struct arena *arena,
                        struct known_sink *ret) {
-    static const char before[] = "{\"jobConfigurationSnapshot\":{\"sink\":", behind[] = "}}";
+    static const char before[] = "{\"jobConfigurationSnapshot\":{\"sink\":", after[] = "}}";
     const struct known_sinks none = {.names = names};
     struct json_value root;
     struct reading r;
     size_t n = sizeof before - 1;
-    char *text = arena_alloc(arena, n + sink.n + sizeof behind);
+    char *text = arena_alloc(arena, n + sink.n + sizeof after);
     memcpy(text, before, n);
     memcpy(text + n, sink.p, sink.n);
-    memcpy(text + n + sink.n, behind, sizeof behind);
-    struct str document = {text, n + sink.n + sizeof behind - 1};
+    memcpy(text + n + sink.n, after, sizeof after);
+    struct str document = {text, n + sink.n + sizeof after - 1};
     if (!job_read(&r, document, false, &none, arena, &root) || r.sink_at != text + n) return false;
     *ret = r.facts;
     return !r.failed;
