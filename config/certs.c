@@ -133,9 +133,10 @@ const char *cert_text(int64_t until_s, int64_t now_s, char ret[CERT_TEXT]) {
     enum state state = state_of(until_s, now_s);
     char day[UTC_TEXT];
     if (state == UNREADABLE || !utc_text(until_s, day))
-        return strcpy(ret, "no certificate can be read there");
-    snprintf(ret, CERT_TEXT, "until %s, %lld days%s", day, (long long)((until_s - now_s) / DAY_S),
-             words[state]);
+        snprintf(ret, CERT_TEXT, "no certificate can be read there");
+    else
+        snprintf(ret, CERT_TEXT, "until %s, %lld days%s", day,
+                 (long long)((until_s - now_s) / DAY_S), words[state]);
     return ret;
 }
 

@@ -34,7 +34,7 @@ static const struct histogram_bound bounds[][HISTOGRAM_BOUNDS] = {
 };
 
 static const enum scale scales[HISTOGRAMS] = {
-#define HISTOGRAM(id, kind, scale, name, help) [HISTOGRAM_##id] = scale,
+#define HISTOGRAM(id, kind, scale, name, help) [HISTOGRAM_##id] = (scale),
 #include "worker/base/counters.def"
 };
 

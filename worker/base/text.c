@@ -17,7 +17,8 @@ bool unhex(struct str s, uint8_t *ret, size_t n) {
     for (size_t i = 0; i < s.n; i++)
         if (hex_digit(s.p[i]) < 0) return false;
     for (size_t i = 0; i < n; i++)
-        ret[i] = (uint8_t)(hex_digit(s.p[2 * i]) << 4 | hex_digit(s.p[2 * i + 1]));
+        ret[i] =
+            (uint8_t)((unsigned)hex_digit(s.p[2 * i]) << 4 | (unsigned)hex_digit(s.p[2 * i + 1]));
     return true;
 }
 

@@ -308,18 +308,18 @@ bool json_value(struct json *j, struct json_value *ret) {
     return !j->err;
 }
 
-static bool open(struct json *j, enum json_kind kind, struct json_value *ret) {
+static bool open_bracket(struct json *j, enum json_kind kind, struct json_value *ret) {
     if (json_peek(j) == kind) return enter(j, kind, ret);
     json_value(j, ret);
     return false;
 }
 
 bool json_open(struct json *j, struct json_value *ret) {
-    return open(j, JSON_OBJECT, ret);
+    return open_bracket(j, JSON_OBJECT, ret);
 }
 
 bool json_open_array(struct json *j, struct json_value *ret) {
-    return open(j, JSON_ARRAY, ret);
+    return open_bracket(j, JSON_ARRAY, ret);
 }
 
 static char short_escape(char c) {
@@ -340,6 +340,7 @@ static char short_escape(char c) {
 }
 
 void json_replace_surrogates(char *text, size_t n) {
+    static const struct str mark = STR("\\ufffd");
     char *end = text + n;
     for (char *p = memchr(text, '\\', n); p; p = memchr(p, '\\', (size_t)(end - p))) {
         int32_t u = unit(p, end);
@@ -347,7 +348,7 @@ void json_replace_surrogates(char *text, size_t n) {
         if (high && low_surrogate(unit(p + 6, end)))
             p += 12;
         else if (high || low_surrogate(u))
-            p = (char *)memcpy(p, "\\ufffd", 6) + 6;
+            p = (char *)memcpy(p, mark.p, mark.n) + mark.n;
         else
             p += 2;
     }

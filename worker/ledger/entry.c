@@ -518,7 +518,7 @@ static bool read_outcomes(struct parser *r, struct ledger_entry *e) {
 }
 
 static bool read_lost(struct parser *r, struct ledger_entry *e) {
-    struct ledger_range range;
+    struct ledger_range range = {0};
     if (!parse_maybe(r, ",\"lost\":[")) return true;
     e->lost = true;
     if (!read_range(r, &range)) return false;

@@ -10,7 +10,7 @@
 #define ROWS_SHOWN 50
 
 static const char *time_text(int64_t ms, char text[UTC_TEXT]) {
-    if (!ms || !utc_text(ms / 1000, text)) strcpy(text, "-");
+    if (!ms || !utc_text(ms / 1000, text)) snprintf(text, UTC_TEXT, "-");
     return text;
 }
 
