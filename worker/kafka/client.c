@@ -195,7 +195,7 @@ rd_kafka_resp_err_t client_topic(rd_kafka_t *rk, const char *name, int timeout_m
     rd_kafka_topic_t *t = rd_kafka_topic_new(rk, name, NULL);
     rd_kafka_resp_err_t err =
         t ? rd_kafka_metadata(rk, 0, t, &md, timeout_ms) : rd_kafka_last_error();
-    if (!err) err = md->topic_cnt == 1 ? md->topics[0].err : RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
+    if (!err) err = md && md->topic_cnt == 1 ? md->topics[0].err : RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
     if (t) rd_kafka_topic_destroy(t);
     if (!err)
         *ret = md;
