@@ -84,6 +84,13 @@ static bool parse_number(struct str text, int64_t max, int64_t *ret) {
     return true;
 }
 
+static bool parse_uint32(struct str text, uint32_t *ret) {
+    int64_t number = 0;
+    bool ok = parse_number(text, UINT32_MAX, &number);
+    *ret = (uint32_t)number;
+    return ok;
+}
+
 static bool is_token(struct str text) {
     for (size_t i = 0; i < text.n; i++)
         if (!char_is_plain(text.p[i])) return false;
@@ -125,8 +132,6 @@ static bool parse_key(struct str text, char *ret, size_t size) {
 }
 
 static bool parse_field(enum field field, struct str text, struct retry *r) {
-    int64_t number = 0;
-    bool ok = false;
     switch (field) {
     case ORIGIN:
         return parse_origin(text, &r->origin);
@@ -137,22 +142,16 @@ static bool parse_field(enum field field, struct str text, struct retry *r) {
     case NOT_BEFORE:
         return parse_number(text, TIME_MAX_MS, &r->progress.not_before_ms);
     case ATTEMPTS:
-        ok = parse_number(text, UINT32_MAX, &number);
-        r->progress.attempts = (uint32_t)number;
-        return ok;
+        return parse_uint32(text, &r->progress.attempts);
     case WHY:
     case REASON:
         return is_token(text) && parse_text(text, sizeof r->why, r->why);
     case KEY:
         return parse_key(text, r->batch_key, sizeof r->batch_key);
     case COUNT:
-        ok = parse_number(text, UINT32_MAX, &number);
-        r->batch_count = (uint32_t)number;
-        return ok;
-    case INDEX:
-        ok = parse_number(text, UINT32_MAX, &number);
-        r->batch_index = (uint32_t)number;
-        return ok && r->batch_index < r->batch_count; /* COUNT was parsed before */
+        return parse_uint32(text, &r->batch_count);
+    case INDEX: /* COUNT was parsed before */
+        return parse_uint32(text, &r->batch_index) && r->batch_index < r->batch_count;
     case DEST:
         outcome_text(r->destination, sizeof r->destination, text);
         return true;
