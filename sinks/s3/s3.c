@@ -2,7 +2,6 @@
 
 #include <curl/curl.h>
 #include <stdlib.h>
-#include <strings.h>
 #include <time.h>
 
 #include "config/config.h"
@@ -67,14 +66,6 @@ static void resend(struct put *p) {
     send_put(p);
 }
 
-/* A web server behind the endpoint's name (a sign-in page, a parked domain) says 200 to anything.
- * Amazon S3 API reference, PutObject: a success names the object's ETag, and every answer its
- * request. */
-static bool is_store(const struct http_request *r) {
-    return (r->kept[ETAG][0] || r->kept[REQUEST_ID][0]) &&
-           strncasecmp(r->kept[CONTENT_TYPE], "text/html", 9) != 0;
-}
-
 static void answered(struct http_request *r, const struct outcome *transport) {
     struct put *p = r->owner;
     if (transport->verdict != VERDICT_OK) {
@@ -84,7 +75,8 @@ static void answered(struct http_request *r, const struct outcome *transport) {
     }
     struct s3_error error;
     if (s3_accepted(r, &error)) {
-        struct outcome o = is_store(r) ? outcome_ok(r->status) : s3_not_a_store(r->status);
+        bool store = s3_is_store(r->kept[ETAG], r->kept[REQUEST_ID], r->kept[CONTENT_TYPE]);
+        struct outcome o = store ? outcome_ok(r->status) : s3_not_a_store(r->status);
         finish(p, &o);
         return;
     }

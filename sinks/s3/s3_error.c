@@ -1,6 +1,7 @@
 #include "sinks/s3/s3_error.h"
 
 #include <stdio.h>
+#include <strings.h>
 
 #include "worker/base/log.h"
 #include "worker/base/text.h"
@@ -256,6 +257,10 @@ static const struct meaning *meaning_of(const char *code) {
     for (size_t i = 0; i < sizeof meanings / sizeof *meanings; i++)
         if (strcmp(meanings[i].code, code) == 0) return &meanings[i];
     return NULL;
+}
+
+bool s3_is_store(const char *etag, const char *request_id, const char *content_type) {
+    return (*etag || *request_id) && strncasecmp(content_type, "text/html", 9) != 0;
 }
 
 struct outcome s3_not_a_store(int status) {

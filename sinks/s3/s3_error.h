@@ -27,6 +27,10 @@ struct outcome s3_outcome(int status, const struct s3_error *, uint32_t retry_af
 /* The same of a store of the operator's own: with its message, scrubbed. */
 struct outcome s3_outcome_told(int status, const struct s3_error *, uint32_t retry_after_ms);
 
+/* Whether a store gave this 2xx to a PUT, by its headers. A web server behind the endpoint's name
+ * (a sign-in page, a parked domain) says 200 to anything. Amazon S3 API reference, PutObject: a
+ * success names the object's ETag, and every answer its request. */
+bool s3_is_store(const char *etag, const char *request_id, const char *content_type);
 /* The outcome of a 2xx to a PUT that no store gives: the object is not there. */
 struct outcome s3_not_a_store(int status);
 

@@ -19,7 +19,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <strings.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
 
@@ -207,11 +206,6 @@ static struct outcome refused_outcome(S3Status status) {
                         "libs3 could not make a request of it");
 }
 
-static bool is_store(const struct put *p) {
-    return (p->kept[ETAG][0] || p->kept[REQUEST_ID][0]) &&
-           strncasecmp(p->kept[CONTENT_TYPE], "text/html", 9) != 0;
-}
-
 static struct outcome judge(struct put *p, S3Status status, const S3ErrorDetails *details) {
     if (!p->easy) return refused_outcome(status);
     int http = p->head.status;
@@ -221,7 +215,10 @@ static struct outcome judge(struct put *p, S3Status status, const S3ErrorDetails
         outcome_token(error.code, sizeof error.code, str_c(name + 5));
     if (details && details->message)
         outcome_text(error.message, sizeof error.message, str_c(details->message));
-    if (decided(p) && !error.code[0]) return is_store(p) ? outcome_ok(http) : s3_not_a_store(http);
+    if (decided(p) && !error.code[0])
+        return s3_is_store(p->kept[ETAG], p->kept[REQUEST_ID], p->kept[CONTENT_TYPE])
+                   ? outcome_ok(http)
+                   : s3_not_a_store(http);
     if (p->cancelled && http == 0)
         return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "cancelled", "given up by the worker");
     if (http == 0 || (http / 100 == 2 && !error.code[0])) return transport_outcome(p, status);
