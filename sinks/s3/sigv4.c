@@ -43,10 +43,6 @@ bool sigv4_path(struct buf *b, struct str text) {
     return encode(b, text, true);
 }
 
-bool sigv4_component(struct buf *b, struct str text) {
-    return encode(b, text, false);
-}
-
 /* Where a byte sorts once it is encoded: an encoded one begins with '%', below every plain one. */
 static int rank(char c) {
     return is_plain(c) ? 256 + (unsigned char)c : (unsigned char)c;
@@ -69,8 +65,8 @@ bool sigv4_query(struct buf *b, struct sigv4_param *params, size_t n) {
     size_t start = b->n;
     qsort(params, n, sizeof *params, param_order);
     for (size_t i = 0; i < n; i++) {
-        bool ok = (i == 0 || buf_putc(b, '&')) && sigv4_component(b, params[i].name) &&
-                  buf_putc(b, '=') && sigv4_component(b, params[i].value);
+        bool ok = (i == 0 || buf_putc(b, '&')) && encode(b, params[i].name, false) &&
+                  buf_putc(b, '=') && encode(b, params[i].value, false);
         if (!ok) {
             b->n = start;
             return false;

@@ -49,9 +49,8 @@ struct sigv4_key {
 /* Seconds since the epoch in the form of x-amz-date. */
 void sigv4_date(int64_t now_s, char ret[SIGV4_DATE_LEN + 1]);
 
-/* Appends text percent-encoded: everything but A-Za-z0-9-._~ and, in a path, '/'. */
+/* Appends text percent-encoded: everything but A-Za-z0-9-._~ and '/'. */
 bool sigv4_path(struct buf *, struct str text);
-bool sigv4_component(struct buf *, struct str text);
 
 struct sigv4_param {
     struct str name;

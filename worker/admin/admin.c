@@ -333,7 +333,9 @@ static void answer_page(struct admin *a, struct answer *to) {
  * this address (DNS rebinding), and read the answer. It can't choose the Host header otherwise: a
  * name or address that is this server's own is what an operator typed. */
 
-bool admin_host(const char *header, char ret[CONFIG_HOST_MAX]) {
+/* The name or address in a Host header: lower case, without port, brackets and final dot. False
+ * when it is none. */
+static bool host_of(const char *header, char ret[CONFIG_HOST_MAX]) {
     bool bracketed = header[0] == '[';
     const char *from = header + bracketed;
     size_t n = strcspn(from, bracketed ? "]" : ":");
@@ -382,7 +384,7 @@ static bool is_listed(const struct list *hosts, const char *host) {
 static bool may_be_asked_by(const struct admin *a, int fd, const char *header) {
     char host[CONFIG_HOST_MAX];
     struct cidr address;
-    if (!admin_host(header, host)) return false;
+    if (!host_of(header, host)) return false;
     if (strcmp(host, "localhost") == 0 || is_listed(&a->cfg->admin_hosts, host)) return true;
     if (cidr_parse(str_c(host), &address)) return address.bits == 128 && is_ours(fd, address.addr);
     /* The machine's name, with and without its domain. */

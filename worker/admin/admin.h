@@ -22,10 +22,6 @@ bool admin_open(const struct config *, const char *config_path, struct admin **r
 bool admin_serve(struct admin *, struct lane *const *lanes, size_t n, struct buf *err);
 void admin_close(struct admin *);
 
-/* The name or address in a Host header: lower case, without port, brackets and final dot. False
- * when it is none. */
-bool admin_host(const char *header, char ret[CONFIG_HOST_MAX]);
-
 /* How long the most silent of the lanes that run has been, ms; those that never turned count from
  * since_ms. Monotonic ms. */
 int64_t admin_silence_ms(struct lane *const *lanes, size_t n, int64_t since_ms, int64_t now_ms);

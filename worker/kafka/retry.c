@@ -50,7 +50,7 @@ struct found {
     struct str v[FIELDS];
 };
 
-bool header_is_ours(struct str name) {
+static bool header_is_ours(struct str name) {
     return str_starts(name, "runsink-");
 }
 

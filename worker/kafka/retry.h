@@ -57,7 +57,6 @@ struct retry {
  * reason is put into why, runsink-time into died_ms, and due_ms is 0. Names of ours that are not
  * known are left alone. */
 bool retry_parse(const struct header *, size_t n, struct retry *ret, const char **reterr);
-bool header_is_ours(struct str name); /* starts with "runsink-" */
 
 /* The header list of a record to produce: originals (ours left out), then ours. The list and our
  * values are the arena's; the originals are borrowed as they are. */
