@@ -214,6 +214,40 @@ class Ledger(rig.Case):
         codes = self.codes(self.verify("--key", self.public))
         self.assertTrue(codes & {"begins-late", "truncated", "missing"}, codes)
 
+    def test_waiting_records_that_are_gone(self):
+        """what waits in a retry topic is looked for there: each record that was removed is named, and a topic that was deleted"""
+        sick = self.store.sink("no-such-bucket-" + self.bucket)
+        for partition in range(PARTITIONS):
+            self.kafka.produce(self.topic, [(b"k", events.dump(events.run(sick))) for _ in range(10)], partition)
+        worker = self.worker(self.settings(retry__delays="1h", retry__window__s3="10h"))
+        self.until_settled(worker)
+        self.assertEqual(0, worker.stop())
+        self.worker_config = worker.config
+        answer = self.verify("--records")
+        self.assertSound(answer)
+        self.assertEqual(10 * PARTITIONS, sum(row["pending"] for row in answer["partitions"]))
+
+        retry = f"{self.topic}.retry.1h"
+        held = {p: n for p, n in self.kafka.ends(retry).items() if n}
+        partition = min(held)
+        origins = [dict(one.headers)["runsink-origin"] for one in self.kafka.consume(retry) if one.partition == partition]
+        self.kafka.delete_before(retry, {partition: held[partition]})
+        gone = [f for f in self.verify()["findings"] if f["code"] == "vanished"]
+        self.assertEqual(sorted(origins), sorted(f"{f['topic']}/{f['partition']}/{f['offset']}" for f in gone))
+
+        self.kafka.admin.delete_topics([retry])[retry].result()
+        rig.await_("the topic is gone", 30, lambda: retry not in self.kafka.topics())
+        gone = [f for f in self.verify()["findings"] if f["code"] == "vanished"]
+        self.assertEqual(10 * PARTITIONS, len(gone))
+
+    def test_nothing_is_not_sound(self):
+        """a mistyped group, a time without entries, a folder without anchors: what was not verified is not sound"""
+        self.work()
+        for arguments in (("--group", "mistyped"), ("--from", "2099-01-01T00:00:00Z")):
+            self.assertEqual({"nothing-verified"}, self.codes(self.verify(*arguments)), arguments)
+        (self.dir / "empty").mkdir()
+        self.assertEqual({"anchors-none"}, self.codes(self.verify("--anchors", str(self.dir / "empty"))))
+
     def test_other_key_and_no_key(self):
         """a key that did not sign is told, and without one the report says that nothing was checked"""
         self.work()
@@ -261,7 +295,9 @@ class Ledger(rig.Case):
         self.produce()
         worker = self.worker(self.settings())
         self.worker_config = worker.config
-        rig.await_("the ledger's topic is known", 30, lambda: f"{self.topic}.ledger" in self.kafka.topics(), worker)
+        ledger = f"{self.topic}.ledger"
+        rig.await_("the ledger has entries", 30,
+                   lambda: ledger in self.kafka.topics() and any(self.kafka.ends(ledger).values()), worker)
         for _ in range(6):
             self.produce(30)
             self.assertSound(self.verify("--key", self.public, "--records"))

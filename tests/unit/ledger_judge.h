@@ -22,6 +22,9 @@ struct seen {
     char code[64]; /* look for this code */
     size_t with_code;
     int64_t code_offset;
+    /* What the retry topics hold, by their origins in partition 0; -1 ends the list. NULL: they
+     * were not read. */
+    const int64_t *waits;
 };
 
 static inline void watch(void *context, const struct finding *f) {
@@ -65,6 +68,9 @@ static inline void judge(const struct world *w, const struct snapshot *snapshot,
         audit_entry(a, str_c(line->key), (struct str){line->value.p, line->value.n}, &place);
     }
     snapshot_drained(snapshot, a);
+    if (seen->waits) audit_waiting(a);
+    for (const int64_t *o = seen->waits; o && *o >= 0; o++)
+        audit_waits(a, &(struct origin){.topic = WORLD_SOURCE, .offset = *o});
     audit_finish(a);
     assert_int_equal(audit_findings(a), seen->findings);
     audit_free(a);

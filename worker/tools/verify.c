@@ -8,6 +8,7 @@
 #include "worker/base/clock.h"
 #include "worker/kafka/client.h"
 #include "worker/kafka/probe.h"
+#include "worker/kafka/retry.h"
 #include "worker/kafka/topics.h"
 #include "worker/tools/command.h"
 #include "worker/tools/verify_bucket.h"
@@ -30,6 +31,7 @@ struct verify {
     struct ledger_pubkey keys[KEYS_MAX];
     size_t n_keys;
     bool objects, records;
+    bool hidden; /* a transaction does not end: what was written after it is not waited for */
     struct reader_limits limits;
     rd_kafka_t *rk;
     struct topic_list all;
@@ -124,7 +126,9 @@ static void read_anchors(struct verify *v, const char *dir, struct watchers *w) 
                  buf_cstr(&err));
         on_remark(w, true, "anchors-unread", text);
     } else if (!w->anchors) {
-        on_remark(w, false, "anchors-none", "there are no anchors of this group");
+        on_remark(
+            w, true, "anchors-none",
+            "there are no anchors of this group: are folder, bucket and anchor.prefix right?");
     }
     buf_free(&err);
 }
@@ -181,6 +185,7 @@ static bool wait_for(struct verify *v, rd_kafka_t *raw, int64_t deadline_ms, str
                                 "on, verification is incomplete (OPERATIONS.md: a hanging "
                                 "transaction)"};
     audit_report(a, &f);
+    v->hidden = true;
     return true;
 }
 
@@ -304,6 +309,55 @@ static bool is_foreign(const rd_kafka_message_t *m, const char *group) {
            !str_is((struct str){value, n}, group);
 }
 
+/* From what the group had committed, where there was anything. */
+static int64_t committed_of(const struct snapshot *s, const char *topic, int32_t partition) {
+    for (size_t i = 0; i < s->n_committed; i++)
+        if (s->committed[i].partition == partition && strcmp(s->committed[i].topic, topic) == 0)
+            return s->committed[i].offset;
+    return 0;
+}
+
+static bool add_waiting(struct verify *v, rd_kafka_t *raw, struct reader *r, const struct topic *t,
+                        const struct snapshot *s) {
+    for (int32_t p = 0; p < t->partitions; p++) {
+        int64_t low, written, from = committed_of(s, t->name, p);
+        if (!end_of(v, raw, t->name, p, &low, &written)) return false;
+        reader_add(r, t->name, p, from > low ? from : low, v->hidden ? READER_END : written);
+    }
+    return true;
+}
+
+/* Tells the audit what waits in the source's retry topics. After the ledger was read: what its
+ * entries have parked until then is there. */
+static bool read_waiting(struct verify *v, const struct snapshot *s, struct audit *a) {
+    rd_kafka_t *raw = reader_consumer_raw(v->cfg, v->cfg->group, &v->err);
+    struct reader *r = reader_new(v->rk, READER_ANY);
+    struct arena arena = {0};
+    bool ok = raw != NULL;
+    for (size_t i = 0; ok && i < v->all.n; i++) {
+        enum topic_kind kind;
+        if (belongs(&v->all.v[i], s->source, &kind) && kind == TOPIC_RETRY)
+            ok = add_waiting(v, raw, r, &v->all.v[i], s);
+    }
+    rd_kafka_message_t *m;
+    uint64_t n = 0;
+    while (ok && (m = reader_next(r, 0, &v->err))) {
+        struct message record;
+        struct retry retry;
+        const char *why;
+        reader_record(m, &arena, &record);
+        if (!is_foreign(m, v->group) && retry_parse(record.headers, record.n_headers, &retry, &why))
+            audit_waits(a, &retry.origin);
+        rd_kafka_message_destroy(m);
+        arena_free(&arena);
+        report_progress(&v->report, "retry topics", ++n, reader_progress(r));
+    }
+    reader_free(r);
+    if (raw) rd_kafka_destroy(raw);
+    if (ok && !v->err.n) audit_waiting(a);
+    return ok && v->err.n == 0;
+}
+
 static bool read_topic_records(struct verify *v, const struct topic *t, bool retry, struct audit *a,
                                uint64_t *checked) {
     struct reader *r = reader_new(v->rk, READER_ANY);
@@ -351,6 +405,7 @@ static bool read_all(struct verify *v, const struct snapshot *s, struct watchers
         objects_finish(w->objects);
         objects_sums(w->objects, &sums->objects_checked, &sums->objects_bytes);
     }
+    if (!s->unfinished && !read_waiting(v, s, w->audit)) return false;
     if (v->records && !read_records(v, s->source, w->audit, &sums->records_checked)) return false;
     return !v->export_dir || export_finish(v->export_dir, s, &v->err);
 }
@@ -363,6 +418,7 @@ static int audit_source(struct verify *v, struct snapshot *s, struct watchers *w
     s->has_anchors = w->anchored != NULL;
     s->anchors = (int64_t)w->anchors;
     if (v->err.n) return fail(v, EX_IOERR);
+    v->hidden = false;
     if (!wait_visible(v, s->source, w->audit) || !read_committed(v, s))
         return fail(v, EX_UNAVAILABLE);
     snapshot_expect(s, w->audit);

@@ -69,6 +69,7 @@ struct origin_tally {
     int64_t offset;
     uint16_t parked, taken, final, dead, redriven; /* taken: read from a retry topic; redriven:
                                                       no dead letter any more */
+    uint16_t waiting;                              /* found in a retry topic: audit_waits() */
     uint8_t tier;  /* the number of the retry topic it was parked in last */
     bool late : 1; /* parked by an entry younger than the committed state that is compared with */
     uint8_t opened : 7; /* by how many entries of the source topic */
@@ -87,16 +88,24 @@ static uint64_t origin_hash(const struct chain *c, int64_t offset) {
     return keyed_hash(key, sizeof key);
 }
 
-/* The tally of this record, a fresh one when there is none. */
-static struct origin_tally *origin_at(struct table *origins, struct chain *c, int64_t offset) {
-    uint64_t hash = origin_hash(c, offset);
-    for (struct table_node *n = table_first(origins, hash); n; n = table_next(n)) {
+/* The tally of this record; NULL when there is none. */
+static struct origin_tally *origin_find(const struct table *origins, const struct chain *c,
+                                        int64_t offset) {
+    for (struct table_node *n = table_first(origins, origin_hash(c, offset)); n;
+         n = table_next(n)) {
         struct origin_tally *t = TABLE_ENTRY(n, struct origin_tally, node);
         if (t->offset == offset && t->chain == c) return t;
     }
-    struct origin_tally *t = xmalloc(sizeof *t);
+    return NULL;
+}
+
+/* A fresh one when there is none. */
+static struct origin_tally *origin_at(struct table *origins, struct chain *c, int64_t offset) {
+    struct origin_tally *t = origin_find(origins, c, offset);
+    if (t) return t;
+    t = xmalloc(sizeof *t);
     *t = (struct origin_tally){.chain = c, .offset = offset};
-    table_add(origins, &t->node, hash);
+    table_add(origins, &t->node, origin_hash(c, offset));
     return t;
 }
 
@@ -140,6 +149,7 @@ struct audit {
     struct table origins; /* tallies of records whose story is not complete */
     struct tier tiers[TIERS_MAX];
     size_t n_tiers;
+    bool waiting_known;               /* audit_waiting() */
     struct arena arena;               /* of the entry at hand */
     const struct ledger_place *place; /* its own; NULL: the end */
     struct audit_row *rows;
@@ -273,6 +283,16 @@ bool audit_reached(const struct audit *a) {
 void audit_drained(struct audit *a, const char *retry_topic) {
     uint8_t tier = tier_of(a, retry_tier(a, str_c(retry_topic)));
     if (tier != TIER_UNKNOWN) a->tiers[tier].drained = true;
+}
+
+void audit_waiting(struct audit *a) {
+    a->waiting_known = true;
+}
+
+void audit_waits(struct audit *a, const struct origin *o) {
+    const struct chain *c = chain_find(a, str_c(o->topic), o->partition);
+    struct origin_tally *t = c ? origin_find(&a->origins, c, o->offset) : NULL;
+    if (t && t->waiting < UINT16_MAX) t->waiting++; /* else settled since, or parked since */
 }
 
 bool audit_seen(const struct audit *a, const char *topic, int32_t partition, int64_t offset) {
@@ -776,6 +796,14 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     follow(a, c, &e);
 }
 
+/* Whether a record that is to wait in a retry topic is known not to be there. */
+static bool has_vanished(const struct audit *a, const struct origin_tally *t,
+                         const struct tier *tier) {
+    if (t->late || a->opts.unfinished) return false;
+    if (a->waiting_known) return t->waiting < origin_pending(t);
+    return tier && tier->drained;
+}
+
 /* What a record's tally amounts to at the end. */
 static void judge(struct audit *a, const struct origin_tally *t) {
     struct chain *c = t->chain;
@@ -796,9 +824,11 @@ static void judge(struct audit *a, const struct origin_tally *t) {
     else if (dead < 0 && !early)
         say(a, c, "never-dead", t->offset,
             "it was redriven or discarded, but no entry calls it dead");
-    else if (pending > 0 && tier && tier->drained && !t->late && !a->opts.unfinished)
+    else if (pending > 0 && has_vanished(a, t, tier))
         say(a, c, "vanished", t->offset,
-            "it was parked in %s, that topic has been consumed, and no entry names it", tier->name);
+            "it was parked in %s, does not wait there any more, and no entry says what became of "
+            "it",
+            tier ? tier->name : "a retry topic");
     if (pending > 0) c->row.pending += (uint64_t)pending;
     if (dead > 0) c->row.dead_now += (uint64_t)dead;
 }
@@ -811,7 +841,18 @@ void audit_finish(struct audit *a) {
     qsort(left, n, sizeof *left, compare_tallies);
     for (size_t i = 0; i < n; i++) judge(a, left[i]);
     free(left);
-    for (size_t i = 0; i < a->n_chains; i++) chain_finish(a, a->chains[i]);
+    uint64_t entries = 0;
+    for (size_t i = 0; i < a->n_chains; i++) {
+        chain_finish(a, a->chains[i]);
+        entries += a->chains[i]->row.entries;
+    }
+    if (entries || a->findings) return;
+    char text[512];
+    snprintf(text, sizeof text, "the ledger of %s has no entry of group %s%s: nothing was verified",
+             a->opts.source, a->opts.group,
+             a->opts.partial || a->opts.unfinished ? " in this time" : "");
+    struct finding f = {.code = "nothing-verified", .offset = -1, .text = text};
+    audit_report(a, &f);
 }
 
 static int compare_rows(const void *a, const void *b) {

@@ -6,6 +6,7 @@
 #ifndef RUNSINK_VERIFY_AUDIT_H
 #define RUNSINK_VERIFY_AUDIT_H
 
+#include "worker/base/origin.h"
 #include "worker/kafka/meta.h"
 #include "worker/ledger/entry.h"
 
@@ -55,8 +56,13 @@ void audit_entry(struct audit *, struct str key, struct str value, const struct 
 /* Whether every chain has reached what audit_expect() said. */
 bool audit_reached(const struct audit *);
 /* Every record of this retry topic that was visible when the expectations were taken has been
- * consumed: what still waits there has vanished. */
+ * consumed: what is pending there has vanished. For exports; audit_waiting() tells more. */
 void audit_drained(struct audit *, const char *retry_topic);
+/* After the last entry: the retry topics themselves have been read from what the group has
+ * committed on, and audit_waits() tells each record of the group's that is there. What is pending
+ * and not among them has vanished. */
+void audit_waiting(struct audit *);
+void audit_waits(struct audit *, const struct origin *);
 /* Whether an entry gives this record an outcome (keep_seen). Records outside of what the chain
  * covers are none of its business: true. */
 bool audit_seen(const struct audit *, const char *topic, int32_t partition, int64_t offset);
