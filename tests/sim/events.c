@@ -13,6 +13,7 @@
 #include "worker/base/buf.h"
 
 #define TEXT_MAX ((size_t)1 << 20)
+#define CUTS 4 /* by retention */
 #define MARK "\"id\":\"ev-"
 
 /* An outside transaction that is open. */
@@ -31,6 +32,12 @@ static const char *const topics[TOPICS_MAX] = {"runs", "more.runs"};
 static struct destination_plan destinations[DESTINATIONS_MAX];
 static int n_destinations;
 static int64_t removed[TOPICS_MAX][PARTITIONS_MAX];
+static struct cut {
+    int topic;
+    int32_t partition;
+    int64_t before;
+} cuts[CUTS];
+static int n_cuts;
 /* Events by offset, and how many offsets there are. */
 static struct event **by_offset[TOPICS_MAX][PARTITIONS_MAX];
 static int64_t n_offsets[TOPICS_MAX][PARTITIONS_MAX];
@@ -59,6 +66,14 @@ const struct destination_plan *events_destination(int i) {
 
 int64_t events_removed(int topic, int32_t partition) {
     return removed[topic][partition];
+}
+
+bool events_cut(int topic, int32_t partition, int64_t first, int64_t next) {
+    for (int i = 0; i < n_cuts; i++)
+        if (cuts[i].topic == topic && cuts[i].partition == partition && cuts[i].before > first &&
+            cuts[i].before < next)
+            return true;
+    return false;
 }
 
 struct event *events_in(struct str text) {
@@ -192,7 +207,9 @@ static void add_destinations(void) {
     struct place *p = store_place(destinations[0].place);
     p->steady = false;
     sicken(p);
+    if (world_chance(500)) p->sickness = world_chance(500) ? SILENT : SLOW;
     p->from_us = 0;
+    p->to_us = plan.seconds * WORLD_S;
 }
 
 /* ---- an event's bytes ---- */
@@ -454,6 +471,7 @@ static void remove_some(void *arg) {
     int64_t before = world_between(low, high);
     if (before <= *done) return;
     *done = before;
+    cuts[n_cuts++] = (struct cut){topic, partition, before};
     world_say("retention removes %s/%d up to %" PRId64, topics[topic], (int)partition, before);
     broker_remove(topics[topic], partition, before);
 }
@@ -499,7 +517,7 @@ void events_begin(void) {
     for (int64_t i = 0; i < plan.poison; i++)
         make_event((int)world_draw((uint64_t)n_events), KILLS);
     plan_production();
-    for (int i = 0; plan.retention && i < 4; i++)
+    for (int i = 0; plan.retention && i < CUTS; i++)
         world_after(world_between(0, plan.seconds * WORLD_S), remove_some, NULL);
     for (int i = 0; plan.compaction && i < 4; i++)
         world_after(world_between(0, plan.seconds * WORLD_S), compact, NULL);

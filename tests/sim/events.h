@@ -78,6 +78,8 @@ struct event *events_at(int topic, int32_t partition, int64_t offset);
 const struct destination_plan *events_destination(int i);
 /* What is before this was removed by retention. */
 int64_t events_removed(int topic, int32_t partition);
+/* Whether it ever removed a part of these offsets, from the first on. */
+bool events_cut(int topic, int32_t partition, int64_t first, int64_t next);
 /* Compaction comes along, if the plan has it. */
 void events_compact(void);
 /* Whether all is produced, and every outside transaction has its end. */

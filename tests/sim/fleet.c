@@ -27,6 +27,7 @@ struct process {
     uint64_t id; /* 0: it is gone */
     int worker;
     bool until_end, other_delays, draining, started;
+    bool has_all;          /* partitions: no other process has any */
     bool told;             /* to end, before it was done */
     int64_t since_us;      /* it was started; told to end */
     uint64_t number;       /* its id, also when it is gone */
@@ -294,14 +295,19 @@ static int running(const struct process *p, bool *ret_failed) {
     return n;
 }
 
-/* --until-end: all lanes have nothing left to do, and no partition is nobody's. */
-static bool is_done(const struct process *p) {
-    int64_t ours = 0;
+/* --until-end: all lanes have nothing left to do, and no partition is nobody's: another process may
+ * have it. */
+static bool is_done(struct process *p) {
+    int64_t covered = 0;
     for (int i = 0; i < p->n_lanes; i++) {
         if (!atomic_load(&p->lanes[i]->done)) return false;
-        ours += atomic_load(&p->lanes[i]->sources);
+        covered += atomic_load(&p->lanes[i]->sources);
     }
-    return ours >= p->shared.sources;
+    p->has_all = covered >= p->shared.sources;
+    for (const struct process *q = processes; q; q = q->next)
+        for (int i = 0; q != p && q->id && i < q->n_lanes; i++)
+            covered += atomic_load(&q->lanes[i]->sources);
+    return covered >= p->shared.sources;
 }
 
 static void look_at_windows(const struct process *p, const struct lane *lane) {
@@ -314,9 +320,18 @@ static void look_at_windows(const struct process *p, const struct lane *lane) {
     }
 }
 
+/* What must be read whole is read whatever it takes. */
+static bool reads_whole(const struct lane *lane) {
+    for (const struct partition *q = lane->partitions; q; q = q->next)
+        for (const struct window *w = q->windows.oldest; w; w = w->newer)
+            if (w->replayed || w->incomplete) return true;
+    return false;
+}
+
 static void tick(struct process *p, int ticks) {
     for (int i = 0; i < p->n_lanes; i++) {
-        judge_held(p->lanes[i]->held, (size_t)(p->cfg->memory_budget / p->cfg->lanes));
+        if (!reads_whole(p->lanes[i]))
+            judge_held(p->lanes[i]->held, (size_t)(p->cfg->memory_budget / p->cfg->lanes));
         look_at_windows(p, p->lanes[i]);
     }
     if (p->until_end && !p->draining && is_done(p)) {
@@ -348,7 +363,7 @@ static void end_lanes(struct process *p) {
     }
     p->n_lanes = 0;
     if (well) p->ended_us = world_us();
-    if (well && p->until_end && exits_well(totals) && !p->told) judge_run_end(p->run);
+    if (well && p->until_end && exits_well(totals) && !p->told && p->has_all) judge_run_end(p->run);
     world_say("it ends: %" PRIu64 " records, %" PRIu64 " delivered, %" PRIu64 " parked",
               totals[COUNTER_RECORDS], totals[COUNTER_DELIVERED], totals[COUNTER_PARKED]);
 }

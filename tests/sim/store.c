@@ -185,7 +185,9 @@ static struct object *put(int place, const char *key, struct str body) {
             world_fail("P2: %s%s is written with another content: %zu bytes, then %zu", p->url, key,
                        o->n, body.n);
         if (!same) {
-            free(o->body);
+            struct object *older = xcalloc(1, sizeof *older);
+            *older = (struct object){.body = o->body, .n = o->n, .older = o->older};
+            o->older = older;
             o->body = xstrndup(body.p, body.n);
             o->n = body.n;
         }

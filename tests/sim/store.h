@@ -27,6 +27,7 @@ struct object {
     size_t n;
     int64_t at_us; /* when it was first there */
     unsigned writes;
+    struct object *older; /* what it was before, the newest first */
     struct object *next;
 };
 
