@@ -51,7 +51,10 @@ static bool is_anew(struct lane *lane, const struct partition *p, int64_t low, i
 static void find_position(struct lane *lane, struct partition *p) {
     int64_t low, high;
     p->seek_ms = lane->now_ms + SEEK_AGAIN_MS;
-    if (p->begins) {
+    /* While the ledger is still to be asked, nothing of it was read: what is lost is said once its
+     * chain is known. */
+    if (p->begins || p->recall != RECALL_NONE) {
+        p->begins = true;
         assignment_move(p, FEED_BEGINNING);
         return;
     }
