@@ -7,13 +7,15 @@
 #include "sinks/egress.h"
 #include "sinks/webhook/webhook.h"
 #include "worker/base/log.h"
+#include "worker/event/redact.h"
 
 #define HEADERS_MAX 200 /* configuration's own limit on webhook.headers_max */
 
 /* --- Secrets --- */
 
+/* The table keeps C strings; no line of a log holds a NUL. */
 static void keep_secret(struct webhook *w, struct str s) {
-    if (s.n == 0) return;
+    if (s.n == 0 || memchr(s.p, '\0', s.n)) return;
     secret_add(s);
     w->secrets = xrealloc(w->secrets, (w->n_secrets + 1) * sizeof *w->secrets);
     w->secrets[w->n_secrets++] = xstrndup(s.p, s.n);
@@ -24,8 +26,7 @@ static void keep_encoded_secret(struct webhook *w, struct str s) {
     keep_secret(w, s);
     char *text = xmalloc(s.n + 1);
     struct str plain = {text, percent_decode(s, text)};
-    /* The table keeps C strings; no line of a log holds a NUL. */
-    if (!str_eq(plain, s) && plain.n && !memchr(plain.p, '\0', plain.n)) keep_secret(w, plain);
+    if (!str_eq(plain, s)) keep_secret(w, plain);
     wipe(text, s.n);
     free(text);
 }
@@ -188,15 +189,16 @@ static const struct pair *find(const struct pair *pairs, size_t n, const char *n
     return NULL;
 }
 
+static void keep_piece(void *webhook, struct str s) {
+    keep_secret(webhook, s);
+}
+
 static void set_headers(struct webhook *w, const struct pair *pairs, size_t n) {
     for (size_t i = 0; i < n; i++) {
         const char *name = pairs[i].name, *value = pairs[i].value;
         append(w, name, value);
         if (strcasecmp(name, "content-type") == 0 || strcasecmp(name, "accept") == 0) continue;
-        keep_secret(w, str_c(value));
-        /* "Bearer xyz": the token may turn up without its scheme. */
-        const char *space = strchr(value, ' ');
-        if (space && strcasecmp(name, "authorization") == 0) keep_secret(w, str_c(space + 1));
+        header_secrets(str_c(value), keep_piece, w);
     }
     if (!find(pairs, n, "content-type")) append(w, "Content-Type", "application/json");
 }

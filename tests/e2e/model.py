@@ -108,6 +108,19 @@ def values_of(path, text):
         yield text.split(b" ")[-1]
     if re.fullmatch(rb"[^@/\s]*:[^@/\s]*", text):
         yield from text.split(b":", 1)
+    if "headers" in path[-2:-1]:
+        yield from wrapped(text)
+
+
+def wrapped(header):
+    """The tokens that a header's value wraps: what stands behind a "=", and what looks like no word."""
+    yield from header.split(b" ", 1)[1:]
+    for piece in re.finditer(rb"""(=["']?)?([^\s;,"'&|()<>\[\]{}=]{8,})""", header):
+        token = piece[2]
+        letters, digits = re.search(rb"[A-Za-z]", token), re.search(rb"\d", token)
+        if not re.match(rb"\d{4}-\d\d-\d\dT", token) and (piece[1] or letters and digits or token.isdigit() or
+                                                          re.search(rb"[a-z]", token) and re.search(rb".[A-Z]", token)):
+            yield token
 
 
 def redact(payload):

@@ -117,7 +117,8 @@ class Canary(rig.Case):
         """Runs whose names, in whatever place, are their own secrets, and the secrets they are."""
         s3, host = store.sink(bucket), f"http://127.0.0.1:{receiver.port}"
         token = {name: canary(name) for name in ("Path", "Piece", "Query", "Cut", "Encoded", "Dead", "Host", "Member", "Hook",
-                                                 "Store", "Prefix", "Bucket", "Endpoint", "Named", "Id", "Part", "When", "Line")}
+                                                 "Store", "Prefix", "Bucket", "Endpoint", "Named", "Id", "Part", "When", "Line",
+                                                 "Cookie", "Quoted", "Comma", "Digest")}
         wrong = {**s3, "endpoint": f"{host}/named-store", "sessionToken": canary("Session"), "secretAccessKey": canary("Wrong")}
 
         def hook(path, secret, base=f"{host}/ok", **more):
@@ -132,6 +133,11 @@ class Canary(rig.Case):
             hook(token["Member"], "x", signingKey=token["Member"]),
             *[hook("", token["Hook"], f"{host}/distort")] * 6,
             *[{**wrong, "endpoint": f"{host}/distort", "sessionToken": token["Store"]}] * 6,
+            *[{**hook(token[name], "x"), "headers": headers} for name, headers in {
+                "Cookie": {"Cookie": f"sid={token['Cookie']}; theme=dark"},
+                "Quoted": {"Authorization": f'Token token="{token["Quoted"]}"'},
+                "Comma": {"Authorization": f"ApiKey id=7,key={token['Comma']}"},
+                "Digest": {"X-Sig": f"v1={token['Digest']}"}}.items()],
             {**wrong, "accessKeyId": token["Prefix"], "prefix": f"x/{token['Prefix']}/"},
             {**wrong, "accessKeyId": token["Bucket"], "bucket": token["Bucket"].lower()},
             {**wrong, "accessKeyId": token["Endpoint"], "endpoint": f"http://{token['Endpoint'].lower()}.invalid"},

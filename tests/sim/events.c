@@ -191,7 +191,13 @@ static void add_hook(int i) {
         put_secret(d, token);
     }
     both(d, "\",\"headers\":{\"Authorization\":\"");
-    put_secret(d, d->secret);
+    if (i % 3 == 1) { /* errors quote the bare secret */
+        char wrapped[64];
+        snprintf(wrapped, sizeof wrapped, "Token token=%s, v=1", d->secret);
+        put_secret(d, wrapped);
+    } else {
+        put_secret(d, d->secret);
+    }
     both(d, "\"}");
     name_rules(d);
 }

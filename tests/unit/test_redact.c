@@ -265,6 +265,17 @@ static void secrets_elsewhere(void **state) {
          "tok3n-of-mine\"}},\"proxy\":\"http://u:tok3n-of-mine-2@p\"}",
          "\"m\":\"" R ", us/er, " R "\"," SNAPSHOT "{\"sink\":{\"url\":\"https://h/?a=" R
          "\",\"headers\":{\"Authorization\":\"" R "\"}},\"proxy\":\"http://" R "@p\"}"},
+        /* Wrapped in a header, and out of its wrapping elsewhere. */
+        {"\"m\":\"s1dOf/me+2, and words enough; t0kens, 2024-01-01T00:00:00Z\"," SNAPSHOT
+         "{\"sink\":{\"headers\":{\"Cookie\":\"a=words; sid=\\u00731dOf/me+2==; theme=dark\","
+         "\"X-Since\":\"a=2024-01-01T00:00:00Z, words enough to see\"}}}",
+         "\"m\":\"" R ", and words enough; t0kens, 2024-01-01T00:00:00Z\"," SNAPSHOT
+         "{\"sink\":{\"headers\":{\"Cookie\":\"" R "\",\"X-Since\":\"" R "\"}}}"},
+        /* The open headers' values are open, but for what is a secret elsewhere in the sink. */
+        {SNAPSHOT "{\"sink\":{\"headers\":{\"Content-Type\":\"a/b; token=T0kenOfMine\","
+                  "\"Accept\":\"T0kenOfMine\",\"X-Sig\":\"v1=T0kenOfMine\"}}}",
+         SNAPSHOT "{\"sink\":{\"headers\":{\"Content-Type\":\"a/b; token=" R "\",\"Accept\":\"" R
+                  "\",\"X-Sig\":\"" R "\"}}}"},
         /* An escape that a value reaches into, and one that it does not end in. */
         {"\"m\":\"\\u00410041BCDEFG\"," SNAPSHOT "{" S3SINK("0041BCDEFG") "}",
          "\"m\":\"\\u0041" R "\"," SNAPSHOT "{" S3SINK(R) "}"},

@@ -428,6 +428,7 @@ static enum route_kind take(struct router *r, const char *event, struct jobrun *
     "\",\"region\":\"eu-west-1\",\"accessKeyId\":\"AKIAKEYOFMINE\",\"secretAccessKey\":"           \
     "\"topSecretKey/+\"" more "}"
 #define HEADER(value) ",\"headers\":{\"Authorization\":\"Bearer " value "\"}"
+#define COOKIE(value) ",\"headers\":{\"Cookie\":\"" value "\"}"
 #define X30 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
 
 /* No label shows a secret of its own sink, in whatever spelling; where objects get keys, and for a
@@ -457,6 +458,25 @@ static void test_names_show_no_secret(void **state) {
          "webhook://h.example.com/[REDACTED]"},
         {WEBHOOK("h.example.com/T0kenT0ken", ",\"password\":\"\\u00540kenT0ken\""),
          "webhook://h.example.com/[REDACTED]"},
+        /* Wrapped, in whatever way headers wrap a token. */
+        {WEBHOOK("h.example.com/T0kenT0ken", COOKIE("sid=T0kenT0ken; theme=dark")),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/tokenoftokens", COOKIE("a=b; sid=tokenoftokens")),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/T0kenT0ken", COOKIE("Token token=\\\"T0kenT0ken\\\", a=b")),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/T0kenT0ken", COOKIE("ApiKey id=7,key=T0kenT0ken,a=b")),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/T0kenT0ken", COOKIE("v1=T0kenT0ken")),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/T0kenT0ken", COOKIE("sid=T0ken%54%30ken; theme=dark")),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/T0kenT0ken", COOKIE("AWS us:T0kenT0ken x")),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/T0kenT0ken", COOKIE("{'t': 'T0kenT0ken'}")),
+         "webhook://h.example.com/[REDACTED]"},
+        {WEBHOOK("h.example.com/darkness/a", COOKIE("the darkness of theme=dark; at=12:00:00")),
+         "webhook://h.example.com/darkness/a"},
         /* Short ones are words that stand anywhere, but for a segment of the path. */
         {WEBHOOK("h.example.com/abc/abcd/x-abc?t=abc", ""),
          "webhook://h.example.com/[REDACTED]/abcd/x-abc"},

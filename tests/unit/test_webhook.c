@@ -251,21 +251,36 @@ static bool scrubbed(const char *text) {
 
 static void test_secrets(void **state) {
     (void)state;
-    static const char *const secret[] = {
-        "us%65r-name:pass%2Fword", "user-name",   "pass%2Fword", "pass/word",
-        "query%20value",           "query value", "bare-query",  "Bearer tok3n-of-mine",
-        "tok3n-of-mine",           "cookie-value"};
-    static const char *const open[] = {"example.com", "/path-segment", "text/plain", "accepted/all",
-                                       "fragment-x"};
+    static const char *const secret[] = {"us%65r-name:pass%2Fword",
+                                         "user-name",
+                                         "pass%2Fword",
+                                         "pass/word",
+                                         "query%20value",
+                                         "query value",
+                                         "bare-query",
+                                         "Bearer tok3n-of-mine",
+                                         "tok3n-of-mine",
+                                         "cookie-value",
+                                         "S1dS1dS1d",
+                                         "of-a-quoted-one",
+                                         "7okenOf7",
+                                         "pass-of-basic"};
+    static const char *const open[] = {"example.com",  "/path-segment", "text/plain",
+                                       "accepted/all", "fragment-x",    "theme=dar"};
     struct destination d =
         parsed("{\"url\":\"https://us%65r-name:pass%2Fword@example.com/path-segment"
                "?a=query%20value&bare-query&c=#fragment-x\",\"headers\":{"
                "\"Authorization\":\"Bearer tok3n-of-mine\",\"Cookie\":\"cookie-value\","
                "\"Content-Type\":\"text/plain\",\"ACCEPT\":\"accepted/all\"}}");
+    struct destination wrapped =
+        parsed("{\"url\":\"https://example.com/\",\"headers\":{\"A\":\"sid=S1dS1dS1d; theme=dark\","
+               "\"B\":\"Token t=\\\"of-a-quoted-one\\\", id=7,key=7okenOf7, theme-word\","
+               "\"C\":\"Basic dTpwYXNzLW9mLWJhc2lj\"}}");
     for (size_t i = 0; i < COUNT(secret); i++)
         if (!scrubbed(secret[i])) fail_msg("%s is not scrubbed", secret[i]);
     for (size_t i = 0; i < COUNT(open); i++)
         if (scrubbed(open[i])) fail_msg("%s is scrubbed", open[i]);
+    webhook_sink.free_config(wrapped.config);
     webhook_sink.free_config(d.config);
     for (size_t i = 0; i < COUNT(secret); i++)
         if (scrubbed(secret[i])) fail_msg("%s is still scrubbed", secret[i]);

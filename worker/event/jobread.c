@@ -174,23 +174,20 @@ static void note_userinfo(struct reading *r, struct str s) {
     note(r, base64(r, percent_decoded(r, s)));
 }
 
-/* "Bearer xyz": the token may turn up without its scheme; "Basic xyz": so may what it encodes. */
+struct noted_header {
+    struct reading *r;
+    struct str value;
+};
+
+static void note_piece(void *ctx, struct str s) {
+    struct noted_header *h = ctx;
+    bool lasts = s.p >= h->value.p && s.p < h->value.p + h->value.n;
+    note(h->r, lasts ? s : (struct str){arena_strdup(h->r->arena, s), s.n});
+}
+
 static void note_header(struct reading *r, struct str s) {
-    note(r, s);
-    const char *space = s.n ? memrchr(s.p, ' ', s.n) : NULL;
-    if (!space) return;
-    struct str token = {space + 1, s.n - (size_t)(space + 1 - s.p)};
-    note(r, token);
-    if (!str_starts(s, "Basic ") && !str_starts(s, "basic ")) return;
-    struct buf plain;
-    buf_init_secret(&plain, token.n);
-    if (unbase64_add(&plain, token) && plain.n) {
-        struct str both = {arena_strdup(r->arena, (struct str){plain.p, plain.n}), plain.n};
-        const char *colon = memchr(both.p, ':', both.n);
-        note(r, both);
-        if (colon) note(r, (struct str){colon + 1, both.n - (size_t)(colon + 1 - both.p)});
-    }
-    buf_wipe(&plain);
+    struct noted_header h = {r, s};
+    header_secrets(s, note_piece, &h);
 }
 
 /* A string that is secret as a whole. */

@@ -1,5 +1,10 @@
 #include "worker/event/redact.h"
 
+#include <stdlib.h>
+
+#include "worker/base/rfc3339.h"
+#include "worker/base/text.h"
+
 static const struct str mark = STR("[REDACTED]");
 
 static size_t edits(const struct payload *p) {
@@ -142,4 +147,103 @@ bool url_secrets_next(struct url_secrets *s, struct edit *ret) {
         return true;
     }
     return false;
+}
+
+/* ---- headers ---- */
+
+struct pieces {
+    found_fn *found;
+    void *ctx;
+    struct str known[3]; /* handed over already */
+};
+
+/* Letters and digits, capitals within, or nothing but digits: no word of a language. */
+static bool looks_secret(struct str s) {
+    size_t digits = 0, lower = 0, upper = 0, inner = 0;
+    for (size_t i = 0; i < s.n; i++) {
+        bool capital = s.p[i] >= 'A' && s.p[i] <= 'Z';
+        digits += digit(s.p[i]);
+        lower += s.p[i] >= 'a' && s.p[i] <= 'z';
+        upper += capital;
+        inner += capital && i > 0;
+    }
+    return s.n >= HEADER_PIECE_MIN && (digits ? lower + upper || digits == s.n : lower && inner);
+}
+
+static void piece(struct pieces *p, struct str s) {
+    for (size_t i = 0; i < sizeof p->known / sizeof *p->known; i++)
+        if (s.p == p->known[i].p && s.n == p->known[i].n) return;
+    p->found(p->ctx, s);
+}
+
+/* What stands between two "=" or other marks; named: a name and "=" come before it. */
+static void word(struct pieces *p, struct str s, bool named) {
+    if (s.n < HEADER_PIECE_MIN || rfc3339_ok(s)) return;
+    if (named || looks_secret(s)) piece(p, s);
+    size_t user = until(s, ':') + 1; /* "user:xyz", but not "https://" */
+    if (user >= s.n || s.p[user] == '/') return;
+    struct str rest = {s.p + user, s.n - user};
+    if (looks_secret(rest)) piece(p, rest);
+}
+
+/* A run of text without the marks that pieces() goes by. */
+static void run(struct pieces *p, struct str s, bool named) {
+    while (s.n && s.p[s.n - 1] == '=') s.n--;
+    size_t name = until(s, '=');
+    bool several = name < s.n && memchr(s.p + name + 1, '=', s.n - name - 1);
+    if (several && s.n - name > HEADER_PIECE_MIN)
+        piece(p, (struct str){s.p + name + 1, s.n - name - 1});
+    while (s.n) {
+        size_t n = until(s, '=');
+        word(p, (struct str){s.p, n}, named);
+        n += n < s.n;
+        s = (struct str){s.p + n, s.n - n};
+        named = true;
+    }
+}
+
+static void pieces(struct pieces *p, struct str s) {
+    bool named = false;
+    for (size_t i = 0; i < s.n;) {
+        size_t from = i;
+        while (i < s.n && !one_of(" \t;,\"'&|()<>[]{}", s.p[i])) i++;
+        if (i > from) run(p, (struct str){s.p + from, i - from}, named);
+        /* token="xyz" */
+        named = i > from && s.p[i - 1] == '=' && i < s.n && one_of("\"'", s.p[i]);
+        i += i < s.n;
+    }
+}
+
+static void basic(struct pieces *p, struct str encoded) {
+    struct buf plain;
+    buf_init_secret(&plain, encoded.n + 1);
+    if (unbase64_add(&plain, encoded) && plain.n) {
+        struct str both = {plain.p, plain.n};
+        size_t user = until(both, ':') + 1;
+        p->found(p->ctx, both);
+        if (user <= both.n) p->found(p->ctx, (struct str){both.p + user, both.n - user});
+    }
+    buf_wipe(&plain);
+}
+
+void header_secrets(struct str value, found_fn *found, void *ctx) {
+    struct pieces p = {.found = found, .ctx = ctx, .known = {value, value, value}};
+    const char *blank = value.n ? memchr(value.p, ' ', value.n) : NULL;
+    found(ctx, value);
+    if (blank) {
+        size_t scheme = (size_t)(blank - value.p);
+        const char *last = memrchr(value.p, ' ', value.n);
+        p.known[1] = (struct str){blank + 1, value.n - scheme - 1};
+        p.known[2] = (struct str){last + 1, value.n - (size_t)(last - value.p) - 1};
+        found(ctx, p.known[1]);
+        if (last != blank) found(ctx, p.known[2]);
+        if (scheme == 5 && (str_starts(value, "Basic") || str_starts(value, "basic")))
+            basic(&p, p.known[2]);
+    }
+    pieces(&p, value);
+    if (!value.n || !memchr(value.p, '%', value.n)) return;
+    char *text = xmalloc(value.n + 1);
+    pieces(&p, (struct str){text, percent_decode(value, text)});
+    wipe(text, value.n);
+    free(text);
 }
