@@ -15,6 +15,7 @@
 #include "tests/sim/judge.h"
 #include "tests/sim/plan.h"
 #include "tests/sim/scheduler.h"
+#include "tests/sim/second.h"
 #include "tests/sim/shrink.h"
 #include "tests/sim/store.h"
 #include "worker/base/log.h"
@@ -30,10 +31,12 @@
 enum ending { ENDS_RUNNING, ENDS_DRAINED, ENDS_UNTIL_END };
 
 static int64_t calm_us;
+static bool verifies; /* --verify */
 
 static void judge_and_end(void *unused) {
     (void)unused;
     judge_all();
+    if (verifies) second_opinion();
     world_say("all is well");
     world_end();
 }
@@ -143,11 +146,19 @@ struct job {
 
 static struct result *results; /* shared: a slot for each job, and the first run's beside it */
 
+#ifdef SIM_COVERAGE
+void __gcov_dump(void); /* libgcov's: it writes the figures at a usual exit alone */
+#define dump_coverage __gcov_dump
+#else
+static void dump_coverage(void) {}
+#endif
+
 static void run_child(const struct options *o, uint64_t seed, struct result *ret) {
     alarm(HANG_S);
     run_seed(seed, o->trace, o->broken);
     *ret = (struct result){world_digest(), world_switches(), world_us()};
     fflush(stdout);
+    dump_coverage();
     _exit(0);
 }
 
@@ -247,9 +258,10 @@ static int shrink_one(struct options *o) {
 /* ---- the command line ---- */
 
 static void usage(void) {
-    fputs("sim --seeds N [--first K] [--jobs J] [--check-determinism] [--broken RULE]"
+    fputs("sim --seeds N [--first K] [--jobs J] [--check-determinism] [--verify] [--broken RULE]"
           " [--plan NAME=VALUE]...\n"
-          "sim --seed N [--trace | --shrink] [--broken RULE] [--plan NAME=VALUE]...\n",
+          "sim --seed N [--trace | --shrink] [--verify] [--broken RULE]"
+          " [--plan NAME=VALUE]...\n",
           stderr);
     exit(2);
 }
@@ -281,6 +293,8 @@ static struct options parse(char **argv) {
             o.trace = true;
         else if (strcmp(argv[i], "--shrink") == 0)
             o.shrink = true;
+        else if (strcmp(argv[i], "--verify") == 0)
+            verifies = true;
         else if (strcmp(argv[i], "--check-determinism") == 0)
             o.twice = true;
         else if (strcmp(argv[i], "--plan") != 0 || !plan_set(take_text(argv, &i)))
