@@ -14,7 +14,7 @@
 #include "worker/pipeline/route.h"
 
 #define CONNECTIONS 256
-#define MOST 12000
+#define MOST 70000
 
 /* ---- a sink that answers when it is told to ---- */
 
@@ -334,6 +334,65 @@ static void test_a_fleet_that_nobody_knows_yet(void **state) {
     assert_int_equal(world.parked, 0);
 }
 
+/* What has been under way for so long is answered. */
+static void answer_after(int64_t ms) {
+    const struct outcome ok = outcome_ok(200);
+    for (size_t i = 0; i < sink.n;) {
+        const struct delivery *v = (struct delivery *)(void *)sink.flying[i];
+        if (world.heard - v->heard_ms >= ms)
+            answer_at(i, &ok);
+        else
+            i++;
+    }
+}
+
+/* A backlog of one workspace's events to some destinations that answer after ms, read at this many
+ * in a turn of 10 ms; the time until all of it is read. */
+static int64_t read_backlog(unsigned events, unsigned rate, unsigned destinations, int64_t ms) {
+    int64_t began = world.now;
+    for (unsigned i = 0; i < events;) {
+        for (unsigned burst = 0; burst < rate && i < events; burst++) {
+            if (dispatch_saturated(world.dispatch)) break;
+            add_to("127.0.0.1", i++ % destinations, 7);
+        }
+        answer_after(ms);
+        dispatch_run(world.dispatch);
+        pass(10);
+        assert_true(world.now - began < 600000);
+    }
+    return world.now - began;
+}
+
+/* Not slow, not unproven, and enough work for minutes: whoever comes after them in the topic is
+ * found within seconds, however many they are. */
+static void test_a_backlog_before_everybody_else(void **state) {
+    static const struct {
+        unsigned destinations;
+        int64_t ms;
+    } cases[] = {{1, 200}, {1, 900}, {2, 200}, {3, 900}, {40, 200}, {40, 900}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        prove(cases[i].destinations, 7);
+        for (unsigned k = 0; k < 40; k++) { /* they have shown how long they take */
+            for (unsigned n = 0; n < cases[i].destinations; n++) add_to("127.0.0.1", n, 7);
+            dispatch_run(world.dispatch);
+            pass(cases[i].ms);
+            answer_after(0);
+        }
+        assert_in_range(read_backlog(4000, 500, cases[i].destinations, cases[i].ms), 0, 4000);
+        assert_int_equal(end(state), 0);
+        begin(state);
+    }
+}
+
+/* Nobody else is there: most of it is waited for, not parked. */
+static void test_a_backlog_alone(void **state) {
+    (void)state;
+    prove(1, 7);
+    size_t before = world.delivered;
+    read_backlog(60000, 20, 1, 10);
+    assert_in_range(world.delivered - before, 30000, 60000);
+}
+
 /* Unproven, so they never stop the lane: what one workspace holds of its memory is a share. */
 static void test_big_events(void **state) {
     (void)state;
@@ -454,6 +513,8 @@ int main(void) {
         TEST(test_few_slow_ones_keep_their_time),
         TEST(test_a_healthy_workspace_alone),
         TEST(test_a_fleet_that_nobody_knows_yet),
+        TEST(test_a_backlog_before_everybody_else),
+        TEST(test_a_backlog_alone),
         TEST(test_big_events),
         TEST(test_a_backfill_is_patient),
         TEST(test_the_last_attempt_is_made),

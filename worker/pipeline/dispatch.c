@@ -54,6 +54,14 @@ _Static_assert(sizeof(struct queue) <= DESTINATION_STATE_BYTES, "raise DESTINATI
 
 #define SEEN_BITS 4096 /* a power of two */
 
+/* A lane that has stood for so long looks past what it stands for. Each time that it finds nobody
+ * else it waits twice as long, up to LOOK_AFTER_MAX_MS: parking what could be delivered soon has
+ * its price, too. */
+#define LOOK_AFTER_MS 1000
+#define LOOK_AFTER_MAX_MS 8000
+#define LOOK_RECORDS 4000
+#define LOOK_MS 1000 /* for as long as there are so many */
+
 struct dispatch {
     const struct config *cfg;
     struct sink_env *env;
@@ -73,8 +81,12 @@ struct dispatch {
     size_t starved;                    /* had no connection, and there was none for them */
     size_t risky_waiting, risky_bytes; /* of those waiting, for risky destinations */
     size_t saturating;                 /* destinations over their quota that are waited for */
-    const struct queue *current;       /* destination of the last delivery added */
-    int64_t switched_ms;               /* when that last changed: are there others to protect? */
+    /* Looking past those, for somebody else's events: how long the lane has stood, how long it
+     * stands until it looks, how many it may still park for that, and until when. */
+    int64_t stood_ms, look_after_ms, look_until_ms, ran_ms;
+    size_t look;
+    const struct queue *current; /* destination of the last delivery added */
+    int64_t switched_ms;         /* when that last changed: are there others to protect? */
     /* About how many workspaces had deliveries in the last seconds. */
     uint64_t seen[SEEN_BITS / 64];
     size_t seen_now, seen_before;
@@ -94,6 +106,7 @@ struct dispatch *dispatch_new(const struct config *cfg, struct sink_env *env, co
     struct dispatch *d = xcalloc(1, sizeof *d);
     *d = (struct dispatch){
         .cfg = cfg, .env = env, .now_ms = now_ms, .heard_ms = heard_ms, .patient = patient};
+    d->look_after_ms = LOOK_AFTER_MS;
     TAILQ_INIT(&d->flights);
     TAILQ_INIT(&d->finished);
     return d;
@@ -397,6 +410,7 @@ static size_t quota_of(const struct dispatch *d, const struct queue *q, bool alo
 }
 
 static void note_prompt(struct dispatch *d, const struct queue *q) {
+    if (d->look) d->look_after_ms = LOOK_AFTER_MS; /* it was worth it */
     if (d->prompt[0].who != q) d->prompt[1] = d->prompt[0];
     d->prompt[0].who = q;
     d->prompt[0].ms = *d->now_ms;
@@ -406,6 +420,32 @@ static void note_prompt(struct dispatch *d, const struct queue *q) {
 static bool others_keep_up(const struct dispatch *d, const struct queue *q) {
     int other = d->prompt[0].who == q ? 1 : 0;
     return d->prompt[other].who && *d->now_ms - d->prompt[other].ms < 1000;
+}
+
+static bool is_standing(const struct dispatch *d) {
+    return d->saturating || d->waiting - d->risky_waiting > most_waiting(d);
+}
+
+/* Whether the lane looks for somebody else's events, and parks what it would stand for. */
+static bool is_looking(const struct dispatch *d) {
+    return d->look && *d->now_ms < d->look_until_ms;
+}
+
+/* Once a turn. What the lane stands for may be all there is, or what a tenant has put before
+ * everybody else's: it can't know without a look. */
+static void look_around(struct dispatch *d) {
+    int64_t passed = *d->now_ms - d->ran_ms;
+    d->ran_ms = *d->now_ms;
+    if (is_looking(d)) return;
+    d->look = 0;
+    if (d->patient || !is_standing(d)) return;
+    d->stood_ms += passed;
+    if (d->stood_ms < d->look_after_ms) return;
+    d->stood_ms = 0;
+    d->look_after_ms *= 2;
+    if (d->look_after_ms > LOOK_AFTER_MAX_MS) d->look_after_ms = LOOK_AFTER_MAX_MS;
+    d->look = LOOK_RECORDS;
+    d->look_until_ms = *d->now_ms + LOOK_MS;
 }
 
 static void note_seen(struct dispatch *d, uint64_t workspace) {
@@ -470,7 +510,8 @@ static bool has_risky_room(struct dispatch *d, struct queue *q, const struct del
 
 /* What a full queue has no room for is parked while other destinations keep up: they must not wait
  * for this one. When all are equally busy, or there is no other, parking would only postpone the
- * work: then the lane stops reading for a moment. The same holds for all that a workspace has. */
+ * work: then the lane stops reading for a moment, and looks now and then whether there is nobody
+ * else (look_around()). The same holds for all that a workspace has. */
 static bool has_room(struct dispatch *d, struct queue *q, const struct delivery *v) {
     const struct tally *w = v->of_workspace;
     bool alone = *d->now_ms - d->switched_ms > 5000;
@@ -481,6 +522,10 @@ static bool has_room(struct dispatch *d, struct queue *q, const struct delivery 
         (is_greedy(d, w->waiting, d->waiting - d->risky_waiting, most_waiting(d)) ||
          is_greedy(d, w->bytes, d->bytes, most_bytes(v))))
         return false;
+    if (is_looking(d) && q->waiting && (full || is_standing(d))) {
+        d->look--;
+        return false;
+    }
     if (!full) return true;
     if (!alone && !d->patient && (is_hog(d, q) || others_keep_up(d, q))) return false;
     if (q->waiting >= 4 * quota) return false;
@@ -512,7 +557,7 @@ void dispatch_add(struct dispatch *d, struct delivery *v) {
 }
 
 bool dispatch_saturated(const struct dispatch *d) {
-    return d->saturating || d->waiting - d->risky_waiting > most_waiting(d);
+    return is_standing(d) && !is_looking(d);
 }
 
 void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
@@ -748,7 +793,7 @@ static void take_back(struct dispatch *d) {
 static void sweep(struct dispatch *d) {
     if (!d->waiting || d->patient || *d->now_ms - d->swept_ms < SWEEP_MS) return;
     d->swept_ms = *d->now_ms;
-    bool saturated = dispatch_saturated(d);
+    bool saturated = is_standing(d);
     struct queue *next;
     for (struct queue *q = LIST_FIRST(&d->all); q; q = next) {
         next = LIST_NEXT(q, link);
@@ -768,6 +813,7 @@ static void sweep(struct dispatch *d) {
 
 void dispatch_run(struct dispatch *d) {
     mark_slow(d);
+    look_around(d);
     sweep(d);
     start_waiting(d);
     take_back(d);
