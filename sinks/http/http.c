@@ -202,12 +202,12 @@ static bool decided(const struct transfer *t) {
 }
 
 /* The final head has ended. False: there is nothing to wait for. A body that only the connection's
- * end ends is not read for its own sake: the connection could not be used again. */
+ * end ends is not read for the connection's sake, which could not be used again. */
 static bool end_head(struct transfer *t) {
     struct http *h = t->http;
     if (!decided(t)) return true;
     if (t->req->needs == HTTP_ERROR && t->head.status / 100 != 2) return true;
-    if (!t->head.framed) return false;
+    if (!t->head.framed && t->req->needs == HTTP_HEAD) return false;
     t->resting = true;
     t->until_ms = clock_ms(CLOCK_MONOTONIC) + h->cfg->http_answer_wait;
     TAILQ_INSERT_TAIL(&h->resting, t, resting_link);
@@ -546,7 +546,10 @@ static struct outcome judge(struct transfer *t, CURLcode code) {
     CURL *easy = t->handle->easy;
     bool cut = code == CURLE_WRITE_ERROR && t->req->answer_cut;
     /* To libcurl an answer that ends within its head is complete. */
-    if (decided(t) || ((code == CURLE_OK || cut) && t->head.status)) return answered(t);
+    if (decided(t) || ((code == CURLE_OK || cut) && t->head.status)) {
+        t->req->answer_whole = code == CURLE_OK;
+        return answered(t);
+    }
     struct http_failure f = {.code = code == CURLE_OK ? CURLE_PARTIAL_FILE : code,
                              .denied = t->denied,
                              .opened = t->opened,
@@ -640,7 +643,7 @@ void http_submit(struct http *h, struct http_request *req) {
     t->head.kept = req->kept;
     req->transfer = t;
     req->status = 0;
-    req->answer_cut = false;
+    req->answer_cut = req->answer_whole = false;
     req->retry_after_ms = 0;
     memset(req->kept, 0, sizeof req->kept);
     buf_free(&req->answer);

@@ -18,8 +18,9 @@ enum http_needs {
     HTTP_WHOLE, /* all of it */
     HTTP_HEAD,  /* its status and headers; the body is passed over, as long as http.answer_wait lets
                    it, so that the connection can be used again */
-    HTTP_ERROR  /* of a 2xx its status and headers, with what comes of the body in that time; of
-                   others too, but their body may take the time that a whole answer has */
+    HTTP_ERROR  /* of a 2xx its status and headers, with what comes of the body in that time, be
+                   it framed or not; of others too, but their body may take the time that a whole
+                   answer has */
 };
 
 /* Called once, from http_run() or http_free(), never from inside http_submit() or http_cancel().
@@ -49,6 +50,7 @@ struct http_request {
     int status;
     struct buf answer; /* at most http.response_max bytes; empty under HTTP_HEAD */
     bool answer_cut;   /* the rest was dropped and the transfer ended */
+    bool answer_whole; /* it has ended as its head said: no more of its body can come */
     char kept[HTTP_KEPT][HTTP_KEPT_SIZE]; /* their values, empty when absent, cut to fit */
     uint32_t retry_after_ms; /* Retry-After, seconds or date form, at most 1 h; 0 absent */
     void *transfer;          /* http.c's */

@@ -11,9 +11,6 @@
 
 #define URL_MAX ((size_t)8192)
 
-/* Headers of an answer that are kept. */
-enum { REGION, ETAG, REQUEST_ID, CONTENT_TYPE };
-
 /* One PUT under way; batch->sink_state. */
 struct put {
     struct sink_env *env;
@@ -45,12 +42,9 @@ static void send_put(struct put *p) {
                                        .body_len = p->batch->body_len,
                                        .needs = HTTP_ERROR,
                                        .passed = &c->passed,
-                                       .want_headers = {[REGION] = "x-amz-bucket-region",
-                                                        [ETAG] = "etag",
-                                                        [REQUEST_ID] = "x-amz-request-id",
-                                                        [CONTENT_TYPE] = "content-type"},
                                        .done = answered,
                                        .owner = p};
+    s3_want_headers(&p->request);
     s3_put_request(c, p->env->cfg, p->batch, (int64_t)time(NULL), &p->url, &p->request.headers);
     p->request.url = buf_cstr(&p->url);
     http_submit(p->env->http, &p->request);
@@ -75,13 +69,12 @@ static void answered(struct http_request *r, const struct outcome *transport) {
     }
     struct s3_error error;
     if (s3_accepted(r, &error)) {
-        bool store = s3_is_store(r->kept[ETAG], r->kept[REQUEST_ID], r->kept[CONTENT_TYPE]);
-        struct outcome o = store ? outcome_ok(r->status) : s3_not_a_store(r->status);
+        struct outcome o = outcome_ok(r->status);
         finish(p, &o);
         return;
     }
     if (!p->resent && !p->cancelled &&
-        s3_learn_region(p->batch->dest->config, r->status, &error, r->kept[REGION], p->region)) {
+        s3_learn_region(p->batch->dest->config, r->status, &error, r->kept[S3_REGION], p->region)) {
         resend(p);
         return;
     }

@@ -70,9 +70,12 @@ void s3_request_line(struct s3_request *, const char *name, const char *value);
 bool s3_request_end(struct s3_request *, struct s3_config *, struct buf *url,
                     struct curl_slist **ret_headers);
 
-/* Whether a store that has answered did what it was asked for. *ret: what it says where it did not,
- * for s3_learn_region() and s3_outcome(). */
+/* Headers of an answer that are kept: HTTP_KEPT at most. */
+enum { S3_REGION, S3_ETAG, S3_REQUEST_ID };
 struct http_request;
+void s3_want_headers(struct http_request *);
+/* Whether a store that has answered did what it was asked for. *ret: what it says where it did not,
+ * for s3_learn_region() and s3_outcome(). A PUT asks for s3_want_headers() and HTTP_ERROR. */
 struct s3_error;
 bool s3_accepted(const struct http_request *, struct s3_error *ret);
 

@@ -1,7 +1,6 @@
 #include "sinks/s3/s3_error.h"
 
 #include <stdio.h>
-#include <strings.h>
 
 #include "worker/base/log.h"
 #include "worker/base/text.h"
@@ -25,6 +24,20 @@ static bool skip_past(struct scanner *s, const char *text) {
 
 static void skip_blanks(struct scanner *s) {
     while (s->p < s->end && strchr(" \t\r\n", *s->p) && *s->p) s->p++;
+}
+
+/* What may stand between elements and says nothing. False when it doesn't end. */
+static bool skip_between(struct scanner *s) {
+    for (;;) {
+        skip_blanks(s);
+        if (skip(s, "<!--")) {
+            if (!skip_past(s, "-->")) return false;
+        } else if (skip(s, "<?")) {
+            if (!skip_past(s, "?>")) return false;
+        } else {
+            return true;
+        }
+    }
 }
 
 static bool name_char(char c) {
@@ -88,6 +101,8 @@ static bool skip_element(struct scanner *s) {
     for (int depth = 1; depth > 0;) {
         while (s->p < s->end && *s->p != '<') s->p++;
         struct str name;
+        if (!skip_between(s)) return false;
+        if (s->p < s->end && *s->p != '<') continue;
         switch (read_tag(s, &name)) {
         case TAG_NONE:
             return false;
@@ -145,6 +160,13 @@ static bool host_valid(struct str h) {
     return true;
 }
 
+/* The name without its namespace's prefix. */
+static struct str local_part(struct str name) {
+    for (size_t i = name.n; i > 0; i--)
+        if (name.p[i - 1] == ':') return (struct str){name.p + i, name.n - i};
+    return name;
+}
+
 static void keep(struct s3_error *e, struct str name, const char *text) {
     struct str value = str_c(text);
     if (str_is(name, "Code") && !e->code[0])
@@ -159,7 +181,7 @@ static void keep(struct s3_error *e, struct str name, const char *text) {
 
 static void read_children(struct scanner *s, struct s3_error *e) {
     for (;;) {
-        skip_blanks(s);
+        if (!skip_between(s)) return;
         struct str name, end;
         enum tag tag = read_tag(s, &name);
         if (tag == TAG_EMPTY) continue;
@@ -168,7 +190,7 @@ static void read_children(struct scanner *s, struct s3_error *e) {
         struct scanner before = *s;
         if (read_text(s, text, sizeof text) && read_tag(s, &end) == TAG_CLOSE &&
             str_eq(name, end)) {
-            keep(e, name, text);
+            keep(e, local_part(name), text);
         } else {
             *s = before;
             if (!skip_element(s)) return;
@@ -180,11 +202,9 @@ bool s3_error_parse(struct str body, struct s3_error *ret) {
     if (body.n == 0) return false;
     struct scanner s = {body.p, body.p + body.n};
     skip(&s, "\xef\xbb\xbf");
-    skip_blanks(&s);
-    if (skip(&s, "<?xml") && !skip_past(&s, "?>")) return false;
-    skip_blanks(&s);
     struct str root;
-    if (read_tag(&s, &root) != TAG_OPEN || !str_is(root, "Error")) return false;
+    if (!skip_between(&s) || read_tag(&s, &root) != TAG_OPEN) return false;
+    if (!str_is(local_part(root), "Error")) return false;
     *ret = (struct s3_error){{0}};
     read_children(&s, ret);
     return true;
@@ -259,15 +279,29 @@ static const struct meaning *meaning_of(const char *code) {
     return NULL;
 }
 
-bool s3_is_store(const char *etag, const char *request_id, const char *content_type) {
-    return (*etag || *request_id) && strncasecmp(content_type, "text/html", 9) != 0;
+/* Not W/"...": a store's names the very bytes, a web server's often the page. */
+static bool is_strong(struct str etag) {
+    return etag.n > 0 && !str_is(etag, "\"\"") && !str_starts(etag, "W/");
 }
 
-struct outcome s3_not_a_store(int status) {
+static bool is_blank(struct str body) {
+    struct scanner s = {body.p, body.p + body.n};
+    if (body.n) skip_blanks(&s);
+    return s.p == s.end;
+}
+
+bool s3_is_stored(const struct s3_answer *a) {
+    return (a->status == 200 || a->status == 201 || a->status == 204) && a->whole &&
+           is_blank(a->body) && (is_strong(str_c(a->etag)) || *a->request_id);
+}
+
+static struct outcome not_a_store(int status, uint32_t retry_after_ms) {
     struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_TENANT, "not-a-store",
-                                    "the endpoint answered as no S3 store does (no ETag and no "
-                                    "x-amz-request-id, or an HTML page): check sink.endpoint");
+                                    "the endpoint answered as no S3 store does (HTTP %d, with no "
+                                    "strong ETag or with a body): check the endpoint",
+                                    status);
     o.status = status;
+    o.retry_after_ms = retry_after_ms;
     return o;
 }
 
@@ -279,6 +313,7 @@ static struct meaning by_status(int status) {
 }
 
 struct outcome s3_outcome(int status, const struct s3_error *e, uint32_t retry_after_ms) {
+    if (status / 100 == 2 && !e->code[0]) return not_a_store(status, retry_after_ms);
     const struct meaning *known = meaning_of(e->code);
     struct meaning m = known ? *known : by_status(status);
     char why[sizeof e->code];

@@ -14,25 +14,36 @@ struct s3_error {
     char endpoint[256];                /* a host name; empty: none found */
 };
 
-/* Reads Code, Message, Region and Endpoint from the children of a root element Error. Not an XML
- * parser: no DTD, no entities but the five predefined, no attributes of interest. At anything
- * unusual it stops and keeps what it has. False (ret all empty) when the document is no Error. */
+/* Reads Code, Message, Region and Endpoint from the children of a root element Error, of whatever
+ * namespace. Not an XML parser: no DTD, no entities but the five predefined, no attributes of
+ * interest; comments and processing instructions are passed over. At anything unusual it stops and
+ * keeps what it has. False (ret all empty) when the document is no Error. */
 bool s3_error_parse(struct str body, struct s3_error *ret);
 
-/* The outcome of an answer with this status (not a success). retry_after_ms as asked for by the
- * store. Never FAULT_SYSTEM, and not a word of it is the store's: its code is quoted when it is one
- * that we know, and otherwise the status alone. A store is a tenant's, who may have it say
- * anything: his own credentials too, in forms that no scrubber knows. */
+/* The outcome of an answer with this status that is not a success: of a 2xx when its body names an
+ * error, or when no store gives it ("not-a-store"). retry_after_ms as asked for by the store. Never
+ * FAULT_SYSTEM, and not a word of it is the store's: its code is quoted when it is one that we
+ * know, and otherwise the status alone. A store is a tenant's, who may have it say anything: his
+ * own credentials too, in forms that no scrubber knows. */
 struct outcome s3_outcome(int status, const struct s3_error *, uint32_t retry_after_ms);
 /* The same of a store of the operator's own: with its message, scrubbed. */
 struct outcome s3_outcome_told(int status, const struct s3_error *, uint32_t retry_after_ms);
 
-/* Whether a store gave this 2xx to a PUT, by its headers. A web server behind the endpoint's name
- * (a sign-in page, a parked domain) says 200 to anything. Amazon S3 API reference, PutObject: a
- * success names the object's ETag, and every answer its request. */
-bool s3_is_store(const char *etag, const char *request_id, const char *content_type);
-/* The outcome of a 2xx to a PUT that no store gives: the object is not there. */
-struct outcome s3_not_a_store(int status);
+/* An answer to a PUT. Headers are empty where they are absent. */
+struct s3_answer {
+    int status;
+    const char *etag, *request_id; /* x-amz-request-id */
+    struct str body;               /* what has come of it */
+    bool whole;                    /* and that is all of it */
+};
+
+/* Whether it says that a store has the object. What else may stand behind the endpoint's name (a
+ * sign-in page, a parked domain, some other API) says 200 to anything, often with the ETag of what
+ * it says. Amazon S3 API reference, PutObject: a success is a 200 that names the object's ETag, or
+ * at least its request, and has no body. 201 and 204 are what Ceph can be set to say instead
+ * (rgw_s3_success_create_obj_status). The Content-Type of no body tells nothing: Google's is
+ * text/html. */
+bool s3_is_stored(const struct s3_answer *);
 
 /* 1 to SIGV4_REGION_MAX characters of [a-z0-9-]: may be a label of a host's name. */
 bool s3_region_is_label(struct str);

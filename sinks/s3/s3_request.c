@@ -120,12 +120,23 @@ bool s3_request_end(struct s3_request *r, struct s3_config *c, struct buf *url,
     return ok;
 }
 
+void s3_want_headers(struct http_request *r) {
+    r->want_headers[S3_REGION] = "x-amz-bucket-region";
+    r->want_headers[S3_ETAG] = "etag";
+    r->want_headers[S3_REQUEST_ID] = "x-amz-request-id";
+}
+
 bool s3_accepted(const struct http_request *r, struct s3_error *ret) {
+    const struct s3_answer a = {.status = r->status,
+                                .etag = r->kept[S3_ETAG],
+                                .request_id = r->kept[S3_REQUEST_ID],
+                                .body = {r->answer.p, r->answer.n},
+                                .whole = r->answer_whole};
     *ret = (struct s3_error){{0}};
     /* What was asked for is no error, whatever it looks like. */
     if (r->status == 200 && strcmp(r->method, "GET") == 0) return true;
-    bool refused = s3_error_parse((struct str){r->answer.p, r->answer.n}, ret);
-    return r->status / 100 == 2 && !refused;
+    if (s3_error_parse(a.body, ret)) return false;
+    return strcmp(r->method, "PUT") == 0 ? s3_is_stored(&a) : r->status / 100 == 2;
 }
 
 /* ---- the sink's PUT ---- */

@@ -49,7 +49,9 @@ struct put {
     struct http_failure failure;
     struct http_head head;
     char kept[HTTP_KEPT][HTTP_KEPT_SIZE];
-    int64_t until_ms; /* when what is left of a success's body is waited for no more; 0 */
+    struct buf answer;          /* its body, http.response_max at most */
+    char text[CURL_ERROR_SIZE]; /* what libcurl says of an error */
+    int64_t until_ms;           /* when what is left of a success's body is waited for no more; 0 */
     bool cancelled;
     struct outcome outcome;
     TAILQ_ENTRY(put) ended;
@@ -65,8 +67,8 @@ CURLcode s3_sigv2_getinfo(CURL *, CURLINFO, ...);
 static _Thread_local struct put *starting;
 static _Thread_local struct lane *running;
 
-enum { ETAG, REQUEST_ID, CONTENT_TYPE };
-static const char *const want_headers[HTTP_KEPT] = {"etag", "x-amz-request-id", "content-type"};
+enum { ETAG, REQUEST_ID };
+static const char *const want_headers[HTTP_KEPT] = {"etag", "x-amz-request-id"};
 
 static curl_socket_t open_socket(void *put_, curlsocktype purpose, struct curl_sockaddr *address) {
     struct put *p = put_;
@@ -85,7 +87,7 @@ static curl_socket_t open_socket(void *put_, curlsocktype purpose, struct curl_s
     return fd < 0 ? CURL_SOCKET_BAD : fd;
 }
 
-/* As in http.c: a 2xx to a request that has gone out whole needs its head alone. */
+/* As in http.c: a 2xx to a request that has gone out whole decides. */
 static bool decided(const struct put *p) {
     return p->head.status / 100 == 2 && p->sent == p->batch->body_len;
 }
@@ -94,10 +96,18 @@ static size_t on_header(char *text, size_t size, size_t n, void *put_) {
     struct put *p = put_;
     bool was_over = p->head.status != 0;
     if (!http_head_line(&p->head, p->easy, (struct str){text, size * n})) return 0;
-    if (was_over || !decided(p)) return size * n;
-    if (!p->head.framed) return 0;
-    p->until_ms = clock_ms(CLOCK_MONOTONIC) + p->lane->cfg->http_answer_wait;
+    if (!was_over && decided(p))
+        p->until_ms = clock_ms(CLOCK_MONOTONIC) + p->lane->cfg->http_answer_wait;
     return size * n;
+}
+
+/* libs3 reads no body of a success, and of an error what it knows: s3_error.c is to decide for both
+ * signatures. */
+static size_t on_body(char *text, size_t size, size_t n, void *put_) {
+    struct put *p = put_;
+    size_t bytes = size * n, room = p->answer.max - p->answer.n;
+    buf_add(&p->answer, text, bytes < room ? bytes : room);
+    return bytes <= room ? bytes : 0;
 }
 
 static int progress(void *put_, curl_off_t down_total, curl_off_t down, curl_off_t up_total,
@@ -122,8 +132,9 @@ static bool set_options(CURL *easy, struct put *p) {
            SET(CURLOPT_LOW_SPEED_TIME, (long)((cfg->http_idle_timeout + 999) / 1000)) &&
            SET(CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)cfg->http_response_max) &&
            SET(CURLOPT_HEADERFUNCTION, on_header) && SET(CURLOPT_HEADERDATA, p) &&
-           SET(CURLOPT_XFERINFOFUNCTION, progress) && SET(CURLOPT_XFERINFODATA, p) &&
-           SET(CURLOPT_NOPROGRESS, 0L);
+           SET(CURLOPT_WRITEFUNCTION, on_body) && SET(CURLOPT_WRITEDATA, p) &&
+           SET(CURLOPT_ERRORBUFFER, p->text) && SET(CURLOPT_XFERINFOFUNCTION, progress) &&
+           SET(CURLOPT_XFERINFODATA, p) && SET(CURLOPT_NOPROGRESS, 0L);
 }
 
 CURLMcode s3_sigv2_add_handle(CURLM *multi, CURL *theirs) {
@@ -206,22 +217,29 @@ static struct outcome refused_outcome(S3Status status) {
                         "libs3 could not make a request of it");
 }
 
-static struct outcome judge(struct put *p, S3Status status, const S3ErrorDetails *details) {
+/* To libs3 a body that breaks off has ended well. */
+static bool is_whole(const struct put *p, S3Status status) {
+    curl_off_t announced = -1, came = 0;
+    curl_easy_getinfo(p->easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &announced);
+    curl_easy_getinfo(p->easy, CURLINFO_SIZE_DOWNLOAD_T, &came);
+    return status == S3StatusOK && (announced < 0 ? !p->text[0] : came >= announced);
+}
+
+static struct outcome judge(struct put *p, S3Status status) {
     if (!p->easy) return refused_outcome(status);
-    int http = p->head.status;
+    const struct s3_answer answer = {.status = p->head.status,
+                                     .etag = p->kept[ETAG],
+                                     .request_id = p->kept[REQUEST_ID],
+                                     .body = {p->answer.p, p->answer.n},
+                                     .whole = is_whole(p, status)};
+    int http = answer.status;
     struct s3_error error = {{0}};
-    const char *name = S3_get_status_name(status);
-    if (strncmp(name, "Error", 5) == 0 && status != S3StatusErrorUnknown)
-        outcome_token(error.code, sizeof error.code, str_c(name + 5));
-    if (details && details->message)
-        outcome_text(error.message, sizeof error.message, str_c(details->message));
-    if (decided(p) && !error.code[0])
-        return s3_is_store(p->kept[ETAG], p->kept[REQUEST_ID], p->kept[CONTENT_TYPE])
-                   ? outcome_ok(http)
-                   : s3_not_a_store(http);
+    bool refused = s3_error_parse(answer.body, &error);
+    if (decided(p) && !refused && s3_is_stored(&answer)) return outcome_ok(http);
     if (p->cancelled && http == 0)
         return outcome_fail(VERDICT_RETRY, FAULT_SYSTEM, "cancelled", "given up by the worker");
-    if (http == 0 || (http / 100 == 2 && !error.code[0])) return transport_outcome(p, status);
+    if (http == 0 || (http / 100 == 2 && !refused && !decided(p)))
+        return transport_outcome(p, status);
     return s3_outcome(http, &error, p->head.retry_after_ms);
 }
 
@@ -249,8 +267,11 @@ static void end(struct put *p, struct outcome o) {
 /* From S3_put_object() or from a tick; done() waits for the tick's next step in either case. */
 static void complete(S3Status status, const S3ErrorDetails *details, void *put_) {
     struct put *p = put_;
-    struct outcome o = judge(p, status, details);
+    (void)details;
+    struct outcome o = judge(p, status);
     free_copy(p);
+    buf_wipe(&p->answer);
+    wipe(p->text, sizeof p->text); /* may quote the host */
     end(p, o);
 }
 
@@ -320,6 +341,7 @@ void s3_sigv2_submit(const struct config *cfg, void **state, struct batch *b) {
     p->failure.host = str_c(((const struct s3_config *)b->dest->config)->host);
     p->head.want = want_headers;
     p->head.kept = p->kept;
+    buf_init_secret(&p->answer, (size_t)cfg->http_response_max);
     b->sink_state = p;
     l->in_flight++;
     if (strchr(b->key, ' ')) { /* libs3 sends '+' for it, which few stores take for a space */

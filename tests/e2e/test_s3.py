@@ -347,17 +347,16 @@ class Misbehaviour(unittest.TestCase):
             "temporary": (307, {"Location": other}, ""),
             "teapot": (418, {}, "no xml"),
             "flipping": (400, {"x-amz-bucket-region": "eu-west-1"}, "<Error><Code>AuthorizationHeaderMalformed</Code></Error>"),
-            "created": (201, {"ETag": '"0"'}, "<Created/>"),
+            "created": (201, {"ETag": '"0"'}, ""),
             "named": (200, {"x-amz-request-id": "0"}, ""),
+            "html-of-nothing": (200, {"ETag": '"0"', "Content-Type": "text/html; charset=UTF-8"}, ""),
             "parked-domain": (200, {}, ""),
-            "sign-in": (200, {"ETag": 'W/"0"', "Content-Type": "Text/HTML; charset=utf-8"}, "<html>Sign in</html>"),
-            "proxy": (202, {"Content-Type": "application/json"}, "{}"),
         }
         want = {"error200": ("retry", "InternalError"), "echo": ("permanent", "AccessDenied"), "slow": ("retry", "SlowDown"),
                 "moved": ("permanent", "PermanentRedirect"), "temporary": ("permanent", "http-307"),
                 "teapot": ("permanent", "http-418"), "flipping": ("permanent", "AuthorizationHeaderMalformed"),
-                "created": ("ok", ""), "named": ("ok", ""), "parked-domain": ("retry", "not-a-store"),
-                "sign-in": ("retry", "not-a-store"), "proxy": ("retry", "not-a-store")}
+                "created": ("ok", ""), "named": ("ok", ""), "html-of-nothing": ("ok", ""),
+                "parked-domain": ("retry", "not-a-store")}
         answers = put([{"sink": self.sink(name), "key": "k", "body": "x"} for name in want])
         self.assertEqual(want, {name: (a["verdict"], a["why"]) for name, a in zip(want, answers)})
         self.assertNotIn("canary", json.dumps(answers))
@@ -366,9 +365,53 @@ class Misbehaviour(unittest.TestCase):
         scopes = [headers["Authorization"].split("/")[2] for name, headers, _ in Peer.seen if name == "flipping"]
         self.assertEqual(["us-east-1", "eu-west-1"], scopes)
 
+    def test_what_is_no_store(self):
+        """a 2xx with an ETag is a store's when nothing else is in it; by either signature"""
+        def said(text="", status="200 OK", etag='"9"', kind="", length=None):
+            kind = f"Content-Type: {kind}\r\n" if kind else ""
+            return f"HTTP/1.1 {status}\r\n{kind}ETag: {etag}\r\nContent-Length: {length or len(text)}\r\n\r\n{text}".encode()
+
+        no, late = ("retry", "not-a-store"), ("retry", "InternalError")
+        code = "<Code>InternalError</Code>"
+        plays = {
+            "sign-in": (said("<html>Sign in</html>", etag='W/"0"', kind="Text/HTML; charset=utf-8"), no),
+            "json": (said('{"ok":true}', etag='W/"b-Ai2R8hgEarLmHKwesT1qcY913ys"', kind="application/json; charset=utf-8"), no),
+            "json-error": (said('{"error":"unauthorized"}', etag='W/"9"', kind="application/json"), no),
+            "json-of-nothing": (said(etag='W/"0-2jmj7l5rSw0yVb/vlWAYkK/YBwk"'), no),
+            "xhtml": (said("<html></html>", kind="application/xhtml+xml"), no),
+            "untyped-page": (said("<html></html>"), no),
+            "page-until-close": (b"HTTP/1.1 200 OK\r\nETag: \"9\"\r\n\r\n<html></html>", no),
+            "page-in-chunks": (b"HTTP/1.1 200 OK\r\nETag: \"9\"\r\nTransfer-Encoding: chunked\r\n\r\nd\r\n<html></html>\r\n0\r\n\r\n", no),
+            "plain": (said("login", etag='"5-abc"', kind="text/plain"), no),
+            "response": (said(f"<ErrorResponse><Error>{code}</Error></ErrorResponse>", kind="application/xml"), no),
+            "comment": (said(f"<!-- c --><Error>{code}</Error>", kind="application/xml"), late),
+            "prefix": (said("<s3:Error><s3:Code>InternalError</s3:Code></s3:Error>", kind="application/xml"), late),
+            "prefix-of-error": (said(f"<s3:Error>{code}</s3:Error>", kind="application/xml"), late),
+            "accepted": (said(status="202 Accepted"), no),
+            "partial": (said(status="206 Partial Content"), no),
+            "empty-etag": (said(etag='""'), no),
+            "blank": (said("\r\n"), ("ok", "")),
+            "nothing": (said(status="204 No Content"), ("ok", "")),
+        }
+        url = self.raw({name: answer for name, (answer, _) in plays.items()})
+        lines = [{"sink": self.sink("", url), "key": name, "body": "xyz"} for name in plays]
+        for settings in ({}, {"s3__sigv2_endpoints": url}):
+            with self.subTest(**settings), contextlib.suppress(unittest.SkipTest):
+                self.assertEqual({name: want for name, (_, want) in plays.items()},
+                                 {name: (answer["verdict"], answer["why"]) for name, answer in zip(plays, put(lines, **settings))})
+
+    def test_a_body_that_does_not_come(self):
+        """a page that is slow to come is no store's answer either, however it is announced"""
+        for frame in (b"Content-Length: 9\r\n", b"Transfer-Encoding: chunked\r\n", b""):
+            held = threading.Event()
+            self.addCleanup(held.set)
+            url = self.raw({"k": b"HTTP/1.1 200 OK\r\nETag: \"9\"\r\n" + frame + b"\r\n"}, held)
+            for answer in self.both(url, http__answer_wait="100ms"):
+                self.assertEqual(("retry", "not-a-store"), (answer["verdict"], answer["why"]), frame)
+
     def both(self, url, **settings):
         """The outcome by way of V4 and, where it is built in, by way of V2."""
-        line = [{"sink": self.sink("", url), "key": "k", "body": "x"}]
+        line = [{"sink": self.sink("", url), "key": "k", "body": "xyz"}]
         answers = put(line, **settings)
         with contextlib.suppress(unittest.SkipTest):
             answers += put(line, s3__sigv2_endpoints=url, **settings)
@@ -393,8 +436,8 @@ class Misbehaviour(unittest.TestCase):
                 self.assertEqual("retry", answer["verdict"], answer)
                 self.assertIn("timeout", answer["why"])
 
-    def raw(self, plays):
-        """A server that says plays[the key] to a PUT, and ends the connection."""
+    def raw(self, plays, held=None):
+        """A server that says plays[the key] to a PUT, and ends the connection, if need be once it is no longer held."""
         def answer(one):
             said = b""
             while not said.endswith(b"\r\n\r\nxyz"):
@@ -402,6 +445,8 @@ class Misbehaviour(unittest.TestCase):
                 if said.endswith(b"\r\n\r\n") and b"100-continue" in said:  # libs3 does ask
                     one.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             one.sendall(plays[said.split()[1].decode().rpartition("/")[2]])
+            if held:
+                held.wait()
             time.sleep(0.05)  # it is read before the end comes
             one.shutdown(socket.SHUT_WR)
             one.recv(1)
@@ -412,7 +457,7 @@ class Misbehaviour(unittest.TestCase):
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
     def test_answers_that_end_early(self):
-        """a success needs its head, whole, and no more; an error has its status, and its code where its body came so far"""
+        """a success needs its head, whole, and what it says of its body; an error has its status, and its code where its body came so far"""
         ok = b"HTTP/1.1 200 OK\r\nETag: \"e\"\r\n"
         bad = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 500\r\n"
         plays = {
@@ -424,9 +469,10 @@ class Misbehaviour(unittest.TestCase):
             "nothing": (b"", ("retry", None)),
             "error-head-cut": (bad, ("retry", "truncated")),
             "whole": (ok + b"Content-Length: 0\r\n\r\n", ("ok", "")),
-            "none-of-100": (ok + b"Content-Length: 100\r\n\r\n", ("ok", "")),
+            "none-of-100": (ok + b"Content-Length: 100\r\n\r\n", ("retry", "not-a-store")),
             "until-close": (ok + b"\r\n", ("ok", "")),
-            "chunk-cut": (ok + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab", ("ok", "")),
+            "no-chunk": (ok + b"Transfer-Encoding: chunked\r\n\r\n", ("retry", "not-a-store")),
+            "chunk-cut": (ok + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab", ("retry", "not-a-store")),
             "error-in-200": (ok + b"Content-Length: 46\r\n\r\n<Error><Code>InternalError</Code></Error>      ", ("retry", "InternalError")),
             "page": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ("retry", "not-a-store")),
             "error-body-cut": (bad + b"\r\n<Error><Code>AccessDenied</Code>", ("permanent", None)),

@@ -447,6 +447,15 @@ static void error_documents(void **state) {
         {"<!DOCTYPE Error [<!ENTITY x \"y\">]><Error><Code>A</Code></Error>", false, "", "", "",
          ""},
         {"<Error><![CDATA[<Code>A</Code>]]></Error>", true, "", "", "", ""},
+        {"<!-- a > b --><?x y?>\n<Error><!-- c --><Code>A</Code></Error>", true, "A", "", "", ""},
+        {"<?xml version=\"1.0\"?><!----><Error><X><!-- </X> --></X><?y?><Code>A</Code></Error>",
+         true, "A", "", "", ""},
+        {"<s3:Error xmlns:s3=\"x\"><s3:Code>A</s3:Code><s3:Region>eu-west-1</s3:Region></s3:Error>",
+         true, "A", "", "eu-west-1", ""},
+        {"<Error><!-- <Code>A</Code></Error>", true, "", "", "", ""},
+        {"<!-- <Error><Code>A</Code></Error>", false, "", "", "", ""},
+        {"<Error:Other><Code>A</Code></Error:Other>", false, "", "", "", ""},
+        {"<ErrorResponse><Error><Code>A</Code></Error></ErrorResponse>", false, "", "", "", ""},
         {"<Error><Code>Trunca", true, "", "", "", ""},
         {"<ListBucketResult><Code>A</Code></ListBucketResult>", false, "", "", "", ""},
         {"<html><Error><Code>A</Code></Error></html>", false, "", "", "", ""},
@@ -465,6 +474,46 @@ static void error_documents(void **state) {
         assert_string_equal(e.region, cases[i].region);
         assert_string_equal(e.endpoint, cases[i].endpoint);
     }
+}
+
+/* What each may stand behind an endpoint's name, and says 2xx to a PUT. */
+static void stores_and_others(void **state) {
+    (void)state;
+    static const struct {
+        int status;
+        const char *etag, *request_id, *body;
+        bool partly, stored;
+    } cases[] = {
+        {200, "\"5d41402abc4b2a76b9719d911017c592\"", "", "", false, true},
+        {200, "\"5d41402abc4b2a76b9719d911017c592\"", "0A49CE4060975EAC", "", false, true},
+        {200, "5d41402abc4b2a76b9719d911017c592", "", "", false, true},
+        {200, "", "tx000001-005", "", false, true},
+        {200, "W/\"1\"", "tx000001-005", "", false, true}, /* a proxy made it weak */
+        {200, "\"1\"", "", " \r\n\t", false, true},
+        {201, "\"1\"", "", "", false, true},
+        {204, "\"1\"", "", "", false, true},
+        {200, "", "", "", false, false},
+        {200, "\"\"", "", "", false, false},
+        {200, "W/\"0-2jmj7l5rSw0yVb\"", "", "", false, false},
+        {200, "\"1\"", "", "", true, false}, /* of what is to come nobody knows */
+        {200, "\"1\"", "", "\n", true, false},
+        {200, "\"1\"", "", "login", false, false},
+        {200, "\"1\"", "1", "{\"error\":\"unauthorized\"}", false, false},
+        {200, "\"1\"", "1", "<!DOCTYPE html><html></html>", false, false},
+        {200, "\"1\"", "1", "<PutObjectResponse/>", false, false},
+        {201, "\"1\"", "", "<Created/>", false, false},
+        {202, "\"1\"", "1", "", false, false},
+        {203, "\"1\"", "1", "", false, false},
+        {206, "\"1\"", "1", "", false, false},
+        {304, "\"1\"", "1", "", false, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct s3_answer a = {cases[i].status, cases[i].etag, cases[i].request_id,
+                                    str_c(cases[i].body), !cases[i].partly};
+        if (s3_is_stored(&a) != cases[i].stored) fail_msg("case %zu", i);
+    }
+    assert_false(s3_is_stored(&(struct s3_answer){
+        .status = 200, .etag = "\"1\"", .request_id = "", .body = {"\0", 1}, .whole = true}));
 }
 
 static void outcomes(void **state) {
@@ -510,6 +559,8 @@ static void outcomes(void **state) {
         {400, "SomethingNew", VERDICT_PERMANENT, FAULT_TENANT, false, "http-400"},
         {503, "accessdenied", VERDICT_RETRY, FAULT_TENANT, false, "http-503"},
         {200, "SomethingNew", VERDICT_PERMANENT, FAULT_TENANT, false, "s3-error"},
+        {200, "", VERDICT_RETRY, FAULT_TENANT, false, "not-a-store"},
+        {206, "", VERDICT_RETRY, FAULT_TENANT, false, "not-a-store"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct s3_error e = {{0}};
@@ -697,6 +748,7 @@ int main(void) {
         cmocka_unit_test(any_request),
         cmocka_unit_test(configured_headers),
         cmocka_unit_test(error_documents),
+        cmocka_unit_test(stores_and_others),
         cmocka_unit_test(outcomes),
         cmocka_unit_test(no_word_of_a_store_is_shown),
         cmocka_unit_test(an_own_store_is_told),

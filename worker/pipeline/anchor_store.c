@@ -81,7 +81,7 @@ static bool finish(struct anchor_store *s, struct s3_request *r, struct http_req
     request->method = r->method;
     request->url = buf_cstr(url);
     request->trusted = true;
-    request->want_headers[0] = "x-amz-bucket-region";
+    s3_want_headers(request);
     return ok;
 }
 
@@ -133,7 +133,7 @@ struct outcome anchor_store_judge(struct anchor_store *s, struct http_request *r
     struct s3_error error;
     if (transport->verdict != VERDICT_OK) return *transport;
     if (s3_accepted(r, &error)) return outcome_ok(r->status);
-    s3_learn_region(s->s3, r->status, &error, r->kept[0], s->region);
+    s3_learn_region(s->s3, r->status, &error, r->kept[S3_REGION], s->region);
     if (r->status == 501 && strcmp(r->method, "PUT") == 0) s->unconditional = true;
     return s3_outcome_told(r->status, &error, r->retry_after_ms);
 }
