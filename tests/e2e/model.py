@@ -44,7 +44,9 @@ def strings(data, names=None):
     return found
 
 
-NAMES = ("password", "passwd", "passphrase", "secret", "token", "authorization", "apikey", "accesskey", "privatekey", "credential")
+NAMES = ("password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "authorization", "bearer", "jwt", "cookie", "apikey",
+         "accesskey", "privatekey", "signingkey", "encryptionkey", "webhookkey", "connectionstring", "credential", "totp")
+LAST = ("pass", "auth", "sessionid", "creds", "otp", "pin")
 OPEN = {"type", "bucket", "region", "prefix"}
 LEAST = 6  # bytes of a value that is looked for everywhere
 LEAST_IN_NAME = 12
@@ -79,7 +81,12 @@ def whole(text):
 
 @functools.cache
 def named(path):
-    return any(name in re.sub("[^a-z0-9]", "", (part or "").lower()) for part in path for name in NAMES)
+    return any(tells(part) for part in path if part)
+
+
+def tells(name):
+    words = re.findall("[A-Z]+(?![a-z])|[A-Z]?[^A-Z\\W_]+", name)
+    return any(part in re.sub("[^a-z0-9]", "", name.lower()) for part in NAMES) or bool(words) and words[-1].lower() in LAST
 
 
 def secret_spans(path, text):

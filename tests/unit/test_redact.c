@@ -245,6 +245,27 @@ static void secrets_elsewhere(void **state) {
          "\"a\":{\"password\":\"" R "\",\"X-Api-Key\":\"" R "\",\"api_key\":[\"" R "\",{\"b\":\"" R
          "\"}],\"TOKEN\":1,\"githubToken\":\"" R "\",\"p\\u0061ssword\":\"" R
          "\",\"tok\":\"t\"}," SNAPSHOT "{}"},
+        {"\"a\":{\"DB_PASS\":\"S\",\"dbPass\":\"S\",\"PGPASSWORD\":\"S\",\"pass\":\"S\",\"DBPass\":"
+         "\"S\","
+         "\"passed\":\"S\",\"compass\":\"S\",\"COMPASS\":\"S\",\"passRate\":\"S\"}," SNAPSHOT "{}",
+         "\"a\":{\"DB_PASS\":\"" R "\",\"dbPass\":\"" R "\",\"PGPASSWORD\":\"" R "\",\"pass\":\"" R
+         "\",\"DBPass\":\"" R
+         "\",\"passed\":\"S\",\"compass\":\"S\",\"COMPASS\":\"S\",\"passRate\":\"S\"}," SNAPSHOT
+         "{}"},
+        {"\"a\":{\"cookie\":\"S\",\"set-cookie\":\"S\",\"jwt\":\"S\",\"bearer\":\"S\","
+         "\"sessionid\":\"S\","
+         "\"basicAuth\":\"S\",\"auth\":\"S\",\"author\":\"S\",\"authSession\":\"S\","
+         "\"authSessionId\":\"S\"}," SNAPSHOT "{}",
+         "\"a\":{\"cookie\":\"" R "\",\"set-cookie\":\"" R "\",\"jwt\":\"" R "\",\"bearer\":\"" R
+         "\",\"sessionid\":\"" R "\",\"basicAuth\":\"" R "\",\"auth\":\"" R
+         "\",\"author\":\"S\",\"authSession\":\"S\",\"authSessionId\":\"S\"}," SNAPSHOT "{}"},
+        {"\"a\":{\"pwd\":\"S\",\"otp\":\"S\",\"pin\":\"S\",\"cardPin\":\"S\",\"signing_key\":\"S\","
+         "\"encryptionKey\":\"S\",\"webhookKey\":\"S\",\"connectionString\":\"S\",\"pinned\":\"S\","
+         "\"spin\":\"S\",\"key\":\"S\",\"keyboard\":\"S\",\"laptop\":\"S\"}," SNAPSHOT "{}",
+         "\"a\":{\"pwd\":\"" R "\",\"otp\":\"" R "\",\"pin\":\"" R "\",\"cardPin\":\"" R
+         "\",\"signing_key\":\"" R "\",\"encryptionKey\":\"" R "\",\"webhookKey\":\"" R
+         "\",\"connectionString\":\"" R "\",\"pinned\":\"S\",\"spin\":\"S\",\"key\":\"S\","
+         "\"keyboard\":\"S\",\"laptop\":\"S\"}," SNAPSHOT "{}"},
         /* By value: before and behind the sink, in any spelling, and in it. */
         {"\"error\":{\"message\":\"key wJa/rX is bad, wJa/rX\"}," SNAPSHOT
          "{" S3SINK("wJa/rX") "},\"reason\":{\"message\":\"wJ\\u0061\\/rX\"}",

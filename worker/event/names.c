@@ -7,7 +7,7 @@
 
 /* Names that tell nothing are most of all, and few: one of up to KEPT_MAX bytes is kept in a table
  * of the last ones judged, whole, as three words that overlap where it is shorter. */
-#define KEPT_MIN 4
+#define KEPT_MIN 3
 #define KEPT_MAX 24
 #define SLOTS 256
 
@@ -18,7 +18,11 @@ struct kept {
 };
 
 struct names {
-    struct str *v; /* letters and digits, lower case */
+    struct name {
+        struct str text; /* letters and digits, lower case */
+        bool last;       /* has to be the last word */
+        struct name *next;
+    } * v, *heads[256]; /* by their first byte */
     size_t n;
     char *text; /* what they point into */
     size_t shortest;
@@ -26,15 +30,32 @@ struct names {
     struct kept kept[SLOTS];
 };
 
+static bool in_word(char c) {
+    return char_is_alnum(c) || (unsigned char)c >= 0x80;
+}
+
 static size_t plain(struct str name, char *to) {
     size_t n = 0;
-    for (size_t i = 0; i < name.n; i++) {
-        char c = name.p[i];
-        if (c >= 'A' && c <= 'Z') c = (char)(c - 'A' + 'a');
-        if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (unsigned char)c >= 0x80)
-            to[n++] = c;
-    }
+    for (size_t i = 0; i < name.n; i++)
+        if (in_word(name.p[i])) to[n++] = char_lower(name.p[i]);
     return n;
+}
+
+static bool capital(char c) {
+    return c >= 'A' && c <= 'Z';
+}
+
+/* Words are set apart by signs, or by a capital: PASS is the last one of DB_PASS, dbPASS, DBPass.
+ */
+static struct str last_word(struct str name) {
+    while (name.n && !in_word(name.p[name.n - 1])) name.n--;
+    for (size_t i = name.n; i > 0; i--) {
+        bool first = i == 1 || !in_word(name.p[i - 2]) ||
+                     (capital(name.p[i - 1]) &&
+                      (!capital(name.p[i - 2]) || (i < name.n && !capital(name.p[i]))));
+        if (first) return (struct str){name.p + i - 1, name.n - i + 1};
+    }
+    return name;
 }
 
 struct names *names_new(const struct list *l) {
@@ -46,7 +67,11 @@ struct names *names_new(const struct list *l) {
     char *at = names->text;
     for (size_t i = 0; i < l->n; i++) {
         size_t n = plain(str_c(l->v[i]), at);
-        if (n) names->v[names->n++] = (struct str){at, n};
+        if (n) {
+            struct name **head = &names->heads[(unsigned char)*at];
+            names->v[names->n] = (struct name){{at, n}, *l->v[i] == '_', *head};
+            *head = &names->v[names->n++];
+        }
         if (n && (!names->shortest || n < names->shortest)) names->shortest = n;
         at += n;
     }
@@ -73,9 +98,13 @@ static uint32_t half(const char *p) {
 }
 
 static struct kept pack(struct str s) {
-    if (s.n < 8) return (struct kept){half(s.p), 0, half(s.p + s.n - 4), s.n, NAME_UNKNOWN};
-    return (struct kept){word(s.p), word(s.p + (s.n < 16 ? 0 : 8)), word(s.p + s.n - 8), s.n,
-                         NAME_UNKNOWN};
+    if (s.n >= 8)
+        return (struct kept){word(s.p), word(s.p + (s.n < 16 ? 0 : 8)), word(s.p + s.n - 8), s.n,
+                             NAME_UNKNOWN};
+    if (s.n > KEPT_MIN) return (struct kept){half(s.p), 0, half(s.p + s.n - 4), s.n, NAME_UNKNOWN};
+    uint64_t three = 0;
+    for (size_t i = 0; i < s.n; i++) three = three << 8 | (unsigned char)s.p[i];
+    return (struct kept){three, 0, 0, s.n, NAME_UNKNOWN};
 }
 
 static size_t slot(const struct kept *k) {
@@ -83,8 +112,7 @@ static size_t slot(const struct kept *k) {
 }
 
 enum name_class names_recall(const struct names *names, struct str name) {
-    if (name.n < KEPT_MIN && name.n < names->shortest) /* "id" is plain, "url" and "uri" are not */
-        return name.n == KEPT_MIN - 1 && (name.p[0] | 0x20) == 'u' ? NAME_URL : NAME_PLAIN;
+    if (name.n < KEPT_MIN && name.n < names->shortest) return NAME_PLAIN; /* "id" */
     if (name.n < KEPT_MIN || name.n > KEPT_MAX) return NAME_UNKNOWN;
     struct kept k = pack(name);
     const struct kept *is = &names->kept[slot(&k)];
@@ -101,13 +129,19 @@ void names_remember(struct names *names, struct str name, enum name_class class)
 }
 
 bool names_tell(const struct names *names, struct str name) {
-    char few[64];
+    char few[128];
     if (!names->n || name.n < names->shortest) return false;
-    char *text = name.n <= sizeof few ? few : xmalloc(name.n);
-    size_t n = plain(name, text);
+    char *text = 2 * name.n <= sizeof few ? few : xmalloc(2 * name.n);
+    size_t n = plain(name, text), word = plain(last_word(name), text + n);
     bool tells = false;
-    for (size_t i = 0; i < names->n && !tells; i++)
-        tells = memmem(text, n, names->v[i].p, names->v[i].n) != NULL;
+    for (size_t i = 0; i < n && !tells; i++)
+        for (const struct name *one = names->heads[(unsigned char)text[i]]; one && !tells;
+             one = one->next)
+            tells = !one->last && one->text.n <= n - i &&
+                    memcmp(one->text.p, text + i, one->text.n) == 0;
+    const struct name *one = word ? names->heads[(unsigned char)text[n]] : NULL;
+    for (; one && !tells; one = one->next)
+        tells = one->last && str_eq(one->text, (struct str){text + n, word});
     if (text != few) free(text);
     return tells;
 }

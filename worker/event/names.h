@@ -1,6 +1,7 @@
 /* Which names of members say that what they hold is secret (redact.names): a name is compared
  * without regard to case and to what separates its words, so that "api key" is in X-Api-Key,
- * apiKeyId and MY_APIKEY. One thread at a time: it remembers what it has judged. */
+ * apiKeyId and MY_APIKEY. "_pass" has to be the last of the words: DB_PASS and dbPass, but neither
+ * passed nor compass. One thread at a time: it remembers what it has judged. */
 #ifndef RUNSINK_NAMES_H
 #define RUNSINK_NAMES_H
 
@@ -12,8 +13,9 @@ struct list;
 
 /* The default of redact.names, for those who have no configuration. */
 #define NAMES_DEFAULT                                                                              \
-    "password,passwd,passphrase,secret,token,authorization,apikey,accesskey,privatekey,"           \
-    "credential"
+    "password,passwd,passphrase,passcode,pwd,_pass,secret,token,authorization,_auth,bearer,jwt,"   \
+    "cookie,_sessionid,apikey,accesskey,privatekey,signingkey,encryptionkey,webhookkey,"           \
+    "connectionstring,credential,_creds,_otp,totp,_pin"
 
 struct names;
 struct names *names_new(const struct list *); /* copies what it needs */
