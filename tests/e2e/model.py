@@ -16,18 +16,22 @@ def camel(name):
     return re.sub(r"_([a-z])", lambda m: m[1].upper(), name)
 
 
-def strings(data, names=None):
+def strings(data, names=None, objects=None, others=None):
     """(path, start, end) of each string value in a JSON text, quotes excluded; path names in camelCase, None in an array. The
-    places of the members' names are added to names."""
-    stack, key, expect_key, found = [], None, False, []
+    places of the members' names are added to names, those of numbers and booleans to others. For each string, objects gets the
+    numbers of the objects that it is in, from the outermost on."""
+    stack, key, expect_key, found, number, inside = [], None, False, [], 0, []
     for match in TOKEN.finditer(data):
         token, start = match[1], match.start(1)
         kind = token[:1]
         if kind in b"{[":
             stack.append((key, kind == b"{"))
+            number += 1
+            inside.append(number)
             expect_key, key = kind == b"{", None
         elif kind in b"}]":
             key, _ = stack.pop()
+            inside.pop()
             expect_key = False
         elif kind == b",":
             expect_key = stack[-1][1]
@@ -38,15 +42,22 @@ def strings(data, names=None):
             key = json.loads(token)
             if names is not None:
                 names.append((start + 1, start + len(token) - 1))
-        elif kind == b'"':
+        elif token != b"null":
             path = [name for name, _ in stack[1:]] + [key]
-            found.append((tuple(camel(p) if p is not None else None for p in path), start + 1, start + len(token) - 1))
+            path = tuple(camel(p) if p is not None else None for p in path)
+            if kind == b'"':
+                found.append((path, start + 1, start + len(token) - 1))
+                if objects is not None:
+                    objects.append(tuple(inside))
+            elif others is not None:
+                others.append((path, start, start + len(token)))
     return found
 
 
 NAMES = ("password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "authorization", "bearer", "jwt", "cookie", "apikey",
          "accesskey", "privatekey", "signingkey", "encryptionkey", "webhookkey", "connectionstring", "credential", "totp")
 LAST = ("pass", "auth", "sessionid", "creds", "otp", "pin")
+FLAGS = {"skipOnFail", "forcePathStyle"}
 OPEN = {"type", "bucket", "region", "prefix"}
 LEAST = 6  # bytes of a value that is looked for everywhere
 LEAST_IN_NAME = 12
@@ -131,9 +142,16 @@ def wrapped(header):
 
 
 def redact(payload):
-    edits, values, names = [], set(), []
-    places = strings(payload, names)
-    for path, start, end in places:
+    edits, values, names, objects, others = [], set(), [], [], []
+    places = strings(payload, names, objects, others)
+    bare = set()
+    for path, start, end in others:
+        below = [path[path.index(place) + 1:] for place in ("sink", "notifications") if place in path]
+        if below and not (payload[start:end] in (b"true", b"false") and len([part for part in below[0] if part]) == 1 and path[-1] in FLAGS):
+            edits.append((start, end))
+            bare.add(start)
+            values |= {payload[start:end]} - {b"true", b"false"}
+    for (path, start, end), inside in zip(places, objects):
         spans = secret_spans(path, payload[start:end])
         edits += [(start + a, start + b) for a, b in spans]
         if "apisToSend" not in path and path[-2:] != ("sink", "path"):
@@ -147,7 +165,7 @@ def redact(payload):
                     edits += [(start + a, start + b) for a, b in echoes(payload[start:end], value)]
     out, at = [], 0
     for start, end in united(edits):
-        out += [payload[at:start], MARK]
+        out += [payload[at:start], b'"%s"' % MARK if start in bare else MARK]
         at = end
     return b"".join(out + [payload[at:]])
 

@@ -199,6 +199,10 @@ static void add_hook(int i) {
         put_secret(d, d->secret);
     }
     both(d, "\"}");
+    if (i % 3 == 2) { /* no member of ours, and no string */
+        add(d->sink, sizeof d->sink, ",\"pin\":20241231");
+        add(d->redacted, sizeof d->redacted, ",\"pin\":\"[REDACTED]\"");
+    }
     name_rules(d);
 }
 

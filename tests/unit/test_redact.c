@@ -188,7 +188,17 @@ static void each_secret(void **state) {
         {"\"AccessKeyId\":\"a\",\"x\":{\"accessKeyId\":\"b\",\"url\":\"c://d:e@f\"}",
          "\"AccessKeyId\":\"" R "\",\"x\":{\"accessKeyId\":\"" R "\",\"url\":\"" R "\"}"},
         {"\"password\":\"S\",\"signingSecret\":\"S\",\"x\":[\"S\",1,true,[\"S\"]]",
-         "\"password\":\"" R "\",\"signingSecret\":\"" R "\",\"x\":[\"" R "\",1,true,[\"" R "\"]]"},
+         "\"password\":\"" R "\",\"signingSecret\":\"" R "\",\"x\":[\"" R "\",\"" R "\",\"" R
+         "\",[\"" R "\"]]"},
+        /* So are numbers and booleans; what is no value is none. */
+        {"\"password\": "
+         "123456789012,\"pin\":-1.5e3,\"x\":{\"y\":false,\"z\":null,\"l\":[],\"o\":{}}",
+         "\"password\": \"" R "\",\"pin\":\"" R "\",\"x\":{\"y\":\"" R
+         "\",\"z\":null,\"l\":[],\"o\":{}}"},
+        {"\"skipOnFail\":0,\"bucket\":1234567,\"region\":[true]",
+         "\"skipOnFail\":\"" R "\",\"bucket\":\"" R "\",\"region\":[\"" R "\"]"},
+        {"\"forcePathStyle\":true,\"force_path_style\":true,\"skip_on_fail\":false",
+         "\"forcePathStyle\":true,\"force_path_style\":true,\"skip_on_fail\":false"},
         {"\"bucket\":\"b\",\"region\":\"r\",\"prefix\":\"p\",\"skipOnFail\":false",
          "\"bucket\":\"b\",\"region\":\"r\",\"prefix\":\"p\",\"skipOnFail\":false"},
         {"\"apisToSend\":[\"one\"],\"path\":\"folder\"",
@@ -236,7 +246,7 @@ static void secrets_elsewhere(void **state) {
         /* Nothing is delivered to such a sink, so nothing in it is refused. */
         {"\"copy\":{\"sink\":{\"url\":5,\"headers\":[\"S\"],\"accessKeyId\":{\"a\":\"S\"}}}"
          "," SNAPSHOT "{}",
-         "\"copy\":{\"sink\":{\"url\":5,\"headers\":[\"" R "\"],\"accessKeyId\":{\"a\":\"" R
+         "\"copy\":{\"sink\":{\"url\":\"" R "\",\"headers\":[\"" R "\"],\"accessKeyId\":{\"a\":\"" R
          "\"}}}," SNAPSHOT "{}"},
         /* By name. */
         {"\"a\":{\"password\":\"S\",\"X-Api-Key\":\"S\",\"api_key\":[\"S\",{\"b\":\"S\"}],"
@@ -266,6 +276,8 @@ static void secrets_elsewhere(void **state) {
          "\",\"signing_key\":\"" R "\",\"encryptionKey\":\"" R "\",\"webhookKey\":\"" R
          "\",\"connectionString\":\"" R "\",\"pinned\":\"S\",\"spin\":\"S\",\"key\":\"S\","
          "\"keyboard\":\"S\",\"laptop\":\"S\"}," SNAPSHOT "{}"},
+        {"\"m\":\"is 123456789012\"," SNAPSHOT "{\"sink\":{\"password\":123456789012,\"n\":7}}",
+         "\"m\":\"is " R "\"," SNAPSHOT "{\"sink\":{\"password\":\"" R "\",\"n\":\"" R "\"}}"},
         /* By value: before and behind the sink, in any spelling, and in it. */
         {"\"error\":{\"message\":\"key wJa/rX is bad, wJa/rX\"}," SNAPSHOT
          "{" S3SINK("wJa/rX") "},\"reason\":{\"message\":\"wJ\\u0061\\/rX\"}",

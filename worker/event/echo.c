@@ -72,19 +72,17 @@ void echoes_begin(struct echoes *e) {
     e->n = e->n_short = 0;
 }
 
-static void push(struct echoes *e, struct arena *arena, const struct echo *one) {
-    if (e->n == e->cap) {
-        struct echo *more = arena_alloc(arena, 2 * e->cap * sizeof *more);
+void echoes_copy(struct echoes *e, struct arena *arena, const struct echo *from, size_t n) {
+    if (e->cap - e->n < n) {
+        e->cap = 2 * (e->n + n);
+        struct echo *more = arena_alloc(arena, e->cap * sizeof *more);
         memcpy(more, e->v, e->n * sizeof *more);
         e->v = more;
-        e->cap *= 2;
     }
-    e->v[e->n++] = *one;
-    e->n_short += one->n < ECHO_MIN;
-}
-
-void echoes_copy(struct echoes *e, struct arena *arena, const struct echo *from, size_t n) {
-    for (size_t i = 0; i < n; i++) push(e, arena, &from[i]);
+    for (size_t i = 0; i < n; i++) {
+        e->v[e->n++] = from[i];
+        e->n_short += from[i].n < ECHO_MIN;
+    }
 }
 
 void echoes_add(struct echoes *e, struct arena *arena, struct str s, bool credential) {
@@ -96,7 +94,7 @@ void echoes_add(struct echoes *e, struct arena *arena, struct str s, bool creden
         one.unfit = one.unfit || s.p[i] == '"' || s.p[i] == '\\' || (unsigned char)s.p[i] < 0x20;
         if (n == 1 && frequency(s.p[i]) < frequency(s.p[one.rare])) one.rare = (uint32_t)i;
     }
-    push(e, arena, &one);
+    echoes_copy(e, arena, &one, 1);
 }
 
 /* ---- the search ---- */
@@ -127,7 +125,7 @@ static bool hit(struct search *s, size_t at, size_t n) {
         s->cap = s->cap ? 2 * s->cap : 16;
         s->hits = xrealloc(s->hits, s->cap * sizeof *s->hits);
     }
-    s->hits[s->n_hits++] = (struct edit){at, n};
+    s->hits[s->n_hits++] = (struct edit){at, n, 0};
     return true;
 }
 
@@ -248,7 +246,7 @@ static void find_escaped(struct search *s, struct str text, struct edit where, b
         while (at < spans.v[i].at) at += (len = json_char(&p, end, one)) ? len : 1;
         const char *from = p;
         while (at < spans.v[i].at + spans.v[i].n) at += (len = json_char(&p, end, one)) ? len : 1;
-        add(f, (struct edit){(size_t)(from - text.p), (size_t)(p - from)});
+        add(f, (struct edit){(size_t)(from - text.p), (size_t)(p - from), 0});
     }
     free(spans.v);
     wipe(plain, n);
@@ -286,10 +284,10 @@ static void place(struct search *s, struct str text, struct found *f) {
         size_t to = (size_t)(p++ - text.p);
         bool name = is_name(p, end);
         size_t before = f->n;
-        if (!s->spent && escaped) find_escaped(s, text, (struct edit){from, to - from}, name, f);
+        if (!s->spent && escaped) find_escaped(s, text, (struct edit){from, to - from, 0}, name, f);
         if (s->spent && !name) {
             f->n = before;
-            add(f, (struct edit){from, to - from});
+            add(f, (struct edit){from, to - from, 0});
         }
         while (i < n_raw && raw[i].at < from) i++;
         for (; i < n_raw && raw[i].at < to; i++)
@@ -305,7 +303,7 @@ static struct edits unite(struct edits a, const struct found *b, size_t shift,
     size_t i = 0, k = 0;
     while (i < a.n || k < b->n) {
         struct edit other = {0};
-        if (k < b->n) other = (struct edit){b->v[k].at + shift, b->v[k].n};
+        if (k < b->n) other = (struct edit){b->v[k].at + shift, b->v[k].n, 0};
         bool first = k == b->n || (i < a.n && a.v[i].at <= other.at);
         add(&all, first ? a.v[i] : other);
         i += first;

@@ -56,10 +56,14 @@ static void visit_rest(struct reading *, struct json_value *);
 static void visit_member(struct reading *, const struct json_value *key);
 static bool tells(const struct reading *, const struct json_value *key);
 
+static enum strings also_named(enum strings s) {
+    return s < STRINGS_SECRET ? STRINGS_NAMED : STRINGS_SECRET_NAMED;
+}
+
 /* Reads a value as secret as its name says that it is. */
 static void read_named(struct reading *r, const struct member *m) {
     enum strings before = r->strings;
-    r->strings = STRINGS_NAMED;
+    r->strings = also_named(before);
     r->hides_text = true;
     m->read(r, m);
     r->strings = before;
@@ -123,15 +127,25 @@ static void read_each(struct reading *r, const struct member *m) {
         while (json_item(&r->j)) read_each(r, m);
 }
 
-static void add_edit(struct reading *r, const char *p, size_t n) {
-    if (n == 0) return;
-    if (r->n_edits == r->cap_edits) {
-        struct edit *more = arena_alloc(r->arena, 2 * r->cap_edits * sizeof *more);
+/* Some edits that are to stand at a distance from where they say. */
+static void push_edits(struct reading *r, const struct edit *v, size_t n, size_t distance) {
+    if (r->cap_edits - r->n_edits < n) {
+        r->cap_edits = 2 * (r->n_edits + n);
+        struct edit *more = arena_alloc(r->arena, r->cap_edits * sizeof *more);
         memcpy(more, r->edits, r->n_edits * sizeof *more);
         r->edits = more;
-        r->cap_edits *= 2;
     }
-    r->edits[r->n_edits++] = (struct edit){(size_t)(p - r->j.start), n};
+    struct edit *to = r->edits + r->n_edits;
+    r->n_edits += n;
+    for (size_t i = 0; i < n; i++) to[i] = (struct edit){v[i].at + distance, v[i].n, v[i].quotes};
+}
+
+static void push_edit(struct reading *r, struct edit e) {
+    push_edits(r, &e, 1, 0);
+}
+
+static void add_edit(struct reading *r, const char *p, size_t n) {
+    if (n) push_edit(r, (struct edit){(size_t)(p - r->j.start), n, 0});
 }
 
 /* ---- values ---- */
@@ -195,6 +209,13 @@ static void hide(struct reading *r, const struct json_value *v, bool credential)
     struct str text;
     add_edit(r, v->raw.p, v->raw.n);
     if (json_resolve(v, r->arena, &text)) echoes_add(&r->values, r->arena, text, credential);
+}
+
+/* A number or a boolean that is secret. What has only a few digits may stand anywhere by chance. */
+static void hide_bare(struct reading *r, const struct json_value *v, bool credential) {
+    push_edit(r, (struct edit){(size_t)(v->raw.p - r->j.start), v->raw.n, 2});
+    if (v->kind == JSON_NUMBER && v->raw.n >= ECHO_MIN)
+        echoes_add(&r->values, r->arena, v->raw, credential);
 }
 
 /* The secrets of a URL that stands at [from, from + n) of a string's text. Where the string has
@@ -288,6 +309,16 @@ static void read_open(struct reading *r, const struct member *m) {
         visit(r, &v);
 }
 
+/* On that list, if it is a boolean. */
+static void read_flag(struct reading *r, const struct member *m) {
+    struct json_value v = {0};
+    (void)m;
+    if (json_peek(&r->j) == JSON_BOOL)
+        json_value(&r->j, &v);
+    else
+        visit(r, &v);
+}
+
 static void read_url(struct reading *r, const struct member *m) {
     struct json_value v = {0};
     if (!m->path && json_peek(&r->j) != JSON_STRING)
@@ -360,13 +391,16 @@ static const struct member sink_members[][SAME_LENGTH] = {
     [6] = {{"bucket", read_open}, {"region", read_open}, {"prefix", read_open}},
     [7] = {{"headers", read_headers, .path = "sink.headers"}},
     [8] = {{"endpoint", read_url, .path = "sink.endpoint"}},
-    [10] = {{"apisToSend", read_quiet}},
+    [10] = {{"apisToSend", read_quiet}, {"skipOnFail", read_flag}},
     [11] = {{"accessKeyId", read_secret, .path = "sink.accessKeyId"}},
     [12] = {{"sessionToken", read_secret, .path = "sink.sessionToken"},
-            {"apis_to_send", read_quiet}},
+            {"apis_to_send", read_quiet},
+            {"skip_on_fail", read_flag}},
     [13] = {{"access_key_id", read_secret, .path = "sink.access_key_id"},
             {"session_token", read_secret, .path = "sink.session_token"}},
+    [14] = {{"forcePathStyle", read_flag}},
     [15] = {{"secretAccessKey", read_secret, .path = "sink.secretAccessKey"}},
+    [16] = {{"force_path_style", read_flag}},
     [17] = {{"secret_access_key", read_secret, .path = "sink.secret_access_key"}},
 };
 static const struct members sink_table = MEMBERS(sink_members);
@@ -376,17 +410,19 @@ static const struct members sink_table = MEMBERS(sink_members);
 static void learn_sink(struct reading *r, struct str json, int depth, size_t edit, size_t value) {
     size_t start = (size_t)(json.p - r->j.start);
     struct edits edits = {r->edits + edit, r->n_edits - edit};
-    struct edit range = {start, json.n};
+    struct edit range = {start, json.n, 0};
     struct str document = {r->j.start, start + json.n};
-    r->own = (struct edit){value, r->values.n - value};
+    r->own = (struct edit){value, r->values.n - value, 0};
     if (r->values.n_short < r->values.n &&
         echoes_find(&r->values, r->own, document, range, r->j.escapes, &edits, r->arena)) {
         r->n_edits = edit;
-        for (size_t i = 0; i < edits.n; i++) add_edit(r, r->j.start + edits.v[i].at, edits.v[i].n);
+        push_edits(r, edits.v, edits.n, 0);
     }
     struct edit *own = arena_alloc(r->arena, (edits.n + 1) * sizeof *own);
-    for (size_t i = 0; i < edits.n; i++)
-        own[i] = (struct edit){r->edits[edit + i].at - start, r->edits[edit + i].n};
+    for (size_t i = 0; i < edits.n; i++) {
+        own[i] = r->edits[edit + i];
+        own[i].at -= start;
+    }
     struct echo *values = arena_alloc(r->arena, (r->own.n + 1) * sizeof *values);
     if (r->own.n) memcpy(values, r->values.v + value, r->own.n * sizeof *values);
     r->facts = (struct known_sink){json, depth, own, edits.n, values, r->own.n, r->j.escapes};
@@ -398,9 +434,9 @@ static bool pass_sink(struct reading *r, struct json_value *ret) {
     const struct known_sink *k =
         r->known_sinks->find ? r->known_sinks->find(r->known_sinks->ctx, rest, r->j.depth) : NULL;
     if (!k) return false;
-    for (size_t i = 0; i < k->n_edits; i++) add_edit(r, rest.p + k->edits[i].at, k->edits[i].n);
+    push_edits(r, k->edits, k->n_edits, (size_t)(rest.p - r->j.start));
     json_pass(&r->j, JSON_OBJECT, k->json.n, ret);
-    r->own = (struct edit){r->values.n, k->n_values};
+    r->own = (struct edit){r->values.n, k->n_values, 0};
     echoes_copy(&r->values, r->arena, k->values, k->n_values);
     r->facts = *k;
     r->known = k;
@@ -443,6 +479,10 @@ static const struct member notification_members[][SAME_LENGTH] = {
     [6] = {{"bucket", read_open}, {"region", read_open}, {"prefix", read_open}},
     [7] = {{"headers", read_headers}},
     [8] = {{"endpoint", read_url}},
+    [10] = {{"skipOnFail", read_flag}},
+    [12] = {{"skip_on_fail", read_flag}},
+    [14] = {{"forcePathStyle", read_flag}},
+    [16] = {{"force_path_style", read_flag}},
 };
 static const struct members notification_table = MEMBERS(notification_members);
 
@@ -513,22 +553,23 @@ static bool names_url(const struct json_value *key) {
     return false;
 }
 
+static const struct member no_member;
+
 /* The value of a member whose name says something, or was not seen lately. */
 static void visit_special(struct reading *r, const struct json_value *key) {
     struct json_value v = {0};
     enum strings before = r->strings;
-    const struct member *m = before < STRINGS_SECRET ? find(&any_table, key) : NULL;
+    const struct member *m = before < STRINGS_NAMED ? find(&any_table, key) : NULL;
     bool named = tells(r, key), url = names_url(key);
-    if (named) r->strings = STRINGS_NAMED;
-    if (before < STRINGS_SECRET && !m && !named && !key->escaped)
+    if (named) r->strings = also_named(before);
+    if (before < STRINGS_NAMED && !m && !named && !key->escaped)
         names_remember(r->known_sinks->names, key->raw, url ? NAME_URL : NAME_PLAIN);
-    if (m) {
+    if (m)
         m->read(r, m);
-    } else if (url && r->strings == STRINGS_URLS && json_peek(&r->j) == JSON_STRING) {
-        if (json_value(&r->j, &v)) add_url(r, &v);
-    } else {
+    else if (url && r->strings == STRINGS_URLS && json_peek(&r->j) == JSON_STRING)
+        read_url(r, &no_member);
+    else
         visit(r, &v);
-    }
     r->strings = before;
 }
 
@@ -536,11 +577,12 @@ static void visit_special(struct reading *r, const struct json_value *key) {
 static void visit_member(struct reading *r, const struct json_value *key) {
     struct json_value v = {0};
     enum name_class class = names_recall(r->known_sinks->names, key->raw);
-    if (class == NAME_UNKNOWN || r->strings >= STRINGS_SECRET ||
-        (class == NAME_URL && r->strings == STRINGS_URLS))
-        visit_special(r, key);
-    else
+    bool quick = class == NAME_PLAIN ? r->strings < STRINGS_NAMED
+                                     : class == NAME_URL && r->strings == STRINGS_OPEN;
+    if (quick)
         visit(r, &v);
+    else
+        visit_special(r, key);
 }
 
 /* What json_enter() has begun to read, whatever it is, and the secrets in it. Recursion ends by
@@ -558,18 +600,22 @@ static void visit_rest(struct reading *r, struct json_value *v) {
         return;
     case JSON_STRING:
         if (r->strings == STRINGS_URLS) add_urls(r, v);
-        if (r->strings >= STRINGS_SECRET && !r->j.err) hide(r, v, r->strings == STRINGS_NAMED);
+        if (r->strings >= STRINGS_NAMED && !r->j.err) hide(r, v, r->strings != STRINGS_SECRET);
+        return;
+    case JSON_BOOL:
+    case JSON_NUMBER:
+        if (r->strings >= STRINGS_SECRET && !r->j.err)
+            hide_bare(r, v, r->strings == STRINGS_SECRET_NAMED);
         return;
     case JSON_ABSENT:
     case JSON_NULL:
-    case JSON_BOOL:
-    case JSON_NUMBER:
         return;
     }
 }
 
 static void visit(struct reading *r, struct json_value *ret) {
-    if (json_enter(&r->j, ret) || (ret->kind == JSON_STRING && r->strings != STRINGS_OPEN))
+    if (json_enter(&r->j, ret) ||
+        (r->strings != STRINGS_OPEN && (ret->kind == JSON_STRING || r->strings >= STRINGS_SECRET)))
         visit_rest(r, ret);
 }
 
@@ -613,7 +659,8 @@ static const struct member results_members[][SAME_LENGTH] = {
 static const struct members results_table = MEMBERS(results_members);
 
 static const struct member error_members[][SAME_LENGTH] = {
-    [4] = {{"code", read_field, F_ERROR_CODE}}};
+    [4] = {{"code", read_field, F_ERROR_CODE}},
+};
 static const struct members error_table = MEMBERS(error_members);
 
 static const struct member reason_members[][SAME_LENGTH] = {
@@ -704,10 +751,10 @@ static void find_echoes(struct reading *r, struct str document) {
         struct edit which, range;
         bool escapes;
     } looks[] = {
-        {{0, n}, {0, at}, escapes},
-        {{0, own.at}, {at, end - at}, true},
-        {{own.at + own.n, n - own.at - own.n}, {at, end - at}, true},
-        {{0, n}, {end, document.n - end}, escapes},
+        {{0, n, 0}, {0, at, 0}, escapes},
+        {{0, own.at, 0}, {at, end - at, 0}, true},
+        {{own.at + own.n, n - own.at - own.n, 0}, {at, end - at, 0}, true},
+        {{0, n, 0}, {end, document.n - end, 0}, escapes},
     };
     for (size_t i = 0; i < sizeof looks / sizeof *looks; i++)
         found |= echoes_find(&r->values, looks[i].which, document, looks[i].range, looks[i].escapes,

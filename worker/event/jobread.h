@@ -48,8 +48,8 @@ struct fields {
 };
 
 /* What the strings are that the reader comes by: nothing special, maybe URLs, or all secret, by
- * their place or by what they are called. */
-enum strings { STRINGS_OPEN, STRINGS_URLS, STRINGS_SECRET, STRINGS_NAMED };
+ * what they are called, by their place (then so are numbers), or by both. */
+enum strings { STRINGS_OPEN, STRINGS_URLS, STRINGS_NAMED, STRINGS_SECRET, STRINGS_SECRET_NAMED };
 
 struct reading {
     struct json j;

@@ -33,10 +33,12 @@ enum framing {
 };
 
 /* A span of a payload (byte offsets into it) that is replaced by `[REDACTED]` when the payload is
- * delivered. Spans are ascending, never overlap and lie inside JSON strings, quotes excluded. */
+ * delivered. Spans are ascending, never overlap and lie inside JSON strings, quotes excluded, or
+ * are a whole number or boolean. */
 struct edit {
     size_t at;
     size_t n;
+    size_t quotes; /* bytes of them that the mark gets in the place of what is no string: 2, or 0 */
 };
 
 /* The JSON document to deliver: what is left when the framing is off (a wrapper object stays). */

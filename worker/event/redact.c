@@ -13,7 +13,7 @@ static size_t edits(const struct payload *p) {
 
 size_t redact_size(const struct payload *p) {
     size_t n = p->json.n;
-    for (size_t i = 0; i < edits(p); i++) n = n - p->edits[i].n + mark.n;
+    for (size_t i = 0; i < edits(p); i++) n = n - p->edits[i].n + mark.n + p->edits[i].quotes;
     return n;
 }
 
@@ -26,8 +26,10 @@ bool redact_add(struct buf *b, const struct payload *p) {
         const struct edit *e = &p->edits[i];
         memcpy(to, p->json.p + from, e->at - from);
         to += e->at - from;
+        if (e->quotes) *to++ = '"';
         memcpy(to, mark.p, mark.n);
         to += mark.n;
+        if (e->quotes) *to++ = '"';
         from = e->at + e->n;
     }
     memcpy(to, p->json.p + from, p->json.n - from);
@@ -102,10 +104,10 @@ void url_secrets_begin(struct url_secrets *s, struct str url) {
     *s = (struct url_secrets){.url = url, .host = host, .query = url.n};
     if (!host_port((struct str){url.p + host, end - host})) {
         s->malformed = true;
-        s->first = (struct edit){from, url.n - from};
+        s->first = (struct edit){from, url.n - from, 0};
         return;
     }
-    if (host > from) s->first = (struct edit){from, host - 1 - from};
+    if (host > from) s->first = (struct edit){from, host - 1 - from, 0};
     struct str rest = {url.p + end, url.n - end};
     size_t query = until(rest, '?'), fragment = until(rest, '#');
     if (fragment < query) { /* no query: the fragment is all of one piece */
@@ -143,7 +145,7 @@ bool url_secrets_next(struct url_secrets *s, struct edit *ret) {
         size_t at = s->query + name;
         s->query += end < rest.n ? end + 1 : end;
         if (end == name) continue;
-        *ret = (struct edit){at, end - name};
+        *ret = (struct edit){at, end - name, 0};
         return true;
     }
     return false;
