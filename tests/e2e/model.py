@@ -144,6 +144,8 @@ def wrapped(header):
 def redact(payload):
     edits, values, names, objects, others = [], set(), [], [], []
     places = strings(payload, names, objects, others)
+    pairs = {inside[-1] for (path, start, end), inside in zip(places, objects)
+             if (path[-1] or "").lower() in ("name", "key") and tells(json.loads(b'"%s"' % payload[start:end]))}
     bare = set()
     for path, start, end in others:
         below = [path[path.index(place) + 1:] for place in ("sink", "notifications") if place in path]
@@ -153,6 +155,8 @@ def redact(payload):
             values |= {payload[start:end]} - {b"true", b"false"}
     for (path, start, end), inside in zip(places, objects):
         spans = secret_spans(path, payload[start:end])
+        if (path[-1] or "").lower() == "value" and inside[-1] in pairs:
+            spans = whole(payload[start:end])
         edits += [(start + a, start + b) for a, b in spans]
         if "apisToSend" not in path and path[-2:] != ("sink", "path"):
             for a, b in spans:

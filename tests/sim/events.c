@@ -261,6 +261,9 @@ static const char *long_word(void) {
 
 static void put_error(struct text *t, const struct destination_plan *d, enum flaw flaw) {
     static const char *const kills[] = {"decode", "build", "sent"};
+    if (d && d->hook)
+        put_other(t, ",\"env\":[{\"value\":\"hunter2\",\"name\":\"DB_PASS\"},{\"name\":\"n\"}]",
+                  ",\"env\":[{\"value\":\"[REDACTED]\",\"name\":\"DB_PASS\"},{\"name\":\"n\"}]");
     if (flaw == KILLS) {
         put(t, ",\"error\":{\"message\":\"hook:kill-%s\"}", kills[world_draw(3)]);
     } else if (d && world_chance(300)) {

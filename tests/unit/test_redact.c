@@ -276,6 +276,26 @@ static void secrets_elsewhere(void **state) {
          "\",\"signing_key\":\"" R "\",\"encryptionKey\":\"" R "\",\"webhookKey\":\"" R
          "\",\"connectionString\":\"" R "\",\"pinned\":\"S\",\"spin\":\"S\",\"key\":\"S\","
          "\"keyboard\":\"S\",\"laptop\":\"S\"}," SNAPSHOT "{}"},
+        /* A name that stands in a value beside its own. */
+        {"\"env\":[{\"name\":\"PASSWORD\",\"value\":\"S\"},{\"name\":\"x\",\"value\":\"S\"},"
+         "{\"Key\":\"api_key\",\"Value\":[\"S\",{\"n\":\"S\"}]},{\"key\":\"k\",\"value\":\"S\"}]"
+         "," SNAPSHOT "{}",
+         "\"env\":[{\"name\":\"PASSWORD\",\"value\":\"" R "\"},{\"name\":\"x\",\"value\":\"S\"},"
+         "{\"Key\":\"api_key\",\"Value\":[\"" R "\",{\"n\":\"" R
+         "\"}]},{\"key\":\"k\",\"value\":\"S\"}]," SNAPSHOT "{}"},
+        {"\"env\":[{\"value\":\"S\",\"x\":{\"name\":\"y\"},\"name\":\"DB_PASS\"},{\"value\":\"S\"},"
+         "{\"name\":\"PASSWORD\",\"x\":{\"value\":\"S\"},\"value\":\"S\"}]," SNAPSHOT "{}",
+         "\"env\":[{\"value\":\"" R
+         "\",\"x\":{\"name\":\"y\"},\"name\":\"DB_PASS\"},{\"value\":\"S\"},"
+         "{\"name\":\"PASSWORD\",\"x\":{\"value\":\"S\"},\"value\":\"" R "\"}]," SNAPSHOT "{}"},
+        {SNAPSHOT "{\"env\":[{\"value\":\"see http://u:p@h/?a=b&c=d or\",\"u\":\"http://u:p@h\","
+                  "\"n\\u0061me\":\"p\\u0061ssword\"},{\"value\":\"\",\"name\":\"pwd\"}]}",
+         SNAPSHOT "{\"env\":[{\"value\":\"" R "\",\"u\":\"http://" R
+                  "@h\",\"n\\u0061me\":\"p\\u0061ssword\"},{\"value\":\"\",\"name\":\"pwd\"}]}"},
+        {"\"m\":\"of the pair: "
+         "0f-a-pair\",\"p\":{\"value\":\"0f-a-pair\",\"key\":\"token\"}," SNAPSHOT "{}",
+         "\"m\":\"of the pair: " R "\",\"p\":{\"value\":\"" R "\",\"key\":\"token\"}," SNAPSHOT
+         "{}"},
         {"\"m\":\"is 123456789012\"," SNAPSHOT "{\"sink\":{\"password\":123456789012,\"n\":7}}",
          "\"m\":\"is " R "\"," SNAPSHOT "{\"sink\":{\"password\":\"" R "\",\"n\":\"" R "\"}}"},
         /* By value: before and behind the sink, in any spelling, and in it. */

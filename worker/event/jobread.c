@@ -74,11 +74,13 @@ static void read_named(struct reading *r, const struct member *m) {
 static struct json_value read_members(struct reading *r, const struct members *table) {
     struct json_value object = {0};
     struct json_value key;
+    struct pair *outer = r->pair;
     bool named = names_model(r->known_sinks->names);
     if (!json_enter(&r->j, &object) || object.kind != JSON_OBJECT) {
         visit_rest(r, &object);
         return object;
     }
+    r->pair = NULL;
     while (json_key(&r->j, &key)) {
         const struct member *m = find(table, &key);
         if (!m)
@@ -88,6 +90,7 @@ static struct json_value read_members(struct reading *r, const struct members *t
         else
             m->read(r, m);
     }
+    r->pair = outer;
     json_close(&r->j, &object);
     return object;
 }
@@ -553,6 +556,60 @@ static bool names_url(const struct json_value *key) {
     return false;
 }
 
+/* Whether an object with this member may be a pair, by its name. */
+static bool names_pair(const struct json_value *key) {
+    static const char *const names[] = {"name", "key", "value"};
+    char room[32];
+    struct str name = name_of(key, room, sizeof room);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t n = strlen(names[i]), k = 0;
+        while (name.n == n && k < n && char_lower(name.p[k]) == names[i][k]) k++;
+        if (k == n) return true;
+    }
+    return false;
+}
+
+/* The value came before the name that says it is secret: its edits become one. */
+static void hide_late(struct reading *r, struct pair *pair) {
+    const struct json_value *v = &pair->value;
+    struct str text;
+    size_t behind = r->n_edits - pair->end;
+    pair->value.kind = JSON_ABSENT;
+    if (v->raw.n == 0) return;
+    if (pair->end == pair->edit) push_edit(r, (struct edit){0}); /* room for it */
+    memmove(r->edits + pair->edit + 1, r->edits + pair->end, behind * sizeof *r->edits);
+    r->edits[pair->edit] = (struct edit){(size_t)(v->raw.p - r->j.start), v->raw.n, 0};
+    r->n_edits = pair->edit + 1 + behind;
+    if (json_resolve(v, r->arena, &text)) note(r, text);
+}
+
+/* "name", "key" or "value", of what may be a pair. */
+static void visit_pair(struct reading *r, const struct json_value *key) {
+    struct json_value v = {0};
+    enum strings before = r->strings;
+    char room[32];
+    bool is_value = name_of(key, room, sizeof room).n == STR("value").n;
+    struct pair *pair = r->pair;
+    if (!pair) {
+        pair = arena_alloc(r->arena, sizeof *pair);
+        *pair = (struct pair){0};
+        r->pair = pair;
+    }
+    /* Where a key stands twice, which one counts is in doubt. */
+    if (is_value && (pair->tells || pair->value.kind == JSON_STRING)) r->strings = STRINGS_NAMED;
+    size_t edit = r->n_edits;
+    visit(r, &v);
+    r->strings = before;
+    r->pair = pair;
+    if (v.kind != JSON_STRING || r->j.err) return;
+    if (!is_value && tells(r, &v)) {
+        pair->tells = true;
+        if (pair->value.kind == JSON_STRING) hide_late(r, pair);
+    } else if (is_value && !pair->tells && pair->value.kind == JSON_ABSENT) {
+        *pair = (struct pair){false, v, edit, r->n_edits};
+    }
+}
+
 static const struct member no_member;
 
 /* The value of a member whose name says something, or was not seen lately. */
@@ -561,11 +618,17 @@ static void visit_special(struct reading *r, const struct json_value *key) {
     enum strings before = r->strings;
     const struct member *m = before < STRINGS_NAMED ? find(&any_table, key) : NULL;
     bool named = tells(r, key), url = names_url(key);
+    bool pair = !named && before < STRINGS_NAMED && names_pair(key);
     if (named) r->strings = also_named(before);
     if (before < STRINGS_NAMED && !m && !named && !key->escaped)
-        names_remember(r->known_sinks->names, key->raw, url ? NAME_URL : NAME_PLAIN);
+        names_remember(r->known_sinks->names, key->raw,
+                       pair  ? NAME_PAIR
+                       : url ? NAME_URL
+                             : NAME_PLAIN);
     if (m)
         m->read(r, m);
+    else if (pair)
+        visit_pair(r, key);
     else if (url && r->strings == STRINGS_URLS && json_peek(&r->j) == JSON_STRING)
         read_url(r, &no_member);
     else
@@ -589,9 +652,12 @@ static void visit_member(struct reading *r, const struct json_value *key) {
  * JSON_DEPTH_MAX. */
 static void visit_rest(struct reading *r, struct json_value *v) {
     struct json_value inner = {0};
+    struct pair *outer = r->pair;
     switch (v->kind) {
     case JSON_OBJECT:
+        r->pair = NULL;
         while (json_key(&r->j, &inner)) visit_member(r, &inner);
+        r->pair = outer;
         json_close(&r->j, v);
         return;
     case JSON_ARRAY:
@@ -773,6 +839,7 @@ bool job_read(struct reading *r, struct str document, bool structured,
     r->known_sinks = known;
     r->known = NULL;
     r->sink_at = NULL;
+    r->pair = NULL;
     r->strings = STRINGS_OPEN;
     r->hides_text = false;
     echoes_begin(&r->values);

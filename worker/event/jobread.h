@@ -51,6 +51,13 @@ struct fields {
  * what they are called, by their place (then so are numbers), or by both. */
 enum strings { STRINGS_OPEN, STRINGS_URLS, STRINGS_NAMED, STRINGS_SECRET, STRINGS_SECRET_NAMED };
 
+/* An object that may be a pair: {"name": "PASSWORD", "value": "..."}, in whatever order. */
+struct pair {
+    bool tells;              /* its name says that the value is secret */
+    struct json_value value; /* a string that came before the name */
+    size_t edit, end;        /* the edits in it, by their numbers */
+};
+
 struct reading {
     struct json j;
     struct arena *arena;
@@ -63,6 +70,7 @@ struct reading {
     struct edit own;
     const struct known_sink *known;
     struct echoes values; /* taken for secrets */
+    struct pair *pair;    /* of the object that is being read; NULL: it looks like none so far */
     bool hides_text;      /* an edit may lie outside of the places that are known to be secret */
     struct fields fields[PLACES];
     struct fields *here; /* of the object that is being read */

@@ -27,8 +27,8 @@ void names_set_model(struct names *, bool);
 bool names_model(const struct names *);
 
 /* What the caller has found out about a name lately, NAME_UNKNOWN when it is not remembered. Most
- * names of all events are few. */
-enum name_class { NAME_UNKNOWN, NAME_PLAIN, NAME_URL };
+ * names of all events are few. NAME_PAIR: "name", "key" or "value", whose object may be a pair. */
+enum name_class { NAME_UNKNOWN, NAME_PLAIN, NAME_URL, NAME_PAIR };
 enum name_class names_recall(const struct names *, struct str name);
 void names_remember(struct names *, struct str name, enum name_class);
 
