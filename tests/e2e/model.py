@@ -57,6 +57,7 @@ def strings(data, names=None, objects=None, others=None):
 NAMES = ("password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "authorization", "bearer", "jwt", "cookie", "apikey",
          "accesskey", "privatekey", "signingkey", "encryptionkey", "webhookkey", "connectionstring", "credential", "totp")
 LAST = ("pass", "auth", "sessionid", "creds", "otp", "pin")
+PROXY_PARTS = {"user", "pass", "auth", "login", "username", "userName", "password"}
 FLAGS = {"skipOnFail", "forcePathStyle"}
 OPEN = {"type", "bucket", "region", "prefix"}
 LEAST = 6  # bytes of a value that is looked for everywhere
@@ -112,9 +113,16 @@ def secret_spans(path, text):
             if path in (("url",), ("endpoint",)):
                 return url_spans(text)
             return [] if len(path) == 1 and path[0] in OPEN else whole(text)
+    around = [part for part in path[:-1] if part is not None]
+    if around and around[-1].lower().endswith("proxy") and path[-1] in PROXY_PARTS:
+        return whole(text)
+    if len(around) == 1 and around[0] in ("error", "reason") and path[-1] == "docUrl":
+        return url_spans(text.partition(b"#")[0])
     if path[-1:] in (("signedUrl",), ("traceUrl",), ("logUrl",), ("proxy",)) or "proxy" in path and path[-1] == "url":
         return url_spans(text)
-    if "jobConfigurationSnapshot" in path and (b"://" in text or (path[-1] or "").lower().endswith(("url", "uri", "endpoint"))):
+    if path[-2:-1] == ("proxies",):
+        return url_spans(text)
+    if "jobConfigurationSnapshot" in path and (b"://" in text or re.fullmatch(rb"[^\s/]+:[^\s/]+@[\w.:-]+", text) or (path[-1] or "").lower().endswith(("url", "uri", "endpoint"))):
         return url_spans(text)
     return []
 

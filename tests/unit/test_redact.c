@@ -296,6 +296,26 @@ static void secrets_elsewhere(void **state) {
          "0f-a-pair\",\"p\":{\"value\":\"0f-a-pair\",\"key\":\"token\"}," SNAPSHOT "{}",
          "\"m\":\"of the pair: " R "\",\"p\":{\"value\":\"" R "\",\"key\":\"token\"}," SNAPSHOT
          "{}"},
+        /* A proxy in parts, in lists, without a scheme. */
+        {SNAPSHOT
+         "{\"configuration\":{\"proxy\":{\"server\":\"http://h:1\",\"user\":\"S\",\"pass\":7,"
+         "\"bypass\":\"b\"}},\"proxy\":{\"version\":\"v1\",\"username\":\"S\",\"password\":\"S\"}}",
+         SNAPSHOT "{\"configuration\":{\"proxy\":{\"server\":\"http://h:1\",\"user\":\"" R
+                  "\",\"pass\":\"" R
+                  "\",\"bypass\":\"b\"}},\"proxy\":{\"version\":\"v1\",\"username\":\"" R
+                  "\",\"password\":\"" R "\"}}"},
+        {SNAPSHOT
+         "{\"proxies\":[\"user:pw@host:80\",{\"url\":\"user:pw@h\",\"login\":\"S\"},[\"h:80\"]],"
+         "\"auth\":\"user:pw\",\"note\":\"by user:pw@host:80, mailto:me@h, me@h and 12:30\"}",
+         SNAPSHOT "{\"proxies\":[\"" R "@host:80\",{\"url\":\"" R "@h\",\"login\":\"" R
+                  "\"},[\"h:80\"]],\"auth\":\"" R "\",\"note\":\"by " R
+                  " mailto:me@h, me@h and 12:30\"}"},
+        /* A page has no userinfo and no query that anybody needs; its fragment is part of its name.
+         */
+        {"\"error\":{\"docUrl\":\"https://d/e#top\"},\"reason\":{\"docUrl\":"
+         "\"https://u:p@d/r?t=S&u=S#top\",\"doc_url\":\"<value>\"}," SNAPSHOT "{}",
+         "\"error\":{\"docUrl\":\"https://d/e#top\"},\"reason\":{\"docUrl\":\"https://" R
+         "@d/r?t=" R "&u=" R "#top\",\"doc_url\":\"<value>\"}," SNAPSHOT "{}"},
         {"\"m\":\"is 123456789012\"," SNAPSHOT "{\"sink\":{\"password\":123456789012,\"n\":7}}",
          "\"m\":\"is " R "\"," SNAPSHOT "{\"sink\":{\"password\":\"" R "\",\"n\":\"" R "\"}}"},
         /* By value: before and behind the sink, in any spelling, and in it. */

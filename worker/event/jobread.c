@@ -260,6 +260,17 @@ static void add_url(struct reading *r, const struct json_value *v) {
         add_edit(r, v->raw.p, v->raw.n);
 }
 
+static bool ends_url(char c) {
+    return (unsigned char)c <= ' ' || strchr("\"'<>", c);
+}
+
+/* "user:pw@host:80", but for an address of mail. */
+static bool has_userinfo(struct str s) {
+    const char *colon = s.n ? memchr(s.p, ':', s.n) : NULL;
+    if (!colon || str_starts(s, "mailto:")) return false;
+    return memchr(colon, '@', s.n - (size_t)(colon - s.p)) != NULL;
+}
+
 /* A string that may hold URLs, between blanks or quotes. */
 static void add_urls(struct reading *r, const struct json_value *v) {
     struct str text;
@@ -267,15 +278,15 @@ static void add_urls(struct reading *r, const struct json_value *v) {
     const char *p = v->raw.p;
     if (!v->escaped && (v->raw.n < 4 || !memchr(v->raw.p, ':', v->raw.n))) return;
     if (!json_resolve(v, r->arena, &text)) return;
-    for (size_t i = 0, end; i < text.n; i = end) {
-        const char *mark = memmem(text.p + i, text.n - i, "://", 3);
-        if (!mark) return;
-        size_t from = (size_t)(mark - text.p);
-        end = from;
-        while (from > i && (char_is_plain(text.p[from - 1]) || text.p[from - 1] == '+')) from--;
-        while (end < text.n && (unsigned char)text.p[end] > ' ' && !strchr("\"'<>", text.p[end]))
-            end++;
-        add_url_at(r, v, text, from, end - from, &p, &at);
+    for (size_t i = 0, end; i < text.n; i = end + 1) {
+        for (end = i; end < text.n && !ends_url(text.p[end]);) end++;
+        struct str word = {text.p + i, end - i};
+        const char *mark = word.n ? memmem(word.p, word.n, "://", 3) : NULL;
+        size_t from = mark ? (size_t)(mark - text.p) : end;
+        while (mark && from > i && (char_is_plain(text.p[from - 1]) || text.p[from - 1] == '+'))
+            from--;
+        if (has_userinfo((struct str){word.p, from - i})) from = i;
+        if (from < end) add_url_at(r, v, text, from, end - from, &p, &at);
     }
 }
 
@@ -320,6 +331,16 @@ static void read_flag(struct reading *r, const struct member *m) {
         json_value(&r->j, &v);
     else
         visit(r, &v);
+}
+
+/* Secret, whatever it is. */
+static void read_hidden(struct reading *r, const struct member *m) {
+    struct json_value v = {0};
+    enum strings before = r->strings;
+    (void)m;
+    r->strings = STRINGS_SECRET_NAMED;
+    visit(r, &v);
+    r->strings = before;
 }
 
 static void read_url(struct reading *r, const struct member *m) {
@@ -514,10 +535,40 @@ static void read_copy_of_sink(struct reading *r, const struct member *m) {
         visit(r, &v);
 }
 
+/* Parts of a URL that stand by themselves: {"server": "host:80", "username": "...", ...}. */
+static const struct member part_members[][SAME_LENGTH] = {
+    [3] = {{"url", read_url}},
+    [4] = {{"user", read_hidden}, {"pass", read_hidden}, {"auth", read_hidden}},
+    [5] = {{"login", read_hidden}},
+    [6] = {{"server", read_url}},
+    [8] = {{"username", read_hidden}, {"userName", read_hidden}, {"password", read_hidden}},
+    [9] = {{"user_name", read_hidden}},
+};
+static const struct members part_table = MEMBERS(part_members);
+
+/* A URL without its secrets, a list of URLs, or the parts of one. */
+static void read_place(struct reading *r, const struct member *m) {
+    struct json_value v = {0};
+    enum strings before = r->strings;
+    if (before == STRINGS_OPEN) r->strings = STRINGS_URLS;
+    enum json_kind kind = json_peek(&r->j);
+    if (r->strings != STRINGS_URLS) {
+        visit(r, &v);
+    } else if (kind == JSON_STRING) {
+        if (json_value(&r->j, &v)) add_url(r, &v);
+    } else if (kind == JSON_ARRAY) {
+        if (json_open_array(&r->j, &v))
+            while (json_item(&r->j)) read_place(r, m);
+    } else {
+        read_members(r, &part_table);
+    }
+    r->strings = before;
+}
+
 /* What a name means wherever it stands: in a copy of the run, for instance. */
 static const struct member any_members[][SAME_LENGTH] = {
     [4] = {{"sink", read_copy_of_sink, .inner = &notification_table}},
-    [5] = {{"proxy", read_url}},
+    [5] = {{"proxy", read_place}},
     [6] = {{"logUrl", read_url}},
     [7] = {{"log_url", read_url}},
     [8] = {{"traceUrl", read_url}},
@@ -544,7 +595,8 @@ static bool tells(const struct reading *r, const struct json_value *key) {
 
 /* Whether a member's value is a URL by its name: url, docUrl, proxy, callback_uri, endpoint. */
 static bool names_url(const struct json_value *key) {
-    static const char *const ends[] = {"url", "uri", "proxy", "endpoint"};
+    static const char *const ends[] = {"url",  "uri",  "proxy",   "endpoint",
+                                       "urls", "uris", "proxies", "endpoints"};
     char room[256];
     struct str name = name_of(key, room, sizeof room);
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
@@ -610,8 +662,6 @@ static void visit_pair(struct reading *r, const struct json_value *key) {
     }
 }
 
-static const struct member no_member;
-
 /* The value of a member whose name says something, or was not seen lately. */
 static void visit_special(struct reading *r, const struct json_value *key) {
     struct json_value v = {0};
@@ -629,8 +679,8 @@ static void visit_special(struct reading *r, const struct json_value *key) {
         m->read(r, m);
     else if (pair)
         visit_pair(r, key);
-    else if (url && r->strings == STRINGS_URLS && json_peek(&r->j) == JSON_STRING)
-        read_url(r, &no_member);
+    else if (url && r->strings == STRINGS_URLS)
+        read_place(r, NULL);
     else
         visit(r, &v);
     r->strings = before;
@@ -687,6 +737,11 @@ static void visit(struct reading *r, struct json_value *ret) {
 
 static const struct member proxy_members[][SAME_LENGTH] = {
     [3] = {{"url", read_url, .path = "proxy.url"}},
+    [4] = {{"user", read_hidden}, {"pass", read_hidden}, {"auth", read_hidden}},
+    [5] = {{"login", read_hidden}},
+    [6] = {{"server", read_url}},
+    [8] = {{"username", read_hidden}, {"userName", read_hidden}, {"password", read_hidden}},
+    [9] = {{"user_name", read_hidden}},
 };
 static const struct members proxy_table = MEMBERS(proxy_members);
 
@@ -724,13 +779,52 @@ static const struct member results_members[][SAME_LENGTH] = {
 };
 static const struct members results_table = MEMBERS(results_members);
 
+/* Whether "?" or "@" may be in a string's UTF-8; eight bytes at a time, the last ones once more.
+ * Both become 1 or 0x80, and no byte of UTF-8 is 0xc0, which alone would reach into the next. */
+static bool maybe_marked(struct str s) {
+    uint64_t found = 0, v;
+    if (s.n < sizeof v) return true;
+    for (size_t i = 0; i < s.n; i += sizeof v) {
+        memcpy(&v, s.p + (i + sizeof v <= s.n ? i : s.n - sizeof v), sizeof v);
+        v = ((v ^ UINT64_C(0x3f3f3f3f3f3f3f3f)) + UINT64_C(0x0101010101010101)) &
+            UINT64_C(0x7e7e7e7e7e7e7e7e);
+        found |= v - UINT64_C(0x0101010101010101);
+    }
+    return (found & UINT64_C(0x8080808080808080)) != 0;
+}
+
+/* A page of the documentation: its fragment names a place in it, but userinfo and query have none
+ * there. */
+static void read_page(struct reading *r, const struct member *m) {
+    struct json_value v = {0};
+    struct str text;
+    size_t at = 0, n = r->values.n, n_short = r->values.n_short;
+    const char *p;
+    (void)m;
+    visit(r, &v);
+    if (v.kind != JSON_STRING || r->strings != STRINGS_OPEN || r->j.err) return;
+    if (!v.escaped && !maybe_marked(v.raw)) return;
+    p = v.raw.p;
+    if (!json_resolve(&v, r->arena, &text)) return;
+    const char *fragment = text.n ? memchr(text.p, '#', text.n) : NULL;
+    if (fragment) text.n = (size_t)(fragment - text.p);
+    if (!text.n || (!memchr(text.p, '?', text.n) && !memchr(text.p, '@', text.n))) return;
+    add_url_at(r, &v, text, 0, text.n, &p, &at);
+    r->values.n = n; /* words of a query are no secrets elsewhere */
+    r->values.n_short = n_short;
+}
+
 static const struct member error_members[][SAME_LENGTH] = {
     [4] = {{"code", read_field, F_ERROR_CODE}},
+    [6] = {{"docUrl", read_page}},
+    [7] = {{"doc_url", read_page}},
 };
 static const struct members error_table = MEMBERS(error_members);
 
 static const struct member reason_members[][SAME_LENGTH] = {
     [4] = {{"type", read_field, F_REASON_TYPE}},
+    [6] = {{"docUrl", read_page}},
+    [7] = {{"doc_url", read_page}},
 };
 static const struct members reason_table = MEMBERS(reason_members);
 
@@ -864,7 +958,8 @@ struct names *job_names(const struct list *list) {
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         for (size_t n = 0; n < tables[i]->lengths; n++)
             for (size_t k = 0; k < SAME_LENGTH && tables[i]->by_length[n][k].name; k++)
-                if (names_tell(names, str_c(tables[i]->by_length[n][k].name)))
+                if (tables[i]->by_length[n][k].read != read_hidden &&
+                    names_tell(names, str_c(tables[i]->by_length[n][k].name)))
                     names_set_model(names, true);
     return names;
 }
