@@ -13,12 +13,13 @@
 #include "worker/event/redact.h"
 #include "worker/pipeline/route.h"
 
-/* The property: whatever the document looks like, what comes out is JSON, differs from what went in
- * inside the spans only, and holds no secret in any spelling. */
+/* The property: whatever the document looks like, what comes out is JSON,
+ * differs from what went in inside the spans only, and holds no secret in any
+ * spelling. */
 struct gen {
     uint64_t random;
     struct buf out;
-    struct buf forms[256]; /* of each secret: as it is, percent-encoded, base64 */
+    struct buf forms[1024]; /* of each secret: as it is, percent-encoded, base64 */
     size_t n_forms;
 };
 
@@ -35,7 +36,8 @@ static void put_unit(struct gen *g, unsigned unit) {
     buf_printf(&g->out, pick(g, 2) ? "\\u%04x" : "\\u%04X", unit);
 }
 
-/* Text as the inside of a JSON string, each character in one of its spellings. */
+/* Text as the inside of a JSON string, each character in one of its spellings.
+ */
 static void put_text(struct gen *g, struct str s) {
     static const char *const from = "\"\\/\b\f\n\r\t";
     static const char *const to = "\"\\/bfnrt";
@@ -187,8 +189,41 @@ static void put_proxy(struct gen *g) {
         return;
     }
     buf_putc(&g->out, '{');
+    if (pick(g, 2)) {
+        put_name(g, "username", "user_name");
+        put_secret(g, "", 0);
+        buf_putc(&g->out, ',');
+    }
     put_name(g, "url", NULL);
     put_url(g);
+    buf_putc(&g->out, '}');
+}
+
+/* A secret beside its name, in either order, with anything between and within.
+ */
+static void put_pair(struct gen *g, int depth) {
+    static const char *const names[] = {"PASSWORD", "db_pass", "x-api-key", "cardPin"};
+    bool early = pick(g, 2);
+    buf_putc(&g->out, '{');
+    for (int i = 0; i < 2; i++) {
+        if ((i == 0) == early) {
+            put_name(g, pick(g, 2) ? "value" : "Value", NULL);
+            if (pick(g, 4))
+                put_secret(g, "http://keep:pw@keep/?a=", 0);
+            else
+                put_url(g);
+        } else {
+            put_name(g, "name", "key");
+            buf_printf(&g->out, "\"%s\"", names[pick(g, LEN(names))]);
+        }
+        buf_putc(&g->out, ',');
+        put_name(g, i ? "first" : "second", NULL);
+        if (depth < 6 && pick(g, 2))
+            put_pair(g, depth + 1);
+        else
+            put_unknown(g, 50);
+        buf_puts(&g->out, i ? "" : ",");
+    }
     buf_putc(&g->out, '}');
 }
 
@@ -202,6 +237,9 @@ static void put_headers(struct gen *g) {
     buf_puts(&g->out, "\"keep/keep\",");
     put_name(g, "Authorization", NULL);
     put_secret(g, "Basic ", 2);
+    buf_putc(&g->out, ',');
+    put_name(g, "Cookie", NULL);
+    put_secret(g, "theme=dark; sid=", 1);
     gap(g);
     buf_putc(&g->out, '}');
 }
@@ -211,6 +249,7 @@ static void put_sink(struct gen *g) {
                                              {"secretAccessKey", "secret_access_key"},
                                              {"sessionToken", "session_token"}};
     buf_puts(&g->out, "{\"type\":\"s3\"");
+    if (pick(g, 2)) buf_printf(&g->out, ",\"number\":-7%06zue1", pick(g, 1000000));
     for (size_t i = 0, n = 1 + pick(g, 5); i < n; i++) {
         size_t which = pick(g, 6);
         buf_putc(&g->out, ',');
@@ -233,6 +272,11 @@ static void put_snapshot(struct gen *g) {
         put_proxy(g);
         buf_putc(&g->out, ',');
     }
+    if (pick(g, 2)) {
+        put_name(g, "env", NULL);
+        put_pair(g, 0);
+        buf_putc(&g->out, ',');
+    }
     put_name(g, "sink", NULL);
     size_t from = g->out.n;
     put_sink(g);
@@ -252,6 +296,11 @@ static void put_run(struct gen *g) {
     put_name(g, "unknown", NULL);
     put_unknown(g, 0);
     buf_putc(&g->out, ',');
+    if (pick(g, 2)) {
+        put_name(g, "env", NULL);
+        put_pair(g, 0);
+        buf_putc(&g->out, ',');
+    }
     if (pick(g, 2)) {
         put_proxy(g);
         buf_putc(&g->out, ',');
@@ -317,7 +366,8 @@ static void assert_absent(struct str where, const struct gen *g) {
                      (int)where.n, where.p, (int)g->out.n, g->out.p);
 }
 
-/* Edits lie inside of strings: no quote that ends one is touched. Or they are a number or a word.
+/* Edits lie inside of strings: no quote that ends one is touched. Or they are a
+ * number or a word.
  */
 static void assert_inside_strings(const struct jobrun *run) {
     bool inside = false;
