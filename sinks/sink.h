@@ -70,6 +70,7 @@ struct batch {
     /* SHAPE_POST: what the request carries beside the sink's own headers. Empty where unknown. */
     struct str event_id; /* webhook-id */
     struct str traceparent, tracestate;
+    uint64_t workspace;  /* of its events, a keyed hash of the id; 0: not known */
     batch_done_fn *done; /* called exactly once for each submit, never from inside submit or cancel,
                             on the same thread */
     void *owner;         /* the worker's */

@@ -474,7 +474,8 @@ static void start_or_ask(struct transfer *t) {
     const char *addresses = NULL;
     t->naming.done = on_resolved;
     switch (target.fixed ? RESOLVED
-                         : resolver_ask(h->resolver, target.host, &t->naming, &addresses)) {
+                         : resolver_ask(h->resolver, target.host, t->req->workspace, &t->naming,
+                                        &addresses)) {
     case RESOLVED:
         start(t, &target, addresses);
         break;

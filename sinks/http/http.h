@@ -36,7 +36,8 @@ struct http_request {
     const char *body;           /* borrowed; NULL: none */
     size_t body_len;
     enum http_needs needs;
-    bool mtls;    /* offer the client certificate of http.client_cert */
+    uint64_t workspace; /* whose it is, a keyed hash: name lookups are shared by it; 0: nobody's */
+    bool mtls;          /* offer the client certificate of http.client_cert */
     bool trusted; /* the configuration names the URL, no event: the egress rules don't hold for it,
                      egress.proxy does */
     /* Names (lower case) of answer headers to keep; NULL after the last, if there is room. */

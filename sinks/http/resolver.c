@@ -19,6 +19,7 @@
 #include "worker/base/clock.h"
 #include "worker/base/hash.h"
 #include "worker/base/table.h"
+#include "worker/base/text.h"
 
 #define FRESH_MS 30000   /* addresses are used for this long */
 #define RENEW_MS 15000   /* a name that is in use is looked up again after this long */
@@ -33,7 +34,7 @@
 
 /* --- The threads. What they share with the lane is in here, under the lock. --- */
 
-/* Of a domain's name servers, by the last lookup. */
+/* Of name servers, by the last lookup. */
 enum speed { UNKNOWN, QUICK, SLOW };
 
 /* Handed over whole: from the lane to a thread, and back. */
@@ -199,21 +200,39 @@ static struct pool *pool_new(void) {
     return p;
 }
 
-/* --- Names and their domains. The lane's alone. --- */
+/* --- Names, their domains, and who wants them. The lane's alone. --- */
 
 TAILQ_HEAD(names, resolver_name);
 TAILQ_HEAD(waits, resolver_wait);
+TAILQ_HEAD(lines, line);
 
 /* What is registered as one, as far as that can be told from its look: names below it are free for
- * whoever owns it, so it is what shares are for. Lives as long as one of its names. */
+ * whoever owns it, so it has a share. Lives as long as one of its names. */
 struct domain {
     struct table_node node;
-    struct names queue; /* wanted, not begun */
-    TAILQ_ENTRY(domain) ring;
     size_t names, queued, running;
     int64_t progress_ms; /* when a lookup last ended, or the first of those running began */
     enum speed speed;
     char text[];
+};
+
+/* Domains are cheap as well, workspaces are not: all that one wants is one share more. Lives as
+ * long as a name of its is queued or looked up. */
+struct share {
+    struct table_node node; /* its hash: the workspace */
+    struct lines lines;     /* in turn */
+    TAILQ_ENTRY(share) turn;
+    size_t queued, running;
+    enum speed speed;
+};
+
+/* The names of a domain that wait, wanted by one workspace. */
+struct line {
+    struct table_node node;
+    struct share *share;
+    struct domain *domain;
+    struct names queue; /* never empty */
+    TAILQ_ENTRY(line) turn;
 };
 
 enum name_state { NAME_RESTS, NAME_QUEUED, NAME_RUNNING };
@@ -223,6 +242,8 @@ struct resolver_name {
     TAILQ_ENTRY(resolver_name) used; /* longest unused first: with addresses, or without */
     TAILQ_ENTRY(resolver_name) queue;
     struct domain *domain;
+    struct line *line;   /* while queued */
+    struct share *share; /* while running: whose it was */
     enum name_state state;
     struct waits waits;
     int64_t found_ms;  /* when the list came */
@@ -235,22 +256,27 @@ struct resolver_name {
 struct resolver {
     struct pool *pool;
     size_t threads, waiting, most;
-    struct table by_host, domains;
+    struct table by_host, domains, shares, lines;
     struct names known, unknown;
-    TAILQ_HEAD(ring, domain) ring; /* domains with a queue, in turn */
+    TAILQ_HEAD(turns, share) turns; /* workspaces for which names wait */
     size_t queued, running, running_of[3];
     int family;
 };
 
 /* "bucket.s3.amazonaws.com" -> "amazonaws.com", "a.example.co.uk" -> "example.co.uk". */
 static struct str domain_part(struct str host) {
+    /* Below a country's own domain. Nobody can tell them by their look: "evl" of evl.io is a name
+     * that somebody owns. One that is missing here makes a share smaller, none is made greater than
+     * its workspace's. */
+    static const char suffixes[] = "ac co com edu gov ne net or org";
     if (host.n && host.p[host.n - 1] == '.') host.n--;
     const char *end = host.p + host.n, *at = end, *dots[3] = {end, end, end};
     size_t n = 0;
     while (at > host.p && n < 3)
         if (*--at == '.') dots[n++] = at;
     if (n < 2) return host;
-    bool country = end - dots[0] == 3 && dots[0] - dots[1] <= 4; /* .co.uk, .com.au */
+    struct str second = {dots[1] + 1, (size_t)(dots[0] - dots[1]) - 1};
+    bool country = end - dots[0] == 3 && text_lists(suffixes, second);
     if (!country)
         at = dots[1] + 1;
     else if (n == 3)
@@ -269,7 +295,6 @@ static struct domain *domain_of(struct resolver *r, struct str host) {
     }
     struct domain *d = xcalloc(1, sizeof *d + part.n + 1);
     memcpy(d->text, part.p, part.n);
-    TAILQ_INIT(&d->queue);
     table_add(&r->domains, &d->node, hash);
     return d;
 }
@@ -284,7 +309,71 @@ static struct names *list_of(struct resolver *r, const struct resolver_name *n) 
     return n->list ? &r->known : &r->unknown;
 }
 
+static struct share *share_of(const struct resolver *r, uint64_t workspace) {
+    struct table_node *at = table_first(&r->shares, workspace);
+    return at ? TABLE_ENTRY(at, struct share, node) : NULL;
+}
+
+static struct share *take_share(struct resolver *r, uint64_t workspace) {
+    struct share *s = share_of(r, workspace);
+    if (s) return s;
+    s = xcalloc(1, sizeof *s);
+    TAILQ_INIT(&s->lines);
+    table_add(&r->shares, &s->node, workspace);
+    return s;
+}
+
+static void give_share(struct resolver *r, struct share *s) {
+    if (s->queued || s->running) return;
+    table_remove(&r->shares, &s->node);
+    free(s);
+}
+
+static struct line *take_line(struct resolver *r, struct share *s, struct domain *d) {
+    const uint64_t key[] = {s->node.hash, d->node.hash};
+    uint64_t hash = keyed_hash(key, sizeof key);
+    for (struct table_node *at = table_first(&r->lines, hash); at; at = table_next(at)) {
+        struct line *l = TABLE_ENTRY(at, struct line, node);
+        if (l->share == s && l->domain == d) return l;
+    }
+    struct line *l = xcalloc(1, sizeof *l);
+    l->share = s;
+    l->domain = d;
+    TAILQ_INIT(&l->queue);
+    table_add(&r->lines, &l->node, hash);
+    TAILQ_INSERT_TAIL(&s->lines, l, turn);
+    return l;
+}
+
+static void enqueue(struct resolver *r, struct resolver_name *n, uint64_t workspace) {
+    struct share *s = take_share(r, workspace);
+    n->line = take_line(r, s, n->domain);
+    n->state = NAME_QUEUED;
+    TAILQ_INSERT_TAIL(&n->line->queue, n, queue);
+    if (s->queued++ == 0) TAILQ_INSERT_TAIL(&r->turns, s, turn);
+    n->domain->queued++;
+    r->queued++;
+}
+
+static void dequeue(struct resolver *r, struct resolver_name *n) {
+    struct line *l = n->line;
+    struct share *s = l->share;
+    TAILQ_REMOVE(&l->queue, n, queue);
+    n->line = NULL;
+    n->state = NAME_RESTS;
+    n->domain->queued--;
+    r->queued--;
+    if (TAILQ_EMPTY(&l->queue)) {
+        TAILQ_REMOVE(&s->lines, l, turn);
+        table_remove(&r->lines, &l->node);
+        free(l);
+    }
+    if (--s->queued == 0) TAILQ_REMOVE(&r->turns, s, turn);
+    give_share(r, s);
+}
+
 static void forget(struct resolver *r, struct resolver_name *n) {
+    if (n->line) dequeue(r, n);
     table_remove(&r->by_host, &n->node);
     TAILQ_REMOVE(list_of(r, n), n, used);
     drop_domain(r, n->domain);
@@ -322,69 +411,90 @@ static struct resolver_name *name_of(struct resolver *r, struct str host) {
 
 /* --- Who is looked up next --- */
 
-/* How far the threads are a domain's to use. A name server that does not answer holds a thread for
- * seconds, and names and domains are cheap: so half of the threads are for those that don't keep
- * others waiting, and a quarter for those that have shown it. */
-static bool may_begin(const struct resolver *r, const struct domain *d, int64_t now) {
-    size_t each = r->threads / 4 ? r->threads / 4 : 1;
-    if (r->running >= r->threads || d->running >= each) return false;
+static size_t quarter(size_t n) {
+    return n / 4 ? n / 4 : 1;
+}
+
+/* What is not known of a domain is expected to be as what its workspace wanted last. */
+static enum speed expected(const struct line *l) {
+    bool slow = l->domain->speed == UNKNOWN && l->share->speed == SLOW;
+    return slow ? SLOW : l->domain->speed;
+}
+
+/* How far the threads are a domain's to use, and a workspace's. A name server that does not answer
+ * holds a thread for seconds, and names and domains are cheap: so nobody has more than a quarter,
+ * half of the threads are for those that don't keep others waiting, and a quarter for those that
+ * have shown it. */
+static bool may_begin(const struct resolver *r, const struct line *l, int64_t now) {
+    const struct domain *d = l->domain;
+    size_t each = quarter(r->threads);
+    if (r->running >= r->threads || d->running >= each || l->share->running >= each) return false;
     if (d->speed == QUICK && (!d->running || now - d->progress_ms < SLOW_MS)) return true;
     if (r->running_of[UNKNOWN] + r->running_of[SLOW] + each >= r->threads) return false;
-    return d->speed == UNKNOWN || r->running_of[SLOW] < r->threads / 2;
+    return expected(l) == UNKNOWN || r->running_of[SLOW] < r->threads / 2;
 }
 
 static void begin(struct resolver *r, struct resolver_name *n, int64_t now) {
     struct domain *d = n->domain;
     struct lookup *l = xcalloc(1, sizeof *l);
-    TAILQ_REMOVE(&d->queue, n, queue);
-    d->queued--;
-    r->queued--;
+    l->name = n;
+    l->family = r->family;
+    l->speed = expected(n->line);
+    memcpy(l->host, n->host, strlen(n->host) + 1);
+    n->share = n->line->share;
+    n->share->running++;
+    dequeue(r, n);
     n->state = NAME_RUNNING;
     if (d->running++ == 0) d->progress_ms = now;
     r->running++;
-    r->running_of[d->speed]++;
-    l->name = n;
-    l->family = r->family;
-    l->speed = d->speed;
-    memcpy(l->host, n->host, strlen(n->host) + 1);
+    r->running_of[l->speed]++;
     hand_over(r->pool, l);
+}
+
+/* One of a workspace's, of the domain whose turn it is. False when none may begin. */
+static bool begin_one(struct resolver *r, struct share *s, int64_t now) {
+    struct line *l = TAILQ_FIRST(&s->lines);
+    if (s->running >= quarter(r->threads)) return false; /* none of what may be hundreds */
+    while (l && !may_begin(r, l, now)) l = TAILQ_NEXT(l, turn);
+    if (!l) return false;
+    TAILQ_REMOVE(&s->lines, l, turn);
+    TAILQ_INSERT_TAIL(&s->lines, l, turn);
+    TAILQ_REMOVE(&r->turns, s, turn);
+    TAILQ_INSERT_TAIL(&r->turns, s, turn);
+    begin(r, TAILQ_FIRST(&l->queue), now);
+    return true;
 }
 
 static void begin_some(struct resolver *r) {
     int64_t now = clock_ms(CLOCK_MONOTONIC);
-    struct domain *d = TAILQ_FIRST(&r->ring), *next;
-    for (; d && r->running < r->threads; d = next) {
-        if (may_begin(r, d, now)) {
-            begin(r, TAILQ_FIRST(&d->queue), now);
-            TAILQ_REMOVE(&r->ring, d, ring);
-            if (d->queued) TAILQ_INSERT_TAIL(&r->ring, d, ring);
-            next = TAILQ_FIRST(&r->ring);
-        } else {
-            next = TAILQ_NEXT(d, ring);
-        }
-    }
+    for (struct share *s = TAILQ_FIRST(&r->turns); s && r->running < r->threads;)
+        s = begin_one(r, s, now) ? TAILQ_FIRST(&r->turns) : TAILQ_NEXT(s, turn);
+}
+
+static size_t load(const struct share *s) {
+    return s ? s->queued + s->running : 0;
+}
+
+/* Whoever wants a name that waits for another's turn should not wait behind all that the other
+ * wants. */
+static void want_sooner(struct resolver *r, struct resolver_name *n, uint64_t workspace) {
+    if (load(share_of(r, workspace)) + 1 >= load(n->line->share)) return;
+    dequeue(r, n);
+    enqueue(r, n, workspace);
+    begin_some(r);
 }
 
 /* False when too many are wanted. The queue is shared as the threads are. */
-static bool want(struct resolver *r, struct resolver_name *n) {
-    struct domain *d = n->domain;
+static bool want(struct resolver *r, struct resolver_name *n, uint64_t workspace) {
+    const struct domain *d = n->domain;
+    const struct share *s = share_of(r, workspace);
     size_t each = r->waiting / 4, room = d->speed == QUICK ? r->waiting : r->waiting - each;
+    if (n->state == NAME_QUEUED) want_sooner(r, n, workspace);
     if (n->state != NAME_RESTS) return true;
-    if (r->queued >= room || d->queued >= each) return false;
-    n->state = NAME_QUEUED;
-    TAILQ_INSERT_TAIL(&d->queue, n, queue);
-    if (d->queued++ == 0) TAILQ_INSERT_TAIL(&r->ring, d, ring);
-    r->queued++;
+    if (r->queued >= room || d->queued >= each || (s && s->queued >= each)) return false;
+    enqueue(r, n, workspace);
     begin_some(r);
     return true;
-}
-
-static void want_no_more(struct resolver *r, struct resolver_name *n) {
-    struct domain *d = n->domain;
-    TAILQ_REMOVE(&d->queue, n, queue);
-    if (--d->queued == 0) TAILQ_REMOVE(&r->ring, d, ring);
-    r->queued--;
-    n->state = NAME_RESTS;
 }
 
 /* --- What comes back --- */
@@ -408,6 +518,7 @@ static bool use_stale(struct resolver_name *n, int64_t now) {
 static void finish(struct resolver *r, struct lookup *l) {
     struct resolver_name *n = l->name;
     struct domain *d = n->domain;
+    struct share *s = n->share;
     int64_t now = clock_ms(CLOCK_MONOTONIC);
     int code = l->code;
     r->running--;
@@ -415,6 +526,10 @@ static void finish(struct resolver *r, struct lookup *l) {
     d->running--;
     d->progress_ms = now;
     d->speed = l->took_ms > SLOW_MS ? SLOW : QUICK;
+    s->speed = d->speed;
+    s->running--;
+    give_share(r, s);
+    n->share = NULL;
     n->state = NAME_RESTS;
     n->failed_ms = code ? now : 0;
     if (code == 0)
@@ -456,8 +571,8 @@ static bool due_for_renewal(const struct resolver_name *n, int64_t now) {
            (!n->failed_ms || now - n->failed_ms >= GRACE_MS);
 }
 
-enum resolved resolver_ask(struct resolver *r, struct str host, struct resolver_wait *w,
-                           const char **ret_list) {
+enum resolved resolver_ask(struct resolver *r, struct str host, uint64_t workspace,
+                           struct resolver_wait *w, const char **ret_list) {
     char lower[RESOLVER_NAME_MAX] = "";
     for (size_t i = 0; i < host.n; i++) lower[i] = char_lower(host.p[i]);
     struct resolver_name *n = name_of(r, (struct str){lower, host.n});
@@ -465,11 +580,11 @@ enum resolved resolver_ask(struct resolver *r, struct str host, struct resolver_
     TAILQ_REMOVE(list_of(r, n), n, used);
     TAILQ_INSERT_TAIL(list_of(r, n), n, used);
     if (n->list && now < n->good_ms) {
-        if (due_for_renewal(n, now)) want(r, n);
+        if (due_for_renewal(n, now)) want(r, n, workspace);
         *ret_list = n->list;
         return RESOLVED;
     }
-    if (!want(r, n)) return RESOLVED_FULL;
+    if (!want(r, n, workspace)) return RESOLVED_FULL;
     w->name = n;
     TAILQ_INSERT_TAIL(&n->waits, w, link);
     return RESOLVED_LATER;
@@ -480,7 +595,7 @@ bool resolver_leave(struct resolver *r, struct resolver_wait *w) {
     if (!n) return false;
     TAILQ_REMOVE(&n->waits, w, link);
     w->name = NULL;
-    if (n->state == NAME_QUEUED && !n->list && TAILQ_EMPTY(&n->waits)) want_no_more(r, n);
+    if (n->state == NAME_QUEUED && !n->list && TAILQ_EMPTY(&n->waits)) dequeue(r, n);
     return use_stale(n, clock_ms(CLOCK_MONOTONIC));
 }
 
@@ -495,7 +610,7 @@ struct resolver *resolver_new(const struct config *cfg) {
     r->most = (size_t)cfg->resolver_cache;
     TAILQ_INIT(&r->known);
     TAILQ_INIT(&r->unknown);
-    TAILQ_INIT(&r->ring);
+    TAILQ_INIT(&r->turns);
     r->pool = pool_new();
     /* Where there is no IPv6, nobody should be sent there. */
     int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -506,6 +621,11 @@ struct resolver *resolver_new(const struct config *cfg) {
 
 static void free_names(struct resolver *r, struct names *all) {
     for (struct resolver_name *n; (n = TAILQ_FIRST(all));) forget(r, n);
+}
+
+static void free_share(void *context, struct table_node *node) {
+    (void)context;
+    free(TABLE_ENTRY(node, struct share, node));
 }
 
 void resolver_free(struct resolver *r) {
@@ -520,6 +640,9 @@ void resolver_free(struct resolver *r) {
     free_names(r, &r->unknown);
     table_free(&r->by_host);
     table_free(&r->domains);
+    table_each(&r->shares, free_share, NULL); /* of what is still looked up */
+    table_free(&r->shares);
+    table_free(&r->lines);
     free(r);
 }
 

@@ -1,12 +1,13 @@
 /* Host names to addresses, for one lane: getaddrinfo() on a few threads, because it can't be told
  * to stop and a tenant chooses whose name server it waits for. A name is looked up once at a time,
- * however many wait for it, and a domain's names never take all threads: see resolver.c. What is
- * found is kept for half a minute.
+ * however many wait for it, and what one domain or one workspace wants never takes all threads: see
+ * resolver.c. What is found is kept for half a minute.
  * Lane's thread; the threads are its own. http.c and tests include this. */
 #ifndef RUNSINK_RESOLVER_H
 #define RUNSINK_RESOLVER_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/queue.h>
 
 #include "worker/base/str.h"
@@ -40,10 +41,10 @@ void resolver_free(struct resolver *);
 int resolver_fd(const struct resolver *); /* readable when resolver_run() has something to do */
 void resolver_run(struct resolver *);
 
-/* host: a name, no address, of RESOLVER_NAME_MAX bytes at most. *ret_list: until the next call of
- * any function here. */
-enum resolved resolver_ask(struct resolver *, struct str host, struct resolver_wait *,
-                           const char **ret_list);
+/* host: a name, no address, of RESOLVER_NAME_MAX bytes at most. workspace: for whom, a keyed hash;
+ * 0: for nobody's. *ret_list: until the next call of any function here. */
+enum resolved resolver_ask(struct resolver *, struct str host, uint64_t workspace,
+                           struct resolver_wait *, const char **ret_list);
 /* Waits no more. True when the name has addresses from before, not older than an hour, which are
  * then given for the next seconds: better than none. */
 bool resolver_leave(struct resolver *, struct resolver_wait *);

@@ -41,6 +41,7 @@ static void send_put(struct put *p) {
                                        .body = p->batch->body,
                                        .body_len = p->batch->body_len,
                                        .needs = HTTP_ERROR,
+                                       .workspace = p->batch->workspace,
                                        .passed = &c->passed,
                                        .done = answered,
                                        .owner = p};

@@ -201,6 +201,7 @@ static void submit(struct sink_env *env, struct batch *b) {
     c->req.body = b->body;
     c->req.body_len = b->body_len;
     c->req.needs = HTTP_HEAD;
+    c->req.workspace = b->workspace;
     c->req.mtls = true;
     c->req.passed = &w->passed;
     c->req.done = on_done;

@@ -72,12 +72,15 @@ class NameServer:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((address, 53))
         self.knows, self.asked = knows, collections.Counter()
-        threading.Thread(target=self.run, daemon=True).start()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
 
     def run(self):
         with contextlib.suppress(OSError):
             while True:
                 query, peer = self.socket.recvfrom(512)
+                if not query:  # no query is that short: it was shut down
+                    return
                 labels, at = [], 12
                 while query[at]:
                     labels.append(query[at + 1:at + 1 + query[at]].decode())
@@ -92,6 +95,9 @@ class NameServer:
                 self.socket.sendto(head + query[12:at + 5] + body, peer)
 
     def close(self):
+        with contextlib.suppress(OSError):  # it has no peer, but its reader wakes
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
         self.socket.close()
 
 
@@ -102,10 +108,10 @@ class Names(attack.Case):
         """In a namespace of mounts in which resolv.conf is ours."""
         return super().worker(settings, *arguments, wrap=self.wrap, **options)
 
-    def test_silent_name_servers(self):
-        """hundreds of names that nobody answers for: few threads and descriptors, and names that are known are found"""
+    def name_server(self, *knows):
+        """Of the worker to come. Its names lead to a receiver: the port, and when a path was first asked for."""
         try:
-            names = NameServer("127.66.0.53", ".good.example")
+            names = NameServer("127.66.0.53", knows)
         except OSError as error:
             self.skipTest(f"needs port 53 of a loopback address: {error}")
         self.addCleanup(names.close)
@@ -115,18 +121,43 @@ class Names(attack.Case):
         self.wrap = ("unshare", "--mount", "sh", "-c", f'mount --bind {conf}/resolv.conf /etc/resolv.conf; exec "$@"', "sh")
         listener = socket.create_server(("127.66.0.2", 0), backlog=256)
         self.addCleanup(listener.close)
-        arrived = set()
+        arrived = {}
 
         def serve(one):
             stream = one.makefile("rb")
             while line := stream.readline():
                 while stream.readline().strip():
                     pass
-                arrived.add(line.split()[1].decode())
+                arrived.setdefault(line.split()[1].decode(), time.monotonic())
                 one.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                 return
         netns.serve(listener, serve)
-        port = listener.getsockname()[1]
+        return names, listener.getsockname()[1], arrived
+
+    def test_domains_are_cheap(self):
+        """one workspace has hundreds of silent names below a short domain, and hundreds of silent domains: new tenants don't wait"""
+        names, port, arrived = self.name_server(".fine")
+
+        def named(host, path, workspace):
+            return events.run({"type": "webhook", "url": f"http://{host}:{port}{path}"}, workspaceId=workspace)
+        self.begin()
+        sent = {}
+        with self.healthy(seconds=90):
+            self.hostile([named(f"n{i}.evl.io" if i % 2 else f"www.evl{i}.io", "/", "evil") for i in range(1000)])
+            rig.await_("name servers are silent", 30, lambda: len(names.asked) >= 4, self.attacked)
+            for i in range(10):
+                sent[f"/{i}"] = time.monotonic()
+                self.hostile([named(f"hooks.shop{i}.fine", f"/{i}", f"shop{i}")], key=b"good")
+                time.sleep(0.5)  # so that they meet the silent names at many moments
+            rig.await_("new names are found", 60, lambda: len(arrived) == len(sent), self.attacked)
+        self.judge()
+        waited = {path: round(arrived[path] - at, 1) for path, at in sent.items()}
+        rig.say("new tenants waited", waited, f"{len(names.asked)} names asked for")
+        self.assertLess(max(waited.values()), 4, waited)  # less than for one silent name
+
+    def test_silent_name_servers(self):
+        """hundreds of names that nobody answers for: few threads and descriptors, and names that are known are found"""
+        names, port, arrived = self.name_server(".good.example")
         self.begin(resolver__threads=str(self.THREADS), retry__window__webhook="20s", log__level="debug")
         process = self.attacked.process.pid
         most, over = [0, 0], threading.Event()

@@ -140,7 +140,7 @@ static struct delivery *add(const char *url, uint64_t workspace, bool batched) {
     assert_true(world.used < MOST);
     struct delivery *d = &world.deliveries[world.used++];
     *d = (struct delivery){.size = world.size ? world.size : 1000,
-                           .workspace = workspace,
+                           .batch.workspace = workspace,
                            .batched = batched,
                            .build = build,
                            .done = done};
@@ -158,7 +158,7 @@ static struct delivery *add_to(const char *host, unsigned n, uint64_t workspace)
 static size_t flying_of(uint64_t workspace) {
     size_t n = 0;
     for (size_t i = 0; i < sink.n; i++)
-        n += ((struct delivery *)(void *)sink.flying[i])->workspace == workspace;
+        n += ((struct delivery *)(void *)sink.flying[i])->batch.workspace == workspace;
     return n;
 }
 
@@ -456,7 +456,7 @@ static void test_the_last_attempt_is_made(void **state) {
         assert_int_equal(route_again(world.router, &run, world.now, &dest, &o), ROUTE_DELIVER);
         struct delivery *d = &world.deliveries[world.used++];
         *d = (struct delivery){
-            .size = 1, .workspace = 1, .last = true, .build = build, .done = done};
+            .size = 1, .batch.workspace = 1, .last = true, .build = build, .done = done};
         d->batch.dest = dest;
         dispatch_add(world.dispatch, d);
         dispatch_run(world.dispatch);

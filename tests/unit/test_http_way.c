@@ -231,6 +231,7 @@ static void test_silent_name_servers(void **state) {
         char host[64];
         snprintf(host, sizeof host, "held-%zu.evil-%zu.test", i, i / 2);
         prepare(&held[i], base_url("http", host, peer.plain), "/ok");
+        held[i].req.workspace = 1 + i;
         http_submit(h, &held[i].req);
     }
     int before = lookups;
@@ -238,6 +239,7 @@ static void test_silent_name_servers(void **state) {
         char host[64];
         snprintf(host, sizeof host, "www-%zu.known.test", i);
         prepare(&calls[i], base_url("http", host, peer.plain), "/ok");
+        calls[i].req.workspace = 1001 + i;
         http_submit(h, &calls[i].req);
     }
     wait_for(h, calls, COUNT(calls));

@@ -46,7 +46,8 @@ int clock_gettime(clockid_t id, struct timespec *ret) {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t released = PTHREAD_COND_INITIALIZER;
 static bool hold;
-static int code; /* what getaddrinfo() returns */
+static int let_go, let_go_of; /* how many of those held, that came no later than this one */
+static int code;              /* what getaddrinfo() returns */
 static const char *answer;
 static int lookups, at_once, most_at_once;
 
@@ -69,9 +70,11 @@ int getaddrinfo(const char *restrict name, const char *restrict service,
     (void)service;
     (void)hints;
     pthread_mutex_lock(&lock);
-    lookups++;
+    int number = ++lookups;
     if (++at_once > most_at_once) most_at_once = at_once;
-    while (hold && strncmp(name, "held", 4) == 0) pthread_cond_wait(&released, &lock);
+    bool held = strncmp(name, "held", 4) == 0;
+    while (held && hold && (let_go == 0 || number > let_go_of)) pthread_cond_wait(&released, &lock);
+    if (held && hold) let_go--;
     at_once--;
     int rc = code;
     char list[512];
@@ -95,8 +98,18 @@ void freeaddrinfo(struct addrinfo *a) {
 static void play(bool held, int rc, const char *list) {
     pthread_mutex_lock(&lock);
     hold = held;
+    let_go = 0;
     code = rc;
     answer = list;
+    pthread_cond_broadcast(&released);
+    pthread_mutex_unlock(&lock);
+}
+
+/* Answers n of those that are held now. */
+static void release(int n) {
+    pthread_mutex_lock(&lock);
+    let_go = n;
+    let_go_of = lookups;
     pthread_cond_broadcast(&released);
     pthread_mutex_unlock(&lock);
 }
@@ -147,10 +160,17 @@ static int teardown(void **state) {
     return threads() == 1 ? 0 : -1;
 }
 
-static enum resolved ask(struct resolver *r, struct ask *a, const char *host, const char **list) {
+static enum resolved ask_for(struct resolver *r, uint64_t workspace, struct ask *a,
+                             const char *host, const char **list) {
     const char *unused;
     *a = (struct ask){.wait.done = on_done};
-    return resolver_ask(r, str_c(host), &a->wait, list ? list : &unused);
+    return resolver_ask(r, str_c(host), workspace, &a->wait, list ? list : &unused);
+}
+
+/* For a workspace that asks for nothing else. */
+static enum resolved ask(struct resolver *r, struct ask *a, const char *host, const char **list) {
+    static uint64_t others = 1000;
+    return ask_for(r, ++others, a, host, list);
 }
 
 static void await(struct resolver *r, const int *done) {
@@ -308,6 +328,126 @@ static void test_a_domain_has_a_quarter(void **state) {
     assert_non_null(get(*state, "www.good.example.com"));
 }
 
+/* Whatever stands before a country's own domain is registered by somebody, but for a few words. */
+static void test_a_short_domain_is_one(void **state) {
+    static const char *const short_ones[] = {"evl.io", "e.io", "x.evl.co.uk"};
+    struct ask asks[4];
+    char host[64];
+    play(true, 0, "192.0.2.1");
+    for (size_t i = 0; i < COUNT(short_ones); i++) {
+        for (int k = 0; k < 4; k++) {
+            snprintf(host, sizeof host, "held-%d.%s", k, short_ones[i]);
+            assert_int_equal(ask(*state, &asks[k], host, NULL), RESOLVED_LATER);
+        }
+        held_lookups(2);
+        assert_non_null(get(*state, "www.god.io"));
+        assert_non_null(get(*state, "www.god.co.uk"));
+        for (int k = 0; k < 4; k++) resolver_leave(*state, &asks[k].wait);
+        release(2);
+        held_lookups(0);
+        resolver_run(*state);
+    }
+}
+
+/* Domains are cheap: hundreds of one workspace, all silent, count as one. */
+static void test_a_workspace_has_a_quarter(void **state) {
+    static struct ask asks[13];
+    char host[64];
+    for (int i = 0; i < 5; i++) { /* their servers were quick once */
+        snprintf(host, sizeof host, "www.evil-%d.com", i);
+        assert_non_null(get(*state, host));
+    }
+    play(true, 0, "192.0.2.1");
+    for (int i = 0; i < 12; i++) {
+        snprintf(host, sizeof host, "held-%d.evil-%d.com", i, i);
+        assert_int_equal(ask_for(*state, 1, &asks[i], host, NULL), RESOLVED_LATER);
+    }
+    held_lookups(2);
+    assert_int_equal(ask_for(*state, 1, &asks[12], "held.evil.org", NULL), RESOLVED_FULL);
+    for (int i = 0; i < 30; i++) { /* new tenants wait for nobody */
+        struct ask a;
+        snprintf(host, sizeof host, "www.new-%d.com", i);
+        assert_int_equal(ask_for(*state, (uint64_t)(2 + i), &a, host, NULL), RESOLVED_LATER);
+        assert_true(resolver_begun(&a.wait));
+        await(*state, &a.done);
+        assert_int_equal(a.code, 0);
+    }
+    held_lookups(2);
+}
+
+/* Six of eight threads are held, and a workspace has many names of many domains in the queue: who
+ * comes after it is next but one. */
+static void test_workspaces_take_turns(void **state) {
+    static struct ask held[6], more[8];
+    struct ask late;
+    char host[64];
+    play(true, 0, "192.0.2.1");
+    for (int i = 0; i < 6; i++) {
+        snprintf(host, sizeof host, "held-%d.evil-%d.com", i, i);
+        ask_for(*state, (uint64_t)(1 + i / 2), &held[i], host, NULL);
+    }
+    held_lookups(6);
+    for (int i = 0; i < 8; i++) {
+        snprintf(host, sizeof host, "held-%d.more-%d.com", i, i);
+        assert_int_equal(ask_for(*state, 1, &more[i], host, NULL), RESOLVED_LATER);
+    }
+    assert_int_equal(ask_for(*state, 9, &late, "held.new.org", NULL), RESOLVED_LATER);
+    assert_false(resolver_begun(&late.wait));
+    release(2);
+    for (int done = 0; done < 2;) {
+        struct pollfd fd = {.fd = resolver_fd(*state), .events = POLLIN};
+        assert_int_equal(poll(&fd, 1, PATIENCE_MS), 1);
+        resolver_run(*state);
+        done = 0;
+        for (int i = 0; i < 6; i++) done += held[i].done;
+    }
+    assert_true(resolver_begun(&late.wait));
+}
+
+/* Another domain that nobody knows is no excuse for who had threads wait before. */
+static void test_a_workspace_known_to_be_slow(void **state) {
+    static struct ask first[6], more[6];
+    struct ask late;
+    char host[64];
+    play(true, 0, "192.0.2.1");
+    for (int i = 0; i < 6; i++) {
+        snprintf(host, sizeof host, "held-%d.evil-%d.com", i, i);
+        ask_for(*state, (uint64_t)(1 + i / 2), &first[i], host, NULL);
+    }
+    held_lookups(6);
+    for (int i = 0; i < 6; i++) {
+        snprintf(host, sizeof host, "held-%d.more-%d.com", i, i);
+        ask_for(*state, (uint64_t)(1 + i / 2), &more[i], host, NULL);
+    }
+    ahead_s += 10;
+    release(6);
+    for (int i = 0; i < 6; i++) await(*state, &first[i].done);
+    held_lookups(4);
+    assert_int_equal(ask_for(*state, 9, &late, "held.new.org", NULL), RESOLVED_LATER);
+    assert_true(resolver_begun(&late.wait));
+}
+
+/* A name that waits behind all that one workspace wants is looked up for another that wants it. */
+static void test_a_name_that_two_want(void **state) {
+    static struct ask asks[9];
+    struct ask other;
+    char host[64];
+    play(true, 0, "192.0.2.1");
+    for (int i = 0; i < 9; i++) {
+        snprintf(host, sizeof host, "held-%d.evil-%d.com", i, i);
+        assert_int_equal(ask_for(*state, 1, &asks[i], host, NULL), RESOLVED_LATER);
+    }
+    held_lookups(2);
+    assert_false(resolver_begun(&asks[8].wait));
+    assert_int_equal(ask_for(*state, 2, &other, "held-8.evil-8.com", NULL), RESOLVED_LATER);
+    assert_true(resolver_begun(&other.wait));
+    held_lookups(3);
+    resolver_leave(*state, &other.wait);
+    play(false, 0, "192.0.2.1");
+    for (int i = 0; i < 9; i++) await(*state, &asks[i].done);
+    assert_int_equal(looked_up(), 9);
+}
+
 /* Silent name servers of any number of domains leave threads to those that have answered before. */
 static void test_those_that_answer_have_a_reserve(void **state) {
     static struct ask asks[35];
@@ -396,6 +536,11 @@ int main(void) {
         TEST(test_old_ones_are_better_than_none),
         TEST(test_old_ones_when_nobody_answers),
         TEST(test_a_domain_has_a_quarter),
+        TEST(test_a_short_domain_is_one),
+        TEST(test_a_workspace_has_a_quarter),
+        TEST(test_workspaces_take_turns),
+        TEST(test_a_workspace_known_to_be_slow),
+        TEST(test_a_name_that_two_want),
         TEST(test_those_that_answer_have_a_reserve),
         TEST(test_the_slow_have_half),
         TEST(test_bounded_memory_of_names),

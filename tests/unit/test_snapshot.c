@@ -371,7 +371,7 @@ static void test_unfit_deliveries(void **state) {
     struct window window = {.topic = topic, .lane = &w->lane};
     for (enum fault f = FAULT_TENANT; f <= FAULT_SYSTEM; f++) {
         struct outcome o = outcome_fail(VERDICT_PERMANENT, f, "why", NULL);
-        struct delivery p = {.label = "", .workspace = 10 + f};
+        struct delivery p = {.label = "", .batch.workspace = 10 + f};
         struct record record = {.progress = &unfailed, .outcome = &o, .delivery = &p};
         observer_dead(&window, &record);
     }

@@ -124,7 +124,7 @@ static struct delivery *delivery_new(struct window *w, const struct record *firs
     d->done = delivery_done;
     d->batch.dest = dest;
     d->batch.topic = w->topic;
-    d->workspace = first->workspace;
+    d->batch.workspace = first->workspace;
     d->progress = *first->progress;
     destination_hold(dest);
     d->holds = true;

@@ -60,8 +60,7 @@ struct delivery {
 
     /* Dispatch's. */
     enum delivery_state state;
-    uint64_t workspace; /* keyed hash of its id */
-    bool last;          /* given back it would be dead: it goes out even where nothing else may */
+    bool last; /* given back it would be dead: it goes out even where nothing else may */
     bool probe;
     bool risky; /* flying: its destination had not proved itself when it took off, or it is slow */
     bool slow;  /* flying: for longer than a healthy one does */

@@ -249,7 +249,7 @@ static size_t charge(const struct delivery *v) {
 /* From here to leave() it counts for its workspace and host. */
 static void enter(struct dispatch *d, struct delivery *v) {
     uint64_t host = v->batch.dest->host;
-    v->of_workspace = shares_take(&d->workspaces, v->workspace);
+    v->of_workspace = shares_take(&d->workspaces, v->batch.workspace);
     v->of_host = host ? shares_take(&d->hosts, host) : NULL;
     v->of_workspace->bytes += charge(v);
     if (v->of_host) v->of_host->bytes += charge(v);
@@ -545,7 +545,7 @@ void dispatch_add(struct dispatch *d, struct delivery *v) {
         return;
     }
     rejudge(d, q);
-    note_seen(d, v->workspace);
+    note_seen(d, v->batch.workspace);
     if (!q->waiting && !q->risky) note_prompt(d, q);
     enter(d, v);
     if (has_room(d, q, v)) {
@@ -650,7 +650,7 @@ static void sink_done(struct batch *batch, const struct outcome *o) {
     q->latency_ms += (*d->heard_ms - v->heard_ms - q->latency_ms) / 4;
     if (v->probe) q->probing = false;
     struct outcome judged = judge(v, o);
-    q->workspace = v->workspace;
+    q->workspace = v->batch.workspace;
     if (judged.verdict == VERDICT_OK)
         count_success(q);
     else if (!judged.uncounted && judged.fault == FAULT_TENANT)

@@ -166,7 +166,7 @@ void observer_dead(const struct window *w, const struct record *record) {
     row->dead[by_fault[outcome->fault]]++;
     row->redrivable += record->payload.json.p != NULL;
     memcpy(d->workspace, row->name, sizeof d->workspace);
-    if (delivery && outcome->fault == FAULT_DATA) observer_unfit(lane, delivery->workspace);
+    if (delivery && outcome->fault == FAULT_DATA) observer_unfit(lane, delivery->batch.workspace);
 }
 
 void observer_unfit(struct lane *lane, uint64_t workspace) {
