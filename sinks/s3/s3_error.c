@@ -333,6 +333,7 @@ struct outcome s3_outcome(int status, const struct s3_error *e, uint32_t retry_a
 struct outcome s3_outcome_told(int status, const struct s3_error *e, uint32_t retry_after_ms) {
     struct outcome o = s3_outcome(status, e, retry_after_ms);
     char text[sizeof e->message];
+    // NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): an array
     memcpy(text, e->message, sizeof text);
     secret_scrub(text, strlen(text)); /* before it is cut, so that no part of one is left over */
     if (text[0]) outcome_text(o.detail, sizeof o.detail, str_c(text));

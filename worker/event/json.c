@@ -300,6 +300,7 @@ bool json_enter(struct json *j, struct json_value *ret) {
 bool json_value(struct json *j, struct json_value *ret) {
     struct json_value inner;
     if (!json_enter(j, ret)) return !j->err;
+    // NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): json_enter() has set it
     if (ret->kind == JSON_OBJECT)
         while (json_key(j, &inner) && json_value(j, &inner)) continue;
     else

@@ -213,9 +213,10 @@ void careful_tick(struct lane *lane, struct partition *p) {
 
 /* Takes what one note covers. False: there is nothing. */
 static bool take_next(struct lane *lane, struct partition *p) {
-    const struct window *open = windows_open(&p->windows);
     struct feed_head head;
-    if (!source_peek(lane, p, &head) || intake_past_end(p, head.offset)) return open != NULL;
+    bool any = source_peek(lane, p, &head) && !intake_past_end(p, head.offset);
+    const struct window *open = windows_open(&p->windows); /* which the look may have ended */
+    if (!any) return open != NULL;
     int64_t first = head.offset, n = open && open->next > 0 ? open->next - open->first : 1;
     int64_t next = first + step(p, n, first);
     if (open && open->next > 0 && next > open->next) next = open->next;

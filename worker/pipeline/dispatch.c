@@ -470,6 +470,7 @@ static bool is_greedy(const struct dispatch *d, size_t holds, size_t used, size_
 /* Many requests of its workspace or its host hang: another one of theirs would, too. */
 static bool is_troubled(const struct dispatch *d, const struct delivery *v) {
     size_t many = (most_flying(d) + 15) / 16;
+    // NOLINTNEXTLINE(clang-analyzer-core.NullDereference): enter() has set it
     return v->of_workspace->slow >= many || (v->of_host && v->of_host->slow >= many);
 }
 
