@@ -43,7 +43,7 @@ struct event {
     unsigned posts, attempts;
     int64_t last_attempt_us;
     unsigned failures; /* attempts whose answer, or its lack, was a failure for who made them */
-    int64_t first_failure_us, last_failure_us;
+    int64_t first_failure_us, last_failure_us, failure_generation;
     int64_t due_us;     /* of the next attempt; 0: none has failed */
     int64_t asked_us;   /* by Retry-After: no attempt before; 0: nothing was asked */
     bool for_good;      /* the last failure was one that more attempts do not mend */
