@@ -547,10 +547,7 @@ static struct outcome judge(struct transfer *t, CURLcode code) {
     CURL *easy = t->handle->easy;
     bool cut = code == CURLE_WRITE_ERROR && t->req->answer_cut;
     /* To libcurl an answer that ends within its head is complete. */
-    if (decided(t) || ((code == CURLE_OK || cut) && t->head.status)) {
-        t->req->answer_whole = code == CURLE_OK;
-        return answered(t);
-    }
+    if (decided(t) || ((code == CURLE_OK || cut) && t->head.status)) return answered(t);
     struct http_failure f = {.code = code == CURLE_OK ? CURLE_PARTIAL_FILE : code,
                              .denied = t->denied,
                              .opened = t->opened,
@@ -645,7 +642,7 @@ void http_submit(struct http *h, struct http_request *req) {
     t->head.kept = req->kept;
     req->transfer = t;
     req->status = 0;
-    req->answer_cut = req->answer_whole = false;
+    req->answer_cut = false;
     req->retry_after_ms = 0;
     memset(req->kept, 0, sizeof req->kept);
     buf_free(&req->answer);

@@ -51,7 +51,6 @@ struct http_request {
     int status;
     struct buf answer; /* at most http.response_max bytes; empty under HTTP_HEAD */
     bool answer_cut;   /* the rest was dropped and the transfer ended */
-    bool answer_whole; /* it has ended as its head said: no more of its body can come */
     char kept[HTTP_KEPT][HTTP_KEPT_SIZE]; /* their values, empty when absent, cut to fit */
     uint32_t retry_after_ms; /* Retry-After, seconds or date form, at most 1 h; 0 absent */
     void *transfer;          /* http.c's */

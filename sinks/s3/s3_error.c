@@ -291,8 +291,8 @@ static bool is_blank(struct str body) {
 }
 
 bool s3_is_stored(const struct s3_answer *a) {
-    return (a->status == 200 || a->status == 201 || a->status == 204) && a->whole &&
-           is_blank(a->body) && (is_strong(str_c(a->etag)) || *a->request_id);
+    return (a->status == 200 || a->status == 201 || a->status == 204) && is_blank(a->body) &&
+           (is_strong(str_c(a->etag)) || *a->request_id);
 }
 
 static struct outcome not_a_store(int status, uint32_t retry_after_ms) {

@@ -34,15 +34,14 @@ struct s3_answer {
     int status;
     const char *etag, *request_id; /* x-amz-request-id */
     struct str body;               /* what has come of it */
-    bool whole;                    /* and that is all of it */
 };
 
 /* Whether it says that a store has the object. What else may stand behind the endpoint's name (a
  * sign-in page, a parked domain, some other API) says 200 to anything, often with the ETag of what
  * it says. Amazon S3 API reference, PutObject: a success is a 200 that names the object's ETag, or
- * at least its request, and has no body. 201 and 204 are what Ceph can be set to say instead
- * (rgw_s3_success_create_obj_status). The Content-Type of no body tells nothing: Google's is
- * text/html. */
+ * at least its request, and has no body; so nothing depends on how that nothing ends. 201 and 204
+ * are what Ceph can be set to say instead (rgw_s3_success_create_obj_status). The Content-Type of
+ * no body tells nothing: Google's is text/html. */
 bool s3_is_stored(const struct s3_answer *);
 
 /* 1 to SIGV4_REGION_MAX characters of [a-z0-9-]: may be a label of a host's name. */

@@ -130,8 +130,7 @@ bool s3_accepted(const struct http_request *r, struct s3_error *ret) {
     const struct s3_answer a = {.status = r->status,
                                 .etag = r->kept[S3_ETAG],
                                 .request_id = r->kept[S3_REQUEST_ID],
-                                .body = {r->answer.p, r->answer.n},
-                                .whole = r->answer_whole};
+                                .body = {r->answer.p, r->answer.n}};
     *ret = (struct s3_error){{0}};
     /* What was asked for is no error, whatever it looks like. */
     if (r->status == 200 && strcmp(r->method, "GET") == 0) return true;

@@ -49,9 +49,8 @@ struct put {
     struct http_failure failure;
     struct http_head head;
     char kept[HTTP_KEPT][HTTP_KEPT_SIZE];
-    struct buf answer;          /* its body, http.response_max at most */
-    char text[CURL_ERROR_SIZE]; /* what libcurl says of an error */
-    int64_t until_ms;           /* when what is left of a success's body is waited for no more; 0 */
+    struct buf answer; /* its body, http.response_max at most */
+    int64_t until_ms;  /* when what is left of a success's body is waited for no more; 0 */
     bool cancelled;
     struct outcome outcome;
     TAILQ_ENTRY(put) ended;
@@ -133,8 +132,8 @@ static bool set_options(CURL *easy, struct put *p) {
            SET(CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)cfg->http_response_max) &&
            SET(CURLOPT_HEADERFUNCTION, on_header) && SET(CURLOPT_HEADERDATA, p) &&
            SET(CURLOPT_WRITEFUNCTION, on_body) && SET(CURLOPT_WRITEDATA, p) &&
-           SET(CURLOPT_ERRORBUFFER, p->text) && SET(CURLOPT_XFERINFOFUNCTION, progress) &&
-           SET(CURLOPT_XFERINFODATA, p) && SET(CURLOPT_NOPROGRESS, 0L);
+           SET(CURLOPT_XFERINFOFUNCTION, progress) && SET(CURLOPT_XFERINFODATA, p) &&
+           SET(CURLOPT_NOPROGRESS, 0L);
 }
 
 CURLMcode s3_sigv2_add_handle(CURLM *multi, CURL *theirs) {
@@ -217,21 +216,12 @@ static struct outcome refused_outcome(S3Status status) {
                         "libs3 could not make a request of it");
 }
 
-/* To libs3 a body that breaks off has ended well. */
-static bool is_whole(const struct put *p, S3Status status) {
-    curl_off_t announced = -1, came = 0;
-    curl_easy_getinfo(p->easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &announced);
-    curl_easy_getinfo(p->easy, CURLINFO_SIZE_DOWNLOAD_T, &came);
-    return status == S3StatusOK && (announced < 0 ? !p->text[0] : came >= announced);
-}
-
 static struct outcome judge(struct put *p, S3Status status) {
     if (!p->easy) return refused_outcome(status);
     const struct s3_answer answer = {.status = p->head.status,
                                      .etag = p->kept[ETAG],
                                      .request_id = p->kept[REQUEST_ID],
-                                     .body = {p->answer.p, p->answer.n},
-                                     .whole = is_whole(p, status)};
+                                     .body = {p->answer.p, p->answer.n}};
     int http = answer.status;
     struct s3_error error = {{0}};
     bool refused = s3_error_parse(answer.body, &error);
@@ -271,7 +261,6 @@ static void complete(S3Status status, const S3ErrorDetails *details, void *put_)
     struct outcome o = judge(p, status);
     free_copy(p);
     buf_wipe(&p->answer);
-    wipe(p->text, sizeof p->text); /* may quote the host */
     end(p, o);
 }
 

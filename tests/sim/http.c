@@ -91,7 +91,6 @@ static void take_answer(struct transfer *t, const struct reception *r) {
     struct http_request *req = t->req;
     req->status = r->status;
     req->retry_after_ms = r->retry_after_ms;
-    req->answer_whole = true;
     keep_header(req, "x-amz-request-id", "simulated");
     if (r->status == 200) keep_header(req, "etag", "\"simulated\"");
     if (r->code)
@@ -233,7 +232,7 @@ void http_submit(struct http *h, struct http_request *req) {
     struct transfer *t = transfer_new(h, req);
     req->transfer = t;
     req->status = 0;
-    req->answer_cut = req->answer_whole = false;
+    req->answer_cut = false;
     req->retry_after_ms = 0;
     memset(req->kept, 0, sizeof req->kept);
     buf_free(&req->answer);
