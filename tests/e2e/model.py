@@ -58,7 +58,6 @@ NAMES = ("password", "passwd", "passphrase", "passcode", "pwd", "secret", "token
          "accesskey", "privatekey", "signingkey", "encryptionkey", "webhookkey", "connectionstring", "credential", "totp")
 LAST = ("pass", "auth", "sessionid", "creds", "otp", "pin")
 PROXY_PARTS = {"user", "pass", "auth", "login", "username", "userName", "password"}
-FLAGS = {"skipOnFail", "forcePathStyle"}
 OPEN = {"type", "bucket", "region", "prefix"}
 LEAST = 6  # bytes of a value that is looked for everywhere
 LEAST_IN_NAME = 12
@@ -116,13 +115,11 @@ def secret_spans(path, text):
     around = [part for part in path[:-1] if part is not None]
     if around and around[-1].lower().endswith("proxy") and path[-1] in PROXY_PARTS:
         return whole(text)
-    if len(around) == 1 and around[0] in ("error", "reason") and path[-1] == "docUrl":
-        return url_spans(text.partition(b"#")[0])
     if path[-1:] in (("signedUrl",), ("traceUrl",), ("logUrl",), ("proxy",)) or "proxy" in path and path[-1] == "url":
         return url_spans(text)
     if path[-2:-1] == ("proxies",):
         return url_spans(text)
-    if "jobConfigurationSnapshot" in path and (b"://" in text or re.fullmatch(rb"[^\s/]+:[^\s/]+@[\w.:-]+", text) or (path[-1] or "").lower().endswith(("url", "uri", "endpoint"))):
+    if "jobConfigurationSnapshot" in path and (b"://" in text or (path[-1] or "").lower().endswith(("url", "uri", "endpoint"))):
         return url_spans(text)
     return []
 
@@ -156,8 +153,7 @@ def redact(payload):
              if (path[-1] or "").lower() in ("name", "key") and tells(json.loads(b'"%s"' % payload[start:end]))}
     bare = set()
     for path, start, end in others:
-        below = [path[path.index(place) + 1:] for place in ("sink", "notifications") if place in path]
-        if below and not (payload[start:end] in (b"true", b"false") and len([part for part in below[0] if part]) == 1 and path[-1] in FLAGS):
+        if named(path) and ("sink" in path or "notifications" in path):
             edits.append((start, end))
             bare.add(start)
             values |= {payload[start:end]} - {b"true", b"false"}

@@ -215,10 +215,10 @@ static void hide(struct reading *r, const struct json_value *v, bool credential)
 }
 
 /* A number or a boolean that is secret. What has only a few digits may stand anywhere by chance. */
-static void hide_bare(struct reading *r, const struct json_value *v, bool credential) {
+static void hide_bare(struct reading *r, const struct json_value *v) {
     push_edit(r, (struct edit){(size_t)(v->raw.p - r->j.start), v->raw.n, 2});
     if (v->kind == JSON_NUMBER && v->raw.n >= ECHO_MIN)
-        echoes_add(&r->values, r->arena, v->raw, credential);
+        echoes_add(&r->values, r->arena, v->raw, true);
 }
 
 /* The secrets of a URL that stands at [from, from + n) of a string's text. Where the string has
@@ -260,17 +260,6 @@ static void add_url(struct reading *r, const struct json_value *v) {
         add_edit(r, v->raw.p, v->raw.n);
 }
 
-static bool ends_url(char c) {
-    return (unsigned char)c <= ' ' || strchr("\"'<>", c);
-}
-
-/* "user:pw@host:80", but for an address of mail. */
-static bool has_userinfo(struct str s) {
-    const char *colon = s.n ? memchr(s.p, ':', s.n) : NULL;
-    if (!colon || str_starts(s, "mailto:")) return false;
-    return memchr(colon, '@', s.n - (size_t)(colon - s.p)) != NULL;
-}
-
 /* A string that may hold URLs, between blanks or quotes. */
 static void add_urls(struct reading *r, const struct json_value *v) {
     struct str text;
@@ -278,15 +267,15 @@ static void add_urls(struct reading *r, const struct json_value *v) {
     const char *p = v->raw.p;
     if (!v->escaped && (v->raw.n < 4 || !memchr(v->raw.p, ':', v->raw.n))) return;
     if (!json_resolve(v, r->arena, &text)) return;
-    for (size_t i = 0, end; i < text.n; i = end + 1) {
-        for (end = i; end < text.n && !ends_url(text.p[end]);) end++;
-        struct str word = {text.p + i, end - i};
-        const char *mark = word.n ? memmem(word.p, word.n, "://", 3) : NULL;
-        size_t from = mark ? (size_t)(mark - text.p) : end;
-        while (mark && from > i && (char_is_plain(text.p[from - 1]) || text.p[from - 1] == '+'))
-            from--;
-        if (has_userinfo((struct str){word.p, from - i})) from = i;
-        if (from < end) add_url_at(r, v, text, from, end - from, &p, &at);
+    for (size_t i = 0, end; i < text.n; i = end) {
+        const char *mark = memmem(text.p + i, text.n - i, "://", 3);
+        if (!mark) return;
+        size_t from = (size_t)(mark - text.p);
+        end = from;
+        while (from > i && (char_is_plain(text.p[from - 1]) || text.p[from - 1] == '+')) from--;
+        while (end < text.n && (unsigned char)text.p[end] > ' ' && !strchr("\"'<>", text.p[end]))
+            end++;
+        add_url_at(r, v, text, from, end - from, &p, &at);
     }
 }
 
@@ -318,16 +307,6 @@ static void read_open(struct reading *r, const struct member *m) {
     struct json_value v = {0};
     (void)m;
     if (json_peek(&r->j) == JSON_STRING)
-        json_value(&r->j, &v);
-    else
-        visit(r, &v);
-}
-
-/* On that list, if it is a boolean. */
-static void read_flag(struct reading *r, const struct member *m) {
-    struct json_value v = {0};
-    (void)m;
-    if (json_peek(&r->j) == JSON_BOOL)
         json_value(&r->j, &v);
     else
         visit(r, &v);
@@ -415,16 +394,13 @@ static const struct member sink_members[][SAME_LENGTH] = {
     [6] = {{"bucket", read_open}, {"region", read_open}, {"prefix", read_open}},
     [7] = {{"headers", read_headers, .path = "sink.headers"}},
     [8] = {{"endpoint", read_url, .path = "sink.endpoint"}},
-    [10] = {{"apisToSend", read_quiet}, {"skipOnFail", read_flag}},
+    [10] = {{"apisToSend", read_quiet}},
     [11] = {{"accessKeyId", read_secret, .path = "sink.accessKeyId"}},
     [12] = {{"sessionToken", read_secret, .path = "sink.sessionToken"},
-            {"apis_to_send", read_quiet},
-            {"skip_on_fail", read_flag}},
+            {"apis_to_send", read_quiet}},
     [13] = {{"access_key_id", read_secret, .path = "sink.access_key_id"},
             {"session_token", read_secret, .path = "sink.session_token"}},
-    [14] = {{"forcePathStyle", read_flag}},
     [15] = {{"secretAccessKey", read_secret, .path = "sink.secretAccessKey"}},
-    [16] = {{"force_path_style", read_flag}},
     [17] = {{"secret_access_key", read_secret, .path = "sink.secret_access_key"}},
 };
 static const struct members sink_table = MEMBERS(sink_members);
@@ -503,10 +479,6 @@ static const struct member notification_members[][SAME_LENGTH] = {
     [6] = {{"bucket", read_open}, {"region", read_open}, {"prefix", read_open}},
     [7] = {{"headers", read_headers}},
     [8] = {{"endpoint", read_url}},
-    [10] = {{"skipOnFail", read_flag}},
-    [12] = {{"skip_on_fail", read_flag}},
-    [14] = {{"forcePathStyle", read_flag}},
-    [16] = {{"force_path_style", read_flag}},
 };
 static const struct members notification_table = MEMBERS(notification_members);
 
@@ -720,8 +692,7 @@ static void visit_rest(struct reading *r, struct json_value *v) {
         return;
     case JSON_BOOL:
     case JSON_NUMBER:
-        if (r->strings >= STRINGS_SECRET && !r->j.err)
-            hide_bare(r, v, r->strings == STRINGS_SECRET_NAMED);
+        if (r->strings == STRINGS_SECRET_NAMED && !r->j.err) hide_bare(r, v);
         return;
     case JSON_ABSENT:
     case JSON_NULL:
@@ -731,7 +702,8 @@ static void visit_rest(struct reading *r, struct json_value *v) {
 
 static void visit(struct reading *r, struct json_value *ret) {
     if (json_enter(&r->j, ret) ||
-        (r->strings != STRINGS_OPEN && (ret->kind == JSON_STRING || r->strings >= STRINGS_SECRET)))
+        (r->strings != STRINGS_OPEN &&
+         (ret->kind == JSON_STRING || r->strings == STRINGS_SECRET_NAMED)))
         visit_rest(r, ret);
 }
 
@@ -779,52 +751,12 @@ static const struct member results_members[][SAME_LENGTH] = {
 };
 static const struct members results_table = MEMBERS(results_members);
 
-/* Whether "?" or "@" may be in a string's UTF-8; eight bytes at a time, the last ones once more.
- * Both become 1 or 0x80, and no byte of UTF-8 is 0xc0, which alone would reach into the next. */
-static bool maybe_marked(struct str s) {
-    uint64_t found = 0, v;
-    if (s.n < sizeof v) return true;
-    for (size_t i = 0; i < s.n; i += sizeof v) {
-        memcpy(&v, s.p + (i + sizeof v <= s.n ? i : s.n - sizeof v), sizeof v);
-        v = ((v ^ UINT64_C(0x3f3f3f3f3f3f3f3f)) + UINT64_C(0x0101010101010101)) &
-            UINT64_C(0x7e7e7e7e7e7e7e7e);
-        found |= v - UINT64_C(0x0101010101010101);
-    }
-    return (found & UINT64_C(0x8080808080808080)) != 0;
-}
-
-/* A page of the documentation: its fragment names a place in it, but userinfo and query have none
- * there. */
-static void read_page(struct reading *r, const struct member *m) {
-    struct json_value v = {0};
-    struct str text;
-    size_t at = 0, n = r->values.n, n_short = r->values.n_short;
-    const char *p;
-    (void)m;
-    visit(r, &v);
-    if (v.kind != JSON_STRING || r->strings != STRINGS_OPEN || r->j.err) return;
-    if (!v.escaped && !maybe_marked(v.raw)) return;
-    p = v.raw.p;
-    if (!json_resolve(&v, r->arena, &text)) return;
-    const char *fragment = text.n ? memchr(text.p, '#', text.n) : NULL;
-    if (fragment) text.n = (size_t)(fragment - text.p);
-    if (!text.n || (!memchr(text.p, '?', text.n) && !memchr(text.p, '@', text.n))) return;
-    add_url_at(r, &v, text, 0, text.n, &p, &at);
-    r->values.n = n; /* words of a query are no secrets elsewhere */
-    r->values.n_short = n_short;
-}
-
 static const struct member error_members[][SAME_LENGTH] = {
-    [4] = {{"code", read_field, F_ERROR_CODE}},
-    [6] = {{"docUrl", read_page}},
-    [7] = {{"doc_url", read_page}},
-};
+    [4] = {{"code", read_field, F_ERROR_CODE}}};
 static const struct members error_table = MEMBERS(error_members);
 
 static const struct member reason_members[][SAME_LENGTH] = {
     [4] = {{"type", read_field, F_REASON_TYPE}},
-    [6] = {{"docUrl", read_page}},
-    [7] = {{"doc_url", read_page}},
 };
 static const struct members reason_table = MEMBERS(reason_members);
 

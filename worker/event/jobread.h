@@ -48,7 +48,7 @@ struct fields {
 };
 
 /* What the strings are that the reader comes by: nothing special, maybe URLs, or all secret, by
- * what they are called, by their place (then so are numbers), or by both. */
+ * what they are called, by their place, or by both: then so are numbers. */
 enum strings { STRINGS_OPEN, STRINGS_URLS, STRINGS_NAMED, STRINGS_SECRET, STRINGS_SECRET_NAMED };
 
 /* An object that may be a pair: {"name": "PASSWORD", "value": "..."}, in whatever order. */
