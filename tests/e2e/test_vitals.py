@@ -190,14 +190,16 @@ class Reading(rig.Case):
         self.assertEqual((1, 4, 3, 3), tuple(found[name] for name in ("committed", "high", "lag", "held")))
         worker = self.worker(settings)
         rig.await_("the admin server listens", 30, lambda: worker.says("admin server listens"), worker)
-        rig.await_("held is told", 30, lambda: self.status(worker)["troubles"], worker)
-        trouble, = self.status(worker)["troubles"]
+        # A busy machine's broker may be silent for longer than this short patience, and is heard again.
+        held = lambda: [t for t in self.status(worker)["troubles"] if t["cause"] != "brokers-unreachable"]
+        rig.await_("held is told", 30, held, worker)
+        trouble, = held()
         self.assertEqual(("held-by-transaction", self.topic + "/0", "3 offsets from 1 on"),
                          (trouble["cause"], trouble["place"], trouble["detail"]))
         self.assertEqual(("held by an open transaction", 3), (self.state(worker)["state"], self.state(worker)["lag"]))
         self.assertEqual(3, worker.metric("runsink_partition_lag_records", topic=self.topic))
         self.assertGreaterEqual(worker.metric("runsink_held_by_transaction_seconds"), 1)
-        self.assertEqual(["ready"], worker.http("/readyz").splitlines()[:1])
+        rig.await_("it is ready all the same", 10, lambda: worker.http("/readyz").splitlines()[:1] == ["ready"], worker)
         self.assertIn("open transaction", worker.http("/readyz"))
         self.assertEqual(["before"], self.got())
         producer.commit_transaction(30)
