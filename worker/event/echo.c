@@ -125,7 +125,7 @@ static bool hit(struct search *s, size_t at, size_t n) {
         s->cap = s->cap ? 2 * s->cap : 16;
         s->hits = xrealloc(s->hits, s->cap * sizeof *s->hits);
     }
-    s->hits[s->n_hits++] = (struct edit){at, n, 0};
+    s->hits[s->n_hits++] = edit_of(at, n, 0);
     return true;
 }
 
@@ -210,7 +210,8 @@ static void add(struct found *f, struct edit e) {
     struct edit *last = f->n ? &f->v[f->n - 1] : NULL;
     if (e.n == 0) return;
     if (last && e.at < last->at + last->n) {
-        if (e.at + e.n > last->at + last->n) last->n = e.at + e.n - last->at;
+        if (e.at + e.n > last->at + last->n)
+            *last = edit_of(last->at, e.at + e.n - last->at, last->quotes);
         return;
     }
     if (f->n == f->cap) {
@@ -246,7 +247,7 @@ static void find_escaped(struct search *s, struct str text, struct edit where, b
         while (at < spans.v[i].at) at += (len = json_char(&p, end, one)) ? len : 1;
         const char *from = p;
         while (at < spans.v[i].at + spans.v[i].n) at += (len = json_char(&p, end, one)) ? len : 1;
-        add(f, (struct edit){(size_t)(from - text.p), (size_t)(p - from), 0});
+        add(f, edit_of((size_t)(from - text.p), (size_t)(p - from), 0));
     }
     free(spans.v);
     wipe(plain, n);
@@ -284,10 +285,10 @@ static void place(struct search *s, struct str text, struct found *f) {
         size_t to = (size_t)(p++ - text.p);
         bool name = is_name(p, end);
         size_t before = f->n;
-        if (!s->spent && escaped) find_escaped(s, text, (struct edit){from, to - from, 0}, name, f);
+        if (!s->spent && escaped) find_escaped(s, text, edit_of(from, to - from, 0), name, f);
         if (s->spent && !name) {
             f->n = before;
-            add(f, (struct edit){from, to - from, 0});
+            add(f, edit_of(from, to - from, 0));
         }
         while (i < n_raw && raw[i].at < from) i++;
         for (; i < n_raw && raw[i].at < to; i++)
@@ -303,7 +304,7 @@ static struct edits unite(struct edits a, const struct found *b, size_t shift,
     size_t i = 0, k = 0;
     while (i < a.n || k < b->n) {
         struct edit other = {0};
-        if (k < b->n) other = (struct edit){b->v[k].at + shift, b->v[k].n, 0};
+        if (k < b->n) other = edit_of(b->v[k].at + shift, b->v[k].n, 0);
         bool first = k == b->n || (i < a.n && a.v[i].at <= other.at);
         add(&all, first ? a.v[i] : other);
         i += first;

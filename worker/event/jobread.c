@@ -140,7 +140,7 @@ static void push_edits(struct reading *r, const struct edit *v, size_t n, size_t
     }
     struct edit *to = r->edits + r->n_edits;
     r->n_edits += n;
-    for (size_t i = 0; i < n; i++) to[i] = (struct edit){v[i].at + distance, v[i].n, v[i].quotes};
+    for (size_t i = 0; i < n; i++) to[i] = edit_of(v[i].at + distance, v[i].n, v[i].quotes);
 }
 
 static void push_edit(struct reading *r, struct edit e) {
@@ -148,7 +148,7 @@ static void push_edit(struct reading *r, struct edit e) {
 }
 
 static void add_edit(struct reading *r, const char *p, size_t n) {
-    if (n) push_edit(r, (struct edit){(size_t)(p - r->j.start), n, 0});
+    if (n) push_edit(r, edit_of((size_t)(p - r->j.start), n, 0));
 }
 
 /* ---- values ---- */
@@ -216,7 +216,7 @@ static void hide(struct reading *r, const struct json_value *v, bool credential)
 
 /* A number or a boolean that is secret. What has only a few digits may stand anywhere by chance. */
 static void hide_bare(struct reading *r, const struct json_value *v) {
-    push_edit(r, (struct edit){(size_t)(v->raw.p - r->j.start), v->raw.n, 2});
+    push_edit(r, edit_of((size_t)(v->raw.p - r->j.start), v->raw.n, 2));
     if (v->kind == JSON_NUMBER && v->raw.n >= ECHO_MIN)
         echoes_add(&r->values, r->arena, v->raw, true);
 }
@@ -410,9 +410,9 @@ static const struct members sink_table = MEMBERS(sink_members);
 static void learn_sink(struct reading *r, struct str json, int depth, size_t edit, size_t value) {
     size_t start = (size_t)(json.p - r->j.start);
     struct edits edits = {r->edits + edit, r->n_edits - edit};
-    struct edit range = {start, json.n, 0};
+    struct edit range = edit_of(start, json.n, 0);
     struct str document = {r->j.start, start + json.n};
-    r->own = (struct edit){value, r->values.n - value, 0};
+    r->own = edit_of(value, r->values.n - value, 0);
     if (r->values.n_short < r->values.n &&
         echoes_find(&r->values, r->own, document, range, r->j.escapes, &edits, r->arena)) {
         r->n_edits = edit;
@@ -436,7 +436,7 @@ static bool pass_sink(struct reading *r, struct json_value *ret) {
     if (!k) return false;
     push_edits(r, k->edits, k->n_edits, (size_t)(rest.p - r->j.start));
     json_pass(&r->j, JSON_OBJECT, k->json.n, ret);
-    r->own = (struct edit){r->values.n, k->n_values, 0};
+    r->own = edit_of(r->values.n, k->n_values, 0);
     echoes_copy(&r->values, r->arena, k->values, k->n_values);
     r->facts = *k;
     r->known = k;
@@ -602,7 +602,7 @@ static void hide_late(struct reading *r, struct pair *pair) {
     if (v->raw.n == 0) return;
     if (pair->end == pair->edit) push_edit(r, (struct edit){0}); /* room for it */
     memmove(r->edits + pair->edit + 1, r->edits + pair->end, behind * sizeof *r->edits);
-    r->edits[pair->edit] = (struct edit){(size_t)(v->raw.p - r->j.start), v->raw.n, 0};
+    r->edits[pair->edit] = edit_of((size_t)(v->raw.p - r->j.start), v->raw.n, 0);
     r->n_edits = pair->edit + 1 + behind;
     if (json_resolve(v, r->arena, &text)) note(r, text);
 }
@@ -843,10 +843,10 @@ static void find_echoes(struct reading *r, struct str document) {
         struct edit which, range;
         bool escapes;
     } looks[] = {
-        {{0, n, 0}, {0, at, 0}, escapes},
-        {{0, own.at, 0}, {at, end - at, 0}, true},
-        {{own.at + own.n, n - own.at - own.n, 0}, {at, end - at, 0}, true},
-        {{0, n, 0}, {end, document.n - end, 0}, escapes},
+        {edit_of(0, n, 0), edit_of(0, at, 0), escapes},
+        {edit_of(0, own.at, 0), edit_of(at, end - at, 0), true},
+        {edit_of(own.at + own.n, n - own.at - own.n, 0), edit_of(at, end - at, 0), true},
+        {edit_of(0, n, 0), edit_of(end, document.n - end, 0), escapes},
     };
     for (size_t i = 0; i < sizeof looks / sizeof *looks; i++)
         found |= echoes_find(&r->values, looks[i].which, document, looks[i].range, looks[i].escapes,

@@ -37,9 +37,14 @@ enum framing {
  * are a whole number or boolean. */
 struct edit {
     size_t at;
-    size_t n;
-    size_t quotes; /* bytes of them that the mark gets in the place of what is no string: 2, or 0 */
+    size_t n : 56;     /* small, for there may be hundreds of thousands */
+    size_t quotes : 8; /* bytes of them that the mark gets in the place of what is no string: 2, or
+                          0 */
 };
+
+static inline struct edit edit_of(size_t at, size_t n, size_t quotes) {
+    return (struct edit){at, n & (((size_t)1 << 56) - 1), quotes & 2};
+}
 
 /* The JSON document to deliver: what is left when the framing is off (a wrapper object stays). */
 struct payload {

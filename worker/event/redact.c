@@ -104,10 +104,10 @@ void url_secrets_begin(struct url_secrets *s, struct str url) {
     *s = (struct url_secrets){.url = url, .host = host, .query = url.n};
     if (!host_port((struct str){url.p + host, end - host})) {
         s->malformed = true;
-        s->first = (struct edit){from, url.n - from, 0};
+        s->first = edit_of(from, url.n - from, 0);
         return;
     }
-    if (host > from) s->first = (struct edit){from, host - 1 - from, 0};
+    if (host > from) s->first = edit_of(from, host - 1 - from, 0);
     struct str rest = {url.p + end, url.n - end};
     size_t query = until(rest, '?'), fragment = until(rest, '#');
     if (fragment < query) { /* no query: the fragment is all of one piece */
@@ -145,7 +145,7 @@ bool url_secrets_next(struct url_secrets *s, struct edit *ret) {
         size_t at = s->query + name;
         s->query += end < rest.n ? end + 1 : end;
         if (end == name) continue;
-        *ret = (struct edit){at, end - name, 0};
+        *ret = edit_of(at, end - name, 0);
         return true;
     }
     return false;
