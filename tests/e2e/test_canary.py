@@ -48,10 +48,9 @@ class Canary(rig.Case):
         for sink in self.sinks(receiver, store, bucket).values():
             one = events.run(sink)
             one["env"] = [{"name": "DB_PASS", "value": canary("Pair")}, {"value": canary("Early"), "key": "api_key"}]
-            one["reason"] = {"type": "terminated", "docUrl": f"https://u:{canary('PageUser')}@h/?t={canary('PageQuery')}#top"}
             one["jobConfigurationSnapshot"]["proxies"] = [f"u:{canary('Listed')}@h:80"]
             one["jobConfigurationSnapshot"]["configuration"]["proxy"] = {
-                "server": "h:80", "user": canary("PartUser"), "pass": canary("PartPass"), "note": f"is u:{canary('Bare')}@h:80"}
+                "server": "h:80", "user": canary("PartUser"), "pass": canary("PartPass")}
             one["jobConfigurationSnapshot"]["proxy"] = {"version": "v1", "url": f"http://u:{canary('Proxy')}@p.example.com"}
             found.append(events.dump(one))
             wrapped = b'{"jobRun":' + events.dump(events.snake_case(one)) + \
