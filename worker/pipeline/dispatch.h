@@ -8,11 +8,11 @@
  * a success closes it.
  *
  * Destinations are free for a tenant, so connections, waiting and memory are shared by workspace
- * and host, too. A destination is risky while it has not delivered yet, fails or is
- * slow. Risky ones never keep the lane from reading: what they have no share for is parked. They
- * get half of the connections at most, and a request counts as theirs from the moment it is slow,
- * whatever its destination did before; it is given up when a workspace that has none needs its
- * place. */
+ * and host, too. A destination is risky while it has not delivered yet, fails or is slow. Risky
+ * ones never keep the lane from reading: what they have no share for is parked. They get half of
+ * the connections at most, and a request counts as theirs from the moment it is slow, whatever its
+ * destination did before; it is given up when a workspace that has none needs its place. Others
+ * may, for a moment: then the lane looks past them for somebody else's events. */
 #ifndef RUNSINK_DISPATCH_H
 #define RUNSINK_DISPATCH_H
 
