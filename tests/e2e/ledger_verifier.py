@@ -72,8 +72,7 @@ class Chain:
         if not self.keys:
             return
         if sig is None:
-            if self.signed:
-                yield "unsigned entry behind a signed one"
+            yield "not signed"
             return
         self.signed, sig, key = True, unbase64(sig), key.decode()
         if (rotate := entry.get("rotate")) and key not in self.keys:

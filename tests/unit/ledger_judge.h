@@ -25,6 +25,7 @@ struct seen {
     /* What the retry topics hold, by their origins in partition 0; -1 ends the list. NULL: they
      * were not read. */
     const int64_t *waits;
+    const struct audit_until *until; /* NULL: none */
 };
 
 static inline void watch(void *context, const struct finding *f) {
@@ -57,6 +58,8 @@ static inline void judge(const struct world *w, const struct snapshot *snapshot,
                                  .unfinished = snapshot->unfinished,
                                  .keys = keys,
                                  .n_keys = n_keys,
+                                 .until = seen->until,
+                                 .n_until = seen->until != NULL,
                                  .keep_seen = true,
                                  .report = watch,
                                  .context = seen};

@@ -16,6 +16,16 @@ static void test_unsigned_beginning(void **state) {
     s.w.signer = k->ours;
     story_tell(&s, 0, LEDGER_SKIPPED, 5, 9, 0);
     story_end(&s, "unsigned-beginning", 0, &k->ours_pub, 1);
+
+    story_begin(&s, NULL); /* it fails */
+    story_tell(&s, 0, LEDGER_SKIPPED, 0, 5, 0);
+    s.w.signer = k->ours;
+    story_tell(&s, 0, LEDGER_SKIPPED, 5, 9, 0);
+    world_snapshot(&s.w, &s.snapshot);
+    judge(&s.w, &s.snapshot, &k->ours_pub, 1, &s.seen);
+    assert_int_equal(s.seen.findings, 1);
+    snapshot_free(&s.snapshot);
+    world_free(&s.w);
 }
 
 static void test_unsigned_end(void **state) {
@@ -30,6 +40,53 @@ static void test_unsigned_end(void **state) {
     story_begin(&s, NULL);
     story_tell(&s, 0, LEDGER_SKIPPED, 0, 5, 0);
     story_end(&s, "unsigned", 0, &k->ours_pub, 1);
+}
+
+/* Where the auditor knows that signing began later, and only there. */
+static void test_unsigned_until(void **state) {
+    struct keys *k = *state;
+    static const struct {
+        const char *until, *code;
+        int64_t offset;
+        bool goes_on; /* signed ones follow */
+    } cases[] = {
+        {"jobs/0@2", "unsigned-until", 0, true},  {"jobs/0@3", "unsigned-until", 0, true},
+        {"jobs/0@1", "unsigned", 5, true},        {"jobs/1@2", "unsigned-beginning", 0, true},
+        {"jobs/0@2", "unsigned-until", 0, false}, {"jobs/0@3", "unsigned", 0, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct story s;
+        struct audit_until until;
+        assert_true(audit_until_read(str_c(cases[i].until), &until));
+        story_begin(&s, NULL);
+        story_tell(&s, 0, LEDGER_SKIPPED, 0, 5, 0);
+        story_tell(&s, 0, LEDGER_SKIPPED, 5, 9, 0);
+        s.w.signer = k->ours;
+        if (cases[i].goes_on) story_tell(&s, 0, LEDGER_SKIPPED, 9, 11, 0);
+        s.seen.until = &until;
+        snprintf(s.seen.code, sizeof s.seen.code, "%s", cases[i].code);
+        world_snapshot(&s.w, &s.snapshot);
+        judge(&s.w, &s.snapshot, &k->ours_pub, 1, &s.seen);
+        assert_int_equal(s.seen.with_code, 1);
+        assert_int_equal(s.seen.code_offset, cases[i].offset);
+        bool sound = strcmp(cases[i].code, "unsigned-until") == 0;
+        assert_int_equal(s.seen.findings == 0, sound);
+        snapshot_free(&s.snapshot);
+        world_free(&s.w);
+    }
+}
+
+static void test_unsigned_until_is_read_strictly(void **state) {
+    (void)state;
+    static const char *const bad[] = {
+        "",        "jobs", "jobs/0",    "jobs/0@", "jobs/0@x",   "jobs/0@0",  "jobs/0@1 ",
+        "jobs/@1", "/0@1", "jobs/0@01", "jobs@1",  "jobs/0@1@2", "jobs/-1@1", "jo bs/0@1"};
+    struct audit_until until;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_false(audit_until_read(str_c(bad[i]), &until));
+    assert_true(audit_until_read(str_c("jobs.retry.10s/7@12"), &until));
+    assert_string_equal(until.topic, "jobs.retry.10s");
+    assert_int_equal(until.partition, 7);
+    assert_int_equal(until.seq, 12);
 }
 
 /* Writes an entry that carries the statement, although the chain has begun. */
@@ -124,6 +181,8 @@ static void test_retired_key_rotates_nothing(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unsigned_beginning),
+        cmocka_unit_test(test_unsigned_until),
+        cmocka_unit_test(test_unsigned_until_is_read_strictly),
         cmocka_unit_test(test_unsigned_end),
         cmocka_unit_test(test_rotation),
         cmocka_unit_test(test_retired_key),

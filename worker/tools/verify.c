@@ -30,6 +30,8 @@ struct verify {
     const char *group, *export_dir, *anchors_dir;
     struct ledger_pubkey keys[KEYS_MAX];
     size_t n_keys;
+    struct audit_until *until;
+    size_t n_until;
     bool objects, records;
     bool hidden; /* a transaction does not end: what was written after it is not waited for */
     struct reader_limits limits;
@@ -90,6 +92,8 @@ static void begin_audit(struct verify *v, const struct snapshot *s, bool anchors
                                  .group = s->group,
                                  .keys = v->keys,
                                  .n_keys = v->n_keys,
+                                 .until = v->until,
+                                 .n_until = v->n_until,
                                  .partial = s->partial,
                                  .unfinished = s->unfinished,
                                  .keep_seen = v->records,
@@ -509,9 +513,17 @@ static bool add_key(const char *path, void *verify, struct buf *err) {
     return false;
 }
 
+static bool add_until(const char *text, void *verify, struct buf *err) {
+    struct verify *v = verify;
+    (void)err;
+    v->until = xgrow(v->until, v->n_until, sizeof *v->until);
+    return audit_until_read(str_c(text), &v->until[v->n_until++]);
+}
+
 static int read_options(struct verify *v, int argc, char **argv) {
     const struct command_option options[] = {
         {"--key", .read = add_key, .to = v},
+        {"--unsigned-until", .read = add_until, .to = v, .takes = AUDIT_UNTIL},
         {"--from", .read = command_time, .to = &v->limits.from_ms, .takes = COMMAND_TIME},
         {"--to", .read = command_time, .to = &v->limits.to_ms, .takes = COMMAND_TIME},
         {"--group", .text = &v->group},
@@ -536,13 +548,15 @@ int command_verify(struct config *cfg, int argc, char **argv) {
     int rc = read_options(&v, argc, argv);
     if (rc == EX_OK && is_folder(v.target)) {
         if (v.objects || v.records || v.export_dir || v.limits.from_ms || v.limits.to_ms)
-            rc = command_usage("verify",
-                               "a folder takes no other options than --key, --anchors and --json");
+            rc = command_usage(
+                "verify", "a folder takes no other options than --key, --unsigned-until, --anchors "
+                          "and --json");
         else
             rc = verify_folder(&v);
     } else if (rc == EX_OK) {
         rc = verify_topics(&v);
     }
     buf_free(&v.err);
+    free(v.until);
     return rc;
 }

@@ -7,6 +7,7 @@
 
 #include "worker/base/hash.h"
 #include "worker/base/table.h"
+#include "worker/ledger/parse.h"
 #include "worker/tools/spans.h"
 
 /* What one entry may expand to: ten times the records that configuration allows in a window. */
@@ -46,7 +47,9 @@ struct chain {
     size_t n_links;           /* ever added */
     struct chain_key *keys;   /* CHAIN_KEYS_MAX */
     size_t n_keys;
+    uint64_t until;           /* the entry with which signing began, as the auditor says */
     uint64_t unsigned_prefix; /* entries before the first signed one */
+    uint64_t signed_from;     /* the first signed one's number */
     uint64_t retired_tail;    /* entries by retired keys since the last by a current one */
     int64_t retired_first;    /* offset of the first of them */
     bool expected;            /* audit_expect() was called: row.committed, row.meta_* */
@@ -188,7 +191,7 @@ void audit_report(struct audit *a, const struct finding *f) {
 }
 
 /* Codes that are worth knowing, and no reason to fail. */
-static const char notes[] = "repeated rotated unsigned-beginning made-anew";
+static const char notes[] = "repeated rotated unsigned-until made-anew";
 
 /* Reports, with the chain's topic and partition and the place of the entry at hand, and counts. */
 __attribute__((format(printf, 5, 6))) static void
@@ -484,25 +487,42 @@ static void check_signed(struct audit *a, struct chain *c, const struct ledger_e
 
 static void chain_check_signature(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     if (e->is_signed) {
-        c->row.signed_entries++;
+        if (c->row.signed_entries++ == 0) c->signed_from = e->seq;
         if (c->n_keys) check_signed(a, c, e);
     } else if (c->row.signed_entries && c->n_keys) {
         say(a, c, "unsigned", e->first,
             "entry %" PRIu64 " is not signed, and entries before it are", e->seq);
+    } else if (c->until && e->seq >= c->until && c->n_keys) {
+        say(a, c, "unsigned", e->first,
+            "entry %" PRIu64 " is not signed, and signing began with entry %" PRIu64, e->seq,
+            c->until);
     } else {
         c->unsigned_prefix++;
     }
 }
 
-static void finish_signatures(struct audit *a, struct chain *c) {
-    if (!c->n_keys || !c->begun) return;
-    if (!c->row.signed_entries)
+/* Whoever can write to Kafka can make such a beginning without a key, and the worker goes on from
+ * it. So it counts only where the auditor knows of it. */
+static void finish_beginning(struct audit *a, struct chain *c) {
+    uint64_t n = c->unsigned_prefix, begun = c->row.last_seq + 1;
+    if (c->until && (c->row.signed_entries ? n > 0 : c->until == begun))
+        say(a, c, "unsigned-until", c->row.first,
+            "%" PRIu64 " entries are not signed: signing began with entry %" PRIu64
+            ", so --unsigned-until says",
+            n, c->until);
+    else if (!c->row.signed_entries)
         say(a, c, "unsigned", c->row.first, "no entry is signed");
-    else if (c->unsigned_prefix)
+    else if (n)
         say(a, c, "unsigned-beginning", c->row.first,
             "the first %" PRIu64
-            " entries are not signed; the signed ones after them vouch for them",
-            c->unsigned_prefix);
+            " entries are not signed, and anybody could have written them; did signing begin "
+            "after them (--unsigned-until %s/%d@%" PRIu64 ")?",
+            n, c->topic, (int)c->row.partition, c->signed_from);
+}
+
+static void finish_signatures(struct audit *a, struct chain *c) {
+    if (!c->n_keys || !c->begun) return;
+    finish_beginning(a, c);
     if (c->retired_tail)
         say(a, c, "retired-key", c->retired_first,
             "the last %" PRIu64 " entries are signed by a key that was replaced before",
@@ -723,9 +743,33 @@ static void follow(struct audit *a, struct chain *c, const struct ledger_entry *
     }
 }
 
+bool audit_until_read(struct str text, struct audit_until *ret) {
+    const char *at = text.n ? memchr(text.p, '@', text.n) : NULL;
+    struct str topic;
+    uint64_t seq;
+    if (!at ||
+        !ledger_read_key((struct str){text.p, (size_t)(at - text.p)}, &topic, &ret->partition))
+        return false;
+    struct parser number = {.start = at + 1, .p = at + 1, .end = text.p + text.n};
+    if (!parse_uint(&number, INT64_MAX, &seq) || number.p != number.end || !seq) return false;
+    memcpy(ret->topic, topic.p, topic.n);
+    ret->topic[topic.n] = '\0';
+    ret->seq = seq;
+    return true;
+}
+
+static uint64_t until_of(const struct audit *a, const struct chain *c) {
+    for (size_t i = 0; i < a->opts.n_until; i++) {
+        const struct audit_until *u = &a->opts.until[i];
+        if (u->partition == c->row.partition && strcmp(u->topic, c->topic) == 0) return u->seq;
+    }
+    return 0;
+}
+
 static void open_chain(struct audit *a, struct chain *c) {
     c->links = xcalloc(CHAIN_LINKS, sizeof *c->links);
     c->keys = xcalloc(CHAIN_KEYS_MAX, sizeof *c->keys);
+    c->until = until_of(a, c);
     for (; c->n_keys < a->opts.n_keys && c->n_keys < CHAIN_KEYS_MAX; c->n_keys++)
         c->keys[c->n_keys].pub = a->opts.keys[c->n_keys];
     if (c->kind == CHAIN_FOREIGN)

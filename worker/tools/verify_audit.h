@@ -28,11 +28,22 @@ struct finding {
 };
 typedef void finding_fn(void *context, const struct finding *);
 
+/* The entry of a chain with which signing began: those before it need no signature. */
+struct audit_until {
+    char topic[TOPIC_MAX + 1];
+    int32_t partition;
+    uint64_t seq;
+};
+#define AUDIT_UNTIL "TOPIC/PARTITION@NUMBER, the entry with which signing began"
+bool audit_until_read(struct str, struct audit_until *ret);
+
 struct audit_options {
     const char *source; /* the source topic: its name tells retry and dead topics apart */
     const char *group;  /* whose chains: entries of other groups are passed over */
     const struct ledger_pubkey *keys;
-    size_t n_keys;   /* 0: signatures are not checked */
+    size_t n_keys;                   /* 0: signatures are not checked */
+    const struct audit_until *until; /* of chains that began unsigned */
+    size_t n_until;
     bool partial;    /* --from: chains may begin anywhere, origins may have begun before */
     bool unfinished; /* --to: entries after the last one read are not missed */
     bool keep_seen;  /* remember which records have an outcome, for audit_seen() */
