@@ -15,7 +15,7 @@
 #include "worker/kafka/offsets.h"
 #include "worker/kafka/txn.h"
 
-#define DESTROY_MAX_S 5
+#define DESTROY_MAX_MS 5000
 #define CLOSE_POLL_MS 100
 /* About 1.4 s of a partition's peak is enough to read ahead: older versions of librdkafka refill a
  * full queue once a second. */
@@ -60,6 +60,7 @@ struct consumer {
     uint64_t serials;
     bool assigning; /* inside of events->assigned() */
     bool assigned;  /* has had an assignment */
+    bool closing;   /* all is revoked: callbacks only let go */
     bool unclosed;  /* leaving the group did not end: it can't be destroyed */
     char error[256];
 };
@@ -238,8 +239,7 @@ static void assign_eagerly(struct consumer *c, const rd_kafka_topic_partition_li
 }
 
 static bool is_cooperative(const struct consumer *c) {
-    /* NULL while the consumer is being closed. */
-    const char *protocol = rd_kafka_rebalance_protocol(c->rk);
+    const char *protocol = rd_kafka_rebalance_protocol(c->rk); /* NULL: it is at its end */
     return protocol && strcmp(protocol, "COOPERATIVE") == 0;
 }
 
@@ -360,11 +360,13 @@ static void on_revoke(struct consumer *c, rd_kafka_topic_partition_list_t *list)
 
 static void rebalance_cb(rd_kafka_t *rk, rd_kafka_resp_err_t err,
                          rd_kafka_topic_partition_list_t *list, void *consumer) {
-    (void)rk;
-    if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
-        on_assign(consumer, list);
+    struct consumer *c = consumer;
+    if (c->closing)
+        rd_kafka_assign(rk, NULL); /* with either protocol, once it is being closed */
+    else if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
+        on_assign(c, list);
     else
-        on_revoke(consumer, list);
+        on_revoke(c, list);
 }
 
 /* ---- troubles ---- */
@@ -388,7 +390,7 @@ static void error_cb(rd_kafka_t *rk, int err, const char *reason, void *consumer
     struct consumer *c = consumer;
     (void)rk;
     /* That all are down says nothing more than what came before it. */
-    if (err != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+    if (!c->closing && err != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
         c->events->client_failed(c->context, fault_of((rd_kafka_resp_err_t)err), reason);
 }
 
@@ -562,12 +564,24 @@ bool consumer_is_fatal(const struct consumer *c, char *ret_text, size_t size) {
     return err != RD_KAFKA_RESP_ERR_NO_ERROR;
 }
 
-/* librdkafka's own rd_kafka_consumer_close() has no time limit, and was seen to wait for ever where
- * the end came amid the first join. Then the group finds out by itself, by the session's end. */
-static void leave_group(struct consumer *c) {
+/* What was read is given up before the group is left, so that a callback has nothing to tell. */
+static void revoke_all(struct consumer *c) {
+    size_t n = 0;
+    for (struct feed *f = c->feeds; f; f = f->next) n++;
+    if (!n) return;
+    struct feed **v = xcalloc(n, sizeof *v), **at = v;
+    for (struct feed *f = c->feeds; f; f = f->next) *at++ = f;
+    bool lost = rd_kafka_assignment_lost(c->rk) || rd_kafka_fatal_error(c->rk, NULL, 0);
+    c->events->revoked(c->context, v, n, lost, true);
+    free(v);
+}
+
+/* On a thread of its own. NULL: the group is left. */
+static void *leave_group(void *consumer) {
+    struct consumer *c = consumer;
     rd_kafka_queue_t *queue = rd_kafka_queue_new(c->rk);
     rd_kafka_error_t *refused = rd_kafka_consumer_close_queue(c->rk, queue);
-    int64_t end_ms = clock_ms(CLOCK_MONOTONIC) + CONSUMER_CLOSE_MS;
+    int64_t end_ms = clock_ms(CLOCK_MONOTONIC) + CONSUMER_CLOSE_MS - CLOSE_POLL_MS;
     bool closed = refused != NULL;
     while (!closed && clock_ms(CLOCK_MONOTONIC) < end_ms) {
         rd_kafka_queue_poll_callback(queue, CLOSE_POLL_MS);
@@ -576,18 +590,36 @@ static void leave_group(struct consumer *c) {
     if (refused)
         log_warn("the consumer group can't be left", LOG_I("lane", c->lane),
                  LOG_S("error", rd_kafka_error_string(refused)));
-    else if (!closed)
-        log_warn("leaving the consumer group takes too long: it finds out by itself",
-                 LOG_I("lane", c->lane));
-    c->unclosed = !closed;
     rd_kafka_error_destroy(refused);
     rd_kafka_queue_destroy(queue);
+    return closed ? NULL : c;
 }
 
+/* Runs it on a thread, for max_ms at most. False: it has not ended, or it returned something. */
+static bool ends_in_time(void *(*run)(void *), void *argument, int64_t max_ms) {
+    struct timespec end;
+    pthread_t thread;
+    void *failed = NULL;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += max_ms / 1000;
+    if (pthread_create(&thread, NULL, run, argument) != 0) return false;
+    if (pthread_clockjoin_np(thread, &failed, CLOCK_MONOTONIC, &end) == 0) return !failed;
+    pthread_detach(thread);
+    return false;
+}
+
+/* librdkafka has no time limit here. It was seen to wait for ever where the end came amid the first
+ * join, and in what a callback must call where the group's coordinator had just died. Then the
+ * group finds out by itself, by the session's end. */
 void consumer_close(struct consumer *c) {
     offsets_free(c->offsets);
     c->offsets = NULL;
-    leave_group(c); /* revokes through the callback */
+    revoke_all(c);
+    c->closing = true;
+    c->unclosed = !ends_in_time(leave_group, c, CONSUMER_CLOSE_MS);
+    if (c->unclosed)
+        log_warn("leaving the consumer group takes too long: it finds out by itself",
+                 LOG_I("lane", c->lane));
     // NOLINTNEXTLINE(clang-analyzer-unix.Malloc): feed_free() moves the list on
     while (c->feeds) feed_free(c->feeds);
 }
@@ -597,26 +629,15 @@ static void *destroy(void *consumer) {
     return NULL;
 }
 
-/* It may wait for ever, too, for a partition whose topic was deleted meanwhile (its issue 4486). */
-static bool destroy_in_time(rd_kafka_t *rk) {
-    struct timespec end;
-    pthread_t thread;
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    end.tv_sec += DESTROY_MAX_S;
-    if (pthread_create(&thread, NULL, destroy, rk) != 0) return false;
-    if (pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &end) == 0) return true;
-    pthread_detach(thread);
-    return false;
-}
-
-/* librdkafka waits without end for messages that are still held. Up to 2.2 it also aborts when a
- * cooperative consumer is destroyed before its first assignment (its issue 4312). In both cases the
- * handle is left as it is, and so is what its callbacks use: usually the process ends next. */
+/* librdkafka waits without end for messages that are still held, and for a partition whose topic
+ * was deleted meanwhile (its issue 4486). Up to 2.2 it also aborts when a cooperative consumer is
+ * destroyed before its first assignment (its issue 4312). Then the handle is left as it is, and so
+ * is what its callbacks use: usually the process ends next. */
 void consumer_free(struct consumer *c, bool held) {
     if (!c) return;
     rd_kafka_queue_destroy(c->main_queue);
     bool must_stay = held || c->unclosed || (!c->assigned && rd_kafka_version() < 0x02030000);
-    if (must_stay || !destroy_in_time(c->rk))
+    if (must_stay || !ends_in_time(destroy, c->rk, DESTROY_MAX_MS))
         log_warn("the consumer could not be freed in time; it is left as it is",
                  LOG_I("lane", c->lane));
     else
