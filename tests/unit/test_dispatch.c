@@ -109,6 +109,13 @@ static void pass(int64_t ms) {
     world.heard += ms;
 }
 
+static void answer_one(const struct delivery *d) {
+    const struct outcome ok = outcome_ok(200);
+    size_t i = 0;
+    while (sink.flying[i] != &d->batch) i++;
+    answer_at(i, &ok);
+}
+
 static void answer_all(void) {
     const struct outcome ok = outcome_ok(200);
     while (sink.n) answer_at(0, &ok);
@@ -232,6 +239,28 @@ static void test_many_hosts_and_workspaces(void **state) {
     assert_in_range(sink.n, 1, CONNECTIONS / 2);
 }
 
+/* Hundreds of tenants whose receivers are dead are tried again and again: a place is left for who
+ * comes for the first time. */
+static void test_a_new_tenant_beside_dead_ones(void **state) {
+    (void)state;
+    struct outcome dead = outcome_fail(VERDICT_RETRY, FAULT_TENANT, "timeout", NULL);
+    set("breaker.failures", "1000");
+    for (unsigned i = 0; i < 200; i++) add_to("127.0.0.2", i, 1000 + i);
+    while (world.failed < 200) {
+        dispatch_run(world.dispatch);
+        while (sink.n) answer_at(0, &dead);
+    }
+    for (unsigned i = 0; i < 800; i++) add_to("127.0.0.2", i % 200, 1000 + i % 200);
+    for (unsigned i = 0; i < 100; i++) {
+        run_for(100);
+        struct delivery *first = add_to("127.0.0.3", i, 5000 + i);
+        dispatch_run(world.dispatch);
+        assert_int_equal(first->state, DELIVERY_FLYING);
+        assert_in_range(sink.n, 1, CONNECTIONS / 2);
+        answer_one(first);
+    }
+}
+
 static void prove(unsigned destinations, unsigned workspaces) {
     for (unsigned i = 0; i < destinations; i++) add_to("127.0.0.1", i, 100 + i % workspaces);
     for (unsigned i = 0; i < 1000 && world.ended < world.used; i++) {
@@ -240,6 +269,24 @@ static void prove(unsigned destinations, unsigned workspaces) {
     }
     dispatch_run(world.dispatch);
     assert_int_equal(world.delivered, world.used);
+}
+
+/* A window that holds up the others is not kept open by what waits for a dead destination. */
+static void test_what_waits_for_the_dead_is_let_go(void **state) {
+    (void)state;
+    struct outcome dead = outcome_fail(VERDICT_RETRY, FAULT_TENANT, "timeout", NULL);
+    prove(1, 1);
+    for (unsigned i = 0; i < 10; i++) add_to("127.0.0.1", 0, 100);
+    dispatch_run(world.dispatch);
+    answer_at(0, &dead);
+    struct delivery *waiting = add_to("127.0.0.1", 0, 100);
+    struct delivery *of_another = add_to("127.0.0.3", 0, 101);
+    assert_int_equal(waiting->state, DELIVERY_WAITING);
+    dispatch_cancel(world.dispatch, waiting, CANCEL_SLOW);
+    dispatch_run(world.dispatch);
+    assert_int_equal(waiting->outcome.verdict, VERDICT_RETRY);
+    assert_true(waiting->outcome.uncounted);
+    assert_int_equal(of_another->state, DELIVERY_FLYING);
 }
 
 static void test_proven_ones_turn_slow(void **state) {
@@ -508,6 +555,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_silent_destinations_stop_nobody),
         TEST(test_many_hosts_and_workspaces),
+        TEST(test_a_new_tenant_beside_dead_ones),
+        TEST(test_what_waits_for_the_dead_is_let_go),
         TEST(test_proven_ones_turn_slow),
         TEST(test_a_slow_lane_is_no_slow_destination),
         TEST(test_few_slow_ones_keep_their_time),

@@ -565,11 +565,10 @@ void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
     if (v->cancelled) return;
     struct queue *q = queue_of(v->batch.dest);
     if (v->state == DELIVERY_WAITING) {
-        /* Waiting for a healthy destination is no reason for some time: its turn comes. */
+        /* Waiting for one that has not failed is no reason for some time: its turn comes. */
         rejudge(d, q);
-        if (why == CANCEL_SLOW && !q->slow && !is_troubled(d, v) &&
-            *d->now_ms - v->added_ms < PATIENCE_MS)
-            return;
+        bool bad = q->slow || q->failures || is_troubled(d, v);
+        if (why == CANCEL_SLOW && !bad && *d->now_ms - v->added_ms < PATIENCE_MS) return;
         v->cancelled = why;
         unqueue(d, q, v);
         give_back(d, q, v, "slow", "its turn did not come in time");
@@ -692,15 +691,17 @@ static int64_t risky_share(const struct dispatch *d, const struct delivery *v, i
 static bool has_connection(struct dispatch *d, const struct queue *q) {
     const struct delivery *v = TAILQ_FIRST(&q->list);
     const struct tally *w = v->of_workspace, *h = v->of_host;
+    size_t most = most_risky(d);
     if (!q->risky) return true;
-    if (d->risky_flying >= most_risky(d)) {
+    /* The last eighth is for the first request of who has not failed: it may be a new tenant's. */
+    if (d->risky_flying >= (w->flying || q->failures ? most - most / 8 : most)) {
         d->starved += !w->flying;
         return false;
     }
     int64_t ws = risky_share(d, v, d->cfg->dest_workspace_share);
     int64_t hs = risky_share(d, v, d->cfg->dest_host_share);
-    return !w->flying || (shares_allow(w->risky, d->risky_flying, most_risky(d), ws) &&
-                          (!h || shares_allow(h->risky, d->risky_flying, most_risky(d), hs)));
+    return !w->flying || (shares_allow(w->risky, d->risky_flying, most, ws) &&
+                          (!h || shares_allow(h->risky, d->risky_flying, most, hs)));
 }
 
 static bool may_start(struct dispatch *d, struct queue *q) {
