@@ -108,6 +108,25 @@ class Fair(attack.Case):
             self.hostile(hostile * 8)
         self.judge()
 
+    def test_dead_tenants_events_come_again(self):
+        """forty tenants' sinks die, and what is read of their events again and again would fill the memory; new tenants come"""
+        self.begin(window__age="1s", retry__delays="2s,4s,8s", retry__window__webhook="1h", retry__window__s3="1h")
+        hostile = [self.hook(f"/trap-{i}", f"127.88.1.{i % 40 + 1}", workspaceId=f"workspace-{i % 40}") for i in range(320)]
+        self.hostile(hostile)
+        rig.await_("all are proven", 30, lambda: self.trap.requests >= 320, self.attacked)
+        self.trap.sprung = True
+        begin, pace, fresh = time.monotonic(), threading.Event(), 0
+        with self.healthy():
+            while time.monotonic() - begin < 26:
+                self.hostile(hostile)
+                for _ in range(4):
+                    id, url = f"fresh-{fresh}", f"{self.servers.urls()[fresh % self.HEALTHY]}?fresh={fresh}"
+                    self.sent[id] = time.monotonic()
+                    self.hostile([events.run({"type": "webhook", "url": url}, id=id, workspaceId=id)], key=b"fresh")
+                    fresh += 1
+                    pace.wait(0.1)
+        self.judge(late=2.5)
+
 
 class Mixed(attack.Case):
     HEALTHY = 100

@@ -302,13 +302,20 @@ bool intake_past_end(const struct partition *p, int64_t offset) {
     return p->kind == PARTITION_SOURCE && p->end >= 0 && offset >= p->end;
 }
 
+/* What comes again leaves a part to what is new: a tenant whose sink is dead has each event read
+ * many times, and each time it is in memory until its window is settled. */
+static bool has_memory(const struct lane *lane, const struct partition *p) {
+    size_t most = budget(lane);
+    return lane->held < most && (p->kind != PARTITION_RETRY || lane->held_retries < most / 4 * 3);
+}
+
 bool intake_has_room(struct lane *lane, struct partition *p, int64_t offset) {
     const struct window *open = windows_open(&p->windows);
     /* What must be read whole is read whatever it takes. */
     if (open && (open->incomplete || (open->replayed && offset < open->next))) return true;
     if (lane->standing || dispatch_saturated(lane->dispatch)) return false;
-    bool room = lane->held < budget(lane) && (!windows_would_open(&p->windows, offset) ||
-                                              p->windows.count < windows_max(lane, p));
+    bool room = has_memory(lane, p) && (!windows_would_open(&p->windows, offset) ||
+                                        p->windows.count < windows_max(lane, p));
     if (!room) press_on(lane, p);
     return room;
 }

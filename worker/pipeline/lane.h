@@ -73,6 +73,7 @@ struct lane {
     int64_t wall_ms;
     int64_t sleep_ms;       /* how long the next turn may wait for something to happen */
     size_t held;            /* bytes that count against the budget */
+    size_t held_retries;    /* of these, by what comes again */
     struct window *dropped; /* of partitions that are gone; freed when nothing uses them any more */
     struct settlement *settlement; /* the settlement under way, or NULL */
     struct blocked *blocked;       /* sources that can't be settled now */

@@ -174,12 +174,14 @@ void window_begin(struct lane *lane, struct partition *p, struct window *w, int6
     w->timestamp_ms = timestamp_ms;
     w->batched =
         p->kind == PARTITION_SOURCE && (lane->cfg->archive == CONFIG_ARCHIVE_BATCH || w->replayed);
+    w->of_retries = p->kind == PARTITION_RETRY;
     w->topic = arena_strdup(&w->arena, str_c(p->base));
 }
 
 void window_hold(struct window *w, ptrdiff_t bytes) {
     w->held += (size_t)bytes;
     w->lane->held += (size_t)bytes;
+    if (w->of_retries) w->lane->held_retries += (size_t)bytes;
 }
 
 void window_cancel(struct window *w, enum cancel why) {
@@ -198,6 +200,7 @@ void window_free(struct window *w) {
     }
     for (struct record *r = w->records; r; r = r->next) fetched_free(r->message);
     if (w->lane) w->lane->held -= w->held;
+    if (w->lane && w->of_retries) w->lane->held_retries -= w->held;
     table_free(&w->groups);
     arena_wipe(&w->arena);
     free(w);

@@ -61,6 +61,7 @@ struct window {
     int64_t opened_wall_ms;
     int64_t timestamp_ms; /* Kafka's, of the first record */
     bool batched;         /* events wait for the window's durable end */
+    bool of_retries;      /* its records come again */
 };
 
 struct windows {
