@@ -346,6 +346,11 @@ bool broker_ends(const char *topic, int32_t partition, int64_t *ret_low, int64_t
     return true;
 }
 
+int64_t broker_stable(const char *topic, int32_t partition) {
+    const struct journal *j = journal_find(topic, partition);
+    return j ? journal_stable(j) : 0;
+}
+
 int64_t broker_committed(const char *topic, int32_t partition, struct str *ret_metadata) {
     const struct journal *j = journal_find(topic, partition);
     if (ret_metadata) *ret_metadata = (struct str){"", 0};

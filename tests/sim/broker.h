@@ -68,6 +68,9 @@ int32_t broker_partitions(const char *topic); /* 0: there is no such topic */
 /* Records that a read_committed reader sees, from this offset on; false at the end. */
 bool broker_read(const char *topic, int32_t partition, int64_t from, struct broker_record *ret);
 bool broker_ends(const char *topic, int32_t partition, int64_t *ret_low, int64_t *ret_high);
+/* What a read_committed reader can have read up to: an open transaction hides what comes after its
+ * first record. */
+int64_t broker_stable(const char *topic, int32_t partition);
 int64_t broker_generation(void); /* the group's: within one, no partition goes elsewhere */
 /* -1: nothing is committed. */
 int64_t broker_committed(const char *topic, int32_t partition, struct str *ret_metadata);

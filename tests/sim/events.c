@@ -217,7 +217,7 @@ static void add_destinations(void) {
     struct place *p = store_place(destinations[0].place);
     p->steady = false;
     sicken(p);
-    if (world_chance(500)) p->sickness = world_chance(500) ? SILENT : SLOW;
+    if (world_chance(750)) p->sickness = world_chance(500) ? SILENT : SLOW;
     p->from_us = 0;
     p->to_us = plan.seconds * WORLD_S;
 }
@@ -321,7 +321,15 @@ static void put_run(struct text *t, struct event *e, const struct destination_pl
              e->number % 60, status);
 }
 
-static enum flaw draw_flaw(void) {
+/* With compaction the last event of each partition is one that goes: what a window ends with. */
+static bool is_last(int number) {
+    return plan.compaction && number >= n_events - plan.topics * plan.partitions;
+}
+
+static enum flaw draw_flaw(int number) {
+    /* Compaction takes what is skipped. */
+    if (is_last(number) || (plan.compaction && world_chance(250)))
+        return world_chance(500) ? TOMBSTONE : SINKLESS;
     return world_chance((unsigned)plan.unfit) ? (enum flaw)world_between(CUT, SINKLESS) : FLAWLESS;
 }
 
@@ -331,6 +339,12 @@ static enum fate fate_of(enum flaw flaw, const struct destination_plan *d, const
     if (flaw != FLAWLESS && flaw != LONG_ID) return FATE_DEAD;
     if (d->skip_on_fail && strcmp(status, "FAILURE") == 0) return FATE_SKIPPED;
     return flaw == LONG_ID && !plan.batch && !d->hook ? FATE_DEAD : FATE_DELIVERED;
+}
+
+static void make_last(struct event *e) {
+    int64_t i = n_events - 1 - e->number;
+    e->topic = (int)(i % plan.topics);
+    e->partition = (int32_t)(i / plan.topics);
 }
 
 static void make_event(int number, enum flaw flaw) {
@@ -345,6 +359,7 @@ static void make_event(int number, enum flaw flaw) {
                         .visible_us = INT64_MAX,
                         .arrived_us = -1};
     if (world_chance((unsigned)plan.hot)) e->destination = 0;
+    if (is_last(number)) make_last(e);
     const struct destination_plan *d = &destinations[e->destination];
     buf_init(&t.value, TEXT_MAX);
     buf_init(&t.expected, TEXT_MAX);
@@ -449,7 +464,7 @@ static int plan_outside(int first, int64_t at_us) {
     int n = (int)world_between(1, 8), i = first;
     o->topic = events[first].topic;
     o->partition = events[first].partition;
-    for (; i < first + n && i < n_events; i++) {
+    for (; i < first + n && i < n_events && !is_last(i); i++) {
         events[i].topic = o->topic;
         events[i].partition = o->partition;
         o->events[o->n++] = &events[i];
@@ -466,7 +481,9 @@ static void plan_production(void) {
         /* In bursts: most come soon after the one before. */
         at_us = world_chance(soon) ? at_us + world_between(0, (plan.hot ? 5 : 30) * WORLD_MS)
                                    : world_between(0, last_us);
-        if (world_chance((unsigned)plan.outside))
+        if (is_last(i))
+            world_after(last_us + world_between(0, WORLD_S), produce, &events[i++]);
+        else if (world_chance((unsigned)plan.outside))
             i = plan_outside(i, at_us);
         else
             world_after(at_us, produce, &events[i++]);
@@ -502,6 +519,15 @@ static bool may_go(const struct event *e, const struct event *after) {
     return is_of_second_day(e) || (after && !is_of_second_day(after));
 }
 
+/* The next that a consumer sees. */
+static const struct event *seen_after(int topic, int32_t partition, int64_t at) {
+    while (++at < n_offsets[topic][partition]) {
+        const struct event *e = events_at(topic, partition, at);
+        if (e && !e->compacted && e->visible_us != INT64_MAX) return e;
+    }
+    return NULL;
+}
+
 static void compact(void *unused) {
     (void)unused;
     events_compact();
@@ -512,7 +538,7 @@ void events_compact(void) {
         for (int32_t p = 0; p < plan.partitions; p++)
             for (int64_t at = 0; at < n_offsets[t][p]; at++) {
                 struct event *e = by_offset[t][p][at];
-                if (!may_go(e, events_at(t, p, at + 1)) || !world_chance(500)) continue;
+                if (!may_go(e, seen_after(t, p, at)) || !world_chance(500)) continue;
                 e->compacted = true;
                 broker_compact(topics[t], p, at);
                 world_say("compaction removes event %d", e->number);
@@ -526,7 +552,7 @@ void events_begin(void) {
     for (int i = 0; i < plan.topics; i++) broker_make_topic(topics[i], (int32_t)plan.partitions);
     n_events = (int)plan.events;
     if (n_events > EVENTS_MAX) n_events = EVENTS_MAX;
-    for (int i = 0; i < n_events; i++) make_event(i, draw_flaw());
+    for (int i = 0; i < n_events; i++) make_event(i, draw_flaw(i));
     for (int64_t i = 0; i < plan.poison; i++)
         make_event((int)world_draw((uint64_t)n_events), KILLS);
     plan_production();

@@ -53,6 +53,7 @@ struct event {
     int64_t delivered_ms;                            /* the entry's that says so */
     unsigned delivered, skipped, parked, dead, lost; /* in the ledger */
     char fault[16], why[48];                         /* of its death, there */
+    unsigned rounds;                                 /* how often it was parked, there */
     unsigned letters;                                /* among the dead letters */
 };
 

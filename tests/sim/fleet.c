@@ -14,6 +14,7 @@
 #include "tests/sim/plan.h"
 #include "tests/sim/scheduler.h"
 #include "worker/base/random.h"
+#include "worker/pipeline/dispatch.h"
 #include "worker/pipeline/lane.h"
 
 #define WORKERS_MAX 8
@@ -36,6 +37,7 @@ struct process {
     struct config *cfg;    /* in force; earlier ones stay, for lanes that still look at them */
     struct worker_shared shared;
     struct lane *lanes[LANES_MAX];
+    int stands[LANES_MAX]; /* for so many ticks it has read nothing, for a destination */
     int n_lanes;
     struct process *next; /* of all there ever were */
 };
@@ -328,8 +330,14 @@ static bool reads_whole(const struct lane *lane) {
     return false;
 }
 
+static void look_at_standing(const struct lane *lane, int *ticks) {
+    *ticks = dispatch_saturated(lane->dispatch) ? *ticks + 1 : 0;
+    judge_standing(*ticks * TICK_MS);
+}
+
 static void tick(struct process *p, int ticks) {
     for (int i = 0; i < p->n_lanes; i++) {
+        look_at_standing(p->lanes[i], &p->stands[i]);
         if (!reads_whole(p->lanes[i]))
             judge_held(p->lanes[i]->held, (size_t)(p->cfg->memory_budget / p->cfg->lanes));
         look_at_windows(p, p->lanes[i]);

@@ -429,15 +429,21 @@ static int64_t window_end(const struct event *e) {
 #define ROUNDING_US (2 * WORLD_MS)
 #define PARKING_US (700 * WORLD_MS)
 #define LATE_US (400 * WORLD_MS)
+
+/* What was not settled before a rebalance, the next owner does not know. */
+static bool is_known(const struct event *e) {
+    bool succeeded = e->success_us > e->last_failure_us;
+    return (succeeded ? e->success_generation : e->failure_generation) == broker_generation();
+}
+
 static void judge_time(const struct event *e) {
     int64_t now_us = world_us(), least_us = fleet_delay_ms(0) * WORLD_MS / 2 - 50 * WORLD_MS;
-    if (now_us - e->last_attempt_us < least_us)
+    bool known = is_known(e);
+    if (known && now_us - e->last_attempt_us < least_us)
         world_fail("P5: event %d is tried again after %" PRId64 " ms", e->number,
                    (now_us - e->last_attempt_us) / WORLD_MS);
     if (e->success_us && e->success_generation == broker_generation())
         world_fail("P5: event %d is sent again, which was delivered", e->number);
-    /* What was not settled before a rebalance, the next owner does not know. */
-    bool known = e->failure_generation == broker_generation();
     if (known && now_us < e->asked_us - ROUNDING_US)
         world_fail("P5: event %d is tried again %" PRId64 " ms before what Retry-After said",
                    e->number, (e->asked_us - now_us) / WORLD_MS);
@@ -521,6 +527,14 @@ void judge_answer(const struct asked *a, int status, uint32_t retry_after_ms) {
 
 void judge_held(size_t held, size_t most) {
     if (held > most) world_fail("a lane holds %zu bytes of its budget, %zu at most", held, most);
+}
+
+/* P4. For one that is healthy and busy it may stand; here there is none. It has a moment to tell
+ * one that is new from one that is sick. */
+#define STANDING_MS 3000
+void judge_standing(int64_t ms) {
+    if (ms > STANDING_MS)
+        world_fail("P4: a lane has read nothing for %" PRId64 " ms, for one destination", ms);
 }
 
 void judge_windows(const char *topic, int32_t partition, size_t open, size_t most) {
@@ -638,6 +652,7 @@ static void take_outcome(struct event *e, enum outcome_kind kind, const cJSON *i
         break;
     case PARKED:
         e->parked++;
+        e->rounds++;
         break;
     case DEAD:
         e->dead++;
@@ -1010,13 +1025,21 @@ static void judge_event(const struct event *e) {
 #define SOON_S 10
 #define BURST_S 10
 #define PLENTY 100
-#define PARKED_S 20 /* what its own queue has no room for goes round */
+#define PARKED_S 20
 #define DEPLOY_S 15
+
+/* What its own queue has no room for goes round: it is parked with its window, which may hold a
+ * request that nobody answers. */
+static int64_t round_us(const struct event *e) {
+    if (plan.waiting >= PLENTY || !e->rounds) return 0;
+    return PARKED_S * WORLD_S + e->rounds * plan.timeout_ms * WORLD_MS;
+}
+
 static void judge_delay(const struct event *e) {
     const struct place *p = store_place(events_destination(e->destination)->place);
     int64_t most_us = SOON_S * WORLD_S + plan.batch_ms * WORLD_MS;
     most_us += (plan.deploys * DEPLOY_S + (plan.hot ? BURST_S : 0)) * WORLD_S;
-    if (plan.waiting < PLENTY) most_us += PARKED_S * WORLD_S;
+    most_us += round_us(e);
     if (!plan.peace || !p->steady || e->arrived_us < 0) return;
     if (e->arrived_us - e->visible_us > most_us)
         world_fail("P4: event %d is at its healthy place after %" PRId64 " s", e->number,
@@ -1043,13 +1066,13 @@ struct judge_run *judge_run_begin(void) {
     return run;
 }
 
-/* What the group is known to have settled: an offset that has expired is still in the ledger. */
+/* What the group is known to have settled: an offset that has expired is still in the ledger, and
+ * one whose transaction is committed may still be on its way. */
 static int64_t settled_to(const char *topic, int32_t partition) {
-    struct str metadata;
-    int64_t at = broker_committed(topic, partition, &metadata);
+    int64_t at = broker_committed(topic, partition, NULL);
     const struct chain *c = chain_of(topic, partition);
-    if (at < 0 && c->n_commits) at = c->commits[c->n_commits - 1].offset;
-    return at < 0 ? 0 : at;
+    int64_t last = c->n_commits ? c->commits[c->n_commits - 1].offset : 0;
+    return at < last ? last : at;
 }
 
 /* P1. It has left nothing that was there at its start. */
@@ -1058,7 +1081,12 @@ void judge_run_end(const struct judge_run *run) {
         for (int32_t p = 0; p < broker_partitions(events_topic(i)); p++) {
             struct broker_record r;
             const char *topic = events_topic(i);
-            if (broker_read(topic, p, settled_to(topic, p), &r) && r.offset < run->ends[i][p])
+            int64_t settled = settled_to(topic, p), end = run->ends[i][p];
+            if (settled < end && broker_stable(topic, p) < end)
+                world_fail("P1: --until-end has ended well, and an open transaction hides a part "
+                           "of %s/%d that was there before",
+                           topic, (int)p);
+            if (broker_read(topic, p, settled, &r) && r.offset < end)
                 world_fail("P1: --until-end has ended well, and left %s/%d/%" PRId64, topic, (int)p,
                            r.offset);
         }

@@ -93,7 +93,6 @@ void plan_draw(void) {
     if (plan.cron) plan.workers = 1;
     /* A ledger whose times are too early makes a topic of a minute look younger than its chain. */
     if (plan.clocks) plan.expiry = 0;
-    if (plan.compaction) plan.unfit += 150;
 }
 
 void plan_say(void) {
