@@ -94,6 +94,10 @@ void reader_stop_when(struct reader *r, bool (*stop)(void *context), void *conte
     r->context = context;
 }
 
+rd_kafka_resp_err_t reader_trouble(const struct reader *r) {
+    return r->trouble;
+}
+
 enum reader_end reader_end(const struct reader *r) {
     return r->end;
 }

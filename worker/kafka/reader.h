@@ -49,6 +49,8 @@ void reader_stop_when(struct reader *, bool (*stop)(void *context), void *contex
  */
 rd_kafka_message_t *reader_next(struct reader *, int linger_ms, struct buf *err);
 enum reader_end { READER_DONE, READER_STOPPED, READER_FAILED };
+/* The last error that a partition's reading met; 0: none. */
+rd_kafka_resp_err_t reader_trouble(const struct reader *);
 enum reader_end reader_end(const struct reader *); /* once there was no next record */
 /* Where the i-th partition that was added would be read on. */
 int64_t reader_at(const struct reader *, size_t i);

@@ -14,7 +14,7 @@
 
 struct ledger_signer {
     EVP_PKEY *key;
-    struct ledger_pubkey pub;
+    struct ledger_pubkey pub, previous;
     char *rotation;
 };
 
@@ -104,6 +104,14 @@ const char *ledger_signer_id(const struct ledger_signer *s) {
     return s->pub.id;
 }
 
+const struct ledger_pubkey *ledger_signer_public(const struct ledger_signer *s) {
+    return &s->pub;
+}
+
+const struct ledger_pubkey *ledger_signer_previous(const struct ledger_signer *s) {
+    return s->rotation ? &s->previous : NULL;
+}
+
 const char *ledger_signer_rotation(const struct ledger_signer *s) {
     return s->rotation;
 }
@@ -135,6 +143,7 @@ bool ledger_signer_rotate(struct ledger_signer *s, const char *previous_pem_path
     must(ok, "writing a rotation statement");
     free(s->rotation);
     s->rotation = xstrdup(buf_cstr(&b));
+    s->previous = from;
     buf_free(&b);
     return true;
 }

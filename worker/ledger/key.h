@@ -14,6 +14,11 @@
 #define LEDGER_PUB_LEN 32
 #define LEDGER_KEY_ID_LEN 16
 
+struct ledger_pubkey {
+    uint8_t raw[LEDGER_PUB_LEN];
+    char id[LEDGER_KEY_ID_LEN + 1];
+};
+
 /* The private key. Constant once loaded: all lanes may share it. NULL stands for unsigned. */
 struct ledger_signer;
 /* NULL with a message for the operator in err. */
@@ -26,13 +31,12 @@ void ledger_signer_free(struct ledger_signer *);
 
 void ledger_sign(const struct ledger_signer *, const void *, size_t, uint8_t ret[LEDGER_SIG_LEN]);
 const char *ledger_signer_id(const struct ledger_signer *);
+const struct ledger_pubkey *ledger_signer_public(const struct ledger_signer *);
+/* Of the key before it; NULL: none was given. */
+const struct ledger_pubkey *ledger_signer_previous(const struct ledger_signer *);
 /* The value of "rotate", or NULL. */
 const char *ledger_signer_rotation(const struct ledger_signer *);
 
-struct ledger_pubkey {
-    uint8_t raw[LEDGER_PUB_LEN];
-    char id[LEDGER_KEY_ID_LEN + 1];
-};
 void ledger_pubkey_from_raw(const uint8_t raw[LEDGER_PUB_LEN], struct ledger_pubkey *ret);
 /* From a PEM file that holds the public or the private key. False with a message in err. */
 bool ledger_pubkey_load(const char *pem_path, struct ledger_pubkey *ret, struct buf *err);

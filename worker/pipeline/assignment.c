@@ -112,6 +112,14 @@ static void recall(struct partition *p, int64_t offset, struct str text) {
     p->replay_end = p->meta.n_ends ? p->meta.ends[p->meta.n_ends - 1] : 0;
 }
 
+void assignment_prove(const struct lane *lane, struct partition *p, int64_t next) {
+    const struct config *cfg = lane->cfg;
+    bool any = lane->shared->signer && cfg->ledger && !cfg->ledger_begin_signing && p->meta.seq;
+    p->proof = any ? PROOF_WANTED : PROOF_NONE;
+    p->proof_next = next;
+    p->proof_ms = lane->now_ms;
+}
+
 /* Fills in where the partition stands, and begins to read it; when the broker can't tell now, it is
  * asked again. */
 static void load_state(struct lane *lane, struct partition *p, const struct committed *c) {
@@ -122,6 +130,7 @@ static void load_state(struct lane *lane, struct partition *p, const struct comm
         recall(p, c->offset, c->metadata);
     else
         no_commit_yet(lane, p);
+    assignment_prove(lane, p, p->committed);
     p->end = high;
     p->want = p->meta.claim;
     p->loaded = true;

@@ -19,6 +19,9 @@ void assignment_drop(struct lane *, struct partition *);
 void assignment_move(struct partition *, int64_t offset);
 /* Nothing was committed: its first window begins here. */
 void assignment_begin(struct partition *, int64_t offset);
+/* The chain goes on from an entry that somebody else has written, which ends at next: it has to be
+ * proved before anything is signed (proof.c). */
+void assignment_prove(const struct lane *, struct partition *, int64_t next);
 /* The topic may have been made anew: its partitions' commits are looked for. */
 void assignment_doubt(struct lane *, const char *topic);
 /* The topic was made anew: reads from there, its first record. Nothing may be unsettled. */

@@ -16,6 +16,7 @@
 #include "worker/pipeline/careful.h"
 #include "worker/pipeline/caution.h"
 #include "worker/pipeline/intake.h"
+#include "worker/pipeline/proof.h"
 #include "worker/pipeline/recall.h"
 #include "worker/pipeline/settlement.h"
 #include "worker/pipeline/source.h"
@@ -59,6 +60,7 @@ static size_t read_partition(struct lane *lane, struct partition *p, size_t most
     bool large = false;
     struct feed_head head;
     if (!p->claimed && (recall_waits(lane, p) || !careful_claim(lane, p))) return 0;
+    if (proof_waits(lane, p)) return 0;
     if (p->caution != CAUTION_NONE) careful_tick(lane, p);
     if (p->caution == CAUTION_CAREFUL) return 0;
     place_topic(&lane->place, p->topic, p->id);
@@ -271,6 +273,7 @@ static void turn(struct lane *lane) {
     enter(lane, STEP_KAFKA);
     source_poll(lane);
     recall_poll(lane);
+    proof_poll(lane);
     bool more = read_all(lane);
     note_end(lane);
     for (struct partition *p = lane->partitions; p; p = p->next) intake_seal(lane, p, false);
@@ -486,6 +489,7 @@ static bool lane_open(struct lane *lane, struct buf *err) {
 static void lane_shut(struct lane *lane) {
     enter(lane, STEP_CLOSE);
     recall_stop(lane);
+    proof_stop(lane);
     source_close(lane);
     enter(lane, STEP_CLOSE);
     producer_free(lane->producer); /* abandons the job under way */
@@ -579,6 +583,7 @@ static void *lane_main(void *lane) {
 
 static void lane_free(struct lane *lane) {
     recall_stop(lane);
+    proof_stop(lane);
     source_close(lane);
     source_free(lane);
     producer_free(lane->producer);

@@ -37,9 +37,10 @@ struct lane {
     struct vitals vitals;
 
     struct consumer *consumer;
-    bool joined;                  /* it is in the group, or about to be */
-    struct ledger_search *recall; /* under way, or NULL */
-    int64_t recall_after_ms;      /* not again before */
+    bool joined;                             /* it is in the group, or about to be */
+    struct ledger_search *recall;            /* under way, or NULL */
+    struct head_search *proof;               /* the same */
+    int64_t recall_after_ms, proof_after_ms; /* not again before */
     int wake_fd;
     struct producer *producer;
     bool settles; /* the broker has taken its producer; before that nothing is read */

@@ -14,6 +14,9 @@ enum partition_kind { PARTITION_SOURCE, PARTITION_RETRY };
 /* recall.c: whether the ledger has to be asked for the partition's chain. */
 enum recall_state { RECALL_NONE, RECALL_WANTED, RECALL_ASKED };
 
+/* proof.c: whether the chain goes on from an entry of ours. */
+enum proof_state { PROOF_NONE, PROOF_WANTED, PROOF_ASKED, PROOF_GOOD, PROOF_BAD };
+
 struct partition {
     char topic[TOPIC_MAX + 1];
     char base[TOPIC_MAX + 1]; /* the source topic it belongs to */
@@ -31,6 +34,8 @@ struct partition {
     bool pin;        /* the topic was made anew: its beginning is to be durable, with */
     int64_t before;  /* where the chain of the old one ends; -1: it has none */
     enum recall_state recall;
+    enum proof_state proof;
+    int64_t proof_next, proof_ms; /* where that entry ends; since when it is wanted */
     /* careful.c */
     struct claim want;   /* what the metadata is to say of who reads */
     bool asked, claimed; /* the claim is decided; is durable, so that reading may begin */
@@ -80,6 +85,14 @@ struct partition *partition_named(const struct lane *, const char *topic, int32_
 /* "topic/partition" */
 #define PARTITION_NAME_MAX (TOPIC_MAX + 16)
 void partition_name(const struct partition *, char ret[PARTITION_NAME_MAX]);
+/* It is not known yet whether its chain ends with an entry of ours (proof.c). */
+static inline bool partition_unproven(const struct partition *p) {
+    return p->proof == PROOF_WANTED || p->proof == PROOF_ASKED;
+}
+/* Whether its entries are signed, and its head for an anchor. */
+static inline bool partition_signs(const struct partition *p) {
+    return p->proof == PROOF_NONE || p->proof == PROOF_GOOD;
+}
 /* The offset that is read next. */
 int64_t partition_at(const struct partition *);
 /* Whether all that was read is taken, and the reader has reached the end of what is visible. */

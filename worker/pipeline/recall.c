@@ -83,6 +83,7 @@ static void apply(struct lane *lane, struct partition *p, enum ledger_search_sta
         go_on_anew(p, mark);
     else
         go_on(p, mark);
+    assignment_prove(lane, p, mark->next);
 }
 
 void recall_poll(struct lane *lane) {

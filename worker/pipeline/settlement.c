@@ -288,7 +288,8 @@ static bool put_entry(struct lane *lane, struct txn *job, const struct partition
     entry->seq = meta->seq;
     entry->settled_ms = lane->wall_ms;
     memcpy(entry->prev, meta->head, SHA256_LEN);
-    bool ok = ledger_encode(entry, lane->shared->signer, &value, meta->head);
+    const struct ledger_signer *signer = partition_signs(p) ? lane->shared->signer : NULL;
+    bool ok = ledger_encode(entry, signer, &value, meta->head);
     if (ok) {
         char key[TOPIC_MAX + 16], topic[TOPIC_MAX + 1] = "";
         ledger_record_key(key, sizeof key, p->topic, p->id);

@@ -58,7 +58,8 @@ static void find_position(struct lane *lane, struct partition *p) {
         assignment_move(p, FEED_BEGINNING);
         return;
     }
-    if (!assignment_watermarks(lane, p, &low, &high)) return;
+    /* What is lost is said in an entry, whose signature depends on this. */
+    if (partition_unproven(p) || !assignment_watermarks(lane, p, &low, &high)) return;
     const struct window *open = windows_open(&p->windows);
     /* A batch that came back is never split: it goes on, or the lane begins again. */
     if (open && !open->incomplete) windows_seal(&p->windows);

@@ -1,0 +1,30 @@
+/* Whether chains end with an entry of ours. The group's committed state says where each chain goes
+ * on, and whoever can write to Kafka can set that, and write entries: a worker that signed on top
+ * would vouch for them. So it looks for the entry, and signs only on one that was signed by its own
+ * key, by the key before it, or by one that such a key named (the other worker of a deploy that
+ * replaces keys). Fed with the ledger's records, in any order. Pure; one thread. */
+#ifndef RUNSINK_HEADS_H
+#define RUNSINK_HEADS_H
+
+#include "worker/ledger/entry.h"
+
+/* What a partition's committed state says of its chain's newest entry. */
+struct head_want {
+    char topic[TOPIC_MAX + 1];
+    int32_t partition;
+    uint64_t seq;
+    int64_t next;
+    uint8_t hash[SHA256_LEN];
+};
+
+struct heads;
+struct heads *heads_new(const char *group, const struct ledger_signer *);
+void heads_free(struct heads *);
+void heads_add(struct heads *, const struct head_want *);
+void heads_take(struct heads *, struct str key, struct str value);
+/* How many are not known to be ours or not. */
+size_t heads_open(const struct heads *);
+/* NULL: it is ours. Else what is wrong, a static phrase. */
+const char *heads_wrong(const struct heads *, const char *topic, int32_t partition);
+
+#endif
