@@ -20,7 +20,8 @@ static struct head_want want_of(const struct world *w, size_t chain) {
 /* Reads the world's lines, from the last one to the first as a search does, or as they came. */
 static bool is_ours(const struct world *w, const struct ledger_signer *signer, const char *group,
                     struct head_want want, bool backwards) {
-    struct heads *h = heads_new(group, signer);
+    struct ledger_pubkey keys[LEDGER_SIGNER_KEYS];
+    struct heads *h = heads_new(group, keys, ledger_signer_keys(signer, keys));
     heads_add(h, &want);
     assert_int_equal(heads_open(h), 1);
     for (size_t i = 0; i < w->n; i++) {

@@ -4,7 +4,7 @@
 
 #define KEYS_MAX 64
 
-enum head_state { HEAD_MISSING, HEAD_UNKNOWN_KEY, HEAD_REFUSED, HEAD_OURS };
+enum head_state { HEAD_MISSING, HEAD_UNKNOWN_KEY, HEAD_REFUSED, HEAD_SIGNED };
 
 struct head {
     struct head_want want;
@@ -22,12 +22,10 @@ struct heads {
     size_t n;
 };
 
-struct heads *heads_new(const char *group, const struct ledger_signer *signer) {
+struct heads *heads_new(const char *group, const struct ledger_pubkey *keys, size_t n) {
     struct heads *h = xcalloc(1, sizeof *h);
-    const struct ledger_pubkey *previous = ledger_signer_previous(signer);
     h->group = xstrdup(group);
-    h->keys[h->n_keys++] = *ledger_signer_public(signer);
-    if (previous) h->keys[h->n_keys++] = *previous;
+    for (; h->n_keys < n && h->n_keys < KEYS_MAX; h->n_keys++) h->keys[h->n_keys] = keys[h->n_keys];
     return h;
 }
 
@@ -54,7 +52,7 @@ static const struct ledger_pubkey *key_named(const struct heads *h, const char *
 static void check(const struct heads *h, struct head *head) {
     const struct ledger_pubkey *key = key_named(h, head->signer);
     head->state = !key ? HEAD_UNKNOWN_KEY
-                  : ledger_pubkey_check(key, head->want.hash, SHA256_LEN, head->sig) ? HEAD_OURS
+                  : ledger_pubkey_check(key, head->want.hash, SHA256_LEN, head->sig) ? HEAD_SIGNED
                                                                                      : HEAD_REFUSED;
 }
 
@@ -82,7 +80,7 @@ static bool is_head(const struct heads *h, const struct head_want *want,
 }
 
 static void take(struct heads *h, struct head *head, const struct ledger_entry *e) {
-    if (head->state == HEAD_OURS || !is_head(h, &head->want, e)) return;
+    if (head->state == HEAD_SIGNED || !is_head(h, &head->want, e)) return;
     memcpy(head->sig, e->sig, sizeof head->sig);
     memcpy(head->signer, e->key, sizeof head->signer);
     if (e->is_signed)
@@ -118,8 +116,8 @@ const char *heads_wrong(const struct heads *h, const char *topic, int32_t partit
     static const char *const what[] = {
         [HEAD_MISSING] = "the entry that the group's committed state names is not in the ledger",
         [HEAD_UNKNOWN_KEY] = "its newest entry is signed by another key",
-        [HEAD_REFUSED] = "its newest entry is not signed by ledger.key",
-        [HEAD_OURS] = NULL};
+        [HEAD_REFUSED] = "its newest entry is not signed",
+        [HEAD_SIGNED] = NULL};
     for (size_t i = 0; i < h->n; i++)
         if (h->v[i].want.partition == partition && strcmp(h->v[i].want.topic, topic) == 0)
             return what[h->v[i].state];

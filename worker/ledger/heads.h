@@ -1,8 +1,8 @@
-/* Whether chains end with an entry of ours. The group's committed state says where each chain goes
- * on, and whoever can write to Kafka can set that, and write entries: a worker that signed on top
- * would vouch for them. So it looks for the entry, and signs only on one that was signed by its own
- * key, by the key before it, or by one that such a key named (the other worker of a deploy that
- * replaces keys). Fed with the ledger's records, in any order. Pure; one thread. */
+/* Whether chains end with an entry that was signed by one of some keys, or by one that such a key
+ * named. The group's committed state says where each chain ends, and whoever can write to Kafka can
+ * set that, and write entries. So a worker looks for the entry before it signs on top, and
+ * `verify --from` before it takes it that a partition was idle. Fed with the ledger's records, in
+ * any order. Pure; one thread. */
 #ifndef RUNSINK_HEADS_H
 #define RUNSINK_HEADS_H
 
@@ -18,13 +18,13 @@ struct head_want {
 };
 
 struct heads;
-struct heads *heads_new(const char *group, const struct ledger_signer *);
+struct heads *heads_new(const char *group, const struct ledger_pubkey *keys, size_t n);
 void heads_free(struct heads *);
 void heads_add(struct heads *, const struct head_want *);
 void heads_take(struct heads *, struct str key, struct str value);
-/* How many are not known to be ours or not. */
+/* How many are not known to be signed so or not. */
 size_t heads_open(const struct heads *);
-/* NULL: it is ours. Else what is wrong, a static phrase. */
+/* NULL: it is. Else what is wrong, a static phrase. */
 const char *heads_wrong(const struct heads *, const char *topic, int32_t partition);
 
 #endif

@@ -104,12 +104,11 @@ const char *ledger_signer_id(const struct ledger_signer *s) {
     return s->pub.id;
 }
 
-const struct ledger_pubkey *ledger_signer_public(const struct ledger_signer *s) {
-    return &s->pub;
-}
-
-const struct ledger_pubkey *ledger_signer_previous(const struct ledger_signer *s) {
-    return s->rotation ? &s->previous : NULL;
+size_t ledger_signer_keys(const struct ledger_signer *s,
+                          struct ledger_pubkey ret[LEDGER_SIGNER_KEYS]) {
+    ret[0] = s->pub;
+    if (s->rotation) ret[1] = s->previous;
+    return s->rotation ? 2 : 1;
 }
 
 const char *ledger_signer_rotation(const struct ledger_signer *s) {

@@ -31,9 +31,10 @@ void ledger_signer_free(struct ledger_signer *);
 
 void ledger_sign(const struct ledger_signer *, const void *, size_t, uint8_t ret[LEDGER_SIG_LEN]);
 const char *ledger_signer_id(const struct ledger_signer *);
-const struct ledger_pubkey *ledger_signer_public(const struct ledger_signer *);
-/* Of the key before it; NULL: none was given. */
-const struct ledger_pubkey *ledger_signer_previous(const struct ledger_signer *);
+/* Its own key, and the one before it if that was given: how many. */
+#define LEDGER_SIGNER_KEYS 2
+size_t ledger_signer_keys(const struct ledger_signer *,
+                          struct ledger_pubkey ret[LEDGER_SIGNER_KEYS]);
 /* The value of "rotate", or NULL. */
 const char *ledger_signer_rotation(const struct ledger_signer *);
 

@@ -43,7 +43,9 @@ static void want(struct heads *heads, const struct partition *p) {
 static void start(struct lane *lane, const char *source, bool idle) {
     struct buf err;
     buf_init(&err, 4096);
-    struct heads *heads = heads_new(lane->cfg->group, lane->shared->signer);
+    struct ledger_pubkey keys[LEDGER_SIGNER_KEYS];
+    size_t n_keys = ledger_signer_keys(lane->shared->signer, keys);
+    struct heads *heads = heads_new(lane->cfg->group, keys, n_keys);
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (p->proof != PROOF_WANTED || strcmp(p->base, source) != 0) continue;
         if (!idle && !has_work(lane, p)) continue;

@@ -12,6 +12,7 @@
 #include "worker/kafka/topics.h"
 #include "worker/tools/command.h"
 #include "worker/tools/verify_bucket.h"
+#include "worker/tools/verify_margin.h"
 #include "worker/tools/verify_objects.h"
 #include "worker/tools/verify_report.h"
 
@@ -23,6 +24,8 @@
 /* A transaction's end reaches the ledger's partition a moment after the group's offsets. */
 #define LINGER_MS 10000
 #define KEYS_MAX 16
+/* Records of each of the ledger's partitions that are read first, before --from; then ever more. */
+#define AROUND_RECORDS 2000
 
 struct verify {
     struct config *cfg;
@@ -53,6 +56,7 @@ struct watchers {
     struct verify *v;
     struct objects *objects;   /* NULL: they are not compared */
     struct anchored *anchored; /* NULL: there are none to compare with */
+    struct margin *margin;     /* NULL: all is read */
     struct audit *audit;
     uint64_t anchors; /* seen, before any was judged */
 };
@@ -71,6 +75,7 @@ static void on_delivered(void *context, const struct ledger_entry *e,
 static void on_entry(void *context, const struct ledger_entry *e) {
     struct watchers *w = context;
     if (w->anchored) anchored_entry(w->anchored, e);
+    if (w->margin) margin_entry(w->margin, e);
 }
 
 static void on_anchor(void *context, const char *name, struct str value) {
@@ -109,6 +114,7 @@ static void begin_audit(struct verify *v, const struct snapshot *s, bool anchors
 
 static void end_audit(struct watchers *w) {
     anchored_free(w->anchored);
+    margin_free(w->margin);
     objects_free(w->objects);
     audit_free(w->audit);
 }
@@ -302,6 +308,83 @@ static bool read_ledger(struct verify *v, const char *source, struct audit *a) {
     return ok && v->err.n == 0;
 }
 
+/* ---- around a part of the ledger ---- */
+
+/* For each of the ledger's partitions where what is of this time or younger begins, or its end. */
+static bool ask_times(struct verify *v, const struct topic *t, int64_t ms, int64_t *ret_low,
+                      int64_t *ret_at, int64_t *ret_high) {
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(t->partitions);
+    for (int i = 0; i < t->partitions; i++)
+        rd_kafka_topic_partition_list_add(list, t->name, i)->offset = ms;
+    rd_kafka_resp_err_t code = rd_kafka_offsets_for_times(v->rk, list, TIMEOUT_MS);
+    if (code)
+        buf_printf(&v->err, "asking for offsets by time of %s: %s", t->name,
+                   rd_kafka_err2str(code));
+    for (int i = 0; !v->err.n && i < t->partitions; i++) {
+        if (!end_of(v, v->rk, t->name, i, &ret_low[i], &ret_high[i])) break;
+        ret_at[i] = list->elems[i].offset < 0 ? ret_high[i] : list->elems[i].offset;
+    }
+    rd_kafka_topic_partition_list_destroy(list);
+    return !v->err.n;
+}
+
+/* Gives the margin [from, until) of each of the ledger's partitions, until it has enough. */
+static bool read_around(struct verify *v, const struct topic *t, struct margin *m, bool before,
+                        const int64_t *from, const int64_t *until) {
+    struct reader *r = reader_new(v->rk, READER_BY_TIME); /* as all readers of the ledger */
+    rd_kafka_message_t *msg;
+    uint64_t n = 0;
+    for (int i = 0; i < t->partitions; i++)
+        if (from[i] < until[i]) reader_add(r, t->name, i, from[i], until[i]);
+    while ((before ? margin_before_open(m) : margin_after_open(m)) &&
+           (msg = reader_next(r, 0, &v->err))) {
+        struct str key = reader_key(msg), value = reader_value(msg);
+        if (!before)
+            margin_after(m, value);
+        else
+            margin_before(m, key, value);
+        rd_kafka_message_destroy(msg);
+        report_progress(&v->report, t->name, ++n, reader_progress(r));
+    }
+    reader_free(r);
+    return !v->err.n;
+}
+
+/* From the beginning of the time on backwards: most partitions have their entry near it. */
+static bool read_backwards(struct verify *v, const struct topic *t, struct margin *m,
+                           const int64_t *low, int64_t *from) {
+    int64_t *until = xcalloc((size_t)t->partitions, sizeof *until);
+    bool any = true;
+    for (int64_t step = AROUND_RECORDS; any && !v->err.n && margin_before_open(m); step *= 4) {
+        any = false;
+        for (int i = 0; i < t->partitions; i++) {
+            until[i] = from[i];
+            from[i] = until[i] - low[i] > step ? until[i] - step : low[i];
+            any = any || from[i] < until[i];
+        }
+        read_around(v, t, m, true, from, until);
+    }
+    free(until);
+    return !v->err.n;
+}
+
+static bool read_margin(struct verify *v, const char *source, struct margin *m) {
+    char name[TOPIC_MAX + 1];
+    const struct topic *t = topic_ledger(source, name) ? topic_find(&v->all, name) : NULL;
+    if (!m || !t) return true;
+    size_t n = (size_t)t->partitions;
+    int64_t *low = xcalloc(3 * n + 1, sizeof *low), *at = low + n, *high = at + n;
+    bool ok = true;
+    if (margin_after_open(m))
+        ok = ask_times(v, t, v->limits.to_ms + 1, low, at, high) &&
+             read_around(v, t, m, false, at, high);
+    if (ok && margin_before_open(m))
+        ok = ask_times(v, t, v->limits.from_ms, low, at, high) && read_backwards(v, t, m, low, at);
+    if (ok) margin_finish(m);
+    free(low);
+    return ok;
+}
+
 /* Groups that read one source topic share its retry topics. */
 static bool is_foreign(const rd_kafka_message_t *m, const char *group) {
     rd_kafka_headers_t *headers = NULL;
@@ -404,7 +487,7 @@ static bool read_records(struct verify *v, const char *source, struct audit *a,
 /* Everything that reads. */
 static bool read_all(struct verify *v, const struct snapshot *s, struct watchers *w,
                      struct report_sums *sums) {
-    if (!read_ledger(v, s->source, w->audit)) return false;
+    if (!read_ledger(v, s->source, w->audit) || !read_margin(v, s->source, w->margin)) return false;
     if (w->objects) {
         objects_finish(w->objects);
         objects_sums(w->objects, &sums->objects_checked, &sums->objects_bytes);
@@ -426,6 +509,10 @@ static int audit_source(struct verify *v, struct snapshot *s, struct watchers *w
     if (!wait_visible(v, s->source, w->audit) || !read_committed(v, s))
         return fail(v, EX_UNAVAILABLE);
     snapshot_expect(s, w->audit);
+    int64_t now_ms = clock_ms(CLOCK_REALTIME);
+    if (v->limits.from_ms > now_ms || v->limits.to_ms > now_ms)
+        on_remark(w, true, "not-covered", "the time that was asked for is not over yet");
+    if (s->partial || s->unfinished) w->margin = margin_new(s, v->keys, v->n_keys, w->audit);
     if (!read_all(v, s, w, &sums)) return fail(v, v->export_dir ? EX_IOERR : EX_UNAVAILABLE);
     return finish(v, s, w, &sums);
 }

@@ -758,10 +758,10 @@ bool audit_until_read(struct str text, struct audit_until *ret) {
     return true;
 }
 
-static uint64_t until_of(const struct audit *a, const struct chain *c) {
+uint64_t audit_until_of(const struct audit *a, const char *topic, int32_t partition) {
     for (size_t i = 0; i < a->opts.n_until; i++) {
         const struct audit_until *u = &a->opts.until[i];
-        if (u->partition == c->row.partition && strcmp(u->topic, c->topic) == 0) return u->seq;
+        if (u->partition == partition && strcmp(u->topic, topic) == 0) return u->seq;
     }
     return 0;
 }
@@ -769,7 +769,7 @@ static uint64_t until_of(const struct audit *a, const struct chain *c) {
 static void open_chain(struct audit *a, struct chain *c) {
     c->links = xcalloc(CHAIN_LINKS, sizeof *c->links);
     c->keys = xcalloc(CHAIN_KEYS_MAX, sizeof *c->keys);
-    c->until = until_of(a, c);
+    c->until = audit_until_of(a, c->topic, c->row.partition);
     for (; c->n_keys < a->opts.n_keys && c->n_keys < CHAIN_KEYS_MAX; c->n_keys++)
         c->keys[c->n_keys].pub = a->opts.keys[c->n_keys];
     if (c->kind == CHAIN_FOREIGN)
@@ -852,7 +852,9 @@ static bool has_vanished(const struct audit *a, const struct origin_tally *t,
 static void judge(struct audit *a, const struct origin_tally *t) {
     struct chain *c = t->chain;
     int pending = origin_pending(t), dead = t->dead - t->redriven;
-    int most = origin_lives(t, lives(c)), ended = t->final + (dead > 0 ? dead : 0);
+    /* In a part, what opened a story may lie before it. */
+    int most = a->opts.partial ? (int)lives(c) : origin_lives(t, lives(c));
+    int ended = t->final + (dead > 0 ? dead : 0);
     bool early = a->opts.partial; /* its beginning may lie before what was read */
     const struct tier *tier = t->tier < a->n_tiers ? &a->tiers[t->tier] : NULL;
     if (ended > most)

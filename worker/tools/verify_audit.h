@@ -79,6 +79,8 @@ void audit_waits(struct audit *, const struct origin *);
 bool audit_seen(const struct audit *, const char *topic, int32_t partition, int64_t offset);
 /* Judges what only the end can tell. */
 void audit_finish(struct audit *);
+/* The entry with which that partition's signing began, as options say; 0: with the first one. */
+uint64_t audit_until_of(const struct audit *, const char *topic, int32_t partition);
 /* Reports something found by other means (objects, source records), counted like the rest. */
 void audit_report(struct audit *, const struct finding *);
 
