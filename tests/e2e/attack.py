@@ -53,6 +53,7 @@ class HealthyServers:
                 break
         self.ready.set()
         self.loop.run_forever()
+        self.loop.close()
 
     async def serve(self, reader, writer):
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):

@@ -1,9 +1,6 @@
 """What costs a tenant nothing, another destination, another host, another workspace, buys it no more than its share: of the
 lane's attention, of its connections, of its memory."""
-import asyncio
-import contextlib
 import json
-import re
 import threading
 import time
 
@@ -13,54 +10,26 @@ import rig
 import villains
 
 
-class Trap:
-    """A server on every loopback address. A path that begins with /hold-N is answered after N ms, /quick at once; anything else
-    never, from the moment it is told to spring; until then all is answered at once."""
+class Trap(villains.Listener):
+    """Answers at once, until it is told to spring: then nothing but a path that begins with /quick."""
 
     def __init__(self):
         self.sprung = False
         self.requests = 0
         self.held = 0  # requests that have not been answered
-        ready, self.loop = threading.Event(), asyncio.new_event_loop()
-        threading.Thread(target=self.run, args=(ready,), daemon=True).start()
-        ready.wait(30)
-
-    def run(self, ready):
-        asyncio.set_event_loop(self.loop)
-        self.server = self.loop.run_until_complete(asyncio.start_server(self.serve, "0.0.0.0", 0, backlog=1024))
-        self.port = self.server.sockets[0].getsockname()[1]
-        ready.set()
-        self.loop.run_forever()
-        self.loop.close()
+        super().__init__()
 
     def url(self, path, address="127.88.0.1"):
         return f"http://{address}:{self.port}{path}"
 
-    async def serve(self, reader, writer):
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                await reader.readexactly(int(re.search(rb"\r\n[cC]ontent-[lL]ength: *(\d+)", head)[1]))
-                self.requests += 1
-                held = re.match(rb"\S+ /hold-(\d+)", head)
-                if held:
-                    await asyncio.sleep(int(held[1]) / 1000)
-                elif self.sprung and b" /quick" not in head:
-                    self.held += 1
-                    await reader.read()  # until it hangs up
-                    break
-                writer.write(b"HTTP/1.1 200 OK\r\nETag: \"x\"\r\nContent-Length: 0\r\n\r\n")
-        writer.close()
-
-    def close(self):
-        async def end():
-            self.server.close()
-            serving = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in serving:
-                task.cancel()
-            await asyncio.gather(*serving, return_exceptions=True)
-        asyncio.run_coroutine_threadsafe(end(), self.loop).result(10)
-        self.loop.call_soon_threadsafe(self.loop.stop)
+    async def one(self, reader, writer, head):
+        self.requests += 1
+        if self.sprung and b" /quick" not in head:
+            self.held += 1
+            await reader.read()  # until it hangs up
+            return False
+        writer.write(villains.OK)
+        return True
 
 
 class Fair(attack.Case):

@@ -21,8 +21,47 @@ def s3_error(status, code):
     return answer(status, b"<Error><Code>%s</Code><Message>x</Message></Error>" % code, b"Content-Type: application/xml")
 
 
-class Server:
-    """On every loopback address; the first part of a path says what is answered."""
+class Listener:
+    """A server on every loopback address; one() answers a request, and says whether more may come on the connection."""
+
+    def __init__(self):
+        ready, self.loop = threading.Event(), asyncio.new_event_loop()
+        threading.Thread(target=self.run, args=(ready,), daemon=True).start()
+        ready.wait(30)
+
+    def run(self, ready):
+        asyncio.set_event_loop(self.loop)
+        self.server = self.loop.run_until_complete(asyncio.start_server(self.serve, "0.0.0.0", 0, backlog=1024))
+        self.port = self.server.sockets[0].getsockname()[1]
+        ready.set()
+        self.loop.run_forever()
+        self.loop.close()
+
+    async def serve(self, reader, writer):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while await self.one(reader, writer, await self.request(reader)):
+                await writer.drain()
+        writer.close()
+
+    async def request(self, reader):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        await reader.readexactly(int(length[1]) if length else 0)
+        return head
+
+    def close(self):
+        async def end():
+            self.server.close()
+            serving = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+
+class Server(Listener):
+    """The first part of a path says what is answered."""
 
     ANSWERS = {
         "folded": b"HTTP/1.1 200 OK\r\n folded: first\r\ncontent-length: 0\r\n\r\n",
@@ -40,28 +79,9 @@ class Server:
     def __init__(self):
         self.requests = {}  # by a path's first part
         self.begin = time.monotonic()
-        ready, self.loop = threading.Event(), asyncio.new_event_loop()
-        threading.Thread(target=self.run, args=(ready,), daemon=True).start()
-        ready.wait(30)
+        super().__init__()
 
-    def run(self, ready):
-        asyncio.set_event_loop(self.loop)
-        self.server = self.loop.run_until_complete(asyncio.start_server(self.serve, "0.0.0.0", 0, backlog=1024))
-        self.port = self.server.sockets[0].getsockname()[1]
-        ready.set()
-        self.loop.run_forever()
-        self.loop.close()
-
-    async def serve(self, reader, writer):
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            while await self.one(reader, writer):
-                await writer.drain()
-        writer.close()
-
-    async def one(self, reader, writer):
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
-        await reader.readexactly(int(length[1]) if length else 0)
+    async def one(self, reader, writer, head):
         name = re.match(rb"\S+ /([a-z]*)", head)[1].decode()
         self.requests[name] = self.requests.get(name, 0) + 1
         if name in self.CUT:
@@ -76,16 +96,6 @@ class Server:
             await asyncio.sleep(0.9)
         writer.write(self.ANSWERS.get(name, OK))
         return True
-
-    def close(self):
-        async def end():
-            self.server.close()
-            serving = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in serving:
-                task.cancel()
-            await asyncio.gather(*serving, return_exceptions=True)
-        asyncio.run_coroutine_threadsafe(end(), self.loop).result(10)
-        self.loop.call_soon_threadsafe(self.loop.stop)
 
 
 class Villains:
