@@ -1,6 +1,5 @@
 #include <curl/curl.h>
 #include <inttypes.h>
-#include <libdeflate.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +8,7 @@
 #include "sinks/http/http.h"
 #include "sinks/s3/s3.h"
 #include "sinks/s3/s3_error.h"
+#include "worker/base/gzip.h"
 
 /* More than all bounds together: tenant fields and configured header values are far shorter. */
 #define LINES_MAX_BYTES ((size_t)64 * 1024)
@@ -172,7 +172,7 @@ static void checksum(struct s3_lines *l, const struct config *cfg, const struct 
     bool has_md5 = cfg->s3_checksum == CONFIG_CHECKSUM_NONE && md5(b->body, b->body_len, digest);
     bool locked = cfg->s3_lock_mode != CONFIG_LOCK_NONE;
     if (cfg->s3_checksum == CONFIG_CHECKSUM_CRC32) {
-        uint32_t crc = libdeflate_crc32(0, b->body, b->body_len);
+        uint32_t crc = crc32_of(b->body, b->body_len);
         uint8_t be[4] = {(uint8_t)(crc >> 24), (uint8_t)(crc >> 16), (uint8_t)(crc >> 8),
                          (uint8_t)crc};
         line_base64(l, "x-amz-checksum-crc32", be, sizeof be);

@@ -3,13 +3,14 @@
  *
  * usage: consume BROKERS TOPIC PARTITIONS EVENTS [none|gzip|zstd PIECE_BYTES]
  * Ends when it has read that many events; prints events, bytes and bytes out as a JSON object. */
-#include <libdeflate.h>
 #include <librdkafka/rdkafka.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zstd.h>
+
+#include "worker/base/gzip.h"
 
 #define READ_BATCH 128
 #define LEVEL 1
@@ -22,7 +23,7 @@ static struct {
     enum form form;
     size_t piece, n, cap, out_cap;
     char *in, *out;
-    struct libdeflate_compressor *gzip;
+    struct gzip *gzip;
     ZSTD_CCtx *zstd;
     long long events, bytes, bytes_out;
 } run;
@@ -45,8 +46,7 @@ static void open_form(const char *name, size_t piece) {
         run.form = FORM_NONE;
     } else if (strcmp(name, "gzip") == 0) {
         run.form = FORM_GZIP;
-        run.gzip = need(libdeflate_alloc_compressor(LEVEL));
-        run.out_cap = libdeflate_gzip_compress_bound(run.gzip, run.cap);
+        run.gzip = gzip_new(LEVEL);
     } else if (strcmp(name, "zstd") == 0) {
         run.form = FORM_ZSTD;
         run.zstd = need(ZSTD_createCCtx());
@@ -57,10 +57,18 @@ static void open_form(const char *name, size_t piece) {
     if (run.out_cap) run.out = need(malloc(run.out_cap));
 }
 
+static size_t gzip(size_t n) {
+    struct buf out;
+    if (!gzip_into(run.gzip, run.in, n, &out)) die("compression", "failed");
+    n = out.n;
+    buf_free(&out);
+    return n;
+}
+
 static void end_piece(void) {
     size_t n = run.n;
     if (run.form == FORM_GZIP)
-        n = libdeflate_gzip_compress(run.gzip, run.in, run.n, run.out, run.out_cap);
+        n = gzip(run.n);
     else if (run.form == FORM_ZSTD)
         n = ZSTD_compressCCtx(run.zstd, run.out, run.out_cap, run.in, run.n, LEVEL);
     if (n == 0 || ZSTD_isError(n)) die("compression", "failed");
@@ -132,7 +140,7 @@ int main(int argc, char **argv) {
     printf("{\"events\":%lld,\"bytes\":%lld,\"out\":%lld}\n", run.events, run.bytes, run.bytes_out);
     rd_kafka_consumer_close(rk);
     rd_kafka_destroy(rk);
-    libdeflate_free_compressor(run.gzip);
+    gzip_free(run.gzip);
     ZSTD_freeCCtx(run.zstd);
     free(run.in);
     free(run.out);

@@ -121,7 +121,8 @@ void consumer_poll(struct consumer *); /* calls back; never waits for a broker, 
 void consumer_look(struct consumer *, const char *const *topics, size_t n);
 /* Whether another process has this member's identity; text says what the broker said. */
 bool consumer_is_fatal(const struct consumer *, char *ret_text, size_t size);
-/* Revokes all that is assigned, then leaves the group; ends all feeds. Blocks, for CONSUMER_CLOSE_MS at most. */
+/* Revokes all that is assigned, then leaves the group; ends all feeds. Blocks, for
+ * CONSUMER_CLOSE_MS at most. */
 void consumer_close(struct consumer *);
 #define CONSUMER_CLOSE_MS 15000
 /* After consumer_close(). held: messages of its are still used, so it stays. NULL is fine. */

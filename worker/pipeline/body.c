@@ -1,8 +1,8 @@
 #include "worker/pipeline/body.h"
 
-#include <libdeflate.h>
 #include <zstd.h>
 
+#include "worker/base/gzip.h"
 #include "worker/event/json.h"
 #include "worker/event/redact.h"
 #include "worker/pipeline/delivery.h"
@@ -16,17 +16,6 @@ static enum suffix suffix_of(const char *key) {
     if (n > 3 && strcmp(key + n - 3, ".gz") == 0) return SUFFIX_GZIP;
     if (n > 4 && strcmp(key + n - 4, ".zst") == 0) return SUFFIX_ZSTD;
     return SUFFIX_NONE;
-}
-
-static bool gzip(struct lane *lane, const struct buf *in, struct buf *out) {
-    if (!lane->compressor)
-        lane->compressor = libdeflate_alloc_compressor((int)lane->cfg->batch_level);
-    if (!lane->compressor) return false;
-    size_t bound = libdeflate_gzip_compress_bound(lane->compressor, in->n);
-    buf_init(out, bound);
-    char *to = buf_reserve(out, bound);
-    out->n = libdeflate_gzip_compress(lane->compressor, in->p, in->n, to, bound);
-    return out->n > 0;
 }
 
 static bool zstd(struct lane *lane, const struct buf *in, struct buf *out) {
@@ -51,7 +40,8 @@ static bool compress(struct lane *lane, struct delivery *d, struct buf *plain) {
         return true;
     case SUFFIX_GZIP:
         b->content_type = "application/gzip";
-        ok = gzip(lane, plain, &d->body);
+        if (!lane->gzip) lane->gzip = gzip_new((int)lane->cfg->batch_level);
+        ok = gzip_into(lane->gzip, plain->p, plain->n, &d->body);
         break;
     case SUFFIX_ZSTD:
         b->content_type = "application/zstd";
@@ -102,7 +92,8 @@ bool body_make(struct lane *lane, struct delivery *d, struct outcome *reterr) {
 }
 
 void body_close(struct lane *lane) {
-    libdeflate_free_compressor(lane->compressor);
+    gzip_free(lane->gzip);
     ZSTD_freeCCtx(lane->zstd);
-    lane->compressor = lane->zstd = NULL;
+    lane->gzip = NULL;
+    lane->zstd = NULL;
 }

@@ -49,7 +49,8 @@ struct lane {
     struct sink_env sinks;
     struct router *router;
     struct dispatch *dispatch;
-    void *compressor, *zstd;
+    struct gzip *gzip;
+    void *zstd;
     struct schedule schedule;
 
     struct partition *partitions;
