@@ -60,6 +60,10 @@ struct event *events_get(int i) {
     return &events[i];
 }
 
+int events_destinations(void) {
+    return n_destinations;
+}
+
 const struct destination_plan *events_destination(int i) {
     return &destinations[i];
 }

@@ -76,6 +76,7 @@ struct event *events_get(int i);
 struct event *events_in(struct str text);
 /* The one at this offset, or NULL. */
 struct event *events_at(int topic, int32_t partition, int64_t offset);
+int events_destinations(void);
 const struct destination_plan *events_destination(int i);
 /* What is before this was removed by retention. */
 int64_t events_removed(int topic, int32_t partition);

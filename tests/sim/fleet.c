@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 
 #include "config/config.h"
+#include "tests/sim/admin.h"
 #include "tests/sim/broker.h"
 #include "tests/sim/events.h"
 #include "tests/sim/judge.h"
@@ -335,6 +336,15 @@ static void look_at_standing(const struct lane *lane, int *ticks) {
     judge_standing(*ticks * TICK_MS);
 }
 
+/* Somebody has the status page open. */
+static void ask_lanes(const struct process *p) {
+    bool asks = plan.asks && world_chance((unsigned)plan.asks);
+    for (int i = 0; plan.asks && i < p->n_lanes; i++) {
+        admin_take(p->lanes[i]);
+        if (asks) admin_ask(p->lanes[i]);
+    }
+}
+
 static void tick(struct process *p, int ticks) {
     for (int i = 0; i < p->n_lanes; i++) {
         look_at_standing(p->lanes[i], &p->stands[i]);
@@ -342,6 +352,7 @@ static void tick(struct process *p, int ticks) {
             judge_held(p->lanes[i]->held, (size_t)(p->cfg->memory_budget / p->cfg->lanes));
         look_at_windows(p, p->lanes[i]);
     }
+    ask_lanes(p);
     if (p->until_end && !p->draining && is_done(p)) {
         drain(p);
         p->told = false; /* it ends because it is done */

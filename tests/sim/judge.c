@@ -1068,7 +1068,7 @@ struct judge_run *judge_run_begin(void) {
 
 /* What the group is known to have settled: an offset that has expired is still in the ledger, and
  * one whose transaction is committed may still be on its way. */
-static int64_t settled_to(const char *topic, int32_t partition) {
+int64_t judge_settled_to(const char *topic, int32_t partition) {
     int64_t at = broker_committed(topic, partition, NULL);
     const struct chain *c = chain_of(topic, partition);
     int64_t last = c->n_commits ? c->commits[c->n_commits - 1].offset : 0;
@@ -1081,7 +1081,7 @@ void judge_run_end(const struct judge_run *run) {
         for (int32_t p = 0; p < broker_partitions(events_topic(i)); p++) {
             struct broker_record r;
             const char *topic = events_topic(i);
-            int64_t settled = settled_to(topic, p), end = run->ends[i][p];
+            int64_t settled = judge_settled_to(topic, p), end = run->ends[i][p];
             if (settled < end && broker_stable(topic, p) < end)
                 world_fail("P1: --until-end has ended well, and an open transaction hides a part "
                            "of %s/%d that was there before",
@@ -1101,7 +1101,7 @@ bool judge_settled(char *text, size_t size) {
         const char *topic = fleet_topic(i);
         for (int32_t p = 0; is_read(topic) && p < broker_partitions(topic); p++) {
             struct broker_record r;
-            int64_t at = settled_to(topic, p);
+            int64_t at = judge_settled_to(topic, p);
             if (!broker_read(topic, p, at, &r)) continue;
             snprintf(text, size, "%s/%d/%" PRId64 " (committed: %" PRId64 ")", topic, (int)p,
                      r.offset, at);
