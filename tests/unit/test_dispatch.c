@@ -314,6 +314,23 @@ static void test_proven_ones_turn_slow(void **state) {
     begin(&none);
 }
 
+/* A share of very few connections is none, and what was proven may take all of them. */
+static void test_a_handful_of_connections(void **state) {
+    static const char *const most[] = {"1", "2", "3", "4", "5"};
+    for (unsigned m = 1; m <= 5; m++) {
+        set("http.max_connections", most[m - 1]);
+        prove(m, m);
+        for (unsigned i = 0; i < m; i++) add_to("127.0.0.1", i, 100 + i);
+        dispatch_run(world.dispatch);
+        assert_int_equal(sink.n, m);
+        add_to("127.0.0.2", 0, 5);
+        for (unsigned i = 0; i < 50 && !flying_of(5); i++) run_for(100);
+        assert_int_equal(flying_of(5), 1);
+        end(state);
+        begin(state);
+    }
+}
+
 /* For seconds nobody could read the answers: the lane had other things to do. */
 static void test_a_slow_lane_is_no_slow_destination(void **state) {
     (void)state;
@@ -558,6 +575,7 @@ int main(void) {
         TEST(test_a_new_tenant_beside_dead_ones),
         TEST(test_what_waits_for_the_dead_is_let_go),
         TEST(test_proven_ones_turn_slow),
+        TEST(test_a_handful_of_connections),
         TEST(test_a_slow_lane_is_no_slow_destination),
         TEST(test_few_slow_ones_keep_their_time),
         TEST(test_a_healthy_workspace_alone),

@@ -763,6 +763,8 @@ static void mark_slow(struct dispatch *d) {
 static size_t owed(const struct dispatch *d) {
     size_t most = most_flying(d), risky = most_risky(d), n = 0;
     if (d->slow_flying > risky && most - d->flying < most / 4) n = d->slow_flying - risky;
+    /* Of a handful a share is none: nothing would come free. */
+    if (!n && d->slow_flying >= most && d->waiting) n = 1;
     if (d->starved) {
         size_t more = d->starved < 16 ? d->starved : 16;
         if (d->risky_flying > risky) more += d->risky_flying - risky;
