@@ -25,6 +25,10 @@ struct broker_faults {
                           now, beside those that an open transaction makes unstable */
     unsigned astray;   /* permille of fetches that are told that their position is none: by a broker
                           that has just become, or ceased to be, the leader */
+    unsigned no_producer; /* permille of producers that are refused */
+    unsigned no_access;   /* permille of fetches, and of looks for a topic, that are refused, and of
+                             polls that tell of refused credentials or brokers that are away */
+    int64_t largest; /* bytes of a record that topics for parked and dead records take; 0: any */
     unsigned topic_gone; /* permille of transactions that meet a topic without a leader */
 };
 

@@ -103,10 +103,13 @@ static void arrive_ask(struct about about) {
     cluster_later(t->known ? cluster_latency() : ASK_MS * WORLD_MS, answer, about);
 }
 
+#define LOOKS_REFUSED 10 /* they are rare */
 static void arrive_look(struct about about) {
     struct told *t = told_find(consumer_find(about.a), about.b);
     if (!t) return;
-    for (size_t i = 0; i < t->n_topics; i++) t->there[i] = journal_find(t->topics[i], 0);
+    for (size_t i = 0; i < t->n_topics; i++)
+        t->there[i] = journal_find(t->topics[i], 0) &&
+                      !cluster_chance(LOOKS_REFUSED * cluster_faults()->no_access);
     t->known = true;
     cluster_later(cluster_latency(), answer, about);
 }
@@ -360,10 +363,20 @@ static void serve(struct consumer *c) {
     if (c->rejoin && c->phase == MEMBER_STEADY) give_back(c);
 }
 
+static void tell_of_brokers(const struct consumer *c) {
+    unsigned often = cluster_faults()->no_access;
+    if (!often || !cluster_chance(often)) return;
+    if (cluster_chance(500))
+        c->events->client_failed(c->context, BROKER_CREDENTIALS, "authentication failed");
+    else
+        c->events->client_failed(c->context, BROKER_OTHER, "all brokers are down");
+}
+
 void consumer_poll(struct consumer *c) {
     c->polled_us = world_us();
     if (c->calling || c->fatal || c->closing) return;
     c->calling = true;
+    tell_of_brokers(c);
     tell_all(c);
     serve(c);
     c->calling = false;

@@ -109,6 +109,16 @@ static bool find_position(struct feed *f) {
     return false;
 }
 
+/* Until its reader moves. */
+static bool may_read(struct feed *f) {
+    if (!cluster_chance(cluster_faults()->no_access)) return true;
+    world_say("process %llu: %s/%d may not be read", (unsigned long long)f->consumer->process,
+              f->journal->topic, (int)f->journal->id);
+    push(f, FEED_FAILED, 0);
+    f->astray = true;
+    return false;
+}
+
 static void read_on(struct feed *f) {
     const struct journal *j = f->journal;
     int64_t n = cluster_chance(1000) ? world_between(1, FETCH_MOST) : FETCH_MOST, stable, next = -1;
@@ -134,7 +144,7 @@ static void fetch(struct about about) {
     if (!f->reading || f->astray) return;
     f->low = f->journal->low;
     f->high = f->journal->high;
-    if (find_position(f)) read_on(f);
+    if (find_position(f) && may_read(f)) read_on(f);
     if (f->queue_n > before) consumer_wake(c);
     feed_notify(f);
 }
@@ -244,6 +254,7 @@ enum feed_next feed_peek(struct feed *f, struct feed_head *ret) {
     }
     f->stash_at++;
     if (it->what == FEED_END) f->taken = it->offset;
+    if (it->what == FEED_FAILED) ret->error = "topic authorization failed";
     return it->what;
 }
 

@@ -21,6 +21,7 @@ enum answer {
     ANSWER_AGAIN, /* the last transaction is not ended everywhere */
     ANSWER_ABORT,
     ANSWER_STALE,
+    ANSWER_REFUSED,
     ANSWER_FENCED,
     ANSWER_FATAL
 };
@@ -79,6 +80,7 @@ static void wake(const struct producer *p) {
 /* ---- a request at the broker ---- */
 
 static enum answer arrive_init(struct request *r) {
+    if (cluster_chance(cluster_faults()->no_producer)) return ANSWER_REFUSED;
     r->epoch = identity_begin(r->identity);
     return r->epoch ? ANSWER_OK : ANSWER_AGAIN;
 }
@@ -174,6 +176,8 @@ static const char *const answer_names[] = {[ANSWER_OK] = "done",
                                            [ANSWER_AGAIN] = "concurrent transactions",
                                            [ANSWER_ABORT] = "the transaction has to be aborted",
                                            [ANSWER_STALE] = "illegal generation",
+                                           [ANSWER_REFUSED] =
+                                               "transactional id authorization failed",
                                            [ANSWER_FENCED] = "producer fenced",
                                            [ANSWER_FATAL] = "invalid transaction state"};
 static const char *const result_names[] = {
@@ -198,7 +202,7 @@ static void abort_with(struct producer *p, enum txn_result result) {
 
 static void started(struct producer *p, const struct request *r) {
     p->epoch = r->epoch;
-    p->state = PRODUCER_READY;
+    p->state = r->answer == ANSWER_REFUSED ? PRODUCER_REFUSED : PRODUCER_READY;
     wake(p);
     if (p->job) proceed(p);
 }
@@ -343,6 +347,23 @@ static const char *find_trouble(const struct txn *job) {
     return job->records[world_draw(job->n_records)].topic;
 }
 
+static bool takes_little(const char *topic) {
+    return strstr(topic, ".retry.") || strstr(topic, ".dead.");
+}
+
+/* What a topic does not take for its size, the client finds, or the broker does. */
+static bool find_refused(struct txn *job) {
+    int64_t largest = cluster_faults()->largest;
+    bool any = false;
+    for (size_t i = 0; largest && i < job->n_records; i++) {
+        struct txn_record *r = &job->records[i];
+        if ((int64_t)r->value_len <= largest || !takes_little(r->topic)) continue;
+        r->refused = "message size too large";
+        any = true;
+    }
+    return any;
+}
+
 /* a: the producer. Its thread finds what was handed over. */
 static void begin(struct about about) {
     struct producer *p = find(about.a);
@@ -355,6 +376,9 @@ static void begin(struct about about) {
     if (job->topic) {
         snprintf(job->error, sizeof job->error, "produce to %s: leader not available", job->topic);
         abort_with(p, TXN_TOPIC);
+    } else if (find_refused(job)) {
+        snprintf(job->error, sizeof job->error, "produce: message size too large");
+        abort_with(p, TXN_REFUSED);
     }
     if (p->broken) {
         snprintf(job->error, sizeof job->error, "begin transaction: the producer is fenced");
@@ -416,7 +440,8 @@ void producer_free(struct producer *p) {
 }
 
 enum producer_state producer_state(struct producer *p, char *ret_error, size_t size) {
-    if (size) ret_error[0] = '\0';
+    bool refused = p->state == PRODUCER_REFUSED;
+    if (size) snprintf(ret_error, size, "%s", refused ? answer_names[ANSWER_REFUSED] : "");
     return p->state;
 }
 

@@ -106,6 +106,9 @@ static void open_broker(void) {
                                          .abort = (unsigned)plan.abort,
                                          .unstable = (unsigned)plan.unstable,
                                          .astray = (unsigned)plan.astray,
+                                         .no_producer = (unsigned)plan.no_producer,
+                                         .no_access = (unsigned)plan.no_access,
+                                         .largest = plan.largest,
                                          .topic_gone = (unsigned)plan.topic_gone};
     broker_open(&faults);
 }
