@@ -1,0 +1,36 @@
+/* What a lane may hold, and for how long it may stand (P4); how many may die. */
+#include "tests/sim/judging.h"
+
+#include <inttypes.h>
+
+#include "tests/sim/fleet.h"
+#include "tests/sim/judge.h"
+#include "tests/sim/plan.h"
+#include "tests/sim/world.h"
+
+void judge_held(size_t held, size_t most) {
+    if (held > most) world_fail("a lane holds %zu bytes of its budget, %zu at most", held, most);
+}
+
+/* P4. For one that is healthy and busy it may stand; here there is none. It has a moment to tell
+ * one that is new from one that is sick. */
+#define STANDING_MS 3000
+void judge_standing(int64_t ms) {
+    if (ms > STANDING_MS)
+        world_fail("P4: a lane has read nothing for %" PRId64 " ms, for one destination", ms);
+}
+
+void judge_windows(const char *topic, int32_t partition, size_t open, size_t most) {
+    if (open > most)
+        world_fail("%s/%d has %zu windows in flight, %zu at most", topic, (int)partition, open,
+                   most);
+}
+
+/* One record may kill as many workers as are asked for, two at least, and a few that had not heard
+ * of the others. */
+#define FEW 3
+void judge_deaths(void) {
+    int64_t most = plan.attempts > 2 ? plan.attempts : 2;
+    if (fleet_deaths() > plan.poison * (most + FEW))
+        world_fail("%d processes died of %" PRId64 " records", fleet_deaths(), plan.poison);
+}
