@@ -525,8 +525,10 @@ static bool begin_again(struct lane *lane) {
     count(&lane->counters, COUNTER_RESTARTS, 1);
     lane_shut(lane);
     lane->draining = lane->assigned = false;
-    for (int64_t end = lane->now_ms + pause; lane->now_ms < end && !is_told_to_end(lane);)
+    for (int64_t end = lane->now_ms + pause; lane->now_ms < end && !is_told_to_end(lane);) {
         wait_for_work(lane, end - lane->now_ms < 1000 ? end - lane->now_ms : 1000);
+        transfer(lane); /* an anchor may fly: its answer would end each wait at once */
+    }
     if (is_told_to_end(lane)) return true;
     struct buf err;
     buf_init(&err, 4096);
