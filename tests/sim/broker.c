@@ -204,6 +204,7 @@ void broker_close(void) {
     consumers_close();
     producers_close();
     searches_close();
+    head_searches_close();
     fetched_close();
     group_close();
     transactions_close();

@@ -7,7 +7,8 @@
  *     group.c          the group's coordinator
  *     consumer.c       worker/kafka/consumer.h; feed.c: one partition of it, and fetched.h
  *     producer.c       worker/kafka/producer.h
- *     ledger_search.c  worker/kafka/ledger_search.h */
+ *     ledger_search.c  worker/kafka/ledger_search.h
+ *     head_search.c    worker/kafka/head_search.h */
 #ifndef RUNSINK_SIM_CLUSTER_H
 #define RUNSINK_SIM_CLUSTER_H
 
@@ -209,6 +210,7 @@ void consumers_crashed(uint64_t process);
 void consumers_close(void);
 void producers_close(void);
 void searches_close(void);
+void head_searches_close(void);
 
 /* As transactions carry it. */
 struct membership {

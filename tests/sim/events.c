@@ -210,6 +210,14 @@ static void add_hook(int i) {
     name_rules(d);
 }
 
+/* The operator's, for anchors. */
+static void add_proof(void) {
+    struct place *p =
+        store_place(store_add("https://anchors.example.net/proof/", false, world_chance(500)));
+    p->proof = true;
+    if (!p->steady && world_chance(300)) sicken(p);
+}
+
 static void add_destinations(void) {
     for (int i = 0; i < plan.buckets && n_destinations < DESTINATIONS_MAX; i++) add_bucket(i);
     for (int i = 0; i < plan.hooks && n_destinations < DESTINATIONS_MAX; i++) add_hook(i);
@@ -217,6 +225,7 @@ static void add_destinations(void) {
         struct place *p = store_place((int)world_draw((uint64_t)store_count()));
         if (!p->steady) sicken(p);
     }
+    if (plan.anchors) add_proof();
     if (!plan.hot) return;
     struct place *p = store_place(destinations[0].place);
     p->steady = false;

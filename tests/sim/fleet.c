@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "config/config.h"
 #include "tests/sim/admin.h"
@@ -186,6 +188,12 @@ static void set_windows(struct config *cfg) {
     set_number(cfg, "batch.inflight", vary(plan.batch_inflight, 1, 4));
 }
 
+/* Other ones each time that they are read. */
+static void set_credentials(struct config *cfg) {
+    set(cfg, "anchor.access_key_id", "AKIA%d", (int)world_between(1000, 9999));
+    set(cfg, "anchor.secret_access_key", "secret-of-anchors");
+}
+
 /* What a SIGHUP may change. */
 static void set_limits(struct config *cfg) {
     set_ms(cfg, "http.timeout", vary(plan.timeout_ms, 1000, 8000));
@@ -196,7 +204,18 @@ static void set_limits(struct config *cfg) {
     set_number(cfg, "breaker.failures", vary(plan.breaker, 1, 6));
     set_ms(cfg, "breaker.probe", 2000);
     set_ms(cfg, "drain.timeout", vary(plan.drain_ms, 500, 8000));
+    if (plan.anchors) set_credentials(cfg);
     set(cfg, "retry.permanent", plan.permanent_dead ? "dead" : "retry");
+}
+
+static void set_anchors(struct config *cfg) {
+    static const char *const locks[] = {"none", "GOVERNANCE", "COMPLIANCE"};
+    set(cfg, "anchor.bucket", "proof");
+    set(cfg, "anchor.endpoint", "https://anchors.example.net");
+    set(cfg, "anchor.path_style", "true");
+    set(cfg, "anchor.prefix", "proof/");
+    set(cfg, "anchor.lock_mode", "%s", locks[plan.anchors % 3]);
+    set_ms(cfg, "anchor.interval", plan.anchors);
 }
 
 /* Less than an operator may set: the events are few, and small. */
@@ -221,6 +240,7 @@ static struct config *make_config(const struct process *p) {
     set_number(cfg, "poison.attempts", plan.attempts);
     set_number(cfg, "http.max_connections", plan.connections);
     set_ms(cfg, "dest.idle", plan.idle_ms);
+    if (plan.anchors) set_anchors(cfg);
     if (!config_finish(cfg, &err)) world_fail("the configuration: %s", buf_cstr(&err));
     buf_free(&err);
     make_small(cfg);
@@ -245,6 +265,27 @@ static void reload(struct process *p) {
     config_free(fresh);
     buf_free(&ignored);
     buf_free(&taken);
+    buf_free(&err);
+}
+
+/* ---- anchors ---- */
+
+static struct ledger_signer *signer;
+
+/* From a file in memory, as it is read from files alone. The key is RFC 8032's first test. */
+void fleet_make_key(void) {
+    static const char pem[] = "-----BEGIN PRIVATE KEY-----\n"
+                              "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n"
+                              "-----END PRIVATE KEY-----\n";
+    char path[40];
+    struct buf err;
+    int fd = memfd_create("key", MFD_CLOEXEC);
+    buf_init(&err, 4096);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    if (fd < 0 || write(fd, pem, sizeof pem - 1) < 0) abort();
+    signer = ledger_signer_load(path, &err);
+    if (!signer) world_fail("the key: %s", buf_cstr(&err));
+    close(fd);
     buf_free(&err);
 }
 
@@ -397,6 +438,7 @@ static void process_main(void *arg) {
     p->shared = (struct worker_shared){.until_end = p->until_end};
     p->shared.ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     p->shared.me = random_u64();
+    p->shared.signer = plan.anchors ? signer : NULL;
     p->shared.troubles = troubles_new();
     pthread_mutex_init(&p->shared.mutex, NULL);
     atomic_store(&p->shared.cfg, p->cfg);

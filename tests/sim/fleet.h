@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Once, for all runs: the key that signs the ledger in those that have anchors. */
+void fleet_make_key(void);
 /* After events_begin(), which makes the source topics. */
 void fleet_begin(void);
 /* Trouble ends: nobody dies, but by poison; who is not there is started. */

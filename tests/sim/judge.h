@@ -31,6 +31,8 @@ void judge_object(int place, const struct object *);
  * in no object any more. */
 bool judge_rewritten(int place, const struct object *, struct str body);
 void judge_post(int place, struct str body);
+/* An anchor has arrived in the operator's bucket. */
+void judge_anchor(const char *key, struct str body);
 /* Whether nothing would be lost with the committed offset: no end of a window, no death. */
 bool judge_may_expire(const char *topic, int32_t partition);
 /* A lane has ended in good order and still holds so many bytes of its budget, or holds too many. */

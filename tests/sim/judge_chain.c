@@ -121,7 +121,10 @@ static void judge_commits(const struct chain *c) {
 }
 
 void chains_judge(void) {
-    for (size_t i = 0; i < n_chains; i++) judge_commits(&chains[i]);
+    for (size_t i = 0; i < n_chains; i++) {
+        judge_commits(&chains[i]);
+        judge_anchored(&chains[i]);
+    }
 }
 
 void judge_begin(void) {

@@ -268,6 +268,9 @@ static void take_entry(struct str value) {
     judge_link(&en, text_of(json, "prev"));
     hash_entry(value, link.hash);
     if (strcmp(link.hash, text_of(json, "hash")) != 0) world_fail("P9: an entry's hash is wrong");
+    if (plan.anchors && !text_of(json, "sig")[0])
+        world_fail("P9: entry %" PRIu64 " of %s/%d is not signed", en.seq, en.chain->topic,
+                   (int)en.chain->partition);
     link.next = en.next;
     if (!en.chain->n_links) en.chain->first = en.first;
     GROW(en.chain->links, en.chain->n_links);

@@ -7,6 +7,7 @@
  *     judge_attempt.c  requests and their times
  *     judge_limits.c   what a lane holds
  *     judge_ledger.c   the ledger
+ *     judge_anchor.c   its anchors
  *     judge_letter.c   parked and dead records
  *     judge_event.c    what became of each event */
 #ifndef RUNSINK_SIM_JUDGING_H
@@ -57,8 +58,9 @@ struct chain {
     size_t n_ends;
     struct link *links;
     size_t n_links;
-    int64_t first;    /* of the first entry */
-    int64_t *settled; /* by offset: when the entry was, that names it; 0: none does */
+    uint64_t anchored; /* so many entries */
+    int64_t first;     /* of the first entry */
+    int64_t *settled;  /* by offset: when the entry was, that names it; 0: none does */
     int64_t n_settled;
 };
 
@@ -101,6 +103,7 @@ bool may_be_refused(const struct event *);
 /* Each record of a topic that a consumer sees. */
 typedef void record_fn(const char *topic, int32_t partition, const struct broker_record *);
 record_fn judge_entry, judge_parked, judge_letter;
+void judge_anchored(const struct chain *);
 void judge_event(const struct event *);
 void judge_delay(const struct event *);
 void judge_deaths(void);

@@ -312,6 +312,7 @@ static void warm_up(void) {
     EVP_MD_free(EVP_MD_fetch(NULL, "SHA256", NULL));
     EVP_MD_free(EVP_MD_fetch(NULL, "MD5", NULL));
     EVP_MAC_free(EVP_MAC_fetch(NULL, "HMAC", NULL));
+    fleet_make_key();
 }
 
 /* Begins anew with an allocator that keeps what it has, in huge pages: a third of a seed's time

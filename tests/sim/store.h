@@ -34,6 +34,7 @@ struct object {
 struct place {
     char url[128]; /* of all that belongs to it, up to the key */
     bool hook;
+    bool proof;  /* the operator's: anchors are written there, and no events */
     bool steady; /* it is never sick, and no request of its goes wrong */
     enum sickness sickness;
     int64_t from_us, to_us; /* of its sickness */
