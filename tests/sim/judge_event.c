@@ -96,12 +96,14 @@ void judge_event(const struct event *e) {
 #define BURST_S 10
 #define PLENTY 100
 #define PARKED_S 20
+#define SMALL_KIB 1000
 #define DEPLOY_S 15
 
 /* What its own queue has no room for goes round: it is parked with its window, which may hold a
- * request that nobody answers. */
+ * request that nobody answers. What goes round for others may fill a budget of some records. */
 static int64_t round_us(const struct event *e) {
-    if (plan.waiting >= PLENTY || !e->rounds) return 0;
+    bool small = plan.budget_kib < SMALL_KIB;
+    if (plan.waiting >= PLENTY || (!e->rounds && !small)) return 0;
     return PARKED_S * WORLD_S + e->rounds * plan.timeout_ms * WORLD_MS;
 }
 
