@@ -263,7 +263,7 @@ static void try_one(struct lane *lane) {
     lane->trying = 0;
     for (p = lane->partitions; p; p = p->next) {
         careful_tick(lane, p);
-        if (p->caution != CAUTION_CAREFUL || !p->claimed) continue;
+        if (p->caution != CAUTION_CAREFUL || !p->claimed || partition_unproven(p)) continue;
         if (!try_next(lane, p)) {
             /* Not the end, and no record: it claims again when there is one. */
             if (!p->silent_ms) p->silent_ms = lane->now_ms;
