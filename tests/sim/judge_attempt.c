@@ -70,7 +70,7 @@ static void judge_time(const struct event *e) {
                    e->number, (e->due_us - now_us) / WORLD_MS, e->failures);
     if (plan.batch) late_us += plan.window_ms * WORLD_MS; /* it is settled with others */
     bool waits = plan.batch && e->failures == 1;
-    if (!waits && now_us < plan.seconds * WORLD_S && now_us > late_us + LATE_US)
+    if (known && !waits && now_us < plan.seconds * WORLD_S && now_us > late_us + LATE_US)
         world_fail("P5: event %d is tried again %" PRId64 " ms too late after %u failures",
                    e->number, (now_us - late_us) / WORLD_MS, e->failures);
     if (scheduled(e) > window_end(e) + ROUNDING_US)
