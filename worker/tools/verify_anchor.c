@@ -67,6 +67,7 @@ struct anchored {
     bool sorted, full;
     struct arena arena; /* of the anchor at hand */
     struct anchored_sums sums;
+    uint64_t others; /* anchors of other groups */
 };
 
 struct anchored *anchored_new(const struct snapshot *s, const struct ledger_pubkey *keys,
@@ -233,8 +234,13 @@ void anchored_add(struct anchored *x, const char *name, struct str value) {
         say(x, "anchor-malformed", "anchor %s: expected %s at byte %zu", name, what, why.at);
         return;
     }
-    if (!check_hash(x, name, &a) || !str_is(a.group, x->snapshot->group) || !in_limits(x, &a))
+    if (!check_hash(x, name, &a)) return;
+    if (!str_is(a.group, x->snapshot->group)) {
+        x->others++;
         return;
+    }
+    x->sums.of_group++;
+    if (!in_limits(x, &a)) return;
     if (x->n_sources == SOURCES_MAX) {
         x->full = true;
         return;
@@ -406,6 +412,11 @@ void anchored_finish(struct anchored *x) {
                    "%" PRIu64 " heads were anchored before the ledger's beginning, entry %" PRIu64,
                    s->early, s->first_seq);
     }
+    if (x->sums.of_group == 0 && x->others)
+        say(x, "anchors-none",
+            "there are %" PRIu64
+            " anchors of other groups, and none of %s: is the folder the right one?",
+            x->others, x->snapshot->group);
     if (x->full)
         say(x, "anchors-too-many",
             "there are more than %d anchors or %d heads: not all were compared; verify a part at a "

@@ -24,7 +24,8 @@ void anchored_entry(struct anchored *, const struct ledger_entry *);
 void anchored_finish(struct anchored *);
 
 struct anchored_sums {
-    uint64_t anchors;      /* of this group, the limits' time, and well-formed */
+    uint64_t of_group;     /* well-formed, and of this group */
+    uint64_t anchors;      /* of the limits' time too */
     uint64_t heads, found; /* different ones, and those that the ledger has */
     uint64_t early;        /* those older than the first entry that was read */
     int64_t newest_ms;     /* the last anchor's time; 0: there is none */
