@@ -1,6 +1,7 @@
 """Whoever can write to Kafka: makes ledger entries, with a key or without one, and sets what a group has committed."""
 import base64
 import hashlib
+import json
 import re
 import socket
 import struct
@@ -30,6 +31,12 @@ class Forger:
             return f'{canonical},"hash":"{digest.hex()}"}}'.encode()
         sig = base64.b64encode(self.key.sign(digest)).decode()
         return f'{canonical},"hash":"{digest.hex()}","sig":"{sig}","key":"{self.id}"}}'.encode()
+
+    def entry(self, value, change):
+        """Another entry's bytes, changed, as the next one of its chain."""
+        entry = json.loads(value)
+        canonical = value[:value.index(b',"hash":"')].decode()
+        return self.seal(entry["topic"], entry["partition"], change(canonical))
 
     def skipped(self, group, topic, partition, first, following):
         """An entry that says of all records from first on that they were skipped."""

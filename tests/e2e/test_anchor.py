@@ -1,8 +1,6 @@
 """Anchors: the ledger's heads in a bucket under Object Lock, so that whoever holds the broker and the signing key can't rewrite
 the ledger unnoticed. Against MinIO and versitygw; where neither is installed against S3Proxy, which knows no Object Lock."""
-import base64
 import datetime
-import hashlib
 import json
 import re
 import signal
@@ -12,10 +10,9 @@ import unittest
 from pathlib import Path
 
 import botocore.exceptions
-from confluent_kafka import Consumer, TopicPartition
-from cryptography.hazmat.primitives import serialization
 
 import events
+import forger
 import rig
 
 PARTITIONS = 3
@@ -33,27 +30,6 @@ def other_objects(canonical):
     """Says of every delivery that it was another object."""
     assert '"key":"' in canonical
     return canonical.replace('"key":"', '"key":"forged/')
-
-
-class Forger:
-    """Has the broker and the signing key: makes another ledger that is consistent and validly signed."""
-
-    def __init__(self, key_file):
-        self.key = serialization.load_pem_private_key(Path(key_file).read_bytes(), None)
-        raw = self.key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        self.id = hashlib.sha256(raw).hexdigest()[:16]
-        self.heads = {}  # (topic, partition) -> number of entries, hash
-
-    def entry(self, value, change):
-        entry = json.loads(value)
-        place = entry["topic"], entry["partition"]
-        canonical = value[:value.index(b',"hash":"')].decode()
-        n, head = self.heads.get(place, (0, "0" * 64))
-        canonical = change(re.sub(r'"prev":"[0-9a-f]{64}"', f'"prev":"{head}"', canonical))
-        digest = hashlib.sha256(canonical.encode()).digest()
-        self.heads[place] = n + 1, digest.hex()
-        sig = base64.b64encode(self.key.sign(digest)).decode()
-        return f'{canonical},"hash":"{digest.hex()}","sig":"{sig}","key":"{self.id}"}}'.encode()
 
 
 class Anchors(rig.Case):
@@ -149,20 +125,19 @@ class Anchors(rig.Case):
 
     def rewrite(self, change, keep=lambda entry: True):
         """The ledger from its start, as an attacker with broker and key would, the group's committed state included."""
-        ledger, forger = f"{self.topic}.ledger", Forger(self.key)
+        ledger, attacker = f"{self.topic}.ledger", forger.Forger(self.key)
         records = [r for r in self.ledger() if keep(json.loads(r.value))]
         self.kafka.admin.delete_topics([ledger])[ledger].result()
         rig.await_("the ledger is gone", 60, lambda: ledger not in self.kafka.topics())
         rig.await_("it can be made again", 60, lambda: self.made(ledger))
         for record in records:
-            self.kafka.produce(ledger, [(record.key, forger.entry(record.value, change))], record.partition)
-        consumer = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": self.group})
-        for (topic, partition), (entries, head) in forger.heads.items():
-            offset = self.kafka.committed(self.group, topic)[partition]
-            consumer.commit(offsets=[TopicPartition(topic, partition, offset, metadata=f"rs1 {entries} {head}")],
-                            asynchronous=False)
-        consumer.close()
-        return forger
+            self.kafka.produce(ledger, [(record.key, attacker.entry(record.value, change))], record.partition)
+        self.set_offsets(attacker)
+
+    def set_offsets(self, attacker):
+        offsets = {(topic, partition): (self.kafka.committed(self.group, topic)[partition], f"rs1 {entries} {head}")
+                   for (topic, partition), (entries, head) in attacker.heads.items()}
+        forger.commit(self.kafka.bootstrap, self.group, offsets)
 
     def made(self, ledger):
         try:
@@ -242,6 +217,7 @@ class Anchors(rig.Case):
         self.assertEqual(len(self.anchors()), answer["anchors"])
         self.assertEqual(answer["anchored_heads"], answer["anchored_found"])
         self.assertEqual((0, "sound\n"), self.second_opinion(folder))
+        self.assertEqual({"anchors-none"}, self.verify("--set", "anchor.prefix=prof/")["codes"])
 
         before = folder / "anchors"
         self.rewrite(other_objects)
