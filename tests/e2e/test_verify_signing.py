@@ -134,6 +134,22 @@ class Signing(rig.Case):
         self.assertEqual(set(), self.verify("--unsigned-until", f"{self.topic}/0@{before}"))
         self.assertEqual({"unsigned-beginning"}, self.verify("--unsigned-until", f"{self.topic}/1@{before}"))
 
+    def test_committed_state(self):
+        """what the group has committed is absent, empty or older than the ledger: where that ends can't be known"""
+        self.produce()
+        first = self.work()[-1]
+        self.produce()
+        self.work()
+        self.assertEqual(set(), self.verify())
+        place, end = (self.topic, 0), 2 * COUNT
+        for offset, metadata, code in ((end, "", "committed-missing"), (end, "another tool's", "committed-missing"),
+                                       (end, f"rs1 0 {'0' * 64}", "committed-older"),
+                                       (first["next"], f"rs1 {first['seq'] + 1} {first['hash']}", "committed-older")):
+            forger.commit(self.kafka.bootstrap, self.group, {place: (offset, metadata)})
+            self.assertEqual({code}, self.verify(), metadata)
+        self.kafka.admin.delete_consumer_groups([self.group])[self.group].result()
+        self.assertEqual({"committed-missing"}, self.verify())
+
     def test_new_key(self):
         """old and new key in turn, as in a deploy: each knows the other's entries; afterwards the old one is a stranger"""
         both = {"key": "other", "ledger__key_previous": self.keys["key"]}

@@ -12,8 +12,10 @@
 
 static void report(void *context, const struct finding *f) {
     (void)context;
-    /* What retention took is to be found. */
-    if (f->note || (plan.retention && strcmp(f->code, "lost") == 0)) return;
+    /* What retention took is to be found, and so is a group's state that went with its topic. */
+    if (f->note || (plan.retention && strcmp(f->code, "lost") == 0) ||
+        (plan.expiry && strcmp(f->code, "committed-missing") == 0))
+        return;
     world_fail("verify: %s: %s/%d/%" PRId64 ": %s", f->code, f->topic ? f->topic : "?",
                (int)f->partition, f->offset, f->text);
 }
@@ -25,6 +27,16 @@ static void expect(struct audit *a, const char *topic, int32_t partition) {
     int64_t offset = broker_committed(topic, partition, &text);
     if (offset < 0) return;
     audit_expect(a, topic, partition, offset, meta_decode(text, &meta) ? &meta : NULL);
+}
+
+/* All has come to its end: the group has committed what is in the ledger, and nothing else. */
+static void compare(struct audit *a, const char *topic) {
+    for (int32_t p = 0; p < broker_partitions(topic); p++) {
+        struct str text;
+        struct meta meta;
+        int64_t offset = broker_committed(topic, p, &text);
+        audit_now(a, topic, p, offset, offset >= 0 && meta_decode(text, &meta) ? &meta : NULL);
+    }
 }
 
 static bool is_of(const char *topic, const char *source, const char *kind) {
@@ -51,6 +63,9 @@ static void verify(const char *source) {
     }
     for (int i = 0; i < fleet_topics(); i++)
         if (is_of(fleet_topic(i), source, ".ledger")) read_ledger(a, fleet_topic(i));
+    compare(a, source);
+    for (int i = 0; i < fleet_topics(); i++)
+        if (is_of(fleet_topic(i), source, ".retry.")) compare(a, fleet_topic(i));
     for (int i = 0; i < fleet_topics(); i++)
         if (is_of(fleet_topic(i), source, ".retry.")) audit_drained(a, fleet_topic(i));
     audit_finish(a);

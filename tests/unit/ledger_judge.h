@@ -26,6 +26,7 @@ struct seen {
      * were not read. */
     const int64_t *waits;
     const struct audit_until *until; /* NULL: none */
+    const struct snapshot *now;      /* the committed state at the end; NULL: not asked for */
 };
 
 static inline void watch(void *context, const struct finding *f) {
@@ -69,6 +70,10 @@ static inline void judge(const struct world *w, const struct snapshot *snapshot,
         struct ledger_place place = {.name = PLACE, .offset = (int64_t)i};
         const struct world_line *line = &w->lines[i];
         audit_entry(a, str_c(line->key), (struct str){line->value.p, line->value.n}, &place);
+    }
+    for (size_t i = 0; seen->now && i < seen->now->n_committed; i++) {
+        const struct committed *c = &seen->now->committed[i];
+        audit_now(a, c->topic, c->partition, c->offset, c->has_meta ? &c->meta : NULL);
     }
     snapshot_drained(snapshot, a);
     if (seen->waits) audit_waiting(a);

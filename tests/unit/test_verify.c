@@ -333,6 +333,39 @@ static void test_entries_younger_than_the_snapshot(void **state) {
     story_end(&s, NULL, 0, NULL, 0);
 }
 
+/* What the group has committed once the ledger was read: absent, empty, or older than the ledger.
+ */
+static void test_committed_now(void **state) {
+    (void)state;
+    static const struct {
+        const char *code;
+        int64_t offset;
+        bool has_meta;
+        uint64_t seq;
+    } cases[] = {{NULL, 9, true, 2},
+                 {NULL, 12, true, 3}, /* it went on */
+                 {"committed-missing", -1, false, 0},
+                 {"committed-missing", 9, false, 0},
+                 {"committed-older", 9, true, 0},
+                 {"committed-older", 5, true, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct story s;
+        struct snapshot now = {0};
+        story_begin(&s, NULL);
+        story_tell(&s, 0, LEDGER_SKIPPED, 0, 5, 0);
+        world_snapshot(&s.w, &s.snapshot);
+        story_tell(&s, 0, LEDGER_SKIPPED, 5, 9, 0);
+        struct committed *c = snapshot_add(&now);
+        snprintf(c->topic, sizeof c->topic, WORLD_SOURCE);
+        c->offset = cases[i].offset;
+        c->has_meta = cases[i].has_meta;
+        c->meta.seq = cases[i].seq;
+        s.seen.now = &now;
+        story_end(&s, cases[i].code, 9, NULL, 0);
+        snapshot_free(&now);
+    }
+}
+
 static void test_begins_late(void **state) {
     (void)state;
     struct story s;
@@ -527,6 +560,7 @@ int main(void) {
         cmocka_unit_test(test_two_outcomes_in_one_entry),
         cmocka_unit_test(test_committed_beyond_ledger),
         cmocka_unit_test(test_entries_younger_than_the_snapshot),
+        cmocka_unit_test(test_committed_now),
         cmocka_unit_test(test_begins_late),
         cmocka_unit_test(test_from),
         cmocka_unit_test(test_to),

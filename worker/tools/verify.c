@@ -262,23 +262,50 @@ static bool add_drained(struct verify *v, const rd_kafka_topic_partition_list_t 
     return ok;
 }
 
-/* The committed state of the source topic, its retry and its dead topics, and which retry topics
- * have nothing left. */
-static bool read_committed(struct verify *v, struct snapshot *s) {
+/* What is committed of the source topic, its retry and its dead topics; NULL: that failed. */
+static rd_kafka_topic_partition_list_t *ask_committed(struct verify *v, const char *source) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(64);
     enum topic_kind kind;
     for (size_t i = 0; i < v->all.n; i++) {
         const struct topic *t = &v->all.v[i];
-        if (belongs(t, s->source, &kind) && kind != TOPIC_LEDGER)
+        if (belongs(t, source, &kind) && kind != TOPIC_LEDGER)
             rd_kafka_topic_partition_list_add_range(list, t->name, 0, t->partitions - 1);
     }
     rd_kafka_resp_err_t code = list->cnt ? rd_kafka_committed(v->rk, list, TIMEOUT_MS) : 0;
     for (int i = 0; !code && i < list->cnt; i++) code = list->elems[i].err;
-    if (code) buf_printf(&v->err, "asking for committed offsets: %s", rd_kafka_err2str(code));
-    for (int i = 0; !code && i < list->cnt; i++) add_committed(s, &list->elems[i]);
-    bool ok = !code && add_drained(v, list, s);
+    if (!code) return list;
+    buf_printf(&v->err, "asking for committed offsets: %s", rd_kafka_err2str(code));
     rd_kafka_topic_partition_list_destroy(list);
+    return NULL;
+}
+
+/* The committed state, and which retry topics have nothing left. */
+static bool read_committed(struct verify *v, struct snapshot *s) {
+    rd_kafka_topic_partition_list_t *list = ask_committed(v, s->source);
+    for (int i = 0; list && i < list->cnt; i++) add_committed(s, &list->elems[i]);
+    bool ok = list && add_drained(v, list, s);
+    if (list) rd_kafka_topic_partition_list_destroy(list);
     return ok;
+}
+
+/* Once the ledger was read: what was read of it is committed, though a moment may pass until that
+ * is seen. */
+static bool read_committed_now(struct verify *v, const char *source, struct audit *a) {
+    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+    int64_t deadline_ms = clock_ms(CLOCK_MONOTONIC) + LINGER_MS;
+    for (;;) {
+        rd_kafka_topic_partition_list_t *list = ask_committed(v, source);
+        if (!list) return false;
+        for (int i = 0; i < list->cnt; i++) {
+            const rd_kafka_topic_partition_t *p = &list->elems[i];
+            struct meta meta;
+            bool ours = meta_decode((struct str){p->metadata, p->metadata_size}, &meta);
+            audit_now(a, p->topic, p->partition, p->offset, ours ? &meta : NULL);
+        }
+        rd_kafka_topic_partition_list_destroy(list);
+        if (!audit_ahead(a) || clock_ms(CLOCK_MONOTONIC) >= deadline_ms) return true;
+        nanosleep(&pause, NULL);
+    }
 }
 
 /* ---- reading ---- */
@@ -487,7 +514,9 @@ static bool read_records(struct verify *v, const char *source, struct audit *a,
 /* Everything that reads. */
 static bool read_all(struct verify *v, const struct snapshot *s, struct watchers *w,
                      struct report_sums *sums) {
-    if (!read_ledger(v, s->source, w->audit) || !read_margin(v, s->source, w->margin)) return false;
+    if (!read_ledger(v, s->source, w->audit) || !read_committed_now(v, s->source, w->audit) ||
+        !read_margin(v, s->source, w->margin))
+        return false;
     if (w->objects) {
         objects_finish(w->objects);
         objects_sums(w->objects, &sums->objects_checked, &sums->objects_bytes);

@@ -53,6 +53,8 @@ struct chain {
     uint64_t retired_tail;    /* entries by retired keys since the last by a current one */
     int64_t retired_first;    /* offset of the first of them */
     bool expected;            /* audit_expect() was called: row.committed, row.meta_* */
+    bool known_now, has_now;  /* audit_now() was called; there is metadata of ours: */
+    uint64_t seq_now;         /* entries that the group has committed by the end */
     bool head_found;          /* an entry has the hash that the committed metadata names */
     struct spans seen;
 };
@@ -272,6 +274,27 @@ void audit_expect(struct audit *a, const char *topic, int32_t partition, int64_t
     if (!meta) return;
     c->row.meta_seq = meta->seq;
     memcpy(c->row.meta_head, meta->head, SHA256_LEN);
+}
+
+void audit_now(struct audit *a, const char *topic, int32_t partition, int64_t offset,
+               const struct meta *meta) {
+    struct chain *c = chain_find(a, str_c(topic), partition);
+    if (!c) return;
+    c->known_now = true;
+    c->has_now = offset >= 0 && meta;
+    c->seq_now = c->has_now ? meta->seq : 0;
+    if (offset >= 0 && c->row.committed < 0) c->row.committed = offset;
+}
+
+/* Each entry is settled with the offset and the metadata that count it. Dead topics have none. */
+static bool is_ahead(const struct chain *c) {
+    return c->begun && c->known_now && c->kind != CHAIN_DEAD && c->row.last_seq >= c->seq_now;
+}
+
+size_t audit_ahead(const struct audit *a) {
+    size_t n = 0;
+    for (size_t i = 0; i < a->n_chains; i++) n += is_ahead(a->chains[i]);
+    return n;
 }
 
 bool audit_reached(const struct audit *a) {
@@ -529,9 +552,25 @@ static void finish_signatures(struct audit *a, struct chain *c) {
             c->retired_tail);
 }
 
+/* The end of a chain is where the group says. */
+static void finish_committed(struct audit *a, struct chain *c) {
+    if (!is_ahead(c)) return;
+    if (!c->has_now)
+        say(a, c, "committed-missing", c->row.next,
+            "the group has committed %s of this partition, and the ledger has %" PRIu64
+            " entries of it: where they end can't be known",
+            c->row.committed < 0 ? "nothing" : "no metadata of runsink's", c->row.last_seq + 1);
+    else
+        say(a, c, "committed-older", c->row.next,
+            "the group has committed %" PRIu64 " entries, and the ledger has %" PRIu64
+            ": the committed state was put back, or entries were added",
+            c->seq_now, c->row.last_seq + 1);
+}
+
 static void chain_finish(struct audit *a, struct chain *c) {
     const struct audit_row *row = &c->row;
     finish_signatures(a, c);
+    finish_committed(a, c);
     if (!c->expected || a->opts.unfinished || (a->opts.partial && !c->begun)) return;
     int64_t end = c->begun ? row->next : 0;
     if (!row->has_meta) {

@@ -62,6 +62,11 @@ void audit_free(struct audit *);
  * partition's first entry. */
 void audit_expect(struct audit *, const char *topic, int32_t partition, int64_t offset,
                   const struct meta *);
+/* The same once more, after the last entry, of each partition that there is (offset -1: none): by
+ * then the group has committed all that was read. How many partitions have not. */
+void audit_now(struct audit *, const char *topic, int32_t partition, int64_t offset,
+               const struct meta *);
+size_t audit_ahead(const struct audit *);
 /* key is the Kafka record's key; p NULL: unknown. */
 void audit_entry(struct audit *, struct str key, struct str value, const struct ledger_place *);
 /* Whether every chain has reached what audit_expect() said. */

@@ -171,7 +171,13 @@ static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t fi
                 sums->objects_bytes);
     if (sums->records)
         fprintf(f, "%" PRIu64 " records still held by Kafka compared\n", sums->records_checked);
-    if (sums->anchors) print_anchors(f, &sums->anchored);
+    if (sums->anchors)
+        print_anchors(f, &sums->anchored);
+    else
+        fputs("no anchors: nothing shows whether ledger and committed state were cut short "
+              "together, or "
+              "written anew by who has the key\n",
+              f);
     if (findings)
         fprintf(f, "NOT SOUND: %" PRIu64 " finding%s\n", findings, PLURAL(findings));
     else
