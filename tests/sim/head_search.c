@@ -73,9 +73,10 @@ static void look(struct about about) {
 }
 
 struct head_search *head_search_new(const struct config *cfg, const char *source,
-                                    struct heads *heads, int wake_fd, struct buf *err) {
+                                    struct heads *heads, int64_t most, int wake_fd,
+                                    struct buf *err) {
     struct head_search *s = xcalloc(1, sizeof *s);
-    (void)cfg, (void)err;
+    (void)cfg, (void)err, (void)most;
     *s = (struct head_search){.number = cluster_number(),
                               .process = world_process(),
                               .wake_fd = wake_fd,

@@ -28,6 +28,7 @@ struct head_search {
     struct heads *heads;
     struct stretch *stretches;
     int n;
+    int64_t most; /* records of each */
     int wake_fd;
     pthread_t thread;
     atomic_bool stop, done;
@@ -100,11 +101,16 @@ static bool read_stretches(struct head_search *s) {
     return !s->error.n;
 }
 
+/* From the end backwards, in ever longer stretches. */
+static void search(struct head_search *s) {
+    int64_t records = FIRST_RECORDS;
+    for (int64_t left = s->most; left > 0 && !is_over(s); left -= records, records *= 4)
+        if (!step_back(s, records < left ? records : left) || !read_stretches(s)) return;
+}
+
 static void *search_main(void *arg) {
     struct head_search *s = arg;
-    bool ok = count_partitions(s) && find_ends(s);
-    for (int64_t records = FIRST_RECORDS; ok && !is_over(s) && step_back(s, records); records *= 4)
-        ok = read_stretches(s);
+    if (count_partitions(s) && find_ends(s)) search(s);
     atomic_store(&s->done, true);
     if (eventfd_write(s->wake_fd, 1) != 0) log_warn("waking a lane failed");
     return NULL;
@@ -113,9 +119,11 @@ static void *search_main(void *arg) {
 /* ---- the calls ---- */
 
 struct head_search *head_search_new(const struct config *cfg, const char *source,
-                                    struct heads *heads, int wake_fd, struct buf *err) {
+                                    struct heads *heads, int64_t most, int wake_fd,
+                                    struct buf *err) {
     struct head_search *s = xcalloc(1, sizeof *s);
     s->heads = heads;
+    s->most = most;
     s->wake_fd = wake_fd;
     buf_init(&s->error, 4096);
     topic_ledger(source, s->ledger);

@@ -9,10 +9,11 @@
 
 struct head_search;
 
-/* In the ledger of this source topic. The heads are taken over, also when it fails: NULL with a
- * message in err. wake_fd (an eventfd) is written when it is done. */
+/* In the ledger of this source topic, among the last `most` records of each of its partitions or
+ * not many more. The heads are taken over, also when it fails: NULL with a message in err. wake_fd
+ * (an eventfd) is written when it is done. */
 struct head_search *head_search_new(const struct config *, const char *source, struct heads *,
-                                    int wake_fd, struct buf *err);
+                                    int64_t most, int wake_fd, struct buf *err);
 void head_search_free(struct head_search *); /* ends it; NULL is fine */
 /* error: with FAILED and DENIED. */
 enum ledger_search_state head_search_state(struct head_search *, const char **ret_error);

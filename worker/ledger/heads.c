@@ -105,11 +105,26 @@ void heads_take(struct heads *h, struct str key, struct str value) {
     arena_free(&arena);
 }
 
+static bool is_open(const struct head *head) {
+    return head->state == HEAD_MISSING || head->state == HEAD_UNKNOWN_KEY;
+}
+
 size_t heads_open(const struct heads *h) {
     size_t n = 0;
-    for (size_t i = 0; i < h->n; i++)
-        n += h->v[i].state == HEAD_MISSING || h->v[i].state == HEAD_UNKNOWN_KEY;
+    for (size_t i = 0; i < h->n; i++) n += is_open(&h->v[i]);
     return n;
+}
+
+static const struct head *head_of(const struct heads *h, const char *topic, int32_t partition) {
+    for (size_t i = 0; i < h->n; i++)
+        if (h->v[i].want.partition == partition && strcmp(h->v[i].want.topic, topic) == 0)
+            return &h->v[i];
+    return NULL;
+}
+
+bool heads_found(const struct heads *h, const char *topic, int32_t partition) {
+    const struct head *head = head_of(h, topic, partition);
+    return head && !is_open(head);
 }
 
 const char *heads_wrong(const struct heads *h, const char *topic, int32_t partition) {
@@ -118,8 +133,6 @@ const char *heads_wrong(const struct heads *h, const char *topic, int32_t partit
         [HEAD_UNKNOWN_KEY] = "its newest entry is signed by another key",
         [HEAD_REFUSED] = "its newest entry is not signed",
         [HEAD_SIGNED] = NULL};
-    for (size_t i = 0; i < h->n; i++)
-        if (h->v[i].want.partition == partition && strcmp(h->v[i].want.topic, topic) == 0)
-            return what[h->v[i].state];
-    return what[HEAD_MISSING];
+    const struct head *head = head_of(h, topic, partition);
+    return what[head ? head->state : HEAD_MISSING];
 }

@@ -22,6 +22,8 @@ struct heads *heads_new(const char *group, const struct ledger_pubkey *keys, siz
 void heads_free(struct heads *);
 void heads_add(struct heads *, const struct head_want *);
 void heads_take(struct heads *, struct str key, struct str value);
+/* Whether it was among what was taken, and its key is known. */
+bool heads_found(const struct heads *, const char *topic, int32_t partition);
 /* How many are not known to be signed so or not. */
 size_t heads_open(const struct heads *);
 /* NULL: it is. Else what is wrong, a static phrase. */

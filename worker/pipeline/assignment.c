@@ -116,6 +116,7 @@ void assignment_prove(const struct lane *lane, struct partition *p, int64_t next
     const struct config *cfg = lane->cfg;
     bool any = lane->shared->signer && cfg->ledger && !cfg->ledger_begin_signing && p->meta.seq;
     p->proof = any ? PROOF_WANTED : PROOF_NONE;
+    p->proof_far = false;
     p->proof_next = next;
     p->proof_ms = lane->now_ms;
 }

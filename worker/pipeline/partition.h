@@ -35,6 +35,7 @@ struct partition {
     int64_t before;  /* where the chain of the old one ends; -1: it has none */
     enum recall_state recall;
     enum proof_state proof;
+    bool proof_far;               /* it is not near the ledger's end */
     int64_t proof_next, proof_ms; /* where that entry ends; since when it is wanted */
     /* careful.c */
     struct claim want;   /* what the metadata is to say of who reads */

@@ -12,6 +12,9 @@
 
 #define AGAIN_MS 5000
 #define IDLE_MS 1000 /* those that have work come first */
+/* A partition that nothing is written to may have its newest entry anywhere in years of a ledger.
+ * What a killed worker had not anchored is among the last. */
+#define IDLE_RECORDS 50000
 
 void proof_stop(struct lane *lane) {
     head_search_free(lane->proof);
@@ -48,11 +51,13 @@ static void start(struct lane *lane, const char *source, bool idle) {
     struct heads *heads = heads_new(lane->cfg->group, keys, n_keys);
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (p->proof != PROOF_WANTED || strcmp(p->base, source) != 0) continue;
-        if (!idle && !has_work(lane, p)) continue;
+        if (idle ? p->proof_far : !has_work(lane, p)) continue;
         p->proof = PROOF_ASKED;
         want(heads, p);
     }
-    lane->proof = head_search_new(lane->cfg, source, heads, lane->wake_fd, &err);
+    lane->proof = head_search_new(lane->cfg, source, heads, idle ? IDLE_RECORDS : INT64_MAX,
+                                  lane->wake_fd, &err);
+    lane->proof_is_idle = idle;
     for (struct partition *p = lane->partitions; !lane->proof && p; p = p->next)
         if (p->proof == PROOF_ASKED) p->proof = PROOF_WANTED;
     if (!lane->proof) failed(lane, buf_cstr(&err));
@@ -71,7 +76,13 @@ bool proof_waits(struct lane *lane, struct partition *p) {
 /* Heads that a killed worker had not anchored are to be, though nothing new comes. */
 static void look_at_idle(struct lane *lane) {
     for (struct partition *p = lane->partitions; lane->anchorer && p; p = p->next)
-        if (may_start(lane, p) && lane->now_ms - p->proof_ms >= IDLE_MS) start(lane, p->base, true);
+        if (may_start(lane, p) && !p->proof_far && lane->now_ms - p->proof_ms >= IDLE_MS)
+            start(lane, p->base, true);
+}
+
+/* It is looked for again when the partition has work. */
+static bool is_far(const struct lane *lane, const struct partition *p) {
+    return lane->proof_is_idle && !heads_found(head_search_heads(lane->proof), p->topic, p->id);
 }
 
 static void take(struct lane *lane, struct partition *p, const char *wrong) {
@@ -91,7 +102,8 @@ void proof_poll(struct lane *lane) {
     if (state == LEDGER_SEARCH_FAILED) failed(lane, error);
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (p->proof != PROOF_ASKED) continue;
-        if (state == LEDGER_SEARCH_FAILED)
+        p->proof_far = state == LEDGER_SEARCH_DONE && is_far(lane, p);
+        if (state == LEDGER_SEARCH_FAILED || p->proof_far)
             p->proof = PROOF_WANTED;
         else
             take(lane, p,
