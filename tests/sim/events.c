@@ -1,6 +1,7 @@
 #include "tests/sim/events.h"
 
 #include <inttypes.h>
+#include <openssl/sha.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -129,6 +130,12 @@ static void put_secret(struct destination_plan *d, const char *secret) {
 static void name_rules(struct destination_plan *d) {
     d->skip_on_fail = world_chance(300);
     if (d->skip_on_fail) both(d, ",\"skipOnFail\":true");
+    d->picky = world_chance(150);
+    if (d->picky) {
+        both(d, ",\"apisToSend\":[\"");
+        put_secret(d, "api-1"); /* as any string of a sink */
+        both(d, "\"]");
+    }
     both(d, "}");
 }
 
@@ -299,6 +306,8 @@ static void put_sink(struct text *t, const struct destination_plan *d, enum flaw
     }
 }
 
+#define HIDDEN "@" /* in a key, until its offset is known */
+
 static void put_run(struct text *t, struct event *e, const struct destination_plan *d,
                     enum flaw flaw, const char *status) {
     bool snake = world_chance(300);
@@ -313,10 +322,12 @@ static void put_run(struct text *t, struct event *e, const struct destination_pl
         updated);
     if (flaw != NO_ID)
         put(t, snake ? ",\"workspace_id\":\"%s\"" : ",\"workspaceId\":\"%s\"", workspace);
-    put(t,
-        snake ? ",\"project_id\":\"p-1\",\"job_id\":\"job_%d%s\""
-              : ",\"projectId\":\"p-1\",\"jobId\":\"job_%d%s\"",
-        e->number % 7, flaw == LONG_ID ? long_word() : "");
+    put(t, snake ? ",\"project_id\":\"p-1\",\"job_id\":\"" : ",\"projectId\":\"p-1\",\"jobId\":\"");
+    if (e->hides)
+        put_other(t, d->secret, "[REDACTED]");
+    else
+        put(t, "job_%d%s", e->number % 7, flaw == LONG_ID ? long_word() : "");
+    put(t, "\"");
     put(t,
         snake ? ",\"created_at\":\"%s\",\"updated_at\":\"%s\""
               : ",\"createdAt\":\"%s\",\"updatedAt\":\"%s\"",
@@ -325,13 +336,16 @@ static void put_run(struct text *t, struct event *e, const struct destination_pl
     put(t, snake ? ",\"successful_runs\":1,\"failed_runs\":0"
                  : ",\"successfulRuns\":1,\"failedRuns\":0");
     put_error(t, d, flaw);
+    if (e->api) put(t, ",\"apiInfo\":{\"name\":\"api-%d\"}", e->api);
     put(t, snake ? ",\"job_configuration_snapshot\":{\"configuration\":{}"
                  : ",\"jobConfigurationSnapshot\":{\"configuration\":{}");
     put_sink(t, d, flaw);
     put(t, "},\"x\": [1e400, \"%0*d\"]}", (int)world_between(1, 400), e->number);
-    snprintf(e->key, sizeof e->key, "%s/p-1/job_%d/ev-%06d/2026-01-01T%02d%%3A%02d%%3A%02dZ-%s",
-             workspace, e->number % 7, e->number, e->number / 3600 % 24, e->number / 60 % 60,
-             e->number % 60, status);
+    char job[16];
+    snprintf(job, sizeof job, e->hides ? HIDDEN : "job_%d", e->number % 7);
+    snprintf(e->key, sizeof e->key, "%s/p-1/%s/ev-%06d/2026-01-01T%02d%%3A%02d%%3A%02dZ-%s",
+             workspace, job, e->number, e->number / 3600 % 24, e->number / 60 % 60, e->number % 60,
+             status);
 }
 
 /* With compaction the last event of each partition is one that goes: what a window ends with. */
@@ -346,11 +360,13 @@ static enum flaw draw_flaw(int number) {
     return world_chance((unsigned)plan.unfit) ? (enum flaw)world_between(CUT, SINKLESS) : FLAWLESS;
 }
 
-static enum fate fate_of(enum flaw flaw, const struct destination_plan *d, const char *status) {
+static enum fate fate_of(const struct event *e, enum flaw flaw, const struct destination_plan *d,
+                         const char *status) {
     if (flaw == KILLS) return FATE_POISON;
     if (flaw == TOMBSTONE || flaw == SINKLESS) return FATE_SKIPPED;
     if (flaw != FLAWLESS && flaw != LONG_ID) return FATE_DEAD;
     if (d->skip_on_fail && strcmp(status, "FAILURE") == 0) return FATE_SKIPPED;
+    if (d->picky && e->api > 1) return FATE_SKIPPED;
     return flaw == LONG_ID && !plan.batch && !d->hook ? FATE_DEAD : FATE_DELIVERED;
 }
 
@@ -374,19 +390,34 @@ static void make_event(int number, enum flaw flaw) {
     if (world_chance((unsigned)plan.hot)) e->destination = 0;
     if (is_last(number)) make_last(e);
     const struct destination_plan *d = &destinations[e->destination];
+    if (flaw != KILLS && world_chance(200)) e->api = (int)world_between(1, 3);
+    e->hides = flaw == FLAWLESS && world_chance(15);
     buf_init(&t.value, TEXT_MAX);
     buf_init(&t.expected, TEXT_MAX);
     bool wrapped = world_chance(100);
     if (wrapped) put(&t, "{\"jobRun\":");
     put_run(&t, e, d, flaw, status);
     if (wrapped) put(&t, ",\"results\":{\"size\":123}}");
-    e->fate = fate_of(flaw, d, status);
+    e->fate = fate_of(e, flaw, d, status);
     if (flaw == CUT) t.value.n -= 3;
     if (flaw != TOMBSTONE) e->value = (struct str){t.value.p, t.value.n};
     e->expected = (struct str){t.expected.p, t.expected.n};
 }
 
 /* ---- producing ---- */
+
+/* A hash of where it is stands in the key for what is a secret. */
+static void hide_job(struct event *e) {
+    unsigned char digest[SHA256_DIGEST_LENGTH];
+    char text[96], key[sizeof e->key];
+    const char *at = strstr(e->key, HIDDEN);
+    int n = snprintf(text, sizeof text, "%s/%d/%" PRId64 "/jobId", topics[e->topic],
+                     (int)e->partition, e->offset);
+    SHA256((const unsigned char *)text, (size_t)n, digest);
+    snprintf(key, sizeof key, "%.*sredacted-%02x%02x%02x%02x%02x%02x%s", (int)(at - e->key), e->key,
+             digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], at + strlen(HIDDEN));
+    memcpy(e->key, key, sizeof key);
+}
 
 static void note_offset(struct event *e) {
     struct event ***list = &by_offset[e->topic][e->partition];
@@ -395,6 +426,7 @@ static void note_offset(struct event *e) {
     while (*n < e->offset) (*list)[(*n)++] = NULL;
     (*list)[(*n)++] = e;
     e->produced_us = world_us();
+    if (e->hides) hide_job(e);
     snprintf(e->key + strlen(e->key), sizeof e->key - strlen(e->key), "-%d-%" PRId64 ".json",
              (int)e->partition, e->offset);
     produced++;

@@ -30,6 +30,8 @@ struct event {
     int64_t offset;
     int destination; /* -1: none */
     enum fate fate;
+    int api;          /* that made it: api-1, ...; 0: none that is named */
+    bool hides;       /* its job is named by a secret */
     struct str value; /* p NULL: a tombstone */
     struct str expected;
     char key[200];       /* of its own object, prefix left out, once its offset is known */
@@ -60,6 +62,7 @@ struct event {
 struct destination_plan {
     int place;
     bool hook, skip_on_fail;
+    bool picky; /* apisToSend names one API */
     char prefix[32];
     char sink[600], redacted[600]; /* the sink object */
     char secret[48];

@@ -40,6 +40,7 @@ struct process {
     struct config *cfg;    /* in force; earlier ones stay, for lanes that still look at them */
     struct worker_shared shared;
     struct lane *lanes[LANES_MAX];
+    bool whole[LANES_MAX]; /* more than its budget may be held: it was read whatever it takes */
     int stands[LANES_MAX]; /* for so many ticks it has read nothing, for a destination */
     int n_lanes;
     struct process *next; /* of all there ever were */
@@ -205,6 +206,7 @@ static void set_limits(struct config *cfg) {
     set_ms(cfg, "breaker.probe", 2000);
     set_ms(cfg, "drain.timeout", vary(plan.drain_ms, 500, 8000));
     if (plan.anchors) set_credentials(cfg);
+    set_number(cfg, "dest.rate", plan.rate);
     set(cfg, "retry.permanent", plan.permanent_dead ? "dead" : "retry");
 }
 
@@ -372,6 +374,13 @@ static bool reads_whole(const struct lane *lane) {
     return false;
 }
 
+/* Until that is settled, too. */
+static void look_at_budget(const struct process *p, const struct lane *lane, bool *whole) {
+    size_t most = (size_t)(p->cfg->memory_budget / p->cfg->lanes);
+    *whole = reads_whole(lane) || (*whole && lane->held > most);
+    if (!*whole) judge_held(lane->held, most);
+}
+
 static void look_at_standing(const struct lane *lane, int *ticks) {
     *ticks = dispatch_saturated(lane->dispatch) ? *ticks + 1 : 0;
     judge_standing(*ticks * TICK_MS);
@@ -389,8 +398,7 @@ static void ask_lanes(const struct process *p) {
 static void tick(struct process *p, int ticks) {
     for (int i = 0; i < p->n_lanes; i++) {
         look_at_standing(p->lanes[i], &p->stands[i]);
-        if (!reads_whole(p->lanes[i]))
-            judge_held(p->lanes[i]->held, (size_t)(p->cfg->memory_budget / p->cfg->lanes));
+        look_at_budget(p, p->lanes[i], &p->whole[i]);
         look_at_windows(p, p->lanes[i]);
     }
     ask_lanes(p);
