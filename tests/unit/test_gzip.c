@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 #include <libdeflate.h>
+#include <malloc.h>
 
 #include "worker/base/gzip.h"
 #include "worker/base/hash.h"
@@ -106,6 +107,29 @@ static void test_the_same_bytes(void **state) {
     }
 }
 
+/* The next one gets the memory of this one. */
+static void leave_numbers(uint16_t number) {
+    struct gzip *g = gzip_new(1);
+    for (size_t at = 0; at < 512; at += sizeof number)
+        memcpy((char *)g + at, &number, sizeof number);
+    gzip_free(g);
+}
+
+static void test_whatever_was_in_its_memory(void **state) {
+    char first[HEX_LEN(SHA256_LEN) + 1], digest[HEX_LEN(SHA256_LEN) + 1];
+    (void)state;
+    mallopt(M_MMAP_THRESHOLD, 1 << 25); /* no pages of its own, which are empty */
+    mallopt(M_TRIM_THRESHOLD, 1 << 28);
+    fill_lines();
+    for (uint16_t number = 0; number < 16; number++) {
+        leave_numbers(number);
+        struct gzip *g = gzip_new(1);
+        digest_of(g, 0, 100000, number ? digest : first);
+        gzip_free(g);
+        if (number) assert_string_equal(digest, first);
+    }
+}
+
 static void test_crc(void **state) {
     (void)state;
     assert_int_equal(crc32_of("123456789", 9), 0xcbf43926u); /* the check value of CRC-32 */
@@ -117,6 +141,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_back),
         cmocka_unit_test(test_the_same_bytes),
+        cmocka_unit_test(test_whatever_was_in_its_memory),
         cmocka_unit_test(test_crc),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

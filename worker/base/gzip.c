@@ -23,6 +23,8 @@ struct gzip *gzip_new(int level) {
     struct gzip *g = aligned_alloc(alignof(struct gzip), sizeof *g);
     if (!g) abort();
     assert(level >= 1 && level <= GZIP_LEVEL_MAX);
+    /* How far back it looks is set by none of the calls below: 0 is all. */
+    memset(&g->stream, 0, sizeof g->stream);
     g->level = (uint32_t)level;
     g->tables_size = level == 1 ? ISAL_DEF_LVL1_DEFAULT : ISAL_DEF_LVL2_DEFAULT;
     return g;
