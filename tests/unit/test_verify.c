@@ -366,6 +366,92 @@ static void test_committed_now(void **state) {
     }
 }
 
+/* Entries that no worker writes, though each is well-formed. */
+static void test_impossible(void **state) {
+    (void)state;
+    static const int64_t offsets[] = {3};
+    static const struct ledger_item good[] = {
+        {.kind = LEDGER_DELIVERED, .key = "k", .status = 204, .offsets = offsets, .n = 1},
+        {.kind = LEDGER_DELIVERED, .key = "k", .offsets = offsets, .n = 1},
+        {.kind = LEDGER_DEAD, .fault = FAULT_SYSTEM, .why = "x", .offsets = offsets, .n = 1},
+        {.kind = LEDGER_PARKED, .tier = "1500ms", .why = "x", .offsets = offsets, .n = 1}};
+    static const struct ledger_item bad[] = {
+        {.kind = LEDGER_DELIVERED, .key = "k", .status = 500, .offsets = offsets, .n = 1},
+        {.kind = LEDGER_DELIVERED, .key = "k", .status = 99, .offsets = offsets, .n = 1},
+        {.kind = LEDGER_DEAD, .why = "x", .offsets = offsets, .n = 1},
+        {.kind = LEDGER_PARKED, .why = "x", .offsets = offsets, .n = 1},
+        {.kind = LEDGER_PARKED, .tier = "nowhere", .why = "x", .offsets = offsets, .n = 1},
+        {.kind = LEDGER_PARKED, .tier = "10s/../x", .why = "x", .offsets = offsets, .n = 1}};
+    struct story s;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        story_begin(&s, NULL);
+        world_settle(&s.w, 0, 5, &good[i], 1);
+        story_end(&s, NULL, 0, NULL, 0);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        story_begin(&s, NULL);
+        world_settle(&s.w, 0, 5, &bad[i], 1);
+        story_end(&s, "impossible", 3, NULL, 0);
+    }
+}
+
+/* Entries of one record each, with another text in the place of one. */
+static void test_impossible_texts(void **state) {
+    (void)state;
+    static const struct {
+        const char *was, *is;
+    } cases[] = {{"\"fault\":\"data\"", "\"fault\":\"gods\""},
+                 {"\"settled\":1760000000900", "\"settled\":1759999999900"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct story s;
+        story_begin(&s, NULL);
+        story_tell(&s, 0, LEDGER_DEAD, 0, 1, 0);
+        struct buf *b = &s.w.lines[0].value;
+        char *at = memmem(b->p, b->n, cases[i].was, strlen(cases[i].was));
+        assert_non_null(at);
+        memcpy(at, cases[i].is, strlen(cases[i].is));
+        uint8_t hash[SHA256_LEN];
+        char text[HEX_LEN(SHA256_LEN) + 1];
+        at = memmem(b->p, b->n, ",\"hash\":\"", 9);
+        sha256(b->p, (size_t)(at - b->p), hash);
+        hex(hash, SHA256_LEN, text);
+        memcpy(at + 9, text, HEX_LEN(SHA256_LEN));
+        memcpy(s.w.chains[0].head, hash, SHA256_LEN);
+        story_end(&s, "impossible", 0, NULL, 0);
+    }
+}
+
+/* A few hundred bytes that speak of millions of records: what that costs is bounded, and less where
+ * nobody with a key says it. */
+static void test_claims_are_bounded(void **state) {
+    struct keys *k = *state;
+    static const struct {
+        int64_t records;
+        bool with_key, is_signed, followed;
+    } cases[] = {{10000000, false, false, true},
+                 {10000001, false, false, false},
+                 {200000, true, true, true},
+                 {200000, true, false, false},
+                 {100000, true, false, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct story s;
+        int64_t n = cases[i].records;
+        story_begin(&s, cases[i].is_signed ? k->ours : NULL);
+        int64_t *offsets = xcalloc((size_t)n, sizeof *offsets);
+        for (int64_t v = 0; v < n; v++) offsets[v] = v;
+        struct ledger_item item = {
+            .kind = LEDGER_SKIPPED, .why = "x", .offsets = offsets, .n = (size_t)n};
+        world_settle(&s.w, 0, n, &item, 1);
+        free(offsets);
+        snprintf(s.seen.code, sizeof s.seen.code, "implausible");
+        world_snapshot(&s.w, &s.snapshot);
+        judge(&s.w, &s.snapshot, &k->ours_pub, cases[i].with_key, &s.seen);
+        assert_int_equal(s.seen.with_code, !cases[i].followed);
+        snapshot_free(&s.snapshot);
+        world_free(&s.w);
+    }
+}
+
 static void test_begins_late(void **state) {
     (void)state;
     struct story s;
@@ -561,6 +647,9 @@ int main(void) {
         cmocka_unit_test(test_committed_beyond_ledger),
         cmocka_unit_test(test_entries_younger_than_the_snapshot),
         cmocka_unit_test(test_committed_now),
+        cmocka_unit_test(test_impossible),
+        cmocka_unit_test(test_impossible_texts),
+        cmocka_unit_test(test_claims_are_bounded),
         cmocka_unit_test(test_begins_late),
         cmocka_unit_test(test_from),
         cmocka_unit_test(test_to),

@@ -286,7 +286,8 @@ static bool put_entry(struct lane *lane, struct txn *job, const struct partition
     entry->topic = p->topic;
     entry->partition = p->id;
     entry->seq = meta->seq;
-    entry->settled_ms = lane->wall_ms;
+    /* A clock that was put back meanwhile makes no window end before it began. */
+    entry->settled_ms = lane->wall_ms < entry->opened_ms ? entry->opened_ms : lane->wall_ms;
     memcpy(entry->prev, meta->head, SHA256_LEN);
     const struct ledger_signer *signer = partition_signs(p) ? lane->shared->signer : NULL;
     bool ok = ledger_encode(entry, signer, &value, meta->head);

@@ -266,7 +266,8 @@ bool chains_encode(const struct chains *c, enum fault fault, int32_t partition,
                               .first = INT64_MAX,
                               .seq = chain->next_seq,
                               .opened_ms = times.died_ms,
-                              .settled_ms = times.now_ms,
+                              .settled_ms =
+                                  times.now_ms < times.died_ms ? times.died_ms : times.now_ms,
                               .introduce = !chain->introduced,
                               .items = items,
                               .n_items = n};

@@ -5,13 +5,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "config/config.h"
 #include "worker/base/hash.h"
 #include "worker/base/table.h"
 #include "worker/ledger/parse.h"
 #include "worker/tools/spans.h"
 
-/* What one entry may expand to: ten times the records that configuration allows in a window. */
-#define RECORDS_MAX 100000000
+/* What one entry may expand to: the records that configuration allows in a window (batch.records).
+ */
+#define RECORDS_MAX 10000000
+/* And one that no key vouches for, where keys are given: it is a finding already, and anybody may
+ * have written it. */
+#define UNVOUCHED_MAX 100000
+/* Records that are open at one time: 1.6 GB. */
+#define ORIGINS_MAX 20000000
 #define TIERS_MAX 255
 #define TIER_UNKNOWN TIERS_MAX
 
@@ -155,6 +162,7 @@ struct audit {
     struct tier tiers[TIERS_MAX];
     size_t n_tiers;
     bool waiting_known;               /* audit_waiting() */
+    bool full;                        /* ORIGINS_MAX was reached */
     struct arena arena;               /* of the entry at hand */
     const struct ledger_place *place; /* its own; NULL: the end */
     struct audit_row *rows;
@@ -483,7 +491,8 @@ static void rotate(struct audit *a, struct chain *c, const struct ledger_entry *
     say(a, c, "rotated", e->first, "key %s is replaced by %s", e->rotate_from, next->id);
 }
 
-static void check_signed(struct audit *a, struct chain *c, const struct ledger_entry *e) {
+/* Whether a key that is given vouches for the entry, by what it says alone. */
+static bool check_signed(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     struct ledger_pubkey next;
     if (e->rotates) {
         ledger_pubkey_from_raw(e->rotate_to, &next);
@@ -498,20 +507,24 @@ static void check_signed(struct audit *a, struct chain *c, const struct ledger_e
         say(a, c, "unknown-key", e->first,
             "entry %" PRIu64 " is signed by key %s, which is not among those given", e->seq,
             e->key);
+        return false;
     } else if (!ledger_pubkey_check(&key->pub, e->hash, SHA256_LEN, e->sig)) {
         say(a, c, "bad-signature", e->first, "entry %" PRIu64 "'s signature is not key %s's",
             e->seq, e->key);
+        return false;
     } else if (key->retired) {
         if (c->retired_tail++ == 0) c->retired_first = e->first;
     } else {
         c->retired_tail = 0; /* the chain below a current key's signature is vouched for by it */
     }
+    return true;
 }
 
-static void chain_check_signature(struct audit *a, struct chain *c, const struct ledger_entry *e) {
+/* Without keys everything counts as vouched for. */
+static bool chain_check_signature(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     if (e->is_signed) {
         if (c->row.signed_entries++ == 0) c->signed_from = e->seq;
-        if (c->n_keys) check_signed(a, c, e);
+        return !c->n_keys || check_signed(a, c, e);
     } else if (c->row.signed_entries && c->n_keys) {
         say(a, c, "unsigned", e->first,
             "entry %" PRIu64 " is not signed, and entries before it are", e->seq);
@@ -522,6 +535,7 @@ static void chain_check_signature(struct audit *a, struct chain *c, const struct
     } else {
         c->unsigned_prefix++;
     }
+    return !c->n_keys || (c->until && e->seq < c->until);
 }
 
 /* Whoever can write to Kafka can make such a beginning without a key, and the worker goes on from
@@ -645,8 +659,21 @@ static uint64_t lives(const struct chain *c) {
     return c->row.anew + 1;
 }
 
+/* Memory is bounded: what is beyond that is not judged. */
+static bool is_full(struct audit *a, struct chain *c) {
+    if (!a->full && a->origins.n >= ORIGINS_MAX) {
+        a->full = true;
+        say(a, c, "too-many", -1,
+            "more than %d records are open at one time: their stories are not followed from here "
+            "on",
+            ORIGINS_MAX);
+    }
+    return a->full;
+}
+
 static void tally(struct audit *a, struct chain *chain, int64_t offset, enum ledger_kind kind,
                   enum teller teller, bool late, uint8_t tier) {
+    if (is_full(a, chain)) return;
     struct origin_tally *t = origin_at(&a->origins, chain, offset);
     if (teller == BY_RETRY) t->taken++;
     if (teller == BY_SOURCE && t->opened < 100) t->opened++;
@@ -685,6 +712,11 @@ static bool is_late(const struct chain *c, const struct ledger_entry *e) {
 /* What entries of dead topics say, and no others. */
 static bool of_dead(enum ledger_kind kind) {
     return kind == LEDGER_REDRIVEN || kind == LEDGER_DISCARDED;
+}
+
+/* To a retry topic. */
+static bool parks(const struct ledger_group *g) {
+    return g->kind == LEDGER_PARKED || (g->kind == LEDGER_REDRIVEN && g->tier.n);
 }
 
 static void follow_origins(struct audit *a, struct chain *c, const struct ledger_entry *e,
@@ -728,6 +760,43 @@ static void follow_source(struct audit *a, struct chain *c, const struct ledger_
             tally(a, c, v, g->kind, BY_SOURCE, is_late(c, e), tier);
 }
 
+static bool is_fault(struct str fault) {
+    return str_is(fault, fault_name(FAULT_TENANT)) || str_is(fault, fault_name(FAULT_DATA)) ||
+           str_is(fault, fault_name(FAULT_SYSTEM));
+}
+
+/* "10s": the end of a retry topic's name. */
+static bool is_delay(struct str tier) {
+    char text[32];
+    int64_t unused;
+    if (!tier.n || tier.n >= sizeof text) return false;
+    memcpy(text, tier.p, tier.n);
+    text[tier.n] = '\0';
+    return config_parse_ms(text, &unused);
+}
+
+/* NULL, or what no worker says of any record. */
+static const char *impossible(const struct ledger_group *g) {
+    if (g->kind == LEDGER_DELIVERED && g->status && (g->status < 200 || g->status > 299))
+        return "it was delivered, and its status is no success";
+    if (g->kind == LEDGER_DEAD && !is_fault(g->fault)) return "it is dead by nobody's fault";
+    if (g->fault.n && !is_fault(g->fault)) return "there is no such fault";
+    if (parks(g) && !is_delay(g->tier)) return "there is no such retry topic";
+    return NULL;
+}
+
+static void check_words(struct audit *a, struct chain *c, const struct ledger_entry *e) {
+    if (e->settled_ms < e->opened_ms)
+        say(a, c, "impossible", e->first, "entry %" PRIu64 " was settled before it was opened",
+            e->seq);
+    for (size_t i = 0; i < e->n_groups; i++) {
+        const char *what = impossible(&e->groups[i]);
+        if (what)
+            say(a, c, "impossible", e->groups[i].offsets[0].a, "entry %" PRIu64 ": %s", e->seq,
+                what);
+    }
+}
+
 /* From here on offsets are those of another topic. What was parked of the old one still has its
  * outcome to come. */
 static void begin_anew(struct audit *a, struct chain *c, const struct ledger_entry *e) {
@@ -740,12 +809,14 @@ static void begin_anew(struct audit *a, struct chain *c, const struct ledger_ent
         e->before, e->seq, e->first);
 }
 
-static void follow(struct audit *a, struct chain *c, const struct ledger_entry *e) {
+/* most: the records that it may speak of. */
+static void follow(struct audit *a, struct chain *c, const struct ledger_entry *e, uint64_t most) {
     uint64_t count = 0;
     for (size_t i = 0; i < e->n_groups; i++) {
-        if (e->groups[i].count > RECORDS_MAX - count) {
-            say(a, c, "implausible", e->first, "entry %" PRIu64 " speaks of more than %d records",
-                e->seq, RECORDS_MAX);
+        if (e->groups[i].count > most - count) {
+            say(a, c, "implausible", e->first,
+                "entry %" PRIu64 " speaks of more than %" PRIu64 " records: they are not followed",
+                e->seq, most);
             return;
         }
         count += e->groups[i].count;
@@ -864,7 +935,7 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     if (!intact)
         say(a, c, "bad-hash", e.first,
             "entry %" PRIu64 " was altered: its hash is not that of its bytes", e.seq);
-    chain_check_signature(a, c, &e);
+    bool vouched = chain_check_signature(a, c, &e);
     enum chain_answer answer = chain_add(a, c, &e, intact);
     if (c->expected && c->row.has_meta && e.seq + 1 == c->row.meta_seq && intact &&
         memcmp(e.hash, c->row.meta_head, SHA256_LEN) == 0) {
@@ -876,7 +947,8 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     }
     if (answer != CHAIN_NEW) return;
     c->row.entries++;
-    follow(a, c, &e);
+    check_words(a, c, &e);
+    follow(a, c, &e, vouched && intact ? RECORDS_MAX : UNVOUCHED_MAX);
 }
 
 /* Whether a record that is to wait in a retry topic is known not to be there. */
