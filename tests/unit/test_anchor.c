@@ -434,6 +434,7 @@ static void test_cut_short(void **state) {
         if (w.lines[i].chain == 1 && i / w.n_chains == 3) drop_line(&w, i);
     compare(&t, &w, &anchors);
     expect(&t, "anchor-missing", 1);
+    assert_non_null(strstr(t.seen.first, "the ledger has others before and after it"));
     world_free(&w);
     anchors_free(&anchors);
 }
@@ -534,6 +535,23 @@ static void test_rotation(void **state) {
     anchors_free(&anchors);
 }
 
+/* The right entry under the right number, and another end. */
+static void test_other_end(void **state) {
+    struct keys *k = *state;
+    struct world w;
+    struct anchors anchors = {0};
+    struct trial t = trial(k, "anchor-differs");
+    settle(&w, 5, k->ours, NULL);
+    w.chains[1].next++;
+    take(&anchors, &w, k->ours, WORLD_GROUP, AT);
+    w.chains[1].next--;
+    compare(&t, &w, &anchors);
+    expect(&t, "anchor-differs", 1);
+    assert_int_equal(t.sums.found, w.n_chains - 1);
+    world_free(&w);
+    anchors_free(&anchors);
+}
+
 static void test_others(void **state) {
     struct keys *k = *state;
     struct world w, forged;
@@ -592,6 +610,7 @@ int main(void) {
         cmocka_unit_test(test_hidden_beginning),
         cmocka_unit_test(test_signatures),
         cmocka_unit_test(test_rotation),
+        cmocka_unit_test(test_other_end),
         cmocka_unit_test(test_others),
         cmocka_unit_test(test_flips),
     };

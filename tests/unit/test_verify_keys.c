@@ -159,6 +159,29 @@ static void test_retired_key(void **state) {
     }
 }
 
+/* An entry from before the rotation that stands there again, as it was, says nothing about its key.
+ */
+static void test_retired_key_repeated(void **state) {
+    struct keys *k = *state;
+    struct story s;
+    rotate(k, k->other, "ours");
+    story_begin(&s, k->ours);
+    story_tell(&s, 0, LEDGER_SKIPPED, 0, 5, 0);
+    s.w.signer = k->other;
+    tell_introduced(&s, 9);
+    struct world_line *again = world_add(&s.w);
+    const struct world_line *old = &s.w.lines[0];
+    memcpy(again->key, old->key, sizeof old->key);
+    buf_add(&again->value, old->value.p, old->value.n);
+    world_snapshot(&s.w, &s.snapshot);
+    snprintf(s.seen.code, sizeof s.seen.code, "repeated");
+    judge(&s.w, &s.snapshot, &k->ours_pub, 1, &s.seen);
+    assert_int_equal(s.seen.findings, 0);
+    assert_int_equal(s.seen.with_code, 1);
+    snapshot_free(&s.snapshot);
+    world_free(&s.w);
+}
+
 /* A key that was replaced can't name another successor. */
 static void test_retired_key_rotates_nothing(void **state) {
     struct keys *k = *state;
@@ -186,6 +209,7 @@ int main(void) {
         cmocka_unit_test(test_unsigned_end),
         cmocka_unit_test(test_rotation),
         cmocka_unit_test(test_retired_key),
+        cmocka_unit_test(test_retired_key_repeated),
         cmocka_unit_test(test_retired_key_rotates_nothing),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -36,6 +36,8 @@ struct mark {
     int64_t next;
     uint32_t source; /* the first anchor that does */
     bool found, differs;
+    bool ends_elsewhere; /* the entry's next, below, is not what the anchor says */
+    int64_t entry_next;
     uint8_t hash[SHA256_LEN], other[SHA256_LEN];
 };
 
@@ -319,6 +321,8 @@ void anchored_entry(struct anchored *x, const struct ledger_entry *e) {
         struct mark *m = &s->marks[i];
         if (memcmp(m->hash, e->hash, SHA256_LEN) == 0) {
             m->found = true;
+            m->ends_elsewhere = m->next != e->next;
+            m->entry_next = e->next;
         } else {
             m->differs = true;
             memcpy(m->other, e->hash, SHA256_LEN);
@@ -366,7 +370,12 @@ static void say_missing(struct anchored *x, const struct spot *s, const struct m
 
 static void judge(struct anchored *x, struct spot *s, const struct mark *m) {
     int64_t at = x->sources[m->source].at_ms;
-    if (m->found)
+    if (m->found && m->ends_elsewhere)
+        say_of(x, s, m, "anchor-differs",
+               "entry %" PRIu64 " ends at %" PRId64 ", and was anchored as ending at %" PRId64
+               " (anchor %s)",
+               m->seq, m->entry_next, m->next, x->sources[m->source].name);
+    else if (m->found)
         x->sums.found++;
     else if (m->differs)
         say_differs(x, s, m, m->other, "the ledger's");
@@ -375,7 +384,7 @@ static void judge(struct anchored *x, struct spot *s, const struct mark *m) {
     else if (m->seq > s->last_seq)
         say_missing(x, s, m, "the chain ends with entry", s->last_seq);
     else if (m->seq >= s->first_seq)
-        say_missing(x, s, m, "the chain begins with entry", s->first_seq);
+        say_missing(x, s, m, "the ledger has others before and after it", NO_ENTRY);
     else if (m->seq + 1 == s->first_seq && memcmp(m->hash, s->first_prev, SHA256_LEN) != 0)
         say_differs(x, s, m, s->first_prev, "what the first entry read names as the one before it");
     else if (x->limits->from_ms && m->seq + 1 < s->first_seq && at >= x->limits->from_ms + STALE_MS)

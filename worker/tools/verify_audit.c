@@ -935,8 +935,10 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     if (!intact)
         say(a, c, "bad-hash", e.first,
             "entry %" PRIu64 " was altered: its hash is not that of its bytes", e.seq);
+    uint64_t retired = c->retired_tail;
     bool vouched = chain_check_signature(a, c, &e);
     enum chain_answer answer = chain_add(a, c, &e, intact);
+    if (answer == CHAIN_REPEAT) c->retired_tail = retired; /* it has its place further back */
     if (c->expected && c->row.has_meta && e.seq + 1 == c->row.meta_seq && intact &&
         memcmp(e.hash, c->row.meta_head, SHA256_LEN) == 0) {
         c->head_found = true;
