@@ -54,7 +54,8 @@ static struct {
     struct sink_env env;
     int64_t now, heard;
     struct delivery deliveries[MOST];
-    size_t size; /* of what is added */
+    size_t size;      /* of what is added */
+    unsigned headers; /* of its destination */
     size_t used, ended, delivered, parked, failed;
     struct outcome last;
 } world;
@@ -83,14 +84,14 @@ static void set(const char *name, const char *value) {
     buf_free(&err);
 }
 
-static int begin(void **state) {
-    (void)state;
+static int begin_with(const char *budget) {
     memset(&world, 0, sizeof world);
     memset(&sink, 0, sizeof sink);
     struct buf err;
     buf_init(&err, 4096);
     world.cfg = config_new();
     set("egress.http", "true");
+    set("memory.budget", budget);
     set("egress.allow", "127.0.0.0/8");
     if (!config_finish(world.cfg, &err)) fail_msg("%s", buf_cstr(&err));
     world.router = router_new(world.cfg);
@@ -101,6 +102,16 @@ static int begin(void **state) {
     world.env.cfg = world.cfg;
     world.dispatch = dispatch_new(world.cfg, &world.env, &world.now, &world.heard, false);
     return 0;
+}
+
+static int begin(void **state) {
+    (void)state;
+    return begin_with("256MiB");
+}
+
+static int begin_small(void **state) {
+    (void)state;
+    return begin_with("64MiB");
 }
 
 /* Time in which the lane listens. */
@@ -136,10 +147,15 @@ static int end(void **state) {
 }
 
 static struct delivery *add(const char *url, uint64_t workspace, bool batched) {
-    char json[256];
+    char json[8192];
     struct destination *dest;
     struct outcome o;
-    snprintf(json, sizeof json, "{\"type\":\"webhook\",\"url\":\"%s\"}", url);
+    int n = snprintf(json, sizeof json, "{\"type\":\"webhook\",\"url\":\"%s\"", url);
+    for (unsigned i = 0; i < world.headers; i++)
+        n += snprintf(json + n, sizeof json - (size_t)n, "%s\"X-%u\":\"%0100u\"%s",
+                      i ? "," : ",\"headers\":{", i, (unsigned)world.used,
+                      i + 1 < world.headers ? "" : "}");
+    snprintf(json + n, sizeof json - (size_t)n, "}");
     struct jobrun run = {.sink = str_c(json)};
     if (route_again(world.router, &run, world.now, &dest, &o) != ROUTE_DELIVER)
         fail_msg("%s", o.detail);
@@ -475,6 +491,24 @@ static void test_big_events(void **state) {
 
 /* A backfill waits for a destination that is new instead of parking what it has been started for.
  */
+/* A destination may take a hundred times what its event does. */
+static void test_fat_destinations(void **state) {
+    (void)state;
+    size_t all = router_room(world.router);
+    world.headers = 50;
+    for (unsigned workspaces = 1; workspaces <= 40; workspaces += 39)
+        for (unsigned i = 0; i < 2000; i++) {
+            add_to("127.0.0.2", i, 1000 + i % workspaces);
+            if (i % 100 == 0) dispatch_run(world.dispatch);
+            assert_false(dispatch_saturated(world.dispatch));
+            assert_true(router_room(world.router) > all / 3);
+        }
+    world.headers = 0;
+    add_to("127.0.0.3", 0, 1);
+    dispatch_run(world.dispatch);
+    assert_int_equal(flying_of(1), 1);
+}
+
 static void test_a_backfill_is_patient(void **state) {
     dispatch_free(world.dispatch);
     world.dispatch = dispatch_new(world.cfg, &world.env, &world.now, &world.heard, true);
@@ -583,6 +617,7 @@ int main(void) {
         TEST(test_a_backlog_before_everybody_else),
         TEST(test_a_backlog_alone),
         TEST(test_big_events),
+        cmocka_unit_test_setup_teardown(test_fat_destinations, begin_small, end),
         TEST(test_a_backfill_is_patient),
         TEST(test_the_last_attempt_is_made),
         cmocka_unit_test_setup_teardown(test_who_is_sick, begin, end),

@@ -52,6 +52,7 @@ struct delivery {
     char *key;
     const char *label; /* of its destination, which may be gone by the time it is settled */
     size_t size;       /* of its members' payloads: about how many bytes the body will have */
+    size_t charged;    /* by dispatch, to its workspace and host */
     struct buf body;
     struct progress progress;
     struct outcome outcome; /* once ended */

@@ -242,24 +242,27 @@ static void rejudge(struct dispatch *d, struct queue *q) {
     q->risky = risky;
 }
 
-static size_t charge(const struct delivery *v) {
-    return v->size + DELIVERY_BYTES;
+/* What it keeps in memory. The deliveries that a destination has keep that together. */
+static size_t charge(const struct queue *q, const struct delivery *v) {
+    return v->size + DELIVERY_BYTES +
+           destination_bytes(v->batch.dest) / (1 + q->waiting + q->flying);
 }
 
 /* From here to leave() it counts for its workspace and host. */
-static void enter(struct dispatch *d, struct delivery *v) {
+static void enter(struct dispatch *d, const struct queue *q, struct delivery *v) {
     uint64_t host = v->batch.dest->host;
+    v->charged = charge(q, v);
     v->of_workspace = shares_take(&d->workspaces, v->batch.workspace);
     v->of_host = host ? shares_take(&d->hosts, host) : NULL;
-    v->of_workspace->bytes += charge(v);
-    if (v->of_host) v->of_host->bytes += charge(v);
-    d->bytes += charge(v);
+    v->of_workspace->bytes += v->charged;
+    if (v->of_host) v->of_host->bytes += v->charged;
+    d->bytes += v->charged;
 }
 
 static void leave(struct dispatch *d, struct delivery *v) {
-    v->of_workspace->bytes -= charge(v);
-    if (v->of_host) v->of_host->bytes -= charge(v);
-    d->bytes -= charge(v);
+    v->of_workspace->bytes -= v->charged;
+    if (v->of_host) v->of_host->bytes -= v->charged;
+    d->bytes -= v->charged;
     shares_give(&d->workspaces, v->of_workspace);
     if (v->of_host) shares_give(&d->hosts, v->of_host);
     v->of_workspace = v->of_host = NULL;
@@ -477,9 +480,9 @@ static bool is_troubled(const struct dispatch *d, const struct delivery *v) {
 static bool has_share(const struct dispatch *d, const struct delivery *v, bool count) {
     const struct tally *w = v->of_workspace, *h = v->of_host;
     int64_t ws = d->cfg->dest_workspace_share, hs = d->cfg->dest_host_share;
-    size_t used = d->bytes - charge(v); /* it is counted already */
-    if (!shares_allow(w->bytes - charge(v), used, most_bytes(v), ws)) return false;
-    if (h && !shares_allow(h->bytes - charge(v), used, most_bytes(v), hs)) return false;
+    size_t used = d->bytes - v->charged; /* it is counted already */
+    if (!shares_allow(w->bytes - v->charged, used, most_bytes(v), ws)) return false;
+    if (h && !shares_allow(h->bytes - v->charged, used, most_bytes(v), hs)) return false;
     return !count || (shares_allow(w->waiting, d->waiting, most_waiting(d), ws) &&
                       (!h || shares_allow(h->waiting, d->waiting, most_waiting(d), hs)));
 }
@@ -548,7 +551,7 @@ void dispatch_add(struct dispatch *d, struct delivery *v) {
     rejudge(d, q);
     note_seen(d, v->batch.workspace);
     if (!q->waiting && !q->risky) note_prompt(d, q);
-    enter(d, v);
+    enter(d, q, v);
     if (has_room(d, q, v)) {
         enqueue(d, q, v);
         return;

@@ -146,9 +146,11 @@ static void destination_charge(struct router *r, struct known_destination *p) {
     r->bytes += p->bytes;
 }
 
-/* Whether forgetting sink objects is due, and would help, before n more bytes come. */
+/* Whether forgetting sink objects is due, and would help, before n more bytes come. What is held
+ * can't be forgotten. It takes the place of what is not, but for the last quarter. */
 static bool too_large(const struct router *r, size_t n) {
-    return r->bytes - r->pinned + n > r->max_bytes;
+    size_t most = r->max_bytes / 4 * 3, held = r->pinned < most ? r->pinned : most;
+    return r->bytes - r->pinned + n > r->max_bytes - held;
 }
 
 /* What is forgotten next when room is needed. A tenant who sends a new sink object each time makes
@@ -553,6 +555,10 @@ size_t router_room(const struct router *r) {
 
 size_t destination_room(const struct destination *d) {
     return router_room(((const struct known_destination *)(const void *)d)->router);
+}
+
+size_t destination_bytes(const struct destination *d) {
+    return ((const struct known_destination *)(const void *)d)->bytes;
 }
 
 void router_tick(struct router *r, int64_t now_ms) {

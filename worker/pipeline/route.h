@@ -40,13 +40,15 @@ void *destination_state(struct destination *);
 /* Calls fn for each destination known. */
 void router_each(struct router *, void (*fn)(struct destination *, void *), void *);
 size_t router_count(const struct router *);
-/* Memory that it takes with all destinations, their secrets in the scrubber included. Those that
- * are not held take a quarter of the lane's memory.budget at most: of the workspace that has most,
- * the longest unused are forgotten. */
+/* Memory that it takes with all destinations, their secrets in the scrubber included. That is a
+ * quarter of the lane's memory.budget at most, but for what is held above three quarters of that:
+ * of the workspace that has most, the longest unused are forgotten. */
 size_t router_bytes(const struct router *);
 /* What it leaves of the half of the lane's memory.budget that it shares with the records. */
 size_t router_room(const struct router *);
 size_t destination_room(const struct destination *);
+/* What this one takes of it. */
+size_t destination_bytes(const struct destination *);
 /* Forgets the idle. Cheap when there is nothing to do. */
 void router_tick(struct router *, int64_t now_ms);
 
