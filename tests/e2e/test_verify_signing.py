@@ -134,6 +134,18 @@ class Signing(rig.Case):
         self.assertEqual(set(), self.verify("--unsigned-until", f"{self.topic}/0@{before}"))
         self.assertEqual({"unsigned-beginning"}, self.verify("--unsigned-until", f"{self.topic}/1@{before}"))
 
+    def test_set_behind(self):
+        """a group that was set behind records before it settled anything: --records says how many are not covered"""
+        self.produce()
+        forger.commit(self.kafka.bootstrap, self.group, {(self.topic, 0): (50, "")})
+        self.work()
+        done = rig.runsink("verify", "--config", str(self.last.config), "--json", "--records")
+        answer = json.loads(done.stdout)
+        self.assertEqual((COUNT - 50, 50), (answer["records"], answer["records_uncovered"]))
+        notes = [f for f in answer["findings"] if f["code"] == "before-beginning"]
+        self.assertEqual([(self.topic, 0)], [(f["topic"], f["partition"]) for f in notes])
+        self.assertIn(" 50 records ", notes[0]["text"])
+
     def test_committed_state(self):
         """what the group has committed is absent, empty or older than the ledger: where that ends can't be known"""
         self.produce()

@@ -538,6 +538,14 @@ static void see(bool anew) {
                          v % 7 != 6 || v + 1 == w.chains[0].next || (anew && v < 3));
     assert_true(audit_seen(a, WORLD_SOURCE, 0, w.chains[0].next)); /* not settled yet */
     assert_true(audit_seen(a, WORLD_SOURCE, 9, 0));                /* no chain */
+    assert_int_equal(audit_covers(a, WORLD_SOURCE, 1, 99), AUDIT_BEFORE);
+    assert_int_equal(audit_covers(a, WORLD_SOURCE, 1, 100), AUDIT_COVERED);
+    assert_int_equal(audit_covers(a, WORLD_SOURCE, 1, w.chains[1].next - 1), AUDIT_COVERED);
+    assert_int_equal(audit_covers(a, WORLD_SOURCE, 1, w.chains[1].next), AUDIT_BEYOND);
+    assert_int_equal(audit_covers(a, WORLD_SOURCE, 9, 0), AUDIT_BEYOND);
+    audit_expect(a, WORLD_SOURCE, 9, 5, NULL);
+    assert_int_equal(audit_covers(a, WORLD_SOURCE, 9, 4), AUDIT_BEFORE);
+    assert_int_equal(audit_covers(a, WORLD_SOURCE, 9, 5), AUDIT_BEYOND);
     audit_free(a);
     world_free(&w);
 }

@@ -472,13 +472,38 @@ static bool read_waiting(struct verify *v, const struct snapshot *s, struct audi
     return ok && v->err.n == 0;
 }
 
+/* A group that began at the end of its topic has records before its first entry, and so has one
+ * that somebody has set there: nothing tells the two apart. */
+static void tell_before(struct audit *a, const struct topic *t, const uint64_t *before) {
+    for (int32_t p = 0; p < t->partitions; p++) {
+        char text[160];
+        if (!before[p]) continue;
+        snprintf(text, sizeof text,
+                 "Kafka holds %llu records before the first one that the ledger covers: nothing is "
+                 "said of them",
+                 (unsigned long long)before[p]);
+        audit_report(a, &(struct finding){.note = true,
+                                          .code = "before-beginning",
+                                          .topic = t->name,
+                                          .partition = p,
+                                          .offset = -1,
+                                          .text = text});
+    }
+}
+
 static bool read_topic_records(struct verify *v, const struct topic *t, bool retry, struct audit *a,
-                               uint64_t *checked) {
+                               struct report_sums *sums) {
     struct reader *r = reader_new(v->rk, READER_ANY);
     bool ok = reader_add_topic(r, t, NULL, &v->err);
+    uint64_t *before = xcalloc((size_t)t->partitions + 1, sizeof *before);
     rd_kafka_message_t *m;
     uint64_t n = 0;
     while (ok && (m = reader_next(r, 0, &v->err))) {
+        enum audit_cover cover = audit_covers(a, t->name, m->partition, m->offset);
+        sums->records_checked += cover == AUDIT_COVERED;
+        sums->records_uncovered += cover != AUDIT_COVERED;
+        if (cover == AUDIT_BEFORE && !retry && !v->limits.from_ms && m->partition < t->partitions)
+            before[m->partition]++;
         if (!audit_seen(a, t->name, m->partition, m->offset) &&
             !(retry && is_foreign(m, v->group))) {
             struct finding f = {.code = "no-outcome",
@@ -492,19 +517,20 @@ static bool read_topic_records(struct verify *v, const struct topic *t, bool ret
         report_progress(&v->report, t->name, ++n, reader_progress(r));
     }
     reader_free(r);
-    *checked += n;
+    if (!v->err.n) tell_before(a, t, before);
+    free(before);
     return v->err.n == 0;
 }
 
 /* Each record of the source and retry topics that the ledger covers must have an outcome in it. */
 static bool read_records(struct verify *v, const char *source, struct audit *a,
-                         uint64_t *ret_checked) {
+                         struct report_sums *sums) {
     bool ok = true;
     for (size_t i = 0; ok && i < v->all.n; i++) {
         const struct topic *t = &v->all.v[i];
         enum topic_kind kind;
         if (belongs(t, source, &kind) && (kind == TOPIC_SOURCE || kind == TOPIC_RETRY))
-            ok = read_topic_records(v, t, kind == TOPIC_RETRY, a, ret_checked);
+            ok = read_topic_records(v, t, kind == TOPIC_RETRY, a, sums);
     }
     return ok;
 }
@@ -522,7 +548,7 @@ static bool read_all(struct verify *v, const struct snapshot *s, struct watchers
         objects_sums(w->objects, &sums->objects_checked, &sums->objects_bytes);
     }
     if (!s->unfinished && !read_waiting(v, s, w->audit)) return false;
-    if (v->records && !read_records(v, s->source, w->audit, &sums->records_checked)) return false;
+    if (v->records && !read_records(v, s->source, w->audit, sums)) return false;
     return !v->export_dir || export_finish(v->export_dir, s, &v->err);
 }
 

@@ -329,6 +329,16 @@ void audit_waits(struct audit *a, const struct origin *o) {
     if (t && t->waiting < UINT16_MAX) t->waiting++; /* else settled since, or parked since */
 }
 
+enum audit_cover audit_covers(const struct audit *a, const char *topic, int32_t partition,
+                              int64_t offset) {
+    const struct chain *c = chain_find(a, str_c(topic), partition);
+    if (!c || !c->begun) /* the group stands somewhere, and nothing was settled */
+        return c && offset < c->row.committed ? AUDIT_BEFORE : AUDIT_BEYOND;
+    return offset < c->row.first  ? AUDIT_BEFORE
+           : offset < c->row.next ? AUDIT_COVERED
+                                  : AUDIT_BEYOND;
+}
+
 bool audit_seen(const struct audit *a, const char *topic, int32_t partition, int64_t offset) {
     const struct chain *c = chain_find(a, str_c(topic), partition);
     if (!c || !c->begun || offset < c->row.first || offset >= c->row.next) return true;

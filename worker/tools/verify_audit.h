@@ -82,6 +82,10 @@ void audit_waits(struct audit *, const struct origin *);
 /* Whether an entry gives this record an outcome (keep_seen). Records outside of what the chain
  * covers are none of its business: true. */
 bool audit_seen(const struct audit *, const char *topic, int32_t partition, int64_t offset);
+/* What the ledger covers of the partition begins behind this record, ends before it, or has it. */
+enum audit_cover { AUDIT_BEFORE, AUDIT_COVERED, AUDIT_BEYOND };
+enum audit_cover audit_covers(const struct audit *, const char *topic, int32_t partition,
+                              int64_t offset);
 /* Judges what only the end can tell. */
 void audit_finish(struct audit *);
 /* The entry with which that partition's signing began, as options say; 0: with the first one. */

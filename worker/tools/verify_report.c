@@ -114,7 +114,10 @@ static void sums_json(struct buf *b, const struct report_sums *sums) {
         out_uint(b, "objects", sums->objects_checked);
         out_uint(b, "object_bytes", sums->objects_bytes);
     }
-    if (sums->records) out_uint(b, "records", sums->records_checked);
+    if (sums->records) {
+        out_uint(b, "records", sums->records_checked);
+        out_uint(b, "records_uncovered", sums->records_uncovered);
+    }
     if (sums->anchors) {
         out_uint(b, "anchors", sums->anchored.anchors);
         out_uint(b, "anchored_heads", sums->anchored.heads);
@@ -170,7 +173,10 @@ static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t fi
         fprintf(f, "%" PRIu64 " objects compared, %" PRIu64 " bytes\n", sums->objects_checked,
                 sums->objects_bytes);
     if (sums->records)
-        fprintf(f, "%" PRIu64 " records still held by Kafka compared\n", sums->records_checked);
+        fprintf(f,
+                "%" PRIu64 " records still held by Kafka compared; %" PRIu64
+                " are not covered (before the first entry, or not settled yet)\n",
+                sums->records_checked, sums->records_uncovered);
     if (sums->anchors)
         print_anchors(f, &sums->anchored);
     else

@@ -27,7 +27,8 @@ struct report_sums {
     uint64_t objects_checked, objects_bytes;
     bool records; /* were compared with the topics: */
     uint64_t records_checked;
-    bool anchors; /* were looked for: */
+    uint64_t records_uncovered; /* before or beyond what the ledger covers */
+    bool anchors;               /* were looked for: */
     struct anchored_sums anchored;
 };
 /* True when all holds. */
