@@ -374,9 +374,17 @@ static bool reads_whole(const struct lane *lane) {
     return false;
 }
 
-/* Until that is settled, too. */
+/* It is looked at before a record is taken, and what is sealed may be in memory a second time, as
+ * bodies: half of the budget. */
+#define RECORD_BYTES ((size_t)8 << 10)
+static size_t most_held(const struct process *p) {
+    size_t budget = (size_t)(p->cfg->memory_budget / p->cfg->lanes);
+    return budget + RECORD_BYTES + (plan.batch ? budget / 2 : 0);
+}
+
 static void look_at_budget(const struct process *p, const struct lane *lane, bool *whole) {
-    size_t most = (size_t)(p->cfg->memory_budget / p->cfg->lanes);
+    size_t most = most_held(p);
+    /* Until that is settled, too. */
     *whole = reads_whole(lane) || (*whole && lane->held > most);
     if (!*whole) judge_held(lane->held, most);
 }

@@ -31,7 +31,7 @@
 enum ending { ENDS_RUNNING, ENDS_DRAINED, ENDS_UNTIL_END };
 
 static int64_t calm_us;
-static bool verifies; /* --verify */
+static bool verifies = true; /* not with --no-verify */
 
 static void judge_and_end(void *unused) {
     (void)unused;
@@ -261,9 +261,9 @@ static int shrink_one(struct options *o) {
 /* ---- the command line ---- */
 
 static void usage(void) {
-    fputs("sim --seeds N [--first K] [--jobs J] [--check-determinism] [--verify] [--broken RULE]"
+    fputs("sim --seeds N [--first K] [--jobs J] [--check-determinism] [--no-verify] [--broken RULE]"
           " [--plan NAME=VALUE]...\n"
-          "sim --seed N [--trace | --shrink] [--verify] [--broken RULE]"
+          "sim --seed N [--trace | --shrink] [--no-verify] [--broken RULE]"
           " [--plan NAME=VALUE]...\n",
           stderr);
     exit(2);
@@ -296,8 +296,8 @@ static struct options parse(char **argv) {
             o.trace = true;
         else if (strcmp(argv[i], "--shrink") == 0)
             o.shrink = true;
-        else if (strcmp(argv[i], "--verify") == 0)
-            verifies = true;
+        else if (strcmp(argv[i], "--no-verify") == 0)
+            verifies = false;
         else if (strcmp(argv[i], "--check-determinism") == 0)
             o.twice = true;
         else if (strcmp(argv[i], "--plan") != 0 || !plan_set(take_text(argv, &i)))
