@@ -10,8 +10,18 @@
 #include "tests/sim/world.h"
 #include "worker/tools/verify_audit.h"
 
-static void report(void *context, const struct finding *f) {
-    (void)context;
+/* Of a topic whose records nobody saw: they were aborted, or removed before. */
+static bool is_nothing(const char *source) {
+    for (int i = 0; i < events_count(); i++) {
+        const struct event *e = events_get(i);
+        bool outcome = e->delivered + e->skipped + e->dead + e->lost;
+        if (outcome && strcmp(events_topic(e->topic), source) == 0) return false;
+    }
+    return true;
+}
+
+static void report(void *source, const struct finding *f) {
+    if (strcmp(f->code, "nothing-verified") == 0 && is_nothing(source)) return;
     /* What retention took is to be found, and so is a group's state that went with its topic. */
     if (f->note || (plan.retention && strcmp(f->code, "lost") == 0) ||
         (plan.expiry && strcmp(f->code, "committed-missing") == 0))
@@ -53,8 +63,10 @@ static void read_ledger(struct audit *a, const char *ledger) {
 }
 
 static void verify(const char *source) {
-    struct audit *a =
-        audit_new(&(struct audit_options){.source = source, .group = "runsink", .report = report});
+    struct audit *a = audit_new(&(struct audit_options){.source = source,
+                                                        .group = "runsink",
+                                                        .report = report,
+                                                        .context = (void *)(uintptr_t)source});
     for (int32_t p = 0; p < broker_partitions(source); p++) expect(a, source, p);
     for (int i = 0; i < fleet_topics(); i++) {
         const char *topic = fleet_topic(i);
