@@ -129,6 +129,23 @@ class Anew(rig.Case):
         told = [json.loads(line)["outcomes"] for line in traced.stdout.splitlines()]
         self.assertEqual([1, 1], [len(outcomes) for outcomes in told], traced.stdout)
 
+    def test_batches_of_the_same_offsets(self):
+        """on the same day: the new topic's objects lie beside the old one's"""
+        settings = self.settings(archive="batch", batch__age="1s", batch__compression="none")
+        names = []
+        for prefix in ("old", "new"):
+            ids = [f"{prefix}-{i}" for i in range(10)]
+            self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "file", "path": "acme"}, id=id))) for id in ids], 0)
+            names += ids
+            worker = self.worker(settings)
+            self.until_settled(worker)
+            self.assertEqual(0, worker.stop(), worker.tail())
+            if prefix == "old":
+                self.delete()
+                self.make()
+        lines = [line for path in self.root.rglob("*.ndjson") for line in path.read_bytes().splitlines()]
+        self.assertEqual(sorted(names), sorted(json.loads(line)["id"] for line in lines))
+
     def test_the_rest_of_the_group_is_gone_too(self):
         """and with it the offsets of all its topics: the ledger tells one that was made anew from one whose offsets expired"""
         settings = self.settings()

@@ -89,6 +89,18 @@ bool object_key_event(const struct config *cfg, const struct jobrun *run,
     return key_make(cfg->object_key, &values, KEY_MAX, out) || too_long(reterr);
 }
 
+/* With when the first record came: a topic that was deleted and made anew has the same offsets once
+ * more, perhaps on the same day. */
+static struct str place_then(const struct destination *dest, int64_t timestamp_ms,
+                             char room[PLACE_LEN + 1]) {
+    char text[PLACE_LEN + 32];
+    uint8_t digest[SHA256_LEN];
+    int n = snprintf(text, sizeof text, "%s/%" PRId64, dest->place, timestamp_ms);
+    sha256(text, (size_t)n, digest);
+    hex(digest, PLACE_LEN / 2, room);
+    return str_c(room);
+}
+
 bool object_key_batch_names_place(const struct config *cfg) {
     return key_template_uses(cfg->batch_key, KEY_DESTINATION);
 }
@@ -100,7 +112,7 @@ bool object_key_batch(const struct config *cfg, const struct destination *dest, 
                                            [CONFIG_COMPRESSION_ZSTD] = ".zst",
                                            [CONFIG_COMPRESSION_NONE] = ""};
     struct digits part, from, to;
-    char date[11];
+    char date[11], place[PLACE_LEN + 1];
     key_date(timestamp_ms, date);
     struct key_values values = {.v = {[KEY_PREFIX] = str_c(dest->prefix ? dest->prefix : ""),
                                       [KEY_DATE] = str_c(date),
@@ -108,7 +120,7 @@ bool object_key_batch(const struct config *cfg, const struct destination *dest, 
                                       [KEY_PARTITION] = number(&part, partition),
                                       [KEY_FIRST] = number(&from, first),
                                       [KEY_NEXT] = number(&to, next),
-                                      [KEY_DESTINATION] = str_c(dest->place)}};
+                                      [KEY_DESTINATION] = place_then(dest, timestamp_ms, place)}};
     if (!key_make(cfg->batch_key, &values, KEY_MAX, out)) return too_long(reterr);
     if (nth > 1) {
         const char *ending = ".ndjson";

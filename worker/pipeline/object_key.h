@@ -20,7 +20,8 @@ bool object_key_event(const struct config *, const struct jobrun *, const struct
                       struct outcome *reterr);
 /* Whether a batch's key tells destinations of different places apart. */
 bool object_key_batch_names_place(const struct config *);
-/* Appends the key of a batch: the window's and the destination's, with ".nth" before the suffix
+/* Appends the key of a batch: the window's, whose first record has this timestamp, and the
+ * destination's, with ".nth" before the suffix
  * when nth > 1: whatever a store makes of buckets, prefixes and spellings, no two batches of a
  * window may have keys that differ in nothing else. */
 bool object_key_batch(const struct config *, const struct destination *, const char *topic,
