@@ -8,7 +8,7 @@
 
 #include "worker/base/str.h"
 
-#define HTTP_KEPT 4
+#define HTTP_KEPT 5
 #define HTTP_KEPT_SIZE 256
 
 /* Zero-initialised, but for the first two. */

@@ -71,7 +71,7 @@ bool s3_request_end(struct s3_request *, struct s3_config *, struct buf *url,
                     struct curl_slist **ret_headers);
 
 /* Headers of an answer that are kept: HTTP_KEPT at most. */
-enum { S3_REGION, S3_ETAG, S3_REQUEST_ID };
+enum { S3_REGION, S3_ETAG, S3_REQUEST_ID, S3_CONTENT_TYPE, S3_CONTENT_LENGTH };
 struct http_request;
 void s3_want_headers(struct http_request *);
 /* Whether a store that has answered did what it was asked for. *ret: what it says where it did not,

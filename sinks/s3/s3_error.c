@@ -280,8 +280,13 @@ static const struct meaning *meaning_of(const char *code) {
 }
 
 /* Not W/"...": a store's names the very bytes, a web server's often the page. */
-static bool is_strong(struct str etag) {
-    return etag.n > 0 && !str_is(etag, "\"\"") && !str_starts(etag, "W/");
+static bool is_strong(const char *etag) {
+    return etag[strspn(etag, "\" \t")] && strncasecmp(etag, "W/", 2) != 0;
+}
+
+static bool is_page(const struct s3_answer *a) {
+    return strncasecmp(a->type, "text/html", 9) == 0 && a->status != 204 &&
+           strcmp(a->length, "0") != 0;
 }
 
 static bool is_blank(struct str body) {
@@ -292,7 +297,7 @@ static bool is_blank(struct str body) {
 
 bool s3_is_stored(const struct s3_answer *a) {
     return (a->status == 200 || a->status == 201 || a->status == 204) && is_blank(a->body) &&
-           (is_strong(str_c(a->etag)) || *a->request_id);
+           !is_page(a) && (is_strong(a->etag) || *a->request_id);
 }
 
 static struct outcome not_a_store(int status, uint32_t retry_after_ms) {

@@ -33,6 +33,7 @@ struct outcome s3_outcome_told(int status, const struct s3_error *, uint32_t ret
 struct s3_answer {
     int status;
     const char *etag, *request_id; /* x-amz-request-id */
+    const char *type, *length;     /* Content-* */
     struct str body;               /* what has come of it */
 };
 
@@ -40,8 +41,9 @@ struct s3_answer {
  * sign-in page, a parked domain, some other API) says 200 to anything, often with the ETag of what
  * it says. Amazon S3 API reference, PutObject: a success is a 200 that names the object's ETag, or
  * at least its request, and has no body; so nothing depends on how that nothing ends. 201 and 204
- * are what Ceph can be set to say instead (rgw_s3_success_create_obj_status). The Content-Type of
- * no body tells nothing: Google's is text/html. */
+ * are what Ceph can be set to say instead (rgw_s3_success_create_obj_status). A page is
+ * none, whether it has come or not. Google's stores call a body text/html that their head says is
+ * empty, so that one is no page. */
 bool s3_is_stored(const struct s3_answer *);
 
 /* 1 to SIGV4_REGION_MAX characters of [a-z0-9-]: may be a label of a host's name. */

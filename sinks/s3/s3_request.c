@@ -124,12 +124,16 @@ void s3_want_headers(struct http_request *r) {
     r->want_headers[S3_REGION] = "x-amz-bucket-region";
     r->want_headers[S3_ETAG] = "etag";
     r->want_headers[S3_REQUEST_ID] = "x-amz-request-id";
+    r->want_headers[S3_CONTENT_TYPE] = "content-type";
+    r->want_headers[S3_CONTENT_LENGTH] = "content-length";
 }
 
 bool s3_accepted(const struct http_request *r, struct s3_error *ret) {
     const struct s3_answer a = {.status = r->status,
                                 .etag = r->kept[S3_ETAG],
                                 .request_id = r->kept[S3_REQUEST_ID],
+                                .type = r->kept[S3_CONTENT_TYPE],
+                                .length = r->kept[S3_CONTENT_LENGTH],
                                 .body = {r->answer.p, r->answer.n}};
     *ret = (struct s3_error){{0}};
     /* What was asked for is no error, whatever it looks like. */

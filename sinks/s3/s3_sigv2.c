@@ -66,8 +66,9 @@ CURLcode s3_sigv2_getinfo(CURL *, CURLINFO, ...);
 static _Thread_local struct put *starting;
 static _Thread_local struct lane *running;
 
-enum { ETAG, REQUEST_ID };
-static const char *const want_headers[HTTP_KEPT] = {"etag", "x-amz-request-id"};
+enum { ETAG, REQUEST_ID, CONTENT_TYPE, CONTENT_LENGTH };
+static const char *const want_headers[HTTP_KEPT] = {"etag", "x-amz-request-id", "content-type",
+                                                    "content-length"};
 
 static curl_socket_t open_socket(void *put_, curlsocktype purpose, struct curl_sockaddr *address) {
     struct put *p = put_;
@@ -221,6 +222,8 @@ static struct outcome judge(struct put *p, S3Status status) {
     const struct s3_answer answer = {.status = p->head.status,
                                      .etag = p->kept[ETAG],
                                      .request_id = p->kept[REQUEST_ID],
+                                     .type = p->kept[CONTENT_TYPE],
+                                     .length = p->kept[CONTENT_LENGTH],
                                      .body = {p->answer.p, p->answer.n}};
     int http = answer.status;
     struct s3_error error = {{0}};

@@ -387,6 +387,8 @@ class Misbehaviour(unittest.TestCase):
             "comment": (said(f"<!-- c --><Error>{code}</Error>", kind="application/xml"), late),
             "prefix": (said("<s3:Error><s3:Code>InternalError</s3:Code></s3:Error>", kind="application/xml"), late),
             "prefix-of-error": (said(f"<s3:Error>{code}</s3:Error>", kind="application/xml"), late),
+            "page-that-is-late": (said(kind="text/html", length=300), no),
+            "page-without-length": (b"HTTP/1.1 200 OK\r\nETag: \"9\"\r\nContent-Type: Text/HTML\r\n\r\n", no),
             "accepted": (said(status="202 Accepted"), no),
             "partial": (said(status="206 Partial Content"), no),
             "empty-etag": (said(etag='""'), no),

@@ -483,6 +483,7 @@ static void stores_and_others(void **state) {
         int status;
         const char *etag, *request_id, *body;
         bool stored;
+        const char *type, *length;
     } cases[] = {
         {200, "\"5d41402abc4b2a76b9719d911017c592\"", "", "", true},
         {200, "\"5d41402abc4b2a76b9719d911017c592\"", "0A49CE4060975EAC", "", true},
@@ -504,14 +505,25 @@ static void stores_and_others(void **state) {
         {203, "\"1\"", "1", "", false},
         {206, "\"1\"", "1", "", false},
         {304, "\"1\"", "1", "", false},
+        {200, "w/\"1\"", "", "", false},
+        {200, "\" \"", "", "", false},
+        {200, "\"1\"", "1", "", true, "application/xml", "300"}, /* what it announced never came */
+        {200, "\"1\"", "1", "", true, "text/html; charset=UTF-8", "0"}, /* Google's */
+        {204, "\"1\"", "1", "", true, "text/html", ""},
+        {200, "\"1\"", "1", "", false, "text/html; charset=utf-8", "300"},
+        {200, "\"1\"", "1", "", false, "TEXT/HTML", ""}, /* until the connection ends, or chunked */
+        {200, "", "1", "", false, "text/html", "1"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const struct s3_answer a = {cases[i].status, cases[i].etag, cases[i].request_id,
-                                    str_c(cases[i].body)};
+        const struct s3_answer a = {.status = cases[i].status,
+                                    .etag = cases[i].etag,
+                                    .request_id = cases[i].request_id,
+                                    .type = cases[i].type ? cases[i].type : "",
+                                    .length = cases[i].length ? cases[i].length : "",
+                                    .body = str_c(cases[i].body)};
         if (s3_is_stored(&a) != cases[i].stored) fail_msg("case %zu", i);
     }
-    assert_false(s3_is_stored(
-        &(struct s3_answer){.status = 200, .etag = "\"1\"", .request_id = "", .body = {"\0", 1}}));
+    assert_false(s3_is_stored(&(struct s3_answer){200, "\"1\"", "", "", "", {"\0", 1}}));
 }
 
 static void outcomes(void **state) {
