@@ -28,6 +28,10 @@
 #define READY_LINES 32                 /* of troubles, in /readyz */
 #define ANSWER_MAX ((size_t)128 << 20) /* more than the most that bounded lists can make */
 
+/* The gate bounds connections. The server counts one for a moment after it has said that it is
+ * gone, and would refuse the next. */
+#define UNCOUNTED 16
+
 /* worker/admin/status.html, embedded by worker/admin/embed.cmake */
 extern const unsigned char status_page[];
 extern const size_t status_page_len;
@@ -629,7 +633,7 @@ bool admin_serve(struct admin *a, struct lane *const *lanes, size_t n, struct bu
             MHD_USE_NO_LISTEN_SOCKET,
         0, NULL, NULL, on_request, a, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, a, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
-        a, MHD_OPTION_CONNECTION_LIMIT, (unsigned)GATE_OPEN_MAX(connections),
+        a, MHD_OPTION_CONNECTION_LIMIT, (unsigned)GATE_OPEN_MAX(connections) + UNCOUNTED,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, MHD_OPTION_END);
     if (!a->daemon || !gate_run(a->gate, a->fd)) {
         buf_puts(err, "starting the admin server's threads failed\n");

@@ -14,7 +14,7 @@
 #include "worker/base/log.h"
 
 #define ACCEPTED_AT_ONCE 64
-#define PAUSE_MS 50 /* when accepting fails, or no place is free yet */
+#define PAUSE_MS 50 /* when accepting fails, or no place is free and none becomes so */
 
 /* A connection, from its being accepted until it is about to be closed. */
 struct guest {
@@ -22,6 +22,7 @@ struct guest {
     uint8_t address[ADDRESS_LEN];
     bool started; /* the descriptor is the server's, and so still that of this connection */
     bool answering, shut;
+    size_t same;      /* guests of its address that are not shut, itself among them */
     int64_t since_ms; /* of what it does now */
 };
 
@@ -37,7 +38,8 @@ struct gate {
     pthread_mutex_t mutex;
     bool stop;
     struct guest *guests; /* GATE_OPEN_MAX */
-    size_t n;
+    size_t n, n_shut;
+    bool full; /* the thread waits for a place */
 };
 
 /* ---- the table; under the mutex ---- */
@@ -48,13 +50,24 @@ static struct guest *find(struct gate *g, int fd) {
     return NULL;
 }
 
+/* One more, or one less, of an address. */
+static void recount(struct gate *g, const uint8_t address[ADDRESS_LEN], int by) {
+    for (size_t i = 0; i < g->n; i++)
+        if (memcmp(g->guests[i].address, address, ADDRESS_LEN) == 0)
+            g->guests[i].same += (size_t)by;
+}
+
 static void drop(struct gate *g, struct guest *guest) {
+    if (!guest->shut) recount(g, guest->address, -1);
+    g->n_shut -= guest->shut;
     *guest = g->guests[--g->n];
 }
 
 /* The server notices, and closes. */
-static void shut(struct guest *guest) {
+static void shut(struct gate *g, struct guest *guest) {
+    recount(g, guest->address, -1);
     guest->shut = true;
+    g->n_shut++;
     shutdown(guest->fd, SHUT_RDWR);
 }
 
@@ -68,48 +81,54 @@ static int64_t expire(struct gate *g, int64_t now_ms) {
         if (left > 0)
             least = left < least ? left : least;
         else if (guest->started)
-            shut(guest);
+            shut(g, guest);
         else
             drop(g, guest); /* the server did not take it: who has the number now is unknown */
     }
     return least;
 }
 
-static size_t same_address(const struct gate *g, const struct guest *guest) {
-    size_t n = 0;
-    for (size_t i = 0; i < g->n; i++)
-        n += !g->guests[i].shut && memcmp(g->guests[i].address, guest->address, ADDRESS_LEN) == 0;
-    return n;
-}
-
-/* Which of two has to go first, a having na of its address. */
-static bool goes_before(const struct guest *a, size_t na, const struct guest *b, size_t nb) {
-    if (na != nb) return na > nb;
+/* Which of two has to go first. */
+static bool goes_before(const struct guest *a, const struct guest *b) {
+    if (a->same != b->same) return a->same > b->same;
     if (a->answering != b->answering) return !a->answering;
     return a->since_ms < b->since_ms;
 }
 
-static void make_room(struct gate *g) {
+/* Who has to go first; NULL: nobody can. */
+static struct guest *find_worst(struct gate *g) {
     struct guest *worst = NULL;
-    size_t most = 0, open = 0;
-    for (size_t i = 0; i < g->n; i++) open += !g->guests[i].shut;
-    if (open < g->max) return;
     for (size_t i = 0; i < g->n; i++) {
         struct guest *guest = &g->guests[i];
         if (guest->shut || !guest->started) continue;
-        size_t n = same_address(g, guest);
-        if (worst && !goes_before(guest, n, worst, most)) continue;
-        worst = guest;
-        most = n;
+        if (!worst || goes_before(guest, worst)) worst = guest;
     }
-    if (worst) shut(worst);
+    return worst;
+}
+
+/* So that one more may be open. What came before the server had begun with any is more than one. */
+static void make_room(struct gate *g) {
+    while (g->n - g->n_shut >= g->max) {
+        struct guest *worst = find_worst(g);
+        if (!worst) return;
+        shut(g, worst);
+    }
 }
 
 static void add(struct gate *g, int fd, const struct sockaddr_storage *from) {
-    struct guest *guest = find(g, fd); /* one that the server could not take */
-    if (!guest) guest = &g->guests[g->n++];
+    struct guest *guest = find(g, fd);
+    if (guest) drop(g, guest); /* the server could not take it */
+    guest = &g->guests[g->n++];
     *guest = (struct guest){.fd = fd, .since_ms = clock_ms(CLOCK_MONOTONIC)};
     address_of((const struct sockaddr *)from, guest->address);
+    for (size_t i = 0; i + 1 < g->n; i++)
+        guest->same +=
+            !g->guests[i].shut && memcmp(g->guests[i].address, guest->address, ADDRESS_LEN) == 0;
+    recount(g, guest->address, 1);
+}
+
+static void wake(struct gate *g) {
+    if (eventfd_write(g->wake_fd, 1) != 0) log_warn("waking the admin server's gate failed");
 }
 
 /* ---- the thread ---- */
@@ -119,15 +138,13 @@ static bool accept_one(struct gate *g, bool *ret_pause) {
     struct sockaddr_storage from;
     socklen_t n = sizeof from;
     pthread_mutex_lock(&g->mutex);
-    bool full = g->n == GATE_OPEN_MAX(g->max);
+    bool full = g->full = g->n == GATE_OPEN_MAX(g->max);
     int fd =
         full ? -1
              : accept4(g->listen_fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
     int error = full ? EAGAIN : errno;
-    if (fd >= 0) {
-        make_room(g);
-        add(g, fd, &from);
-    }
+    if (fd >= 0 || full) make_room(g);
+    if (fd >= 0) add(g, fd, &from);
     pthread_mutex_unlock(&g->mutex);
     if (fd >= 0) g->hand(g->ctx, fd, (const struct sockaddr *)&from, n);
     *ret_pause = full || (fd < 0 && error != EAGAIN && error != EINTR && error != ECONNABORTED);
@@ -147,7 +164,9 @@ static void *gate_main(void *arg) {
                                {.fd = pause ? -1 : g->listen_fd, .events = POLLIN}};
         if (pause && wait > PAUSE_MS) wait = PAUSE_MS;
         pause = false;
-        if (poll(fds, 2, (int)wait) <= 0 || !fds[1].revents) continue;
+        if (poll(fds, 2, (int)wait) <= 0) continue;
+        if (fds[0].revents) eventfd_read(g->wake_fd, &(eventfd_t){0});
+        if (!fds[1].revents) continue;
         for (int i = 0; i < ACCEPTED_AT_ONCE && accept_one(g, &pause); i++) continue;
     }
 }
@@ -203,6 +222,8 @@ void gate_gone(struct gate *g, int fd) {
     pthread_mutex_lock(&g->mutex);
     struct guest *guest = find(g, fd);
     if (guest) drop(g, guest);
+    if (g->full) wake(g);
+    g->full = false;
     pthread_mutex_unlock(&g->mutex);
 }
 
@@ -211,7 +232,7 @@ void gate_stop(struct gate *g) {
     pthread_mutex_lock(&g->mutex);
     g->stop = true;
     pthread_mutex_unlock(&g->mutex);
-    if (eventfd_write(g->wake_fd, 1) != 0) log_warn("waking the admin server's gate failed");
+    wake(g);
     pthread_join(g->thread, NULL);
     g->running = false;
 }
