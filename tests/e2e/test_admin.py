@@ -290,6 +290,30 @@ class Admin(rig.Case):
             self.assertTrue(ended.acquire(timeout=20))
         self.assertEqual(0, worker.stop(), worker.tail())
 
+    def test_closed_at_once(self):
+        """who opens connections and closes them at once, for seconds, shuts nobody out either, meanwhile and afterwards"""
+        self.kafka.create(self.topic, 1)
+        worker = self.up(admin__timeout="1m", admin__connections=64)
+        over = threading.Event()
+        self.addCleanup(over.set)
+
+        def knock():
+            while not over.is_set():
+                with contextlib.suppress(OSError):
+                    socket.create_connection(("127.0.0.1", worker.admin_port), timeout=1).close()
+                    counts[0] += 1
+
+        counts = [0]
+        knocking = threading.Thread(target=knock, daemon=True)
+        knocking.start()
+        for so_far in range(1000, 7000, 1000):
+            rig.await_("it knocks", 60, lambda: counts[0] >= so_far, worker)
+            self.assertEqual(200, self.ask(worker, "/healthz")[0], counts)
+        over.set()
+        knocking.join()
+        self.assertEqual(200, self.ask(worker, "/healthz")[0], counts)
+        self.assertEqual(0, worker.stop(), worker.tail())
+
     def test_hosts(self):
         """only names of this machine, or listed ones, get more than health: no page elsewhere reads it through a name of its own"""
         self.kafka.create(self.topic, 1)

@@ -628,8 +628,10 @@ bool admin_serve(struct admin *a, struct lane *const *lanes, size_t n, struct bu
     a->snapshot_ms = xcalloc(n, sizeof *a->snapshot_ms);
     size_t connections = (size_t)a->cfg->admin_connections;
     a->gate = gate_new(connections, a->cfg->admin_timeout, on_guest, note_sample, a);
+    /* By poll(): where exactly 128 connections have news at once, which anybody can bring about,
+     * microhttpd 0.9.75's way with epoll sleeps until there is more. */
     a->daemon = MHD_start_daemon(
-        MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ERROR_LOG | MHD_USE_ITC |
+        MHD_USE_POLL | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ERROR_LOG | MHD_USE_ITC |
             MHD_USE_NO_LISTEN_SOCKET,
         0, NULL, NULL, on_request, a, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, a, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
