@@ -22,6 +22,7 @@ static void assert_same(const struct meta *a, const struct meta *b) {
         assert_int_equal(a->claim.blamed[i].first, b->claim.blamed[i].first);
         assert_int_equal(a->claim.blamed[i].next, b->claim.blamed[i].next);
     }
+    assert_true(a->era == b->era);
     assert_int_equal(a->n_ends, b->n_ends);
     for (size_t i = 0; i < a->n_ends; i++) assert_int_equal(a->ends[i], b->ends[i]);
 }
@@ -46,6 +47,11 @@ static void test_the_text(void **state) {
     assert_true(unhex(str_c(HEAD), m.head, SHA256_LEN));
     assert_true(meta_encode(&m, text));
     assert_string_equal(text, "rs1 18446744073709551615 " HEAD " 1000,1,499");
+    round_trip(&m);
+    m.era = 1;
+    assert_true(meta_encode(&m, text));
+    assert_string_equal(text, "rs1 18446744073709551615@1 " HEAD " 1000,1,499");
+    m.era = UINT64_MAX;
     round_trip(&m);
 }
 
@@ -180,6 +186,12 @@ static void test_decode_refuses(void **state) {
         "rs1",
         "rs1 ",
         "rs2 0 " ZEROS,
+        "rs1 0@ " ZEROS,
+        "rs1 0@0 " ZEROS,
+        "rs1 0@01 " ZEROS,
+        "rs1 0@18446744073709551616 " ZEROS,
+        "rs1 @1 " ZEROS,
+        "rs1 0@1@1 " ZEROS,
         "rs3 0 " ZEROS,
         "rs1 0 " ZEROS " 1:0000000000000001",
         "rs2 0 " ZEROS " 0:0000000000000001",

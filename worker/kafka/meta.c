@@ -8,7 +8,8 @@
 
 /* Even the longest text fits: an end costs a separator and up to 17 digits, and since the
  * differences add up to less than 9.3e18, at most 92 of them have an 18th digit and 9 a 19th. */
-_Static_assert(4 + 20 + 1 + HEX_LEN(SHA256_LEN) + CLAIM_MAX + META_ENDS_MAX * 18 + 92 + 9 <=
+_Static_assert(4 + 20 + 1 + 20 + 1 + HEX_LEN(SHA256_LEN) + CLAIM_MAX + META_ENDS_MAX * 18 + 92 +
+                       9 <=
                    META_MAX,
                "the boundaries must fit the metadata");
 
@@ -48,8 +49,9 @@ bool meta_encode(const struct meta *m, char ret[META_MAX + 1]) {
     if (m->n_ends > META_ENDS_MAX || !claim_is_sound(&m->claim)) return false;
     struct buf text;
     buf_init(&text, META_MAX);
-    bool ok = buf_printf(&text, "rs%d %" PRIu64 " %s", m->claim.taken ? 2 : 1, m->seq, head) &&
-              add_claim(&text, &m->claim);
+    bool ok = buf_printf(&text, "rs%d %" PRIu64, m->claim.taken ? 2 : 1, m->seq) &&
+              (!m->era || buf_printf(&text, "@%" PRIu64, m->era)) &&
+              buf_printf(&text, " %s", head) && add_claim(&text, &m->claim);
     int64_t before = 0;
     for (size_t i = 0; ok && i < m->n_ends; i++) {
         ok = m->ends[i] > before &&
@@ -136,7 +138,9 @@ bool meta_decode(struct str text, struct meta *ret) {
     if (text.n > META_MAX) return false;
     bool free = skip_text(&rest, "rs1 ");
     if (!free && !skip_text(&rest, "rs2 ")) return false;
-    if (!skip_number(&rest, UINT64_MAX, &m.seq) || !skip_text(&rest, " ")) return false;
+    if (!skip_number(&rest, UINT64_MAX, &m.seq)) return false;
+    if (skip_text(&rest, "@") && (!skip_number(&rest, UINT64_MAX, &m.era) || !m.era)) return false;
+    if (!skip_text(&rest, " ")) return false;
     if (rest.n < HEX_LEN(SHA256_LEN)) return false;
     if (!unhex((struct str){rest.p, HEX_LEN(SHA256_LEN)}, m.head, SHA256_LEN)) return false;
     rest.p += HEX_LEN(SHA256_LEN);

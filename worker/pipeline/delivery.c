@@ -361,8 +361,8 @@ static bool name_batch(struct window *w, struct delivery *d, struct place_seen *
     unsigned nth = occurrence(table, cap, object_key_batch_names_place(cfg) ? dest->place : "");
     struct buf key;
     buf_init(&key, KEY_MAX * 2);
-    bool ok = object_key_batch(cfg, dest, w->topic, w->partition->id, w->first, w->next,
-                               w->timestamp_ms, nth, &key, &d->outcome);
+    bool ok = object_key_batch(cfg, dest, w->topic, w->partition->id, w->partition->meta.era,
+                               w->first, w->next, w->timestamp_ms, nth, &key, &d->outcome);
     if (ok) d->key = arena_strdup(&w->arena, (struct str){key.p, key.n});
     buf_free(&key);
     return ok;

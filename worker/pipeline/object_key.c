@@ -89,13 +89,13 @@ bool object_key_event(const struct config *cfg, const struct jobrun *run,
     return key_make(cfg->object_key, &values, KEY_MAX, out) || too_long(reterr);
 }
 
-/* With when the first record came: a topic that was deleted and made anew has the same offsets once
- * more, perhaps on the same day. */
-static struct str place_then(const struct destination *dest, int64_t timestamp_ms,
-                             char room[PLACE_LEN + 1]) {
+/* A topic that was deleted and made anew has the same offsets once more, perhaps on the same day.
+ */
+static struct str place_in(const struct destination *dest, uint64_t era, char room[PLACE_LEN + 1]) {
     char text[PLACE_LEN + 32];
     uint8_t digest[SHA256_LEN];
-    int n = snprintf(text, sizeof text, "%s/%" PRId64, dest->place, timestamp_ms);
+    if (!era) return str_c(dest->place);
+    int n = snprintf(text, sizeof text, "%s/%" PRIu64, dest->place, era);
     sha256(text, (size_t)n, digest);
     hex(digest, PLACE_LEN / 2, room);
     return str_c(room);
@@ -106,8 +106,8 @@ bool object_key_batch_names_place(const struct config *cfg) {
 }
 
 bool object_key_batch(const struct config *cfg, const struct destination *dest, const char *topic,
-                      int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms,
-                      unsigned nth, struct buf *out, struct outcome *reterr) {
+                      int32_t partition, uint64_t era, int64_t first, int64_t next,
+                      int64_t timestamp_ms, unsigned nth, struct buf *out, struct outcome *reterr) {
     static const char *const suffixes[] = {[CONFIG_COMPRESSION_GZIP] = ".gz",
                                            [CONFIG_COMPRESSION_ZSTD] = ".zst",
                                            [CONFIG_COMPRESSION_NONE] = ""};
@@ -120,7 +120,7 @@ bool object_key_batch(const struct config *cfg, const struct destination *dest, 
                                       [KEY_PARTITION] = number(&part, partition),
                                       [KEY_FIRST] = number(&from, first),
                                       [KEY_NEXT] = number(&to, next),
-                                      [KEY_DESTINATION] = place_then(dest, timestamp_ms, place)}};
+                                      [KEY_DESTINATION] = place_in(dest, era, place)}};
     if (!key_make(cfg->batch_key, &values, KEY_MAX, out)) return too_long(reterr);
     if (nth > 1) {
         const char *ending = ".ndjson";

@@ -21,11 +21,11 @@ bool object_key_event(const struct config *, const struct jobrun *, const struct
 /* Whether a batch's key tells destinations of different places apart. */
 bool object_key_batch_names_place(const struct config *);
 /* Appends the key of a batch: the window's, whose first record has this timestamp, and the
- * destination's, with ".nth" before the suffix
+ * destination's, in the topic's era (struct meta), with ".nth" before the suffix
  * when nth > 1: whatever a store makes of buckets, prefixes and spellings, no two batches of a
  * window may have keys that differ in nothing else. */
 bool object_key_batch(const struct config *, const struct destination *, const char *topic,
-                      int32_t partition, int64_t first, int64_t next, int64_t timestamp_ms,
-                      unsigned nth, struct buf *out, struct outcome *reterr);
+                      int32_t partition, uint64_t era, int64_t first, int64_t next,
+                      int64_t timestamp_ms, unsigned nth, struct buf *out, struct outcome *reterr);
 
 #endif
