@@ -118,11 +118,11 @@ class Canary(rig.Case):
         handler.wfile.write(text)
 
     def named(self, receiver, store, bucket):
-        """Runs whose names, in whatever place, are their own secrets, and the secrets they are."""
+        """Runs whose names, in whatever place, are their own secrets, such ones that can't be decoded, and the secrets they are."""
         s3, host = store.sink(bucket), f"http://127.0.0.1:{receiver.port}"
         token = {name: canary(name) for name in ("Path", "Piece", "Query", "Cut", "Encoded", "Dead", "Host", "Member", "Hook",
                                                  "Store", "Prefix", "Bucket", "Endpoint", "Named", "Id", "Part", "When", "Line",
-                                                 "Cookie", "Quoted", "Comma", "Digest")}
+                                                 "Cookie", "Quoted", "Comma", "Digest", "Unfit", "Spoilt", "Broken")}
         wrong = {**s3, "endpoint": f"{host}/named-store", "sessionToken": canary("Session"), "secretAccessKey": canary("Wrong")}
 
         def hook(path, secret, base=f"{host}/ok", **more):
@@ -154,7 +154,12 @@ class Canary(rig.Case):
             runs.append(events.run(mine, id=token["Id"], workspaceId=f"w-{token['Part']}", projectId=token["Part"], jobId=token["Id"],
                                    updatedAt=token["When"], status=token["Part"]))
         runs.append(events.run({**s3, "more": store.secret_key}, id="x" + store.secret_key))
-        return runs, [*token.values(), canary("Session"), canary("Wrong"), store.secret_key]
+        unread = [{**events.run(hook("", token[name])), "workspaceId": token[name]} for name in ("Unfit", "Spoilt", "Broken")]
+        del unread[0]["status"]
+        texts = [events.dump(run) for run in unread]
+        texts[1] += b"}"
+        texts[2] = texts[2].replace(b'"sink"', b',"sink"')
+        return runs, texts, [*token.values(), canary("Session"), canary("Wrong"), store.secret_key]
 
     def test_no_secret_is_a_name(self):
         """paths, hosts, prefixes, buckets, ids and headers' names that are secrets, and servers that answer by distorted ones"""
@@ -166,9 +171,10 @@ class Canary(rig.Case):
         store = rig.services().store("versitygw") or rig.services().store("s3proxy")
         bucket = store.bucket("named" + rig.unique(""))
         self.kafka.create(self.topic, 1)
-        runs, secrets = self.named(receiver, store, bucket)
+        runs, unread, secrets = self.named(receiver, store, bucket)
         records = [events.dump(run) for run in runs]
         records += [events.dump(run, 1) for run in runs[-3:]]  # as a second spelling, and to see that no two share a key
+        records += unread
         self.kafka.produce(self.topic, [(b"k", record) for record in records])
         worker = self.worker(self.settings(log__level="info", retry__window__s3="1s", retry__window__webhook="1s"))
         rig.await_("all are settled", 60, self.quiet, worker)

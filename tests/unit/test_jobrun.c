@@ -6,6 +6,7 @@
 #include <cmocka.h>
 /* clang-format on */
 
+#include "config/config.h"
 #include "tests/unit/events.h"
 #include "tests/unit/json_cases.h"
 #include "worker/event/redact.h"
@@ -501,6 +502,83 @@ static void the_workspace_of_what_is_refused(void **state) {
     buf_free(&b);
 }
 
+/* Whether people would see it. */
+static bool shown(const char *text, size_t n) {
+    struct arena arena = {0};
+    struct message rec = {.value = {text, n}};
+    char names[] = "password,secret,token", *v[] = {names, names + 9, names + 16};
+    names[8] = names[15] = '\0';
+    const struct list list = {v, LEN(v)};
+    const struct known_sinks none = {.names = job_names(&list)};
+    bool hidden = false;
+    struct str id = jobrun_whose_shown(&rec, &none, &arena, &hidden);
+    assert_true(id.n == jobrun_whose(&rec, &arena).n);
+    arena_wipe(&arena);
+    names_free(none.names);
+    return id.n && !hidden;
+}
+
+#define WITH(members) "\"jobConfigurationSnapshot\":{\"sink\":{\"type\":\"webhook\"," members "}}"
+#define BY(id) "{\"workspaceId\":\"" id "\","
+
+/* Refused before, or after, its secrets are known: an id that is one of them, or can't be told from
+ * them, is not shown. */
+static void what_is_refused_names_no_secret(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        bool is;
+    } cases[] = {
+        /* Required fields are missing. */
+        {BY("ws-0123") WITH("\"headers\":{\"K\":\"Zq7xSENT018Kv\"}") "}", true},
+        {BY("Zq7xSENT018Kv") WITH("\"headers\":{\"K\":\"Zq7xSENT018Kv\"}") "}", false},
+        {"{" WITH("\"headers\":{\"K\":\"Zq7xSENT018Kv\"}") ",\"workspace_id\":\"Zq7xSENT018Kv\"}",
+         false},
+        {BY("ws-Zq7xSENT018Kv") WITH("\"headers\":{\"K\":\"Zq7xSENT018Kv\"}") "}", false},
+        {BY("\\u005aq7xSENT018Kv") WITH("\"headers\":{\"K\":\"Zq7xSENT018Kv\"}") "}", false},
+        {BY("Zq7xSENT018Kv") WITH("\"headers\":{\"K\":\"Bearer Zq7xSENT018Kv\"}") "}", false},
+        {BY("Zq7xSENT018Kv") WITH("\"headers\":{\"K\":\"Basic dTpacTd4U0VOVDAxOEt2\"}") "}", false},
+        {BY("Zq7xSENT018Kv") WITH("\"url\":\"https://u:Zq7xSENT018Kv@h/\"") "}", false},
+        {BY("Zq7xSENT018Kv") "\"my_password\":\"Zq7xSENT018Kv\"}", false},
+        {BY("short") WITH("\"headers\":{\"K\":\"short\"}") "}", false},
+        {BY("other") WITH("\"headers\":{\"K\":\"short\"}") "}", true},
+        /* The only one there is stands in the sink, or has a telling name around it. */
+        {"{" WITH("\"headers\":{\"workspaceId\":\"Zq7xSENT018Kv\"}") "}", false},
+        {"{\"secret\":{\"workspaceId\":\"Zq7xSENT018Kv\"}}", false},
+        /* A sink that can't be redacted. */
+        {BY("Zq7xSENT018Kv") WITH("\"headers\":[\"Zq7xSENT018Kv\"]") "}", false},
+        {BY("Zq7xSENT018Kv") WITH("\"url\":7,\"headers\":{\"K\":\"Zq7xSENT018Kv\"}") "}", false},
+        /* Both spellings, other types, another framing. */
+        {BY("Zq7xSENT018Kv") "\"workspace_id\":3," WITH("\"k\":\"Zq7xSENT018Kv\"") "}", false},
+        {"{\"jobRun\":" BY("Zq7xSENT018Kv") WITH("\"k\":\"Zq7xSENT018Kv\"") "}}", false},
+        {"{\"jobRun\":" BY("ws-0123") WITH("\"k\":\"Zq7xSENT018Kv\"") "}}", true},
+        /* No JSON: what comes behind the spot is not read. */
+        {BY("Zq7xSENT018Kv") "," WITH("\"k\":\"Zq7xSENT018Kv\"") "}", false},
+        {BY("Zq7xSENT018Kv") WITH("\"k\":\"Zq7xSENT018Kv\"") ",}", false},
+        {BY("Zq7xSENT018Kv") WITH("\"k\":\"Zq7xSENT018Kv\"") "}}", false},
+        {BY("Zq7xSENT018Kv") "\"k\":\"\\x\"," WITH("\"k\":\"Zq7xSENT018Kv\"") "}", false},
+        /* Cut short. */
+        {"{\"workspaceId\":\"ws-0123\"", true},
+        {BY("ws-0123") "\"id\":\"7\",\"error\":{", true},
+        {BY("Zq7xSENT018Kv") WITH("\"k\":\"Zq7xSENT018Kv\""), false},
+        {BY("Zq7xSENT018Kv") "\"jobConfigurationSnapshot\":{\"sink\":{\"k\":\"Zq7xSENT018Kv\"",
+         false},
+        {BY("Zq7xSENT018Kv") "\"jobConfigurationSnapshot\":{\"sink\":{\"k\":\"Zq7xSENT018K", false},
+    };
+    for (size_t i = 0; i < LEN(cases); i++) {
+        const char *text = cases[i].text, *first = strstr(text, "q7xSENT018Kv");
+        const char *second = first ? strstr(first + 1, "q7xSENT018Kv") : NULL;
+        size_t n = strlen(text);
+        if (shown(text, n) != cases[i].is) fail_msg("%s", text);
+        /* Wherever it is cut, once both have begun. */
+        for (; second && !cases[i].is && n > (size_t)(second - text); n--) {
+            char *cut = memcpy(malloc(n), text, n); /* so that a byte too far is found */
+            if (shown(cut, n)) fail_msg("%.*s", (int)n, text);
+            free(cut);
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_spellings_of_each_field),
@@ -518,6 +596,7 @@ int main(void) {
         cmocka_unit_test(corpus),
         cmocka_unit_test(records_cut_short),
         cmocka_unit_test(the_workspace_of_what_is_refused),
+        cmocka_unit_test(what_is_refused_names_no_secret),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

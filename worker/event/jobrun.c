@@ -305,8 +305,21 @@ bool jobrun_decode(const struct message *rec, struct arena *arena, struct jobrun
     return ok;
 }
 
-/* Which of the run's texts hold a secret: an edit lies in one, or it is one that is too short to be
- * looked for everywhere. */
+/* Whether a text of the document holds a secret: an edit lies in it, or it is one that is too short
+ * to be looked for everywhere. */
+static bool holds_secret(const struct reading *r, const struct json_value *v) {
+    size_t at = (size_t)(v->raw.p - r->j.start);
+    for (size_t k = 0; k < r->n_edits; k++)
+        if (r->edits[k].at < at + v->raw.n && at < r->edits[k].at + r->edits[k].n) return true;
+    for (size_t k = 0; k < r->values.n && r->values.n_short; k++) {
+        const struct echo *e = &r->values.v[k];
+        struct json_value value = {JSON_STRING, false, {e->p, e->n}};
+        if (e->n < ECHO_MIN && !e->unfit && json_same(v, &value)) return true;
+    }
+    return false;
+}
+
+/* Which of the run's texts do. */
 static unsigned hidden(const struct reading *r, const struct fields *run) {
     static const enum field fields[] = {
         [RUN_ID] = F_ID,
@@ -317,19 +330,8 @@ static unsigned hidden(const struct reading *r, const struct fields *run) {
         [RUN_STATUS] = F_STATUS,
     };
     unsigned ret = 0;
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
-        const struct json_value *v = &run->v[fields[i]];
-        size_t at = (size_t)(v->raw.p - r->j.start);
-        bool is = false;
-        for (size_t k = 0; k < r->n_edits && !is; k++)
-            is = r->edits[k].at < at + v->raw.n && at < r->edits[k].at + r->edits[k].n;
-        for (size_t k = 0; k < r->values.n && r->values.n_short && !is; k++) {
-            const struct echo *e = &r->values.v[k];
-            struct json_value value = {JSON_STRING, false, {e->p, e->n}};
-            is = e->n < ECHO_MIN && !e->unfit && json_same(v, &value);
-        }
-        ret |= (unsigned)is << i;
-    }
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        ret |= (unsigned)holds_secret(r, &run->v[fields[i]]) << i;
     return ret;
 }
 
@@ -403,17 +405,17 @@ static struct str member_text(const char *close, const char *end) {
     return last ? (struct str){at, (size_t)(last - at)} : (struct str){0};
 }
 
-struct str jobrun_whose(const struct message *rec, struct arena *arena) {
-    struct envelope e;
-    struct outcome unused;
-    if (!envelope_open(rec, arena, &e, &unused)) return STR("");
-    const char *end = e.document.p + e.document.n;
+/* *ret_cut: the text ends inside a string. */
+static struct str find_whose(struct str document, bool *ret_cut) {
+    const char *end = document.p + document.n;
     struct str found = {0};
     int64_t depth = 0, found_at = INT64_MAX;
-    for (const char *at = e.document.p; at < end; at++) {
+    *ret_cut = false;
+    for (const char *at = document.p; at < end; at++) {
         depth += (*at == '{' || *at == '[') - (*at == '}' || *at == ']');
         if (*at != '"') continue;
         const char *close = string_end(++at, end);
+        *ret_cut = !close;
         if (!close) break;
         struct str name = {at, (size_t)(close - at)};
         at = close;
@@ -425,4 +427,30 @@ struct str jobrun_whose(const struct message *rec, struct arena *arena) {
         found_at = depth;
     }
     return found;
+}
+
+struct str jobrun_whose(const struct message *rec, struct arena *arena) {
+    struct envelope e;
+    struct outcome unused;
+    bool cut;
+    return envelope_open(rec, arena, &e, &unused) ? find_whose(e.document, &cut) : STR("");
+}
+
+struct str jobrun_whose_shown(const struct message *rec, const struct known_sinks *known,
+                              struct arena *arena, bool *ret_hidden) {
+    struct envelope e;
+    struct outcome unused;
+    struct reading r;
+    struct json_value root;
+    bool cut;
+    *ret_hidden = false;
+    if (!envelope_open(rec, arena, &e, &unused)) return STR("");
+    struct str id = find_whose(e.document, &cut);
+    struct json_value v = {JSON_STRING, id.n && memchr(id.p, '\\', id.n), id};
+    if (!id.n) return id;
+    if (job_read(&r, e.document, e.structured, known, arena, &root) && !r.failed)
+        *ret_hidden = holds_secret(&r, &v);
+    else /* nothing was looked for in the texts, and what was not read may hold more */
+        *ret_hidden = r.failed || cut || r.j.at < r.j.end || r.n_edits || r.values.n;
+    return id;
 }

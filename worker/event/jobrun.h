@@ -118,5 +118,9 @@ bool jobrun_sink_facts(struct str sink, struct names *, struct arena *, struct k
  * none; the record's, or the arena's. Reads no more than strings and braces, so what spoils the
  * record hides nothing; what a tenant writes lies deeper than the id, and the outermost counts. */
 struct str jobrun_whose(const struct message *, struct arena *);
+/* The same for people. *ret_hidden: it holds a secret of the record, or one can't tell, as much of
+ * the record can't be read. */
+struct str jobrun_whose_shown(const struct message *, const struct known_sinks *, struct arena *,
+                              bool *ret_hidden);
 
 #endif

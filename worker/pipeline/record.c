@@ -101,8 +101,9 @@ void record_workspace(const struct window *w, const struct record *record,
         id = run.workspace_id;
         hidden = run.hidden & 1u << RUN_WORKSPACE_ID;
     } else if (record->message && record->workspace) {
+        struct known_sinks known = router_known(w->lane->router);
         fetched_message(record->message, &arena, &rec);
-        id = jobrun_whose(&rec, &arena);
+        id = jobrun_whose_shown(&rec, &known, &arena, &hidden);
     }
     outcome_text(ret, WORKSPACE_SHOWN, id);
     hidden = hidden || secret_in(id) || secret_in(str_c(ret));
