@@ -31,6 +31,24 @@ static void keep_encoded_secret(struct webhook *w, struct str s) {
     free(text);
 }
 
+/* User and password, together and each alone. */
+static void keep_userinfo(struct webhook *w, struct str s) {
+    const char *colon = memchr(s.p, ':', s.n);
+    size_t user = colon ? (size_t)(colon - s.p) : s.n;
+    keep_encoded_secret(w, s);
+    if (!colon) return;
+    keep_encoded_secret(w, (struct str){s.p, user});
+    keep_encoded_secret(w, (struct str){colon + 1, s.n - user - 1});
+}
+
+/* The path shows in labels. It may hold another URL, with secrets of its own. */
+static void keep_nested(struct webhook *w, struct str place) {
+    struct url_secrets s;
+    struct edit e;
+    url_secrets_begin(&s, place);
+    while (url_secrets_next(&s, &e)) keep_userinfo(w, (struct str){place.p + e.at, e.n});
+}
+
 static void keep_query(struct webhook *w, struct str query) {
     for (size_t start = 0, i = 0; i <= query.n; i++) {
         if (i < query.n && query.p[i] != '&') continue;
@@ -299,13 +317,10 @@ bool webhook_parse(const struct config *cfg, const cJSON *sink, struct destinati
     w->url[u.scheme.n + u.rest.n] = '\0';
     set_headers(w, pairs, n);
     if (u.userinfo.n) {
-        const char *colon = memchr(u.userinfo.p, ':', u.userinfo.n);
-        size_t user_len = colon ? (size_t)(colon - u.userinfo.p) : u.userinfo.n;
-        keep_encoded_secret(w, u.userinfo);
-        keep_encoded_secret(w, (struct str){u.userinfo.p, user_len});
-        if (colon) keep_encoded_secret(w, (struct str){colon + 1, u.userinfo.n - user_len - 1});
+        keep_userinfo(w, u.userinfo);
         if (!find(pairs, n, "authorization")) set_basic(w, u.userinfo);
     }
+    keep_nested(w, u.place);
     if (u.query.p) keep_query(w, u.query);
     char place[LABEL_MAX];
     outcome_text(place, sizeof place, u.place);

@@ -81,6 +81,17 @@ static const struct {
     {"https://h/?&&a=b&", "https://h/?&&a=" R "&"},
     {"https://h/?", "https://h/?"},
     {"https://u:p@h/?a=b", "https://" R "@h/?a=" R},
+    {"db_postgres://u:p@h/", "db_postgres://" R "@h/"},
+    /* A URL in another's path: a list in one string, or a proxy's. */
+    {"amqp://h1/v,amqp://u:p@h2/v", "amqp://h1/v,amqp://" R "@h2/v"},
+    {"https://u:p@h/x;https://v:q@k/y|s3+z://w@l?a=b&c=d#e",
+     "https://" R "@h/x;https://" R "@k/y|s3+z://" R "@l?a=" R "&c=" R},
+    {"https://h/fit/https://k:80/a@b//c", "https://h/fit/https://k:80/a@b//c"},
+    {"https://h/http://k/http://u:p@l#f", "https://h/http://k/http://" R "@l#" R},
+    {"https://h/,https://u:p/w@k/", "https://h/,https://" R},
+    {"https://h/,://u,https://", "https://h/,://u,https://"},
+    {"h/x,https://u:p@k", "h/x,https://" R "@k"},
+    {"https://h/?a=https://u:p@k/&b=c", "https://h/?a=" R "&b=" R},
     /* No host and port: nothing is kept, since anything may be a password. */
     {"https://user:pa/ss@example.com/", "https://" R},
     {"https://user:pa?ss@example.com/", "https://" R},
@@ -365,6 +376,49 @@ static void secrets_elsewhere(void **state) {
     for (size_t i = 0; i < LEN(cases); i++) assert_redacted(cases[i][0], cases[i][1]);
 }
 
+/* A string below the snapshot that may hold URLs, and what stands around them. */
+static void urls_in_text(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        /* An apostrophe is a character of URLs (RFC 3986). */
+        {"postgres://us:pw'S@h/p", "postgres://" R "@h/p"},
+        {"http://us'S@h/p'q", "http://" R "@h/p'q"},
+        {"see http://h/p'q?a='S' or", "see http://h/p'q?a=" R " or"},
+        {"http://h/#tok='S'", "http://h/#" R},
+        {"it's http://u:p'S@h/?a='S&b=S it's", "it's http://" R "@h/?a=" R "&b=" R " it's"},
+        {"'http://u:p'S@h/p", "'http://" R "@h/p"},
+        {"'http://h/?a=S'S", "'http://h/?a=" R},
+        /* Behind another one it closes a quotation, when nothing but punctuation follows. */
+        {"url='http://u:p@h/?a=b'", "url='http://" R "@h/?a=" R "'"},
+        {"{'a': 'http://h:80/?a=b'}, 'c': 'd@e'", "{'a': 'http://h:80/?a=" R "'}, 'c': 'd@e'"},
+        {"['http://h1:80', 'http://h2:80']", "['http://h1:80', 'http://h2:80']"},
+        {"('see http://h:80');", "('see http://h:80');"},
+        {"'http://h/p','http://u:p@k/?a=b','c'", "'http://h/p','http://" R "@k/?a=" R "'"},
+        /* These are none. */
+        {"<http://u:p@h/?a=b>, \\\"http://u@h/?a=b\\\"!",
+         "<http://" R "@h/?a=" R ">, \\\"http://" R "@h/?a=" R "\\\"!"},
+        {"http://h/?a=b\\tc\\u0000d", "http://h/?a=" R "\\tc\\u0000d"},
+        /* Lists. */
+        {"amqp://h1/v,amqp://u:S@h2/v", "amqp://h1/v,amqp://" R "@h2/v"},
+        {"h1:1,amqp://u:S@h2/v/amqp://u:S@h3?a=S", "h1:1,amqp://" R "@h2/v/amqp://" R "@h3?a=" R},
+        {"amqp://h1,amqp://u:S@h2", "amqp://" R},
+        {"https://h/p?x=1,https://u:S@k/", "https://h/p?x=" R},
+        {"a_postgres://u:S@h/p", "a_postgres://" R "@h/p"},
+        /* Half of a surrogate pair is no reason to look no further. */
+        {"\\ud800 http://u:S@h/?a=S\\udc00S&b=S \\ud800",
+         "\\ud800 http://" R "@h/?a=" R "&b=" R " \\ud800"},
+        {"http://u:\\ud800S@h/", "http://" R "@h/"},
+        {"http\\u003a//u\\ud800\\u003aS@h/\\ud800", "http\\u003a//" R "@h/\\ud800"},
+    };
+    static const char form[] = SNAPSHOT "{\"configuration\":{\"database\":[\"%s\"]}}";
+    for (size_t i = 0; i < LEN(cases); i++) {
+        char tail[512], want[512];
+        snprintf(tail, sizeof tail, form, cases[i][0]);
+        snprintf(want, sizeof want, form, cases[i][1]);
+        assert_redacted(tail, want);
+    }
+}
+
 /* As many values as a tenant likes, in as much text: what can't be looked for in time is hidden. */
 static void values_without_end(void **state) {
     (void)state;
@@ -466,6 +520,7 @@ int main(void) {
         cmocka_unit_test(escaped_urls),
         cmocka_unit_test(each_secret),
         cmocka_unit_test(secrets_elsewhere),
+        cmocka_unit_test(urls_in_text),
         cmocka_unit_test(values_without_end),
         cmocka_unit_test(secrets_that_stand_twice),
         cmocka_unit_test(a_query_without_end),

@@ -264,7 +264,9 @@ static void test_secrets(void **state) {
                                          "S1dS1dS1d",
                                          "of-a-quoted-one",
                                          "7okenOf7",
-                                         "pass-of-basic"};
+                                         "pass-of-basic",
+                                         "u:of-a-nested-url",
+                                         "of-a-nested-url"};
     static const char *const open[] = {"example.com",  "/path-segment", "text/plain",
                                        "accepted/all", "fragment-x",    "theme=dar"};
     struct destination d =
@@ -272,10 +274,11 @@ static void test_secrets(void **state) {
                "?a=query%20value&bare-query&c=#fragment-x\",\"headers\":{"
                "\"Authorization\":\"Bearer tok3n-of-mine\",\"Cookie\":\"cookie-value\","
                "\"Content-Type\":\"text/plain\",\"ACCEPT\":\"accepted/all\"}}");
-    struct destination wrapped =
-        parsed("{\"url\":\"https://example.com/\",\"headers\":{\"A\":\"sid=S1dS1dS1d; theme=dark\","
-               "\"B\":\"Token t=\\\"of-a-quoted-one\\\", id=7,key=7okenOf7, theme-word\","
-               "\"C\":\"Basic dTpwYXNzLW9mLWJhc2lj\"}}");
+    struct destination wrapped = parsed(
+        "{\"url\":\"https://example.com/x,https://k/,https://u:of-a-nested-url@h/path-segment\","
+        "\"headers\":{\"A\":\"sid=S1dS1dS1d; theme=dark\","
+        "\"B\":\"Token t=\\\"of-a-quoted-one\\\", id=7,key=7okenOf7, theme-word\","
+        "\"C\":\"Basic dTpwYXNzLW9mLWJhc2lj\"}}");
     for (size_t i = 0; i < COUNT(secret); i++)
         if (!scrubbed(secret[i])) fail_msg("%s is not scrubbed", secret[i]);
     for (size_t i = 0; i < COUNT(open); i++)

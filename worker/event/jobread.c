@@ -221,6 +221,26 @@ static void hide_bare(struct reading *r, const struct json_value *v) {
         echoes_add(&r->values, r->arena, v->raw, true);
 }
 
+/* One character, of which half a surrogate pair is one, too: it becomes DEL, which is neither a
+ * letter nor the end of a URL. */
+static size_t any_char(const char **at, const char *end, char ret[4]) {
+    size_t n = json_char(at, end, ret);
+    if (n) return n;
+    *ret = 0x7f;
+    return 1;
+}
+
+/* A string's text, whatever it holds. */
+static struct str any_text(struct reading *r, const struct json_value *v) {
+    struct str text;
+    if (json_resolve(v, r->arena, &text)) return text;
+    char *to = arena_alloc(r->arena, v->raw.n + 4);
+    const char *p = v->raw.p, *end = p + v->raw.n;
+    text = (struct str){to, 0};
+    while (p < end) text.n += any_char(&p, end, to + text.n);
+    return text;
+}
+
 /* The secrets of a URL that stands at [from, from + n) of a string's text. Where the string has
  * escapes each one's place is looked up by walking text and string together: *p is at *at there. */
 static void add_url_at(struct reading *r, const struct json_value *v, struct str text, size_t from,
@@ -229,22 +249,20 @@ static void add_url_at(struct reading *r, const struct json_value *v, struct str
     struct edit e;
     char one[4];
     url_secrets_begin(&s, (struct str){text.p + from, n});
-    bool userinfo = s.first.n > 0 && !s.malformed;
     while (url_secrets_next(&s, &e)) {
         struct str piece = {text.p + from + e.at, e.n};
-        if (userinfo)
+        if (s.userinfo)
             note_userinfo(r, piece);
         else
             note_encoded(r, piece);
-        userinfo = false;
         if (!v->escaped) {
             add_edit(r, v->raw.p + from + e.at, e.n);
             continue;
         }
         const char *end = v->raw.p + v->raw.n;
-        while (*at < from + e.at) *at += json_char(p, end, one);
+        while (*at < from + e.at) *at += any_char(p, end, one);
         const char *start = *p;
-        while (*at < from + e.at + e.n) *at += json_char(p, end, one);
+        while (*at < from + e.at + e.n) *at += any_char(p, end, one);
         add_edit(r, start, (size_t)(*p - start));
     }
 }
@@ -260,21 +278,29 @@ static void add_url(struct reading *r, const struct json_value *v) {
         add_edit(r, v->raw.p, v->raw.n);
 }
 
+/* Where a URL in a text ends: at a blank or at what none holds. They hold apostrophes (RFC 3986);
+ * behind another one that is the end of a quotation, when only punctuation follows. */
+static size_t url_end(struct str text, size_t at, bool quoted) {
+    size_t end = at;
+    while (end < text.n && (unsigned char)text.p[end] > ' ' && !strchr("\"<>", text.p[end])) end++;
+    size_t close = end;
+    while (quoted && close > at && strchr(",;.:!?)]}", text.p[close - 1])) close--;
+    return quoted && close > at && text.p[close - 1] == '\'' ? close - 1 : end;
+}
+
 /* A string that may hold URLs, between blanks or quotes. */
 static void add_urls(struct reading *r, const struct json_value *v) {
-    struct str text;
     size_t at = 0;
     const char *p = v->raw.p;
     if (!v->escaped && (v->raw.n < 4 || !memchr(v->raw.p, ':', v->raw.n))) return;
-    if (!json_resolve(v, r->arena, &text)) return;
+    struct str text = any_text(r, v);
+    const char *quote = text.n ? memchr(text.p, '\'', text.n) : NULL;
     for (size_t i = 0, end; i < text.n; i = end) {
         const char *mark = memmem(text.p + i, text.n - i, "://", 3);
         if (!mark) return;
         size_t from = (size_t)(mark - text.p);
-        end = from;
-        while (from > i && (char_is_plain(text.p[from - 1]) || text.p[from - 1] == '+')) from--;
-        while (end < text.n && (unsigned char)text.p[end] > ' ' && !strchr("\"'<>", text.p[end]))
-            end++;
+        while (from > i && url_scheme_char(text.p[from - 1])) from--;
+        end = url_end(text, (size_t)(mark - text.p), quote && quote < text.p + from);
         add_url_at(r, v, text, from, end - from, &p, &at);
     }
 }

@@ -64,11 +64,15 @@ static size_t until(struct str s, char c) {
     return at ? (size_t)(at - s.p) : s.n;
 }
 
+bool url_scheme_char(char c) {
+    return char_is_plain(c) || c == '+';
+}
+
 /* Where the authority starts: after "scheme:" and any number of slashes; 0 when there is no
  * scheme. As lenient as curl is: about how many slashes, and about what a scheme may start with. */
 static size_t authority(struct str u) {
     size_t i = 0;
-    while (i < u.n && (char_is_alnum(u.p[i]) || one_of("+-.", u.p[i]))) i++;
+    while (i < u.n && url_scheme_char(u.p[i])) i++;
     if (i > 0 && i + 1 < u.n && u.p[i] == ':' && u.p[i + 1] == '/')
         i++;
     else
@@ -95,26 +99,42 @@ static bool host_port(struct str s) {
     return true;
 }
 
-void url_secrets_begin(struct url_secrets *s, struct str url) {
-    size_t from = authority(url);
-    size_t end = from;
-    size_t host = from;
+/* The URL in the path that ends at s->rest, behind this place: it is the next one. */
+static void find_nested(struct url_secrets *s, size_t from) {
+    const char *at = from < s->rest ? memmem(s->url.p + from, s->rest - from, "://", 3) : NULL;
+    if (!at) return;
+    s->next = (size_t)(at - s->url.p);
+    while (s->next > from && url_scheme_char(s->url.p[s->next - 1])) s->next--;
+    s->query = s->url.n;
+}
+
+/* The URL that begins here. */
+static void begin(struct url_secrets *s, size_t at) {
+    struct str url = s->url;
+    size_t from = at + authority((struct str){url.p + at, url.n - at}), end = from, host = from;
     for (; end < url.n && !one_of("/?#", url.p[end]); end++)
         if (url.p[end] == '@') host = end + 1;
-    *s = (struct url_secrets){.url = url, .host = host, .query = url.n};
-    if (!host_port((struct str){url.p + host, end - host})) {
-        s->malformed = true;
+    s->next = s->query = url.n;
+    s->userinfo = host_port((struct str){url.p + host, end - host});
+    if (!s->userinfo) {
         s->first = edit_of(from, url.n - from, 0);
         return;
     }
     if (host > from) s->first = edit_of(from, host - 1 - from, 0);
-    struct str rest = {url.p + end, url.n - end};
-    size_t query = until(rest, '?'), fragment = until(rest, '#');
-    if (fragment < query) { /* no query: the fragment is all of one piece */
-        query = fragment;
-        s->pieces = URL_QUERY_PIECES - 1;
+    if (s->rest < end) { /* once for all of them: the path of the last one ends there */
+        struct str rest = {url.p + end, url.n - end};
+        size_t query = until(rest, '?'), fragment = until(rest, '#');
+        s->rest = end + (query < fragment ? query : fragment);
     }
-    if (query < rest.n) s->query = end + query + 1;
+    s->query = s->rest + (s->rest < url.n);
+    /* No query: the fragment is all of one piece. */
+    if (s->rest < url.n && url.p[s->rest] == '#') s->pieces = URL_QUERY_PIECES - 1;
+    find_nested(s, end);
+}
+
+void url_secrets_begin(struct url_secrets *s, struct str url) {
+    *s = (struct url_secrets){.url = url};
+    begin(s, 0);
 }
 
 /* How much of a query's piece is its name and the "=": nothing when no value follows, since then
@@ -127,11 +147,13 @@ static size_t name_length(struct str piece) {
 }
 
 bool url_secrets_next(struct url_secrets *s, struct edit *ret) {
+    while (s->first.n == 0 && s->next < s->url.n) begin(s, s->next);
     if (s->first.n > 0) {
         *ret = s->first;
         s->first.n = 0;
         return true;
     }
+    s->userinfo = false;
     while (s->query < s->url.n) {
         struct str rest = {s->url.p + s->query, s->url.n - s->query};
         size_t fragment = until(rest, '#');

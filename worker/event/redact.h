@@ -20,18 +20,22 @@ bool redact_add_line(struct buf *, const struct payload *);
  * - a piece of the query has no value: the whole piece, since it may be a bare token;
  * - a fragment follows a query: it belongs to the query's last value;
  * - the query has more than URL_QUERY_PIECES pieces: all the rest at once.
- * Text without a scheme begins with the authority ("user:pw@host:8080"). */
+ * A URL in the path is taken apart as well: the text may be a list of several, and a proxy's path
+ * is another URL. Text without a scheme begins with the authority ("user:pw@host:8080"). */
 #define URL_QUERY_PIECES 64
 struct url_secrets {
     struct str url;
-    size_t host;       /* where the host starts */
-    struct edit first; /* userinfo; n 0: none */
+    struct edit first; /* userinfo, or all of a malformed URL; n 0: none, or it was handed over */
+    bool userinfo;     /* first, or what was handed over last, is userinfo */
+    size_t rest;       /* where the path ends; 0: not looked for yet */
+    size_t next;       /* where a URL in the path begins; url.n: there is none */
     size_t query;      /* where the rest of the query starts; url.n: nothing is left */
     unsigned pieces;
-    bool malformed;
 };
 void url_secrets_begin(struct url_secrets *, struct str url);
 bool url_secrets_next(struct url_secrets *, struct edit *ret); /* n is never 0 */
+/* What a URL's scheme may hold here: an underscore, too. */
+bool url_scheme_char(char);
 
 /* What of a header's value is a secret by itself, wherever it turns up: the whole, what follows its
  * scheme, its last word, what Basic encodes (RFC 7617), and each piece between the marks that wrap
