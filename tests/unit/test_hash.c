@@ -178,6 +178,43 @@ static void base64_both_ways(void **state) {
     }
 }
 
+/* As lenient readers take it: either alphabet, padding or none, other bytes passed over. */
+static void base64_of_any_form(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        struct str bytes;
+    } cases[] = {
+        {"", STR("")},
+        {"Zg==", STR("f")},
+        {"Zg", STR("f")},
+        {"Zg=", STR("f")},
+        {"Zh==", STR("f")},
+        {"Z", STR("")},
+        {"Zm9vY", STR("foo")},
+        {"Zm9vYg", STR("foob")},
+        {"Zm9vYmE", STR("fooba")},
+        {"+/+/", STR("\xfb\xff\xbf")},
+        {"-_-_", STR("\xfb\xff\xbf")},
+        {"Z m\n9.v", STR("foo")},
+        {"Zg==Zg==", STR("f")},
+        {"====", STR("")},
+        {"\xc3\xa9Zm9v", STR("foo")},
+    };
+    for (size_t i = 0; i < LEN(cases); i++) {
+        struct buf b;
+        buf_init(&b, strlen(cases[i].text));
+        assert_true(unbase64_any_add(&b, str_c(cases[i].text)));
+        if (!str_eq((struct str){b.p, b.n}, cases[i].bytes)) fail_msg("\"%s\"", cases[i].text);
+        buf_free(&b);
+        if (!cases[i].bytes.n) continue;
+        buf_init(&b, cases[i].bytes.n - 1); /* past the ceiling */
+        assert_false(unbase64_any_add(&b, str_c(cases[i].text)));
+        assert_int_equal(b.n, 0);
+        buf_free(&b);
+    }
+}
+
 static void base64_of_any_length(void **state) {
     (void)state;
     uint8_t bytes[64];
@@ -261,6 +298,7 @@ int main(void) {
         cmocka_unit_test(hmac),
         cmocka_unit_test(hex_both_ways),
         cmocka_unit_test(base64_both_ways),
+        cmocka_unit_test(base64_of_any_form),
         cmocka_unit_test(base64_of_any_length),
         cmocka_unit_test(siphash),
         cmocka_unit_test(keyed),

@@ -419,6 +419,64 @@ static void urls_in_text(void **state) {
     }
 }
 
+/* What Basic encodes is a secret by itself, as leniently as servers read the header. */
+static void basic_in_headers(void **state) {
+    (void)state;
+    static const char *const lines[] = {
+        /* "u:of-basic?>~", in both alphabets */
+        "\"A\":\"Basic dTpvZi1iYXNpYz8+fg==\"",
+        "\"A\":\"basic dTpvZi1iYXNpYz8+fg==\"",
+        "\"A\":\"BASIC dTpvZi1iYXNpYz8+fg==\"",
+        "\"A\":\"bASIC dTpvZi1iYXNpYz8+fg==\"",
+        "\"A\":\"Basic dTpvZi1iYXNpYz8+fg\"",
+        "\"A\":\"Basic dTpvZi1iYXNpYz8-fg=\"",
+        "\"A\":\"Basic dTpvZi1iYXNpYz8+fh==\"", /* stray bits */
+        "\"A\":\"Basic dTpv.Zi1iYXNpYz8+fg\"",
+        "\"A\":\"  Basic  dTpvZi1iYXNpYz8+fg== \"",
+        "\"A\":\"Basic\\tdTpvZi1iYXNpYz8+fg==\\t\"",
+        "\"A\":\"Basic \\\"dTpvZi1iYXNpYz8+fg==\\\"\"",
+        "\"A\":\"Basic dTpvZi1iYXNpYz8+fg==, Bearer x\"",
+        "\"A\":\"Basic x dTpvZi1iYXNpYz8+fg==\"",
+        "\"A\":\"Basic%20dTpvZi1iYXNpYz8%2Bfg%3D%3D\"",
+        "\"A\":\"Authorization:Basic dTpvZi1iYXNpYz8+fg==\"",
+        /* In the place of a name. */
+        "\"Authorization: BASIC dTpvZi1iYXNpYz8+fg\":\"\"",
+        "\"Basic dTpvZi1iYXNpYz8+fg==\":\"\"",
+        "\"Authorization bAsic dTpvZi1iYXNpYz8+fg==\":\"\"",
+    };
+    static const char form[] =
+        "\"m\":\"u:%s, %s\"," SNAPSHOT "{\"notifications\":[{\"headers\":{%s}}]}";
+    for (size_t i = 0; i < LEN(lines); i++) {
+        char tail[512], want[512];
+        snprintf(tail, sizeof tail, form, "of-basic?>~", "of-basic?>~", lines[i]);
+        bool name = lines[i][1] != 'A' || lines[i][2] != '"';
+        snprintf(want, sizeof want,
+                 "\"m\":\"" R ", " R "\"," SNAPSHOT
+                 "{\"notifications\":[{\"headers\":{\"%s\":\"%s\"}}]}",
+                 name ? R : "A", name ? "" : R);
+        assert_redacted(tail, want);
+    }
+}
+
+/* What follows a header's scheme, and its last word, with blanks of any kind around. */
+static void blanks_in_headers(void **state) {
+    (void)state;
+    static const char *const values[] = {"Bearer onlywords", "Bearer onlywords ",
+                                         "\\tBearer  onlywords", "Bearer\\tonlywords",
+                                         " onlywords"};
+    for (size_t i = 0; i < LEN(values); i++) {
+        static const char form[] =
+            "\"m\":\"%s\"," SNAPSHOT "{\"sink\":{\"headers\":{\"A\":\"%s\"}}}";
+        char tail[512], want[512];
+        snprintf(tail, sizeof tail, form, "x-onlywords", values[i]);
+        snprintf(want, sizeof want, form, "x-" R, R);
+        assert_redacted(tail, want);
+    }
+    /* A pasted line with half of a surrogate pair. */
+    assert_redacted(SNAPSHOT "{\"notifications\":[{\"headers\":{\"A: S\\ud800\":\"S\"}}]}",
+                    SNAPSHOT "{\"notifications\":[{\"headers\":{\"" R "\":\"" R "\"}}]}");
+}
+
 /* As many values as a tenant likes, in as much text: what can't be looked for in time is hidden. */
 static void values_without_end(void **state) {
     (void)state;
@@ -521,6 +579,8 @@ int main(void) {
         cmocka_unit_test(each_secret),
         cmocka_unit_test(secrets_elsewhere),
         cmocka_unit_test(urls_in_text),
+        cmocka_unit_test(basic_in_headers),
+        cmocka_unit_test(blanks_in_headers),
         cmocka_unit_test(values_without_end),
         cmocka_unit_test(secrets_that_stand_twice),
         cmocka_unit_test(a_query_without_end),

@@ -265,6 +265,7 @@ static void test_secrets(void **state) {
                                          "of-a-quoted-one",
                                          "7okenOf7",
                                          "pass-of-basic",
+                                         "pass-without-padding",
                                          "u:of-a-nested-url",
                                          "of-a-nested-url"};
     static const char *const open[] = {"example.com",  "/path-segment", "text/plain",
@@ -278,7 +279,7 @@ static void test_secrets(void **state) {
         "{\"url\":\"https://example.com/x,https://k/,https://u:of-a-nested-url@h/path-segment\","
         "\"headers\":{\"A\":\"sid=S1dS1dS1d; theme=dark\","
         "\"B\":\"Token t=\\\"of-a-quoted-one\\\", id=7,key=7okenOf7, theme-word\","
-        "\"C\":\"Basic dTpwYXNzLW9mLWJhc2lj\"}}");
+        "\"C\":\"Basic dTpwYXNzLW9mLWJhc2lj\",\"D\":\"BASIC dTpwYXNzLXdpdGhvdXQtcGFkZGluZw\"}}");
     for (size_t i = 0; i < COUNT(secret); i++)
         if (!scrubbed(secret[i])) fail_msg("%s is not scrubbed", secret[i]);
     for (size_t i = 0; i < COUNT(open); i++)

@@ -80,6 +80,24 @@ invalid:
     return false;
 }
 
+bool unbase64_any_add(struct buf *b, struct str s) {
+    size_t start = b->n;
+    unsigned bits = 0;
+    uint32_t v = 0;
+    for (size_t i = 0; i < s.n && s.p[i] != '='; i++) {
+        int d = digit64(s.p[i] == '-' ? '+' : s.p[i] == '_' ? '/' : s.p[i]);
+        if (d < 0) continue;
+        v = v << 6 | (uint32_t)d;
+        bits += 6;
+        if (bits < 8) continue;
+        bits -= 8;
+        if (buf_putc(b, (char)(v >> bits))) continue;
+        b->n = start;
+        return false;
+    }
+    return true;
+}
+
 size_t utf8_sequence(const char *s, size_t n) {
     const unsigned char *p = (const unsigned char *)s;
     if (n == 0) return 0;

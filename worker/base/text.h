@@ -30,6 +30,10 @@ size_t percent_decode(struct str s, char *ret);
 
 bool base64_add(struct buf *, const void *, size_t); /* RFC 4648 with padding, appended */
 bool unbase64_add(struct buf *, struct str); /* strict; false (nothing appended) when invalid */
+/* As the most lenient readers take it: the URL-safe alphabet too, with padding or without, up to
+ * the first "="; other bytes are passed over and bits of no whole byte dropped. False past the
+ * ceiling, nothing is appended then. */
+bool unbase64_any_add(struct buf *, struct str);
 
 /* Length of the UTF-8 sequence that n bytes begin with, 0 when it is none: overlong forms,
  * surrogates and what lies beyond U+10FFFF are none (RFC 3629). */

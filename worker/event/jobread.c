@@ -374,15 +374,16 @@ static void hide_line(struct reading *r, const struct json_value *key) {
     if (!key->escaped && !memchr(key->raw.p, ':', key->raw.n) &&
         !memchr(key->raw.p, ' ', key->raw.n))
         return;
-    if (!json_resolve(key, r->arena, &text)) return;
+    text = any_text(r, key);
     const char *mark = memchr(text.p, ':', text.n);
-    if (!mark) mark = memchr(text.p, ' ', text.n);
+    bool scheme = !mark; /* "Bearer xyz" */
+    if (scheme) mark = memchr(text.p, ' ', text.n);
     if (!mark) return;
     size_t n = (size_t)(mark - text.p) + 1;
     while (n < text.n && text.p[n] == ' ') n++;
     if (n == text.n) return;
     add_edit(r, key->raw.p, key->raw.n);
-    note_header(r, (struct str){text.p + n, text.n - n});
+    note_header(r, scheme ? text : (struct str){text.p + n, text.n - n});
 }
 
 static void hide_header(struct reading *r, const struct json_value *key,

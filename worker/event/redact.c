@@ -178,7 +178,7 @@ bool url_secrets_next(struct url_secrets *s, struct edit *ret) {
 struct pieces {
     found_fn *found;
     void *ctx;
-    struct str known[3]; /* handed over already */
+    struct str known[4]; /* handed over already */
 };
 
 /* Letters and digits, capitals within, or nothing but digits: no word of a language. */
@@ -226,22 +226,10 @@ static void run(struct pieces *p, struct str s, bool named) {
     }
 }
 
-static void pieces(struct pieces *p, struct str s) {
-    bool named = false;
-    for (size_t i = 0; i < s.n;) {
-        size_t from = i;
-        while (i < s.n && !one_of(" \t;,\"'&|()<>[]{}", s.p[i])) i++;
-        if (i > from) run(p, (struct str){s.p + from, i - from}, named);
-        /* token="xyz" */
-        named = i > from && s.p[i - 1] == '=' && i < s.n && one_of("\"'", s.p[i]);
-        i += i < s.n;
-    }
-}
-
 static void basic(struct pieces *p, struct str encoded) {
     struct buf plain;
-    buf_init_secret(&plain, encoded.n + 1);
-    if (unbase64_add(&plain, encoded) && plain.n) {
+    buf_init_secret(&plain, encoded.n);
+    if (unbase64_any_add(&plain, encoded) && plain.n) {
         struct str both = {plain.p, plain.n};
         size_t user = until(both, ':') + 1;
         p->found(p->ctx, both);
@@ -250,19 +238,43 @@ static void basic(struct pieces *p, struct str encoded) {
     buf_wipe(&plain);
 }
 
+/* The scheme, in any case, by itself or behind "Authorization:". */
+static bool is_basic(struct str s) {
+    static const char name[] = "basic";
+    size_t n = sizeof name - 1;
+    for (size_t i = 0; i < n; i++)
+        if (s.n < n || char_lower(s.p[s.n - n + i]) != name[i]) return false;
+    return s.n == n || !char_is_alnum(s.p[s.n - n - 1]);
+}
+
+static void pieces(struct pieces *p, struct str s) {
+    bool named = false, encoded = false;
+    for (size_t i = 0; i < s.n;) {
+        size_t from = i;
+        while (i < s.n && !one_of(" \t;,\"'&|()<>[]{}", s.p[i])) i++;
+        struct str one = {s.p + from, i - from};
+        if (encoded && one.n) basic(p, one);
+        if (one.n) run(p, one, named);
+        encoded = encoded || is_basic(one);
+        /* token="xyz" */
+        named = one.n && s.p[i - 1] == '=' && i < s.n && one_of("\"'", s.p[i]);
+        i += i < s.n;
+    }
+}
+
 void header_secrets(struct str value, found_fn *found, void *ctx) {
-    struct pieces p = {.found = found, .ctx = ctx, .known = {value, value, value}};
-    const char *blank = value.n ? memchr(value.p, ' ', value.n) : NULL;
+    struct str inner = str_trim(value);
+    struct pieces p = {.found = found, .ctx = ctx, .known = {value, inner, inner, inner}};
+    size_t first = 0, last = inner.n;
     found(ctx, value);
-    if (blank) {
-        size_t scheme = (size_t)(blank - value.p);
-        const char *last = memrchr(value.p, ' ', value.n);
-        p.known[1] = (struct str){blank + 1, value.n - scheme - 1};
-        p.known[2] = (struct str){last + 1, value.n - (size_t)(last - value.p) - 1};
-        found(ctx, p.known[1]);
-        if (last != blank) found(ctx, p.known[2]);
-        if (scheme == 5 && (str_starts(value, "Basic") || str_starts(value, "basic")))
-            basic(&p, p.known[2]);
+    if (inner.n < value.n) found(ctx, inner);
+    while (first < inner.n && !one_of(" \t", inner.p[first])) first++;
+    while (last > first && !one_of(" \t", inner.p[last - 1])) last--;
+    if (first < inner.n) {
+        p.known[2] = str_trim((struct str){inner.p + first, inner.n - first});
+        p.known[3] = (struct str){inner.p + last, inner.n - last};
+        found(ctx, p.known[2]);
+        if (p.known[2].n != p.known[3].n) found(ctx, p.known[3]);
     }
     pieces(&p, value);
     if (!value.n || !memchr(value.p, '%', value.n)) return;

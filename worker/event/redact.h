@@ -38,11 +38,11 @@ bool url_secrets_next(struct url_secrets *, struct edit *ret); /* n is never 0 *
 bool url_scheme_char(char);
 
 /* What of a header's value is a secret by itself, wherever it turns up: the whole, what follows its
- * scheme, its last word, what Basic encodes (RFC 7617), and each piece between the marks that wrap
- * a token ("sid=xyz; a=b", "Token token=\"xyz\"", "id=7,key=xyz"), of HEADER_PIECE_MIN bytes or
- * more, that a name stands before or that no word looks like. Both as it stands and without its
- * percent-encoding. Each is handed over once, as text that lives until found returns; in all, and
- * in time, they are linear in the value. */
+ * scheme, its last word, what Basic encodes (RFC 7617, as leniently as servers read it), and each
+ * piece between the marks that wrap a token ("sid=xyz; a=b", "Token token=\"xyz\"",
+ * "id=7,key=xyz"), of HEADER_PIECE_MIN bytes or more, that a name stands before or that no word
+ * looks like. Both as it stands and without its percent-encoding. Each is handed over once, as text
+ * that lives until found returns; in all, and in time, they are linear in the value. */
 #define HEADER_PIECE_MIN 8
 typedef void found_fn(void *ctx, struct str secret);
 void header_secrets(struct str value, found_fn *found, void *ctx);
