@@ -32,6 +32,13 @@ static void assert_redacted(const char *tail, const char *want) {
     buf_free(&out);
 }
 
+/* The form with the text in the place of its "%s". */
+static void put(char to[static 1024], const char *form, const char *text) {
+    const char *at = strstr(form, "%s");
+    int n = snprintf(to, 1024, "%.*s%s%s", (int)(at - form), form, text, at + 2);
+    assert_in_range(n, 0, 1023);
+}
+
 /* One URL: what stands in for it. */
 static const struct {
     const char *url, *redacted;
@@ -125,12 +132,10 @@ static void each_url(void **state) {
             "\"results\":[{\"signedUrl\":\"%s\"}],\"jobConfigurationSnapshot\":{}",
         };
         for (size_t k = 0; k < LEN(places); k++) {
-            char tail[512];
-            char want[512];
-            const char *at = strstr(places[k], "%s");
-            int before = (int)(at - places[k]);
-            snprintf(tail, sizeof tail, "%.*s%s%s", before, places[k], urls[i].url, at + 2);
-            snprintf(want, sizeof want, "%.*s%s%s", before, places[k], urls[i].redacted, at + 2);
+            char tail[1024];
+            char want[1024];
+            put(tail, places[k], urls[i].url);
+            put(want, places[k], urls[i].redacted);
             assert_redacted(tail, want);
         }
     }
@@ -477,6 +482,74 @@ static void blanks_in_headers(void **state) {
                     SNAPSHOT "{\"notifications\":[{\"headers\":{\"" R "\":\"" R "\"}}]}");
 }
 
+/* A pair is one in either order, whatever its value is and what stands between and around. */
+static void pairs_in_any_order(void **state) {
+    (void)state;
+    static const char *const values[][2] = {
+        {"\"S\"", "\"" R "\""},
+        {"{\"v\":\"S\"}", "{\"v\":\"" R "\"}"},
+        {"[\"S\",1,null,[\"\",{\"v\":[\"\\u0053\\ud800\",true]}] ]",
+         "[\"" R "\",1,null,[\"\",{\"v\":[\"" R "\",true]}] ]"},
+        {"{\"url\":\"http://u:p@h/?a=b&c=d\",\"t\":\"see http://u@h or\"}",
+         "{\"url\":\"" R "\",\"t\":\"" R "\"}"},
+        {"{\"sink\":{\"headers\":{\"A\":\"S\",\"Accept\":\"S\"},\"type\":\"S\"},\"pin\":7}",
+         "{\"sink\":{\"headers\":{\"A\":\"" R "\",\"Accept\":\"" R "\"},\"type\":\"" R
+         "\"},\"pin\":7}"},
+        {"{\"value\":[\"S\"],\"name\":\"token\"}", "{\"value\":[\"" R "\"],\"name\":\"" R "\"}"},
+        {"{\"name\":\"token\",\"value\":{\"value\":\"S\",\"key\":\"pwd\"}}",
+         "{\"name\":\"" R "\",\"value\":{\"value\":\"" R "\",\"key\":\"" R "\"}}"},
+        {"7", "7"},
+        {"null", "null"},
+        {"{}", "{}"},
+    };
+    static const char *const orders[] = {
+        "{\"name\":\"DB_PASS\",\"value\":%s}",
+        "{\"value\":%s,\"name\":\"DB_PASS\"}",
+        "{\"Value\": %s "
+        ",\"x\":{\"name\":\"y\",\"value\":\"open\"},\"k\\u0065y\":\"p\\u0061ssword\"}",
+        "{\"value\":[{\"v\":0},{\"w\":\"o\"}],\"u\":\"http://h/"
+        "\",\"name\":\"x\",\"y\":{\"value\":%s,\"key\":\"pwd\"}}",
+        "[{\"value\":\"open\",\"name\":\"x\"},[{\"value\":%s,\"name\":\"x\",\"name\":\"token\"}],{"
+        "\"value\":\"open\"}]",
+    };
+    static const char *const places[] = {"\"env\":%s," SNAPSHOT "{}", SNAPSHOT "{\"env\":%s}",
+                                         SNAPSHOT "{" S3SINK(R) "},\"apiInfo\":{\"env\":[%s]}"};
+    for (size_t i = 0; i < LEN(values); i++)
+        for (size_t k = 0; k < LEN(orders); k++)
+            for (size_t l = 0; l < LEN(places); l++) {
+                char text[2][2][1024];
+                for (int is = 0; is < 2; is++) {
+                    put(text[is][0], orders[k], values[i][is]);
+                    put(text[is][1], places[l], text[is][0]);
+                }
+                assert_redacted(text[0][1], text[1][1]);
+            }
+}
+
+/* Which of two values counts is in doubt: both are hidden, when a name says so, and none when not.
+ */
+static void pairs_with_two_values(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"{\"value\":\"S\",\"value\":[\"S\"],\"name\":\"token\"}",
+         "{\"value\":\"" R "\",\"value\":[\"" R "\"],\"name\":\"token\"}"},
+        {"{\"value\":{\"a\":\"S\"},\"name\":\"token\",\"name\":\"x\",\"value\":\"S\"}",
+         "{\"value\":{\"a\":\"" R "\"},\"name\":\"token\",\"name\":\"x\",\"value\":\"" R "\"}"},
+        {"{\"value\":\"open\",\"value\":[\"open\"],\"name\":\"x\"}",
+         "{\"value\":\"open\",\"value\":[\"open\"],\"name\":\"x\"}"},
+    };
+    for (size_t i = 0; i < LEN(cases); i++) {
+        char text[2][1024];
+        for (int is = 0; is < 2; is++) put(text[is], "\"env\":%s," SNAPSHOT "{}", cases[i][is]);
+        assert_redacted(text[0], text[1]);
+    }
+    /* What was hidden late is looked for as well. */
+    assert_redacted("\"m\":\"of the pair: 0f-a-pair\",\"p\":{\"value\":{\"v\":\"0f-a-pair\"},"
+                    "\"key\":\"token\"}," SNAPSHOT "{},\"e\":\"0f-a-pair\"",
+                    "\"m\":\"of the pair: " R "\",\"p\":{\"value\":{\"v\":\"" R "\"},"
+                    "\"key\":\"token\"}," SNAPSHOT "{},\"e\":\"" R "\"");
+}
+
 /* As many values as a tenant likes, in as much text: what can't be looked for in time is hidden. */
 static void values_without_end(void **state) {
     (void)state;
@@ -579,6 +652,8 @@ int main(void) {
         cmocka_unit_test(each_secret),
         cmocka_unit_test(secrets_elsewhere),
         cmocka_unit_test(urls_in_text),
+        cmocka_unit_test(pairs_in_any_order),
+        cmocka_unit_test(pairs_with_two_values),
         cmocka_unit_test(basic_in_headers),
         cmocka_unit_test(blanks_in_headers),
         cmocka_unit_test(values_without_end),

@@ -199,6 +199,21 @@ static void put_proxy(struct gen *g) {
     buf_putc(&g->out, '}');
 }
 
+static void put_value(struct gen *g) {
+    size_t kind = pick(g, 4);
+    if (kind == 0) {
+        put_url(g);
+    } else if (kind == 1) {
+        buf_puts(&g->out, "[{\"keep\":");
+        put_secret(g, "", 0);
+        buf_puts(&g->out, "}, 1, ");
+        put_url(g);
+        buf_puts(&g->out, " ]");
+    } else {
+        put_secret(g, "http://keep:pw@keep/?a=", 0);
+    }
+}
+
 /* A secret beside its name, in either order, with anything between and within.
  */
 static void put_pair(struct gen *g, int depth) {
@@ -208,10 +223,7 @@ static void put_pair(struct gen *g, int depth) {
     for (int i = 0; i < 2; i++) {
         if ((i == 0) == early) {
             put_name(g, pick(g, 2) ? "value" : "Value", NULL);
-            if (pick(g, 4))
-                put_secret(g, "http://keep:pw@keep/?a=", 0);
-            else
-                put_url(g);
+            put_value(g);
         } else {
             put_name(g, "name", "key");
             buf_printf(&g->out, "\"%s\"", names[pick(g, LEN(names))]);

@@ -297,15 +297,13 @@ static void place(struct search *s, struct str text, struct found *f) {
     free(raw);
 }
 
-/* Both lists as one, what overlaps united. */
-static struct edits unite(struct edits a, const struct found *b, size_t shift,
-                          struct arena *arena) {
+struct edits edits_unite(struct edits a, struct edits b, size_t distance, struct arena *arena) {
     struct found all = {0};
     size_t i = 0, k = 0;
-    while (i < a.n || k < b->n) {
+    while (i < a.n || k < b.n) {
         struct edit other = {0};
-        if (k < b->n) other = edit_of(b->v[k].at + shift, b->v[k].n, 0);
-        bool first = k == b->n || (i < a.n && a.v[i].at <= other.at);
+        if (k < b.n) other = edit_of(b.v[k].at + distance, b.v[k].n, b.v[k].quotes);
+        bool first = k == b.n || (i < a.n && a.v[i].at <= other.at);
         add(&all, first ? a.v[i] : other);
         i += first;
         k += !first;
@@ -327,7 +325,7 @@ bool echoes_find(const struct echoes *e, struct edit which, struct str document,
     find(&s, text);
     if (s.n_hits || escapes || s.spent) place(&s, text, &f);
     bool found = f.n > 0;
-    if (found) *edits = unite(*edits, &f, range.at, arena);
+    if (found) *edits = edits_unite(*edits, (struct edits){f.v, f.n}, range.at, arena);
     free(f.v);
     free(s.hits);
     if (s.heads) {

@@ -39,6 +39,8 @@ struct edits {
     struct edit *v;
     size_t n;
 };
+/* Both as one, what overlaps united; those of b are to stand at a distance from where they say. */
+struct edits edits_unite(struct edits a, struct edits b, size_t distance, struct arena *);
 /* Finds some of the values (by their numbers) in the strings of a range of a document, which begins
  * and ends outside of strings, and unites where they stand with the edits that there are. escapes:
  * a string in it may hold one. False when it found none. */

@@ -1,5 +1,7 @@
 #include "worker/event/jobread.h"
 
+#include <stdlib.h>
+
 #include "worker/base/text.h"
 #include "worker/event/redact.h"
 
@@ -620,18 +622,23 @@ static bool names_pair(const struct json_value *key) {
     return false;
 }
 
-/* The value came before the name that says it is secret: its edits become one. */
-static void hide_late(struct reading *r, struct pair *pair) {
-    const struct json_value *v = &pair->value;
-    struct str text;
-    size_t behind = r->n_edits - pair->end;
-    pair->value.kind = JSON_ABSENT;
-    if (v->raw.n == 0) return;
-    if (pair->end == pair->edit) push_edit(r, (struct edit){0}); /* room for it */
-    memmove(r->edits + pair->edit + 1, r->edits + pair->end, behind * sizeof *r->edits);
-    r->edits[pair->edit] = edit_of((size_t)(v->raw.p - r->j.start), v->raw.n, 0);
-    r->n_edits = pair->edit + 1 + behind;
-    if (json_resolve(v, r->arena, &text)) note(r, text);
+/* A value whose name may follow. Nothing in a number is secret. */
+static void keep_early(struct reading *r, struct pair *pair, const struct json_value *v) {
+    size_t quote = v->kind == JSON_STRING;
+    if (!quote && v->kind != JSON_OBJECT && v->kind != JSON_ARRAY) return;
+    struct early *e = arena_alloc(r->arena, sizeof *e);
+    *e = (struct early){{v->raw.p - quote, v->raw.n + 2 * quote}, pair->values};
+    pair->values = e;
+}
+
+/* The name has come: it says that the values before it are secret. */
+static void tell_early(struct reading *r, struct pair *pair) {
+    pair->tells = true;
+    for (struct early *e; (e = pair->values);) {
+        pair->values = e->next;
+        e->next = r->early;
+        r->early = e;
+    }
 }
 
 /* "name", "key" or "value", of what may be a pair. */
@@ -644,21 +651,14 @@ static void visit_pair(struct reading *r, const struct json_value *key) {
     if (!pair) {
         pair = arena_alloc(r->arena, sizeof *pair);
         *pair = (struct pair){0};
-        r->pair = pair;
     }
-    /* Where a key stands twice, which one counts is in doubt. */
-    if (is_value && (pair->tells || pair->value.kind == JSON_STRING)) r->strings = STRINGS_NAMED;
-    size_t edit = r->n_edits;
+    if (is_value && pair->tells) r->strings = STRINGS_NAMED;
     visit(r, &v);
     r->strings = before;
     r->pair = pair;
-    if (v.kind != JSON_STRING || r->j.err) return;
-    if (!is_value && tells(r, &v)) {
-        pair->tells = true;
-        if (pair->value.kind == JSON_STRING) hide_late(r, pair);
-    } else if (is_value && !pair->tells && pair->value.kind == JSON_ABSENT) {
-        *pair = (struct pair){false, v, edit, r->n_edits};
-    }
+    if (r->j.err) return;
+    if (is_value && !pair->tells) keep_early(r, pair, &v);
+    if (!is_value && v.kind == JSON_STRING && tells(r, &v)) tell_early(r, pair);
 }
 
 /* The value of a member whose name says something, or was not seen lately. */
@@ -853,6 +853,47 @@ static const struct member run_members[][SAME_LENGTH] = {
 };
 static const struct members run_table = MEMBERS(run_members);
 
+static int by_place(const void *a, const void *b) {
+    const struct str *x = a, *y = b;
+    return (x->p > y->p) - (x->p < y->p);
+}
+
+/* The values, the first in the document first. */
+static struct str *sort_early(struct reading *r, size_t *ret_n) {
+    size_t n = 0;
+    for (const struct early *e = r->early; e; e = e->next) n++;
+    struct str *v = arena_alloc(r->arena, n * sizeof *v);
+    *ret_n = n;
+    for (const struct early *e = r->early; e; e = e->next) v[--n] = e->text;
+    qsort(v, *ret_n, sizeof *v, by_place);
+    return v;
+}
+
+/* Values that came before the name that says they are secret are read once more, as if it had come
+ * first. Only now, since one may hold others: so none is read a third time. */
+static void hide_early(struct reading *r, struct str document) {
+    size_t n, before = r->n_edits;
+    if (!r->early) return;
+    const struct str *v = sort_early(r, &n);
+    const struct json whole = r->j;
+    const char *done = document.p;
+    r->strings = STRINGS_NAMED;
+    for (size_t i = 0; i < n; i++) {
+        struct json_value again = {0};
+        if (v[i].p < done) continue;
+        done = v[i].p + v[i].n;
+        json_begin(&r->j, v[i]);
+        r->j.start = document.p;
+        visit(r, &again);
+    }
+    r->strings = STRINGS_OPEN;
+    r->j = whole;
+    struct edits late = {r->edits + before, r->n_edits - before};
+    struct edits all = edits_unite((struct edits){r->edits, before}, late, 0, r->arena);
+    r->edits = all.v;
+    r->n_edits = r->cap_edits = all.n;
+}
+
 /* Finds what was taken for a secret in the rest of the document: outside of the sink, whose own
  * values were looked for in it when it was read, and the others' in it. */
 static void find_echoes(struct reading *r, struct str document) {
@@ -893,6 +934,7 @@ bool job_read(struct reading *r, struct str document, bool structured,
     r->known = NULL;
     r->sink_at = NULL;
     r->pair = NULL;
+    r->early = NULL;
     r->strings = STRINGS_OPEN;
     r->hides_text = false;
     echoes_begin(&r->values);
@@ -904,6 +946,7 @@ bool job_read(struct reading *r, struct str document, bool structured,
     r->here = &r->fields[structured ? PLACE_CLOUDEVENT : PLACE_BODY];
     struct json_value root = read_members(r, &run_table);
     if (!json_end(&r->j)) return false;
+    hide_early(r, document);
     find_echoes(r, document);
     *ret_root = root;
     return true;

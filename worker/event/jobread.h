@@ -51,11 +51,16 @@ struct fields {
  * what they are called, by their place, or by both: then so are numbers. */
 enum strings { STRINGS_OPEN, STRINGS_URLS, STRINGS_NAMED, STRINGS_SECRET, STRINGS_SECRET_NAMED };
 
+/* A value that came before a name which may say that it is secret: all of its text. */
+struct early {
+    struct str text;
+    struct early *next;
+};
+
 /* An object that may be a pair: {"name": "PASSWORD", "value": "..."}, in whatever order. */
 struct pair {
-    bool tells;              /* its name says that the value is secret */
-    struct json_value value; /* a string that came before the name */
-    size_t edit, end;        /* the edits in it, by their numbers */
+    bool tells; /* its name says that the value is secret */
+    struct early *values;
 };
 
 struct reading {
@@ -71,6 +76,7 @@ struct reading {
     const struct known_sink *known;
     struct echoes values; /* taken for secrets */
     struct pair *pair;    /* of the object that is being read; NULL: it looks like none so far */
+    struct early *early;  /* the values that turned out to be secret */
     bool hides_text;      /* an edit may lie outside of the places that are known to be secret */
     struct fields fields[PLACES];
     struct fields *here; /* of the object that is being read */
