@@ -577,6 +577,53 @@ static void values_without_end(void **state) {
     }
 }
 
+/* So is a member's name that may hold one of them, but no word of the event model. */
+static void assert_spent(const char *secret, const char *name, const char *shown, int more) {
+    struct buf in, out;
+    struct arena arena = {0};
+    struct jobrun run;
+    struct outcome err;
+    char want[128];
+    buf_init(&in, 1 << 20);
+    buf_init(&out, 1 << 20);
+    buf_puts(&in, RUN_START ",\"m\":\"");
+    for (int i = 0; i < 5000; i++) buf_puts(&in, "abcdef");
+    buf_printf(&in, "\",\"%s\":{\"v\":\"\\\\\"}," SNAPSHOT "{\"sink\":{\"a\":\"%s\",\"b\":[", name,
+               secret);
+    for (int i = 0; i < 6; i++) buf_printf(&in, "\"%s\",", &"abcdefabcde"[i]);
+    for (int i = 0; i < more; i++) buf_printf(&in, "\"abcdeg%d\",", i);
+    buf_puts(&in, "1]}}}");
+    assert_true(decode((struct str){in.p, in.n}, &arena, &run, &err));
+    assert_true(redact_add(&out, &run.payload));
+    snprintf(want, sizeof want, "\"m\":\"" R "\",\"%s\":{\"v\":\"" R "\"}," SNAPSHOT "{", shown);
+    if (!memmem(out.p, out.n, want, strlen(want)))
+        fail_msg("%s is not in %s", want, buf_cstr(&out));
+    assert_null(memmem(out.p, out.n, "abcdef", 6));
+    assert_non_null(memmem(out.p, out.n, "\"successfulRuns\"", 16));
+    arena_free(&arena);
+    buf_free(&in);
+    buf_free(&out);
+}
+
+static void names_without_end(void **state) {
+    (void)state;
+    static const char *const cases[][3] = {
+        {"0f-12-bytes!", "0f-12-bytes!", R},
+        {"0f-12-bytes!", "x-0f-12-bytes!", R},
+        {"0f-12-bytes!", "0f-\\u0031\\u0032-bytes!", R},
+        {"0f-12-bytes!", "another-name", R}, /* what it holds is not known */
+        {"0f-12-bytes!", "eleven-byte", "eleven-byte"},
+        {"0f-12-bytes!", "correlationId", "correlationId"},
+        {"0f-13-bytes-!", "another-name", "another-name"}, /* too short for any */
+        {"0f-13-bytes-!", "a-name-of-sixteen", R},
+        {"11-bytes---", "11-bytes---", "11-bytes---"}, /* as ever */
+        {"11-bytes---", "x-11-bytes---", "x-11-bytes---"},
+    };
+    for (size_t i = 0; i < LEN(cases); i++)
+        for (int more = 0; more < 21; more += 20)
+            assert_spent(cases[i][0], cases[i][1], cases[i][2], more);
+}
+
 static void secrets_that_stand_twice(void **state) {
     (void)state;
     assert_redacted("\"jobConfigurationSnapshot\":{\"sink\":{\"accessKeyId\":\"S\"},"
@@ -657,6 +704,7 @@ int main(void) {
         cmocka_unit_test(basic_in_headers),
         cmocka_unit_test(blanks_in_headers),
         cmocka_unit_test(values_without_end),
+        cmocka_unit_test(names_without_end),
         cmocka_unit_test(secrets_that_stand_twice),
         cmocka_unit_test(a_query_without_end),
         cmocka_unit_test(as_a_line),

@@ -8,7 +8,8 @@
 /* Up to so many values, each is looked for by its rarest byte; more, by a hash of their first four.
  */
 #define FEW 16
-/* Tenants choose values and text: past so much work a byte, all strings are taken for secrets. */
+/* Tenants choose values and text: past so much work a byte, all strings are taken for secrets,
+ * and so are names that are long enough. */
 #define WORK_PER_BYTE 16
 #define WORK_LEAST 4096
 #define WORK_PER_HIT 32
@@ -104,6 +105,7 @@ struct search {
     size_t n;
     size_t left; /* of the work */
     bool spent;
+    size_t least_in_name; /* bytes of the shortest value that is looked for in names */
     /* What was found in a text, in no order. */
     struct edit *hits;
     size_t n_hits, cap;
@@ -270,6 +272,18 @@ static bool is_name(const char *at, const char *end) {
     return at < end && *at == ':';
 }
 
+/* Whether a string may hold a value that was not looked for. No word of the event model does. */
+static bool may_hold(const struct search *s, struct str string, bool name) {
+    return !name || (string.n >= s->least_in_name && !is_word(string));
+}
+
+static size_t least_in_name(const struct search *s) {
+    size_t least = SIZE_MAX;
+    for (size_t i = 0; i < s->n; i++)
+        if (s->v[i].n >= ECHO_NAME_MIN && s->v[i].n < least) least = s->v[i].n;
+    return least;
+}
+
 /* Of what was found in the whole text, keeps what lies inside of strings, and looks into those with
  * escapes once more. */
 static void place(struct search *s, struct str text, struct found *f) {
@@ -278,6 +292,7 @@ static void place(struct search *s, struct str text, struct found *f) {
     size_t n_raw = s->n_hits, i = 0;
     s->hits = NULL;
     s->n_hits = s->cap = 0;
+    s->least_in_name = least_in_name(s);
     while (p < end && (p = memchr(p, '"', (size_t)(end - p)))) {
         bool escaped;
         size_t from = (size_t)(++p - text.p);
@@ -286,10 +301,9 @@ static void place(struct search *s, struct str text, struct found *f) {
         bool name = is_name(p, end);
         size_t before = f->n;
         if (!s->spent && escaped) find_escaped(s, text, edit_of(from, to - from, 0), name, f);
-        if (s->spent && !name) {
-            f->n = before;
+        if (s->spent) f->n = before;
+        if (s->spent && may_hold(s, (struct str){text.p + from, to - from}, name))
             add(f, edit_of(from, to - from, 0));
-        }
         while (i < n_raw && raw[i].at < from) i++;
         for (; i < n_raw && raw[i].at < to; i++)
             if (!s->spent && !escaped && (!name || raw[i].n >= ECHO_NAME_MIN)) add(f, raw[i]);
