@@ -624,6 +624,36 @@ static void names_without_end(void **state) {
             assert_spent(cases[i][0], cases[i][1], cases[i][2], more);
 }
 
+/* A name says it in whatever spelling, of whatever length. */
+static void names_with_escapes(void **state) {
+    (void)state;
+    static const char *const ends[] = {
+        "p\\u0061ssword", "P\\u0061ss\\u0077ord_of_th\\u0065_database",
+        "_\\u0070\\u0061\\u0073\\u0073", "\\ud800pass\\u0077ord", "_p\\u0061ss\\ud800"};
+    for (size_t n = 0; n < 600; n = 2 * n + 1)
+        for (size_t i = 0; i < LEN(ends); i++) {
+            struct buf name, in, want;
+            buf_init(&name, 1 << 14);
+            buf_init(&in, 1 << 15);
+            buf_init(&want, 1 << 15);
+            for (size_t k = 0; k < n; k++) buf_puts(&name, "\\u0071");
+            buf_puts(&name, ends[i]);
+            buf_cstr(&name);
+            buf_printf(&in,
+                       "\"a\":{\"%s\":\"S\",\"q\\u0071\":\"open\"}," SNAPSHOT
+                       "{\"%.*s_u\\u0072l\":\"u:p@h\"}",
+                       name.p, (int)(6 * n), name.p);
+            buf_printf(&want,
+                       "\"a\":{\"%s\":\"" R "\",\"q\\u0071\":\"open\"}," SNAPSHOT
+                       "{\"%.*s_u\\u0072l\":\"" R "@h\"}",
+                       name.p, (int)(6 * n), name.p);
+            assert_redacted(buf_cstr(&in), buf_cstr(&want));
+            buf_free(&name);
+            buf_free(&in);
+            buf_free(&want);
+        }
+}
+
 static void secrets_that_stand_twice(void **state) {
     (void)state;
     assert_redacted("\"jobConfigurationSnapshot\":{\"sink\":{\"accessKeyId\":\"S\"},"
@@ -705,6 +735,7 @@ int main(void) {
         cmocka_unit_test(blanks_in_headers),
         cmocka_unit_test(values_without_end),
         cmocka_unit_test(names_without_end),
+        cmocka_unit_test(names_with_escapes),
         cmocka_unit_test(secrets_that_stand_twice),
         cmocka_unit_test(a_query_without_end),
         cmocka_unit_test(as_a_line),

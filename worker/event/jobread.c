@@ -56,7 +56,7 @@ static const struct member *find(const struct members *table, const struct json_
 static void visit(struct reading *, struct json_value *ret);
 static void visit_rest(struct reading *, struct json_value *);
 static void visit_member(struct reading *, const struct json_value *key);
-static bool tells(const struct reading *, const struct json_value *key);
+static bool tells(struct reading *, const struct json_value *key);
 
 static enum strings also_named(enum strings s) {
     return s < STRINGS_SECRET ? STRINGS_NAMED : STRINGS_SECRET_NAMED;
@@ -581,25 +581,14 @@ static const struct member any_members[][SAME_LENGTH] = {
 };
 static const struct members any_table = MEMBERS(any_members);
 
-static struct str name_of(const struct json_value *key, char *room, size_t size) {
-    struct str name = key->raw;
-    if (key->escaped && (name.n > size || !json_unescape(name, room, &name.n)))
-        return key->raw; /* as it is written: "\u0070assword" still says it in most spellings */
-    if (key->escaped) name.p = room;
-    return name;
-}
-
-static bool tells(const struct reading *r, const struct json_value *key) {
-    char room[256];
-    return names_tell(r->known_sinks->names, name_of(key, room, sizeof room));
+static bool tells(struct reading *r, const struct json_value *key) {
+    return names_tell(r->known_sinks->names, any_text(r, key));
 }
 
 /* Whether a member's value is a URL by its name: url, docUrl, proxy, callback_uri, endpoint. */
-static bool names_url(const struct json_value *key) {
+static bool names_url(struct str name) {
     static const char *const ends[] = {"url",  "uri",  "proxy",   "endpoint",
                                        "urls", "uris", "proxies", "endpoints"};
-    char room[256];
-    struct str name = name_of(key, room, sizeof room);
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         size_t n = strlen(ends[i]), k = 0;
         if (name.n < n) continue;
@@ -610,10 +599,8 @@ static bool names_url(const struct json_value *key) {
 }
 
 /* Whether an object with this member may be a pair, by its name. */
-static bool names_pair(const struct json_value *key) {
+static bool names_pair(struct str name) {
     static const char *const names[] = {"name", "key", "value"};
-    char room[32];
-    struct str name = name_of(key, room, sizeof room);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         size_t n = strlen(names[i]), k = 0;
         while (name.n == n && k < n && char_lower(name.p[k]) == names[i][k]) k++;
@@ -642,11 +629,10 @@ static void tell_early(struct reading *r, struct pair *pair) {
 }
 
 /* "name", "key" or "value", of what may be a pair. */
-static void visit_pair(struct reading *r, const struct json_value *key) {
+static void visit_pair(struct reading *r, struct str name) {
     struct json_value v = {0};
     enum strings before = r->strings;
-    char room[32];
-    bool is_value = name_of(key, room, sizeof room).n == STR("value").n;
+    bool is_value = name.n == STR("value").n;
     struct pair *pair = r->pair;
     if (!pair) {
         pair = arena_alloc(r->arena, sizeof *pair);
@@ -666,8 +652,9 @@ static void visit_special(struct reading *r, const struct json_value *key) {
     struct json_value v = {0};
     enum strings before = r->strings;
     const struct member *m = before < STRINGS_NAMED ? find(&any_table, key) : NULL;
-    bool named = tells(r, key), url = names_url(key);
-    bool pair = !named && before < STRINGS_NAMED && names_pair(key);
+    struct str name = any_text(r, key);
+    bool named = names_tell(r->known_sinks->names, name), url = names_url(name);
+    bool pair = !named && before < STRINGS_NAMED && names_pair(name);
     if (named) r->strings = also_named(before);
     if (before < STRINGS_NAMED && !m && !named && !key->escaped)
         names_remember(r->known_sinks->names, key->raw,
@@ -677,7 +664,7 @@ static void visit_special(struct reading *r, const struct json_value *key) {
     if (m)
         m->read(r, m);
     else if (pair)
-        visit_pair(r, key);
+        visit_pair(r, name);
     else if (url && r->strings == STRINGS_URLS)
         read_place(r, NULL);
     else
