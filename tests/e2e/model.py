@@ -64,7 +64,11 @@ LEAST_IN_NAME = 12
 
 
 def url_spans(text):
-    """The secret parts of a well-formed URL: userinfo, values of the query, fragment."""
+    """The secret parts of a well-formed URL: userinfo, values of the query, fragment; and those of a URL in its path."""
+    inner = text.count(b"://") > 1 and re.match(rb"((?:[\w+.-]*:)?/*[^/?#]*[^?#]*?)[\w+.-]*://", text)
+    if inner and re.match(rb"(?:[\w+.-]*:)?/*[^/?#]+/", inner[1]):
+        at = inner.end(1)
+        return url_spans(text[:at]) + [(at + start, at + end) for start, end in url_spans(text[at:])]
     spans = []
     authority = re.match(rb"(?:[A-Za-z0-9+.-]*:)?//([^/?#]*)@", text) or re.match(rb"([^/?#@]*)@", text)
     if authority:
@@ -159,7 +163,7 @@ def redact(payload):
             values |= {payload[start:end]} - {b"true", b"false"}
     for (path, start, end), inside in zip(places, objects):
         spans = secret_spans(path, payload[start:end])
-        if (path[-1] or "").lower() == "value" and inside[-1] in pairs:
+        if any((part or "").lower() == "value" and around in pairs for part, around in zip(path, inside)):
             spans = whole(payload[start:end])
         edits += [(start + a, start + b) for a, b in spans]
         if "apisToSend" not in path and path[-2:] != ("sink", "path"):

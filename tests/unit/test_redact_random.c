@@ -105,6 +105,7 @@ static void draw(struct gen *g, struct str ret[3]) {
                                           "~",
                                           "\x7f",
                                           "\x01",
+                                          "'",
                                           "\xe2\x82\xac",
                                           "\xf0\x9f\x98\x80"};
     struct buf *raw = new_form(g);
@@ -116,7 +117,8 @@ static void draw(struct gen *g, struct str ret[3]) {
     for (size_t i = 0; i < n; i++) buf_puts(raw, letters[pick(g, LEN(letters))]);
     for (size_t i = 0; i < raw->n; i++) {
         unsigned char c = (unsigned char)raw->p[i];
-        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+        bool plain =
+            (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '\'';
         buf_printf(percent, plain ? "%c" : "%%%02X", c);
     }
     base64_add(base64, raw->p, raw->n);
@@ -132,27 +134,57 @@ static void put_secret(struct gen *g, const char *before, int form) {
     buf_putc(&g->out, '"');
 }
 
+static void put_userinfo(struct gen *g, struct buf *url) {
+    struct str forms[3];
+    draw(g, forms);
+    buf_puts(url, pick(g, 2) ? "user:" : "");
+    buf_str(url, forms[1]);
+    buf_putc(url, '@');
+}
+
+/* Each URL of a list holds secrets. */
+static void put_urls(struct gen *g, struct buf *url) {
+    struct str forms[3];
+    if (pick(g, 2)) put_userinfo(g, url);
+    buf_puts(url, pick(g, 2) ? "keep.example.com:8080/keep" : "[2001:db8::1]");
+    for (size_t i = pick(g, 4) ? 0 : pick(g, 3); i > 0; i--) {
+        buf_puts(url, pick(g, 2) ? "/,amqp+x://" : "/x/http://");
+        put_userinfo(g, url);
+        buf_puts(url, "keep:80");
+    }
+    for (size_t i = pick(g, 4), first = 1; i > 0; i--, first = 0) {
+        draw(g, forms);
+        buf_putc(url, first ? '?' : '&');
+        buf_puts(url, pick(g, 4) ? "keep=" : "");
+        buf_str(url, forms[1 + pick(g, 2)]);
+    }
+}
+
 static void put_url(struct gen *g) {
     struct buf url;
-    struct str forms[3];
     buf_init(&url, 4096);
     buf_puts(&url, pick(g, 8) ? "https://" : "");
-    if (pick(g, 2)) {
-        draw(g, forms);
-        buf_puts(&url, pick(g, 2) ? "user:" : "");
-        buf_str(&url, forms[1]);
-        buf_putc(&url, '@');
-    }
-    buf_puts(&url, pick(g, 2) ? "keep.example.com:8080/keep" : "[2001:db8::1]");
-    for (size_t i = pick(g, 4); i > 0; i--) {
-        draw(g, forms);
-        buf_putc(&url, memchr(url.p, '?', url.n) ? '&' : '?');
-        buf_puts(&url, pick(g, 4) ? "keep=" : "");
-        buf_str(&url, forms[1 + pick(g, 2)]);
-    }
+    put_urls(g, &url);
     buf_putc(&g->out, '"');
     put_text(g, (struct str){url.p, url.n});
     buf_putc(&g->out, '"');
+    buf_free(&url);
+}
+
+/* Where the name does not say it: between blanks, in quotation marks, beside half a character. */
+static void put_url_in_text(struct gen *g) {
+    static const char *const around[][2] = {{"", ""},         {"keep ", " keep"},
+                                            {"it's ", ""},    {"a='", "', keep"},
+                                            {"<", ">"},       {"keep\\ud800\\n", "\\t\\udc00"},
+                                            {"[", " \\ud800"}};
+    size_t which = pick(g, LEN(around));
+    struct buf url;
+    buf_init(&url, 4096);
+    buf_puts(&url, "https://");
+    put_urls(g, &url);
+    buf_printf(&g->out, "\"%s", around[which][0]);
+    put_text(g, (struct str){url.p, url.n});
+    buf_printf(&g->out, "%s\"", around[which][1]);
     buf_free(&url);
 }
 
@@ -287,6 +319,11 @@ static void put_snapshot(struct gen *g) {
     if (pick(g, 2)) {
         put_name(g, "env", NULL);
         put_pair(g, 0);
+        buf_putc(&g->out, ',');
+    }
+    if (pick(g, 2)) {
+        put_name(g, "text", "database");
+        put_url_in_text(g);
         buf_putc(&g->out, ',');
     }
     put_name(g, "sink", NULL);
