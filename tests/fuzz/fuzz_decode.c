@@ -103,8 +103,11 @@ static void check_redacted(const struct jobrun *run, const struct header *h) {
     check_json((struct str){once.p, once.n});
     struct message rec = {{once.p, once.n}, h, 2};
     assert(jobrun_decode(&rec, &arena, &again, &err));
-    assert(str_eq(run->id, again.id) && str_eq(run->status, again.status));
-    assert(str_eq(run->event_id, again.event_id) && run->unknown_value == again.unknown_value);
+    if (!run->hidden) { /* an id may be a secret of the sink, too */
+        assert(str_eq(run->id, again.id) && str_eq(run->status, again.status));
+        assert(str_eq(run->event_id, again.event_id));
+        assert(run->unknown_value == again.unknown_value);
+    }
     assert(!run->sink.p == !again.sink.p);
     check_sink(again.sink);
     assert(redact_add(&twice, &again.payload));
