@@ -63,12 +63,12 @@ static void drop(struct gate *g, struct guest *guest) {
     *guest = g->guests[--g->n];
 }
 
-/* The server notices, and closes. */
+/* The server notices, and closes; once it has begun with it. */
 static void shut(struct gate *g, struct guest *guest) {
     recount(g, guest->address, -1);
     guest->shut = true;
     g->n_shut++;
-    shutdown(guest->fd, SHUT_RDWR);
+    if (guest->started) shutdown(guest->fd, SHUT_RDWR);
 }
 
 /* Ends what has had its time; returns how long the next one has, ms, at most a second. */
@@ -77,7 +77,7 @@ static int64_t expire(struct gate *g, int64_t now_ms) {
     for (size_t i = g->n; i-- > 0;) {
         struct guest *guest = &g->guests[i];
         int64_t left = guest->since_ms + g->timeout_ms - now_ms;
-        if (guest->shut) continue;
+        if (guest->shut && guest->started) continue;
         if (left > 0)
             least = left < least ? left : least;
         else if (guest->started)
@@ -95,24 +95,18 @@ static bool goes_before(const struct guest *a, const struct guest *b) {
     return a->since_ms < b->since_ms;
 }
 
-/* Who has to go first; NULL: nobody can. */
 static struct guest *find_worst(struct gate *g) {
     struct guest *worst = NULL;
     for (size_t i = 0; i < g->n; i++) {
         struct guest *guest = &g->guests[i];
-        if (guest->shut || !guest->started) continue;
-        if (!worst || goes_before(guest, worst)) worst = guest;
+        if (!guest->shut && (!worst || goes_before(guest, worst))) worst = guest;
     }
     return worst;
 }
 
-/* So that one more may be open. What came before the server had begun with any is more than one. */
+/* So that one more may be open. */
 static void make_room(struct gate *g) {
-    while (g->n - g->n_shut >= g->max) {
-        struct guest *worst = find_worst(g);
-        if (!worst) return;
-        shut(g, worst);
-    }
+    while (g->n - g->n_shut >= g->max) shut(g, find_worst(g));
 }
 
 static void add(struct gate *g, int fd, const struct sockaddr_storage *from) {
@@ -195,11 +189,12 @@ bool gate_run(struct gate *g, int listen_fd) {
     return g->running;
 }
 
-static void set(struct gate *g, int fd, bool started, bool answering) {
+static void set(struct gate *g, int fd, bool answering) {
     pthread_mutex_lock(&g->mutex);
     struct guest *guest = find(g, fd);
     if (guest) {
-        guest->started = started;
+        if (guest->shut && !guest->started) shutdown(fd, SHUT_RDWR);
+        guest->started = true;
         guest->answering = answering;
         guest->since_ms = clock_ms(CLOCK_MONOTONIC);
     }
@@ -207,15 +202,15 @@ static void set(struct gate *g, int fd, bool started, bool answering) {
 }
 
 void gate_started(struct gate *g, int fd) {
-    set(g, fd, true, false);
+    set(g, fd, false);
 }
 
 void gate_answering(struct gate *g, int fd) {
-    set(g, fd, true, true);
+    set(g, fd, true);
 }
 
 void gate_answered(struct gate *g, int fd) {
-    set(g, fd, true, false);
+    set(g, fd, false);
 }
 
 void gate_gone(struct gate *g, int fd) {

@@ -2,7 +2,8 @@
  * connection has so long to send a request's head, and so long to take its answer, however it
  * trickles. When all places are taken, a new connection gets that of the one that has waited
  * longest without a request, of the address that has most: so a probe is answered whoever holds
- * connections open.
+ * connections open. Beside a flood from its own address, its request has to be there before as many
+ * others came.
  *
  * A thread of its own accepts; the server's thread tells what becomes of each connection. */
 #ifndef RUNSINK_GATE_H
