@@ -47,7 +47,10 @@ class Canary(rig.Case):
         found = []
         for sink in self.sinks(receiver, store, bucket).values():
             one = events.run(sink)
-            one["env"] = [{"name": "DB_PASS", "value": canary("Pair")}, {"value": canary("Early"), "key": "api_key"}]
+            one["env"] = [{"name": "DB_PASS", "value": canary("Pair")}, {"value": canary("Early"), "key": "api_key"},
+                          {"value": {"v": [canary("EarlyInner")]}, "name": "PASSWORD"}]
+            one["jobConfigurationSnapshot"]["configuration"]["database"] = (
+                f"postgres://u:'{canary('Quote')}@h/p'a,amqp://u:{canary('InPath')}@h/v?a='{canary('QuoteQuery')}")
             one["jobConfigurationSnapshot"]["proxies"] = [f"u:{canary('Listed')}@h:80"]
             one["jobConfigurationSnapshot"]["configuration"]["proxy"] = {
                 "server": "h:80", "user": canary("PartUser"), "pass": canary("PartPass")}
@@ -122,7 +125,7 @@ class Canary(rig.Case):
         s3, host = store.sink(bucket), f"http://127.0.0.1:{receiver.port}"
         token = {name: canary(name) for name in ("Path", "Piece", "Query", "Cut", "Encoded", "Dead", "Host", "Member", "Hook",
                                                  "Store", "Prefix", "Bucket", "Endpoint", "Named", "Id", "Part", "When", "Line",
-                                                 "Cookie", "Quoted", "Comma", "Digest", "Unfit", "Spoilt", "Broken")}
+                                                 "Cookie", "Quoted", "Comma", "Digest", "Basic", "Inner", "Unfit", "Spoilt", "Broken")}
         wrong = {**s3, "endpoint": f"{host}/named-store", "sessionToken": canary("Session"), "secretAccessKey": canary("Wrong")}
 
         def hook(path, secret, base=f"{host}/ok", **more):
@@ -141,7 +144,10 @@ class Canary(rig.Case):
                 "Cookie": {"Cookie": f"sid={token['Cookie']}; theme=dark"},
                 "Quoted": {"Authorization": f'Token token="{token["Quoted"]}"'},
                 "Comma": {"Authorization": f"ApiKey id=7,key={token['Comma']}"},
-                "Digest": {"X-Sig": f"v1={token['Digest']}"}}.items()],
+                "Digest": {"X-Sig": f"v1={token['Digest']}"},
+                "Basic": {"Authorization": "bASIC " + base64.b64encode(f"u:{token['Basic']}".encode()).decode().rstrip("=")},
+            }.items()],
+            hook(f"x,http://u:{token['Inner']}@h/", "x"),
             {**wrong, "accessKeyId": token["Prefix"], "prefix": f"x/{token['Prefix']}/"},
             {**wrong, "accessKeyId": token["Bucket"], "bucket": token["Bucket"].lower()},
             {**wrong, "accessKeyId": token["Endpoint"], "endpoint": f"http://{token['Endpoint'].lower()}.invalid"},
