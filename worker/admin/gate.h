@@ -1,4 +1,4 @@
-/* The admin server's door: accepts connections and hands them on, a bounded number at a time. A
+/* The admin server's gate: accepts connections and hands them on, a bounded number at a time. A
  * connection has so long to send a request's head, and so long to take its answer, however it
  * trickles. When all places are taken, a new connection gets that of the one that has waited
  * longest without a request, of the address that has most: so a probe is answered whoever holds

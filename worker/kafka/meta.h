@@ -2,10 +2,10 @@
  *     rs1 <seq>[@<era>] <chain head, 64 hex digits> <end>,<end>,...
  *     rs2 <seq>[@<era>] <chain head> <taken>:<reader, 16 hex digits>[:<r|p|w><first>+<n>*<tries>]
  * <end>,<end>,...[;<r|w><first>+<n>,...] The first while nobody reads, the second while somebody
- * does, or died doing it. seq is the number of ledger entries written for the partition so far,
- * head the hash of the last one (zeros for none), the ends are the boundaries of windows sealed but
- * not settled, the first absolute, each later one as the difference to the one before; what is
- * blamed comes last. Pure; any thread. */
+ * does, or died doing it. An era that is 0 is not written. seq is the number of ledger entries
+ * written for the partition so far, head the hash of the last one (zeros for none), the ends are
+ * the boundaries of windows sealed but not settled, the first absolute, each later one as the
+ * difference to the one before; what is blamed comes last. Pure; any thread. */
 #ifndef RUNSINK_META_H
 #define RUNSINK_META_H
 
@@ -55,7 +55,7 @@ static inline bool claim_same(const struct claim *a, const struct claim *b) {
 
 struct meta {
     uint64_t seq;
-    uint64_t era; /* of the topics that had this name one after another: 0 for the first */
+    uint64_t era; /* 0 for the first topic of this name, then a greater number for each new one */
     uint8_t head[SHA256_LEN];
     struct claim claim;
     int64_t ends[META_ENDS_MAX];
