@@ -21,6 +21,32 @@ def instants(window):
     return found
 
 
+class WrongClock(rig.Case):
+    DELAYS = (2, 4, 4, 4)
+
+    def test_wrong_clock(self):
+        """five minutes ahead, or behind: what this machine parked comes back after its delay, no sooner"""
+        library = rig.RUNSINK.parent / "tests" / "libwrong_clock.so"
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        workers = []
+        for shift in ("+300", "-300"):
+            topic = f"{self.topic}{shift[0].translate(str.maketrans('+-', 'ab'))}"
+            self.kafka.create(topic, 1)
+            path = f"/{topic}"
+            receiver.play(path, 503)
+            settings = self.settings(topics=topic, group=f"{self.group}{shift}", retry__delays="2s,4s", retry__window__webhook="60s")
+            workers.append((path, self.worker(settings, env={"LD_PRELOAD": str(library), "WRONG_CLOCK": shift})))
+            self.kafka.produce(topic, [(b"", events.dump(events.run({"type": "webhook", "url": receiver.url + path})))])
+        for path, worker in workers:
+            rig.await_("five attempts", 60, lambda path=path: len(receiver.to(path)) >= 1 + len(self.DELAYS), worker)
+            at = [request.at for request in receiver.to(path)]
+            gaps = [later - sooner for sooner, later in zip(at, at[1:])][:len(self.DELAYS)]
+            rig.say(path, [f"{gap:.1f}" for gap in gaps])
+            self.assertTrue(all(gap > delay - TOLERANCE for gap, delay in zip(gaps, self.DELAYS)), gaps)
+            self.assertEqual(0, worker.stop(), worker.tail())
+
+
 class Schedule(rig.Case):
     def setUp(self):
         super().setUp()

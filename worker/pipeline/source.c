@@ -101,21 +101,22 @@ static int64_t due_said(const struct fetched *message) {
     return ms;
 }
 
-/* When the head of a retry partition is due, by this machine's clock. A wrong clock must not make
- * it hold up what comes after it for longer than the topic's delay. The delay counts from the
- * broker's timestamp. Where the topic carries the producer's, it counts from when we read the
- * record. A broker's timestamp in the future shows by how much this machine's clock is slow. */
+/* When the head of a retry partition is due, by this machine's clock. Whoever parked it has said so
+ * by his own, which may be wrong. So it waits no longer than the topic's delay from the broker's
+ * timestamp, by the broker's clock: that is now at least what the newest timestamp says that was
+ * seen, and the time since. Where the topic carries the producer's, the delay counts from when we
+ * read the record. */
 static int64_t due_of(const struct lane *lane, struct partition *p, const struct fetched *message) {
     bool by_broker;
     int64_t due = due_said(message), at = fetched_time_ms(message, &by_broker);
     feed_filled(p->feed, &p->filled_ms, &p->filled_wall_ms);
+    int64_t most = p->filled_wall_ms + p->delay_ms;
     if (by_broker) {
-        if (at - lane->wall_ms > p->behind_ms) p->behind_ms = at - lane->wall_ms;
-    } else {
-        at = p->filled_wall_ms;
+        if (at - lane->now_ms > p->broker_ms) p->broker_ms = at - lane->now_ms;
+        int64_t broker_now = lane->now_ms + p->broker_ms;
+        most = at + p->delay_ms + lane->wall_ms - broker_now;
     }
-    if (due > at + p->delay_ms) due = at + p->delay_ms;
-    return due - p->behind_ms;
+    return due < most ? due : most;
 }
 
 /* The wait ends after the delay by the monotonic clock, whatever happens to the others. */
