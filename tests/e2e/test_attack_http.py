@@ -160,17 +160,21 @@ class Names(attack.Case):
         names, port, arrived = self.name_server(".good.example")
         self.begin(resolver__threads=str(self.THREADS), retry__window__webhook="20s", log__level="debug")
         process = self.attacked.process.pid
-        most, over = [0, 0], threading.Event()
+        most, over, before = [0, 0], threading.Event(), set()
 
         def resolvers():
             """Of the process's threads those that resolve; librdkafka begins and ends its own with its brokers."""
-            names = [task / "comm" for task in Path(f"/proc/{process}/task").iterdir()]
-            return sum(name.read_text().strip() == "resolver" for name in names)
+            tasks = Path(f"/proc/{process}/task").iterdir()
+            return {task.name for task in tasks if (task / "comm").read_text().strip() == "resolver"}
 
         def count():
+            nonlocal before
             while not over.wait(0.05):
                 with contextlib.suppress(OSError):
-                    most[0] = max(most[0], resolvers())
+                    now = resolvers()
+                    # Seen twice: one that is just ending may be there beside the one that takes its place.
+                    most[0] = max(most[0], len(now & before))
+                    before = now
                     most[1] = max(most[1], len(os.listdir(f"/proc/{process}/fd")))
         watching = threading.Thread(target=count, daemon=True)
         watching.start()

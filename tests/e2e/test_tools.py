@@ -18,7 +18,7 @@ class Tools(rig.Case):
         """--version names the version, the commit and each library; the first line is for scripts"""
         lines = rig.runsink("--version").stdout.decode().splitlines()
         self.assertRegex(lines[0], r"^runsink \d+\.\d+\.\d+ \(commit (unknown|[0-9a-f]{12,40}(-modified)?)\)$")
-        for name in ("librdkafka", "libcurl/", "OpenSSL", "cJSON", "zstd", "libmicrohttpd", "libdeflate", "libs3"):
+        for name in ("librdkafka", "libcurl/", "OpenSSL", "cJSON", "zstd", "libmicrohttpd", "ISA-L", "libs3"):
             self.assertTrue([line for line in lines[1:] if re.search(name + r"\b ?\d*", line)], name)
 
     def test_help(self):

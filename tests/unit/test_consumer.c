@@ -98,8 +98,9 @@ static struct consumer *joined(const struct mock_broker *broker, int wake_fd, st
 }
 
 static void end(bool is_stuck) {
+    static struct mock_broker *broker; /* stays where librdkafka still uses it */
     struct seen seen = {0};
-    struct mock_broker *broker = mock_broker_start();
+    broker = mock_broker_start();
     assert_non_null(broker);
     assert_true(mock_broker_topic(broker, "runs", PARTITIONS));
     int wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

@@ -181,8 +181,7 @@ static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t fi
         print_anchors(f, &sums->anchored);
     else
         fputs("no anchors: nothing shows whether ledger and committed state were cut short "
-              "together, or "
-              "written anew by who has the key\n",
+              "together, or written anew by whoever has the key\n",
               f);
     if (findings)
         fprintf(f, "NOT SOUND: %" PRIu64 " finding%s\n", findings, PLURAL(findings));
