@@ -30,7 +30,9 @@ struct gzip *gzip_new(int level) {
     return g;
 }
 
+/* Its tables hold pieces of what was compressed, which may not have been redacted. */
 void gzip_free(struct gzip *g) {
+    if (g) wipe(g, sizeof *g);
     free(g);
 }
 

@@ -89,8 +89,7 @@ bool object_key_event(const struct config *cfg, const struct jobrun *run,
     return key_make(cfg->object_key, &values, KEY_MAX, out) || too_long(reterr);
 }
 
-/* A topic that was deleted and made anew has the same offsets once more, perhaps on the same day.
- */
+/* A topic that was made anew has the same offsets once more, perhaps on the same day. */
 static struct str place_in(const struct destination *dest, uint64_t era, char room[PLACE_LEN + 1]) {
     char text[PLACE_LEN + 32];
     uint8_t digest[SHA256_LEN];

@@ -466,8 +466,7 @@ static void add_part(struct lane *lane, struct settlement *j, struct partition *
     struct part c = {.serial = p->serial, .windows = k, .meta = p->meta, .offset = p->committed};
     bool anew = p->pin && p->before >= 0;
     c.anew = anew && c.meta.seq && lane->cfg->ledger && add_anew(lane, job, p, &c.meta);
-    /* Above the last one's, also where that went with the group's offsets and seq is the ledger's.
-     */
+    /* Above the last one's, also where that went with the group's offsets: seq is the ledger's. */
     if (anew) c.meta.era = 1 + (c.meta.era > c.meta.seq ? c.meta.era : c.meta.seq);
     for (struct window *w = p->windows.oldest; w && at < k; w = w->newer, at++) {
         if (lane->cfg->ledger && !add_ledger(lane, job, p, w, &c.meta)) {
