@@ -5,6 +5,8 @@
 #include <isa-l/igzip_lib.h>
 #include <stdalign.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 
 /* What does not get smaller is stored: 5 bytes for each block of 64 KiB, and gzip's own 18. */
 #define BOUND(n) ((n) + ((n) / UINT16_MAX + 1) * 5 + 18)
@@ -18,22 +20,49 @@ struct gzip {
     alignas(64) uint8_t tables[ISAL_DEF_LVL2_DEFAULT];
 };
 static_assert(ISAL_DEF_LVL1_DEFAULT <= ISAL_DEF_LVL2_DEFAULT, "the tables serve both levels");
+#define SIZE ((sizeof(struct gzip) + STEP - 1) / STEP * STEP)
 
+/* ISA-L (2.30 to 2.32) takes the stream's own address, from its 16th bit, for input where it enters
+ * the third byte's position in its table (igzip_icf_body_h1_gr_bt.asm, write_first_byte: tmp2 is
+ * still rcx, the stream). The hash of that, CRC-32C, says which place in the table is lost for
+ * others, and so what is found. So a stream lies where the hash is 0. */
+#define STEP (1ul << 16)
+#define HASHES (1ul << 15)       /* of level 2, which has most */
+#define SPAN (2 * HASHES * STEP) /* has each hash at least once, wherever it lies */
+
+static bool is_right(uintptr_t address) {
+    uint32_t n = (uint32_t)(address / STEP);
+    uint8_t bytes[4] = {(uint8_t)n, (uint8_t)(n >> 8), (uint8_t)(n >> 16), (uint8_t)(n >> 24)};
+    return crc32_iscsi(bytes, sizeof bytes, 0) % HASHES == 0;
+}
+
+/* Takes addresses without memory, and keeps what it needs of them. */
+static struct gzip *place(void) {
+    char *from = mmap(NULL, SPAN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (from == MAP_FAILED) return NULL;
+    char *end = from + SPAN, *at = from + (STEP - (uintptr_t)from % STEP) % STEP;
+    while (at + SIZE < end && !is_right((uintptr_t)at)) at += STEP;
+    bool ok = at + SIZE < end && mprotect(at, SIZE, PROT_READ | PROT_WRITE) == 0;
+    if (!ok) at = end;
+    if (at > from) munmap(from, (size_t)(at - from));
+    if (ok) munmap(at + SIZE, (size_t)(end - at) - SIZE);
+    return ok ? (struct gzip *)(void *)at : NULL;
+}
+
+/* It is all zeros, as hist_bits has to be, which none of the library's calls sets. */
 struct gzip *gzip_new(int level) {
-    struct gzip *g = aligned_alloc(alignof(struct gzip), sizeof *g);
-    if (!g) abort();
     assert(level >= 1 && level <= GZIP_LEVEL_MAX);
-    /* How far back it looks is set by none of the calls below: 0 is all. */
-    memset(&g->stream, 0, sizeof g->stream);
+    struct gzip *g = place();
+    if (!g) return NULL;
     g->level = (uint32_t)level;
     g->tables_size = level == 1 ? ISAL_DEF_LVL1_DEFAULT : ISAL_DEF_LVL2_DEFAULT;
     return g;
 }
 
-/* Its tables hold pieces of what was compressed, which may not have been redacted. */
+/* Its tables hold pieces of what was compressed, which may not have been redacted; the kernel wipes
+ * them. */
 void gzip_free(struct gzip *g) {
-    if (g) wipe(g, sizeof *g);
-    free(g);
+    if (g) munmap(g, SIZE);
 }
 
 bool gzip_into(struct gzip *g, const void *p, size_t n, struct buf *out) {
