@@ -5,7 +5,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
+from confluent_kafka.admin import AclBinding, AclBindingFilter, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
 
 import events
 import rig
@@ -52,12 +52,20 @@ class Acls(unittest.TestCase):
         (self.dir / "archive").mkdir()
         self.kafka.create("jobruns", 2)
 
-    def allow(self, kind, name, pattern, operations):
-        bindings = [AclBinding(kind, name, pattern, "User:runsink", "*", AclOperation[one.upper()], AclPermissionType.ALLOW)
+    def allow(self, kind, name, pattern, operations, permission=AclPermissionType.ALLOW):
+        bindings = [AclBinding(kind, name, pattern, "User:runsink", "*", AclOperation[one.upper()], permission)
                     for one in operations]
         if bindings:
             for done in self.kafka.admin.create_acls(bindings).values():
                 done.result()
+
+    def deny_write(self, topic):
+        self.allow(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, ["Write"], AclPermissionType.DENY)
+
+    def take_back_denials(self):
+        every = AclBindingFilter(ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.DENY)
+        for done in self.kafka.admin.delete_acls([every]).values():
+            done.result()
 
     def says(self, code, *arguments):
         done = rig.runsink(*arguments, "--config", str(self.config), seconds=120)
@@ -89,6 +97,67 @@ class Acls(unittest.TestCase):
         self.assertEqual(1, len(receiver.requests))
         rig.await_("ready", 60, lambda: worker.metric("runsink_ready") == 1, worker)
         self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_no_right_to_write_an_own_topic(self):
+        """one source's own topic: that source waits, named, nothing is delivered twice; the other goes on; check names each"""
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        topics = "jobruns", "others"
+        self.kafka.create("others", 1)
+        for topic in topics:
+            for kind, name, pattern, own, more in table():
+                self.allow(kind, name.replace("jobruns", topic), pattern, own + more)
+        worker = rig.Worker(self.dir, {**{name: value for name, value in self.settings.items() if name != "admin.listen"},
+                                       "topics": ",".join(topics), "retry.delays": "1s", "retry.window.webhook": "300s"})
+        self.addCleanup(worker.kill)
+        self.config = worker.config
+
+        def send(topic, name):
+            run = events.run({"type": "webhook", "url": receiver.url + "/" + name}, id=name)
+            self.kafka.produce(topic, [(b"k", events.dump(run))])
+
+        def settled(topic):
+            return self.kafka.settled("runsink", topic)
+
+        for topic in topics:
+            send(topic, "first")
+            rig.await_("it is settled", 60, lambda: settled(topic), worker)
+        denied = ["jobruns.dead.data", "jobruns.ledger", "jobruns.retry.1s"]
+        for n, topic in enumerate(denied):
+            self.deny_write(topic)
+            receiver.play(f"/park-{n}", 503)
+            for name in f"good-{n}", f"park-{n}":
+                send("jobruns", name)
+            self.kafka.produce("jobruns", [(b"k", b"no event at all")])
+            rig.await_("the cause", 60, lambda: f"cause=own-topic-unwritable place={topic} " in worker.text(), worker)
+            self.assertEqual(0, worker.metric("runsink_ready"))
+            send("others", f"meanwhile-{n}")
+            rig.await_("the other source is settled", 60, lambda: settled("others"), worker)
+            self.assertEqual(1, worker.metric("runsink_trouble", cause="own-topic-unwritable"))
+            self.assertFalse(settled("jobruns"))
+            self.take_back_denials()
+            receiver.play(f"/park-{n}", 200)
+            rig.await_("it is settled", 120, lambda: settled("jobruns"), worker)
+            rig.await_("what was parked is delivered", 60, lambda: receiver.to(f"/park-{n}")[-1:] and worker.metric("runsink_parked_records") == 0, worker)
+            rig.await_("ready", 60, lambda: worker.metric("runsink_ready") == 1, worker)
+            self.assertEqual([1, 1, n + 1], [len(receiver.to(f"/good-{n}")), len(receiver.to(f"/meanwhile-{n}")),
+                                             len(self.kafka.consume("jobruns.dead.data"))])
+        self.assertNotIn("cause=settlement-fails", worker.text())
+        self.assertNotIn("starts anew", worker.text())
+        self.says(0, "check")
+        ends = {topic: self.kafka.ends(topic) for topic in self.kafka.topics() if topic.startswith(topics)}
+        for topic in *denied, "others.dead.tenant":
+            self.deny_write(topic)
+        said = self.says(78, "check")
+        self.assertEqual([*denied, "others.dead.tenant"], re.findall(r"Write on (\S+) is denied", said))
+        self.assertEqual(ends, {topic: self.kafka.ends(topic) for topic in ends})
+        self.assertEqual(0, worker.stop(), worker.tail())
+        # A transaction without offsets: the coordinator has begun nothing that could be aborted.
+        said = self.says(69, "redrive", "--fault", "data", "--yes")
+        self.assertRegex(said, "jobruns.(retry.1s|ledger): Broker: Topic authorization failed")
+        self.take_back_denials()
+        self.assertIn("sent 3 of 3", self.says(0, "redrive", "--fault", "data", "--yes"))
+        self.assertIn("sound: every record", self.says(0, "verify", "--records"))
 
     def test_acls(self):
         """run settles, parks and buries; check, verify, trace and redrive see what they need to"""

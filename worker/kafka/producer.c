@@ -12,6 +12,7 @@
 #include "worker/base/crash.h"
 #include "worker/base/log.h"
 #include "worker/kafka/client.h"
+#include "worker/kafka/rights.h"
 
 #define CALL_TIMEOUT_MS 5000
 #define INIT_TIMEOUT_MS 500 /* a call; the lane may end in between */
@@ -36,6 +37,8 @@ struct fanout {
 
 struct producer {
     rd_kafka_t *producer;
+    rd_kafka_conf_t *conf;   /* to make it anew with */
+    rd_kafka_conf_t *asking; /* for rights_denied() */
     int wake_fd;
     pthread_t thread;
     bool threaded;
@@ -49,7 +52,8 @@ struct producer {
     char problem[sizeof((struct txn *)0)->error]; /* while starting, or refused */
     struct txn *job; /* at hand: the thread that runs it, and what librdkafka calls on it */
     size_t refused;  /* records of the job at hand */
-    unsigned trials; /* jobs in a row that were refused */
+    rd_kafka_resp_err_t code; /* what its last call said */
+    unsigned trials;          /* jobs in a row that were refused */
     struct fanout *fanouts;
     size_t n_fanouts;
     int32_t *leaders; /* brokers that the producer was made to connect to */
@@ -68,7 +72,7 @@ static bool is_fencing(rd_kafka_resp_err_t code) {
 static enum step classify(struct producer *s, rd_kafka_error_t *e, struct txn *job,
                           const char *call) {
     if (!e) return STEP_OK;
-    rd_kafka_resp_err_t code = rd_kafka_error_code(e);
+    rd_kafka_resp_err_t code = s->code = rd_kafka_error_code(e);
     job->fenced = is_fencing(code) || is_fencing(rd_kafka_fatal_error(s->producer, NULL, 0));
     snprintf(job->error, sizeof job->error, "%s: %s", call, rd_kafka_error_string(e));
     enum step step = STEP_FATAL;
@@ -328,14 +332,67 @@ static enum txn_result judge(struct producer *s, struct txn *job) {
     return TXN_REFUSED;
 }
 
+/* The coordinator takes no partition into a transaction when one of them may not be written. */
+static void name_denied(struct producer *s, struct txn *job) {
+    const char **topics = xcalloc(s->n_fanouts + 1, sizeof *topics);
+    bool *denied = xcalloc(s->n_fanouts + 1, sizeof *denied);
+    for (size_t i = 0; i < job->n_records; i++)
+        topics[job->records[i].fanout] = job->records[i].topic;
+    rights_denied(s->asking, topics, s->n_fanouts, CALL_TIMEOUT_MS, denied);
+    for (size_t i = 0; i < job->n_records; i++)
+        if (denied[job->records[i].fanout])
+            note(s, &job->records[i], RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED);
+    free(denied);
+    free(topics);
+}
+
+/* One call, which may have to be repeated. */
+static enum producer_state initialise(struct producer *s, struct txn *ret) {
+    ret->error[0] = '\0';
+    switch (classify(s, rd_kafka_init_transactions(s->producer, INIT_TIMEOUT_MS), ret,
+                     "init transactions")) {
+    case STEP_OK:
+        return PRODUCER_READY;
+    case STEP_RETRY:
+        return PRODUCER_STARTING;
+    case STEP_ABORT:
+    case STEP_STALE:
+    case STEP_FATAL:
+        break;
+    }
+    return PRODUCER_REFUSED;
+}
+
+/* A transaction that the coordinator has begun nothing of can't be aborted either, and librdkafka
+ * gives the producer up for that. Nothing has happened, so another one may take its place. */
+static bool reopen(struct producer *s, struct txn *job) {
+    struct buf err;
+    enum producer_state state = PRODUCER_STARTING;
+    if (rd_kafka_fatal_error(s->producer, NULL, 0) != RD_KAFKA_RESP_ERR_INVALID_TXN_STATE)
+        return false;
+    buf_init(&err, 1024);
+    rd_kafka_t *fresh = client_new(RD_KAFKA_PRODUCER, rd_kafka_conf_dup(s->conf), &err);
+    if (!fresh) log_warn("the producer can't be made anew", LOG_MESSAGE(&err));
+    buf_free(&err);
+    if (!fresh) return false;
+    rd_kafka_destroy(s->producer);
+    s->producer = fresh;
+    s->n_leaders = 0;
+    while (state == PRODUCER_STARTING && may_repeat(s)) state = initialise(s, job);
+    return state == PRODUCER_READY;
+}
+
 static enum txn_result give_up(struct producer *s, struct txn *job, enum step why) {
     char reason[sizeof job->error];
+    bool denied = s->code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     memcpy(reason, job->error, sizeof reason);
     if (why == STEP_FATAL) return TXN_UNKNOWN;
     enum step step =
         REPEAT(s, job, "abort", rd_kafka_abort_transaction(s->producer, CALL_TIMEOUT_MS));
-    if (step == STEP_FATAL || step == STEP_ABORT) return TXN_UNKNOWN;
+    if ((step == STEP_FATAL || step == STEP_ABORT) && !(denied && reopen(s, job)))
+        return TXN_UNKNOWN;
     if (!job->topic) memcpy(job->error, reason, sizeof reason);
+    if (denied) name_denied(s, job);
     if (s->refused) return judge(s, job);
     if (job->topic) return TXN_TOPIC;
     return why == STEP_STALE || step == STEP_STALE ? TXN_STALE : TXN_AGAIN;
@@ -344,6 +401,7 @@ static enum txn_result give_up(struct producer *s, struct txn *job, enum step wh
 static enum txn_result transact(struct producer *s, struct txn *job) {
     s->job = job;
     s->refused = 0;
+    s->code = RD_KAFKA_RESP_ERR_NO_ERROR;
     job->topic = NULL;
     for (size_t i = 0; i < s->n_fanouts; i++)
         s->fanouts[i].refused = s->fanouts[i].refused_bytes = s->fanouts[i].queued = 0;
@@ -367,23 +425,6 @@ static void set_state(struct producer *s, enum producer_state state, const char 
     snprintf(s->problem, sizeof s->problem, "%s", problem);
     pthread_mutex_unlock(&s->mutex);
     if (other) wake(s);
-}
-
-/* One call, which may have to be repeated. */
-static enum producer_state initialise(struct producer *s, struct txn *ret) {
-    ret->error[0] = '\0';
-    switch (classify(s, rd_kafka_init_transactions(s->producer, INIT_TIMEOUT_MS), ret,
-                     "init transactions")) {
-    case STEP_OK:
-        return PRODUCER_READY;
-    case STEP_RETRY:
-        return PRODUCER_STARTING;
-    case STEP_ABORT:
-    case STEP_STALE:
-    case STEP_FATAL:
-        break;
-    }
-    return PRODUCER_REFUSED;
 }
 
 /* At once, not with the first job: it ends the transaction that a killed process of the same name
@@ -424,9 +465,8 @@ static void *settle_main(void *arg) {
 
 /* ---- the lane's side ---- */
 
-/* alone: only to see whether it can be made. */
-static rd_kafka_t *handle(const struct config *cfg, const char *transactional_id,
-                          struct producer *s, bool alone, struct buf *err) {
+static rd_kafka_conf_t *conf_for(const struct config *cfg, const char *transactional_id,
+                                 struct producer *s, struct buf *err) {
     const char *extra[] = {"transactional.id",
                            transactional_id,
                            "compression.type",
@@ -439,17 +479,25 @@ static rd_kafka_t *handle(const struct config *cfg, const char *transactional_id
                            NULL};
     rd_kafka_conf_t *conf = client_conf_new(cfg, extra, err);
     if (!conf) return NULL;
-    if (alone) client_conf_alone(conf);
     rd_kafka_conf_set_dr_msg_cb(conf, on_failed);
     rd_kafka_conf_set_opaque(conf, s);
-    return client_new(RD_KAFKA_PRODUCER, conf, err);
+    return conf;
+}
+
+static void close_handles(struct producer *s) {
+    if (s->producer) rd_kafka_destroy(s->producer);
+    if (s->asking) rd_kafka_conf_destroy(s->asking);
+    if (s->conf) rd_kafka_conf_destroy(s->conf);
 }
 
 struct producer *producer_open(const struct config *cfg, const char *transactional_id,
                                struct buf *err) {
     struct producer *s = xcalloc(1, sizeof *s);
-    s->producer = handle(cfg, transactional_id, s, false, err);
+    s->conf = conf_for(cfg, transactional_id, s, err);
+    s->asking = s->conf ? rights_conf(cfg, err) : NULL;
+    if (s->asking) s->producer = client_new(RD_KAFKA_PRODUCER, rd_kafka_conf_dup(s->conf), err);
     if (!s->producer) {
+        close_handles(s);
         free(s);
         return NULL;
     }
@@ -480,7 +528,7 @@ void producer_free(struct producer *s) {
     if (s->threaded) pthread_join(s->thread, NULL);
     txn_free(s->todo);
     txn_free(s->finished);
-    rd_kafka_destroy(s->producer);
+    close_handles(s);
     for (size_t i = 0; i < s->n_fanouts; i++) free(s->fanouts[i].topic);
     free(s->fanouts);
     free(s->leaders);
@@ -511,7 +559,9 @@ enum producer_state producer_state(struct producer *s, char *ret_error, size_t s
 }
 
 bool producer_check(const struct config *cfg, struct buf *err) {
-    rd_kafka_t *producer = handle(cfg, "check", NULL, true, err);
+    rd_kafka_conf_t *conf = conf_for(cfg, "check", NULL, err);
+    if (conf) client_conf_alone(conf);
+    rd_kafka_t *producer = conf ? client_new(RD_KAFKA_PRODUCER, conf, err) : NULL;
     if (producer) rd_kafka_destroy(producer);
     return producer != NULL;
 }

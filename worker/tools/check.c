@@ -11,6 +11,7 @@
 #include "worker/kafka/probe.h"
 #include "worker/kafka/producer.h"
 #include "worker/kafka/reader.h"
+#include "worker/kafka/rights.h"
 #include "worker/kafka/topic_settings.h"
 #include "worker/tools/command.h"
 
@@ -227,6 +228,47 @@ static int try_producer(const struct check_result *r, struct buf *err) {
     return state == PRODUCER_READY ? EX_OK : state == PRODUCER_REFUSED ? EX_CONFIG : EX_UNAVAILABLE;
 }
 
+/* One of runsink's own, to which run would produce. */
+static bool is_written(const struct check_result *r, const struct topic *t) {
+    char source[TOPIC_MAX + 1];
+    switch (topic_source(t->name, source)) {
+    case TOPIC_SOURCE:
+        return false;
+    case TOPIC_RETRY:
+        if (topic_is_leftover(r->cfg, t->name)) return false;
+        break;
+    case TOPIC_LEDGER:
+        if (!r->cfg->ledger) return false;
+        break;
+    case TOPIC_DEAD:
+        break;
+    }
+    return t->partitions && topic_find(&r->sources, source);
+}
+
+/* Whether all that it settles with may be written. */
+static int try_rights(const struct check_result *r, struct buf *err) {
+    rd_kafka_conf_t *conf = rights_conf(r->cfg, err);
+    if (!conf) return EX_CONFIG;
+    const char **topics = xcalloc(r->all.n + 1, sizeof *topics);
+    bool *denied = xcalloc(r->all.n + 1, sizeof *denied), any = false;
+    for (size_t i = 0; i < r->all.n; i++)
+        topics[i] = is_written(r, &r->all.v[i]) ? r->all.v[i].name : NULL;
+    rights_denied(conf, topics, r->all.n, TIMEOUT_MS, denied);
+    for (size_t i = 0; i < r->all.n; i++) {
+        any |= denied[i];
+        if (denied[i])
+            buf_printf(err,
+                       "runsink check: Write on %s is denied, so its source could not be settled: "
+                       "allow Write on it\n",
+                       topics[i]);
+    }
+    free(denied);
+    free(topics);
+    rd_kafka_conf_destroy(conf);
+    return any ? EX_CONFIG : EX_OK;
+}
+
 static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     const struct config *c = ret->cfg;
     if (!topics_list(rk, TIMEOUT_MS, NULL, &ret->all, err)) return EX_UNAVAILABLE;
@@ -245,6 +287,7 @@ static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err)
     int looked = overview_read(c, rk, &ret->all, &ret->sources, &ret->overview, err);
     ret->overview_known = looked == EX_OK;
     int settles = try_producer(ret, err);
+    if (settles == EX_OK) settles = try_rights(ret, err);
     if (rc == EX_OK) rc = looked;
     return rc == EX_OK ? settles : rc;
 }

@@ -1,0 +1,50 @@
+#include "worker/kafka/rights.h"
+
+#include "worker/base/log.h"
+#include "worker/kafka/client.h"
+
+#define NO_SUCH_ACKS "2" /* 0, 1 and -1 are all that there are */
+
+static void on_answer(rd_kafka_t *rk, const rd_kafka_message_t *m, void *unused) {
+    bool *denied = m->_private;
+    (void)rk;
+    (void)unused;
+    *denied = m->err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+}
+
+/* After what the operator has set, whose acks would have the records appended. */
+rd_kafka_conf_t *rights_conf(const struct config *cfg, struct buf *err) {
+    static const char *const fixed[][2] = {{"enable.idempotence", "false"},
+                                           {"delivery.report.only.error", "false"},
+                                           {"log_level", "4"}, /* its end, for one, is no news */
+                                           {"acks", NO_SUCH_ACKS}};
+    char why[256];
+    rd_kafka_conf_t *conf = client_conf_new(cfg, NULL, err);
+    for (size_t i = 0; conf && i < sizeof fixed / sizeof *fixed; i++) {
+        if (rd_kafka_conf_set(conf, fixed[i][0], fixed[i][1], why, sizeof why) == RD_KAFKA_CONF_OK)
+            continue;
+        buf_printf(err, "%s: %s\n", fixed[i][0], why);
+        rd_kafka_conf_destroy(conf);
+        return NULL;
+    }
+    if (conf) rd_kafka_conf_set_dr_msg_cb(conf, on_answer);
+    return conf;
+}
+
+void rights_denied(const rd_kafka_conf_t *conf, const char *const *topics, size_t n, int timeout_ms,
+                   bool *ret) {
+    struct buf err;
+    buf_init(&err, 1024);
+    rd_kafka_t *rk = client_new(RD_KAFKA_PRODUCER, rd_kafka_conf_dup(conf), &err);
+    if (!rk) log_warn("the rights to topics can't be asked for", LOG_MESSAGE(&err));
+    buf_free(&err);
+    if (!rk) return;
+    for (size_t i = 0; i < n; i++)
+        if (topics[i])
+            rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topics[i]), RD_KAFKA_V_OPAQUE(&ret[i]),
+                              RD_KAFKA_V_PARTITION(RD_KAFKA_PARTITION_UA), RD_KAFKA_V_END);
+    rd_kafka_flush(rk, timeout_ms);
+    rd_kafka_purge(rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+    rd_kafka_flush(rk, timeout_ms);
+    rd_kafka_destroy(rk);
+}
