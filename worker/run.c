@@ -380,7 +380,13 @@ static int sooner(int a, int b) {
     return a < 0 || (b >= 0 && b < a) ? b : a;
 }
 
-/* Partitions of the source topics that members have. */
+static bool is_among(const struct list *l, const char *topic) {
+    for (size_t i = 0; i < l->n; i++)
+        if (strcmp(l->v[i], topic) == 0) return true;
+    return false;
+}
+
+/* Partitions of the topics that are read, which members have. */
 static int64_t count_assigned(struct worker *w, const rd_kafka_ConsumerGroupDescription_t *group) {
     int64_t assigned = 0;
     pthread_mutex_lock(&w->shared.mutex);
@@ -389,18 +395,18 @@ static int64_t count_assigned(struct worker *w, const rd_kafka_ConsumerGroupDesc
             rd_kafka_MemberAssignment_partitions(rd_kafka_MemberDescription_assignment(
                 rd_kafka_ConsumerGroupDescription_member(group, m)));
         for (int i = 0; list && i < list->cnt; i++)
-            for (size_t t = 0; t < w->shared.topics.n; t++)
-                assigned += strcmp(w->shared.topics.v[t], list->elems[i].topic) == 0;
+            assigned += is_among(&w->shared.topics, list->elems[i].topic) ||
+                        is_among(&w->shared.retries, list->elems[i].topic);
     }
     pthread_mutex_unlock(&w->shared.mutex);
     return assigned;
 }
 
-/* --until-end: every partition of the sources is some member's, as far as this process can tell:
- * those of our lanes, which have nothing left to do, and those of other processes. A partition that
- * is nobody's at this moment may be ours in the next. */
+/* --until-end: every partition, of retry topics too, is some member's, as far as this process can
+ * tell: those of our lanes, which have nothing left to do, and those of other processes. A
+ * partition that is nobody's at this moment may be ours in the next. */
 static bool group_covers(struct worker *w, int64_t ours) {
-    if (ours >= w->shared.sources) return true;
+    if (ours >= w->shared.partitions) return true;
     rd_kafka_event_t *event;
     rd_kafka_resp_err_t unused;
     const rd_kafka_ConsumerGroupDescription_t *group =
@@ -409,7 +415,7 @@ static bool group_covers(struct worker *w, int64_t ours) {
                                RD_KAFKA_CONSUMER_GROUP_STATE_STABLE;
     int64_t assigned = stable ? count_assigned(w, group) : 0;
     rd_kafka_event_destroy(event);
-    return stable && assigned >= w->shared.sources;
+    return stable && assigned >= w->shared.partitions;
 }
 
 #define TRIM_MS 5000
@@ -448,12 +454,12 @@ static void end_when_done(struct worker *w) {
     int64_t before = 0, after = 0;
     for (int64_t i = 0; i < w->n_lanes; i++) {
         if (!atomic_load(&w->lanes[i]->done)) return;
-        before += atomic_load(&w->lanes[i]->sources);
+        before += atomic_load(&w->lanes[i]->owned);
     }
     if (!group_covers(w, before)) return;
     for (int64_t i = 0; i < w->n_lanes; i++) {
         if (!atomic_load(&w->lanes[i]->done)) return;
-        after += atomic_load(&w->lanes[i]->sources);
+        after += atomic_load(&w->lanes[i]->owned);
     }
     if (before == after) drain_all(w);
 }

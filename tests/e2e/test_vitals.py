@@ -217,6 +217,37 @@ class Reading(rig.Case):
         self.assertEqual((0, 0), (found["lag"], found["held"]))
         self.assertExit(0, self.worker(settings, "--until-end"))
 
+    def test_open_transaction_among_parked(self):
+        """parked records behind an open transaction: --until-end waits, and ends with 75; once that is over it delivers them"""
+        for name, delays in (("configured", "400ms"), ("left over", "500ms")):
+            with self.subTest(name):
+                topic = self.kafka.create(rig.unique("runs"), 1)
+                settings = self.settings(topics=topic, retry__delays="400ms", ready__patience="3s")
+                self.assertExit(0, self.worker(settings, "--until-end"))
+                producer = self.transaction()
+                producer.produce(topic + ".retry.400ms", b"of somebody else", partition=0)
+                producer.flush(30)
+                self.receiver.play("/hook/" + topic, 503)
+                self.send(topic, topic=topic, path="/hook/" + topic)
+                self.assertExit(75, self.worker(settings, "--until-end"))  # it was parked by this run
+                self.receiver.play("/hook/" + topic, 200)
+                settings = {**settings, "retry.delays": delays}
+                worker = self.worker(settings, "--until-end")
+                self.assertExit(75, worker)
+                self.assertTrue(worker.says("the end is not reached"), worker.tail())
+                self.assertTrue(worker.says("open transaction"), worker.tail())
+                def waiting():
+                    worker = self.worker({**settings, "ready.patience": "60s"}, "--until-end")
+                    rig.await_("the admin server listens", 30, lambda: worker.says("admin server listens"), worker)
+                    rig.await_("it waits", 30, lambda: worker.metric("runsink_held_by_transaction_seconds"), worker)
+                    return worker
+
+                self.assertEqual(75, waiting().stop())
+                worker = waiting()
+                producer.abort_transaction(30)
+                self.assertExit(0, worker)
+                self.assertEqual(200, self.receiver.to("/hook/" + topic)[-1].answered)
+
     def test_latest_begins_once(self):
         """start = latest: what appears after the group has begun, a partition or a topic, is read from its first record"""
         self.kafka.create(self.topic, 1)

@@ -347,13 +347,13 @@ static bool is_done(struct process *p) {
     int64_t covered = 0;
     for (int i = 0; i < p->n_lanes; i++) {
         if (!atomic_load(&p->lanes[i]->done)) return false;
-        covered += atomic_load(&p->lanes[i]->sources);
+        covered += atomic_load(&p->lanes[i]->owned);
     }
-    p->has_all = covered >= p->shared.sources;
+    p->has_all = covered >= p->shared.partitions;
     for (const struct process *q = processes; q; q = q->next)
         for (int i = 0; q != p && q->id && i < q->n_lanes; i++)
-            covered += atomic_load(&q->lanes[i]->sources);
-    return covered >= p->shared.sources;
+            covered += atomic_load(&q->lanes[i]->owned);
+    return covered >= p->shared.partitions;
 }
 
 static void look_at_windows(const struct process *p, const struct lane *lane) {

@@ -12,35 +12,49 @@
 
 /* ---- --until-end ---- */
 
-struct judge_run {
-    int64_t ends[TOPICS_MAX][PARTITIONS_MAX];
+struct end {
+    char topic[64];
+    int32_t partition;
+    int64_t at;
 };
+
+struct judge_run {
+    struct end *ends;
+    size_t n;
+};
+
+static void note_ends(struct judge_run *run, const char *topic) {
+    for (int32_t p = 0; p < broker_partitions(topic); p++) {
+        struct end end = {.partition = p};
+        int64_t low;
+        snprintf(end.topic, sizeof end.topic, "%s", topic);
+        broker_ends(topic, p, &low, &end.at);
+        GROW(run->ends, run->n);
+        run->ends[run->n++] = end;
+    }
+}
 
 struct judge_run *judge_run_begin(void) {
     struct judge_run *run = xcalloc(1, sizeof *run);
-    for (int i = 0; i < events_topics(); i++)
-        for (int32_t p = 0; p < broker_partitions(events_topic(i)); p++) {
-            int64_t low;
-            broker_ends(events_topic(i), p, &low, &run->ends[i][p]);
-        }
+    for (int i = 0; i < events_topics(); i++) note_ends(run, events_topic(i));
+    for (int i = 0; i < fleet_topics(); i++)
+        if (strstr(fleet_topic(i), ".retry.")) note_ends(run, fleet_topic(i));
     return run;
 }
 
 /* P1. It has left nothing that was there at its start. */
 void judge_run_end(const struct judge_run *run) {
-    for (int i = 0; i < events_topics(); i++)
-        for (int32_t p = 0; p < broker_partitions(events_topic(i)); p++) {
-            struct broker_record r;
-            const char *topic = events_topic(i);
-            int64_t settled = judge_settled_to(topic, p), end = run->ends[i][p];
-            if (settled < end && broker_stable(topic, p) < end)
-                world_fail("P1: --until-end has ended well, and an open transaction hides a part "
-                           "of %s/%d that was there before",
-                           topic, (int)p);
-            if (broker_read(topic, p, settled, &r) && r.offset < end)
-                world_fail("P1: --until-end has ended well, and left %s/%d/%" PRId64, topic, (int)p,
-                           r.offset);
-        }
+    for (const struct end *e = run->ends; e < run->ends + run->n; e++) {
+        struct broker_record r;
+        int64_t settled = judge_settled_to(e->topic, e->partition);
+        if (settled < e->at && broker_stable(e->topic, e->partition) < e->at)
+            world_fail("P1: --until-end has ended well, and an open transaction hides a part "
+                       "of %s/%d that was there before",
+                       e->topic, (int)e->partition);
+        if (broker_read(e->topic, e->partition, settled, &r) && r.offset < e->at)
+            world_fail("P1: --until-end has ended well, and left %s/%d/%" PRId64, e->topic,
+                       (int)e->partition, r.offset);
+    }
 }
 
 static bool is_read(const char *topic) {

@@ -196,6 +196,7 @@ void assignment_committed(void *context, struct feed *feed, const struct committ
 
 static void rebalanced(struct lane *lane) {
     count(&lane->counters, COUNTER_REBALANCES, 1);
+    atomic_store(&lane->done, false); /* until it has looked at what it has now */
     if (lane->stale) lane->settle_after_ms = 0;
     lane->stale = false;
     lane->memberships++;

@@ -168,11 +168,15 @@ static void transfer(struct lane *lane) {
     dispatch_run(lane->dispatch);
 }
 
-/* Parked records that were read and wait for their time. */
+/* Parked records that were read and wait for their time. A head that was seen is one of them, also
+ * while it is fetched again. */
 static uint64_t pending(const struct lane *lane) {
     uint64_t held = 0;
-    for (const struct partition *p = lane->partitions; p; p = p->next)
-        if (p->kind == PARTITION_RETRY) held += feed_waiting(p->feed);
+    for (const struct partition *p = lane->partitions; p; p = p->next) {
+        if (p->kind != PARTITION_RETRY) continue;
+        size_t n = feed_waiting(p->feed);
+        held += n || !p->head_due_ms ? n : 1;
+    }
     return held;
 }
 
@@ -384,9 +388,10 @@ static void finish(struct lane *lane, bool (*of)(const struct partition *, void 
                  LOG_I("lane", lane->id), LOG_S("why", trouble_text(TROUBLE_OWN_TOPIC)));
 }
 
-/* The process says so by its exit code. */
-static void count_left(struct lane *lane) {
-    uint64_t left = 0;
+/* The process says so by its exit code. early: with --until-end, a signal or a rebalance came
+ * before the end. */
+static void count_left(struct lane *lane, bool early) {
+    uint64_t left = early;
     for (const struct partition *p = lane->partitions; p; p = p->next)
         left += settlement_blocked_since(lane, p) && p->loaded && p->windows.count;
     if (left) count_set(&lane->counters, COUNTER_GIVEN_UP, left);
@@ -415,7 +420,7 @@ static bool is_given_up(struct lane *lane, struct partition *p) {
     if (!p->given_up)
         log_warn("the end is not reached: what is left is for the next run",
                  LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("from", p->eof_at),
-                 LOG_I("end", p->end),
+                 LOG_I("end", p->kind == PARTITION_SOURCE ? p->end : vitals_high(p)),
                  LOG_S("why", trouble_text(p->unreadable_ms ? TROUBLE_UNREADABLE
                                            : p->beyond_ms   ? TROUBLE_POSITION
                                            : p->held_ms     ? TROUBLE_HELD
@@ -435,7 +440,9 @@ static bool has_ended(struct lane *lane, struct partition *p) {
     bool any = source_peek(lane, p, &head);
     if (source && p->eof) return p->eof_at >= p->end;
     if (any) return intake_past_end(p, head.offset);
-    return p->eof || p->head_due_ms; /* or it is not due yet */
+    /* Behind an open transaction, be it a lane's own, parked records may be. */
+    if (p->eof) return p->eof_at >= vitals_high(p);
+    return p->head_due_ms; /* not due yet */
 }
 
 /* --until-end: every partition has reached the end it had at the start, or can't. */
@@ -457,12 +464,11 @@ static bool has_prospects(const struct partition *p, void *lane) {
 /* With --until-end a lane says when it has nothing left to do; the main thread decides, since a
  * rebalance may still bring it a partition that another lane, or process, has given up. */
 static void note_end(struct lane *lane) {
-    int64_t sources = 0;
+    int64_t owned = 0;
     lane->ending = at_end(lane);
-    for (const struct partition *p = lane->partitions; p; p = p->next)
-        sources += p->kind == PARTITION_SOURCE;
+    for (const struct partition *p = lane->partitions; p; p = p->next) owned++;
     bool done = lane->ending && is_settled(lane, has_prospects, lane);
-    atomic_store(&lane->sources, sources);
+    atomic_store(&lane->owned, owned);
     if (atomic_exchange(&lane->done, done) != done && done &&
         eventfd_write(lane->shared->ended_fd, 1) != 0)
         log_warn("waking the main thread failed");
@@ -524,6 +530,7 @@ static bool begin_again(struct lane *lane) {
              LOG_I("pause_ms", pause));
     count(&lane->counters, COUNTER_RESTARTS, 1);
     lane_shut(lane);
+    atomic_store(&lane->done, false);
     lane->draining = lane->assigned = false;
     for (int64_t end = lane->now_ms + pause; lane->now_ms < end && !is_told_to_end(lane);) {
         wait_for_work(lane, end - lane->now_ms < 1000 ? end - lane->now_ms : 1000);
@@ -554,9 +561,10 @@ static void anchor_last(struct lane *lane, int64_t end_ms) {
 static bool live(struct lane *lane, enum lane_state *ret_end) {
     if (is_told_to_end(lane)) {
         int64_t end_ms = lane->now_ms + lane->cfg->drain_timeout;
+        bool early = lane->shared->until_end && !atomic_load(&lane->done);
         lane->draining = true;
         finish(lane, NULL, NULL, lane->cfg->drain_timeout);
-        count_left(lane);
+        count_left(lane, early);
         if (!lane->restart) anchor_last(lane, end_ms);
         return false;
     }

@@ -61,10 +61,10 @@ struct lane {
     uint64_t subscribed; /* version of the topic list subscribed to */
     bool assigned;       /* has had an assignment */
     bool draining;
-    bool ending;             /* --until-end: nothing is left to read */
-    atomic_bool done;        /* and all is settled; read by the main thread, as is */
-    _Atomic int64_t sources; /* how many partitions of source topics it has */
-    unsigned finishing;      /* inside lane_finish(): nothing waits for a ride */
+    bool ending;           /* --until-end: nothing is left to read */
+    atomic_bool done;      /* and all is settled; read by the main thread, as is */
+    _Atomic int64_t owned; /* how many partitions it has */
+    unsigned finishing;    /* inside lane_finish(): nothing waits for a ride */
     /* Works on these partitions (NULL: all) until they are settled or the time is over: before they
      * are given back. */
     void (*finish)(struct lane *, bool (*of)(const struct partition *, void *), void *, int64_t ms);
