@@ -1,5 +1,6 @@
 """Which topics are read, which are made, where reading starts, and what is said when records are gone."""
 import json
+import time
 
 import events
 import model
@@ -117,6 +118,59 @@ class Topics(rig.Case):
         sound = rig.runsink("verify", "--records", "--config", worker.config)
         self.assertEqual(0, sound.returncode, sound.stdout)
         self.assertIn(b"0 records wait in retry topics", sound.stdout)
+
+    def delete(self, *topics):
+        for done in self.kafka.admin.delete_topics(list(topics)).values():
+            done.result()
+
+    def quick(self, **more):
+        """Topics that are gone are missed within a second or so, and called a trouble after nine."""
+        settings = self.settings(ready__patience="9s", **more)
+        settings["kafka"]["topic.metadata.refresh.interval.ms"] = 1000
+        worker = self.worker(settings)
+        rig.await_("it listens", 30, lambda: worker.says("admin server listens"), worker)
+        return worker
+
+    def stays_well(self, worker):
+        """For longer than it takes to call a missing topic a trouble, and to be not ready for it."""
+        end = time.monotonic() + 11
+        while time.monotonic() < end:
+            self.assertEqual((1, None), (worker.metric("runsink_ready"), worker.metric("runsink_trouble") or None), worker.tail())
+            time.sleep(0.2)
+
+    def test_a_leftover_is_deleted(self):
+        """a retry topic of a delay that is not configured any more, deleted while it is read: no trouble, ready all the time"""
+        self.kafka.create(self.topic, 1)
+        self.assertExit(0, self.worker(self.settings(retry__delays="4s,5s"), "--until-end"))
+        left = [f"{self.topic}.retry.{delay}" for delay in ("4s", "5s")]
+        worker = self.quick(retry__delays="700ms")
+        rig.await_("all four are read", 30, lambda: worker.metric("runsink_partitions_assigned") == 4, worker)
+        self.delete(*left)
+        rig.await_("two are not read any more", 30, lambda: worker.metric("runsink_partitions_assigned") == 2, worker)
+        self.stays_well(worker)
+        self.assertNotIn("cause=", worker.text())
+        self.kafka.produce(self.topic, [(b"k", self.text("after"))])
+        self.until_settled(worker)
+        self.assertEqual(["after"], self.got())
+        self.assertFalse([topic for topic in left if topic in self.kafka.topics()])
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_a_matching_topic_is_deleted(self):
+        """a source that an expression matches, deleted with its own topics: what fails for it ends with it, the others go on"""
+        stem = self.topic
+        gone, stays = (self.kafka.create(stem + suffix, 1) for suffix in ("-gone", "-stays"))
+        worker = self.quick(topics=f"^{stem}-.*", topics__refresh="1s")
+        for topic in gone, stays:
+            self.kafka.produce(topic, [(b"k", self.text(topic))])
+            self.until_settled(worker, topic=topic)
+        self.delete(*[topic for topic in self.kafka.topics() if topic.startswith(gone)])
+        rig.await_("it is not read any more", 30, lambda: worker.metric("runsink_partitions_assigned") == 4, worker)
+        rig.await_("no trouble", 30, lambda: not worker.metric("runsink_trouble") and worker.metric("runsink_ready") == 1, worker)
+        self.stays_well(worker)
+        self.kafka.produce(stays, [(b"k", self.text("after"))])
+        self.until_settled(worker, topic=stays)
+        self.assertFalse([topic for topic in self.kafka.topics() if topic.startswith(gone)])
+        self.assertEqual(0, worker.stop(), worker.tail())
 
     def test_no_creation(self):
         """topics.create = false: a start without them ends with 78 and names what is missing"""

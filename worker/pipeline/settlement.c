@@ -3,7 +3,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 
 #include "worker/base/crash.h"
 #include "worker/base/failures.h"
@@ -353,13 +352,6 @@ static void unblock(struct lane *lane, const char *base) {
     }
 }
 
-/* The main thread makes the topic again where it may. */
-static void look_at_topics(const struct lane *lane) {
-    struct worker_shared *shared = lane->shared;
-    atomic_store(&shared->look, true);
-    if (eventfd_write(shared->ended_fd, 1) != 0) log_warn("waking the main thread failed");
-}
-
 static void block(struct lane *lane, const char *topic, const char *why) {
     char base[TOPIC_MAX + 1];
     topic_source(topic, base);
@@ -379,7 +371,7 @@ static void block(struct lane *lane, const char *topic, const char *why) {
     if (b->pause_ms > BLOCKED_MAX_MS) b->pause_ms = BLOCKED_MAX_MS;
     b->again_ms = lane->now_ms + b->pause_ms;
     trouble_set(lane->shared->troubles, lane->id, TROUBLE_OWN_TOPIC, topic, why, 0);
-    look_at_topics(lane);
+    vitals_look_soon(lane); /* it is made again where it may be */
 }
 
 /* The record can't be parked, so it becomes a dead letter. Members of a batch stay together: all of
@@ -580,8 +572,10 @@ static void report(struct lane *lane, const struct txn *job) {
                                                         : "is tried again"));
     if (job->result == TXN_TOPIC || job->result == TXN_REFUSED) return;
     if (!lane->failing_ms) lane->failing_ms = lane->now_ms;
-    trouble_tell(lane->shared->troubles, lane->now_ms - lane->failing_ms >= FAILING_MS, lane->id,
-                 TROUBLE_SETTLEMENT, NULL, job->error, lane->failing_ms);
+    /* Of partitions that are gone meanwhile it is no trouble any more. */
+    bool lasts = settlement_due(lane) && lane->now_ms - lane->failing_ms >= FAILING_MS;
+    trouble_tell(lane->shared->troubles, lasts, lane->id, TROUBLE_SETTLEMENT, NULL, job->error,
+                 lane->failing_ms);
 }
 
 static void finish(struct lane *lane, struct settlement *j) {
@@ -635,6 +629,13 @@ static void tell_slow(struct lane *lane) {
                 j->since_ms);
 }
 
+/* What failed is not ours to settle any more. A lane that begins anew has it still to come. */
+static void forget_failure(struct lane *lane) {
+    if (!lane->failing_ms || lane->restart_pause_ms) return;
+    lane->failing_ms = 0;
+    trouble_clear(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL);
+}
+
 void settlement_run(struct lane *lane) {
     if (lane->settlement) {
         if (!producer_take(lane->producer)) {
@@ -657,5 +658,8 @@ void settlement_run(struct lane *lane) {
         unblock(lane, base);
         alone = NULL;
     }
-    if (alone || settlement_due(lane)) submit(lane, alone);
+    if (alone || settlement_due(lane))
+        submit(lane, alone);
+    else
+        forget_failure(lane);
 }

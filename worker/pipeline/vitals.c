@@ -2,9 +2,11 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
 
 #include "worker/base/log.h"
 #include "worker/base/trouble.h"
+#include "worker/kafka/topic_names.h"
 #include "worker/pipeline/lane.h"
 
 #define TELL_MS 1000
@@ -49,11 +51,33 @@ static size_t topic_at(const struct vitals *v, const char *name) {
     return i;
 }
 
+void vitals_look_soon(const struct lane *lane) {
+    struct worker_shared *shared = lane->shared;
+    atomic_store(&shared->look, true);
+    if (eventfd_write(shared->ended_fd, 1) != 0) log_warn("waking the main thread failed");
+}
+
+static bool has(const struct list *l, const char *name) {
+    size_t i = 0;
+    while (i < l->n && strcmp(l->v[i], name) != 0) i++;
+    return i < l->n;
+}
+
+static bool is_consumed(const struct lane *lane, const char *name) {
+    struct worker_shared *shared = lane->shared;
+    pthread_mutex_lock(&shared->mutex);
+    bool found = has(&shared->topics, name) || has(&shared->retries, name);
+    pthread_mutex_unlock(&shared->mutex);
+    return found;
+}
+
 /* A topic that was just made is unknown to some brokers for a moment: told when it stays so. */
 static void note_topic(struct lane *lane, const char *name, const char *error) {
     struct vitals *v = &lane->vitals;
     size_t i = topic_at(v, name);
     if (i == VITALS_TOPICS) return;
+    /* It may have been deleted for good, a retry topic that was left over for one. */
+    if (i == v->n_topics || topic_kind(name, NULL) == TOPIC_RETRY) vitals_look_soon(lane);
     if (i == v->n_topics) {
         snprintf(v->topics[i].name, sizeof v->topics[i].name, "%s", name);
         v->topics[i].since_ms = lane->now_ms;
@@ -64,8 +88,10 @@ static void note_topic(struct lane *lane, const char *name, const char *error) {
 
 static void tell_topics(struct lane *lane) {
     struct vitals *v = &lane->vitals;
-    for (size_t i = 0; i < v->n_topics; i++)
-        if (lane->now_ms - v->topics[i].since_ms >= silence_max(lane))
+    for (size_t i = v->n_topics; i-- > 0;)
+        if (!is_consumed(lane, v->topics[i].name))
+            forget_topic(lane, i);
+        else if (lane->now_ms - v->topics[i].since_ms >= silence_max(lane))
             trouble_set(troubles(lane), lane->id, TROUBLE_TOPIC, v->topics[i].name,
                         v->topics[i].error, v->topics[i].since_ms);
 }
@@ -230,7 +256,8 @@ void vitals_tick(struct lane *lane) {
     ask(lane);
     tell_brokers(lane);
     tell_topics(lane);
-    trouble_tell(troubles(lane), v->revoked_ms != 0, lane->id, TROUBLE_ASSIGNMENT, NULL, NULL,
-                 v->revoked_ms);
+    /* Partitions that are lost because their topic is gone come with a new assignment at once. */
+    bool revoked = v->revoked_ms && lane->now_ms - v->revoked_ms >= TELL_MS;
+    trouble_tell(troubles(lane), revoked, lane->id, TROUBLE_ASSIGNMENT, NULL, NULL, v->revoked_ms);
     for (struct partition *p = lane->partitions; p; p = p->next) tell_partition(lane, p);
 }

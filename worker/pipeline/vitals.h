@@ -38,6 +38,8 @@ void vitals_end(struct lane *);   /* and closed: it sees nothing any more */
 /* Once a turn at most; does its work once a second. */
 void vitals_tick(struct lane *);
 void vitals_contact(struct lane *); /* a broker has answered something */
+/* The main thread looks at the topics anew: one was deleted, or can't be written. */
+void vitals_look_soon(const struct lane *);
 /* The consumer's events (consumer.h); the context is the lane. */
 void vitals_topic_failed(void *lane, const char *topic, const char *error);
 void vitals_client_failed(void *lane, enum broker_fault, const char *error);
