@@ -134,7 +134,19 @@ def tally(entry, source, stories):
                 story.append("taken-skipped")  # to the source topic, as a new event: this one's story ends
 
 
-def story_findings(stories, lives):
+def last_parked(entry, source, known, tiers):
+    """tiers: (partition, offset) -> the retry topic that it was parked in last; None where that is younger than the committed state."""
+    for kind, group in groups(entry):
+        if kind not in ("parked", "redriven") or "tier" not in group:
+            continue
+        tier = f"{source}.retry.{group['tier']}" if entry["seq"] < known else None
+        if entry["topic"] == source:
+            tiers.update({(entry["partition"], o): tier for o in spread(group["offsets"])})
+        else:
+            tiers.update({(p, o): tier for _, p, ranges in group["origin"] for o in spread(ranges)})
+
+
+def story_findings(stories, lives, gone):
     for record, story in stories.items():
         opened = max(1, min(story.count("opened"), lives(record[0])))
         count = lambda name: sum(s.removeprefix("taken-") == name for s in story)
@@ -144,6 +156,8 @@ def story_findings(stories, lives):
         waiting = count("parked") + count("redriven") - taken
         if min(final, dead, waiting) < 0 or final + dead + waiting != opened:
             yield f"record {record}: {final} delivered, {dead} dead, {waiting} waiting"
+        elif waiting and gone(record):
+            yield f"record {record}: it does not wait any more where it was parked"
 
 
 def anchor_findings(folder, group, chains, keys):
@@ -167,7 +181,8 @@ def anchor_findings(folder, group, chains, keys):
 
 def verify(folder, keys):
     manifest = json.loads((folder / "manifest.json").read_text())
-    chains, stories = {}, {}
+    chains, stories, tiers = {}, {}, {}
+    known = {(c["topic"], c["partition"]): c.get("entries", 0) for c in manifest["committed"]}
     for path in sorted(folder.glob("*.ndjson")):
         for number, value in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
             try:
@@ -185,6 +200,7 @@ def verify(folder, keys):
                              *chain.link(entry, value, digest), *entry_findings(entry)):
                     yield f"{path.name}:{number}: {text}"
                 tally(entry, manifest["source"], stories)
+                last_parked(entry, manifest["source"], known.get((entry["topic"], entry["partition"]), 0), tiers)
             except (AttributeError, KeyError, TypeError, ValueError) as e:
                 yield f"{path.name}:{number}: malformed: {e!r}"
     for c in manifest["committed"]:
@@ -195,7 +211,9 @@ def verify(folder, keys):
         if keys and (chain.tail or not chain.signed):
             yield f"{name}: its end is not signed by a current key"
     source = manifest["source"]
-    yield from story_findings(stories, lambda partition: chains[source, partition].lives if (source, partition) in chains else 1)
+    drained = () if manifest.get("unfinished") else manifest.get("drained", ())
+    yield from story_findings(stories, lambda partition: chains[source, partition].lives if (source, partition) in chains else 1,
+                              lambda record: tiers.get(record) in drained)
     yield from anchor_findings(folder, manifest["group"], chains, keys)
     if sum(1 for _ in (folder / "anchors").rglob("*.json*")) < manifest.get("anchors", 0):
         yield "anchors that the manifest counts are not there"

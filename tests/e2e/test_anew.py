@@ -37,16 +37,26 @@ class Anew(rig.Case):
         objects = sorted(json.loads(path.read_bytes())["id"] for path in self.root.rglob("*.json"))
         return tuple([name for name in names if name.startswith(prefix)] for names in (called, objects))
 
-    def delete(self):
-        self.kafka.admin.delete_topics([self.topic])[self.topic].result()
+    def delete(self, topic=None):
+        topic = topic or self.topic
+        self.kafka.admin.delete_topics([topic])[topic].result()
 
-    def make(self):
+    def make(self, topic=None):
         def made():
             try:
-                return self.kafka.create(self.topic, 2)
+                return self.kafka.create(topic or self.topic, 2)
             except KafkaException:
                 return False  # the old one is not gone yet
         rig.await_("the topic is made anew", 30, made)
+
+    def forget_group(self):
+        def forgotten():
+            try:
+                self.kafka.admin.delete_consumer_groups([self.group])[self.group].result()
+            except KafkaException as e:
+                return e.args[0].name() == "GROUP_ID_NOT_FOUND"  # else it has members yet
+            return True
+        rig.await_("the group is gone", 30, forgotten)
 
     def fill_and_wait(self, worker, prefix, n=10):
         names = sorted(f"{prefix}-{i}" for i in range(n))
@@ -129,6 +139,77 @@ class Anew(rig.Case):
         told = [json.loads(line)["outcomes"] for line in traced.stdout.splitlines()]
         self.assertEqual([1, 1], [len(outcomes) for outcomes in told], traced.stdout)
 
+    def park(self, worker, *names):
+        """Events that are parked, again and again until their path is played otherwise."""
+        for name in names:
+            self.receiver.play("/" + name, 503)
+            self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "webhook", "url": f"{self.receiver.url}/{name}"}, id=name)))])
+        self.until_settled(worker)
+        rig.await_("they are parked", 30, lambda: all(self.receiver.to("/" + name) for name in names), worker)
+
+    def deliver(self, worker, *names):
+        for name in names:
+            self.receiver.play("/" + name, 200)
+        rig.await_(f"{names} are delivered", 60, lambda: all(self.receiver.to("/" + name)[-1].answered == 200 for name in names), worker)
+        rig.await_("nothing waits", 30, self.quiet, worker)
+
+    def assertLost(self, worker, retry, offsets, times=1):
+        """To an auditor, and to both verifiers of the export, the records of these offsets are gone, and nothing else is wrong. That the
+        retry topic was made anew is a note."""
+        folder = self.dir / rig.unique("export")
+        done = rig.runsink("verify", "--records", "--json", "--export", folder, "--config", worker.config, self.topic)
+        answer = json.loads(done.stdout)
+        found = sorted((f["code"], f["topic"], f["partition"], f["offset"]) for f in answer["findings"] if f["code"] != "made-anew")
+        self.assertEqual([("vanished", self.topic, 0, offset) for offset in offsets], found, answer["findings"])
+        self.assertEqual(65 if offsets else 0, done.returncode)
+        self.assertEqual([(retry, 0)] * times, [(f["topic"], f["partition"]) for f in answer["findings"] if f["code"] == "made-anew"])
+        second = subprocess.run([sys.executable, SECOND_VERIFIER, folder], capture_output=True)
+        gone = [f"record (0, {offset}): it does not wait any more where it was parked" for offset in offsets]
+        self.assertEqual(gone or ["sound"], second.stdout.decode().splitlines())
+        again = json.loads(rig.runsink("verify", "--json", folder).stdout)
+        self.assertEqual(found, sorted((f["code"], f["topic"], f["partition"], f["offset"]) for f in again["findings"] if f["code"] != "made-anew"))
+
+    def test_retry_topic_between_two_runs(self):
+        """a retry topic is made anew, also with the whole group gone: its chain goes on, and what waited in it is named as lost"""
+        settings = self.settings(retry__delays="1s", retry__window__webhook="60s")
+        retry = self.topic + ".retry.1s"
+        worker = self.worker(settings)
+        self.park(worker, "through")
+        self.deliver(worker, "through")
+        for times, name in enumerate(("lost-1", "lost-2"), 1):
+            self.park(worker, name)
+            self.assertEqual(0, worker.stop(), worker.tail())
+            self.delete(retry)
+            self.make(retry)
+            if times == 2:
+                self.forget_group()
+            worker = self.worker(settings)
+            self.park(worker, f"new-{times}", f"newer-{times}")
+            self.deliver(worker, f"new-{times}", f"newer-{times}")
+            self.assertTrue(worker.says("deleted and made anew"), worker.tail())
+            self.assertLost(worker, retry, [1, 4][:times], times)
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_retry_topic_under_a_running_worker(self):
+        """deleted, and made again by the worker or at once: what waited in it and was not read yet is named as lost"""
+        for name in ("by the worker", "at once"):
+            with self.subTest(name):
+                self.topic = self.kafka.create(rig.unique("runs"), 2)
+                self.group = rig.unique("group")
+                settings = self.settings(retry__delays="1s", retry__window__webhook="60s")
+                settings["kafka"]["topic.metadata.refresh.interval.ms"] = 60000 if name == "at once" else 500
+                retry = self.topic + ".retry.1s"
+                worker = self.worker(settings)
+                self.park(worker, "through")
+                self.deliver(worker, "through")
+                self.delete(retry)
+                if name == "at once":
+                    self.make(retry)
+                self.park(worker, "new", "newer")
+                self.deliver(worker, "new", "newer")
+                self.assertEqual(0, worker.stop(), worker.tail())
+                self.assertLost(worker, retry, [])
+
     def test_batches_of_the_same_offsets(self):
         """on the same day: the new topic's objects lie beside the old one's"""
         settings = self.settings(archive="batch", batch__age="1s", batch__compression="none")
@@ -154,14 +235,7 @@ class Anew(rig.Case):
         self.assertEqual(0, worker.stop(), worker.tail())
         self.delete()
         self.make()
-
-        def forgotten():
-            try:
-                self.kafka.admin.delete_consumer_groups([self.group])[self.group].result()
-            except KafkaException as e:
-                return e.args[0].name() == "GROUP_ID_NOT_FOUND"  # else it has members yet
-            return True
-        rig.await_("the group is gone", 30, forgotten)
+        self.forget_group()
         worker = self.worker(settings)
         self.fill_and_wait(worker, "new", 5)
         self.assertEqual(0, worker.stop(), worker.tail())

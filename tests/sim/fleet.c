@@ -574,10 +574,10 @@ int64_t fleet_ended_us(uint64_t process) {
 /* ---- what the plan has in store ---- */
 
 static void expire_offsets(void) {
-    for (int i = 0; plan.expiry && i < events_topics(); i++)
+    for (int i = 0; plan.expiry && i < n_topics; i++)
         for (int32_t p = 0; p < plan.partitions; p++)
-            if (world_chance(500) && judge_may_expire(events_topic(i), p))
-                broker_commit(events_topic(i), p, -1, "");
+            if (world_chance(500) && judge_may_expire(topics[i], p))
+                broker_commit(topics[i], p, -1, "");
 }
 
 /* Once all have ended. */

@@ -17,6 +17,7 @@ struct ledger_search {
     uint64_t number, process;
     int wake_fd;
     char *group, *source, *ledger;
+    char **topics;
     int32_t *partitions;
     struct mark *marks;
     bool *older;
@@ -38,15 +39,15 @@ static struct ledger_search *find(uint64_t number) {
 
 /* ---- what is read ---- */
 
-static struct mark *mark_of(struct ledger_search *s, int32_t partition) {
+static struct mark *mark_of(struct ledger_search *s, struct str topic, int32_t partition) {
     for (size_t i = 0; i < s->n; i++)
-        if (s->partitions[i] == partition) return &s->marks[i];
+        if (s->partitions[i] == partition && str_is(topic, s->topics[i])) return &s->marks[i];
     return NULL;
 }
 
 static void take_entry(struct ledger_search *s, const struct ledger_entry *e) {
-    if (!str_is(e->group, s->group) || !str_is(e->topic, s->source)) return;
-    struct mark *mark = mark_of(s, e->partition);
+    if (!str_is(e->group, s->group)) return;
+    struct mark *mark = mark_of(s, e->topic, e->partition);
     if (!mark || (mark->known && e->seq < mark->seq)) return;
     *mark =
         (struct mark){.known = true, .seq = e->seq, .next = e->next, .settled_ms = e->settled_ms};
@@ -67,7 +68,7 @@ static void read_partition(struct ledger_search *s, const struct journal *j) {
  */
 static bool is_older(const struct ledger_search *s, size_t i) {
     const struct mark *mark = &s->marks[i];
-    const struct journal *j = journal_find(s->source, s->partitions[i]);
+    const struct journal *j = journal_find(s->topics[i], s->partitions[i]);
     if (!mark->known || !j) return false;
     if (mark->next > j->high) return true;
     return journal_time(j, mark->settled_ms) == j->low && j->low < mark->next && j->low < j->high;
@@ -124,7 +125,7 @@ static char *ledger_name(const char *source) {
 }
 
 struct ledger_search *ledger_search_new(const struct config *cfg, const char *source,
-                                        const int32_t *partitions, size_t n, int wake_fd,
+                                        const struct ledger_place *places, size_t n, int wake_fd,
                                         struct buf *err) {
     struct ledger_search *s = xcalloc(1, sizeof *s);
     (void)err;
@@ -134,14 +135,18 @@ struct ledger_search *ledger_search_new(const struct config *cfg, const char *so
                                 .group = xstrdup(cfg->group),
                                 .source = xstrdup(source),
                                 .ledger = ledger_name(source),
-                                .partitions = xcalloc(n + 1, sizeof *partitions),
+                                .topics = xcalloc(n + 1, sizeof(char *)),
+                                .partitions = xcalloc(n + 1, sizeof(int32_t)),
                                 .marks = xcalloc(n + 1, sizeof(struct mark)),
                                 .older = xcalloc(n + 1, sizeof(bool)),
                                 .n = n,
                                 .since_us = world_us(),
                                 .state = LEDGER_SEARCH_ON,
                                 .next = searches};
-    if (n) memcpy(s->partitions, partitions, n * sizeof *partitions);
+    for (size_t i = 0; i < n; i++) {
+        s->topics[i] = xstrdup(places[i].topic);
+        s->partitions[i] = places[i].partition;
+    }
     searches = s;
     cluster_later(3 * cluster_coordinator(), look, (struct about){.a = s->number});
     return s;
@@ -155,6 +160,8 @@ void ledger_search_free(struct ledger_search *s) {
     free(s->group);
     free(s->source);
     free(s->ledger);
+    for (size_t i = 0; i < s->n; i++) free(s->topics[i]);
+    free(s->topics);
     free(s->partitions);
     free(s->marks);
     free(s->older);
@@ -176,10 +183,10 @@ const char *ledger_search_source(const struct ledger_search *s) {
     return s->source;
 }
 
-const struct mark *ledger_search_mark(const struct ledger_search *s, int32_t partition,
-                                      bool *ret_older) {
+const struct mark *ledger_search_mark(const struct ledger_search *s, const char *topic,
+                                      int32_t partition, bool *ret_older) {
     for (size_t i = 0; i < s->n; i++) {
-        if (s->partitions[i] != partition) continue;
+        if (s->partitions[i] != partition || strcmp(s->topics[i], topic) != 0) continue;
         *ret_older = s->older[i];
         return s->marks[i].known ? &s->marks[i] : NULL;
     }

@@ -21,8 +21,8 @@
 
 struct ledger_search {
     rd_kafka_t *rk; /* the thread's, as is all but the flags, until done */
-    char group[512], ledger[TOPIC_MAX + 1];
-    rd_kafka_topic_partition_list_t *list; /* of one source topic */
+    char group[512], source[TOPIC_MAX + 1], ledger[TOPIC_MAX + 1];
+    rd_kafka_topic_partition_list_t *list; /* what is looked for */
     struct mark *marks;
     bool *older; /* than all that is there now */
     int wake_fd;
@@ -126,15 +126,16 @@ static void *search_main(void *arg) {
 /* ---- the calls ---- */
 
 struct ledger_search *ledger_search_new(const struct config *cfg, const char *source,
-                                        const int32_t *partitions, size_t n, int wake_fd,
+                                        const struct ledger_place *places, size_t n, int wake_fd,
                                         struct buf *err) {
     struct ledger_search *r = xcalloc(1, sizeof *r);
     r->wake_fd = wake_fd;
     r->list = rd_kafka_topic_partition_list_new((int)n);
     snprintf(r->group, sizeof r->group, "%s", cfg->group);
+    snprintf(r->source, sizeof r->source, "%s", source);
     topic_ledger(source, r->ledger);
     for (size_t i = 0; i < n; i++)
-        rd_kafka_topic_partition_list_add(r->list, source, partitions[i]);
+        rd_kafka_topic_partition_list_add(r->list, places[i].topic, places[i].partition);
     r->marks = xcalloc(n, sizeof *r->marks);
     r->older = xcalloc(n, sizeof *r->older);
     r->rk = reader_consumer(cfg, cfg->group, err);
@@ -167,13 +168,15 @@ enum ledger_search_state ledger_search_state(const struct ledger_search *r,
 }
 
 const char *ledger_search_source(const struct ledger_search *r) {
-    return r->list->elems[0].topic;
+    return r->source;
 }
 
-const struct mark *ledger_search_mark(const struct ledger_search *r, int32_t partition,
-                                      bool *ret_older) {
+const struct mark *ledger_search_mark(const struct ledger_search *r, const char *topic,
+                                      int32_t partition, bool *ret_older) {
     int i = 0;
-    while (i < r->list->cnt && r->list->elems[i].partition != partition) i++;
+    while (i < r->list->cnt && (r->list->elems[i].partition != partition ||
+                                strcmp(r->list->elems[i].topic, topic) != 0))
+        i++;
     if (i == r->list->cnt || !r->marks[i].known) return NULL;
     *ret_older = r->older[i];
     return &r->marks[i];

@@ -9,10 +9,15 @@
 struct config;
 struct ledger_search;
 
-/* For partitions of one source topic, in the name of the configured group. wake_fd (an eventfd) is
+/* A partition of the source topic, or of one of its retry topics. */
+struct ledger_place {
+    const char *topic;
+    int32_t partition;
+};
+/* In the ledger of one source topic, in the name of the configured group. wake_fd (an eventfd) is
  * written when it is done. NULL with a message in err. */
 struct ledger_search *ledger_search_new(const struct config *, const char *source,
-                                        const int32_t *partitions, size_t n, int wake_fd,
+                                        const struct ledger_place *, size_t n, int wake_fd,
                                         struct buf *err);
 void ledger_search_free(struct ledger_search *); /* ends it; NULL is fine */
 
@@ -27,7 +32,7 @@ enum ledger_search_state ledger_search_state(const struct ledger_search *, const
 const char *ledger_search_source(const struct ledger_search *);
 /* Once it is DONE: the mark of a partition, NULL where the ledger has none. older: than all that
  * the partition has now, so the topic was made anew since. */
-const struct mark *ledger_search_mark(const struct ledger_search *, int32_t partition,
-                                      bool *ret_older);
+const struct mark *ledger_search_mark(const struct ledger_search *, const char *topic,
+                                      int32_t partition, bool *ret_older);
 
 #endif

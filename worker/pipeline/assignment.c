@@ -66,7 +66,7 @@ bool assignment_watermarks(struct lane *lane, const struct partition *p, int64_t
 static void no_commit_yet(const struct lane *lane, struct partition *p) {
     p->meta = (struct meta){0};
     p->begins = true;
-    if (lane->cfg->ledger && p->kind == PARTITION_SOURCE) p->recall = RECALL_WANTED;
+    if (lane->cfg->ledger) p->recall = RECALL_WANTED;
 }
 
 void assignment_begin(struct partition *p, int64_t offset) {

@@ -1,7 +1,7 @@
-/* A partition of a source topic that has no committed offset has not always been without: its topic
- * was deleted, which takes the group's offsets along, and made anew; or they have expired. Then the
- * ledger has its chain, which has to go on. So the ledger is read, once the partition has a record,
- * before that is taken. */
+/* A partition that has no committed offset has not always been without: its topic, be it a source
+ * or a retry topic, was deleted, which takes the group's offsets along, and made anew; or they have
+ * expired. Then the ledger has its chain, which has to go on. So the ledger is read, once the
+ * partition has a record, before that is taken. */
 #include "worker/pipeline/recall.h"
 
 #include <stdlib.h>
@@ -26,30 +26,31 @@ static void failed(struct lane *lane, const char *error) {
              LOG_I("lane", lane->id), LOG_S("error", error));
 }
 
-/* For all of the topic that wait for it, or may have to. */
+/* For all of the ledger that wait for it, or may have to: it may be long, and is read once. */
 static void start(struct lane *lane, const char *source) {
     size_t n = 0, most = 0;
     struct buf err;
     buf_init(&err, 4096);
     for (const struct partition *p = lane->partitions; p; p = p->next) most++;
-    int32_t *ids = xcalloc(most, sizeof *ids);
+    struct ledger_place *places = xcalloc(most, sizeof *places);
     for (const struct partition *p = lane->partitions; p; p = p->next)
-        if (p->recall == RECALL_WANTED && strcmp(p->topic, source) == 0) ids[n++] = p->id;
-    lane->recall = ledger_search_new(lane->cfg, source, ids, n, lane->wake_fd, &err);
+        if (p->recall == RECALL_WANTED && strcmp(p->base, source) == 0)
+            places[n++] = (struct ledger_place){p->topic, p->id};
+    lane->recall = ledger_search_new(lane->cfg, source, places, n, lane->wake_fd, &err);
     if (!lane->recall) failed(lane, buf_cstr(&err));
     for (struct partition *p = lane->partitions; lane->recall && p; p = p->next)
-        if (p->recall == RECALL_WANTED && strcmp(p->topic, source) == 0) p->recall = RECALL_ASKED;
-    free(ids);
+        if (p->recall == RECALL_WANTED && strcmp(p->base, source) == 0) p->recall = RECALL_ASKED;
+    free(places);
     buf_free(&err);
 }
 
 bool recall_waits(struct lane *lane, struct partition *p) {
     struct feed_head head;
     if (p->recall == RECALL_NONE) return false;
-    /* While there is no record, there is nothing to wait with. */
+    /* While there is no record, there is nothing to wait with; one that is not due is one. */
     if (p->recall == RECALL_WANTED && !lane->recall && lane->now_ms >= lane->recall_after_ms &&
-        source_peek(lane, p, &head))
-        start(lane, p->topic);
+        (source_peek(lane, p, &head) || p->head_due_ms))
+        start(lane, p->base);
     return true;
 }
 
@@ -75,8 +76,9 @@ static void go_on(struct partition *p, const struct mark *mark) {
 
 static void apply(struct lane *lane, struct partition *p, enum ledger_search_state state) {
     bool older = false;
-    const struct mark *mark =
-        state == LEDGER_SEARCH_DONE ? ledger_search_mark(lane->recall, p->id, &older) : NULL;
+    const struct mark *mark = state == LEDGER_SEARCH_DONE
+                                  ? ledger_search_mark(lane->recall, p->topic, p->id, &older)
+                                  : NULL;
     p->recall = state == LEDGER_SEARCH_FAILED ? RECALL_WANTED : RECALL_NONE;
     if (!mark) return;
     if (older)
@@ -99,7 +101,7 @@ void recall_poll(struct lane *lane) {
         failed(lane, error);
     const char *source = ledger_search_source(lane->recall);
     for (struct partition *p = lane->partitions; p; p = p->next)
-        if (p->recall == RECALL_ASKED && strcmp(p->topic, source) == 0) apply(lane, p, state);
+        if (p->recall == RECALL_ASKED && strcmp(p->base, source) == 0) apply(lane, p, state);
     lane->again = true;
     recall_stop(lane);
 }

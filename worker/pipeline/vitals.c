@@ -121,17 +121,16 @@ void vitals_contact(struct lane *lane) {
     v->refused = false;
 }
 
-/* Whether what is committed is still there, of one partition after the other. */
-static void doubt_next(struct lane *lane) {
-    struct vitals *v = &lane->vitals;
+/* Whether what is committed is still there, of one partition of the kind after the other. */
+static void doubt_next(struct lane *lane, enum partition_kind kind, uint64_t *last) {
     struct partition *next = NULL;
     for (struct partition *p = lane->partitions; p; p = p->next) {
-        if (p->kind != PARTITION_SOURCE || !p->durable) continue;
-        bool later = p->serial > v->doubted, best = next && next->serial > v->doubted;
+        if (p->kind != kind || !p->durable) continue;
+        bool later = p->serial > *last, best = next && next->serial > *last;
         if (!next || (later && !best) || (later == best && p->serial < next->serial)) next = p;
     }
     if (!next) return;
-    v->doubted = next->serial;
+    *last = next->serial;
     if (!next->doubts) next->doubts = 1;
 }
 
@@ -145,7 +144,8 @@ static void ask(struct lane *lane) {
     char source[TOPIC_MAX + 1] = "";
     size_t n = 0;
     if (v->asking || lane->now_ms - v->asked_ms < pause) return;
-    doubt_next(lane);
+    doubt_next(lane, PARTITION_SOURCE, &v->doubted_source);
+    doubt_next(lane, PARTITION_RETRY, &v->doubted_retry);
     pthread_mutex_lock(&shared->mutex);
     if (shared->topics.n)
         snprintf(source, sizeof source, "%s", shared->topics.v[v->turn++ % shared->topics.n]);
@@ -218,7 +218,7 @@ int64_t vitals_held_ms(struct lane *lane, struct partition *p) {
 /* An end that goes back: the topic was made anew or truncated without us. */
 static void watch_end(struct lane *lane, struct partition *p) {
     int64_t high = vitals_high(p);
-    if (high < 0 || p->kind != PARTITION_SOURCE || high == p->high_stale) return;
+    if (high < 0 || high == p->high_stale) return;
     p->high_stale = -1;
     if (high < p->high_seen && !p->seek_ms) {
         p->shrunk = true;

@@ -19,8 +19,9 @@ struct partition;
 struct vitals {
     int64_t told_ms, asked_ms, contact_ms;
     bool asking;
-    size_t turn;        /* which source topic is asked about next */
-    uint64_t doubted;   /* the partition whose commit was looked for last, by its serial */
+    size_t turn; /* which source topic is asked about next */
+    /* The partitions whose commits were looked for last, by their serials. */
+    uint64_t doubted_source, doubted_retry;
     char error[160];    /* the client's last one since a broker answered */
     uint64_t records;   /* read when it was looked last */
     bool refused;       /* and that was about credentials */

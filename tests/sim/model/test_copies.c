@@ -27,7 +27,7 @@ static void put_entry(int64_t first, int64_t next, uint64_t seq) {
 
 static void test_the_ledger_is_searched(void **state) {
     (void)state;
-    static const int32_t partitions[] = {0, 1};
+    static const struct ledger_place places[] = {{"in", 0}, {"in", 1}, {"in.retry.1s", 1}};
     struct config cfg = {.group = (char *)(uintptr_t) "g"};
     const char *error;
     bool older;
@@ -37,14 +37,15 @@ static void test_the_ledger_is_searched(void **state) {
     put_entry(4, 7, 1);
     uint64_t t = broker_begin("in.ledger", 0);
     broker_produce_in(t, str_c(NULL), str_c("x"), NULL, 0);
-    struct ledger_search *s = ledger_search_new(&cfg, "in", partitions, 2, 0, NULL);
+    struct ledger_search *s = ledger_search_new(&cfg, "in", places, 3, 0, NULL);
     run(5000);
     assert_int_equal(ledger_search_state(s, &error), LEDGER_SEARCH_ON);
     broker_end(t, false);
     run(1000);
     assert_int_equal(ledger_search_state(s, &error), LEDGER_SEARCH_DONE);
-    assert_null(ledger_search_mark(s, 0, &older));
-    const struct mark *mark = ledger_search_mark(s, 1, &older);
+    assert_null(ledger_search_mark(s, "in", 0, &older));
+    assert_null(ledger_search_mark(s, "in.retry.1s", 1, &older));
+    const struct mark *mark = ledger_search_mark(s, "in", 1, &older);
     assert_int_equal(mark->next, 7);
     assert_int_equal(mark->seq, 1);
     assert_false(older);
