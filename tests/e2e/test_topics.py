@@ -1,6 +1,7 @@
 """Which topics are read, which are made, where reading starts, and what is said when records are gone."""
 import json
 import time
+import urllib.error
 
 import events
 import model
@@ -72,6 +73,51 @@ class Topics(rig.Case):
         done = rig.runsink("check", "--config", worker.config)
         self.assertEqual(78, done.returncode, done.stdout + done.stderr)
         self.assertIn(f"topic {long} matches and can't be served".encode(), done.stderr)
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_nothing_can_be_served(self):
+        """the only topic that matches can't be served: it stays up, names it, is not ready; mended it is served; and so again later"""
+        only = self.kafka.create(self.topic + "-a", 1)
+        settings = self.settings(topics=f"^{self.topic}-.*", topics__refresh="500ms", topics__create="false", ready__patience="3s")
+        own = [f"{only}.{kind}" for kind in ("retry.200ms", "retry.400ms", "retry.800ms", "dead.tenant", "dead.data", "dead.system", "ledger")]
+        worker = self.worker(settings)
+        rig.await_("it listens", 30, lambda: worker.says("admin server listens"), worker)
+
+        def told(kind):
+            return worker.metric("runsink_trouble", cause=kind) == 1
+
+        def unserved():
+            rig.await_("it is named", 30, lambda: told("topic-not-served") and worker.metric("runsink_ready") == 0, worker)
+            with self.assertRaises(urllib.error.HTTPError) as caught:
+                worker.http("/readyz")
+            said = caught.exception.read().decode()
+            self.assertEqual(503, caught.exception.code)
+            self.assertIn("nothing to read", said)
+            self.assertRegex(said, f"(?m)can't be served.*{only}")
+            # Longer than it takes to call brokers unreachable.
+            end = time.monotonic() + 5
+            while time.monotonic() < end:
+                self.assertEqual((0, 1), (worker.metric("runsink_ready"), worker.metric("runsink_trouble")), worker.tail())
+                time.sleep(0.2)
+
+        def served(name):
+            for topic in own:
+                if topic not in self.kafka.topics():
+                    self.kafka.create(topic, 1)
+            self.kafka.produce(only, [(b"k", self.text(name))])
+            self.until_settled(worker, topic=only)
+            rig.await_("ready", 30, lambda: worker.metric("runsink_ready") == 1 and not worker.metric("runsink_trouble"), worker)
+
+        self.kafka.produce(only, [(b"k", self.text("first"))])
+        unserved()
+        self.assertExit(78, self.worker(settings, "--until-end"))
+        done = rig.runsink("check", "--config", worker.config)
+        self.assertEqual(78, done.returncode, done.stdout + done.stderr)
+        served("second")
+        self.delete(f"{only}.dead.system")
+        unserved()
+        served("third")
+        self.assertEqual(["first", "second", "third"], self.got())
         self.assertEqual(0, worker.stop(), worker.tail())
 
     def test_creation(self):

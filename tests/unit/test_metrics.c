@@ -252,10 +252,14 @@ static void test_health(void **state) {
 static void test_readiness(void **state) {
     (void)state;
     struct two_lanes l = lanes_new();
+    struct worker_shared shared = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+    l.v[0]->shared = l.v[1]->shared = &shared;
     assert_null(admin_not_ready(l.v, 2));
     count_set(&l.v[1]->counters, COUNTER_UNLOADED, 1);
     assert_non_null(strstr(admin_not_ready(l.v, 2), "committed offset"));
     count_set(&l.v[1]->counters, COUNTER_ASSIGNED, 0);
+    assert_non_null(strstr(admin_not_ready(l.v, 2), "nothing to read"));
+    shared.topics.n = 1;
     assert_non_null(strstr(admin_not_ready(l.v, 2), "no assignment"));
     atomic_store(&l.v[0]->command, LANE_DRAIN);
     assert_non_null(strstr(admin_not_ready(l.v, 2), "draining"));

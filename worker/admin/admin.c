@@ -76,12 +76,21 @@ int64_t admin_silence_ms(struct lane *const *lanes, size_t n, int64_t since_ms, 
 
 static const char draining[] = "draining: what flies is finished, nothing new is taken";
 
+static bool has_topics(struct worker_shared *shared) {
+    pthread_mutex_lock(&shared->mutex);
+    bool any = shared->topics.n > 0;
+    pthread_mutex_unlock(&shared->mutex);
+    return any;
+}
+
 const char *admin_not_ready(struct lane *const *lanes, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (atomic_load(&lanes[i]->command) == LANE_DRAIN || !is_running(lanes[i])) return draining;
     for (size_t i = 0; i < n; i++)
         if (!count_get(&lanes[i]->counters, COUNTER_ASSIGNED))
-            return "no assignment yet: joining the consumer group";
+            return has_topics(lanes[i]->shared) ? "no assignment yet: joining the consumer group"
+                                                : "nothing to read: no topic that `topics` matches "
+                                                  "is there and can be served";
     for (size_t i = 0; i < n; i++)
         if (count_get(&lanes[i]->counters, COUNTER_UNLOADED))
             return "the committed offset of a partition is not available yet";

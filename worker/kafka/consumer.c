@@ -541,7 +541,7 @@ void consumer_subscribe(struct consumer *c, const char *const *topics, size_t n)
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new((int)n);
     for (size_t i = 0; i < n; i++)
         rd_kafka_topic_partition_list_add(list, topics[i], RD_KAFKA_PARTITION_UA);
-    rd_kafka_resp_err_t err = rd_kafka_subscribe(c->rk, list);
+    rd_kafka_resp_err_t err = n ? rd_kafka_subscribe(c->rk, list) : rd_kafka_unsubscribe(c->rk);
     if (err)
         log_error("the lane can't subscribe to its topics", LOG_I("lane", c->lane),
                   LOG_S("error", rd_kafka_err2str(err)));

@@ -113,6 +113,7 @@ struct consumer *consumer_new(const struct config *, int lane, int64_t partition
                               const struct consumer_events *, void *context, struct buf *err);
 /* Whether the client makes one of this configuration; it joins nothing. */
 bool consumer_check(const struct config *, struct buf *err);
+/* Instead of what it was subscribed to; none: it leaves the group for now. */
 void consumer_subscribe(struct consumer *, const char *const *topics, size_t n);
 void consumer_poll(struct consumer *); /* calls back; never waits for a broker, but for the offsets
                                           of what is assigned: CONSUMER_COMMITTED_MS at most */

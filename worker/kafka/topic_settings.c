@@ -207,11 +207,9 @@ static struct topic *source_of(struct topic_list *sources, const char *own) {
 /* False when it concerns more than matched sources: then it ends what is being done. */
 static bool refuse_for(struct topic_list *sources, const char *own, const char *why) {
     struct topic *source = source_of(sources, own);
-    size_t served = 0;
     if (!source || !source->matched) return false;
     topic_refuse(source, why);
-    for (size_t i = 0; i < sources->n; i++) served += !sources->v[i].unserved;
-    return served > 0;
+    return true;
 }
 
 static void tell_missing(const struct config *c, const struct topic_list *missing,

@@ -185,6 +185,7 @@ static void subscribe(struct lane *lane) {
         for (size_t i = 0; i < shared->retries.n; i++) all[n++] = shared->retries.v[i];
         lane->subscribed = shared->version;
         consumer_subscribe(lane->consumer, all, n);
+        if (!n) lane->assigned = false; /* it leaves the group: no assignment follows */
         free(all);
     }
     pthread_mutex_unlock(&shared->mutex);

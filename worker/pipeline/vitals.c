@@ -71,6 +71,14 @@ static bool is_consumed(const struct lane *lane, const char *name) {
     return found;
 }
 
+static bool consumes_any(const struct lane *lane) {
+    struct worker_shared *shared = lane->shared;
+    pthread_mutex_lock(&shared->mutex);
+    bool any = shared->topics.n > 0;
+    pthread_mutex_unlock(&shared->mutex);
+    return any;
+}
+
 /* A topic that was just made is unknown to some brokers for a moment: told when it stays so. */
 static void note_topic(struct lane *lane, const char *name, const char *error) {
     struct vitals *v = &lane->vitals;
@@ -135,7 +143,8 @@ static void doubt_next(struct lane *lane, enum partition_kind kind, uint64_t *la
 }
 
 /* A source topic, in turn, and the topics in trouble. Topics by name: a request for all that the
- * client knows may create those that are gone. */
+ * client knows may create those that are gone. Without any, one of Kafka's own: a broker answers
+ * whatever there is to say of it. */
 static void ask(struct lane *lane) {
     struct vitals *v = &lane->vitals;
     struct worker_shared *shared = lane->shared;
@@ -152,7 +161,7 @@ static void ask(struct lane *lane) {
     pthread_mutex_unlock(&shared->mutex);
     if (source[0] && topic_at(v, source) == v->n_topics) names[n++] = source;
     for (size_t i = 0; i < v->n_topics; i++) names[n++] = v->topics[i].name;
-    if (!n) return;
+    if (!n) names[n++] = "__consumer_offsets";
     consumer_look(lane->consumer, names, n);
     v->asking = true;
     v->asked_ms = lane->now_ms;
@@ -168,7 +177,7 @@ void vitals_looked(void *context, const char *topic, enum broker_fault fault, co
     if (fault != BROKER_FINE && fault != BROKER_TOPIC) return; /* nobody answered */
     vitals_contact(lane);
     size_t at = topic_at(v, topic);
-    if (fault == BROKER_TOPIC)
+    if (fault == BROKER_TOPIC && is_consumed(lane, topic))
         note_topic(lane, topic, error);
     else if (at < v->n_topics)
         forget_topic(lane, at);
@@ -258,6 +267,7 @@ void vitals_tick(struct lane *lane) {
     tell_topics(lane);
     /* Partitions that are lost because their topic is gone come with a new assignment at once. */
     bool revoked = v->revoked_ms && lane->now_ms - v->revoked_ms >= TELL_MS;
-    trouble_tell(troubles(lane), revoked, lane->id, TROUBLE_ASSIGNMENT, NULL, NULL, v->revoked_ms);
+    trouble_tell(troubles(lane), revoked && consumes_any(lane), lane->id, TROUBLE_ASSIGNMENT, NULL,
+                 NULL, v->revoked_ms);
     for (struct partition *p = lane->partitions; p; p = p->next) tell_partition(lane, p);
 }
