@@ -5,12 +5,14 @@ sick  1,000 tenants, one in ten sick in one of eleven ways. Healthy tenants' lat
 hog   one tenant makes 90% of the traffic. The others' latencies while it is quick, and while it takes half a second for each
       request, in turn, under the same load.
 attack  100 healthy tenants beside a crowd of hostile ones (tests/e2e/villains.py), each of another kind. The healthy ones'
-      latencies without them and with them, in turn; nothing of theirs is lost or doubled, and the ledger is sound.
+      latencies without them, with them at another worker on the same machine, and with them, in turn; nothing of theirs is
+      lost or doubled, and the ledger is sound.
 
 Latency is from the instant the event was handed to the producer (it stands in the event's id) to its arrival at the endpoint.
 """
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -32,6 +34,7 @@ from confluent_kafka import Producer  # noqa: E402
 
 MIB = 1 << 20
 RECOVERY_S = 300
+CROWD_RATE = 100
 ID = re.compile(r"([a-z]\d+)-(\d+)-(\d{16})")
 SICK = ("refused", "synhole", "hole", "e503", "e429", "drip", "tls", "nxdomain", "slowdns", "endless", "flood")
 # Ways for which a webhook's place differs from an S3 store's only in the request; each second such tenant has a store.
@@ -212,7 +215,11 @@ class Report:
         for q in ("p50", "p99"):
             a = statistics.median(row[q] for row in self.rows if row["phase"] == without)
             b = statistics.median(row[q] for row in self.rows if row["phase"] == with_)
-            self.check(b <= limit * a, f"{q} {without} {a:.1f} ms, {with_} {b:.1f} ms: {b / a:.2f} times (limit {limit})")
+            text = f"{q} {without} {a:.1f} ms, {with_} {b:.1f} ms: {b / a:.2f} times"
+            if limit:
+                self.check(b <= limit * a, f"{text} (limit {limit})")
+            else:
+                print(f"       {text}", flush=True)
 
 
 def check_process(world, report, members, more=32):
@@ -334,32 +341,47 @@ def hog_scenario(world, report):
     check_arrivals(world, report)
 
 
-class Crowd(threading.Thread):
-    """The hostile tenants, at an even pace until stopped."""
+def crowd(bootstrap, topic, rate, over, told):
+    """The hostile tenants, at an even pace until it is over: a process of its own, or their work in this interpreter would
+    delay the healthy ones' events and not the worker."""
+    server = villains.Server()
+    tenants = villains.Villains(server)
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "log_level": 2})
+    begin, sent = time.monotonic(), 0
+    while not over.wait(0.02):
+        while sent < (time.monotonic() - begin) * rate:
+            for value in tenants.round():
+                producer.produce(topic, value)
+                producer.poll(0)
+                sent += 1
+    producer.flush(30)
+    told.put((sent, dict(server.requests)))
+    server.close()
 
-    def __init__(self, world, rate):
-        super().__init__(daemon=True)
-        self.world, self.rate, self.sent = world, rate, 0
-        self.server = villains.Server()
-        self.villains = villains.Villains(self.server)
-        self.producer = Producer({"bootstrap.servers": world.kafka.bootstrap, "linger.ms": 5, "log_level": 2})
-        self.over = threading.Event()
 
-    def run(self):
-        begin = time.monotonic()
-        while not self.over.wait(0.02):
-            while self.sent < (time.monotonic() - begin) * self.rate:
-                for value in self.villains.round():
-                    self.producer.produce(self.world.topic, value)
-                    self.producer.poll(0)
-                    self.sent += 1
-        self.producer.flush(30)
+class Crowd:
+    def __init__(self, world, topic, rate):
+        spawn = multiprocessing.get_context("spawn")
+        self.over, self.told = spawn.Event(), spawn.Queue()
+        self.process = spawn.Process(target=crowd, args=(world.kafka.bootstrap, topic, rate, self.over, self.told), daemon=True)
+        self.process.start()
 
     def stop(self):
         self.over.set()
-        self.join(60)
-        print(f"  hostile    {self.sent} events, requests: {self.server.requests}", flush=True)
-        self.server.close()
+        sent, requests = self.told.get(timeout=60)
+        self.process.join(60)
+        print(f"  hostile    {sent} events, requests: {requests}", flush=True)
+
+
+def apart(world, report, healthy, rate, seconds):
+    """The crowd has a topic and a worker of its own: what the machine alone adds."""
+    topic = rig.unique("crowd")
+    world.kafka.create(topic, world.options.partitions)
+    worker = rig.Worker(world.dir, {**world.settings(), "topics": topic, "group": rig.unique("crowd")}, env=world.endpoints.environment)
+    crowd = Crowd(world, topic, CROWD_RATE)
+    measured(world, report, "apart", healthy, healthy, rate, seconds)
+    crowd.stop()
+    report.check(worker.stop() == 0, "the crowd's own worker ended with 0")
 
 
 def attack_scenario(world, report):
@@ -375,11 +397,12 @@ def attack_scenario(world, report):
     members = world.members()
     for _ in range(options.rounds):
         measured(world, report, "alone", healthy, healthy, rate, options.seconds)
-        crowd = Crowd(world, 100)
-        crowd.start()
+        apart(world, report, healthy, rate, options.seconds)
+        crowd = Crowd(world, world.topic, CROWD_RATE)
         measured(world, report, "attacked", healthy, healthy, rate, options.seconds)
         crowd.stop()
         rig.await_("every healthy event has arrived", 60, world.all_arrived, world.worker)
+    report.ratios("alone", "apart", None)
     report.ratios("alone", "attacked", options.limit)
     check_process(world, report, members, more=64)
     check_arrivals(world, report, dead=False)
