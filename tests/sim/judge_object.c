@@ -86,6 +86,7 @@ static void hold(struct event *e, struct str line, void *context) {
     if (second && !was_clipped(e->object) && !was_clipped(h->object) && !renumbered)
         world_fail("P2: event %d is in two objects: %s and %s", e->number, e->object->key, h->key);
     if (!second || was_clipped(e->object) || renumbered) e->object = h->object;
+    e->blamed = false; /* who was taken out may come back: the partition was taken anew */
     if (e->arrived_us < 0) e->arrived_us = world_us();
 }
 
@@ -160,10 +161,8 @@ bool judge_rewritten(int place, const struct object *o, struct str body) {
     read_members(o->key, (struct str){o->body, o->n}, &before);
     read_members(o->key, body, &now);
     judge_body(place, o, body);
-    /* Who was taken out may come back: before all was settled, the partition was taken anew. */
     for (int i = 0; i < events_count(); i++) {
         struct event *e = events_get(i);
-        if (now.in[i]) e->blamed = false;
         if (now.in[i] || !before.in[i] || e->object != o) continue;
         e->blamed = true;
         e->object = NULL;
