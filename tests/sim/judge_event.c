@@ -107,11 +107,18 @@ static int64_t round_us(const struct event *e) {
     return PARKED_S * WORLD_S + e->rounds * plan.timeout_ms * WORLD_MS;
 }
 
+/* While the windows before it are as many as there may be, and each has a request that hangs, they
+ * go by in rounds of window.grace. */
+static int64_t windows_us(const struct event *e) {
+    int64_t at_once = (int64_t)plan.window_records * plan.window_inflight;
+    return e->offset / at_once * plan.grace_ms * WORLD_MS;
+}
+
 void judge_delay(const struct event *e) {
     const struct place *p = store_place(events_destination(e->destination)->place);
     int64_t most_us = SOON_S * WORLD_S + plan.batch_ms * WORLD_MS;
     most_us += (plan.deploys * DEPLOY_S + (plan.hot ? BURST_S : 0)) * WORLD_S;
-    most_us += round_us(e);
+    most_us += round_us(e) + windows_us(e);
     if (!plan.peace || !p->steady || e->arrived_us < 0) return;
     if (e->arrived_us - e->visible_us > most_us)
         world_fail("P4: event %d is at its healthy place after %" PRId64 " s", e->number,
