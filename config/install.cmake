@@ -38,6 +38,10 @@ endif()
 file(CONFIGURE OUTPUT copyright CONTENT "${COPYRIGHT}" @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/copyright DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
+if(RDKAFKA_ARCHIVE) # its licence, which is to go with it where it is linked in
+  install(FILES /usr/share/doc/librdkafka-dev/copyright DESTINATION ${CMAKE_INSTALL_DOCDIR} RENAME copyright.librdkafka OPTIONAL)
+endif()
+
 set(RUNSINK_MAINTAINER "the runsink authors <runsink@localhost>" CACHE STRING "Maintainer of the Debian package")
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_CONTACT ${RUNSINK_MAINTAINER})

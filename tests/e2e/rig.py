@@ -474,6 +474,11 @@ def runsink(*arguments, input=b"", seconds=60, env=None):
                           env={**ENVIRONMENT, **(env or {})})
 
 
+def librdkafka_is_shared():
+    """Where it has to be mended, it is part of the program (worker/kafka/mend)."""
+    return b"librdkafka" in subprocess.run(["ldd", RUNSINK], check=True, stdout=subprocess.PIPE).stdout
+
+
 # ---- the test case ----------------------------------------------------------------------------------------------------
 
 

@@ -100,6 +100,21 @@ class Anew(rig.Case):
         self.assertEqual(0, worker.stop(), worker.tail())
         self.assertSound(worker)
 
+    def test_a_topic_that_is_only_written_to(self):
+        """emptied by deleting it and making it anew, time and again: the worker, which asks for it by itself, writes to it as before"""
+        settings = self.settings()
+        settings["kafka"]["topic.metadata.refresh.interval.ms"] = 100
+        worker = self.worker(settings)
+        dead = self.topic + ".dead.data"
+        for number in range(5):
+            self.kafka.produce(self.topic, [(b"k", b"no event")] * 3, 0)
+            self.until_settled(worker)
+            self.assertEqual(3, len(self.kafka.consume(dead)), number)
+            self.delete(dead)
+            self.make(dead)
+        self.fill_and_wait(worker, "last")
+        self.assertEqual(0, worker.stop(), worker.tail())
+
     def test_gone_for_a_while(self):
         """the running worker has noticed that it is gone, and lost its partitions"""
         settings = self.settings(ready__patience="3s")

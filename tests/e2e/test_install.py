@@ -41,6 +41,7 @@ class Install(unittest.TestCase):
         self.assertEqual({
             "/etc/runsink/runsink.ini", "/usr/bin/runsink", "/usr/sbin/runsink-check",
             "/usr/lib/systemd/system/runsink.service", *self.PAGES,
+            *(() if rig.librdkafka_is_shared() else ("/usr/share/doc/runsink/copyright.librdkafka",)),
             "/usr/share/man/man1/runsink.1", "/usr/share/man/man5/runsink.ini.5",
             "/usr/share/bash-completion/completions/runsink", "/usr/share/doc/runsink/copyright", "/usr/share/doc/runsink/runsink.ini", "/usr/share/runsink/grafana/runsink.json",
             "/usr/share/runsink/prometheus/alerts.yml", "/usr/share/runsink/seccomp/runsink.json"}, set(found))
