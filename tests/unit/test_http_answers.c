@@ -258,7 +258,9 @@ static void test_head_decides_over_tls(void **state) {
     http_free(h);
 }
 
-/* An answer that ends well leaves its connection to the next request, needed or not. */
+/* An answer that ends well leaves its connection to the next request, needed or not. Each request
+ * has a body, as all of the worker's have but GET: of an error that answers one without, libcurl
+ * 8.14 may find that it came before all was sent, and closes. */
 static void test_body_that_ends_keeps_the_connection(void **state) {
     (void)state;
     struct config cfg = patient_config();
@@ -271,6 +273,8 @@ static void test_body_that_ends_keeps_the_connection(void **state) {
         prepare(&c, plain(), paths[i / 3]);
         c.req.method = "POST";
         c.req.needs = (enum http_needs)(i % 3);
+        c.req.body = "{}";
+        c.req.body_len = 2;
         http_submit(h, &c.req);
         wait_for(h, &c, 1);
         assert_why(&c, "");
