@@ -4,6 +4,7 @@ alone: it shares no code with runsink, so that a fault in one is seen by the oth
 
     ledger_verifier.py DIR [--key KEY]       findings, one a line; exit 0 sound, 65 not
     ledger_verifier.py --agree ROOT          every ROOT/NNNN must come out as its file "expect" says
+    ledger_verifier.py --forms FILE          each line is + or -, and what is or is not of an entry's form
 
 KEY: a PEM file, or a file with the raw public key in hex. Needs the package "cryptography" for keys.
 """
@@ -33,6 +34,122 @@ def unbase64(text):
     if base64.b64encode(data) != (text if isinstance(text, bytes) else text.encode()):
         raise ValueError("stray bits in base64")
     return data
+
+
+# ---- the form of an entry ----
+
+HEAD = "v group seq topic partition first next opened settled version prev".split()
+ORDER = [*HEAD, "rotate", "anew", "lost", *KINDS, "hash", "sig", "key"]
+RECORDS = ["offsets", "origin"]
+OFFSET_MAX, TIME_MAX = 2**63 - 2, 2**63 - 1
+
+
+def want(ok, what):
+    if not ok:
+        raise ValueError(f"not {what}")
+
+
+def members(value, order, required):
+    want(isinstance(value, dict) and list(value) == [n for n in order if n in value], f"an object with {order}, in this order")
+    want(all(n in value for n in required), f"an object that has {required}")
+
+
+def whole(value, most):
+    want(type(value) is int and 0 <= value <= most, f"a number up to {most}")
+
+
+def text(value, pattern="(?s).*"):
+    want(isinstance(value, str) and re.fullmatch(pattern, value), f"a text like {pattern}")
+
+
+def topic(value):
+    text(value, r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
+
+
+def listed(value, check):
+    want(isinstance(value, list) and value, "a list with something in it")
+    for one in value:
+        check(one)
+
+
+def span(value):
+    ends = value if isinstance(value, list) else [value]
+    for end in ends:
+        whole(end, OFFSET_MAX)
+    want(len(ends) == 1 and ends is not value or len(ends) == 2 and ends[0] < ends[1], "a range")
+
+
+def records(group):
+    listed(group["offsets"], span)
+    ends = [one if isinstance(one, list) else [one, one] for one in group["offsets"]]
+    want(all(a[1] + 1 < b[0] for a, b in zip(ends, ends[1:])), "ranges that ascend and don't touch")
+    if "origin" in group:
+        listed(group["origin"], origin)
+        count = lambda ranges: sum(1 if isinstance(one, int) else one[1] - one[0] + 1 for one in ranges)
+        want(sum(count(one[2]) for one in group["origin"]) == count(group["offsets"]), "as many origins as offsets")
+
+
+def origin(value):
+    want(isinstance(value, list) and len(value) == 3, "an origin")
+    topic(value[0]), whole(value[1], 2**31 - 1), listed(value[2], span)
+
+
+def delivered(value):
+    members(value, ["to", "objects", "requests"], [])
+    want("objects" in value or "requests" in value, "a list of objects or requests")
+    for name in value.keys() & {"objects", "requests"}:
+        listed(value[name], lambda one: item(one, ["key"] if name == "objects" else []))
+    text(value.get("to", ""))
+
+
+def item(value, key):
+    hashed = ["sha256", "size"] if "sha256" in value or "size" in value else []
+    members(value, [*key, "status", *hashed, *RECORDS], [*key, *hashed, "offsets"])
+    text(value.get("key", "")), whole(value.get("status", 0), 2**31 - 1)
+    text(value.get("sha256", "0" * 64), "[0-9a-f]{64}"), whole(value.get("size", 0), 2**64 - 1)
+    records(value)
+
+
+def reason(value, kind):
+    names = ["to", "tier", "fault", "why", *["who"] * (kind == "discarded")]
+    members(value, [*names, *RECORDS], ["offsets"])
+    for name in names:
+        text(value.get(name, ""))
+    records(value)
+
+
+def ending(value):
+    text(value["hash"], "[0-9a-f]{64}")
+    want(("sig" in value) == ("key" in value), "a signature with its key")
+    if "sig" in value:
+        want(len(unbase64(value["sig"])) == 64, "a signature"), text(value["key"], "[0-9a-f]{16}")
+
+
+def form(value):
+    """An entry has one form: written again from what was read, it is the same bytes. Raises when it is not of that form."""
+    entry = json.loads(value.decode())
+    again = json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
+    again = re.sub(r"\\(.)", lambda found: {"b": "\\u0008", "f": "\\u000c"}.get(found[1], found[0]), again)
+    want(again.encode() == value, "in the one form that these members have")
+    members(entry, ORDER, [*HEAD, "hash"])
+    want(entry["v"] == 1, "form 1"), text(entry["group"]), topic(entry["topic"]), text(entry["version"])
+    for name, most in ("seq", TIME_MAX), ("partition", 2**31 - 1), ("first", OFFSET_MAX), ("next", OFFSET_MAX), ("opened", TIME_MAX), ("settled", TIME_MAX):
+        whole(entry[name], most)
+    want(entry["first"] <= entry["next"], "a window"), text(entry["prev"], "[0-9a-f]{64}")
+    if "rotate" in entry:
+        members(entry["rotate"], ["from", "to", "sig"], ["from", "to", "sig"]), text(entry["rotate"]["from"], "[0-9a-f]{16}")
+        want((len(unbase64(entry["rotate"]["to"])), len(unbase64(entry["rotate"]["sig"]))) == (32, 64), "a key and a signature")
+    if "anew" in entry:
+        whole(entry["anew"], OFFSET_MAX)
+        want(entry["first"] == entry["next"] and not entry.keys() & {"lost", *KINDS}, "an empty window of a topic made anew")
+    if "lost" in entry:
+        listed(entry["lost"], span)
+        want(list(spread(entry["lost"])) == list(range(entry["first"], entry["next"])), "the window as lost range")
+    for kind in KINDS:
+        if kind in entry:
+            listed(entry[kind], delivered if kind == "delivered" else lambda one: reason(one, kind))
+    ending(entry)
+    return entry
 
 
 def signed_by(raw, sig, message):
@@ -187,7 +304,7 @@ def verify(folder, keys):
         for number, value in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 canonical, stated, sig, key = ENTRY.fullmatch(value).groups()
-                entry = json.loads(canonical + b"}")
+                entry = form(value)
                 digest = hashlib.sha256(canonical).digest()
                 if entry["group"] != manifest["group"] and digest.hex().encode() == stated:
                     continue  # another group has chains of its own in the same topic
@@ -232,7 +349,25 @@ def agree(root):
     return wrong or not folders
 
 
+def judge_forms(path):
+    wrong = 0
+    lines = path.read_bytes().splitlines()
+    for line in lines:
+        try:
+            form(line[1:])
+            good = True
+        except (AttributeError, KeyError, TypeError, ValueError):
+            good = False
+        if good != line.startswith(b"+"):
+            wrong += 1
+            print(f"taken for {'an' if good else 'no'} entry: {line[1:]}")
+    print(f"{len(lines)} forms, {wrong} judged otherwise")
+    return wrong or not lines
+
+
 def main(args):
+    if args[0] == "--forms":
+        return 1 if judge_forms(pathlib.Path(args[1])) else 0
     if args[0] == "--agree":
         return 1 if agree(pathlib.Path(args[1])) else 0
     keys = [load_key(k) for k in args[2:]] if args[1:2] == ["--key"] else []

@@ -14,6 +14,7 @@
 #include "worker/ledger/entry.h"
 
 #define ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
+#define A84 "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 #define ONES "0101010101010101010101010101010101010101010101010101010101010101"
 #define HEAD_TO(next)                                                                              \
     "{\"v\":1,\"group\":\"g\",\"seq\":7,\"topic\":\"jobs\",\"partition\":3,\"first\":100,"         \
@@ -468,10 +469,26 @@ static void test_record_key(void **state) {
         assert_false(ledger_read_key(str_c(bad[i]), &topic, &partition));
 }
 
+/* With RUNSINK_FORMS=FILE the other verifier (tests/e2e/ledger_verifier.py) is given them, too. */
+static FILE *forms_file(void) {
+    const char *path = getenv("RUNSINK_FORMS");
+    FILE *f = path ? fopen(path, "we") : NULL;
+    assert_true(f || !path);
+    return f;
+}
+
 static void test_reader_refuses(void **state) {
     (void)state;
 #define OFF(x) HEAD ",\"skipped\":[{\"why\":\"x\",\"offsets\":[" x "]}],\"hash\":\"" ZEROS "\"}"
 #define WHY(x) HEAD ",\"skipped\":[{\"why\":\"" x "\",\"offsets\":[1]}],\"hash\":\"" ZEROS "\"}"
+#define OUT(x) HEAD "," x ",\"hash\":\"" ZEROS "\"}"
+#define ONE ",\"offsets\":[1]}]"
+#define ITEM "\"status\":200,\"sha256\":\"" ONES "\",\"size\":5,\"offsets\":[1]}"
+#define TAIL(x) HEAD ",\"hash\":\"" ZEROS "\"" x "}"
+#define BEGIN(group, seq, topic, partition, first, next, prev)                                     \
+    "{\"v\":1,\"group\":" group ",\"seq\":" seq ",\"topic\":\"" topic                              \
+    "\",\"partition\":" partition ",\"first\":" first ",\"next\":" next                            \
+    ",\"opened\":1,\"settled\":1,\"version\":\"1\",\"prev\":\"" prev "\",\"hash\":\"" ZEROS "\"}"
     static const struct {
         const char *entry;
         bool good;
@@ -523,7 +540,139 @@ static void test_reader_refuses(void **state) {
         {HEAD ",\"skipped\":[{\"offsets\":[1],\"origin\":[[\"j/\",0,[5]]]}],\"hash\":\"" ZEROS
               "\"}",
          false}, /* no topic's name */
+        /* UTF-8 */
+        {WHY("\xc3\xa9\x7f"), true},
+        {WHY("\xff"), false},
+        {WHY("\xc3"), false},
+        {WHY("\xc0\xaf"), false},         /* overlong */
+        {WHY("\xed\xa0\x80"), false},     /* a surrogate */
+        {WHY("\xf4\x90\x80\x80"), false}, /* above U+10FFFF */
+        {"\xef\xbb\xbf" HEAD ",\"hash\":\"" ZEROS "\"}", false},
+        /* escapes */
+        {WHY("\\u0008\\u000c\\u0000"), true},
+        {WHY("\\b"), false},
+        {WHY("\\f"), false},
+        {WHY("\\u0009"), false},
+        {WHY("\\u000d"), false},
+        {WHY("\\u0022"), false},
+        {WHY("\\u007f"), false},
+        {WHY("\\u00e9"), false},
+        {WHY("\\ud83d\\ude00"), false},
+        {WHY("\\ud800"), false},
+        {WHY("\\u00"), false},
+        {WHY("\\x41"), false},
+        /* white space, and what stands after it */
+        {HEAD ",\"hash\":\"" ZEROS "\"}}", false},
+        {HEAD ",\"hash\":\"" ZEROS "\",}", false},
+        {HEAD ", \"hash\":\"" ZEROS "\"}", false},
+        {HEAD ",\"hash\": \"" ZEROS "\"}", false},
+        {OFF("1, 3"), false},
+        {OFF("[1 ,3]"), false},
+        {"[" HEAD ",\"hash\":\"" ZEROS "\"}]", false},
+        {"null", false},
+        /* numbers */
+        {OFF("0"), true},
+        {OFF("9223372036854775806"), true},
+        {OFF("1.0"), false},
+        {OFF("1e1"), false},
+        {OFF("+1"), false},
+        {OFF("0x1"), false},
+        {OFF("-0"), false},
+        {OFF("\"1\""), false},
+        {OFF("true"), false},
+        {OFF("null"), false},
+        {OFF("[1]"), false},
+        {OFF("[]"), false},
+        {OFF("[1,2,3]"), false},
+        {OFF("[1,[2,3]]"), false},
+        {OFF("1,1"), false},
+        {OFF("[1,3],4"), false},
+        {OFF("[1,3],[3,5]"), false},
+        {OFF("1,"), false},
+        /* what it is about */
+        {BEGIN("\"g\"", "0", "jobs", "0", "5", "5", ZEROS), true},
+        {BEGIN("\"\"", "0", "a.B_c-1", "2147483647", "0", "0", ZEROS), true},
+        {BEGIN("1", "0", "jobs", "0", "5", "5", ZEROS), false},
+        {BEGIN("null", "0", "jobs", "0", "5", "5", ZEROS), false},
+        {BEGIN("\"g\"", "-1", "jobs", "0", "5", "5", ZEROS), false},
+        {BEGIN("\"g\"", "9223372036854775808", "jobs", "0", "5", "5", ZEROS), false},
+        {BEGIN("\"g\"", "0", "", "0", "5", "5", ZEROS), false},
+        {BEGIN("\"g\"", "0", "..", "0", "5", "5", ZEROS), false},
+        {BEGIN("\"g\"", "0", "a b", "0", "5", "5", ZEROS), false},
+        {BEGIN("\"g\"", "0", "a/b", "0", "5", "5", ZEROS), false},
+        {BEGIN("\"g\"", "0", "jobs", "2147483648", "5", "5", ZEROS), false},
+        {BEGIN("\"g\"", "0", "jobs", "-1", "5", "5", ZEROS), false},
+        {BEGIN("\"g\"", "0", "jobs", "0", "5", "4", ZEROS), false},
+        {BEGIN("\"g\"", "0", "jobs", "0", "9223372036854775807", "9223372036854775807", ZEROS),
+         false},
+        {BEGIN("\"g\"", "0", "jobs", "0", "5", "5", "00"), false},
+        {BEGIN("\"g\"", "0", "jobs", "0", "5", "5", "x" ZEROS), false},
+        {"{\"v\":2,\"group\":\"g\"}", false},
+        {"{\"v\":1,\"v\":1}", false},
+        {"{\"group\":\"g\",\"v\":1}", false},
+        /* members that are unknown, doubled, missing or elsewhere */
+        {OUT("\"more\":1"), false},
+        {OUT("\"skipped\":[{\"why\":\"a\"" ONE ",\"skipped\":[{\"why\":\"b\",\"offsets\":[3]}]"),
+         false},
+        {OUT("\"skipped\":[{\"why\":\"a\",\"why\":\"a\"" ONE), false},
+        {OUT("\"skipped\":[{\"why\":\"a\",\"to\":\"b\"" ONE), false},
+        {OUT("\"skipped\":[{\"why\":\"a\"}]"), false},
+        {OUT("\"skipped\":[{\"why\":\"a\",\"who\":\"b\"" ONE), false},
+        {OUT("\"skipped\":[{\"why\":1" ONE), false},
+        {OUT("\"skipped\":[{}]"), false},
+        {OUT("\"skipped\":{}"), false},
+        {OUT("\"skipped\":null"), false},
+        {OUT("\"discarded\":[{\"why\":\"a\",\"who\":\"b\"" ONE), true},
+        {OUT("\"skipped\":[{\"offsets\":[1],\"origin\":[]}]"), false},
+        {OUT("\"skipped\":[{\"offsets\":[1],\"origin\":[[\"j\",0,[]]]}]"), false},
+        {OUT("\"skipped\":[{\"offsets\":[1],\"origin\":[[\"j\",0]]}]"), false},
+        {OUT("\"skipped\":[{\"offsets\":[1,3],\"origin\":[[\"j\",0,[7]],[\"j\",0,[5]]]}]"), true},
+        {OUT("\"skipped\":[{\"origin\":[[\"j\",0,[7]]],\"offsets\":[1]}]"), false},
+        /* what was delivered */
+        {OUT("\"delivered\":[{\"to\":\"t\",\"objects\":[{\"key\":\"k\"," ITEM "]}]"), true},
+        {OUT("\"delivered\":[{\"to\":\"t\",\"requests\":[{" ITEM "]}]"), true},
+        {OUT("\"delivered\":[{\"to\":\"t\",\"requests\":[{\"key\":\"k\"," ITEM "]}]"), false},
+        {OUT("\"delivered\":[{\"to\":\"t\",\"objects\":[{" ITEM "]}]"), false},
+        {OUT("\"delivered\":[{\"to\":\"t\",\"requests\":[{" ITEM
+             "],\"objects\":[{\"key\":\"k\"," ITEM "]}]"),
+         false},
+        {OUT("\"delivered\":[{\"to\":\"t\",\"objects\":[]}]"), false},
+        {OUT("\"delivered\":[{\"to\":\"t\"}]"), false},
+        {OUT("\"delivered\":[{\"to\":\"t\",\"requests\":[{\"status\":200,\"sha256\":\"" ONES
+             "\",\"offsets\":[1]}]}]"),
+         false},
+        {OUT("\"delivered\":[{\"to\":\"t\",\"requests\":[{\"status\":200,\"size\":5,\"offsets\":[1]"
+             "}]}]"),
+         false},
+        {OUT("\"delivered\":[{\"to\":\"t\",\"requests\":[{\"status\":200,\"sha256\":\"0A\","
+             "\"size\":5,\"offsets\":[1]}]}]"),
+         false},
+        {OUT("\"delivered\":[{\"to\":\"t\",\"requests\":[{\"status\":-200,\"offsets\":[1]}]}]"),
+         false},
+        {OUT("\"delivered\":[{\"to\":\"t\",\"requests\":[{\"status\":\"200\",\"offsets\":[1]}]}]"),
+         false},
+        {OUT("\"lost\":[]"), false},
+        {OUT("\"lost\":[[100,118]]"), false},
+        {OUT("\"lost\":[100]"), false},
+        /* its end */
+        {TAIL(",\"sig\":\"" A84 "AA==\",\"key\":\"0123456789abcdef\""), true},
+        {TAIL(",\"sig\":\"" A84 "AB==\",\"key\":\"0123456789abcdef\""), false}, /* stray bits */
+        {TAIL(",\"sig\":\"" A84 "AAA=\",\"key\":\"0123456789abcdef\""), false},
+        {TAIL(",\"sig\":\"" A84 "AA\",\"key\":\"0123456789abcdef\""), false},
+        {TAIL(",\"sig\":\"" A84 "A-==\",\"key\":\"0123456789abcdef\""), false},
+        {TAIL(",\"sig\":\"" A84 "AA==\",\"key\":\"0123456789ABCDEF\""), false},
+        {TAIL(",\"sig\":\"" A84 "AA==\",\"key\":\"0123\""), false},
+        {TAIL(",\"sig\":\"" A84 "AA==\""), false},
+        {TAIL(",\"key\":\"0123456789abcdef\""), false},
+        {TAIL(",\"key\":\"0123456789abcdef\",\"sig\":\"" A84 "AA==\""), false},
+        {TAIL(",\"hash\":\"" ZEROS "\""), false},
+        {HEAD "}", false},
+        {HEAD ",\"hash\":null}", false},
+        {HEAD ",\"hash\":\"0" ZEROS "\"}", false},
+        {OUT("\"rotate\":{\"from\":\"0123456789abcdef\"}"), false},
+        {OUT("\"rotate\":{}"), false},
     };
+    FILE *forms = forms_file();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct arena arena = {0};
         struct ledger_entry e;
@@ -533,8 +682,10 @@ static void test_reader_refuses(void **state) {
             print_error("case %zu (%s at %zu): %s\n", i, why.what, why.at, cases[i].entry);
         assert_int_equal(ok, cases[i].good);
         if (!ok) assert_non_null(why.what);
+        if (forms) fprintf(forms, "%c%s\n", ok ? '+' : '-', cases[i].entry);
         arena_free(&arena);
     }
+    if (forms) assert_int_equal(fclose(forms), 0);
 }
 
 int main(void) {

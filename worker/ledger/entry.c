@@ -587,7 +587,8 @@ bool ledger_read(struct str value, struct arena *arena, struct ledger_entry *ret
     struct parser r = {.start = value.p, .p = value.p, .end = value.p + value.n, .arena = arena};
     struct ledger_entry e = {0};
     if (!value.p) r.start = r.p = r.end = "";
-    bool ok = read_head(&r, &e) && read_rotation(&r, &e) && read_body(&r, &e) && read_tail(&r, &e);
+    if (!utf8_valid(value)) parse_fail(&r, "UTF-8");
+    bool ok = !r.what && read_head(&r, &e) && read_rotation(&r, &e) && read_body(&r, &e) && read_tail(&r, &e);
     if (ok)
         *ret = e;
     else
