@@ -59,8 +59,8 @@ class Acls(unittest.TestCase):
             for done in self.kafka.admin.create_acls(bindings).values():
                 done.result()
 
-    def deny_write(self, topic):
-        self.allow(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, ["Write"], AclPermissionType.DENY)
+    def deny(self, operation, topic):
+        self.allow(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, [operation], AclPermissionType.DENY)
 
     def take_back_denials(self):
         every = AclBindingFilter(ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.DENY)
@@ -98,18 +98,48 @@ class Acls(unittest.TestCase):
         rig.await_("ready", 60, lambda: worker.metric("runsink_ready") == 1, worker)
         self.assertEqual(0, worker.stop(), worker.tail())
 
+    def two_sources(self, settings):
+        """A worker of jobruns and others, with all rights."""
+        self.kafka.create("others", 1)
+        for topic in "jobruns", "others":
+            for kind, name, pattern, own, more in table():
+                self.allow(kind, name.replace("jobruns", topic), pattern, own + more)
+        worker = rig.Worker(self.dir, {**{name: value for name, value in self.settings.items() if name != "admin.listen"},
+                                       "topics": "jobruns,others", **settings})
+        self.addCleanup(worker.kill)
+        return worker
+
+    def test_no_right_to_read_a_source(self):
+        """taken back while records of it are to be settled: Kafka refuses its offsets, too; the other source goes on, and so does this one later"""
+        def settled(topic):
+            return self.kafka.settled("runsink", topic)
+
+        worker = self.two_sources({"window.age": "4s"})
+        for topic in "jobruns", "others":
+            self.kafka.produce(topic, [(b"k", b"no event at all")])
+            rig.await_("it is settled", 60, lambda: settled(topic), worker)
+        read = worker.metric("runsink_records_total")
+        self.kafka.produce("jobruns", [(b"k", b"no event either")])
+        rig.await_("it is read", 60, lambda: worker.metric("runsink_records_total") == read + 1, worker)
+        self.deny("Read", "jobruns")
+        rig.await_("its offset is refused", 60, lambda: "jobruns[0](Broker: Topic authorization failed)" in worker.text(), worker)
+        self.kafka.produce("others", [(b"k", b"no event at all")])
+        rig.await_("the other source is settled", 60, lambda: settled("others"), worker)
+        self.assertFalse(settled("jobruns"))
+        self.assertEqual((None, 2), (worker.metric("runsink_trouble", cause="settlement-fails") or None,
+                                     worker.metric("runsink_trouble", cause="not-readable")))
+        self.take_back_denials()
+        rig.await_("it is settled", 120, lambda: settled("jobruns"), worker)
+        rig.await_("no trouble", 60, lambda: not worker.metric("runsink_trouble") and worker.metric("runsink_ready") == 1, worker)
+        self.assertEqual(2, len(self.kafka.consume("jobruns.dead.data")))
+        self.assertEqual(0, worker.stop(), worker.tail())
+
     def test_no_right_to_write_an_own_topic(self):
         """one source's own topic: that source waits, named, nothing is delivered twice; the other goes on; check names each"""
         receiver = Receiver()
         self.addCleanup(receiver.close)
         topics = "jobruns", "others"
-        self.kafka.create("others", 1)
-        for topic in topics:
-            for kind, name, pattern, own, more in table():
-                self.allow(kind, name.replace("jobruns", topic), pattern, own + more)
-        worker = rig.Worker(self.dir, {**{name: value for name, value in self.settings.items() if name != "admin.listen"},
-                                       "topics": ",".join(topics), "retry.delays": "1s", "retry.window.webhook": "300s"})
-        self.addCleanup(worker.kill)
+        worker = self.two_sources({"retry.delays": "1s", "retry.window.webhook": "300s"})
         self.config = worker.config
 
         def send(topic, name):
@@ -124,7 +154,7 @@ class Acls(unittest.TestCase):
             rig.await_("it is settled", 60, lambda: settled(topic), worker)
         denied = ["jobruns.dead.data", "jobruns.ledger", "jobruns.retry.1s"]
         for n, topic in enumerate(denied):
-            self.deny_write(topic)
+            self.deny("Write", topic)
             receiver.play(f"/park-{n}", 503)
             for name in f"good-{n}", f"park-{n}":
                 send("jobruns", name)
@@ -147,7 +177,7 @@ class Acls(unittest.TestCase):
         self.says(0, "check")
         ends = {topic: self.kafka.ends(topic) for topic in self.kafka.topics() if topic.startswith(topics)}
         for topic in *denied, "others.dead.tenant":
-            self.deny_write(topic)
+            self.deny("Write", topic)
         said = self.says(78, "check")
         self.assertEqual([*denied, "others.dead.tenant"], re.findall(r"Write on (\S+) is denied", said))
         self.assertEqual(ends, {topic: self.kafka.ends(topic) for topic in ends})

@@ -44,7 +44,8 @@ struct settlement {
 };
 
 /* A source whose records can't be settled, because one of runsink's topics beside it can't be
- * written. The other sources are settled without it. It is tried again now and then, alone. */
+ * written, or because it can't be read. The other sources are settled without it. It is tried again
+ * now and then, alone. */
 struct blocked {
     char base[TOPIC_MAX + 1], topic[TOPIC_MAX + 1];
     int64_t again_ms, pause_ms, since_ms;
@@ -352,7 +353,8 @@ static void unblock(struct lane *lane, const char *base) {
     }
 }
 
-static void block(struct lane *lane, const char *topic, const char *why) {
+/* The source of the topic, which can't be settled because of it, is tried later, alone. */
+static void set_aside(struct lane *lane, const char *topic) {
     char base[TOPIC_MAX + 1];
     topic_source(topic, base);
     struct blocked *b = find_blocked(lane, base);
@@ -370,8 +372,26 @@ static void block(struct lane *lane, const char *topic, const char *why) {
     b->pause_ms = b->pause_ms ? b->pause_ms * 2 : BLOCKED_MIN_MS;
     if (b->pause_ms > BLOCKED_MAX_MS) b->pause_ms = BLOCKED_MAX_MS;
     b->again_ms = lane->now_ms + b->pause_ms;
+}
+
+static void block(struct lane *lane, const char *topic, const char *why) {
+    set_aside(lane, topic);
     trouble_set(lane->shared->troubles, lane->id, TROUBLE_OWN_TOPIC, topic, why, 0);
     vitals_look_soon(lane); /* it is made again where it may be */
+}
+
+/* A topic without the right to read it takes no offset either, and Kafka refuses the transaction
+ * for it. Why it can't be read is told already. False: there is none. */
+static bool set_aside_unreadable(struct lane *lane, const struct settlement *j) {
+    bool any = false;
+    for (size_t i = 0; i < j->n; i++) {
+        const struct partition *p = partition_find(lane, j->parts[i].serial);
+        if (!p || !p->unreadable_ms) continue;
+        const struct blocked *b = find_blocked(lane, p->base);
+        if (!b || b->tried_ms != lane->now_ms) set_aside(lane, p->topic);
+        any = true;
+    }
+    return any;
 }
 
 /* The record can't be parked, so it becomes a dead letter. Members of a batch stay together: all of
@@ -603,6 +623,7 @@ static void finish(struct lane *lane, struct settlement *j) {
         block(lane, job->topic, job->error);
         return;
     }
+    if (job->result == TXN_AGAIN && set_aside_unreadable(lane, j)) return;
     back_off(lane);
     /* A membership that a callback has renewed meanwhile is not the one that was refused. */
     if (job->result == TXN_STALE && j->memberships == lane->memberships) {
