@@ -1,9 +1,11 @@
 /* runsink's entry: the table of commands. */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 #include "worker/base/nearby.h"
 #include "worker/run.h"
@@ -207,8 +209,25 @@ static int help(int argc, char **argv) {
     return end_of_output("help");
 }
 
+static void interrupted(int unused) {
+    static const char text[] = "\nrunsink: interrupted\n";
+    (void)unused;
+    _exit(write(STDERR_FILENO, text, sizeof text - 1) < 0 ? EX_IOERR : EX_TEMPFAIL);
+}
+
+/* What settles nothing may end anywhere, whatever it waits for. By a handler: the kernel keeps
+ * signals that have none from a container's first process. */
+static void end_when_told(void) {
+    struct sigaction action = {.sa_handler = interrupted};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
 static int call(const struct command *cmd, int argc, char **argv) {
-    if (cmd->fn == command_run) run_hold_signals();
+    if (cmd->fn == command_run)
+        run_hold_signals();
+    else
+        end_when_told(); /* redrive looks for itself, once it has begun */
     struct config *c = cmd->configured ? command_config() : NULL;
     if (cmd->configured && !c) return EX_CONFIG;
     int rc = cmd->fn(c, argc, argv);

@@ -100,6 +100,10 @@ class Services:
     def stop(self):
         self.verb("stop")
 
+    def signal(self, name, which):
+        """To a broker, say: SIGSTOP makes it silent, its connections stay."""
+        os.kill(int((self.dir / name / "pid").read_text().split()[0]), which)
+
     def kafka(self):
         return Broker(self.env["KAFKA"])
 

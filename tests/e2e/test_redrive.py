@@ -397,6 +397,77 @@ class Redrive(rig.Case):
         self.assertEqual(600 - sent, self.redrive("--yes")["topics"][0]["sent"])
         self.assertOnce(self.retried(), 600)
 
+    def own_broker(self):
+        services = rig.Services(self.dir / "services", ("kafka",))
+        self.addCleanup(services.stop)
+        self.addCleanup(services.signal, "kafka-1", signal.SIGCONT)
+        self.kafka = services.kafka()
+        self.kafka.create(self.topic, 2)
+        self.base["kafka"]["bootstrap.servers"] = self.kafka.bootstrap
+        return services
+
+    def tell_to_end(self, process, which=signal.SIGTERM):
+        """(exit code, stdout, stderr); within seconds."""
+        asked = time.monotonic()
+        process.send_signal(which)
+        out, err = process.communicate(timeout=60)
+        rig.say(f"ended after {time.monotonic() - asked:.1f} s: {err.decode().splitlines()[-1:]}")
+        self.assertLess(time.monotonic() - asked, 5, err)
+        return process.returncode, out, err.decode()
+
+    def command(self, *arguments):
+        return subprocess.Popen([rig.RUNSINK, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                env=rig.ENVIRONMENT)
+
+    def until_it_asks(self, process):
+        """It is connected to the broker, which accepts by its kernel and says nothing."""
+        def connected():
+            with contextlib.suppress(FileNotFoundError):
+                return any(os.readlink(fd).startswith("socket:") for fd in Path(f"/proc/{process.pid}/fd").iterdir())
+        rig.await_("it is connected", 30, connected)
+
+    def test_terminated_beside_a_silent_broker(self):
+        """whatever it waits for: exit 75 within seconds, and it says what was done; the next run sends the rest, each letter once"""
+        services = self.own_broker()
+        self.broken(600)
+        config, sent = self.config(), 0
+        for which in (signal.SIGTERM, signal.SIGINT):
+            process = self.command("redrive", "--config", config, "--yes", "--rate", "100", "--json")
+            rig.await_("some were sent", 30, lambda: len(self.retried()) > sent)
+            services.signal("kafka-1", signal.SIGSTOP)
+            time.sleep(2)  # it is in a transaction by now, with the rate above
+            code, out, err = self.tell_to_end(process, which)
+            answer = json.loads(out)
+            self.assertEqual((75, "interrupted"), (code, answer["result"]), err)
+            said = answer["topics"][0]
+            self.assertGreater(said["undecided"], 0)
+            self.assertIn(f"it is not known whether {said['undecided']} more were sent", err)
+            services.signal("kafka-1", signal.SIGCONT)
+            rig.await_("the broker answers", 30, lambda: self.topic in self.kafka.topics())
+            self.assertIn(len(self.retried()) - sent - said["sent"], (0, said["undecided"]))
+            sent = len(self.retried())
+        services.signal("kafka-1", signal.SIGSTOP)
+        process = self.command("redrive", "--config", config, "--yes", "--json")
+        self.until_it_asks(process)
+        self.assertEqual(75, self.tell_to_end(process)[0])
+        services.signal("kafka-1", signal.SIGCONT)
+        answer = self.redrive("--yes")
+        self.assertEqual("done", answer["result"])
+        self.assertOnce(self.retried(), 600)
+        self.verify()
+
+    def test_other_commands_beside_a_silent_broker(self):
+        """what changes nothing ends at once, with 75 too"""
+        services = self.own_broker()
+        self.broken(2)
+        services.signal("kafka-1", signal.SIGSTOP)
+        for command in ("check",), ("verify",), ("verify", "--records"), ("trace", "x"):
+            process = self.command(*command, "--config", self.config())
+            self.until_it_asks(process)
+            code, _, err = self.tell_to_end(process)
+            self.assertEqual(75, code, err)
+            self.assertIn("interrupted", err)
+
     def test_rate(self):
         """--rate holds, in transactions no larger than a second's worth"""
         self.broken(100)

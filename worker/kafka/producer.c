@@ -15,6 +15,7 @@
 #include "worker/kafka/rights.h"
 
 #define CALL_TIMEOUT_MS 5000
+#define SLICE_MS 500        /* of such a call, where it is asked in between whether to stop */
 #define INIT_TIMEOUT_MS 500 /* a call; the lane may end in between */
 #define CONNECT_TIMEOUT_MS 1000
 #define FLUSH_SLICE_MS 100
@@ -48,6 +49,7 @@ struct producer {
     bool busy; /* lane's thread only */
     atomic_bool stop;
     int64_t patience_us;       /* of producer_run(): when calls are repeated no more; 0: never */
+    bool (*told)(void);        /* to stop; NULL: never */
     enum producer_state state; /* under the mutex, as is */
     char problem[sizeof((struct txn *)0)->error]; /* while starting, or refused */
     struct txn *job; /* at hand: the thread that runs it, and what librdkafka calls on it */
@@ -90,9 +92,16 @@ static enum step classify(struct producer *s, rd_kafka_error_t *e, struct txn *j
     return step;
 }
 
+static bool is_told(const struct producer *s) {
+    return atomic_load(&s->stop) || (s->told && s->told());
+}
+
+static int call_timeout(const struct producer *s) {
+    return s->told ? SLICE_MS : CALL_TIMEOUT_MS;
+}
+
 static bool may_repeat(struct producer *s) {
-    return !atomic_load(&s->stop) &&
-           (!s->patience_us || clock_us(CLOCK_MONOTONIC) < s->patience_us);
+    return !is_told(s) && (!s->patience_us || clock_us(CLOCK_MONOTONIC) < s->patience_us);
 }
 
 /* Calls again while librdkafka says that the same call may be repeated. */
@@ -119,7 +128,7 @@ static void connect_leaders(struct producer *s, const rd_kafka_metadata_topic_t 
     for (int i = 0; i < topic->partition_cnt; i++) {
         const rd_kafka_metadata_partition_t *p = &topic->partitions[i];
         int64_t low, high;
-        if (p->leader < 0 || !is_new_leader(s, p->leader)) continue;
+        if (is_told(s) || p->leader < 0 || !is_new_leader(s, p->leader)) continue;
         rd_kafka_query_watermark_offsets(s->producer, topic->topic, p->id, &low, &high,
                                          CONNECT_TIMEOUT_MS);
     }
@@ -133,6 +142,18 @@ static struct fanout *fanout_of(struct producer *s, const char *topic) {
     return &s->fanouts[s->n_fanouts++];
 }
 
+/* A request that was not answered in its time is given up, so each one gets more. */
+static rd_kafka_resp_err_t ask_topic(struct producer *s, const char *topic,
+                                     const struct rd_kafka_metadata **ret) {
+    rd_kafka_resp_err_t err;
+    int wait = call_timeout(s);
+    do {
+        err = client_topic(s->producer, topic, wait, ret);
+        wait *= 2;
+    } while (err == RD_KAFKA_RESP_ERR__TIMED_OUT && wait <= CALL_TIMEOUT_MS && !is_told(s));
+    return err;
+}
+
 static bool has_leader(const rd_kafka_metadata_topic_t *topic) {
     for (int i = 0; i < topic->partition_cnt; i++)
         if (topic->partitions[i].leader >= 0) return true;
@@ -143,7 +164,7 @@ static bool has_leader(const rd_kafka_metadata_topic_t *topic) {
 static rd_kafka_resp_err_t count_partitions(struct producer *s, struct fanout *f) {
     if (f->partitions) return RD_KAFKA_RESP_ERR_NO_ERROR;
     const struct rd_kafka_metadata *md;
-    rd_kafka_resp_err_t err = client_topic(s->producer, f->topic, CALL_TIMEOUT_MS, &md);
+    rd_kafka_resp_err_t err = ask_topic(s, f->topic, &md);
     if (err) return err;
     const rd_kafka_metadata_topic_t *topic = &md->topics[0];
     if (topic->partition_cnt <= 0) {
@@ -211,8 +232,7 @@ static void on_failed(rd_kafka_t *rk, const rd_kafka_message_t *m, void *produce
 /* Until what is queued was sent, or one of it failed: then the transaction is over. */
 static void flush(struct producer *s) {
     int64_t end = clock_us(CLOCK_MONOTONIC) + (int64_t)CALL_TIMEOUT_MS * 1000;
-    while (!s->refused && !s->job->topic && !atomic_load(&s->stop) &&
-           clock_us(CLOCK_MONOTONIC) < end &&
+    while (!s->refused && !s->job->topic && !is_told(s) && clock_us(CLOCK_MONOTONIC) < end &&
            rd_kafka_flush(s->producer, FLUSH_SLICE_MS) == RD_KAFKA_RESP_ERR__TIMED_OUT)
         continue;
 }
@@ -388,7 +408,7 @@ static enum txn_result give_up(struct producer *s, struct txn *job, enum step wh
     memcpy(reason, job->error, sizeof reason);
     if (why == STEP_FATAL) return TXN_UNKNOWN;
     enum step step =
-        REPEAT(s, job, "abort", rd_kafka_abort_transaction(s->producer, CALL_TIMEOUT_MS));
+        REPEAT(s, job, "abort", rd_kafka_abort_transaction(s->producer, call_timeout(s)));
     if ((step == STEP_FATAL || step == STEP_ABORT) && !(denied && reopen(s, job)))
         return TXN_UNKNOWN;
     if (!job->topic) memcpy(job->error, reason, sizeof reason);
@@ -409,7 +429,7 @@ static enum txn_result transact(struct producer *s, struct txn *job) {
     if (step != STEP_OK) return TXN_UNKNOWN;
     step = fill(s, job);
     if (step == STEP_OK)
-        step = REPEAT(s, job, "commit", rd_kafka_commit_transaction(s->producer, CALL_TIMEOUT_MS));
+        step = REPEAT(s, job, "commit", rd_kafka_commit_transaction(s->producer, call_timeout(s)));
     if (step == STEP_OK) s->trials = 0;
     return step == STEP_OK ? TXN_DONE : give_up(s, job, step);
 }
@@ -541,8 +561,12 @@ enum producer_state producer_begin(struct producer *s, int timeout_ms, struct tx
     int64_t end = clock_us(CLOCK_MONOTONIC) + (int64_t)timeout_ms * 1000;
     enum producer_state state;
     do state = initialise(s, ret);
-    while (state == PRODUCER_STARTING && clock_us(CLOCK_MONOTONIC) < end);
+    while (state == PRODUCER_STARTING && !is_told(s) && clock_us(CLOCK_MONOTONIC) < end);
     return state;
+}
+
+void producer_stop_when(struct producer *s, bool (*stop)(void)) {
+    s->told = stop;
 }
 
 void producer_run(struct producer *s, struct txn *txn) {

@@ -41,6 +41,9 @@ struct txn *producer_take(struct producer *); /* NULL: not finished */
 /* Without a thread, for producer_run(). NULL with a message in err. */
 struct producer *producer_open(const struct config *, const char *transactional_id,
                                struct buf *err);
+/* Asked several times a second while the broker is waited for: true ends that, with what is not
+ * known to have happened. */
+void producer_stop_when(struct producer *, bool (*stop)(void));
 /* Waits until the broker takes it, which ends what an earlier producer of that name has begun. Not
  * READY: with error and fenced in ret. */
 enum producer_state producer_begin(struct producer *, int timeout_ms, struct txn *ret);

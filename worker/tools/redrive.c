@@ -203,6 +203,7 @@ static void put_source(struct buf *b, const struct source *src) {
     out_uint(b, "unreadable", p->unreadable);
     out_uint(b, "sent", discard ? 0 : src->sending.sent);
     out_uint(b, "discarded", discard ? src->sending.sent : 0);
+    out_uint(b, "undecided", src->sending.undecided);
     out_uint(b, "transactions", src->sending.transactions);
     out_uint(b, "sent_elsewhere", src->sending.elsewhere);
     out_uint(b, "not_listed", p->other);
@@ -260,8 +261,6 @@ struct redrive {
     struct source *sources;
     size_t n;
     struct report report;
-    sigset_t signals;
-    bool stopped;
     struct buf err;
 };
 
@@ -273,23 +272,31 @@ static int fail(struct redrive *r, int code) {
 
 /* ---- signals ---- */
 
-/* SIGINT and SIGTERM stay blocked, and are looked for where stopping loses nothing. */
-static bool wait_or_stop(void *context, int64_t wait_ms) {
-    struct redrive *r = context;
+/* The process's. SIGINT and SIGTERM stay blocked, and are looked for where stopping loses nothing:
+ * in each wait for the broker, too, which may have become silent. */
+static sigset_t signals;
+static bool stopped;
+
+static bool wait_or_stop(void *unused, int64_t wait_ms) {
     struct timespec left = {wait_ms / 1000, wait_ms % 1000 * 1000000};
-    r->stopped = r->stopped || sigtimedwait(&r->signals, NULL, &left) > 0;
-    return r->stopped;
+    (void)unused;
+    stopped = stopped || sigtimedwait(&signals, NULL, &left) > 0;
+    return stopped;
 }
 
-static bool stop(void *redrive) {
-    return wait_or_stop(redrive, 0);
+static bool stop(void *unused) {
+    return wait_or_stop(unused, 0);
 }
 
-static void block_signals(struct redrive *r) {
-    sigemptyset(&r->signals);
-    sigaddset(&r->signals, SIGINT);
-    sigaddset(&r->signals, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &r->signals, NULL);
+static bool told(void) {
+    return stop(NULL);
+}
+
+static void block_signals(void) {
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
 }
 
 /* ---- what there is ---- */
@@ -301,7 +308,7 @@ static int64_t largest_of(struct redrive *r, const char *topic) {
     struct topic_settings s = {0};
     struct buf unused;
     buf_init(&unused, 4096);
-    bool known = topic_settings_ask(r->rk, &l, BROKER_TIMEOUT_MS, NULL, &s, &unused) && s.known;
+    bool known = topic_settings_ask(r->rk, &l, BROKER_TIMEOUT_MS, told, &s, &unused) && s.known;
     buf_free(&unused);
     return known ? s.max_message_bytes : 0;
 }
@@ -338,7 +345,7 @@ static bool find_topics(struct redrive *r, struct source *src) {
 
 static bool list_sources(struct redrive *r) {
     struct topic_list l = {0};
-    if (!topics_list(r->rk, BROKER_TIMEOUT_MS, NULL, &r->all, &r->err)) return false;
+    if (!topics_list(r->rk, BROKER_TIMEOUT_MS, told, &r->all, &r->err)) return false;
     if (!topics_choose(r->cfg, r->topic, &r->all, &l, &r->err)) return false;
     r->sources = xcalloc(l.n, sizeof *r->sources);
     for (; r->n < l.n; r->n++) {
@@ -425,6 +432,15 @@ static enum send_end send_source(struct redrive *r, struct source *src) {
     return end;
 }
 
+/* The broker did not say how the last transaction ended. The next redrive finds out. */
+static void say_undecided(struct redrive *r) {
+    uint64_t n = 0;
+    for (size_t i = 0; i < r->n; i++) n += r->sources[i].sending.undecided;
+    if (n)
+        buf_printf(&r->err, "; it is not known whether %" PRIu64 " more %s", n,
+                   r->way == PLAN_DISCARD ? "were discarded" : "were sent");
+}
+
 /* An exit code, after having said what is wrong; EX_OK: go on. */
 static int exit_code(struct redrive *r, enum send_end end, const char *source) {
     switch (end) {
@@ -432,7 +448,9 @@ static int exit_code(struct redrive *r, enum send_end end, const char *source) {
         return EX_OK;
     case SEND_STOPPED:
         buf_clear(&r->err);
-        buf_puts(&r->err, "interrupted: run it again to go on, nothing is done twice");
+        buf_puts(&r->err, "interrupted");
+        say_undecided(r);
+        buf_puts(&r->err, ": run it again to go on, nothing is done twice");
         r->report.result = "interrupted";
         return fail(r, EX_TEMPFAIL);
     case SEND_FENCED:
@@ -441,6 +459,7 @@ static int exit_code(struct redrive *r, enum send_end end, const char *source) {
         r->report.result = "overtaken";
         return fail(r, EX_TEMPFAIL);
     case SEND_FAILED:
+        say_undecided(r);
         buf_puts(&r->err, ": run it again to go on, nothing is done twice");
         r->report.result = "failed";
         return fail(r, EX_UNAVAILABLE);
@@ -467,9 +486,9 @@ static int confirm(struct redrive *r, uint64_t n) {
                 PLURAL(n));
     else
         fprintf(stderr, "Send %" PRIu64 " dead letter%s back? [y/N] ", n, PLURAL(n));
-    pthread_sigmask(SIG_UNBLOCK, &r->signals, NULL);
+    pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
     bool yes = fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
-    pthread_sigmask(SIG_BLOCK, &r->signals, NULL);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
     if (yes) return EX_OK;
     buf_printf(&r->err, "nothing was %s", done);
     return fail(r, EX_USAGE);
@@ -480,6 +499,7 @@ static int count_all(struct redrive *r, uint64_t *ret_n) {
         struct source *src = &r->sources[i];
         src->sending.rk = r->rk;
         src->sending.way = r->way;
+        src->sending.told = told;
         src->sending.stop = stop;
         src->sending.wait = wait_or_stop;
         src->sending.context = r;
@@ -514,7 +534,8 @@ static int go(struct redrive *r) {
     r->report.result = "failed";
     r->rk = reader_consumer(r->cfg, r->cfg->group, &r->err);
     if (!r->rk) return fail(r, EX_CONFIG);
-    if (!list_sources(r)) return fail(r, EX_UNAVAILABLE);
+    if (!list_sources(r))
+        return stopped ? exit_code(r, SEND_STOPPED, NULL) : fail(r, EX_UNAVAILABLE);
     if (!r->n) return command_usage("redrive", "give --topic, or configure `topics`");
     if (r->n > 1 && r->filter.partition >= 0)
         return command_usage("redrive", "--offset needs --topic: several topics are configured");
@@ -639,7 +660,7 @@ int command_redrive(struct config *cfg, int argc, char **argv) {
     int rc = read_options(&r, argc, argv);
     if (rc != EX_OK) return buf_free(&r.err), rc;
     if (cfg->ledger) {
-        block_signals(&r);
+        block_signals();
         rc = go(&r);
         report_end(&r.report, r.sources, r.n);
     } else {

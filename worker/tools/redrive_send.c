@@ -12,6 +12,7 @@
 #define ENTRY_MAX ((size_t)16 << 20)
 #define BEGIN_TIMEOUT_MS 120000
 #define ENDS_TIMEOUT_MS 20000
+#define ENDS_SLICE_MS 500
 #define TRIES 5
 
 /* A letter on its way: what the ledger says of it, and the record. */
@@ -185,8 +186,10 @@ static enum send_end transact(struct sender *s) {
     }
     enum send_end end = txn->result == TXN_DONE ? SEND_DONE
                         : txn->fenced           ? SEND_FENCED
+                        : s->in->told()         ? SEND_STOPPED
                                                 : SEND_FAILED;
     if (end != SEND_DONE) buf_puts(s->err, txn->error);
+    if (txn->result == TXN_UNKNOWN && !txn->fenced) s->in->undecided = s->n;
     txn_free(txn);
     return end;
 }
@@ -358,14 +361,26 @@ enum send_end redrive_read_ledger(struct sending *in, const int64_t *until, stru
     return ok && chains_whole(in->chains, err) ? SEND_DONE : SEND_REFUSED;
 }
 
+/* A request that was not answered in its time is given up, so each one gets more. */
+static rd_kafka_resp_err_t ask_end(const struct sending *in, rd_kafka_t *raw, int partition,
+                                   int64_t *ret) {
+    int64_t low, end = clock_ms(CLOCK_MONOTONIC) + ENDS_TIMEOUT_MS;
+    rd_kafka_resp_err_t code;
+    int wait = ENDS_SLICE_MS;
+    do {
+        code = client_ends(raw, in->ledger, partition, &low, ret, wait);
+        if (wait < 4 * ENDS_SLICE_MS) wait *= 2;
+    } while (code == RD_KAFKA_RESP_ERR__TIMED_OUT && !in->told() &&
+             clock_ms(CLOCK_MONOTONIC) < end);
+    return code;
+}
+
 /* Open transactions must not hide where the ledger ends. */
 static bool ask_ends(const struct sending *in, int64_t *ret, struct buf *err) {
-    int64_t low;
     rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
     rd_kafka_t *raw = reader_consumer_raw(in->cfg, in->cfg->group, err);
     if (!raw) return false;
-    for (int i = 0; !code && i < in->ledger_partitions; i++)
-        code = client_ends(raw, in->ledger, i, &low, &ret[i], ENDS_TIMEOUT_MS);
+    for (int i = 0; !code && i < in->ledger_partitions; i++) code = ask_end(in, raw, i, &ret[i]);
     rd_kafka_destroy(raw);
     if (code) buf_printf(err, "asking for the ends of %s: %s", in->ledger, rd_kafka_err2str(code));
     return !code;
@@ -377,11 +392,13 @@ static enum send_end take_over(struct sender *s) {
     struct txn attempt = {0};
     if (producer_begin(s->producer, BEGIN_TIMEOUT_MS, &attempt) != PRODUCER_READY) {
         buf_puts(s->err, attempt.error);
-        return attempt.fenced ? SEND_FENCED : SEND_FAILED;
+        return attempt.fenced ? SEND_FENCED : s->in->told() ? SEND_STOPPED : SEND_FAILED;
     }
     int64_t *until = xcalloc((size_t)s->in->ledger_partitions, sizeof *until);
     bool ok = ask_ends(s->in, until, s->err);
-    enum send_end end = ok ? redrive_read_ledger(s->in, until, s->err) : SEND_FAILED;
+    enum send_end end = ok              ? redrive_read_ledger(s->in, until, s->err)
+                        : s->in->told() ? SEND_STOPPED
+                                        : SEND_FAILED;
     free(until);
     return end;
 }
@@ -393,6 +410,7 @@ enum send_end redrive_send(struct sending *in, struct buf *err) {
     snprintf(id, sizeof id, "%s/redrive/%s", in->cfg->group, in->source);
     s.producer = producer_open(in->cfg, id, err);
     if (!s.producer) return SEND_FAILED;
+    producer_stop_when(s.producer, in->told);
     s.end = take_over(&s);
     if (s.end == SEND_DONE) send_all(&s);
     forget(&s);

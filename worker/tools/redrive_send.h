@@ -24,20 +24,22 @@ struct sending {
     int64_t rate;                       /* records a second; 0: no limit */
     void (*progress)(void *context, uint64_t sent);
     /* Whether it is time to stop; wait: that long, or until it is. */
+    bool (*told)(void);
     bool (*stop)(void *context);
     bool (*wait)(void *context, int64_t wait_ms);
     void *context;
 
     uint64_t sent, transactions; /* sent: or discarded */
+    uint64_t undecided;          /* of a transaction whose outcome is not known */
     uint64_t elsewhere;          /* another redrive was faster */
 };
 
 enum send_end {
     SEND_DONE,
-    SEND_STOPPED,
-    SEND_FENCED, /* another redrive of this topic has begun */
-    SEND_FAILED, /* a message is in err */
-    SEND_REFUSED /* the ledger is not as it should be: a message is in err */
+    SEND_STOPPED, /* a message may be in err */
+    SEND_FENCED,  /* another redrive of this topic has begun */
+    SEND_FAILED,  /* a message is in err */
+    SEND_REFUSED  /* the ledger is not as it should be: a message is in err */
 };
 /* What it means that a reader has no more. */
 enum send_end redrive_end(const struct reader *);
