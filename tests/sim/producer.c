@@ -57,6 +57,7 @@ struct producer {
     struct txn *job, *finished;
     size_t sent; /* of the job's records */
     bool offered, aborting;
+    bool denied;            /* job->topic is refused once some records are sent */
     enum txn_result result; /* once it is aborted */
     int64_t since_us, wall_ms;
     struct producer *next;
@@ -327,6 +328,7 @@ static void send_offsets(struct producer *p) {
 static void proceed(struct producer *p) {
     const struct txn *job = p->job;
     size_t left = job->n_records - p->sent;
+    if (p->denied && p->sent) abort_with(p, TXN_TOPIC);
     if (p->aborting)
         request_send(request_new(p, REQUEST_ABORT));
     else if (left)
@@ -339,7 +341,7 @@ static void proceed(struct producer *p) {
 
 /* ---- a transaction ---- */
 
-/* A topic that can't be written, by its absence or by chance: seen before anything is sent. */
+/* A topic that can't be written, by its absence or by chance. */
 static const char *find_trouble(const struct txn *job) {
     for (size_t i = 0; i < job->n_records; i++)
         if (!place_of(&job->records[i])) return job->records[i].topic;
@@ -370,12 +372,15 @@ static void begin(struct about about) {
     if (!p || !p->job || !cluster_acts(p->process, begin, about)) return;
     struct txn *job = p->job;
     p->sent = 0;
-    p->offered = p->aborting = job->fenced = false;
+    p->offered = p->aborting = p->denied = job->fenced = false;
     job->error[0] = '\0';
     job->topic = find_trouble(job);
     if (job->topic) {
-        snprintf(job->error, sizeof job->error, "produce to %s: leader not available", job->topic);
-        abort_with(p, TXN_TOPIC);
+        /* Its absence is seen before anything is sent, what the coordinator says of it later. */
+        p->denied = broker_partitions(job->topic) && cluster_chance(500);
+        snprintf(job->error, sizeof job->error, "produce to %s: %s", job->topic,
+                 p->denied ? "topic authorization failed" : "leader not available");
+        if (!p->denied) abort_with(p, TXN_TOPIC);
     } else if (find_refused(job)) {
         snprintf(job->error, sizeof job->error, "produce: message size too large");
         abort_with(p, TXN_REFUSED);

@@ -588,7 +588,8 @@ bool ledger_read(struct str value, struct arena *arena, struct ledger_entry *ret
     struct ledger_entry e = {0};
     if (!value.p) r.start = r.p = r.end = "";
     if (!utf8_valid(value)) parse_fail(&r, "UTF-8");
-    bool ok = !r.what && read_head(&r, &e) && read_rotation(&r, &e) && read_body(&r, &e) && read_tail(&r, &e);
+    bool ok = !r.what && read_head(&r, &e) && read_rotation(&r, &e) && read_body(&r, &e) &&
+              read_tail(&r, &e);
     if (ok)
         *ret = e;
     else
