@@ -527,6 +527,26 @@ class Redrive(rig.Case):
         self.assertOnce(self.retried(), 2000)
         self.verify()
 
+    def test_hidden_letters(self):
+        """letters behind an open transaction are not counted, and that is said; they go back once it has ended"""
+        self.run_until_end()
+        blocker = Producer({"bootstrap.servers": self.kafka.bootstrap, "transactional.id": rig.unique("blocker")})
+        blocker.init_transactions(30)
+        blocker.begin_transaction()
+        blocker.produce(self.topic + ".dead.data", value=b"x", partition=0)
+        self.assertEqual(0, blocker.flush(30))
+        for partition in (0, 1):
+            self.send(b'{"broken', partition=partition)
+        self.run_until_end()
+        said = self.redrive("--dry-run")["topics"][0]
+        self.assertEqual((1, 1), (said["selected"], said["hidden_partitions"]))
+        text = rig.runsink("redrive", "--config", self.config(), "--dry-run").stdout.decode()
+        self.assertIn("behind a transaction that is open", text)
+        blocker.abort_transaction(30)
+        said = self.redrive("--yes")["topics"][0]
+        self.assertEqual((2, 0, 2), (said["selected"], said["hidden_partitions"], said["sent"]))
+        self.verify()
+
     def test_topic_made_anew(self):
         """a dead topic that was deleted and made again: its letters are not taken for those that went back"""
         self.broken(4)

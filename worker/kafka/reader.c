@@ -106,6 +106,17 @@ int64_t reader_at(const struct reader *r, size_t i) {
     return r->streams[i].at;
 }
 
+size_t reader_hidden(const struct reader *r) {
+    size_t n = 0;
+    for (size_t i = 0; i < r->n; i++) {
+        const rd_kafka_topic_partition_t *p = &r->list->elems[i];
+        int64_t low, high; /* of what was written */
+        n += !rd_kafka_get_watermark_offsets(r->rk, p->topic, p->partition, &low, &high) &&
+             high > r->streams[i].at;
+    }
+    return n;
+}
+
 void reader_add(struct reader *r, const char *topic, int32_t partition, int64_t from,
                 int64_t until) {
     r->streams = xgrow(r->streams, r->n, sizeof *r->streams);

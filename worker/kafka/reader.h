@@ -54,6 +54,8 @@ rd_kafka_resp_err_t reader_trouble(const struct reader *);
 enum reader_end reader_end(const struct reader *); /* once there was no next record */
 /* Where the i-th partition that was added would be read on. */
 int64_t reader_at(const struct reader *, size_t i);
+/* Once it was read to the ends: how many partitions have more behind a transaction that is open. */
+size_t reader_hidden(const struct reader *);
 /* How much of the topics that were added has been read, of what was there at the start: 0 to 1. */
 double reader_progress(const struct reader *);
 

@@ -35,6 +35,7 @@ struct source {
     int64_t largest; /* bytes that the topic where letters go takes; 0: not known */
     char *name;
     int partitions[FAULTS]; /* of its dead topics */
+    uint64_t hidden;        /* so many of these can't be read to their ends now */
     struct plan plan;
     struct sending sending;
 };
@@ -104,6 +105,7 @@ static const char *what_for(enum plan_way way) {
 
 static void report_plan(struct report *r, const struct source *src, size_t n) {
     struct plan sum = {0};
+    uint64_t hidden = 0;
     if (r->json) return;
     for (size_t i = 0; i < n; i++) sum.n += src[i].plan.n;
     if (sum.n)
@@ -120,6 +122,7 @@ static void report_plan(struct report *r, const struct source *src, size_t n) {
         sum.foreign += p->foreign;
         sum.markers += p->markers;
         sum.too_large += p->too_large;
+        hidden += src[i].hidden;
         if (p->last_problem) sum.last_problem = p->last_problem;
     }
     fprintf(r->out, "%9" PRIu64 "  dead letters %s\n", sum.n, what_for(r->way));
@@ -138,6 +141,9 @@ static void report_plan(struct report *r, const struct source *src, size_t n) {
     print_note(r->out, sum.markers,
                "others only stand for records that were too large for these topics: the records\n"
                "           themselves are where runsink-origin says");
+    print_note(r->out, hidden,
+               "partitions of dead topics have more, perhaps, behind a transaction that is open:\n"
+               "           run it again once that has ended");
     if (sum.unreadable)
         fprintf(r->out, "%9" PRIu64 "  others are not runsink's: %s\n", sum.unreadable,
                 SHOWN(sum.last_problem));
@@ -201,6 +207,7 @@ static void put_source(struct buf *b, const struct source *src) {
     out_uint(b, "discarded_before", p->discarded);
     out_uint(b, "other_groups", p->foreign);
     out_uint(b, "unreadable", p->unreadable);
+    out_uint(b, "hidden_partitions", src->hidden);
     out_uint(b, "sent", discard ? 0 : src->sending.sent);
     out_uint(b, "discarded", discard ? src->sending.sent : 0);
     out_uint(b, "undecided", src->sending.undecided);
@@ -397,6 +404,7 @@ static enum send_end count_source(struct redrive *r, struct source *src) {
         if (++n % LOOK_EVERY == 0) progress(&r->report, src->name, "read", n, 0);
     }
     end = redrive_end(reader);
+    src->hidden = reader_hidden(reader);
     reader_free(reader);
     plan_finish(&src->plan);
     return end;
