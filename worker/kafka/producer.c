@@ -284,7 +284,10 @@ static enum step fill_records(struct producer *s, struct txn *job) {
         snprintf(job->error, sizeof job->error, "produce to %s: %s", r->topic,
                  rd_kafka_err2str(err));
         note(s, r, err);
-        if (!r->refused) return STEP_ABORT;
+        if (!r->refused) {
+            s->code = err;
+            return STEP_ABORT;
+        }
     }
     return s->refused ? STEP_ABORT : STEP_OK;
 }
@@ -404,7 +407,10 @@ static bool reopen(struct producer *s, struct txn *job) {
 
 static enum txn_result give_up(struct producer *s, struct txn *job, enum step why) {
     char reason[sizeof job->error];
-    bool denied = s->code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    /* Once the coordinator has refused it, librdkafka takes no more records, and does not say why.
+     */
+    bool denied = s->code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
+                  s->code == RD_KAFKA_RESP_ERR__STATE;
     memcpy(reason, job->error, sizeof reason);
     if (why == STEP_FATAL) return TXN_UNKNOWN;
     enum step step =
@@ -412,7 +418,7 @@ static enum txn_result give_up(struct producer *s, struct txn *job, enum step wh
     if ((step == STEP_FATAL || step == STEP_ABORT) && !(denied && reopen(s, job)))
         return TXN_UNKNOWN;
     if (!job->topic) memcpy(job->error, reason, sizeof reason);
-    if (denied) name_denied(s, job);
+    if (denied && !job->topic) name_denied(s, job);
     if (s->refused) return judge(s, job);
     if (job->topic) return TXN_TOPIC;
     return why == STEP_STALE || step == STEP_STALE ? TXN_STALE : TXN_AGAIN;
