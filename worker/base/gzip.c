@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "worker/base/log.h"
+
 /* What does not get smaller is stored: 5 bytes for each block of 64 KiB, and gzip's own 18. */
 #define BOUND(n) ((n) + ((n) / UINT16_MAX + 1) * 5 + 18)
 
@@ -20,15 +22,17 @@ struct gzip {
     alignas(64) uint8_t tables[ISAL_DEF_LVL2_DEFAULT];
 };
 static_assert(ISAL_DEF_LVL1_DEFAULT <= ISAL_DEF_LVL2_DEFAULT, "the tables serve both levels");
+#define STEP (1ul << 16)
 #define SIZE ((sizeof(struct gzip) + STEP - 1) / STEP * STEP)
 
 /* ISA-L (2.30 to 2.32) takes the stream's own address, from its 16th bit, for input where it enters
  * the third byte's position in its table (igzip_icf_body_h1_gr_bt.asm, write_first_byte: tmp2 is
  * still rcx, the stream). The hash of that, CRC-32C, says which place in the table is lost for
- * others, and so what is found. So a stream lies where the hash is 0. */
-#define STEP (1ul << 16)
-#define HASHES (1ul << 15)       /* of level 2, which has most */
-#define SPAN (2 * HASHES * STEP) /* has each hash at least once, wherever it lies */
+ * others, and so what is found. So a stream lies where the hash is 0: about every 2 GiB, below
+ * where Linux puts what a process maps. */
+#define HASHES (1u << 15) /* of level 2, which has most */
+#define LOWEST ((uintptr_t)0x7e9000000000)
+#define HIGHEST ((uintptr_t)0x7ef000000000)
 
 static bool is_right(uintptr_t address) {
     uint32_t n = (uint32_t)(address / STEP);
@@ -36,24 +40,31 @@ static bool is_right(uintptr_t address) {
     return crc32_iscsi(bytes, sizeof bytes, 0) % HASHES == 0;
 }
 
-/* Takes addresses without memory, and keeps what it needs of them. */
+static void *map(uintptr_t at, int flags) {
+    void *got =
+        mmap((void *)at, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+    return got == MAP_FAILED ? NULL : got;
+}
+
 static struct gzip *place(void) {
-    char *from = mmap(NULL, SPAN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (from == MAP_FAILED) return NULL;
-    char *end = from + SPAN, *at = from + (STEP - (uintptr_t)from % STEP) % STEP;
-    while (at + SIZE < end && !is_right((uintptr_t)at)) at += STEP;
-    bool ok = at + SIZE < end && mprotect(at, SIZE, PROT_READ | PROT_WRITE) == 0;
-    if (!ok) at = end;
-    if (at > from) munmap(from, (size_t)(at - from));
-    if (ok) munmap(at + SIZE, (size_t)(end - at) - SIZE);
-    return ok ? (struct gzip *)(void *)at : NULL;
+#ifdef __x86_64__
+    for (uintptr_t at = LOWEST; at < HIGHEST; at += STEP) {
+        if (!is_right(at)) continue;
+        void *got = map(at, MAP_FIXED_NOREPLACE);
+        if ((uintptr_t)got == at) return got;
+        if (got) munmap(got, SIZE); /* the kernel is older than the flag */
+    }
+    log_warn("compression has no memory where it always makes the same bytes: an object that is "
+             "written again, after a crash, may have others, of the same content");
+#endif
+    return map(0, 0);
 }
 
 /* It is all zeros, as hist_bits has to be, which none of the library's calls sets. */
 struct gzip *gzip_new(int level) {
     assert(level >= 1 && level <= GZIP_LEVEL_MAX);
     struct gzip *g = place();
-    if (!g) return NULL;
+    if (!g) abort();
     g->level = (uint32_t)level;
     g->tables_size = level == 1 ? ISAL_DEF_LVL1_DEFAULT : ISAL_DEF_LVL2_DEFAULT;
     return g;

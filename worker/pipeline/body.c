@@ -41,7 +41,7 @@ static bool compress(struct lane *lane, struct delivery *d, struct buf *plain) {
     case SUFFIX_GZIP:
         b->content_type = "application/gzip";
         if (!lane->gzip) lane->gzip = gzip_new((int)lane->cfg->batch_level);
-        ok = lane->gzip && gzip_into(lane->gzip, plain->p, plain->n, &d->body);
+        ok = gzip_into(lane->gzip, plain->p, plain->n, &d->body);
         break;
     case SUFFIX_ZSTD:
         b->content_type = "application/zstd";

@@ -201,6 +201,7 @@ int64_t vitals_high(const struct partition *p) {
 }
 
 void vitals_unreadable(struct lane *lane, struct partition *p, const char *error) {
+    if (!p->unreadable_ms && p->kind == PARTITION_RETRY) vitals_look_soon(lane);
     if (!p->unreadable_ms) p->unreadable_ms = lane->now_ms;
     p->reread_ms = lane->now_ms + REREAD_MS;
     outcome_text(p->error, sizeof p->error, str_c(error));
@@ -241,7 +242,9 @@ static void tell_partition(struct lane *lane, struct partition *p) {
     int64_t held = vitals_held_ms(lane, p);
     watch_end(lane, p);
     partition_name(p, place);
-    if (p->unreadable_ms)
+    /* A retry topic may have been deleted for good, and goes in a moment. */
+    int64_t patience = p->kind == PARTITION_RETRY ? silence_max(lane) : 0;
+    if (p->unreadable_ms && lane->now_ms - p->unreadable_ms >= patience)
         trouble_set(troubles(lane), lane->id, TROUBLE_UNREADABLE, place, p->error,
                     p->unreadable_ms);
     trouble_tell(troubles(lane), p->beyond_ms != 0, lane->id, TROUBLE_POSITION, place, p->error,
