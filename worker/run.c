@@ -388,14 +388,23 @@ static bool is_among(const struct list *l, const char *topic) {
     return false;
 }
 
-/* Partitions of the topics that are read, which members have. */
-static int64_t count_assigned(struct worker *w, const rd_kafka_ConsumerGroupDescription_t *group) {
+static bool is_ours(const struct worker *w, const char *member) {
+    for (int64_t i = 0; i < w->n_lanes; i++)
+        if (strcmp(w->lanes[i]->member, member) == 0) return true;
+    return false;
+}
+
+/* Partitions of the topics that are read, which members of other processes have. What a lane of
+ * ours has by now, and has not heard of, is nobody's yet. */
+static int64_t count_others(struct worker *w, const rd_kafka_ConsumerGroupDescription_t *group) {
     int64_t assigned = 0;
     pthread_mutex_lock(&w->shared.mutex);
     for (size_t m = 0; m < rd_kafka_ConsumerGroupDescription_member_count(group); m++) {
+        const rd_kafka_MemberDescription_t *member =
+            rd_kafka_ConsumerGroupDescription_member(group, m);
+        if (is_ours(w, rd_kafka_MemberDescription_consumer_id(member))) continue;
         const rd_kafka_topic_partition_list_t *list =
-            rd_kafka_MemberAssignment_partitions(rd_kafka_MemberDescription_assignment(
-                rd_kafka_ConsumerGroupDescription_member(group, m)));
+            rd_kafka_MemberAssignment_partitions(rd_kafka_MemberDescription_assignment(member));
         for (int i = 0; list && i < list->cnt; i++)
             assigned += is_among(&w->shared.topics, list->elems[i].topic) ||
                         is_among(&w->shared.retries, list->elems[i].topic);
@@ -415,9 +424,9 @@ static bool group_covers(struct worker *w, int64_t ours) {
         client_group(w->admin, w->cfg->group, BROKER_TIMEOUT_MS, told_to_stop, &event, &unused);
     bool stable = group && rd_kafka_ConsumerGroupDescription_state(group) ==
                                RD_KAFKA_CONSUMER_GROUP_STATE_STABLE;
-    int64_t assigned = stable ? count_assigned(w, group) : 0;
+    int64_t others = stable ? count_others(w, group) : 0;
     rd_kafka_event_destroy(event);
-    return stable && assigned >= w->shared.partitions;
+    return stable && ours + others >= w->shared.partitions;
 }
 
 #define TRIM_MS 5000

@@ -442,6 +442,12 @@ void consumer_subscribe(struct consumer *c, const char *const *topics, size_t n)
     }
 }
 
+/* Who has what is asked of the model itself (fleet.c). */
+void consumer_member(const struct consumer *c, char *ret, size_t size) {
+    (void)c;
+    if (size) *ret = '\0';
+}
+
 bool consumer_is_fatal(const struct consumer *c, char *ret_text, size_t size) {
     if (c->fatal) snprintf(ret_text, size, "fenced: another member has its group.instance.id");
     return c->fatal;

@@ -557,6 +557,12 @@ void consumer_poll(struct consumer *c) {
     take_answers(c);
 }
 
+void consumer_member(const struct consumer *c, char *ret, size_t size) {
+    char *id = rd_kafka_memberid(c->rk);
+    snprintf(ret, size, "%s", id ? id : "");
+    if (id) rd_kafka_mem_free(c->rk, id);
+}
+
 bool consumer_is_fatal(const struct consumer *c, char *ret_text, size_t size) {
     char text[256];
     rd_kafka_resp_err_t err = rd_kafka_fatal_error(c->rk, text, sizeof text);

@@ -120,6 +120,8 @@ void consumer_poll(struct consumer *); /* calls back; never waits for a broker, 
 #define CONSUMER_COMMITTED_MS 200
 /* Looks for topics, without blocking; one look at a time. */
 void consumer_look(struct consumer *, const char *const *topics, size_t n);
+/* Its id in the group, empty while it is in none. */
+void consumer_member(const struct consumer *, char *ret, size_t size);
 /* Whether another process has this member's identity; text says what the broker said. */
 bool consumer_is_fatal(const struct consumer *, char *ret_text, size_t size);
 /* Revokes all that is assigned, then leaves the group; ends all feeds. Blocks, for

@@ -208,6 +208,9 @@ void assignment_assigned(void *context, const struct assigned *v, size_t n) {
     for (size_t i = 0; i < n; i++)
         take_committed(lane, partition_new(lane, &v[i]), &v[i].committed);
     lane->assigned = true;
+    pthread_mutex_lock(&lane->shared->mutex);
+    consumer_member(lane->consumer, lane->member, sizeof lane->member);
+    pthread_mutex_unlock(&lane->shared->mutex);
     lane->vitals.revoked_ms = 0;
     log_info("partitions assigned", LOG_I("lane", lane->id), LOG_I("partitions", (int64_t)n),
              LOG_S("group", lane->cfg->group));

@@ -64,6 +64,7 @@ struct lane {
     bool ending;           /* --until-end: nothing is left to read */
     atomic_bool done;      /* and all is settled; read by the main thread, as is */
     _Atomic int64_t owned; /* how many partitions it has */
+    char member[256];      /* its id in the group; under shared->mutex */
     unsigned finishing;    /* inside lane_finish(): nothing waits for a ride */
     /* Works on these partitions (NULL: all) until they are settled or the time is over: before they
      * are given back. */
