@@ -53,7 +53,7 @@ struct pool {
     pthread_mutex_t lock;
     pthread_cond_t more;
     struct lookups wanted, found;
-    size_t threads, idle;
+    size_t threads, idle, most;
     int event_fd; /* -1 once the lane has left */
 };
 
@@ -168,7 +168,8 @@ static void hand_over(struct pool *p, struct lookup *l) {
     for (const struct lookup *one = TAILQ_FIRST(&p->wanted); one; one = TAILQ_NEXT(one, link))
         wanted++;
     bool ok = true;
-    if (wanted > p->idle) {
+    /* One that has begun may find that another has taken what it was for, and is idle next. */
+    if (wanted > p->idle && p->threads < p->most) {
         p->threads++; /* before it begins: it may end at once */
         if (!start_thread(p)) ok = --p->threads > 0;
     }
@@ -182,8 +183,9 @@ static void hand_over(struct pool *p, struct lookup *l) {
     pthread_mutex_unlock(&p->lock);
 }
 
-static struct pool *pool_new(void) {
+static struct pool *pool_new(size_t most) {
     struct pool *p = xcalloc(1, sizeof *p);
+    p->most = most;
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -611,7 +613,7 @@ struct resolver *resolver_new(const struct config *cfg) {
     TAILQ_INIT(&r->known);
     TAILQ_INIT(&r->unknown);
     TAILQ_INIT(&r->turns);
-    r->pool = pool_new();
+    r->pool = pool_new(r->threads);
     /* Where there is no IPv6, nobody should be sent there. */
     int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     r->family = fd < 0 ? AF_INET : AF_UNSPEC;
