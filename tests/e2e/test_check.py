@@ -78,7 +78,7 @@ class Check(rig.Case):
         done = rig.runsink("check", "--config", worker.config)
         text = done.stdout.decode()
         self.assertEqual(0, done.returncode, done.stderr)
-        self.assertRegex(text, r"(?m)^certificates:\n  kafka.ssl.ca.location +until \S+Z, 19 days, EXPIRES SOON\n  http.ca_bundle +until \S+Z, \d+ days$")
+        self.assertRegex(text, r"(?m)^certificates:\n  kafka.ssl.ca.location +until \S+Z, (19|20) days, EXPIRES SOON\n  http.ca_bundle +until \S+Z, \d+ days$")
         self.assertIn("1 certificate that ends within 30 days", text.splitlines()[-1])
 
 
