@@ -403,6 +403,7 @@ def attack_scenario(world, report):
         crowd.stop()
         rig.await_("every healthy event has arrived", 60, world.all_arrived, world.worker)
     report.ratios("alone", "apart", None)
+    report.ratios("apart", "attacked", None)
     report.ratios("alone", "attacked", options.limit)
     check_process(world, report, members, more=64)
     check_arrivals(world, report, dead=False)
