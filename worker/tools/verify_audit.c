@@ -9,7 +9,7 @@
 #include "worker/base/hash.h"
 #include "worker/base/table.h"
 #include "worker/ledger/parse.h"
-#include "worker/tools/spans.h"
+#include "worker/tools/verify_chain.h"
 
 /* What one entry may expand to: the records that configuration allows in a window (batch.records).
  */
@@ -21,50 +21,6 @@
 #define ORIGINS_MAX 20000000
 #define TIERS_MAX 255
 #define TIER_UNKNOWN TIERS_MAX
-
-/* An entry is repeated, if at all, by a transaction that settled again: as far back as windows can
- * be in flight. */
-#define CHAIN_LINKS META_ENDS_MAX
-#define CHAIN_KEYS_MAX 64
-
-enum chain_kind { CHAIN_SOURCE, CHAIN_RETRY, CHAIN_DEAD, CHAIN_FOREIGN };
-
-struct chain_link {
-    uint64_t seq;
-    int64_t next;
-    uint8_t hash[SHA256_LEN];
-    uint8_t same[SHA256_LEN]; /* over all but the times, the version and the rotation statement */
-};
-
-struct chain_key {
-    struct ledger_pubkey pub;
-    bool retired; /* a rotation statement named its successor */
-};
-
-struct chain {
-    struct table_node node;
-    uint32_t number; /* as they came */
-    struct audit_row row;
-    char *topic; /* what row.topic points to */
-    enum chain_kind kind;
-    uint8_t tier; /* of a retry topic */
-    bool begun;
-    struct chain_link *links; /* ring of CHAIN_LINKS: the youngest is [(n_links - 1) % CHAIN_LINKS];
-                                 NULL before the first entry */
-    size_t n_links;           /* ever added */
-    struct chain_key *keys;   /* CHAIN_KEYS_MAX */
-    size_t n_keys;
-    uint64_t until;           /* the entry with which signing began, as the auditor says */
-    uint64_t unsigned_prefix; /* entries before the first signed one */
-    uint64_t signed_from;     /* the first signed one's number */
-    uint64_t retired_tail;    /* entries by retired keys since the last by a current one */
-    int64_t retired_first;    /* offset of the first of them */
-    bool expected;            /* audit_expect() was called: row.committed, row.meta_* */
-    bool known_now, has_now;  /* audit_now() was called; there is metadata of ours: */
-    uint64_t seq_now;         /* entries that the group has committed by the end */
-    bool head_found;          /* an entry has the hash that the committed metadata names */
-    struct spans seen;
-};
 
 /* ---- what became of the records that were parked or died ----
  * A tally for each, kept until the record has its one final outcome. Entries may come in any order
@@ -154,37 +110,28 @@ struct tier {
 };
 
 struct audit {
-    struct audit_options opts;
+    struct judge judge;
     struct chain **chains;
     size_t n_chains;
     struct table index;   /* of chains */
     struct table origins; /* tallies of records whose story is not complete */
     struct tier tiers[TIERS_MAX];
     size_t n_tiers;
-    bool waiting_known;               /* audit_waiting() */
-    bool full;                        /* ORIGINS_MAX was reached */
-    struct arena arena;               /* of the entry at hand */
-    const struct ledger_place *place; /* its own; NULL: the end */
+    bool waiting_known; /* audit_waiting() */
+    bool full;          /* ORIGINS_MAX was reached */
+    struct arena arena; /* of the entry at hand */
     struct audit_row *rows;
-    uint64_t findings;
 };
 
 struct audit *audit_new(const struct audit_options *opts) {
     struct audit *a = xcalloc(1, sizeof *a);
-    a->opts = *opts;
+    a->judge.opts = *opts;
     return a;
 }
 
 void audit_free(struct audit *a) {
     if (!a) return;
-    for (size_t i = 0; i < a->n_chains; i++) {
-        struct chain *c = a->chains[i];
-        spans_free(&c->seen);
-        free(c->topic);
-        free(c->links);
-        free(c->keys);
-        free(c);
-    }
+    for (size_t i = 0; i < a->n_chains; i++) chain_free(a->chains[i]);
     for (size_t i = 0; i < a->n_tiers; i++) free(a->tiers[i].name);
     table_each(&a->origins, origin_free, NULL);
     table_free(&a->origins);
@@ -196,30 +143,7 @@ void audit_free(struct audit *a) {
 }
 
 void audit_report(struct audit *a, const struct finding *f) {
-    if (!f->note) a->findings++;
-    a->opts.report(a->opts.context, f);
-}
-
-/* Codes that are worth knowing, and no reason to fail. */
-static const char notes[] = "repeated rotated unsigned-until made-anew";
-
-/* Reports, with the chain's topic and partition and the place of the entry at hand, and counts. */
-__attribute__((format(printf, 5, 6))) static void
-say(struct audit *a, struct chain *c, const char *code, int64_t offset, const char *fmt, ...) {
-    char text[512];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    struct finding f = {.note = text_lists(notes, str_c(code)),
-                        .code = code,
-                        .topic = c->topic,
-                        .partition = c->row.partition,
-                        .offset = offset,
-                        .text = text};
-    if (a->place) f.place = *a->place;
-    if (!f.note) c->row.findings++;
-    audit_report(a, &f);
+    judge_report(&a->judge, f);
 }
 
 static uint8_t tier_of(struct audit *a, struct str name) {
@@ -232,18 +156,18 @@ static uint8_t tier_of(struct audit *a, struct str name) {
 
 /* "<source>.retry.<tier>" -> the tier's name, else empty. */
 static struct str retry_tier(const struct audit *a, struct str topic) {
-    struct str prefix = str_c(a->opts.source);
-    if (!str_starts(topic, a->opts.source)) return (struct str){0};
+    struct str prefix = str_c(a->judge.opts.source);
+    if (!str_starts(topic, a->judge.opts.source)) return (struct str){0};
     struct str rest = {topic.p + prefix.n, topic.n - prefix.n};
     if (!str_starts(rest, ".retry.")) return (struct str){0};
     return (struct str){rest.p + 7, rest.n - 7};
 }
 
 static enum chain_kind kind_of(const struct audit *a, struct str topic) {
-    if (str_is(topic, a->opts.source)) return CHAIN_SOURCE;
+    if (str_is(topic, a->judge.opts.source)) return CHAIN_SOURCE;
     if (retry_tier(a, topic).n) return CHAIN_RETRY;
-    if (!str_starts(topic, a->opts.source)) return CHAIN_FOREIGN;
-    size_t skip = strlen(a->opts.source);
+    if (!str_starts(topic, a->judge.opts.source)) return CHAIN_FOREIGN;
+    size_t skip = strlen(a->judge.opts.source);
     struct str rest = {topic.p + skip, topic.n - skip};
     return str_starts(rest, ".dead.") ? CHAIN_DEAD : CHAIN_FOREIGN;
 }
@@ -294,14 +218,9 @@ void audit_now(struct audit *a, const char *topic, int32_t partition, int64_t of
     if (offset >= 0 && c->row.committed < 0) c->row.committed = offset;
 }
 
-/* Each entry is settled with the offset and the metadata that count it. Dead topics have none. */
-static bool is_ahead(const struct chain *c) {
-    return c->begun && c->known_now && c->kind != CHAIN_DEAD && c->row.last_seq >= c->seq_now;
-}
-
 size_t audit_ahead(const struct audit *a) {
     size_t n = 0;
-    for (size_t i = 0; i < a->n_chains; i++) n += is_ahead(a->chains[i]);
+    for (size_t i = 0; i < a->n_chains; i++) n += chain_is_ahead(a->chains[i]);
     return n;
 }
 
@@ -345,282 +264,6 @@ bool audit_seen(const struct audit *a, const char *topic, int32_t partition, int
     return spans_has(&c->seen, offset);
 }
 
-/* ---- one partition's chain of entries, its links and its signatures ---- */
-
-enum chain_answer {
-    CHAIN_NEW,     /* counts */
-    CHAIN_REPEAT,  /* says what an earlier one said */
-    CHAIN_REFUSED, /* has no place in the chain: reported */
-};
-static void digest_same(const struct ledger_entry *e, uint8_t ret[SHA256_LEN]) {
-    struct sha256_ctx *ctx = sha256_begin();
-    sha256_add(ctx, e->head.p, e->head.n);
-    sha256_add(ctx, e->prev, SHA256_LEN);
-    sha256_add(ctx, e->body.p, e->body.n);
-    sha256_end(ctx, ret);
-}
-
-static void push_link(struct chain *c, const struct ledger_entry *e) {
-    struct chain_link *link = &c->links[c->n_links++ % CHAIN_LINKS];
-    *link = (struct chain_link){.seq = e->seq, .next = e->next};
-    memcpy(link->hash, e->hash, SHA256_LEN);
-    digest_same(e, link->same);
-    if (c->begun && e->seq < c->row.last_seq) return;
-    c->row.last_seq = e->seq;
-    c->row.next = e->next;
-    memcpy(c->row.head, e->hash, SHA256_LEN);
-}
-
-/* The youngest link with this number and, unless NULL, this hash. */
-static const struct chain_link *link_of(const struct chain *c, uint64_t seq, const uint8_t *hash) {
-    size_t n = c->n_links < CHAIN_LINKS ? c->n_links : CHAIN_LINKS;
-    for (size_t back = 1; back <= n; back++) {
-        const struct chain_link *link = &c->links[(c->n_links - back) % CHAIN_LINKS];
-        if (link->seq == seq && (!hash || memcmp(link->hash, hash, SHA256_LEN) == 0)) return link;
-    }
-    return NULL;
-}
-
-static bool is_zero(const uint8_t hash[SHA256_LEN]) {
-    static const uint8_t zeros[SHA256_LEN];
-    return memcmp(hash, zeros, SHA256_LEN) == 0;
-}
-
-static enum chain_answer begin(struct audit *a, struct chain *c, const struct ledger_entry *e) {
-    if (e->seq > 0 && !a->opts.partial)
-        say(a, c, "begins-late", e->first,
-            "the first entry found is number %" PRIu64 ": those before it are missing", e->seq);
-    if (e->seq == 0 && !is_zero(e->prev))
-        say(a, c, "chain-broken", e->first,
-            "entry 0 names a previous entry, and there is none before it");
-    if (e->seq == 0 && e->anew)
-        say(a, c, "chain-broken", e->first,
-            "entry 0 says that the topic was made anew, and nothing was before it");
-    push_link(c, e);
-    c->begun = true;
-    c->row.first = e->first;
-    return CHAIN_NEW;
-}
-
-/* An entry whose number was there before. */
-static enum chain_answer again(struct audit *a, struct chain *c, const struct ledger_entry *e) {
-    uint8_t same[SHA256_LEN];
-    const struct chain_link *earlier = link_of(c, e->seq, NULL);
-    if (!earlier) {
-        say(a, c, "out-of-order", e->first, "entry %" PRIu64 " stands after entry %" PRIu64, e->seq,
-            c->row.last_seq);
-        return CHAIN_REFUSED;
-    }
-    if (link_of(c, e->seq, e->hash)) {
-        say(a, c, "repeated", e->first, "entry %" PRIu64 " is repeated as it was", e->seq);
-        c->row.repeats++;
-        return CHAIN_REPEAT;
-    }
-    digest_same(e, same);
-    bool equal = memcmp(same, earlier->same, SHA256_LEN) == 0;
-    push_link(c, e); /* the chain may go on from either */
-    if (equal) {
-        say(a, c, "repeated", e->first,
-            "entry %" PRIu64 " is repeated with the same outcomes and other times", e->seq);
-        c->row.repeats++;
-        return CHAIN_REPEAT;
-    }
-    say(a, c, "altered", e->first, "there are two entries %" PRIu64 " with different content",
-        e->seq);
-    return CHAIN_REFUSED;
-}
-
-/* Where the entry before it has to end: a topic made anew begins elsewhere, and its entry says so.
- */
-static int64_t joint(const struct ledger_entry *e) {
-    return e->anew ? e->before : e->first;
-}
-
-/* Dead topics are settled by hand, here and there: their windows don't follow one another. */
-static bool follows(const struct chain *c, const struct chain_link *parent,
-                    const struct ledger_entry *e) {
-    return c->kind == CHAIN_DEAD || parent->next == joint(e);
-}
-
-static bool fits(const struct chain *c, const struct ledger_entry *e) {
-    if (!c->begun) return e->seq == 0;
-    const struct chain_link *parent = link_of(c, c->row.last_seq, e->prev);
-    return e->seq == c->row.last_seq + 1 && parent && follows(c, parent, e);
-}
-
-/* intact: the hash is right. One that is not is taken only where it fits. */
-static enum chain_answer chain_add(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                                   bool intact) {
-    if (!intact && !fits(c, e)) return CHAIN_REFUSED;
-    if (!c->begun) return begin(a, c, e);
-    uint64_t last = c->row.last_seq;
-    if (e->seq <= last) return again(a, c, e);
-    const struct chain_link *parent = link_of(c, last, e->prev);
-    if (e->seq > last + 1)
-        say(a, c, "missing", c->row.next,
-            "entries %" PRIu64 " to %" PRIu64 " are missing: records %" PRId64 " up to %" PRId64
-            " have no outcome",
-            last + 1, e->seq - 1, c->row.next, e->first);
-    else if (!parent)
-        say(a, c, "chain-broken", e->first,
-            "entry %" PRIu64 " does not name the hash of the entry before it", e->seq);
-    else if (!follows(c, parent, e))
-        say(a, c, parent->next < joint(e) ? "gap" : "overlap", parent->next,
-            "entry %" PRIu64 " begins at %" PRId64 ", the one before it ends at %" PRId64, e->seq,
-            joint(e), parent->next);
-    push_link(c, e);
-    return CHAIN_NEW;
-}
-
-static struct chain_key *key_named(struct chain *c, const char *id) {
-    for (size_t i = 0; i < c->n_keys; i++)
-        if (strcmp(c->keys[i].pub.id, id) == 0) return &c->keys[i];
-    return NULL;
-}
-
-/* Takes the statement in, once the entry that carries it is known to be the new key's. */
-static void rotate(struct audit *a, struct chain *c, const struct ledger_entry *e,
-                   const struct ledger_pubkey *next) {
-    struct chain_key *old = key_named(c, e->rotate_from);
-    const char *wrong = NULL;
-    if (!old)
-        wrong = "the key that signs the statement is not known";
-    else if (!ledger_pubkey_check_rotation(&old->pub, next->raw, e->rotate_sig))
-        wrong = "the statement's signature is wrong";
-    else if (!key_named(c, next->id) && old->retired)
-        wrong = "the key that signs the statement was itself replaced";
-    else if (!key_named(c, next->id) && c->n_keys == CHAIN_KEYS_MAX)
-        wrong = "the chain has too many keys";
-    if (wrong) {
-        say(a, c, "rotation-refused", e->first, "key %s names %s as its successor: %s",
-            e->rotate_from, next->id, wrong);
-        return;
-    }
-    old->retired = true;
-    if (!key_named(c, next->id)) c->keys[c->n_keys++] = (struct chain_key){.pub = *next};
-    say(a, c, "rotated", e->first, "key %s is replaced by %s", e->rotate_from, next->id);
-}
-
-/* Whether a key that is given vouches for the entry, by what it says alone. */
-static bool check_signed(struct audit *a, struct chain *c, const struct ledger_entry *e) {
-    struct ledger_pubkey next;
-    if (e->rotates) {
-        ledger_pubkey_from_raw(e->rotate_to, &next);
-        const struct chain_key *known = key_named(c, next.id);
-        if (strcmp(next.id, e->key) == 0 &&
-            ledger_pubkey_check(&next, e->hash, SHA256_LEN, e->sig) &&
-            !(known && key_named(c, e->rotate_from) && key_named(c, e->rotate_from)->retired))
-            rotate(a, c, e, &next);
-    }
-    struct chain_key *key = key_named(c, e->key);
-    if (!key) {
-        say(a, c, "unknown-key", e->first,
-            "entry %" PRIu64 " is signed by key %s, which is not among those given", e->seq,
-            e->key);
-        return false;
-    } else if (!ledger_pubkey_check(&key->pub, e->hash, SHA256_LEN, e->sig)) {
-        say(a, c, "bad-signature", e->first, "entry %" PRIu64 "'s signature is not key %s's",
-            e->seq, e->key);
-        return false;
-    } else if (key->retired) {
-        if (c->retired_tail++ == 0) c->retired_first = e->first;
-    } else {
-        c->retired_tail = 0; /* the chain below a current key's signature is vouched for by it */
-    }
-    return true;
-}
-
-/* Without keys everything counts as vouched for. */
-static bool chain_check_signature(struct audit *a, struct chain *c, const struct ledger_entry *e) {
-    if (e->is_signed) {
-        if (c->row.signed_entries++ == 0) c->signed_from = e->seq;
-        return !c->n_keys || check_signed(a, c, e);
-    } else if (c->row.signed_entries && c->n_keys) {
-        say(a, c, "unsigned", e->first,
-            "entry %" PRIu64 " is not signed, and entries before it are", e->seq);
-    } else if (c->until && e->seq >= c->until && c->n_keys) {
-        say(a, c, "unsigned", e->first,
-            "entry %" PRIu64 " is not signed, and signing began with entry %" PRIu64, e->seq,
-            c->until);
-    } else {
-        c->unsigned_prefix++;
-    }
-    return !c->n_keys || (c->until && e->seq < c->until);
-}
-
-/* Whoever can write to Kafka can make such a beginning without a key, and the worker goes on from
- * it. So it counts only where the auditor knows of it. */
-static void finish_beginning(struct audit *a, struct chain *c) {
-    uint64_t n = c->unsigned_prefix, begun = c->row.last_seq + 1;
-    if (c->until && (c->row.signed_entries ? n > 0 : c->until == begun))
-        say(a, c, "unsigned-until", c->row.first,
-            "%" PRIu64 " entries are not signed: signing began with entry %" PRIu64
-            ", so --unsigned-until says",
-            n, c->until);
-    else if (!c->row.signed_entries)
-        say(a, c, "unsigned", c->row.first, "no entry is signed");
-    else if (n)
-        say(a, c, "unsigned-beginning", c->row.first,
-            "the first %" PRIu64
-            " entries are not signed, and anybody could have written them; did signing begin "
-            "after them (--unsigned-until %s/%d@%" PRIu64 ")?",
-            n, c->topic, (int)c->row.partition, c->signed_from);
-}
-
-static void finish_signatures(struct audit *a, struct chain *c) {
-    if (!c->n_keys || !c->begun) return;
-    finish_beginning(a, c);
-    if (c->retired_tail)
-        say(a, c, "retired-key", c->retired_first,
-            "the last %" PRIu64 " entries are signed by a key that was replaced before",
-            c->retired_tail);
-}
-
-/* The end of a chain is where the group says. */
-static void finish_committed(struct audit *a, struct chain *c) {
-    if (!is_ahead(c)) return;
-    if (!c->has_now)
-        say(a, c, "committed-missing", c->row.next,
-            "the group has committed %s of this partition, and the ledger has %" PRIu64
-            " entries of it: where they end can't be known",
-            c->row.committed < 0 ? "nothing" : "no metadata of runsink's", c->row.last_seq + 1);
-    else
-        say(a, c, "committed-older", c->row.next,
-            "the group has committed %" PRIu64 " entries, and the ledger has %" PRIu64
-            ": the committed state was put back, or entries were added",
-            c->seq_now, c->row.last_seq + 1);
-}
-
-static void chain_finish(struct audit *a, struct chain *c) {
-    const struct audit_row *row = &c->row;
-    finish_signatures(a, c);
-    finish_committed(a, c);
-    if (!c->expected || a->opts.unfinished || (a->opts.partial && !c->begun)) return;
-    int64_t end = c->begun ? row->next : 0;
-    if (!row->has_meta) {
-        if (row->committed > end)
-            say(a, c, "truncated", end,
-                "the ledger ends at %" PRId64 ", the group's committed offset is %" PRId64
-                " (with metadata that is not runsink's)",
-                end, row->committed);
-    } else if (row->meta_seq == 0 || c->head_found) {
-        return;
-    } else if (!c->begun) {
-        say(a, c, "truncated", 0,
-            "the ledger has no entry, the group has settled %" PRIu64 " up to %" PRId64,
-            row->meta_seq, row->committed);
-    } else if (row->last_seq + 1 < row->meta_seq) {
-        say(a, c, "truncated", end,
-            "the ledger ends after %" PRIu64 " entries at %" PRId64
-            ", the group has settled %" PRIu64 " up to %" PRId64,
-            row->last_seq + 1, end, row->meta_seq, row->committed);
-    } else if (row->entries) {
-        say(a, c, "head-differs", row->committed,
-            "entry %" PRIu64 " is not the one whose hash is in the group's committed metadata",
-            row->meta_seq - 1);
-    }
-}
-
 /* ---- what entries say ---- */
 
 /* An entry's ranges, to see that no record has two outcomes in it. */
@@ -649,16 +292,17 @@ static void check_spans(struct audit *a, struct chain *c, const struct ledger_en
     for (size_t i = 0; i < n; i++) {
         struct ledger_range r = spans[i].range;
         if (r.a < e->first || r.z >= e->next)
-            say(a, c, "outside-window", r.a < e->first ? r.a : r.z,
-                "entry %" PRIu64 " speaks of a record outside of its window", e->seq);
+            chain_say(&a->judge, c, "outside-window", r.a < e->first ? r.a : r.z,
+                      "entry %" PRIu64 " speaks of a record outside of its window", e->seq);
         if (r.a <= reach || e->lost)
-            say(a, c, "two-outcomes", r.a, "entry %" PRIu64 " gives it two outcomes: %s and %s",
-                e->seq, e->lost ? "lost" : ledger_kind_name(kind), ledger_kind_name(spans[i].kind));
+            chain_say(&a->judge, c, "two-outcomes", r.a,
+                      "entry %" PRIu64 " gives it two outcomes: %s and %s", e->seq,
+                      e->lost ? "lost" : ledger_kind_name(kind), ledger_kind_name(spans[i].kind));
         if (r.z > reach) {
             reach = r.z;
             kind = spans[i].kind;
         }
-        if (a->opts.keep_seen) spans_add(&c->seen, r);
+        if (a->judge.opts.keep_seen) spans_add(&c->seen, r);
     }
 }
 
@@ -673,7 +317,8 @@ static uint64_t lives(const struct chain *c) {
 static bool is_full(struct audit *a, struct chain *c) {
     if (!a->full && a->origins.n >= ORIGINS_MAX) {
         a->full = true;
-        say(a, c, "too-many", -1,
+        chain_say(
+            &a->judge, c, "too-many", -1,
             "more than %d records are open at one time: their stories are not followed from here "
             "on",
             ORIGINS_MAX);
@@ -733,16 +378,16 @@ static void follow_origins(struct audit *a, struct chain *c, const struct ledger
                            const struct ledger_group *g) {
     uint8_t tier = tier_of(a, g->tier);
     if (g->n_origins == 0) {
-        say(a, c, "no-origin", g->offsets[0].a,
-            "entry %" PRIu64 " does not say which record of the source topic it is", e->seq);
+        chain_say(&a->judge, c, "no-origin", g->offsets[0].a,
+                  "entry %" PRIu64 " does not say which record of the source topic it is", e->seq);
         return;
     }
     for (size_t i = 0; i < g->n_origins; i++) {
         const struct ledger_origin *o = &g->origins[i];
-        if (!str_is(o->topic, a->opts.source)) {
-            say(a, c, "foreign-origin", g->offsets[0].a,
-                "entry %" PRIu64 " names an origin in another topic than %s", e->seq,
-                a->opts.source);
+        if (!str_is(o->topic, a->judge.opts.source)) {
+            chain_say(&a->judge, c, "foreign-origin", g->offsets[0].a,
+                      "entry %" PRIu64 " names an origin in another topic than %s", e->seq,
+                      a->judge.opts.source);
             return;
         }
         struct chain *chain = chain_of(a, o->topic, o->partition);
@@ -762,8 +407,8 @@ static void follow_source(struct audit *a, struct chain *c, const struct ledger_
                           const struct ledger_group *g) {
     uint8_t tier = tier_of(a, g->tier);
     if (g->n_origins || of_dead(g->kind))
-        say(a, c, "wrong-kind", g->offsets[0].a,
-            "entry %" PRIu64 " says of a source record what only others can be", e->seq);
+        chain_say(&a->judge, c, "wrong-kind", g->offsets[0].a,
+                  "entry %" PRIu64 " says of a source record what only others can be", e->seq);
     if (g->kind != LEDGER_PARKED && g->kind != LEDGER_DEAD) return;
     for (size_t i = 0; i < g->n_offsets; i++)
         for (int64_t v = g->offsets[i].a; v <= g->offsets[i].z; v++)
@@ -797,13 +442,13 @@ static const char *impossible(const struct ledger_group *g) {
 
 static void check_words(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     if (e->settled_ms < e->opened_ms)
-        say(a, c, "impossible", e->first, "entry %" PRIu64 " was settled before it was opened",
-            e->seq);
+        chain_say(&a->judge, c, "impossible", e->first,
+                  "entry %" PRIu64 " was settled before it was opened", e->seq);
     for (size_t i = 0; i < e->n_groups; i++) {
         const char *what = impossible(&e->groups[i]);
         if (what)
-            say(a, c, "impossible", e->groups[i].offsets[0].a, "entry %" PRIu64 ": %s", e->seq,
-                what);
+            chain_say(&a->judge, c, "impossible", e->groups[i].offsets[0].a,
+                      "entry %" PRIu64 ": %s", e->seq, what);
     }
 }
 
@@ -813,10 +458,10 @@ static void begin_anew(struct audit *a, struct chain *c, const struct ledger_ent
     spans_free(&c->seen);
     c->row.first = e->first; /* what Kafka holds below is none of ours */
     c->row.anew++;
-    say(a, c, "made-anew", e->first,
-        "the topic was deleted and made anew: its records up to %" PRId64
-        " are those of the old one, entry %" PRIu64 " begins again at %" PRId64,
-        e->before, e->seq, e->first);
+    chain_say(&a->judge, c, "made-anew", e->first,
+              "the topic was deleted and made anew: its records up to %" PRId64
+              " are those of the old one, entry %" PRIu64 " begins again at %" PRId64,
+              e->before, e->seq, e->first);
 }
 
 /* most: the records that it may speak of. */
@@ -824,9 +469,10 @@ static void follow(struct audit *a, struct chain *c, const struct ledger_entry *
     uint64_t count = 0;
     for (size_t i = 0; i < e->n_groups; i++) {
         if (e->groups[i].count > most - count) {
-            say(a, c, "implausible", e->first,
-                "entry %" PRIu64 " speaks of more than %" PRIu64 " records: they are not followed",
-                e->seq, most);
+            chain_say(&a->judge, c, "implausible", e->first,
+                      "entry %" PRIu64 " speaks of more than %" PRIu64
+                      " records: they are not followed",
+                      e->seq, most);
             return;
         }
         count += e->groups[i].count;
@@ -837,9 +483,10 @@ static void follow(struct audit *a, struct chain *c, const struct ledger_entry *
     if (e->lost) {
         uint64_t n = (uint64_t)(e->next - e->first);
         c->row.lost += n;
-        if (a->opts.keep_seen) spans_add(&c->seen, (struct ledger_range){e->first, e->next - 1});
-        say(a, c, "lost", e->first,
-            "%" PRIu64 " records were removed by retention before they were read", n);
+        if (a->judge.opts.keep_seen)
+            spans_add(&c->seen, (struct ledger_range){e->first, e->next - 1});
+        chain_say(&a->judge, c, "lost", e->first,
+                  "%" PRIu64 " records were removed by retention before they were read", n);
     }
     for (size_t i = 0; i < e->n_groups; i++) {
         const struct ledger_group *g = &e->groups[i];
@@ -850,16 +497,16 @@ static void follow(struct audit *a, struct chain *c, const struct ledger_entry *
         case CHAIN_RETRY:
         case CHAIN_DEAD:
             if (of_dead(g->kind) != (c->kind == CHAIN_DEAD))
-                say(a, c, "wrong-kind", g->offsets[0].a,
-                    "entry %" PRIu64 " says \"%s\" of a record of this topic", e->seq,
-                    ledger_kind_name(g->kind));
+                chain_say(&a->judge, c, "wrong-kind", g->offsets[0].a,
+                          "entry %" PRIu64 " says \"%s\" of a record of this topic", e->seq,
+                          ledger_kind_name(g->kind));
             follow_origins(a, c, e, g);
             break;
         case CHAIN_FOREIGN:
             break;
         }
-        if (g->kind == LEDGER_DELIVERED && a->opts.delivered)
-            a->opts.delivered(a->opts.context, e, g);
+        if (g->kind == LEDGER_DELIVERED && a->judge.opts.delivered)
+            a->judge.opts.delivered(a->judge.opts.context, e, g);
     }
 }
 
@@ -879,28 +526,13 @@ bool audit_until_read(struct str text, struct audit_until *ret) {
 }
 
 uint64_t audit_until_of(const struct audit *a, const char *topic, int32_t partition) {
-    for (size_t i = 0; i < a->opts.n_until; i++) {
-        const struct audit_until *u = &a->opts.until[i];
-        if (u->partition == partition && strcmp(u->topic, topic) == 0) return u->seq;
-    }
-    return 0;
-}
-
-static void open_chain(struct audit *a, struct chain *c) {
-    c->links = xcalloc(CHAIN_LINKS, sizeof *c->links);
-    c->keys = xcalloc(CHAIN_KEYS_MAX, sizeof *c->keys);
-    c->until = audit_until_of(a, c->topic, c->row.partition);
-    for (; c->n_keys < a->opts.n_keys && c->n_keys < CHAIN_KEYS_MAX; c->n_keys++)
-        c->keys[c->n_keys].pub = a->opts.keys[c->n_keys];
-    if (c->kind == CHAIN_FOREIGN)
-        say(a, c, "foreign", -1, "this topic is neither %s nor one of its retry and dead topics",
-            a->opts.source);
+    return chain_until(&a->judge, topic, partition);
 }
 
 static void malformed(struct audit *a, struct str key, const struct ledger_read_error *why) {
     struct str topic;
     char text[512], name[TOPIC_MAX + 1];
-    struct finding f = {.code = "malformed", .offset = -1, .place = *a->place, .text = text};
+    struct finding f = {.code = "malformed", .offset = -1, .place = *a->judge.place, .text = text};
     char what[64];
     outcome_text(what, sizeof what, str_c(why->what));
     snprintf(text, sizeof text, "not a ledger entry: expected %s at byte %zu", what, why->at);
@@ -919,8 +551,8 @@ static void check_key(struct audit *a, struct chain *c, struct str key,
     if (!key.p || (ledger_read_key(key, &topic, &partition) && str_eq(topic, e->topic) &&
                    partition == e->partition))
         return;
-    say(a, c, "wrong-key", e->first, "entry %" PRIu64 "'s record has the key of another partition",
-        e->seq);
+    chain_say(&a->judge, c, "wrong-key", e->first,
+              "entry %" PRIu64 "'s record has the key of another partition", e->seq);
 }
 
 void audit_entry(struct audit *a, struct str key, struct str value,
@@ -928,7 +560,7 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     struct ledger_entry e;
     struct ledger_read_error why;
     uint8_t hash[SHA256_LEN];
-    a->place = place;
+    a->judge.place = place;
     arena_free(&a->arena);
     if (!ledger_read(value, &a->arena, &e, &why)) {
         malformed(a, key, &why);
@@ -937,25 +569,26 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     sha256(e.canonical.p, e.canonical.n, hash);
     bool intact = memcmp(hash, e.hash, SHA256_LEN) == 0;
     /* Naming another group must not hide that an entry was altered. */
-    if (intact && !str_is(e.group, a->opts.group)) return;
-    if (intact && a->opts.entry) a->opts.entry(a->opts.context, &e);
+    if (intact && !str_is(e.group, a->judge.opts.group)) return;
+    if (intact && a->judge.opts.entry) a->judge.opts.entry(a->judge.opts.context, &e);
     struct chain *c = chain_of(a, e.topic, e.partition);
-    if (!c->links) open_chain(a, c);
+    if (!c->links) chain_open(&a->judge, c);
     check_key(a, c, key, &e);
     if (!intact)
-        say(a, c, "bad-hash", e.first,
-            "entry %" PRIu64 " was altered: its hash is not that of its bytes", e.seq);
+        chain_say(&a->judge, c, "bad-hash", e.first,
+                  "entry %" PRIu64 " was altered: its hash is not that of its bytes", e.seq);
     uint64_t retired = c->retired_tail;
-    bool vouched = chain_check_signature(a, c, &e);
-    enum chain_answer answer = chain_add(a, c, &e, intact);
+    bool vouched = chain_check_signature(&a->judge, c, &e);
+    enum chain_answer answer = chain_add(&a->judge, c, &e, intact);
     if (answer == CHAIN_REPEAT) c->retired_tail = retired; /* it has its place further back */
     if (c->expected && c->row.has_meta && e.seq + 1 == c->row.meta_seq && intact &&
         memcmp(e.hash, c->row.meta_head, SHA256_LEN) == 0) {
         c->head_found = true;
         if (c->kind != CHAIN_DEAD && e.next != c->row.committed)
-            say(a, c, "offset-differs", e.next,
-                "the ledger's head ends at %" PRId64 ", the group's committed offset is %" PRId64,
-                e.next, c->row.committed);
+            chain_say(&a->judge, c, "offset-differs", e.next,
+                      "the ledger's head ends at %" PRId64
+                      ", the group's committed offset is %" PRId64,
+                      e.next, c->row.committed);
     }
     if (answer != CHAIN_NEW) return;
     c->row.entries++;
@@ -966,35 +599,36 @@ void audit_entry(struct audit *a, struct str key, struct str value,
 /* Whether a record that is to wait in a retry topic is known not to be there. */
 static bool has_vanished(const struct audit *a, const struct origin_tally *t,
                          const struct tier *tier) {
-    if (t->late || a->opts.unfinished) return false;
+    if (t->late || a->judge.opts.unfinished) return false;
     if (a->waiting_known) return t->waiting < origin_pending(t);
     return tier && tier->drained;
 }
 
 /* What a record's tally amounts to at the end. */
-static void judge(struct audit *a, const struct origin_tally *t) {
+static void judge_tally(struct audit *a, const struct origin_tally *t) {
     struct chain *c = t->chain;
     int pending = origin_pending(t), dead = t->dead - t->redriven;
     /* In a part, what opened a story may lie before it. */
-    int most = a->opts.partial ? (int)lives(c) : origin_lives(t, lives(c));
+    int most = a->judge.opts.partial ? (int)lives(c) : origin_lives(t, lives(c));
     int ended = t->final + (dead > 0 ? dead : 0);
-    bool early = a->opts.partial; /* its beginning may lie before what was read */
+    bool early = a->judge.opts.partial; /* its beginning may lie before what was read */
     const struct tier *tier = t->tier < a->n_tiers ? &a->tiers[t->tier] : NULL;
     if (ended > most)
-        say(a, c, "second-outcome", t->offset,
-            "it has %d final outcomes: %d delivered, skipped or discarded, %d dead",
-            t->final + t->dead, t->final, t->dead);
+        chain_say(&a->judge, c, "second-outcome", t->offset,
+                  "it has %d final outcomes: %d delivered, skipped or discarded, %d dead",
+                  t->final + t->dead, t->final, t->dead);
     else if (pending > 0 && pending + ended > most)
-        say(a, c, "parked-twice", t->offset,
-            "it waits in a retry topic (%s) beside another outcome", tier ? tier->name : "?");
+        chain_say(&a->judge, c, "parked-twice", t->offset,
+                  "it waits in a retry topic (%s) beside another outcome", tier ? tier->name : "?");
     else if (pending < 0 && !early)
-        say(a, c, "never-parked", t->offset,
-            "a retry topic's entry gives it an outcome, but no entry parked it");
+        chain_say(&a->judge, c, "never-parked", t->offset,
+                  "a retry topic's entry gives it an outcome, but no entry parked it");
     else if (dead < 0 && !early)
-        say(a, c, "never-dead", t->offset,
-            "it was redriven or discarded, but no entry calls it dead");
+        chain_say(&a->judge, c, "never-dead", t->offset,
+                  "it was redriven or discarded, but no entry calls it dead");
     else if (pending > 0 && has_vanished(a, t, tier))
-        say(a, c, "vanished", t->offset,
+        chain_say(
+            &a->judge, c, "vanished", t->offset,
             "it was parked in %s, does not wait there any more, and no entry says what became of "
             "it",
             tier ? tier->name : "a retry topic");
@@ -1005,21 +639,21 @@ static void judge(struct audit *a, const struct origin_tally *t) {
 void audit_finish(struct audit *a) {
     size_t n = a->origins.n;
     struct origin_tally **left = xcalloc(n + 1, sizeof *left), **end = left;
-    a->place = NULL;
+    a->judge.place = NULL;
     table_each(&a->origins, origin_list, &end);
     qsort(left, n, sizeof *left, compare_tallies);
-    for (size_t i = 0; i < n; i++) judge(a, left[i]);
+    for (size_t i = 0; i < n; i++) judge_tally(a, left[i]);
     free(left);
     uint64_t entries = 0;
     for (size_t i = 0; i < a->n_chains; i++) {
-        chain_finish(a, a->chains[i]);
+        chain_finish(&a->judge, a->chains[i]);
         entries += a->chains[i]->row.entries;
     }
-    if (entries || a->findings) return;
+    if (entries || a->judge.findings) return;
     char text[512];
     snprintf(text, sizeof text, "the ledger of %s has no entry of group %s%s: nothing was verified",
-             a->opts.source, a->opts.group,
-             a->opts.partial || a->opts.unfinished ? " in this time" : "");
+             a->judge.opts.source, a->judge.opts.group,
+             a->judge.opts.partial || a->judge.opts.unfinished ? " in this time" : "");
     struct finding f = {.code = "nothing-verified", .offset = -1, .text = text};
     audit_report(a, &f);
 }
@@ -1043,5 +677,5 @@ size_t audit_rows(struct audit *a, const struct audit_row **ret) {
 }
 
 uint64_t audit_findings(const struct audit *a) {
-    return a->findings;
+    return a->judge.findings;
 }

@@ -1,0 +1,86 @@
+/* One partition's chain of entries, as `runsink verify` judges it: its links, its signatures, and
+ * where the group says that it ends. What the entries say of records is verify_audit.c's business.
+ * Pure; one thread. */
+#ifndef RUNSINK_VERIFY_CHAIN_H
+#define RUNSINK_VERIFY_CHAIN_H
+
+#include "worker/base/table.h"
+#include "worker/tools/spans.h"
+#include "worker/tools/verify_audit.h"
+
+/* What all chains of an audit share. */
+struct judge {
+    struct audit_options opts;
+    const struct ledger_place *place; /* of the entry at hand; NULL: the end */
+    uint64_t findings;
+};
+
+enum chain_kind { CHAIN_SOURCE, CHAIN_RETRY, CHAIN_DEAD, CHAIN_FOREIGN };
+
+/* An entry is repeated, if at all, by a transaction that settled again: as far back as windows can
+ * be in flight. */
+#define CHAIN_LINKS META_ENDS_MAX
+#define CHAIN_KEYS_MAX 64
+
+struct chain_link {
+    uint64_t seq;
+    int64_t next;
+    uint8_t hash[SHA256_LEN];
+    uint8_t same[SHA256_LEN]; /* over all but the times, the version and the rotation statement */
+};
+
+struct chain_key {
+    struct ledger_pubkey pub;
+    bool retired; /* a rotation statement named its successor */
+};
+
+struct chain {
+    struct table_node node;
+    uint32_t number; /* as they came */
+    struct audit_row row;
+    char *topic; /* what row.topic points to */
+    enum chain_kind kind;
+    uint8_t tier; /* of a retry topic */
+    bool begun;
+    struct chain_link *links; /* ring of CHAIN_LINKS: the youngest is [(n_links - 1) % CHAIN_LINKS];
+                                 NULL before the first entry */
+    size_t n_links;           /* ever added */
+    struct chain_key *keys;   /* CHAIN_KEYS_MAX */
+    size_t n_keys;
+    uint64_t until;           /* the entry with which signing began, as the auditor says */
+    uint64_t unsigned_prefix; /* entries before the first signed one */
+    uint64_t signed_from;     /* the first signed one's number */
+    uint64_t retired_tail;    /* entries by retired keys since the last by a current one */
+    int64_t retired_first;    /* offset of the first of them */
+    bool expected;            /* audit_expect() was called: row.committed, row.meta_* */
+    bool known_now, has_now;  /* audit_now() was called; there is metadata of ours: */
+    uint64_t seq_now;         /* entries that the group has committed by the end */
+    bool head_found;          /* an entry has the hash that the committed metadata names */
+    struct spans seen;
+};
+/* Reports, with the chain's topic and partition and the place of the entry at hand, and counts. */
+__attribute__((format(printf, 5, 6))) void
+chain_say(struct judge *, struct chain *, const char *code, int64_t offset, const char *fmt, ...);
+void judge_report(struct judge *, const struct finding *);
+
+/* The entry with which that partition's signing began, as options say; 0: with the first one. */
+uint64_t chain_until(const struct judge *, const char *topic, int32_t partition);
+/* Before its first entry. */
+void chain_open(struct judge *, struct chain *);
+void chain_free(struct chain *);
+/* Whether a key that is given vouches for the entry. Without keys everything counts as vouched for.
+ */
+bool chain_check_signature(struct judge *, struct chain *, const struct ledger_entry *);
+enum chain_answer {
+    CHAIN_NEW,     /* counts */
+    CHAIN_REPEAT,  /* says what an earlier one said */
+    CHAIN_REFUSED, /* has no place in the chain: reported */
+};
+/* intact: the hash is right. One that is not is taken only where it fits. */
+enum chain_answer chain_add(struct judge *, struct chain *, const struct ledger_entry *,
+                            bool intact);
+/* It has entries that the group has not committed: see audit_now(). */
+bool chain_is_ahead(const struct chain *);
+void chain_finish(struct judge *, struct chain *);
+
+#endif
