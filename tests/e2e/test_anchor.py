@@ -205,6 +205,43 @@ class Anchors(rig.Case):
         self.assertEqual([(self.topic, 0)], [(f["topic"], f["partition"]) for f in missing])
         self.assertIn(f"entry {last} was anchored", missing[0]["text"])
 
+    def test_redriven(self):
+        """what redrive did is anchored too: with its entries cut off, and the committed state with them, the anchor misses them"""
+        self.make_bucket()
+        self.kafka.produce(self.topic, [(b"k", b'{"broken": ')] * 4, 0)
+        worker = self.worker(self.settings())
+        self.until_settled(worker)
+        rig.await_("all heads are anchored", 60, self.all_anchored, worker)
+        self.assertEqual(0, worker.stop())
+        self.config, dead = str(worker.config), f"{self.topic}.dead.data"
+        done = rig.runsink("redrive", "--config", self.config, "--yes", "--to-origin")
+        self.assertEqual(0, done.returncode, done.stderr.decode())
+        self.assertEqual(0, self.heads()[dead, 0])
+        folder = self.dir / "export"
+        self.assertSound(self.verify("--export", str(folder)))
+        self.assertEqual((0, "sound\n"), self.second_opinion(folder))
+
+        file, manifest = folder / f"{dead}-0.ndjson", folder / "manifest.json"
+        file.unlink()
+        told = json.loads(manifest.read_text())
+        told["committed"] = [c for c in told["committed"] if c["topic"] != dead]
+        manifest.write_text(json.dumps(told))
+        answer = json.loads(rig.runsink("verify", "--key", self.public, "--json", str(folder)).stdout)
+        self.assertEqual([("anchor-missing", dead)], [(f["code"], f["topic"]) for f in answer["findings"] if not f["note"]])
+        self.assertEqual(65, self.second_opinion(folder)[0])
+
+    def test_redrive_beside_a_bucket_that_fails(self):
+        """letters go back while no anchor can be written, and it says so"""
+        self.make_bucket()
+        self.kafka.produce(self.topic, [(b"k", b'{"broken": ')], 0)
+        worker = self.worker(self.settings())
+        self.until_settled(worker)
+        self.assertEqual(0, worker.stop())
+        done = rig.runsink("redrive", "--config", worker.config, "--yes", "--set", "anchor.bucket=no-such-bucket-here")
+        self.assertEqual(0, done.returncode, done.stderr.decode())
+        self.assertIn("sent 1 of 1", done.stdout.decode())
+        self.assertIn("could not be anchored", done.stderr.decode())
+
     def test_export(self):
         """an export brings the anchors along: an auditor with that alone, and a verifier that shares no code, see the same"""
         self.make_bucket()

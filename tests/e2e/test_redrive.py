@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -344,6 +345,30 @@ class Redrive(rig.Case):
         text = self.verify("--records")
         self.assertIn("0 records wait in retry topics, 1 are dead letters", text)
         self.assertEqual(1, self.selected())
+
+    def cut(self, source, way, dropped):
+        """An export without the entries that `dropped` chooses: what verify says of it."""
+        folder = self.dir / f"cut-{way}"
+        shutil.copytree(source, folder)
+        for path in folder.glob("*.ndjson"):
+            kept = [line for line in path.read_text().splitlines() if not dropped(json.loads(line))]
+            path.write_text("".join(line + "\n" for line in kept))
+        done = rig.runsink("verify", "--json", folder)
+        return {(f["code"], f.get("topic"), f.get("partition")) for f in json.loads(done.stdout)["findings"]}
+
+    def test_ends_of_chains(self):
+        """what redrive did can't be taken out of the ledger's end: the group's committed state names the entry"""
+        self.broken(8)
+        dead = f"{self.topic}.dead.data"
+        for number, way in enumerate((("--to-origin", "--offset", "0:0", "--fault", "data"), ("--discard", "--why", "x", "--fault", "data"))):
+            self.redrive("--yes", *way)
+            folder = self.dir / f"export-{number}"
+            self.verify("--export", str(folder))
+            found = self.cut(folder, number, lambda entry: entry["topic"] == dead and entry["seq"] == number)
+            self.assertIn(("truncated", dead, 0), found)
+        self.verify("--from", "1m")
+        manifest = json.loads((folder / "manifest.json").read_text())
+        self.assertEqual({0: 2, 1: 1}, {c["partition"]: c["entries"] for c in manifest["committed"] if c["topic"] == dead})
 
     # ---- exactly once ----
 

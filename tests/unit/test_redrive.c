@@ -358,7 +358,7 @@ static void write_entries(struct written *w) {
         buf_init(b, 65536);
         assert_true(
             chains_encode(w->chains, FAULT_DATA, 1, items, (size_t)n, times, NULL, b, hash));
-        chains_advance(w->chains, FAULT_DATA, 1, hash);
+        chains_advance(w->chains, FAULT_DATA, 1, 0, hash);
     }
 }
 

@@ -306,6 +306,23 @@ static rd_kafka_topic_partition_list_t *offsets_of(const struct txn *job) {
     return list;
 }
 
+struct txn *txn_new_outside(const char *group) {
+    rd_kafka_consumer_group_metadata_t *m = rd_kafka_consumer_group_metadata_new(group);
+    void *bytes = NULL;
+    size_t n = 0;
+    rd_kafka_error_t *e = m ? rd_kafka_consumer_group_metadata_write(m, &bytes, &n) : NULL;
+    struct txn *t = m && !e ? txn_new() : NULL;
+    if (t) {
+        t->membership = xmalloc(n);
+        memcpy(t->membership, bytes, n);
+        t->membership_len = n;
+    }
+    if (e) rd_kafka_error_destroy(e);
+    if (m) rd_kafka_consumer_group_metadata_destroy(m);
+    if (bytes) rd_kafka_mem_free(NULL, bytes);
+    return t;
+}
+
 static enum step send_offsets(struct producer *s, struct txn *job) {
     rd_kafka_consumer_group_metadata_t *group = NULL;
     enum step step = classify(
@@ -322,8 +339,21 @@ static enum step send_offsets(struct producer *s, struct txn *job) {
     return step;
 }
 
+/* Sending offsets takes no slices: beside brokers that don't answer it lasts a minute, whoever is
+ * told to stop. So a command sends its records first, which shows whether they answer. */
+static enum step await_answers(struct producer *s, struct txn *job) {
+    if (!s->told || !job->membership) return STEP_OK;
+    while (!s->refused && !job->topic && may_repeat(s) &&
+           rd_kafka_flush(s->producer, FLUSH_SLICE_MS) == RD_KAFKA_RESP_ERR__TIMED_OUT)
+        continue;
+    if (may_repeat(s)) return STEP_OK;
+    snprintf(job->error, sizeof job->error, "sending records: the brokers did not answer");
+    return STEP_FATAL;
+}
+
 static enum step fill(struct producer *s, struct txn *job) {
     enum step filled = fill_records(s, job);
+    if (filled == STEP_OK) filled = await_answers(s, job);
     if (filled != STEP_OK) return filled;
     crash_point(CRASH_TXN_INSIDE);
     return job->membership ? send_offsets(s, job) : STEP_OK;

@@ -65,6 +65,10 @@ struct txn *txn_new(void);
  * NULL when it has none (no generation, no member id): (-1, "") would be accepted without fencing.
  * The consumer's thread. */
 struct txn *txn_new_member(const struct consumer *);
+/* One that commits the group's offsets from outside of it, which the broker takes at any time and
+ * fences nothing of. So only for partitions that no member ever reads, and that nobody commits but
+ * a producer of this one name. NULL: librdkafka refuses the group. */
+struct txn *txn_new_outside(const char *group);
 void txn_free(struct txn *);              /* NULL is fine */
 struct txn_record *txn_add(struct txn *); /* zeroed; valid until the next add */
 void txn_offset(struct txn *, const char *topic, int32_t partition, int64_t offset,

@@ -71,9 +71,9 @@ static void learn(struct heads *h, const struct ledger_entry *e) {
 static bool is_head(const struct heads *h, const struct head_want *want,
                     const struct ledger_entry *e) {
     uint8_t hash[SHA256_LEN];
-    if (e->seq != want->seq || e->next != want->next || e->partition != want->partition ||
-        !str_is(e->topic, want->topic) || !str_is(e->group, h->group) ||
-        memcmp(e->hash, want->hash, SHA256_LEN) != 0)
+    if (e->seq != want->seq || (want->next >= 0 && e->next != want->next) ||
+        e->partition != want->partition || !str_is(e->topic, want->topic) ||
+        !str_is(e->group, h->group) || memcmp(e->hash, want->hash, SHA256_LEN) != 0)
         return false;
     sha256(e->canonical.p, e->canonical.n, hash);
     return memcmp(hash, e->hash, SHA256_LEN) == 0;

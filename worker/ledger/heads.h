@@ -13,7 +13,7 @@ struct head_want {
     char topic[TOPIC_MAX + 1];
     int32_t partition;
     uint64_t seq;
-    int64_t next;
+    int64_t next; /* -1: any */
     uint8_t hash[SHA256_LEN];
 };
 

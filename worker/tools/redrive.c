@@ -20,6 +20,7 @@
 #include "worker/kafka/reader.h"
 #include "worker/kafka/topic_settings.h"
 #include "worker/tools/command.h"
+#include "worker/tools/redrive_anchor.h"
 #include "worker/tools/redrive_send.h"
 
 #define BROKER_TIMEOUT_MS 30000
@@ -419,6 +420,19 @@ static void show_sent(void *context, uint64_t sent) {
              src->plan.n);
 }
 
+/* It has happened, anchored or not. */
+static void anchor(struct redrive *r, const struct source *src) {
+    struct buf err;
+    if (!r->cfg->anchor_bucket[0] || !r->signer || !src->sending.transactions) return;
+    buf_init(&err, 4096);
+    if (!redrive_anchor(r->cfg, src->sending.chains, r->signer, told, &err))
+        log_warn(
+            "the entries of this redrive could not be anchored: until the next one has anchored "
+            "its own, only the committed state shows that none is missing",
+            LOG_S("topic", src->name), LOG_MESSAGE(&err));
+    buf_free(&err);
+}
+
 static enum send_end send_source(struct redrive *r, struct source *src) {
     struct sending *in = &src->sending;
     in->cfg = r->cfg;
@@ -430,6 +444,7 @@ static enum send_end send_source(struct redrive *r, struct source *src) {
     in->progress = show_sent;
     enum send_end end = redrive_send(in, &r->err);
     progress_end(&r->report);
+    anchor(r, src);
     if (r->way == PLAN_DISCARD)
         log_info("discarded", LOG_S("topic", src->name), LOG_I("letters", in->sent),
                  LOG_I("selected", src->plan.n), LOG_I("transactions", in->transactions),

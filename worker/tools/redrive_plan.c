@@ -95,7 +95,8 @@ struct chain {
     uint64_t next_seq;
     uint8_t head[SHA256_LEN];
     struct spans seqs; /* of the entries seen */
-    bool introduced;   /* this process has written one */
+    bool introduced;   /* this process has written one: */
+    int64_t next;      /* of the last one */
 };
 
 struct gone {
@@ -280,9 +281,34 @@ bool chains_encode(const struct chains *c, enum fault fault, int32_t partition,
     return ledger_encode(&w, signer, out, ret_hash);
 }
 
-void chains_advance(struct chains *c, enum fault fault, int32_t partition,
+uint64_t chains_entries(const struct chains *c, enum fault fault, int32_t partition) {
+    return c->v[fault][partition].next_seq;
+}
+
+size_t chains_heads(const struct chains *c, size_t skip, struct anchor_head *ret, size_t most) {
+    size_t n = 0;
+    for (int f = FAULT_TENANT; f < FAULTS; f++)
+        for (int i = 0; i < c->n[f] && n < most; i++) {
+            const struct chain *chain = &c->v[f][i];
+            if (!chain->introduced) continue;
+            if (skip > 0) {
+                skip--;
+                continue;
+            }
+            struct anchor_head *h = &ret[n++];
+            *h = (struct anchor_head){.topic = str_c(c->topics[f]),
+                                      .partition = i,
+                                      .seq = chain->next_seq - 1,
+                                      .next = chain->next};
+            memcpy(h->hash, chain->head, SHA256_LEN);
+        }
+    return n;
+}
+
+void chains_advance(struct chains *c, enum fault fault, int32_t partition, int64_t next,
                     const uint8_t hash[SHA256_LEN]) {
     struct chain *chain = &c->v[fault][partition];
+    chain->next = next;
     chain->next_seq++;
     chain->introduced = true;
     memcpy(chain->head, hash, SHA256_LEN);

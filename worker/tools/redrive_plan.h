@@ -7,7 +7,7 @@
 
 #include "worker/base/table.h"
 #include "worker/kafka/retry.h"
-#include "worker/ledger/entry.h"
+#include "worker/ledger/anchor.h"
 #include "worker/tools/spans.h"
 
 #define FAULTS 4 /* of enum fault; FAULT_NONE has no topic */
@@ -54,7 +54,12 @@ struct chain_times {
 bool chains_encode(const struct chains *, enum fault, int32_t partition,
                    const struct ledger_item *items, size_t n, struct chain_times,
                    const struct ledger_signer *, struct buf *out, uint8_t ret_hash[SHA256_LEN]);
-void chains_advance(struct chains *, enum fault, int32_t partition, const uint8_t hash[SHA256_LEN]);
+void chains_advance(struct chains *, enum fault, int32_t partition, int64_t next,
+                    const uint8_t hash[SHA256_LEN]);
+/* Entries of the chain so far. */
+uint64_t chains_entries(const struct chains *, enum fault, int32_t partition);
+/* The heads of those that went on, in their order, but for the first so many; borrowed. */
+size_t chains_heads(const struct chains *, size_t skip, struct anchor_head *ret, size_t most);
 
 struct redrive_filter {
     enum fault fault;        /* FAULT_NONE: any */

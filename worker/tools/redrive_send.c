@@ -5,6 +5,7 @@
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
 #include "worker/kafka/client.h"
+#include "worker/kafka/meta.h"
 #include "worker/kafka/producer.h"
 
 #define RECORDS_MAX 500
@@ -30,6 +31,7 @@ struct outgoing {
 struct page {
     enum fault fault;
     int32_t partition;
+    int64_t next; /* of its window */
     struct str key, value;
     uint8_t hash[SHA256_LEN];
 };
@@ -87,7 +89,8 @@ static bool write_page(struct sender *s, const struct outgoing *const *v, size_t
         tell(in, &items[i]);
     }
     struct page *p = &s->pages[s->n_pages++];
-    *p = (struct page){.fault = v[0]->fault, .partition = v[0]->partition};
+    *p = (struct page){
+        .fault = v[0]->fault, .partition = v[0]->partition, .next = v[n - 1]->offset + 1};
     char key[TOPIC_MAX + 16];
     ledger_record_key(key, sizeof key, s->topics[p->fault], p->partition);
     p->key = (struct str){arena_strdup(&s->arena, str_c(key)), strlen(key)};
@@ -154,6 +157,15 @@ static void add_page(const struct sending *in, struct txn *txn, const struct pag
     to->value_len = p->value.n;
 }
 
+/* Where the chain ends, with the entry: so a ledger that lacks it shows. */
+static void add_end(const struct sender *s, struct txn *txn, const struct page *p) {
+    char text[META_MAX + 1];
+    struct meta meta = {.seq = chains_entries(s->in->chains, p->fault, p->partition) + 1};
+    memcpy(meta.head, p->hash, SHA256_LEN);
+    if (!meta_encode(&meta, text)) abort(); /* it has no windows that could be too many */
+    txn_offset(txn, s->topics[p->fault], p->partition, p->next, text);
+}
+
 /* Whether the same transaction may succeed now. */
 static bool may_succeed(const struct txn *txn, int *tries) {
     switch (txn->result) {
@@ -173,11 +185,18 @@ static bool may_succeed(const struct txn *txn, int *tries) {
 }
 
 static enum send_end transact(struct sender *s) {
-    struct txn *txn = txn_new();
+    struct txn *txn = txn_new_outside(s->in->cfg->group);
     int tries = 0;
+    if (!txn) {
+        buf_printf(s->err, "librdkafka refuses the group's name");
+        return SEND_FAILED;
+    }
     for (size_t i = 0; s->in->way != PLAN_DISCARD && i < s->n; i++)
         add_letter(s->in, txn, &s->v[i]);
-    for (size_t i = 0; i < s->n_pages; i++) add_page(s->in, txn, &s->pages[i]);
+    for (size_t i = 0; i < s->n_pages; i++) {
+        add_page(s->in, txn, &s->pages[i]);
+        add_end(s, txn, &s->pages[i]);
+    }
     producer_run(s->producer, txn);
     while (may_succeed(txn, &tries)) {
         log_warn("the transaction was aborted; it is tried again", LOG_S("topic", s->in->source),
@@ -203,7 +222,8 @@ static void forget(struct sender *s) {
 static void settled(struct sender *s) {
     struct sending *in = s->in;
     for (size_t i = 0; i < s->n_pages; i++)
-        chains_advance(in->chains, s->pages[i].fault, s->pages[i].partition, s->pages[i].hash);
+        chains_advance(in->chains, s->pages[i].fault, s->pages[i].partition, s->pages[i].next,
+                       s->pages[i].hash);
     in->sent += s->n;
     in->transactions++;
     forget(s);

@@ -161,13 +161,12 @@ static struct spot *spot_of(struct anchored *x, struct str topic, int32_t partit
     return s;
 }
 
-/* Whether the topic is the source or one of its retry topics. */
+/* Whether the topic is the source, or one of its retry or dead topics. */
 static bool is_ours(const struct anchored *x, struct str topic) {
     char name[TOPIC_MAX + 1];
     enum topic_kind kind;
     snprintf(name, sizeof name, "%.*s", (int)topic.n, topic.p);
-    return topic_is_of(name, x->snapshot->source, &kind) &&
-           (kind == TOPIC_SOURCE || kind == TOPIC_RETRY);
+    return topic_is_of(name, x->snapshot->source, &kind) && kind != TOPIC_LEDGER;
 }
 
 static const struct ledger_pubkey *key_named(const struct anchored *x, const char *id) {

@@ -584,7 +584,7 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     if (c->expected && c->row.has_meta && e.seq + 1 == c->row.meta_seq && intact &&
         memcmp(e.hash, c->row.meta_head, SHA256_LEN) == 0) {
         c->head_found = true;
-        if (c->kind != CHAIN_DEAD && e.next != c->row.committed)
+        if (e.next != c->row.committed)
             chain_say(&a->judge, c, "offset-differs", e.next,
                       "the ledger's head ends at %" PRId64
                       ", the group's committed offset is %" PRId64,

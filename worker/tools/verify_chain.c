@@ -46,8 +46,8 @@ void chain_open(struct judge *j, struct chain *c) {
     for (; c->n_keys < j->opts.n_keys && c->n_keys < CHAIN_KEYS_MAX; c->n_keys++)
         c->keys[c->n_keys].pub = j->opts.keys[c->n_keys];
     if (c->kind == CHAIN_FOREIGN)
-        chain_say(j, c, "foreign", -1, "this topic is neither %s nor one of its retry and dead topics",
-                  j->opts.source);
+        chain_say(j, c, "foreign", -1,
+                  "this topic is neither %s nor one of its retry and dead topics", j->opts.source);
 }
 
 void chain_free(struct chain *c) {
@@ -97,13 +97,14 @@ static bool is_zero(const uint8_t hash[SHA256_LEN]) {
 static enum chain_answer begin(struct judge *j, struct chain *c, const struct ledger_entry *e) {
     if (e->seq > 0 && !j->opts.partial)
         chain_say(j, c, "begins-late", e->first,
-            "the first entry found is number %" PRIu64 ": those before it are missing", e->seq);
+                  "the first entry found is number %" PRIu64 ": those before it are missing",
+                  e->seq);
     if (e->seq == 0 && !is_zero(e->prev))
         chain_say(j, c, "chain-broken", e->first,
-            "entry 0 names a previous entry, and there is none before it");
+                  "entry 0 names a previous entry, and there is none before it");
     if (e->seq == 0 && e->anew)
         chain_say(j, c, "chain-broken", e->first,
-            "entry 0 says that the topic was made anew, and nothing was before it");
+                  "entry 0 says that the topic was made anew, and nothing was before it");
     push_link(c, e);
     c->begun = true;
     c->row.first = e->first;
@@ -115,8 +116,8 @@ static enum chain_answer again(struct judge *j, struct chain *c, const struct le
     uint8_t same[SHA256_LEN];
     const struct chain_link *earlier = link_of(c, e->seq, NULL);
     if (!earlier) {
-        chain_say(j, c, "out-of-order", e->first, "entry %" PRIu64 " stands after entry %" PRIu64, e->seq,
-            c->row.last_seq);
+        chain_say(j, c, "out-of-order", e->first, "entry %" PRIu64 " stands after entry %" PRIu64,
+                  e->seq, c->row.last_seq);
         return CHAIN_REFUSED;
     }
     if (link_of(c, e->seq, e->hash)) {
@@ -129,12 +130,12 @@ static enum chain_answer again(struct judge *j, struct chain *c, const struct le
     push_link(c, e); /* the chain may go on from either */
     if (equal) {
         chain_say(j, c, "repeated", e->first,
-            "entry %" PRIu64 " is repeated with the same outcomes and other times", e->seq);
+                  "entry %" PRIu64 " is repeated with the same outcomes and other times", e->seq);
         c->row.repeats++;
         return CHAIN_REPEAT;
     }
     chain_say(j, c, "altered", e->first, "there are two entries %" PRIu64 " with different content",
-        e->seq);
+              e->seq);
     return CHAIN_REFUSED;
 }
 
@@ -157,7 +158,7 @@ static bool fits(const struct chain *c, const struct ledger_entry *e) {
 }
 
 enum chain_answer chain_add(struct judge *j, struct chain *c, const struct ledger_entry *e,
-                                   bool intact) {
+                            bool intact) {
     if (!intact && !fits(c, e)) return CHAIN_REFUSED;
     if (!c->begun) return begin(j, c, e);
     uint64_t last = c->row.last_seq;
@@ -165,16 +166,16 @@ enum chain_answer chain_add(struct judge *j, struct chain *c, const struct ledge
     const struct chain_link *parent = link_of(c, last, e->prev);
     if (e->seq > last + 1)
         chain_say(j, c, "missing", c->row.next,
-            "entries %" PRIu64 " to %" PRIu64 " are missing: records %" PRId64 " up to %" PRId64
-            " have no outcome",
-            last + 1, e->seq - 1, c->row.next, e->first);
+                  "entries %" PRIu64 " to %" PRIu64 " are missing: records %" PRId64
+                  " up to %" PRId64 " have no outcome",
+                  last + 1, e->seq - 1, c->row.next, e->first);
     else if (!parent)
         chain_say(j, c, "chain-broken", e->first,
-            "entry %" PRIu64 " does not name the hash of the entry before it", e->seq);
+                  "entry %" PRIu64 " does not name the hash of the entry before it", e->seq);
     else if (!follows(c, parent, e))
         chain_say(j, c, parent->next < joint(e) ? "gap" : "overlap", parent->next,
-            "entry %" PRIu64 " begins at %" PRId64 ", the one before it ends at %" PRId64, e->seq,
-            joint(e), parent->next);
+                  "entry %" PRIu64 " begins at %" PRId64 ", the one before it ends at %" PRId64,
+                  e->seq, joint(e), parent->next);
     push_link(c, e);
     return CHAIN_NEW;
 }
@@ -202,7 +203,7 @@ static void rotate(struct judge *j, struct chain *c, const struct ledger_entry *
         wrong = "the chain has too many keys";
     if (wrong) {
         chain_say(j, c, "rotation-refused", e->first, "key %s names %s as its successor: %s",
-            e->rotate_from, next->id, wrong);
+                  e->rotate_from, next->id, wrong);
         return;
     }
     old->retired = true;
@@ -224,12 +225,12 @@ static bool check_signed(struct judge *j, struct chain *c, const struct ledger_e
     struct chain_key *key = key_named(c, e->key);
     if (!key) {
         chain_say(j, c, "unknown-key", e->first,
-            "entry %" PRIu64 " is signed by key %s, which is not among those given", e->seq,
-            e->key);
+                  "entry %" PRIu64 " is signed by key %s, which is not among those given", e->seq,
+                  e->key);
         return false;
     } else if (!ledger_pubkey_check(&key->pub, e->hash, SHA256_LEN, e->sig)) {
         chain_say(j, c, "bad-signature", e->first, "entry %" PRIu64 "'s signature is not key %s's",
-            e->seq, e->key);
+                  e->seq, e->key);
         return false;
     } else if (key->retired) {
         if (c->retired_tail++ == 0) c->retired_first = e->first;
@@ -245,11 +246,11 @@ bool chain_check_signature(struct judge *j, struct chain *c, const struct ledger
         return !c->n_keys || check_signed(j, c, e);
     } else if (c->row.signed_entries && c->n_keys) {
         chain_say(j, c, "unsigned", e->first,
-            "entry %" PRIu64 " is not signed, and entries before it are", e->seq);
+                  "entry %" PRIu64 " is not signed, and entries before it are", e->seq);
     } else if (c->until && e->seq >= c->until && c->n_keys) {
         chain_say(j, c, "unsigned", e->first,
-            "entry %" PRIu64 " is not signed, and signing began with entry %" PRIu64, e->seq,
-            c->until);
+                  "entry %" PRIu64 " is not signed, and signing began with entry %" PRIu64, e->seq,
+                  c->until);
     } else {
         c->unsigned_prefix++;
     }
@@ -262,17 +263,17 @@ static void finish_beginning(struct judge *j, struct chain *c) {
     uint64_t n = c->unsigned_prefix, begun = c->row.last_seq + 1;
     if (c->until && (c->row.signed_entries ? n > 0 : c->until == begun))
         chain_say(j, c, "unsigned-until", c->row.first,
-            "%" PRIu64 " entries are not signed: signing began with entry %" PRIu64
-            ", so --unsigned-until says",
-            n, c->until);
+                  "%" PRIu64 " entries are not signed: signing began with entry %" PRIu64
+                  ", so --unsigned-until says",
+                  n, c->until);
     else if (!c->row.signed_entries)
         chain_say(j, c, "unsigned", c->row.first, "no entry is signed");
     else if (n)
         chain_say(j, c, "unsigned-beginning", c->row.first,
-            "the first %" PRIu64
-            " entries are not signed, and anybody could have written them; did signing begin "
-            "after them (--unsigned-until %s/%d@%" PRIu64 ")?",
-            n, c->topic, (int)c->row.partition, c->signed_from);
+                  "the first %" PRIu64
+                  " entries are not signed, and anybody could have written them; did signing begin "
+                  "after them (--unsigned-until %s/%d@%" PRIu64 ")?",
+                  n, c->topic, (int)c->row.partition, c->signed_from);
 }
 
 static void finish_signatures(struct judge *j, struct chain *c) {
@@ -280,13 +281,14 @@ static void finish_signatures(struct judge *j, struct chain *c) {
     finish_beginning(j, c);
     if (c->retired_tail)
         chain_say(j, c, "retired-key", c->retired_first,
-            "the last %" PRIu64 " entries are signed by a key that was replaced before",
-            c->retired_tail);
+                  "the last %" PRIu64 " entries are signed by a key that was replaced before",
+                  c->retired_tail);
 }
 
 /* ---- the end ---- */
 
-/* Each entry is settled with the offset and the metadata that count it. Dead topics have none. */
+/* Each entry is settled with the offset and the metadata that count it. Of dead topics, which no
+ * member of the group reads, the broker forgets these after a time. */
 bool chain_is_ahead(const struct chain *c) {
     return c->begun && c->known_now && c->kind != CHAIN_DEAD && c->row.last_seq >= c->seq_now;
 }
@@ -296,14 +298,15 @@ static void finish_committed(struct judge *j, struct chain *c) {
     if (!chain_is_ahead(c)) return;
     if (!c->has_now)
         chain_say(j, c, "committed-missing", c->row.next,
-            "the group has committed %s of this partition, and the ledger has %" PRIu64
-            " entries of it: where they end can't be known",
-            c->row.committed < 0 ? "nothing" : "no metadata of runsink's", c->row.last_seq + 1);
+                  "the group has committed %s of this partition, and the ledger has %" PRIu64
+                  " entries of it: where they end can't be known",
+                  c->row.committed < 0 ? "nothing" : "no metadata of runsink's",
+                  c->row.last_seq + 1);
     else
         chain_say(j, c, "committed-older", c->row.next,
-            "the group has committed %" PRIu64 " entries, and the ledger has %" PRIu64
-            ": the committed state was put back, or entries were added",
-            c->seq_now, c->row.last_seq + 1);
+                  "the group has committed %" PRIu64 " entries, and the ledger has %" PRIu64
+                  ": the committed state was put back, or entries were added",
+                  c->seq_now, c->row.last_seq + 1);
 }
 
 void chain_finish(struct judge *j, struct chain *c) {
@@ -315,23 +318,24 @@ void chain_finish(struct judge *j, struct chain *c) {
     if (!row->has_meta) {
         if (row->committed > end)
             chain_say(j, c, "truncated", end,
-                "the ledger ends at %" PRId64 ", the group's committed offset is %" PRId64
-                " (with metadata that is not runsink's)",
-                end, row->committed);
+                      "the ledger ends at %" PRId64 ", the group's committed offset is %" PRId64
+                      " (with metadata that is not runsink's)",
+                      end, row->committed);
     } else if (row->meta_seq == 0 || c->head_found) {
         return;
     } else if (!c->begun) {
         chain_say(j, c, "truncated", 0,
-            "the ledger has no entry, the group has settled %" PRIu64 " up to %" PRId64,
-            row->meta_seq, row->committed);
+                  "the ledger has no entry, the group has settled %" PRIu64 " up to %" PRId64,
+                  row->meta_seq, row->committed);
     } else if (row->last_seq + 1 < row->meta_seq) {
         chain_say(j, c, "truncated", end,
-            "the ledger ends after %" PRIu64 " entries at %" PRId64
-            ", the group has settled %" PRIu64 " up to %" PRId64,
-            row->last_seq + 1, end, row->meta_seq, row->committed);
+                  "the ledger ends after %" PRIu64 " entries at %" PRId64
+                  ", the group has settled %" PRIu64 " up to %" PRId64,
+                  row->last_seq + 1, end, row->meta_seq, row->committed);
     } else if (row->entries) {
         chain_say(j, c, "head-differs", row->committed,
-            "entry %" PRIu64 " is not the one whose hash is in the group's committed metadata",
-            row->meta_seq - 1);
+                  "entry %" PRIu64
+                  " is not the one whose hash is in the group's committed metadata",
+                  row->meta_seq - 1);
     }
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "worker/base/table.h"
+#include "worker/kafka/topic_names.h"
 #include "worker/ledger/heads.h"
 
 /* One end of what is known of a chain. */
@@ -20,7 +21,7 @@ struct edge {
     int32_t partition;
     bool settled; /* the group has committed entries: */
     struct link head;
-    int64_t end;             /* where the entry that has to stand before ends */
+    int64_t end;             /* where the entry that has to stand before ends; -1: anywhere */
     bool begun;              /* there are entries of that time: */
     struct link twin;        /* of last, which the chain may go on from as well */
     struct link first, last; /* first: its prev */
@@ -129,7 +130,10 @@ void margin_after(struct margin *m, struct str value) {
     if (!e->begun) {
         e->after = true;
         e->next = link_of(entry.seq, entry.prev);
-        e->end = entry.anew ? entry.before : entry.first;
+        /* Windows of dead topics don't follow one another. */
+        e->end = topic_dead_fault(e->topic) != FAULT_NONE ? -1
+                 : entry.anew                             ? entry.before
+                                                          : entry.first;
     } else {
         e->after =
             entry.seq == e->last.seq + 1 &&
