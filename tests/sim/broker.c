@@ -17,6 +17,7 @@ struct task {
     struct about about;
 };
 
+#define FOUND 509
 static struct cluster {
     struct broker_faults faults;
     bool calm;
@@ -26,6 +27,7 @@ static struct cluster {
     size_t n_places;
     struct journal **journals; /* a topic's partitions stand together, in order */
     size_t n_journals;
+    struct journal *found[FOUND]; /* by a hash of the name: what was looked for last */
     struct journal **graves; /* of topics that were made anew: what was fetched is still read */
     size_t n_graves;
     uint64_t numbers;
@@ -136,11 +138,17 @@ struct journal *journal_at(size_t index) {
     return index < cluster.n_journals ? cluster.journals[index] : NULL;
 }
 
+static bool is_named(const struct journal *j, const char *topic, int32_t partition) {
+    return j && j->id == partition && strcmp(j->topic, topic) == 0;
+}
+
 struct journal *journal_find(const char *topic, int32_t partition) {
-    for (size_t i = 0; i < cluster.n_journals; i++) {
-        struct journal *j = cluster.journals[i];
-        if (j->id == partition && strcmp(j->topic, topic) == 0) return j;
-    }
+    uint32_t hash = (uint32_t)partition;
+    for (const char *c = topic; *c; c++) hash = hash * 31 + (unsigned char)*c;
+    struct journal **found = &cluster.found[hash % FOUND];
+    if (is_named(*found, topic, partition)) return *found;
+    for (size_t i = 0; i < cluster.n_journals; i++)
+        if (is_named(cluster.journals[i], topic, partition)) return *found = cluster.journals[i];
     return NULL;
 }
 

@@ -17,25 +17,37 @@ bool ends_in(const char *text, const char *end) {
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
+/* A stream of gzip ends with the length of what is in it; the most that deflate makes of a byte is
+ * 1,032. */
 static struct str inflate(struct str body) {
-    struct libdeflate_decompressor *d = libdeflate_alloc_decompressor();
-    size_t size = 64 + 200 * body.n, n = 0;
+    static struct libdeflate_decompressor *d;
+    size_t size = 0, n = 0;
+    if (!d) d = libdeflate_alloc_decompressor();
+    for (size_t i = 1; i <= 4 && i <= body.n; i++)
+        size = size << 8 | (unsigned char)body.p[body.n - i];
+    if (size > 1032 * body.n) world_fail("a body is no gzip: it says %zu bytes", size);
     char *plain = xmalloc(size);
     if (libdeflate_gzip_decompress(d, body.p, body.n, plain, size, &n) != LIBDEFLATE_SUCCESS)
         world_fail("a body is no gzip");
-    libdeflate_free_decompressor(d);
+    return (struct str){plain, n};
+}
+
+static struct str unpack_zstd(struct str body) {
+    static ZSTD_DCtx *d;
+    if (!d) d = ZSTD_createDCtx();
+    unsigned long long size = ZSTD_getFrameContentSize(body.p, body.n);
+    if (size >= ZSTD_CONTENTSIZE_ERROR) world_fail("a body is no zstd, or does not say its length");
+    char *plain = xmalloc(size);
+    size_t n = ZSTD_decompressDCtx(d, plain, size, body.p, body.n);
+    if (ZSTD_isError(n)) world_fail("a body is no zstd");
     return (struct str){plain, n};
 }
 
 /* What the body of this key is without compression; malloc's. */
 struct str body_unpack(const char *key, struct str body) {
     if (ends_in(key, ".gz")) return inflate(body);
-    if (!ends_in(key, ".zst")) return (struct str){xstrndup(body.p, body.n), body.n};
-    size_t size = 64 + 2000 * body.n;
-    char *plain = xmalloc(size);
-    size_t n = ZSTD_decompress(plain, size, body.p, body.n);
-    if (ZSTD_isError(n)) world_fail("a body is no zstd");
-    return (struct str){plain, n};
+    if (ends_in(key, ".zst")) return unpack_zstd(body);
+    return (struct str){xstrndup(body.p, body.n), body.n};
 }
 
 bool body_is_batch(const char *key) {

@@ -18,6 +18,7 @@
 #include "tests/sim/second.h"
 #include "tests/sim/shrink.h"
 #include "tests/sim/store.h"
+#include "worker/base/gzip.h"
 #include "worker/base/log.h"
 
 #define SETTLED_S 1200 /* after the end of all trouble */
@@ -313,6 +314,7 @@ static void warm_up(void) {
     EVP_MD_free(EVP_MD_fetch(NULL, "MD5", NULL));
     EVP_MAC_free(EVP_MAC_fetch(NULL, "HMAC", NULL));
     fleet_make_key();
+    for (int level = 1; level <= GZIP_LEVEL_MAX; level++) gzip_new(level);
 }
 
 /* Begins anew with an allocator that keeps what it has, in huge pages: a third of a seed's time
