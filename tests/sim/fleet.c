@@ -389,9 +389,9 @@ static void look_at_budget(const struct process *p, const struct lane *lane, boo
     if (!*whole) judge_held(lane->held, most);
 }
 
-static void look_at_standing(const struct lane *lane, int *ticks) {
+static void look_at_standing(const struct process *p, const struct lane *lane, int *ticks) {
     *ticks = dispatch_saturated(lane->dispatch) ? *ticks + 1 : 0;
-    judge_standing(*ticks * TICK_MS);
+    judge_standing(*ticks * TICK_MS, p->until_end);
 }
 
 /* Somebody has the status page open. */
@@ -405,7 +405,7 @@ static void ask_lanes(const struct process *p) {
 
 static void tick(struct process *p, int ticks) {
     for (int i = 0; i < p->n_lanes; i++) {
-        look_at_standing(p->lanes[i], &p->stands[i]);
+        look_at_standing(p, p->lanes[i], &p->stands[i]);
         look_at_budget(p, p->lanes[i], &p->whole[i]);
         look_at_windows(p, p->lanes[i]);
     }

@@ -86,11 +86,10 @@ static void each_record(const char *topic, record_fn *fn) {
 }
 
 void judge_all(void) {
-    judge_deaths();
-
     for (int i = 0; i < fleet_topics(); i++)
         if (ends_in(fleet_topic(i), ".ledger")) each_record(fleet_topic(i), judge_entry);
     chains_judge();
+    judge_deaths();
     for (int i = 0; i < fleet_topics(); i++) {
         if (strstr(fleet_topic(i), ".retry.")) each_record(fleet_topic(i), judge_parked);
         if (strstr(fleet_topic(i), ".dead.")) each_record(fleet_topic(i), judge_letter);

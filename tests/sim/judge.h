@@ -38,7 +38,7 @@ bool judge_may_expire(const char *topic, int32_t partition);
 /* A lane has ended in good order and still holds so many bytes of its budget, or holds too many. */
 void judge_held(size_t held, size_t most);
 /* A lane has read nothing for so long, since too much waits for one destination. */
-void judge_standing(int64_t ms);
+void judge_standing(int64_t ms, bool until_end);
 /* A lane has so many windows of a partition that are not settled, those that an earlier owner
  * declared left out. */
 void judge_windows(const char *topic, int32_t partition, size_t open, size_t most);

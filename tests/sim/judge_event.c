@@ -16,11 +16,19 @@ static bool may_be_dead(const struct event *e) {
     return p->sickness != WELL || (!p->steady && plan.store_faults);
 }
 
+/* What kills once it is built or sent never is where its place is shut off for as long as its
+ * window lasts: then it dies of that. */
+static bool kills_later(const struct event *e) {
+    static const char decode[] = "hook:kill-decode";
+    return e->fate == FATE_POISON && !memmem(e->value.p, e->value.n, decode, sizeof decode - 1);
+}
+
 /* P5. What has died was tried for as long as there was a next attempt within its window. */
 static void judge_death(const struct event *e) {
     static const char *const faults[] = {
         [FATE_DELIVERED] = "tenant", [FATE_SKIPPED] = "", [FATE_DEAD] = "data", [FATE_POISON] = ""};
     bool poison = strcmp(e->why, "poison") == 0;
+    if (kills_later(e) && may_be_dead(e) && strcmp(e->fault, "tenant") == 0) return;
     if (strcmp(e->why, "refused-by-topic") == 0 && may_be_refused(e)) return;
     if (!poison && strcmp(e->fault, faults[e->fate]) != 0)
         world_fail("P4: event %d is dead of fault %s (%s)", e->number, e->fault, e->why);
@@ -100,10 +108,11 @@ void judge_event(const struct event *e) {
 #define DEPLOY_S 15
 
 /* What its own queue has no room for goes round: it is parked with its window, which may hold a
- * request that nobody answers. What goes round for others may fill a budget of some records. */
+ * request that nobody answers. What goes round for others may fill a budget of some records,
+ * which is less than an operator may set. */
 static int64_t round_us(const struct event *e) {
     bool small = plan.budget_kib < SMALL_KIB;
-    if (plan.waiting >= PLENTY || (!e->rounds && !small)) return 0;
+    if (!small && (plan.waiting >= PLENTY || !e->rounds)) return 0;
     return PARKED_S * WORLD_S + e->rounds * plan.timeout_ms * WORLD_MS;
 }
 
