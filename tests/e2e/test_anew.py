@@ -1,6 +1,7 @@
 """A source topic that is deleted and made anew under its name: all of the new one is delivered once, and the ledger's chain goes over to
 it, in both verifiers' eyes."""
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -224,6 +225,63 @@ class Anew(rig.Case):
                 self.deliver(worker, "new", "newer")
                 self.assertEqual(0, worker.stop(), worker.tail())
                 self.assertLost(worker, retry, [])
+
+    def replace(self, worker, topic, refill):
+        """Deletes the topic and makes it anew, with more records than the old one had, before the worker can look at anything."""
+        worker.process.send_signal(signal.SIGSTOP)
+        try:
+            self.delete(topic)
+            self.make(topic)
+            refill()
+        finally:
+            worker.process.send_signal(signal.SIGCONT)
+
+    def test_filled_past_the_old_end_at_once(self):
+        """and the worker reads on there: its first records come all the same"""
+        settings = self.settings()
+        settings["kafka"]["topic.metadata.refresh.interval.ms"] = 60000
+        worker = self.worker(settings)
+        for times, n in enumerate((8, 20, 60), 1):
+            names = sorted([*(f"{times}-{i:02}" for i in range(n)), f"{times}-other"])
+
+            def refill():
+                self.send(*names[:-1])
+                self.send(names[-1], partition=1)
+            if times == 1:
+                refill()
+            else:
+                self.replace(worker, self.topic, refill)
+            rig.await_(f"all of {times}", 60, lambda: all(set(names) <= set(got) for got in self.got(f"{times}-")), worker)
+            self.until_settled(worker)
+            self.assertEqual(names, self.got(f"{times}-")[1])  # a webhook may be called again
+            self.assertEqual(times > 1, worker.says("deleted and made anew"), worker.tail())
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertSound(worker, 2)
+
+    def test_retry_topic_filled_past_the_old_end_at_once(self):
+        """each of the new one's records is tried again, and none of them twice"""
+        settings = self.settings(retry__delays="1s", retry__window__webhook="600s")
+        settings["kafka"]["topic.metadata.refresh.interval.ms"] = 60000
+        retry = self.topic + ".retry.1s"
+        worker = self.worker(settings)
+        self.park(worker, "through")
+        self.deliver(worker, "through")
+        was = self.kafka.consume(retry)[0]
+        for times in (1, 2):
+            names = [f"new-{times}-{i:02}" for i in range(times * 8)]
+            for name in names:
+                self.receiver.play("/" + name, 200)
+
+            def refill():
+                for number, name in enumerate(names):
+                    headers = {**was.headers, "runsink-origin": f"{self.topic}/{was.partition}/{1000 * times + number}"}
+                    self.kafka.produce(retry, [(was.key, was.value.replace(b"/through", b"/" + name.encode()))], was.partition, headers.items())
+            self.replace(worker, retry, refill)
+            rig.await_(f"all of {times}", 30, lambda: all(self.receiver.to("/" + name) for name in names), worker)
+            self.until_settled(worker)
+            rig.await_("nothing waits", 30, self.quiet, worker)
+            self.assertEqual([1] * len(names), [len(self.receiver.to("/" + name)) for name in names], worker.tail())
+        self.assertEqual(0, worker.stop(), worker.tail())
 
     def test_batches_of_the_same_offsets(self):
         """on the same day: the new topic's objects lie beside the old one's"""

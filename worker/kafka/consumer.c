@@ -663,6 +663,28 @@ static bool is_member(const char *metadata, size_t n) {
     return generation >= 0;
 }
 
+static bool ask_gone(const struct consumer *c, const struct txn *t) {
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new((int)t->n_offsets);
+    bool gone = false;
+    for (size_t i = 0; i < t->n_offsets; i++)
+        if (t->offsets[i].follows)
+            rd_kafka_topic_partition_list_add(list, t->offsets[i].topic, t->offsets[i].partition);
+    bool told = list->cnt && !rd_kafka_committed(c->rk, list, CONSUMER_COMMITTED_MS / 2);
+    for (size_t i = 0, at = 0; told && i < t->n_offsets; i++) {
+        struct txn_offset *o = &t->offsets[i];
+        if (!o->follows) continue;
+        struct committed now = committed_of(&list->elems[at++]);
+        o->gone = now.known && now.offset < 0;
+        gone = gone || o->gone;
+    }
+    rd_kafka_topic_partition_list_destroy(list);
+    return gone;
+}
+
+bool consumer_misses(const struct consumer *c, struct txn *t) {
+    return ask_gone(c, t) && ask_gone(c, t);
+}
+
 struct txn *txn_new_member(const struct consumer *c) {
     rd_kafka_consumer_group_metadata_t *m = rd_kafka_consumer_group_metadata(c->rk);
     char *member = rd_kafka_memberid(c->rk);
@@ -675,6 +697,7 @@ struct txn *txn_new_member(const struct consumer *c) {
         t->membership = xmalloc(n);
         memcpy(t->membership, bytes, n);
         t->membership_len = n;
+        t->consumer = c;
     }
     if (e) rd_kafka_error_destroy(e);
     if (m) rd_kafka_consumer_group_metadata_destroy(m);

@@ -1,5 +1,6 @@
 #include "worker/kafka/producer.h"
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include "worker/base/crash.h"
 #include "worker/base/log.h"
 #include "worker/kafka/client.h"
+#include "worker/kafka/consumer.h"
 #include "worker/kafka/rights.h"
 
 #define CALL_TIMEOUT_MS 5000
@@ -64,7 +66,7 @@ struct producer {
 
 /* ---- the transaction: the producer's thread, or the command's ---- */
 
-enum step { STEP_OK, STEP_RETRY, STEP_ABORT, STEP_STALE, STEP_FATAL };
+enum step { STEP_OK, STEP_RETRY, STEP_ABORT, STEP_STALE, STEP_GONE, STEP_FATAL };
 
 static bool is_fencing(rd_kafka_resp_err_t code) {
     return code == RD_KAFKA_RESP_ERR__FENCED || code == RD_KAFKA_RESP_ERR_PRODUCER_FENCED ||
@@ -351,12 +353,22 @@ static enum step await_answers(struct producer *s, struct txn *job) {
     return STEP_FATAL;
 }
 
+static void name_gone(struct txn *job) {
+    const struct txn_offset *o = job->offsets;
+    while (!o->gone) o++;
+    snprintf(job->error, sizeof job->error,
+             "what was committed of %s/%" PRId32 " is not there any more", o->topic, o->partition);
+}
+
 static enum step fill(struct producer *s, struct txn *job) {
     enum step filled = fill_records(s, job);
     if (filled == STEP_OK) filled = await_answers(s, job);
     if (filled != STEP_OK) return filled;
     crash_point(CRASH_TXN_INSIDE);
-    return job->membership ? send_offsets(s, job) : STEP_OK;
+    if (!job->membership) return STEP_OK;
+    if (!job->consumer || !consumer_misses(job->consumer, job)) return send_offsets(s, job);
+    name_gone(job);
+    return STEP_GONE;
 }
 
 /* Sorts out which records are refused for themselves: those that were alone, and those that never
@@ -410,6 +422,7 @@ static enum producer_state initialise(struct producer *s, struct txn *ret) {
         return PRODUCER_STARTING;
     case STEP_ABORT:
     case STEP_STALE:
+    case STEP_GONE:
     case STEP_FATAL:
         break;
     }
@@ -451,6 +464,7 @@ static enum txn_result give_up(struct producer *s, struct txn *job, enum step wh
     if (denied && !job->topic) name_denied(s, job);
     if (s->refused) return judge(s, job);
     if (job->topic) return TXN_TOPIC;
+    if (why == STEP_GONE) return TXN_GONE;
     return why == STEP_STALE || step == STEP_STALE ? TXN_STALE : TXN_AGAIN;
 }
 

@@ -24,12 +24,13 @@ struct txn_record *txn_add(struct txn *t) {
     return r;
 }
 
-void txn_offset(struct txn *t, const char *topic, int32_t partition, int64_t offset,
-                const char *metadata) {
+struct txn_offset *txn_offset(struct txn *t, const char *topic, int32_t partition, int64_t offset,
+                              const char *metadata) {
     t->offsets = xgrow(t->offsets, t->n_offsets, sizeof *t->offsets);
-    t->offsets[t->n_offsets++] =
-        (struct txn_offset){.topic = arena_strdup(&t->arena, str_c(topic)),
-                            .metadata = arena_strdup(&t->arena, str_c(metadata)),
-                            .partition = partition,
-                            .offset = offset};
+    struct txn_offset *o = &t->offsets[t->n_offsets++];
+    *o = (struct txn_offset){.topic = arena_strdup(&t->arena, str_c(topic)),
+                             .metadata = arena_strdup(&t->arena, str_c(metadata)),
+                             .partition = partition,
+                             .offset = offset};
+    return o;
 }

@@ -17,6 +17,8 @@ enum txn_result {
     TXN_TOPIC,   /* aborted: `topic` can't be written now; what needs no record there can be
                        settled without */
     TXN_STALE,   /* aborted: our membership is out of date; wait for the rebalance callback */
+    TXN_GONE,    /* aborted: what was committed for the offsets with `gone` set is not there any
+                    more, so their topics may have been deleted */
     TXN_UNKNOWN, /* fatal: may or may not have happened; start the lane anew from the committed
                        offsets */
 };
@@ -38,10 +40,15 @@ struct txn_record {
     size_t fanout;
 };
 
+/* To commit. A topic that is deleted takes its commits along, so one that is missing tells of a
+ * topic that was made anew since it was read: at any later time this transaction's would stand
+ * there. */
 struct txn_offset {
     const char *topic, *metadata;
     int32_t partition;
     int64_t offset;
+    bool follows; /* one that is committed already, which is looked at before */
+    bool gone;    /* with TXN_GONE */
 };
 
 struct txn {
@@ -50,6 +57,7 @@ struct txn {
     size_t n_records;
     struct txn_offset *offsets;
     size_t n_offsets;
+    const struct consumer *consumer; /* whose membership it is, NULL: no consumer's; borrowed */
     void *membership; /* the group's metadata, serialised; NULL: it commits no offsets */
     size_t membership_len;
     enum txn_result result;
@@ -71,7 +79,8 @@ struct txn *txn_new_member(const struct consumer *);
 struct txn *txn_new_outside(const char *group);
 void txn_free(struct txn *);              /* NULL is fine */
 struct txn_record *txn_add(struct txn *); /* zeroed; valid until the next add */
-void txn_offset(struct txn *, const char *topic, int32_t partition, int64_t offset,
-                const char *metadata); /* copied */
+/* Topic and metadata are copied; valid until the next one. */
+struct txn_offset *txn_offset(struct txn *, const char *topic, int32_t partition, int64_t offset,
+                              const char *metadata);
 
 #endif

@@ -84,6 +84,8 @@ void assignment_anew(struct partition *p, int64_t low) {
     p->pin = true;
     p->durable = false;
     p->doubts = 0;
+    p->at_first = false;
+    p->unsure_ms = 0;
     p->opened_ms = 0;
     p->high_seen = -1;
     p->high_stale = vitals_high(p);
@@ -147,27 +149,34 @@ void assignment_doubt(struct lane *lane, const char *topic) {
         if (p->durable && !p->doubts && strcmp(p->topic, topic) == 0) p->doubts = 1;
 }
 
+static void ask_in_doubt(const struct lane *lane, struct partition *p) {
+    if (!p->doubts || p->doubting || lane->now_ms - p->asked_ms < ASK_AGAIN_MS) return;
+    feed_ask_committed(p->feed);
+    p->doubting = true;
+    p->asked_ms = lane->now_ms;
+}
+
+bool assignment_is_sure(const struct lane *lane, struct partition *p, int64_t since_ms) {
+    if (!p->durable || p->sure_ms >= since_ms) return true;
+    if (!p->doubts) p->doubts = 1;
+    ask_in_doubt(lane, p);
+    return false;
+}
+
 /* A commit that is gone while we are a member went with its topic. Asked twice: it is not to be
  * concluded from one answer that was lost. */
 static void take_doubt(struct lane *lane, struct partition *p, const struct committed *c) {
-    if (!p->doubting || !p->doubts) return;
+    if (!p->doubting) return;
     p->doubting = false;
-    if (!c->known) return;
+    if (!p->doubts || !c->known) return;
     p->doubts = c->offset >= 0 || !p->durable ? 0 : p->doubts + 1;
+    if (!p->doubts) p->sure_ms = p->asked_ms;
     if (p->doubts < 3) return;
     p->doubts = 0;
+    p->durable = false;
     p->vanished = true;
     p->seek_ms = lane->now_ms;
     assignment_doubt(lane, p->topic);
-}
-
-static void ask_in_doubt(struct lane *lane) {
-    for (struct partition *p = lane->partitions; p; p = p->next) {
-        if (!p->doubts || p->doubting || lane->now_ms - p->asked_ms < ASK_AGAIN_MS) continue;
-        feed_ask_committed(p->feed);
-        p->doubting = true;
-        p->asked_ms = lane->now_ms;
-    }
 }
 
 static void take_committed(struct lane *lane, struct partition *p, const struct committed *c) {
@@ -267,5 +276,5 @@ static void ask_unloaded(struct lane *lane) {
 
 void assignment_poll(struct lane *lane) {
     ask_unloaded(lane);
-    ask_in_doubt(lane);
+    for (struct partition *p = lane->partitions; p; p = p->next) ask_in_doubt(lane, p);
 }

@@ -22,6 +22,9 @@ void assignment_begin(struct partition *, int64_t offset);
 /* The chain goes on from an entry that somebody else has written, which ends at next: it has to be
  * proved before anything is signed (proof.c). */
 void assignment_prove(const struct lane *, struct partition *, int64_t next);
+/* Whether what was committed was there when the broker was asked at this time or later, so that
+ * what was fetched before is of the topic that was read so far. If not it is asked. */
+bool assignment_is_sure(const struct lane *, struct partition *, int64_t since_ms);
 /* The topic may have been made anew: its partitions' commits are looked for. */
 void assignment_doubt(struct lane *, const char *topic);
 /* The topic was made anew: reads from there, its first record. Nothing may be unsettled. */

@@ -135,7 +135,7 @@ static int64_t sleep_ms(const struct lane *lane) {
         } else if (p->head_due_ms) { /* it has no room, or has just become due */
             sooner(&timeout, STANDING_MS);
         }
-        if (!p->loaded) sooner(&timeout, 200);
+        if (!p->loaded || p->doubts) sooner(&timeout, 200);
     }
     if (lane->standing) sooner(&timeout, STANDING_MS);
     if (!lane->settlement && !lane->stale && settlement_due(lane))

@@ -66,14 +66,21 @@ struct partition {
     /* Since when it can't be read, with the error, and when that is tried again; since when the
      * committed offset has been beyond the end. Monotonic; 0: it is not so. */
     int64_t unreadable_ms, reread_ms, beyond_ms;
+    int64_t astray_ms; /* when the broker said that it does not have the offset to be read */
     char error[160];
     int64_t high_seen; /* the highest end that a fetch told of; a lower one since: */
     bool shrunk;
     int64_t high_stale; /* that of a topic that is gone, as long as no fetch told another one */
     bool durable;       /* something is committed. Gone without us: the topic was deleted. */
-    int doubts;     /* answers in a row that nothing is committed, and one to come; 0: no doubt */
-    bool doubting;  /* it is asked for */
-    bool vanished;  /* it is so */
+    int doubts;    /* answers in a row that nothing is committed, and one to come; 0: no doubt */
+    bool doubting; /* it is asked for */
+    bool vanished; /* it is so */
+    /* When the question was asked to which the last answer was that it is there. Nothing is settled
+     * until this is later than unsure_ms. Nor is the first record taken that a retry topic has
+     * beyond the end which was reached, seen at first_ms; 0: not seen yet. */
+    int64_t sure_ms, unsure_ms;
+    bool at_first;
+    int64_t first_ms;
     int64_t end;    /* --until-end: the high watermark at start; -1: none */
     bool end_known; /* with what an open transaction held back then */
     bool given_up;  /* it can't be reached now */

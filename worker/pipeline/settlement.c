@@ -8,6 +8,7 @@
 #include "worker/base/failures.h"
 #include "worker/base/log.h"
 #include "worker/kafka/topic_names.h"
+#include "worker/pipeline/assignment.h"
 #include "worker/pipeline/careful.h"
 #include "worker/pipeline/caution.h"
 #include "worker/pipeline/delivery.h"
@@ -118,6 +119,7 @@ static bool is_due(const struct lane *lane, const struct partition *p) {
 /* Of a settlement that tries one source alone, or of all those that are not blocked. */
 static bool has_part(const struct lane *lane, const struct partition *p,
                      const struct blocked *alone) {
+    if (p->unsure_ms && p->sure_ms < p->unsure_ms && !p->vanished) return false;
     if (!lane->blocked) return true;
     return alone ? strcmp(alone->base, p->base) == 0 : !find_blocked(lane, p->base);
 }
@@ -503,7 +505,7 @@ static void add_part(struct lane *lane, struct settlement *j, struct partition *
         leave_out(lane, job, records, p, problem);
         return;
     }
-    txn_offset(job, p->topic, p->id, c.offset, text);
+    txn_offset(job, p->topic, p->id, c.offset, text)->follows = p->durable;
     j->boundaries = j->boundaries || boundary;
     j->parts[j->n++] = c;
 }
@@ -589,13 +591,25 @@ static void report(struct lane *lane, const struct txn *job) {
                            : job->result == TXN_UNKNOWN ? "the lane starts anew"
                            : job->result == TXN_TOPIC   ? "its source waits, the others go on"
                            : job->result == TXN_REFUSED ? "goes on without what is refused"
+                           : job->result == TXN_GONE    ? "looks whether the topic was deleted"
                                                         : "is tried again"));
-    if (job->result == TXN_TOPIC || job->result == TXN_REFUSED) return;
+    if (job->result == TXN_TOPIC || job->result == TXN_REFUSED || job->result == TXN_GONE) return;
     if (!lane->failing_ms) lane->failing_ms = lane->now_ms;
     /* Of partitions that are gone meanwhile it is no trouble any more. */
     bool lasts = settlement_due(lane) && lane->now_ms - lane->failing_ms >= FAILING_MS;
     trouble_tell(lane->shared->troubles, lasts, lane->id, TROUBLE_SETTLEMENT, NULL, job->error,
                  lane->failing_ms);
+}
+
+/* What was read of a topic that is gone is settled once that is sure; the others go on. */
+static void take_gone(struct lane *lane, const struct txn *job) {
+    for (size_t i = 0; i < job->n_offsets; i++) {
+        const struct txn_offset *o = &job->offsets[i];
+        struct partition *p = o->gone ? partition_named(lane, o->topic, o->partition) : NULL;
+        if (!p) continue;
+        p->unsure_ms = lane->now_ms;
+        assignment_is_sure(lane, p, p->unsure_ms);
+    }
 }
 
 static void finish(struct lane *lane, struct settlement *j) {
@@ -621,6 +635,10 @@ static void finish(struct lane *lane, struct settlement *j) {
     }
     if (job->result == TXN_TOPIC) {
         block(lane, job->topic, job->error);
+        return;
+    }
+    if (job->result == TXN_GONE) {
+        take_gone(lane, job);
         return;
     }
     if (job->result == TXN_AGAIN && set_aside_unreadable(lane, j)) return;

@@ -10,6 +10,7 @@
 
 #define SEEK_AGAIN_MS 1000
 #define REREAD_MS 10000
+#define SURE_MS 200
 
 /* ---- reading ---- */
 
@@ -81,10 +82,12 @@ static void find_position(struct lane *lane, struct partition *p) {
                  "committed %" PRId64 ", available %" PRId64 " to %" PRId64, at, low, high);
         p->seek_ms = lane->now_ms + 30 * SEEK_AGAIN_MS;
         return;
+    } else if (!assignment_is_sure(lane, p, p->astray_ms)) { /* one that was filled again since? */
+        return;
     } else { /* a broker that had just become, or ceased to be, the leader */
         assignment_move(p, at);
     }
-    p->beyond_ms = 0;
+    p->astray_ms = p->beyond_ms = 0;
     p->shrunk = p->vanished = false;
 }
 
@@ -127,9 +130,21 @@ static bool is_early(const struct lane *lane, const struct partition *p) {
 static void take_end(struct lane *lane, struct partition *p, int64_t offset) {
     p->eof = true;
     p->eof_at = offset;
+    p->at_first = p->kind == PARTITION_RETRY;
+    p->first_ms = 0;
     if (p->unreadable_ms) vitals_readable(lane, p);
     if (p->begins) assignment_begin(p, offset);
     windows_passed(&p->windows, offset);
+}
+
+/* A retry topic that was deleted and made anew may have been filled past the old one's end before
+ * it was looked at. If such a record is taken, nothing is lost, since its settlement looks too; but
+ * it comes once more, and its origin has one outcome too many. A slow coordinator makes no retry
+ * late for that. */
+static bool is_of_old(const struct lane *lane, struct partition *p) {
+    if (!p->first_ms) p->first_ms = lane->now_ms;
+    p->at_first = !assignment_is_sure(lane, p, p->first_ms) && lane->now_ms - p->first_ms < SURE_MS;
+    return !p->at_first;
 }
 
 /* Whether the message that comes next may be taken now. */
@@ -138,12 +153,13 @@ static bool take_head(struct lane *lane, struct partition *p, const struct feed_
     if (p->begins) assignment_begin(p, head->offset);
     windows_passed(&p->windows, head->offset); /* a replayed one may have lost its last records */
     if (p->kind == PARTITION_SOURCE) return true;
+    if (p->at_first && !is_of_old(lane, p)) return false;
     p->head_due_ms = due_of(lane, p, head->message);
     return !is_early(lane, p);
 }
 
 bool source_peek(struct lane *lane, struct partition *p, struct feed_head *ret) {
-    if (!p->loaded || p->left || is_early(lane, p)) return false;
+    if (!p->loaded || p->left || p->vanished || is_early(lane, p)) return false;
     while (!lane->restart) {
         enum feed_next next = feed_peek(p->feed, ret);
         if (next == FEED_NOTHING) return false;
@@ -155,6 +171,7 @@ bool source_peek(struct lane *lane, struct partition *p, struct feed_head *ret) 
             take_end(lane, p, ret->offset);
             break;
         case FEED_ASTRAY:
+            p->astray_ms = lane->now_ms;
             find_position(lane, p);
             break;
         case FEED_FAILED:

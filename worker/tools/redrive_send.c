@@ -178,6 +178,7 @@ static bool may_succeed(const struct txn *txn, int *tries) {
         return ++*tries < TRIES;
     case TXN_DONE:
     case TXN_STALE:
+    case TXN_GONE:
     case TXN_UNKNOWN:
         break;
     }
