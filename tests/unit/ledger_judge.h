@@ -25,8 +25,11 @@ struct seen {
     /* What the retry topics hold, by their origins in partition 0; -1 ends the list. NULL: they
      * were not read. */
     const int64_t *waits;
-    const struct audit_until *until; /* NULL: none */
-    const struct snapshot *now;      /* the committed state at the end; NULL: not asked for */
+    bool learn; /* of the keys first, as with an export */
+    int64_t
+        anchored; /* the entry of partition 1 that a key which is trusted has anchored; 0: none */
+    const struct audit_until *until, *replaced; /* NULL: none */
+    const struct snapshot *now; /* the committed state at the end; NULL: not asked for */
 };
 
 static inline void watch(void *context, const struct finding *f) {
@@ -61,11 +64,15 @@ static inline void judge(const struct world *w, const struct snapshot *snapshot,
                                  .n_keys = n_keys,
                                  .until = seen->until,
                                  .n_until = seen->until != NULL,
+                                 .replaced = seen->replaced,
+                                 .n_replaced = seen->replaced != NULL,
                                  .keep_seen = true,
                                  .report = watch,
                                  .context = seen};
     struct audit *a = audit_new(&opts);
     snapshot_expect(snapshot, a);
+    for (size_t i = 0; seen->learn && i < w->n; i++)
+        audit_learn(a, (struct str){w->lines[i].value.p, w->lines[i].value.n});
     for (size_t i = 0; i < w->n; i++) {
         struct ledger_place place = {.name = PLACE, .offset = (int64_t)i};
         const struct world_line *line = &w->lines[i];
@@ -76,6 +83,7 @@ static inline void judge(const struct world *w, const struct snapshot *snapshot,
         audit_now(a, c->topic, c->partition, c->offset, c->has_meta ? &c->meta : NULL);
     }
     snapshot_drained(snapshot, a);
+    if (seen->anchored) audit_anchored(a, WORLD_SOURCE, 1, (uint64_t)seen->anchored);
     if (seen->waits) audit_waiting(a);
     for (const int64_t *o = seen->waits; o && *o >= 0; o++)
         audit_waits(a, &(struct origin){.topic = WORLD_SOURCE, .offset = *o});

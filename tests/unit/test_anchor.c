@@ -520,6 +520,80 @@ static void test_signatures(void **state) {
     anchors_free(&anchors);
 }
 
+/* An entry of partition 0 that carries the statement. */
+static void tell_introduced(struct world *w) {
+    struct world_chain *c = &w->chains[0];
+    struct ledger_window window = {.group = WORLD_GROUP,
+                                   .topic = c->topic,
+                                   .first = c->next,
+                                   .next = c->next + 1,
+                                   .seq = c->seq++,
+                                   .opened_ms = w->clock,
+                                   .settled_ms = w->clock,
+                                   .introduce = true};
+    memcpy(window.prev, c->head, SHA256_LEN);
+    struct world_line *line = world_add(w);
+    ledger_record_key(line->key, sizeof line->key, c->topic, 0);
+    assert_true(ledger_encode(&window, w->signer, &line->value, c->head));
+    c->next++;
+}
+
+/* Partition 0 goes on with a new key, the others don't: how many of them are told to end with what
+ * the old one alone vouches for. */
+static size_t replaced(const struct keys *k, const struct ledger_signer *by) {
+    struct anchors anchors = {0};
+    struct snapshot snapshot;
+    struct reader_limits limits = {0};
+    struct seen seen = {.code = "replaced-key"};
+    struct world w;
+    settle(&w, 5, k->ours, NULL);
+    if (by) take(&anchors, &w, k->ours, WORLD_GROUP, AT);
+    if (by) take(&anchors, &w, by, WORLD_GROUP, AT + MINUTE);
+    w.signer = k->third;
+    tell_introduced(&w);
+    world_snapshot(&w, &snapshot);
+    struct audit_options opts = {.source = WORLD_SOURCE,
+                                 .group = WORLD_GROUP,
+                                 .keys = &k->ours_pub,
+                                 .n_keys = 1,
+                                 .report = watch,
+                                 .context = &seen};
+    struct audit *a = audit_new(&opts);
+    struct anchored *x = anchored_new(&snapshot, &k->ours_pub, 1, &limits, a);
+    for (size_t i = 0; i < anchors.n; i++)
+        anchored_add(x, "name", (struct str){anchors.v[i].p, anchors.v[i].n});
+    for (size_t i = 0; i < w.n; i++) {
+        struct arena arena = {0};
+        struct ledger_entry e;
+        struct ledger_read_error why;
+        struct str value = {w.lines[i].value.p, w.lines[i].value.n};
+        assert_true(ledger_read(value, &arena, &e, &why));
+        audit_entry(a, str_c(w.lines[i].key), value, &(struct ledger_place){.name = PLACE});
+        anchored_entry(x, &e);
+        arena_free(&arena);
+    }
+    anchored_vouch(x);
+    audit_finish(a);
+    anchored_finish(x);
+    if (seen.findings) print_error("%s\n", seen.first);
+    assert_int_equal(seen.findings, 0);
+    anchored_free(x);
+    audit_free(a);
+    snapshot_free(&snapshot);
+    world_free(&w);
+    anchors_free(&anchors);
+    return seen.with_code;
+}
+
+/* An anchor by the new key says of what the old one has signed that it is not younger. */
+static void test_vouch_for_replaced_keys(void **state) {
+    struct keys *k = *state;
+    rotate(k, k->third, "ours");
+    assert_int_equal(replaced(k, NULL), WORLD_PARTITIONS + 1);
+    assert_int_equal(replaced(k, k->ours), WORLD_PARTITIONS + 1);
+    assert_int_equal(replaced(k, k->third), 0);
+}
+
 /* The old key's statement in the ledger makes the new one known. */
 static void test_rotation(void **state) {
     struct keys *k = *state;
@@ -609,6 +683,7 @@ int main(void) {
         cmocka_unit_test(test_before_the_beginning),
         cmocka_unit_test(test_hidden_beginning),
         cmocka_unit_test(test_signatures),
+        cmocka_unit_test(test_vouch_for_replaced_keys),
         cmocka_unit_test(test_rotation),
         cmocka_unit_test(test_other_end),
         cmocka_unit_test(test_others),

@@ -97,6 +97,8 @@ static void tell_introduced(struct story *s, int64_t to) {
                               .first = c->next,
                               .next = to,
                               .seq = c->seq,
+                              .opened_ms = s->w.clock,
+                              .settled_ms = s->w.clock,
                               .introduce = true};
     memcpy(w.prev, c->head, SHA256_LEN);
     struct world_line *line = world_add(&s->w);
@@ -201,6 +203,108 @@ static void test_retired_key_rotates_nothing(void **state) {
     world_free(&s.w);
 }
 
+/* A key that was replaced in one chain is replaced in all. Where a chain has no word of the new
+ * one, the time says which entries are older, to be believed or not; --replaced-until and anchors
+ * know.
+ */
+static void test_replaced_elsewhere(void **state) {
+    struct keys *k = *state;
+    static const int64_t day = 24 * 3600 * 1000;
+    static const struct {
+        int64_t later; /* than the rotation: partition 1's newest entry */
+        const char *until;
+        int64_t anchored;
+        bool goes_on; /* the new key follows there */
+        const char *code;
+        bool sound;
+    } cases[] = {
+        {-day, NULL, 0, false, "replaced-key", true},
+        {day / 2, NULL, 0, false, "replaced-key", true},
+        {day + 9000, NULL, 0, false, "retired-key", false},
+        {day + 9000, NULL, 0, true, "retired-key", true},        /* none */
+        {-day, "jobs/1@2", 0, false, "replaced-key", true},      /* none */
+        {day + 9000, "jobs/1@2", 0, false, "retired-key", true}, /* none */
+        {-day, "jobs/1@1", 0, false, "retired-key", false},
+        {-day, "jobs/2@1", 0, false, "replaced-key", true},
+        {day + 9000, NULL, 1, false, "retired-key", true}, /* none */
+    };
+    rotate(k, k->other, "ours");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        for (int learn = 0; learn < 2; learn++) {
+            struct story s;
+            struct audit_until replaced;
+            story_begin(&s, k->ours);
+            int64_t now = s.w.clock;
+            story_tell(&s, 0, LEDGER_SKIPPED, 0, 5, 0);
+            story_tell(&s, 1, LEDGER_SKIPPED, 100, 105, 0);
+            s.w.clock = now;
+            s.w.signer = k->other;
+            tell_introduced(&s, 9);
+            s.w.signer = k->ours;
+            s.w.clock = now + cases[i].later;
+            story_tell(&s, 1, LEDGER_SKIPPED, 105, 107, 0);
+            s.w.signer = k->other;
+            if (cases[i].goes_on) story_tell(&s, 1, LEDGER_SKIPPED, 107, 109, 0);
+            if (cases[i].until) assert_true(audit_until_read(str_c(cases[i].until), &replaced));
+            if (cases[i].until) s.seen.replaced = &replaced;
+            s.seen.anchored = cases[i].anchored;
+            s.seen.learn = learn;
+            snprintf(s.seen.code, sizeof s.seen.code, "%s", cases[i].code);
+            world_snapshot(&s.w, &s.snapshot);
+            judge(&s.w, &s.snapshot, &k->ours_pub, 1, &s.seen);
+            bool none = cases[i].goes_on || cases[i].anchored ||
+                        (cases[i].until && strcmp(cases[i].until, "jobs/1@2") == 0);
+            if (s.seen.findings != !cases[i].sound) print_error("case %zu: %s\n", i, s.seen.first);
+            assert_int_equal(s.seen.findings, !cases[i].sound);
+            assert_int_equal(s.seen.with_code, !none);
+            if (!none) assert_int_equal(s.seen.code_offset, 105);
+            snapshot_free(&s.snapshot);
+            world_free(&s.w);
+        }
+    }
+}
+
+/* The new key is known in chains that begin without the statement, once it was read anywhere. */
+static void test_successor_is_known_elsewhere(void **state) {
+    struct keys *k = *state;
+    rotate(k, k->other, "ours");
+    for (int learn = 0; learn < 2; learn++) {
+        struct story s;
+        story_begin(&s, k->ours);
+        story_tell(&s, 0, LEDGER_SKIPPED, 0, 5, 0);
+        s.w.signer = k->other;
+        if (!learn) tell_introduced(&s, 9);
+        struct world_chain *c = &s.w.chains[1];
+        c->seq = 1; /* a part of the ledger: no entry 0, which would have the statement */
+        story_tell(&s, 1, LEDGER_SKIPPED, 100, 105, 0);
+        if (learn) tell_introduced(&s, 9);
+        s.seen.learn = learn;
+        world_snapshot(&s.w, &s.snapshot);
+        s.snapshot.partial = true;
+        story_end(&s, "rotated", 5, &k->ours_pub, 1);
+    }
+}
+
+/* A key that was replaced names no other successor, in no chain. */
+static void test_two_successors(void **state) {
+    struct keys *k = *state;
+    struct story s;
+    rotate(k, k->other, "ours");
+    rotate(k, k->third, "ours");
+    story_begin(&s, k->ours);
+    story_tell(&s, 0, LEDGER_SKIPPED, 0, 5, 0);
+    s.w.signer = k->other;
+    tell_introduced(&s, 9);
+    s.w.signer = k->third;
+    story_tell(&s, 1, LEDGER_SKIPPED, 100, 105, 0); /* entry 0 has the statement, too */
+    world_snapshot(&s.w, &s.snapshot);
+    snprintf(s.seen.code, sizeof s.seen.code, "rotation-refused");
+    judge(&s.w, &s.snapshot, &k->ours_pub, 1, &s.seen);
+    assert_int_equal(s.seen.with_code, 1);
+    snapshot_free(&s.snapshot);
+    world_free(&s.w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unsigned_beginning),
@@ -211,6 +315,9 @@ int main(void) {
         cmocka_unit_test(test_retired_key),
         cmocka_unit_test(test_retired_key_repeated),
         cmocka_unit_test(test_retired_key_rotates_nothing),
+        cmocka_unit_test(test_replaced_elsewhere),
+        cmocka_unit_test(test_successor_is_known_elsewhere),
+        cmocka_unit_test(test_two_successors),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -58,9 +58,8 @@ static bool attempt(const struct config *cfg, struct putting *p, struct anchor *
         put(p, buf_cstr(&key), (struct str){body.p, body.n});
         ok = p->outcome.verdict == VERDICT_OK;
     } else {
-        p->outcome =
-            outcome_fail(VERDICT_PERMANENT, FAULT_SYSTEM, "anchor-too-large",
-                         "an anchor, its key or its date outgrew its bounds");
+        p->outcome = outcome_fail(VERDICT_PERMANENT, FAULT_SYSTEM, "anchor-too-large",
+                                  "an anchor, its key or its date outgrew its bounds");
     }
     buf_free(&body);
     buf_free(&key);
@@ -94,7 +93,8 @@ bool redrive_anchor(const struct config *cfg, const struct chains *chains,
     struct anchor a = {.group = str_c(cfg->group)};
     bool ok = true;
     a.heads = xcalloc(ANCHOR_HEADS_MAX, sizeof *a.heads);
-    for (size_t at = 0; ok && (a.n = chains_heads(chains, at, a.heads, ANCHOR_HEADS_MAX)); at += a.n)
+    for (size_t at = 0; ok && (a.n = chains_heads(chains, at, a.heads, ANCHOR_HEADS_MAX));
+         at += a.n)
         ok = write_anchor(cfg, &a, signer, told, err);
     free(a.heads);
     return ok;

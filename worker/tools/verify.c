@@ -33,8 +33,8 @@ struct verify {
     const char *group, *export_dir, *anchors_dir;
     struct ledger_pubkey keys[KEYS_MAX];
     size_t n_keys;
-    struct audit_until *until;
-    size_t n_until;
+    struct audit_until *until, *replaced;
+    size_t n_until, n_replaced;
     bool objects, records;
     bool hidden; /* a transaction does not end: what was written after it is not waited for */
     struct reader_limits limits;
@@ -99,6 +99,8 @@ static void begin_audit(struct verify *v, const struct snapshot *s, bool anchors
                                  .n_keys = v->n_keys,
                                  .until = v->until,
                                  .n_until = v->n_until,
+                                 .replaced = v->replaced,
+                                 .n_replaced = v->n_replaced,
                                  .partial = s->partial,
                                  .unfinished = s->unfinished,
                                  .keep_seen = v->records,
@@ -147,6 +149,7 @@ static void read_anchors(struct verify *v, const char *dir, struct watchers *w) 
 static int finish(struct verify *v, const struct snapshot *s, struct watchers *w,
                   struct report_sums *sums) {
     snapshot_drained(s, w->audit);
+    if (w->anchored) anchored_vouch(w->anchored);
     audit_finish(w->audit);
     if (w->anchored) anchored_finish(w->anchored);
     if (w->anchored) anchored_sums(w->anchored, &sums->anchored);
@@ -662,10 +665,18 @@ static bool add_until(const char *text, void *verify, struct buf *err) {
     return audit_until_read(str_c(text), &v->until[v->n_until++]);
 }
 
+static bool add_replaced(const char *text, void *verify, struct buf *err) {
+    struct verify *v = verify;
+    (void)err;
+    v->replaced = xgrow(v->replaced, v->n_replaced, sizeof *v->replaced);
+    return audit_until_read(str_c(text), &v->replaced[v->n_replaced++]);
+}
+
 static int read_options(struct verify *v, int argc, char **argv) {
     const struct command_option options[] = {
         {"--key", .read = add_key, .to = v},
         {"--unsigned-until", .read = add_until, .to = v, .takes = AUDIT_UNTIL},
+        {"--replaced-until", .read = add_replaced, .to = v, .takes = AUDIT_REPLACED},
         {"--from", .read = command_time, .to = &v->limits.from_ms, .takes = COMMAND_TIME},
         {"--to", .read = command_time, .to = &v->limits.to_ms, .takes = COMMAND_TIME},
         {"--group", .text = &v->group},
@@ -690,9 +701,9 @@ int command_verify(struct config *cfg, int argc, char **argv) {
     int rc = read_options(&v, argc, argv);
     if (rc == EX_OK && is_folder(v.target)) {
         if (v.objects || v.records || v.export_dir || v.limits.from_ms || v.limits.to_ms)
-            rc = command_usage(
-                "verify", "a folder takes no other options than --key, --unsigned-until, --anchors "
-                          "and --json");
+            rc = command_usage("verify",
+                               "a folder takes no other options than --key, --unsigned-until, "
+                               "--replaced-until, --anchors and --json");
         else
             rc = verify_folder(&v);
     } else if (rc == EX_OK) {
@@ -700,5 +711,6 @@ int command_verify(struct config *cfg, int argc, char **argv) {
     }
     buf_free(&v.err);
     free(v.until);
+    free(v.replaced);
     return rc;
 }

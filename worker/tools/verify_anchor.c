@@ -35,6 +35,7 @@ struct mark {
     uint64_t seq;
     int64_t next;
     uint32_t source; /* the first anchor that does */
+    uint64_t keys;   /* bits: whose anchors do, of the ids below */
     bool found, differs;
     bool ends_elsewhere; /* the entry's next, below, is not what the anchor says */
     int64_t entry_next;
@@ -60,6 +61,8 @@ struct anchored {
     struct audit *audit;
     struct ledger_pubkey keys[KEYS_MAX];
     size_t n_keys;
+    char ids[KEYS_MAX][LEDGER_KEY_ID_LEN + 1]; /* of those that sign anchors, known or not */
+    size_t n_ids;
     struct source *sources;
     size_t n_sources;
     struct spot **spots;
@@ -206,16 +209,29 @@ static bool same(const struct mark *m, const struct anchor_head *h) {
     return m->seq == h->seq && memcmp(m->hash, h->hash, SHA256_LEN) == 0;
 }
 
-static void add_head(struct anchored *x, const struct anchor_head *h) {
+/* The bit of a key; 0: there are too many. */
+static uint64_t bit_of(struct anchored *x, const char *id) {
+    size_t i = 0;
+    while (i < x->n_ids && strcmp(x->ids[i], id) != 0) i++;
+    if (i == KEYS_MAX) return 0;
+    if (i == x->n_ids) memcpy(x->ids[x->n_ids++], id, sizeof x->ids[0]);
+    return (uint64_t)1 << i;
+}
+
+static void add_head(struct anchored *x, const struct anchor_head *h, uint64_t key) {
     if (!is_ours(x, h->topic) || x->n_marks == MARKS_MAX) {
         x->full = x->full || x->n_marks == MARKS_MAX;
         return;
     }
     struct spot *s = spot_of(x, h->topic, h->partition, true);
-    if (s->n && same(&s->marks[s->n - 1], h)) return; /* anchored again after a restart */
+    if (s->n && same(&s->marks[s->n - 1], h)) { /* anchored again after a restart */
+        s->marks[s->n - 1].keys |= key;
+        return;
+    }
     s->marks = xgrow(s->marks, s->n, sizeof *s->marks);
     struct mark *m = &s->marks[s->n++];
-    *m = (struct mark){.seq = h->seq, .next = h->next, .source = (uint32_t)(x->n_sources - 1)};
+    *m = (struct mark){
+        .seq = h->seq, .next = h->next, .source = (uint32_t)(x->n_sources - 1), .keys = key};
     memcpy(m->hash, h->hash, SHA256_LEN);
     x->n_marks++;
 }
@@ -253,7 +269,8 @@ void anchored_add(struct anchored *x, const char *name, struct str value) {
     x->sums.anchors++;
     if (a.at_ms > x->sums.newest_ms) x->sums.newest_ms = a.at_ms;
     x->sorted = false;
-    for (size_t i = 0; i < a.n; i++) add_head(x, &a.heads[i]);
+    uint64_t key = bit_of(x, a.key);
+    for (size_t i = 0; i < a.n; i++) add_head(x, &a.heads[i], key);
 }
 
 /* ---- entries ---- */
@@ -277,6 +294,8 @@ static void sort_marks(struct anchored *x) {
             if (!n || s->marks[n - 1].seq != s->marks[k].seq ||
                 memcmp(s->marks[n - 1].hash, s->marks[k].hash, SHA256_LEN) != 0)
                 s->marks[n++] = s->marks[k];
+            else
+                s->marks[n - 1].keys |= s->marks[k].keys;
         s->n = n;
         x->n_marks += n;
     }
@@ -404,6 +423,19 @@ static void check_late(struct anchored *x, const struct source *source) {
     else if (!ledger_pubkey_check(key, late->hash, SHA256_LEN, late->sig))
         say(x, "anchor-bad-signature", "anchor %s: the signature is not key %s's", source->name,
             late->key);
+}
+
+/* An anchor's signature that turns out to be wrong is a finding by itself. */
+void anchored_vouch(const struct anchored *x) {
+    uint64_t trusted = 0;
+    for (size_t i = 0; i < x->n_ids; i++)
+        if (audit_trusts(x->audit, x->ids[i])) trusted |= (uint64_t)1 << i;
+    for (size_t i = 0; i < x->n_spots; i++) {
+        const struct spot *s = x->spots[i];
+        for (size_t k = 0; k < s->n; k++)
+            if (s->marks[k].found && s->marks[k].keys & trusted)
+                audit_anchored(x->audit, s->topic, s->partition, s->marks[k].seq);
+    }
 }
 
 void anchored_finish(struct anchored *x) {

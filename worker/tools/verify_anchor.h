@@ -20,6 +20,8 @@ void anchored_free(struct anchored *);
 /* An anchor's bytes; name: how findings call it. */
 void anchored_add(struct anchored *, const char *name, struct str value);
 void anchored_entry(struct anchored *, const struct ledger_entry *);
+/* After the last entry, before the audit judges: tells it what is anchored. */
+void anchored_vouch(const struct anchored *);
 /* The committed state of the snapshot is known by now. Judges what only the end can tell. */
 void anchored_finish(struct anchored *);
 

@@ -110,7 +110,7 @@ struct tier {
 };
 
 struct audit {
-    struct judge judge;
+    struct verdicts verdicts;
     struct chain **chains;
     size_t n_chains;
     struct table index;   /* of chains */
@@ -125,7 +125,7 @@ struct audit {
 
 struct audit *audit_new(const struct audit_options *opts) {
     struct audit *a = xcalloc(1, sizeof *a);
-    a->judge.opts = *opts;
+    verdicts_begin(&a->verdicts, opts);
     return a;
 }
 
@@ -143,7 +143,7 @@ void audit_free(struct audit *a) {
 }
 
 void audit_report(struct audit *a, const struct finding *f) {
-    judge_report(&a->judge, f);
+    verdicts_report(&a->verdicts, f);
 }
 
 static uint8_t tier_of(struct audit *a, struct str name) {
@@ -156,18 +156,18 @@ static uint8_t tier_of(struct audit *a, struct str name) {
 
 /* "<source>.retry.<tier>" -> the tier's name, else empty. */
 static struct str retry_tier(const struct audit *a, struct str topic) {
-    struct str prefix = str_c(a->judge.opts.source);
-    if (!str_starts(topic, a->judge.opts.source)) return (struct str){0};
+    struct str prefix = str_c(a->verdicts.opts.source);
+    if (!str_starts(topic, a->verdicts.opts.source)) return (struct str){0};
     struct str rest = {topic.p + prefix.n, topic.n - prefix.n};
     if (!str_starts(rest, ".retry.")) return (struct str){0};
     return (struct str){rest.p + 7, rest.n - 7};
 }
 
 static enum chain_kind kind_of(const struct audit *a, struct str topic) {
-    if (str_is(topic, a->judge.opts.source)) return CHAIN_SOURCE;
+    if (str_is(topic, a->verdicts.opts.source)) return CHAIN_SOURCE;
     if (retry_tier(a, topic).n) return CHAIN_RETRY;
-    if (!str_starts(topic, a->judge.opts.source)) return CHAIN_FOREIGN;
-    size_t skip = strlen(a->judge.opts.source);
+    if (!str_starts(topic, a->verdicts.opts.source)) return CHAIN_FOREIGN;
+    size_t skip = strlen(a->verdicts.opts.source);
     struct str rest = {topic.p + skip, topic.n - skip};
     return str_starts(rest, ".dead.") ? CHAIN_DEAD : CHAIN_FOREIGN;
 }
@@ -222,6 +222,28 @@ size_t audit_ahead(const struct audit *a) {
     size_t n = 0;
     for (size_t i = 0; i < a->n_chains; i++) n += chain_is_ahead(a->chains[i]);
     return n;
+}
+
+void audit_learn(struct audit *a, struct str value) {
+    static const char statement[] = "\"rotate\":";
+    struct ledger_entry e;
+    struct ledger_read_error unused;
+    uint8_t hash[SHA256_LEN];
+    if (!value.n || !memmem(value.p, value.n, statement, sizeof statement - 1)) return;
+    arena_free(&a->arena);
+    if (!ledger_read(value, &a->arena, &e, &unused)) return;
+    sha256(e.canonical.p, e.canonical.n, hash);
+    if (memcmp(hash, e.hash, SHA256_LEN) == 0 && str_is(e.group, a->verdicts.opts.group))
+        verdicts_learn(&a->verdicts, &e);
+}
+
+void audit_anchored(struct audit *a, const char *topic, int32_t partition, uint64_t seq) {
+    struct chain *c = chain_find(a, str_c(topic), partition);
+    if (c && seq + 1 > c->anchored) c->anchored = seq + 1;
+}
+
+bool audit_trusts(const struct audit *a, const char *key_id) {
+    return verdicts_trusts(&a->verdicts, key_id);
 }
 
 bool audit_reached(const struct audit *a) {
@@ -292,17 +314,17 @@ static void check_spans(struct audit *a, struct chain *c, const struct ledger_en
     for (size_t i = 0; i < n; i++) {
         struct ledger_range r = spans[i].range;
         if (r.a < e->first || r.z >= e->next)
-            chain_say(&a->judge, c, "outside-window", r.a < e->first ? r.a : r.z,
+            chain_say(&a->verdicts, c, "outside-window", r.a < e->first ? r.a : r.z,
                       "entry %" PRIu64 " speaks of a record outside of its window", e->seq);
         if (r.a <= reach || e->lost)
-            chain_say(&a->judge, c, "two-outcomes", r.a,
+            chain_say(&a->verdicts, c, "two-outcomes", r.a,
                       "entry %" PRIu64 " gives it two outcomes: %s and %s", e->seq,
                       e->lost ? "lost" : ledger_kind_name(kind), ledger_kind_name(spans[i].kind));
         if (r.z > reach) {
             reach = r.z;
             kind = spans[i].kind;
         }
-        if (a->judge.opts.keep_seen) spans_add(&c->seen, r);
+        if (a->verdicts.opts.keep_seen) spans_add(&c->seen, r);
     }
 }
 
@@ -318,7 +340,7 @@ static bool is_full(struct audit *a, struct chain *c) {
     if (!a->full && a->origins.n >= ORIGINS_MAX) {
         a->full = true;
         chain_say(
-            &a->judge, c, "too-many", -1,
+            &a->verdicts, c, "too-many", -1,
             "more than %d records are open at one time: their stories are not followed from here "
             "on",
             ORIGINS_MAX);
@@ -378,16 +400,16 @@ static void follow_origins(struct audit *a, struct chain *c, const struct ledger
                            const struct ledger_group *g) {
     uint8_t tier = tier_of(a, g->tier);
     if (g->n_origins == 0) {
-        chain_say(&a->judge, c, "no-origin", g->offsets[0].a,
+        chain_say(&a->verdicts, c, "no-origin", g->offsets[0].a,
                   "entry %" PRIu64 " does not say which record of the source topic it is", e->seq);
         return;
     }
     for (size_t i = 0; i < g->n_origins; i++) {
         const struct ledger_origin *o = &g->origins[i];
-        if (!str_is(o->topic, a->judge.opts.source)) {
-            chain_say(&a->judge, c, "foreign-origin", g->offsets[0].a,
+        if (!str_is(o->topic, a->verdicts.opts.source)) {
+            chain_say(&a->verdicts, c, "foreign-origin", g->offsets[0].a,
                       "entry %" PRIu64 " names an origin in another topic than %s", e->seq,
-                      a->judge.opts.source);
+                      a->verdicts.opts.source);
             return;
         }
         struct chain *chain = chain_of(a, o->topic, o->partition);
@@ -407,7 +429,7 @@ static void follow_source(struct audit *a, struct chain *c, const struct ledger_
                           const struct ledger_group *g) {
     uint8_t tier = tier_of(a, g->tier);
     if (g->n_origins || of_dead(g->kind))
-        chain_say(&a->judge, c, "wrong-kind", g->offsets[0].a,
+        chain_say(&a->verdicts, c, "wrong-kind", g->offsets[0].a,
                   "entry %" PRIu64 " says of a source record what only others can be", e->seq);
     if (g->kind != LEDGER_PARKED && g->kind != LEDGER_DEAD) return;
     for (size_t i = 0; i < g->n_offsets; i++)
@@ -442,12 +464,12 @@ static const char *impossible(const struct ledger_group *g) {
 
 static void check_words(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     if (e->settled_ms < e->opened_ms)
-        chain_say(&a->judge, c, "impossible", e->first,
+        chain_say(&a->verdicts, c, "impossible", e->first,
                   "entry %" PRIu64 " was settled before it was opened", e->seq);
     for (size_t i = 0; i < e->n_groups; i++) {
         const char *what = impossible(&e->groups[i]);
         if (what)
-            chain_say(&a->judge, c, "impossible", e->groups[i].offsets[0].a,
+            chain_say(&a->verdicts, c, "impossible", e->groups[i].offsets[0].a,
                       "entry %" PRIu64 ": %s", e->seq, what);
     }
 }
@@ -458,7 +480,7 @@ static void begin_anew(struct audit *a, struct chain *c, const struct ledger_ent
     spans_free(&c->seen);
     c->row.first = e->first; /* what Kafka holds below is none of ours */
     c->row.anew++;
-    chain_say(&a->judge, c, "made-anew", e->first,
+    chain_say(&a->verdicts, c, "made-anew", e->first,
               "the topic was deleted and made anew: its records up to %" PRId64
               " are those of the old one, entry %" PRIu64 " begins again at %" PRId64,
               e->before, e->seq, e->first);
@@ -469,7 +491,7 @@ static void follow(struct audit *a, struct chain *c, const struct ledger_entry *
     uint64_t count = 0;
     for (size_t i = 0; i < e->n_groups; i++) {
         if (e->groups[i].count > most - count) {
-            chain_say(&a->judge, c, "implausible", e->first,
+            chain_say(&a->verdicts, c, "implausible", e->first,
                       "entry %" PRIu64 " speaks of more than %" PRIu64
                       " records: they are not followed",
                       e->seq, most);
@@ -483,9 +505,9 @@ static void follow(struct audit *a, struct chain *c, const struct ledger_entry *
     if (e->lost) {
         uint64_t n = (uint64_t)(e->next - e->first);
         c->row.lost += n;
-        if (a->judge.opts.keep_seen)
+        if (a->verdicts.opts.keep_seen)
             spans_add(&c->seen, (struct ledger_range){e->first, e->next - 1});
-        chain_say(&a->judge, c, "lost", e->first,
+        chain_say(&a->verdicts, c, "lost", e->first,
                   "%" PRIu64 " records were removed by retention before they were read", n);
     }
     for (size_t i = 0; i < e->n_groups; i++) {
@@ -497,7 +519,7 @@ static void follow(struct audit *a, struct chain *c, const struct ledger_entry *
         case CHAIN_RETRY:
         case CHAIN_DEAD:
             if (of_dead(g->kind) != (c->kind == CHAIN_DEAD))
-                chain_say(&a->judge, c, "wrong-kind", g->offsets[0].a,
+                chain_say(&a->verdicts, c, "wrong-kind", g->offsets[0].a,
                           "entry %" PRIu64 " says \"%s\" of a record of this topic", e->seq,
                           ledger_kind_name(g->kind));
             follow_origins(a, c, e, g);
@@ -505,8 +527,8 @@ static void follow(struct audit *a, struct chain *c, const struct ledger_entry *
         case CHAIN_FOREIGN:
             break;
         }
-        if (g->kind == LEDGER_DELIVERED && a->judge.opts.delivered)
-            a->judge.opts.delivered(a->judge.opts.context, e, g);
+        if (g->kind == LEDGER_DELIVERED && a->verdicts.opts.delivered)
+            a->verdicts.opts.delivered(a->verdicts.opts.context, e, g);
     }
 }
 
@@ -526,13 +548,14 @@ bool audit_until_read(struct str text, struct audit_until *ret) {
 }
 
 uint64_t audit_until_of(const struct audit *a, const char *topic, int32_t partition) {
-    return chain_until(&a->judge, topic, partition);
+    return chain_until(&a->verdicts, topic, partition);
 }
 
 static void malformed(struct audit *a, struct str key, const struct ledger_read_error *why) {
     struct str topic;
     char text[512], name[TOPIC_MAX + 1];
-    struct finding f = {.code = "malformed", .offset = -1, .place = *a->judge.place, .text = text};
+    struct finding f = {
+        .code = "malformed", .offset = -1, .place = *a->verdicts.place, .text = text};
     char what[64];
     outcome_text(what, sizeof what, str_c(why->what));
     snprintf(text, sizeof text, "not a ledger entry: expected %s at byte %zu", what, why->at);
@@ -551,7 +574,7 @@ static void check_key(struct audit *a, struct chain *c, struct str key,
     if (!key.p || (ledger_read_key(key, &topic, &partition) && str_eq(topic, e->topic) &&
                    partition == e->partition))
         return;
-    chain_say(&a->judge, c, "wrong-key", e->first,
+    chain_say(&a->verdicts, c, "wrong-key", e->first,
               "entry %" PRIu64 "'s record has the key of another partition", e->seq);
 }
 
@@ -560,7 +583,7 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     struct ledger_entry e;
     struct ledger_read_error why;
     uint8_t hash[SHA256_LEN];
-    a->judge.place = place;
+    a->verdicts.place = place;
     arena_free(&a->arena);
     if (!ledger_read(value, &a->arena, &e, &why)) {
         malformed(a, key, &why);
@@ -569,23 +592,21 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     sha256(e.canonical.p, e.canonical.n, hash);
     bool intact = memcmp(hash, e.hash, SHA256_LEN) == 0;
     /* Naming another group must not hide that an entry was altered. */
-    if (intact && !str_is(e.group, a->judge.opts.group)) return;
-    if (intact && a->judge.opts.entry) a->judge.opts.entry(a->judge.opts.context, &e);
+    if (intact && !str_is(e.group, a->verdicts.opts.group)) return;
+    if (intact && a->verdicts.opts.entry) a->verdicts.opts.entry(a->verdicts.opts.context, &e);
     struct chain *c = chain_of(a, e.topic, e.partition);
-    if (!c->links) chain_open(&a->judge, c);
+    if (!c->links) chain_open(&a->verdicts, c);
     check_key(a, c, key, &e);
     if (!intact)
-        chain_say(&a->judge, c, "bad-hash", e.first,
+        chain_say(&a->verdicts, c, "bad-hash", e.first,
                   "entry %" PRIu64 " was altered: its hash is not that of its bytes", e.seq);
-    uint64_t retired = c->retired_tail;
-    bool vouched = chain_check_signature(&a->judge, c, &e);
-    enum chain_answer answer = chain_add(&a->judge, c, &e, intact);
-    if (answer == CHAIN_REPEAT) c->retired_tail = retired; /* it has its place further back */
+    bool vouched = chain_check_signature(&a->verdicts, c, &e);
+    enum chain_answer answer = chain_add(&a->verdicts, c, &e, intact);
     if (c->expected && c->row.has_meta && e.seq + 1 == c->row.meta_seq && intact &&
         memcmp(e.hash, c->row.meta_head, SHA256_LEN) == 0) {
         c->head_found = true;
         if (e.next != c->row.committed)
-            chain_say(&a->judge, c, "offset-differs", e.next,
+            chain_say(&a->verdicts, c, "offset-differs", e.next,
                       "the ledger's head ends at %" PRId64
                       ", the group's committed offset is %" PRId64,
                       e.next, c->row.committed);
@@ -599,7 +620,7 @@ void audit_entry(struct audit *a, struct str key, struct str value,
 /* Whether a record that is to wait in a retry topic is known not to be there. */
 static bool has_vanished(const struct audit *a, const struct origin_tally *t,
                          const struct tier *tier) {
-    if (t->late || a->judge.opts.unfinished) return false;
+    if (t->late || a->verdicts.opts.unfinished) return false;
     if (a->waiting_known) return t->waiting < origin_pending(t);
     return tier && tier->drained;
 }
@@ -609,26 +630,26 @@ static void judge_tally(struct audit *a, const struct origin_tally *t) {
     struct chain *c = t->chain;
     int pending = origin_pending(t), dead = t->dead - t->redriven;
     /* In a part, what opened a story may lie before it. */
-    int most = a->judge.opts.partial ? (int)lives(c) : origin_lives(t, lives(c));
+    int most = a->verdicts.opts.partial ? (int)lives(c) : origin_lives(t, lives(c));
     int ended = t->final + (dead > 0 ? dead : 0);
-    bool early = a->judge.opts.partial; /* its beginning may lie before what was read */
+    bool early = a->verdicts.opts.partial; /* its beginning may lie before what was read */
     const struct tier *tier = t->tier < a->n_tiers ? &a->tiers[t->tier] : NULL;
     if (ended > most)
-        chain_say(&a->judge, c, "second-outcome", t->offset,
+        chain_say(&a->verdicts, c, "second-outcome", t->offset,
                   "it has %d final outcomes: %d delivered, skipped or discarded, %d dead",
                   t->final + t->dead, t->final, t->dead);
     else if (pending > 0 && pending + ended > most)
-        chain_say(&a->judge, c, "parked-twice", t->offset,
+        chain_say(&a->verdicts, c, "parked-twice", t->offset,
                   "it waits in a retry topic (%s) beside another outcome", tier ? tier->name : "?");
     else if (pending < 0 && !early)
-        chain_say(&a->judge, c, "never-parked", t->offset,
+        chain_say(&a->verdicts, c, "never-parked", t->offset,
                   "a retry topic's entry gives it an outcome, but no entry parked it");
     else if (dead < 0 && !early)
-        chain_say(&a->judge, c, "never-dead", t->offset,
+        chain_say(&a->verdicts, c, "never-dead", t->offset,
                   "it was redriven or discarded, but no entry calls it dead");
     else if (pending > 0 && has_vanished(a, t, tier))
         chain_say(
-            &a->judge, c, "vanished", t->offset,
+            &a->verdicts, c, "vanished", t->offset,
             "it was parked in %s, does not wait there any more, and no entry says what became of "
             "it",
             tier ? tier->name : "a retry topic");
@@ -639,21 +660,21 @@ static void judge_tally(struct audit *a, const struct origin_tally *t) {
 void audit_finish(struct audit *a) {
     size_t n = a->origins.n;
     struct origin_tally **left = xcalloc(n + 1, sizeof *left), **end = left;
-    a->judge.place = NULL;
+    a->verdicts.place = NULL;
     table_each(&a->origins, origin_list, &end);
     qsort(left, n, sizeof *left, compare_tallies);
     for (size_t i = 0; i < n; i++) judge_tally(a, left[i]);
     free(left);
     uint64_t entries = 0;
     for (size_t i = 0; i < a->n_chains; i++) {
-        chain_finish(&a->judge, a->chains[i]);
+        chain_finish(&a->verdicts, a->chains[i]);
         entries += a->chains[i]->row.entries;
     }
-    if (entries || a->judge.findings) return;
+    if (entries || a->verdicts.findings) return;
     char text[512];
     snprintf(text, sizeof text, "the ledger of %s has no entry of group %s%s: nothing was verified",
-             a->judge.opts.source, a->judge.opts.group,
-             a->judge.opts.partial || a->judge.opts.unfinished ? " in this time" : "");
+             a->verdicts.opts.source, a->verdicts.opts.group,
+             a->verdicts.opts.partial || a->verdicts.opts.unfinished ? " in this time" : "");
     struct finding f = {.code = "nothing-verified", .offset = -1, .text = text};
     audit_report(a, &f);
 }
@@ -677,5 +698,5 @@ size_t audit_rows(struct audit *a, const struct audit_row **ret) {
 }
 
 uint64_t audit_findings(const struct audit *a) {
-    return a->judge.findings;
+    return a->verdicts.findings;
 }

@@ -28,13 +28,15 @@ struct finding {
 };
 typedef void finding_fn(void *context, const struct finding *);
 
-/* The entry of a chain with which signing began: those before it need no signature. */
+/* An entry of a chain that the auditor names: signing began with it, so that those before need no
+ * signature; or it is the first one that is not known to be older than the end of its key. */
 struct audit_until {
     char topic[TOPIC_MAX + 1];
     int32_t partition;
     uint64_t seq;
 };
 #define AUDIT_UNTIL "TOPIC/PARTITION@NUMBER, the entry with which signing began"
+#define AUDIT_REPLACED "TOPIC/PARTITION@NUMBER, the first entry after the end of the old key"
 bool audit_until_read(struct str, struct audit_until *ret);
 
 struct audit_options {
@@ -44,6 +46,8 @@ struct audit_options {
     size_t n_keys;                   /* 0: signatures are not checked */
     const struct audit_until *until; /* of chains that began unsigned */
     size_t n_until;
+    const struct audit_until *replaced; /* where keys that were replaced ended */
+    size_t n_replaced;
     bool partial;    /* --from: chains may begin anywhere, origins may have begun before */
     bool unfinished; /* --to: entries after the last one read are not missed */
     bool keep_seen;  /* remember which records have an outcome, for audit_seen() */
@@ -69,6 +73,12 @@ void audit_now(struct audit *, const char *topic, int32_t partition, int64_t off
 size_t audit_ahead(const struct audit *);
 /* key is the Kafka record's key; p NULL: unknown. */
 void audit_entry(struct audit *, struct str key, struct str value, const struct ledger_place *);
+/* Before any entry: an entry's bytes, for the sake of the keys that it names. One that was replaced
+ * in one chain is replaced in all, in whatever order they are read. */
+void audit_learn(struct audit *, struct str value);
+/* After the last entry: this one of the chain is anchored, by a key that audit_trusts(). */
+void audit_anchored(struct audit *, const char *topic, int32_t partition, uint64_t seq);
+bool audit_trusts(const struct audit *, const char *key_id);
 /* Whether every chain has reached what audit_expect() said. */
 bool audit_reached(const struct audit *);
 /* Every record of this retry topic that was visible when the expectations were taken has been
@@ -107,6 +117,7 @@ struct audit_row {
     uint64_t anew;    /* how often the topic was made anew: first is where it began the last time */
     uint64_t pending; /* source partitions: records that wait in a retry topic */
     uint64_t dead_now; /* source partitions: records that are dead letters at the end */
+    bool replaced;     /* nothing but a key that was replaced vouches for its newest entries */
     uint64_t findings;
     uint8_t head[SHA256_LEN]; /* the last entry's hash */
     bool has_meta;            /* the expectation came with our metadata: */

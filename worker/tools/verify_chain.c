@@ -5,16 +5,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void judge_report(struct judge *j, const struct finding *f) {
-    if (!f->note) j->findings++;
-    j->opts.report(j->opts.context, f);
+void verdicts_report(struct verdicts *vs, const struct finding *f) {
+    if (!f->note) vs->findings++;
+    vs->opts.report(vs->opts.context, f);
 }
 
 /* Codes that are worth knowing, and no reason to fail. */
-static const char notes[] = "repeated rotated unsigned-until made-anew";
+static const char notes[] = "repeated rotated unsigned-until made-anew replaced-key";
 
-void chain_say(struct judge *j, struct chain *c, const char *code, int64_t offset, const char *fmt,
-               ...) {
+void chain_say(struct verdicts *vs, struct chain *c, const char *code, int64_t offset,
+               const char *fmt, ...) {
     char text[512];
     va_list ap;
     va_start(ap, fmt);
@@ -26,28 +26,30 @@ void chain_say(struct judge *j, struct chain *c, const char *code, int64_t offse
                         .partition = c->row.partition,
                         .offset = offset,
                         .text = text};
-    if (j->place) f.place = *j->place;
+    if (vs->place) f.place = *vs->place;
     if (!f.note) c->row.findings++;
-    judge_report(j, &f);
+    verdicts_report(vs, &f);
 }
 
-uint64_t chain_until(const struct judge *j, const char *topic, int32_t partition) {
-    for (size_t i = 0; i < j->opts.n_until; i++) {
-        const struct audit_until *u = &j->opts.until[i];
-        if (u->partition == partition && strcmp(u->topic, topic) == 0) return u->seq;
-    }
+/* 0: none. */
+static uint64_t place_of(const struct audit_until *v, size_t n, const char *topic,
+                         int32_t partition) {
+    for (size_t i = 0; i < n; i++)
+        if (v[i].partition == partition && strcmp(v[i].topic, topic) == 0) return v[i].seq;
     return 0;
 }
 
-void chain_open(struct judge *j, struct chain *c) {
+uint64_t chain_until(const struct verdicts *vs, const char *topic, int32_t partition) {
+    return place_of(vs->opts.until, vs->opts.n_until, topic, partition);
+}
+
+void chain_open(struct verdicts *vs, struct chain *c) {
     c->links = xcalloc(CHAIN_LINKS, sizeof *c->links);
-    c->keys = xcalloc(CHAIN_KEYS_MAX, sizeof *c->keys);
-    c->until = chain_until(j, c->topic, c->row.partition);
-    for (; c->n_keys < j->opts.n_keys && c->n_keys < CHAIN_KEYS_MAX; c->n_keys++)
-        c->keys[c->n_keys].pub = j->opts.keys[c->n_keys];
+    c->keys = xcalloc(VERDICTS_KEYS_MAX, sizeof *c->keys);
+    c->until = chain_until(vs, c->topic, c->row.partition);
     if (c->kind == CHAIN_FOREIGN)
-        chain_say(j, c, "foreign", -1,
-                  "this topic is neither %s nor one of its retry and dead topics", j->opts.source);
+        chain_say(vs, c, "foreign", -1,
+                  "this topic is neither %s nor one of its retry and dead topics", vs->opts.source);
 }
 
 void chain_free(struct chain *c) {
@@ -94,16 +96,16 @@ static bool is_zero(const uint8_t hash[SHA256_LEN]) {
     return memcmp(hash, zeros, SHA256_LEN) == 0;
 }
 
-static enum chain_answer begin(struct judge *j, struct chain *c, const struct ledger_entry *e) {
-    if (e->seq > 0 && !j->opts.partial)
-        chain_say(j, c, "begins-late", e->first,
+static enum chain_answer begin(struct verdicts *vs, struct chain *c, const struct ledger_entry *e) {
+    if (e->seq > 0 && !vs->opts.partial)
+        chain_say(vs, c, "begins-late", e->first,
                   "the first entry found is number %" PRIu64 ": those before it are missing",
                   e->seq);
     if (e->seq == 0 && !is_zero(e->prev))
-        chain_say(j, c, "chain-broken", e->first,
+        chain_say(vs, c, "chain-broken", e->first,
                   "entry 0 names a previous entry, and there is none before it");
     if (e->seq == 0 && e->anew)
-        chain_say(j, c, "chain-broken", e->first,
+        chain_say(vs, c, "chain-broken", e->first,
                   "entry 0 says that the topic was made anew, and nothing was before it");
     push_link(c, e);
     c->begun = true;
@@ -112,16 +114,16 @@ static enum chain_answer begin(struct judge *j, struct chain *c, const struct le
 }
 
 /* An entry whose number was there before. */
-static enum chain_answer again(struct judge *j, struct chain *c, const struct ledger_entry *e) {
+static enum chain_answer again(struct verdicts *vs, struct chain *c, const struct ledger_entry *e) {
     uint8_t same[SHA256_LEN];
     const struct chain_link *earlier = link_of(c, e->seq, NULL);
     if (!earlier) {
-        chain_say(j, c, "out-of-order", e->first, "entry %" PRIu64 " stands after entry %" PRIu64,
+        chain_say(vs, c, "out-of-order", e->first, "entry %" PRIu64 " stands after entry %" PRIu64,
                   e->seq, c->row.last_seq);
         return CHAIN_REFUSED;
     }
     if (link_of(c, e->seq, e->hash)) {
-        chain_say(j, c, "repeated", e->first, "entry %" PRIu64 " is repeated as it was", e->seq);
+        chain_say(vs, c, "repeated", e->first, "entry %" PRIu64 " is repeated as it was", e->seq);
         c->row.repeats++;
         return CHAIN_REPEAT;
     }
@@ -129,13 +131,13 @@ static enum chain_answer again(struct judge *j, struct chain *c, const struct le
     bool equal = memcmp(same, earlier->same, SHA256_LEN) == 0;
     push_link(c, e); /* the chain may go on from either */
     if (equal) {
-        chain_say(j, c, "repeated", e->first,
+        chain_say(vs, c, "repeated", e->first,
                   "entry %" PRIu64 " is repeated with the same outcomes and other times", e->seq);
         c->row.repeats++;
         return CHAIN_REPEAT;
     }
-    chain_say(j, c, "altered", e->first, "there are two entries %" PRIu64 " with different content",
-              e->seq);
+    chain_say(vs, c, "altered", e->first,
+              "there are two entries %" PRIu64 " with different content", e->seq);
     return CHAIN_REFUSED;
 }
 
@@ -157,23 +159,23 @@ static bool fits(const struct chain *c, const struct ledger_entry *e) {
     return e->seq == c->row.last_seq + 1 && parent && follows(c, parent, e);
 }
 
-enum chain_answer chain_add(struct judge *j, struct chain *c, const struct ledger_entry *e,
+enum chain_answer chain_add(struct verdicts *vs, struct chain *c, const struct ledger_entry *e,
                             bool intact) {
     if (!intact && !fits(c, e)) return CHAIN_REFUSED;
-    if (!c->begun) return begin(j, c, e);
+    if (!c->begun) return begin(vs, c, e);
     uint64_t last = c->row.last_seq;
-    if (e->seq <= last) return again(j, c, e);
+    if (e->seq <= last) return again(vs, c, e);
     const struct chain_link *parent = link_of(c, last, e->prev);
     if (e->seq > last + 1)
-        chain_say(j, c, "missing", c->row.next,
+        chain_say(vs, c, "missing", c->row.next,
                   "entries %" PRIu64 " to %" PRIu64 " are missing: records %" PRId64
                   " up to %" PRId64 " have no outcome",
                   last + 1, e->seq - 1, c->row.next, e->first);
     else if (!parent)
-        chain_say(j, c, "chain-broken", e->first,
+        chain_say(vs, c, "chain-broken", e->first,
                   "entry %" PRIu64 " does not name the hash of the entry before it", e->seq);
     else if (!follows(c, parent, e))
-        chain_say(j, c, parent->next < joint(e) ? "gap" : "overlap", parent->next,
+        chain_say(vs, c, parent->next < joint(e) ? "gap" : "overlap", parent->next,
                   "entry %" PRIu64 " begins at %" PRId64 ", the one before it ends at %" PRId64,
                   e->seq, joint(e), parent->next);
     push_link(c, e);
@@ -182,107 +184,181 @@ enum chain_answer chain_add(struct judge *j, struct chain *c, const struct ledge
 
 /* ---- signatures ---- */
 
-static struct chain_key *key_named(struct chain *c, const char *id) {
-    for (size_t i = 0; i < c->n_keys; i++)
-        if (strcmp(c->keys[i].pub.id, id) == 0) return &c->keys[i];
+static struct known_key *key_named(struct verdicts *vs, const char *id) {
+    for (size_t i = 0; i < vs->n_keys; i++)
+        if (strcmp(vs->keys[i].pub.id, id) == 0) return &vs->keys[i];
     return NULL;
 }
 
-/* Takes the statement in, once the entry that carries it is known to be the new key's. */
-static void rotate(struct judge *j, struct chain *c, const struct ledger_entry *e,
-                   const struct ledger_pubkey *next) {
-    struct chain_key *old = key_named(c, e->rotate_from);
-    const char *wrong = NULL;
-    if (!old)
-        wrong = "the key that signs the statement is not known";
-    else if (!ledger_pubkey_check_rotation(&old->pub, next->raw, e->rotate_sig))
-        wrong = "the statement's signature is wrong";
-    else if (!key_named(c, next->id) && old->retired)
-        wrong = "the key that signs the statement was itself replaced";
-    else if (!key_named(c, next->id) && c->n_keys == CHAIN_KEYS_MAX)
-        wrong = "the chain has too many keys";
-    if (wrong) {
-        chain_say(j, c, "rotation-refused", e->first, "key %s names %s as its successor: %s",
-                  e->rotate_from, next->id, wrong);
-        return;
-    }
-    old->retired = true;
-    if (!key_named(c, next->id)) c->keys[c->n_keys++] = (struct chain_key){.pub = *next};
-    chain_say(j, c, "rotated", e->first, "key %s is replaced by %s", e->rotate_from, next->id);
+void verdicts_begin(struct verdicts *vs, const struct audit_options *opts) {
+    vs->opts = *opts;
+    for (; vs->n_keys < opts->n_keys && vs->n_keys < VERDICTS_KEYS_MAX; vs->n_keys++)
+        vs->keys[vs->n_keys].pub = opts->keys[vs->n_keys];
 }
 
-/* Whether a key that is given vouches for the entry, by what it says alone. */
-static bool check_signed(struct judge *j, struct chain *c, const struct ledger_entry *e) {
+bool verdicts_trusts(const struct verdicts *vs, const char *id) {
+    for (size_t i = 0; i < vs->n_keys; i++)
+        if (strcmp(vs->keys[i].pub.id, id) == 0) return !vs->keys[i].replaced;
+    return false;
+}
+
+/* NULL, or why the statement that next takes the place of old does not count. */
+static const char *refused(struct verdicts *vs, const struct known_key *old,
+                           const struct ledger_pubkey *next, const struct ledger_entry *e) {
+    if (!old) return "the key that signs the statement is not known";
+    if (!ledger_pubkey_check_rotation(&old->pub, next->raw, e->rotate_sig))
+        return "the statement's signature is wrong";
+    if (key_named(vs, next->id)) return NULL;
+    if (old->replaced) return "the key that signs the statement was itself replaced";
+    if (vs->n_keys == VERDICTS_KEYS_MAX) return "there are too many keys";
+    return NULL;
+}
+
+static void take_statement(struct verdicts *vs, struct known_key *old,
+                           const struct ledger_pubkey *next, const struct ledger_entry *e) {
+    if (!old->replaced || e->settled_ms < old->replaced_ms) old->replaced_ms = e->settled_ms;
+    old->replaced = true;
+    memcpy(old->successor, next->id, sizeof old->successor);
+    if (!key_named(vs, next->id)) vs->keys[vs->n_keys++] = (struct known_key){.pub = *next};
+}
+
+/* The entry has to be the new key's. */
+static bool states(const struct ledger_entry *e, struct ledger_pubkey *ret_next) {
+    if (!e->rotates || !e->is_signed) return false;
+    ledger_pubkey_from_raw(e->rotate_to, ret_next);
+    return strcmp(ret_next->id, e->key) == 0 &&
+           ledger_pubkey_check(ret_next, e->hash, SHA256_LEN, e->sig);
+}
+
+void verdicts_learn(struct verdicts *vs, const struct ledger_entry *e) {
     struct ledger_pubkey next;
-    if (e->rotates) {
-        ledger_pubkey_from_raw(e->rotate_to, &next);
-        const struct chain_key *known = key_named(c, next.id);
-        if (strcmp(next.id, e->key) == 0 &&
-            ledger_pubkey_check(&next, e->hash, SHA256_LEN, e->sig) &&
-            !(known && key_named(c, e->rotate_from) && key_named(c, e->rotate_from)->retired))
-            rotate(j, c, e, &next);
+    if (!vs->n_keys || !states(e, &next)) return;
+    struct known_key *old = key_named(vs, e->rotate_from);
+    if (!refused(vs, old, &next, e)) take_statement(vs, old, &next, e);
+}
+
+static void rotate(struct verdicts *vs, struct chain *c, const struct ledger_entry *e) {
+    struct ledger_pubkey next;
+    if (!states(e, &next)) return;
+    struct known_key *old = key_named(vs, e->rotate_from);
+    const char *wrong = refused(vs, old, &next, e);
+    if (wrong) {
+        chain_say(vs, c, "rotation-refused", e->first, "key %s names %s as its successor: %s",
+                  e->rotate_from, next.id, wrong);
+        return;
     }
-    struct chain_key *key = key_named(c, e->key);
+    take_statement(vs, old, &next, e);
+    struct chain_key *mine = &c->keys[old - vs->keys];
+    if (mine->stated) return; /* each owner says it again */
+    mine->stated = true;
+    mine->stated_seq = e->seq;
+    chain_say(vs, c, "rotated", e->first, "key %s is replaced by %s", e->rotate_from, next.id);
+}
+
+/* Whether a key that is known vouches for the entry, by what it says alone. */
+static bool check_signed(struct verdicts *vs, struct chain *c, const struct ledger_entry *e) {
+    rotate(vs, c, e);
+    struct known_key *key = key_named(vs, e->key);
     if (!key) {
-        chain_say(j, c, "unknown-key", e->first,
+        chain_say(vs, c, "unknown-key", e->first,
                   "entry %" PRIu64 " is signed by key %s, which is not among those given", e->seq,
                   e->key);
         return false;
-    } else if (!ledger_pubkey_check(&key->pub, e->hash, SHA256_LEN, e->sig)) {
-        chain_say(j, c, "bad-signature", e->first, "entry %" PRIu64 "'s signature is not key %s's",
+    }
+    if (!ledger_pubkey_check(&key->pub, e->hash, SHA256_LEN, e->sig)) {
+        chain_say(vs, c, "bad-signature", e->first, "entry %" PRIu64 "'s signature is not key %s's",
                   e->seq, e->key);
         return false;
-    } else if (key->retired) {
-        if (c->retired_tail++ == 0) c->retired_first = e->first;
-    } else {
-        c->retired_tail = 0; /* the chain below a current key's signature is vouched for by it */
     }
+    struct chain_key *mine = &c->keys[key - vs->keys];
+    if (mine->used && e->seq <= mine->seq) return true; /* it is repeated */
+    mine->used = true;
+    mine->seq = e->seq;
+    mine->first = e->first;
+    mine->settled_ms = e->settled_ms;
     return true;
 }
 
-bool chain_check_signature(struct judge *j, struct chain *c, const struct ledger_entry *e) {
+bool chain_check_signature(struct verdicts *vs, struct chain *c, const struct ledger_entry *e) {
     if (e->is_signed) {
         if (c->row.signed_entries++ == 0) c->signed_from = e->seq;
-        return !c->n_keys || check_signed(j, c, e);
-    } else if (c->row.signed_entries && c->n_keys) {
-        chain_say(j, c, "unsigned", e->first,
+        return !vs->n_keys || check_signed(vs, c, e);
+    } else if (c->row.signed_entries && vs->n_keys) {
+        chain_say(vs, c, "unsigned", e->first,
                   "entry %" PRIu64 " is not signed, and entries before it are", e->seq);
-    } else if (c->until && e->seq >= c->until && c->n_keys) {
-        chain_say(j, c, "unsigned", e->first,
+    } else if (c->until && e->seq >= c->until && vs->n_keys) {
+        chain_say(vs, c, "unsigned", e->first,
                   "entry %" PRIu64 " is not signed, and signing began with entry %" PRIu64, e->seq,
                   c->until);
     } else {
         c->unsigned_prefix++;
     }
-    return !c->n_keys || (c->until && e->seq < c->until);
+    return !vs->n_keys || (c->until && e->seq < c->until);
 }
 
 /* Whoever can write to Kafka can make such a beginning without a key, and the worker goes on from
  * it. So it counts only where the auditor knows of it. */
-static void finish_beginning(struct judge *j, struct chain *c) {
+static void finish_beginning(struct verdicts *vs, struct chain *c) {
     uint64_t n = c->unsigned_prefix, begun = c->row.last_seq + 1;
     if (c->until && (c->row.signed_entries ? n > 0 : c->until == begun))
-        chain_say(j, c, "unsigned-until", c->row.first,
+        chain_say(vs, c, "unsigned-until", c->row.first,
                   "%" PRIu64 " entries are not signed: signing began with entry %" PRIu64
                   ", so --unsigned-until says",
                   n, c->until);
     else if (!c->row.signed_entries)
-        chain_say(j, c, "unsigned", c->row.first, "no entry is signed");
+        chain_say(vs, c, "unsigned", c->row.first, "no entry is signed");
     else if (n)
-        chain_say(j, c, "unsigned-beginning", c->row.first,
+        chain_say(vs, c, "unsigned-beginning", c->row.first,
                   "the first %" PRIu64
                   " entries are not signed, and anybody could have written them; did signing begin "
                   "after them (--unsigned-until %s/%d@%" PRIu64 ")?",
                   n, c->topic, (int)c->row.partition, c->signed_from);
 }
 
-static void finish_signatures(struct judge *j, struct chain *c) {
-    if (!c->n_keys || !c->begun) return;
-    finish_beginning(j, c);
-    if (c->retired_tail)
-        chain_say(j, c, "retired-key", c->retired_first,
-                  "the last %" PRIu64 " entries are signed by a key that was replaced before",
-                  c->retired_tail);
+/* Days may pass until the last worker of a deploy has the new key. */
+#define DEPLOY_MS (24LL * 3600 * 1000)
+
+/* Whoever has a key that was replaced can write the newest entries of a chain; further back, what
+ * follows vouches for them. In a chain that has the statement no such entry may follow it. In
+ * another one the key's end is where the auditor says; else when it was replaced, by the entries'
+ * own time. */
+static void finish_replaced(struct verdicts *vs, struct chain *c) {
+    uint64_t vouched = c->anchored;
+    const struct chain_key *last = NULL;
+    for (size_t i = 0; i < vs->n_keys; i++) {
+        const struct chain_key *k = &c->keys[i];
+        if (!k->used) continue;
+        if (!vs->keys[i].replaced && k->seq + 1 > vouched) vouched = k->seq + 1;
+        if (vs->keys[i].replaced && (!last || k->seq > last->seq)) last = k;
+    }
+    if (!last || last->seq < vouched) return;
+    const struct known_key *key = &vs->keys[last - c->keys];
+    uint64_t known = place_of(vs->opts.replaced, vs->opts.n_replaced, c->topic, c->row.partition);
+    if (last->stated && last->seq > last->stated_seq)
+        chain_say(vs, c, "retired-key", last->first,
+                  "the newest entries, up to %" PRIu64
+                  ", are signed by key %s, which was replaced before them",
+                  last->seq, key->pub.id);
+    else if (known ? last->seq >= known : last->settled_ms > key->replaced_ms + DEPLOY_MS)
+        chain_say(vs, c, "retired-key", last->first,
+                  "the newest entries, up to %" PRIu64 ", are signed by key %s, which %s",
+                  last->seq, key->pub.id,
+                  known ? "had ended before them, so --replaced-until says"
+                        : "had been replaced elsewhere in the ledger a day before");
+    else if (!known) {
+        c->row.replaced = true;
+        chain_say(vs, c, "replaced-key", last->first,
+                  "only key %s, which was replaced since, vouches for the newest entries: whoever "
+                  "has it may have written them; if %" PRIu64
+                  " is the last one before that, say --replaced-until %s/%d@%" PRIu64,
+                  key->pub.id, last->seq, c->topic, (int)c->row.partition, last->seq + 1);
+    }
+}
+
+static void finish_signatures(struct verdicts *vs, struct chain *c) {
+    if (!vs->n_keys || !c->begun) return;
+    finish_beginning(vs, c);
+    finish_replaced(vs, c);
 }
 
 /* ---- the end ---- */
@@ -294,46 +370,46 @@ bool chain_is_ahead(const struct chain *c) {
 }
 
 /* The end of a chain is where the group says. */
-static void finish_committed(struct judge *j, struct chain *c) {
+static void finish_committed(struct verdicts *vs, struct chain *c) {
     if (!chain_is_ahead(c)) return;
     if (!c->has_now)
-        chain_say(j, c, "committed-missing", c->row.next,
+        chain_say(vs, c, "committed-missing", c->row.next,
                   "the group has committed %s of this partition, and the ledger has %" PRIu64
                   " entries of it: where they end can't be known",
                   c->row.committed < 0 ? "nothing" : "no metadata of runsink's",
                   c->row.last_seq + 1);
     else
-        chain_say(j, c, "committed-older", c->row.next,
+        chain_say(vs, c, "committed-older", c->row.next,
                   "the group has committed %" PRIu64 " entries, and the ledger has %" PRIu64
                   ": the committed state was put back, or entries were added",
                   c->seq_now, c->row.last_seq + 1);
 }
 
-void chain_finish(struct judge *j, struct chain *c) {
+void chain_finish(struct verdicts *vs, struct chain *c) {
     const struct audit_row *row = &c->row;
-    finish_signatures(j, c);
-    finish_committed(j, c);
-    if (!c->expected || j->opts.unfinished || (j->opts.partial && !c->begun)) return;
+    finish_signatures(vs, c);
+    finish_committed(vs, c);
+    if (!c->expected || vs->opts.unfinished || (vs->opts.partial && !c->begun)) return;
     int64_t end = c->begun ? row->next : 0;
     if (!row->has_meta) {
         if (row->committed > end)
-            chain_say(j, c, "truncated", end,
+            chain_say(vs, c, "truncated", end,
                       "the ledger ends at %" PRId64 ", the group's committed offset is %" PRId64
                       " (with metadata that is not runsink's)",
                       end, row->committed);
     } else if (row->meta_seq == 0 || c->head_found) {
         return;
     } else if (!c->begun) {
-        chain_say(j, c, "truncated", 0,
+        chain_say(vs, c, "truncated", 0,
                   "the ledger has no entry, the group has settled %" PRIu64 " up to %" PRId64,
                   row->meta_seq, row->committed);
     } else if (row->last_seq + 1 < row->meta_seq) {
-        chain_say(j, c, "truncated", end,
+        chain_say(vs, c, "truncated", end,
                   "the ledger ends after %" PRIu64 " entries at %" PRId64
                   ", the group has settled %" PRIu64 " up to %" PRId64,
                   row->last_seq + 1, end, row->meta_seq, row->committed);
     } else if (row->entries) {
-        chain_say(j, c, "head-differs", row->committed,
+        chain_say(vs, c, "head-differs", row->committed,
                   "entry %" PRIu64
                   " is not the one whose hash is in the group's committed metadata",
                   row->meta_seq - 1);

@@ -250,7 +250,9 @@ bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err) {
     return false;
 }
 
-static bool audit_file(const char *dir, const char *name, struct audit *a, struct buf *err) {
+/* learn: only what it says of keys. */
+static bool audit_file(const char *dir, const char *name, bool learn, struct audit *a,
+                       struct buf *err) {
     FILE *f = open_in(dir, name, "re");
     if (!f) return say_errno(err, "open", dir, name);
     struct ledger_place place = {.name = name};
@@ -260,7 +262,11 @@ static bool audit_file(const char *dir, const char *name, struct audit *a, struc
     while ((n = getline(&line, &cap, f)) >= 0) {
         place.offset++;
         if (n > 0 && line[n - 1] == '\n') n--;
-        audit_entry(a, (struct str){0}, (struct str){line, (size_t)n}, &place);
+        struct str value = {line, (size_t)n};
+        if (learn)
+            audit_learn(a, value);
+        else
+            audit_entry(a, (struct str){0}, value, &place);
     }
     bool ok = !ferror(f);
     free(line);
@@ -278,10 +284,10 @@ bool files_audit(const char *dir, struct audit *a, struct buf *err) {
     int n = scandir(dir, &names, is_entries, alphasort);
     if (n < 0) return say_errno(err, "read", dir, NULL);
     bool ok = true;
-    for (int i = 0; i < n; i++) {
-        ok = ok && audit_file(dir, names[i]->d_name, a, err);
-        free(names[i]);
-    }
+    /* One partition's file stands before another's, whichever was written first. */
+    for (int learn = 1; learn >= 0; learn--)
+        for (int i = 0; i < n; i++) ok = ok && audit_file(dir, names[i]->d_name, learn, a, err);
+    for (int i = 0; i < n; i++) free(names[i]);
     free(names);
     return ok;
 }

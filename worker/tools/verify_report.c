@@ -104,6 +104,7 @@ static void row_json(struct buf *b, const struct audit_row *row) {
     out_uint(b, "pending", row->pending);
     out_uint(b, "dead_now", row->dead_now);
     out_uint(b, "repeats", row->repeats);
+    out_bool(b, "replaced_key", row->replaced);
     out_uint(b, "findings", row->findings);
     out_close(b, '}');
 }
@@ -157,18 +158,25 @@ static void print_anchors(FILE *f, const struct anchored_sums *s) {
 
 static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t findings,
                     const struct report_sums *sums) {
-    uint64_t entries = 0, signed_entries = 0, pending = 0, dead = 0;
+    uint64_t entries = 0, signed_entries = 0, pending = 0, dead = 0, replaced = 0;
     for (size_t i = 0; i < n; i++) {
         entries += rows[i].entries;
         signed_entries += rows[i].signed_entries;
         pending += rows[i].pending;
         dead += rows[i].dead_now;
+        replaced += rows[i].replaced;
     }
     fprintf(f,
             "\n%" PRIu64 " entries, %" PRIu64 " signed%s; %" PRIu64
             " records wait in retry topics, %" PRIu64 " are dead letters\n",
             entries, signed_entries,
             sums->keys_given ? " and checked" : " (NOT CHECKED: give --key)", pending, dead);
+    if (replaced)
+        fprintf(f,
+                "%" PRIu64
+                " partition%s with entries that only a key vouches for which was replaced "
+                "since: whoever has it may have written them (notes above)\n",
+                replaced, replaced == 1 ? " ends" : "s end");
     if (sums->objects)
         fprintf(f, "%" PRIu64 " objects compared, %" PRIu64 " bytes\n", sums->objects_checked,
                 sums->objects_bytes);
