@@ -251,29 +251,41 @@ def tally(entry, source, stories):
                 story.append("taken-skipped")  # to the source topic, as a new event: this one's story ends
 
 
-def last_parked(entry, source, known, tiers):
-    """tiers: (partition, offset) -> the retry topic that it was parked in last; None where that is younger than the committed state."""
+def move(entry, source, known, places, late):
+    """places: (partition, offset) -> how often it was moved to each retry or dead topic, less how often it was taken from there.
+    late: those that an entry younger than the committed state has parked."""
     for kind, group in groups(entry):
-        if kind not in ("parked", "redriven") or "tier" not in group:
-            continue
-        tier = f"{source}.retry.{group['tier']}" if entry["seq"] < known else None
+        to = (f"{source}.retry.{group.get('tier')}" if kind == "parked" or kind == "redriven" and "tier" in group
+              else f"{source}.dead.{group.get('fault')}" if kind == "dead" else None)
         if entry["topic"] == source:
-            tiers.update({(entry["partition"], o): tier for o in spread(group["offsets"])})
+            records = [(entry["partition"], o) for o in spread(group["offsets"])]
         else:
-            tiers.update({(p, o): tier for _, p, ranges in group["origin"] for o in spread(ranges)})
+            records = [(p, o) for _, p, ranges in group["origin"] for o in spread(ranges)]
+        for record in records:
+            lies = places.setdefault(record, {})
+            for place, n in ((to, 1), (entry["topic"], -1)):
+                if place not in (None, source):
+                    lies[place] = lies.get(place, 0) + n
+            if to and ".retry." in to and entry["seq"] >= known:
+                late.add(record)
 
 
-def story_findings(stories, lives, gone):
+def story_findings(stories, places, late, lives, gone):
     for record, story in stories.items():
         opened = max(1, min(story.count("opened"), lives(record[0])))
         count = lambda name: sum(s.removeprefix("taken-") == name for s in story)
         taken = sum(s.startswith("taken-") for s in story)
+        lies = {place: n for place, n in places.get(record, {}).items() if n}
         final = count("delivered") + count("skipped") + count("discarded")
         dead = count("dead") - count("redriven") - count("discarded")
         waiting = count("parked") + count("redriven") - taken
         if min(final, dead, waiting) < 0 or final + dead + waiting != opened:
             yield f"record {record}: {final} delivered, {dead} dead, {waiting} waiting"
-        elif waiting and gone(record):
+        elif lives(record[0]) > 1:
+            continue  # records that have had the same offset: which of them an entry is about can't be told
+        elif any(n < 0 for n in lies.values()) or len(lies) != waiting + dead:
+            yield f"record {record}: taken from where it did not lie: {lies}"
+        elif waiting and record not in late and any(gone(place) for place in lies):
             yield f"record {record}: it does not wait any more where it was parked"
 
 
@@ -298,7 +310,7 @@ def anchor_findings(folder, group, chains, keys):
 
 def verify(folder, keys):
     manifest = json.loads((folder / "manifest.json").read_text())
-    chains, stories, tiers = {}, {}, {}
+    chains, stories, places, late = {}, {}, {}, set()
     known = {(c["topic"], c["partition"]): c.get("entries", 0) for c in manifest["committed"]}
     for path in sorted(folder.glob("*.ndjson")):
         for number, value in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
@@ -317,7 +329,7 @@ def verify(folder, keys):
                              *chain.link(entry, value, digest), *entry_findings(entry)):
                     yield f"{path.name}:{number}: {text}"
                 tally(entry, manifest["source"], stories)
-                last_parked(entry, manifest["source"], known.get((entry["topic"], entry["partition"]), 0), tiers)
+                move(entry, manifest["source"], known.get((entry["topic"], entry["partition"]), 0), places, late)
             except (AttributeError, KeyError, TypeError, ValueError) as e:
                 yield f"{path.name}:{number}: malformed: {e!r}"
     for c in manifest["committed"]:
@@ -329,8 +341,9 @@ def verify(folder, keys):
             yield f"{name}: its end is not signed by a current key"
     source = manifest["source"]
     drained = () if manifest.get("unfinished") else manifest.get("drained", ())
-    yield from story_findings(stories, lambda partition: chains[source, partition].lives if (source, partition) in chains else 1,
-                              lambda record: tiers.get(record) in drained)
+    yield from story_findings(stories, places, late,
+                              lambda partition: chains[source, partition].lives if (source, partition) in chains else 1,
+                              lambda place: place in drained)
     yield from anchor_findings(folder, manifest["group"], chains, keys)
     if sum(1 for _ in (folder / "anchors").rglob("*.json*")) < manifest.get("anchors", 0):
         yield "anchors that the manifest counts are not there"

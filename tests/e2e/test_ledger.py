@@ -7,6 +7,7 @@ import unittest
 from pathlib import Path
 
 import events
+import forger
 import rig
 from confluent_kafka import Producer
 
@@ -87,6 +88,30 @@ class Ledger(rig.Case):
     def second_opinion(self, folder):
         done = subprocess.run([sys.executable, SECOND_VERIFIER, folder], capture_output=True, text=True, timeout=120)
         return done.returncode, done.stdout + done.stderr
+
+    def test_offsets_that_an_admin_set(self):
+        """kafka-consumer-groups --reset-offsets, which knows no metadata: told as what it is, with the records jumped over"""
+        for partition in (0, 1):
+            self.kafka.produce(self.topic, [(b"k", events.dump(events.run("absent"))) for _ in range(10)], partition)
+        worker = self.worker(self.settings())
+        self.settled(worker)
+        self.assertEqual(0, worker.stop())
+        self.worker_config = worker.config
+        for partition in (0, 1):
+            self.kafka.produce(self.topic, [(b"k", events.dump(events.run("absent"))) for _ in range(20)], partition)
+        forger.commit(self.kafka.bootstrap, self.group, {(self.topic, 0): (17, ""), (self.topic, 1): (4, "")})
+        worker = self.worker(self.settings())
+        self.settled(worker)
+        self.assertEqual(0, worker.stop())
+        found = {(f["partition"], f["offset"]): f["text"] for f in self.verify("--key", self.public)["findings"]
+                 if f["code"] == "begun-again"}
+        self.assertEqual({(0, 10), (1, 4)}, set(found))
+        self.assertIn("records 10 up to 17 were jumped over", found[0, 10])
+        self.assertIn("records 4 up to 10 are settled again", found[1, 4])
+        answer = self.verify("--key", self.public, "--records")
+        self.assertEqual({"begun-again", "no-outcome"}, self.codes(answer))
+        self.assertEqual([(0, offset) for offset in range(10, 17)],
+                         sorted((f["partition"], f["offset"]) for f in answer["findings"] if f["code"] == "no-outcome"))
 
     def check_all(self, **more):
         runs = self.work(**more)

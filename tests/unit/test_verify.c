@@ -123,7 +123,17 @@ static void test_second_outcome(void **state) {
     story_tell(&s, 0, LEDGER_PARKED, 0, 1, 0);
     story_tell(&s, RETRY, LEDGER_DELIVERED, 300, 301, 0);
     story_tell(&s, RETRY, LEDGER_DELIVERED, 301, 302, 0);
-    story_end(&s, "never-parked", 0, NULL, 0);
+    story_end(&s, "second-outcome", 0, NULL, 0);
+
+    story_begin(&s, NULL); /* the first one in the source topic */
+    story_tell(&s, 0, LEDGER_DELIVERED, 0, 1, 0);
+    story_tell(&s, RETRY, LEDGER_DELIVERED, 300, 301, 0);
+    story_end(&s, "second-outcome", 0, NULL, 0);
+
+    story_begin(&s, NULL);
+    story_tell(&s, 0, LEDGER_DELIVERED, 0, 1, 0);
+    story_tell(&s, RETRY, LEDGER_DELIVERED, 300, 301, 1);
+    story_end(&s, "never-parked", 1, NULL, 0);
 
     story_begin(&s, NULL);
     story_tell(&s, 0, LEDGER_DEAD, 0, 1, 0);
@@ -142,7 +152,7 @@ static void test_redriven(void **state) {
         story_tell(&s, RETRY + 1, LEDGER_REDRIVEN, 0, 3, 0);
         story_tell(&s, RETRY, LEDGER_DELIVERED, 300, 303, 0);
         if (again) story_tell(&s, RETRY + 1, LEDGER_REDRIVEN, 3, 4, 2);
-        story_end(&s, again ? "never-dead" : NULL, 2, NULL, 0);
+        story_end(&s, again ? "parked-twice" : NULL, 2, NULL, 0);
     }
 }
 
@@ -159,7 +169,7 @@ static void test_redriven_to_the_source(void **state) {
         story_tell(&s, RETRY + 1, LEDGER_REDRIVEN, 0, 3, 0);
         story_tell(&s, 0, LEDGER_SKIPPED, 3, 6, 0);
         if (again) story_tell(&s, RETRY + 1, LEDGER_REDRIVEN, 3, 4, 2);
-        story_end(&s, again ? "never-dead" : NULL, 2, NULL, 0);
+        story_end(&s, again ? "second-outcome" : NULL, 2, NULL, 0);
     }
 }
 
@@ -175,11 +185,129 @@ static void test_discarded(void **state) {
         story_tell(&s, RETRY + 1, LEDGER_DISCARDED, 0, wrong == 3 ? 1 : 3, 0);
         if (wrong == 1) story_tell(&s, RETRY + 1, LEDGER_DISCARDED, 3, 4, 2);
         if (wrong == 2) story_tell(&s, RETRY + 1, LEDGER_REDRIVEN, 3, 4, 2);
-        story_end(&s, wrong ? "never-dead" : NULL, wrong == 3 ? 0 : 2, NULL, 0);
+        static const char *const codes[] = {NULL, "second-outcome", "parked-twice", "never-dead"};
+        story_end(&s, codes[wrong], wrong == 3 ? 0 : 2, NULL, 0);
     }
     story_begin(&s, NULL);
     story_tell(&s, 0, LEDGER_DISCARDED, 0, 1, 0);
     story_end(&s, "wrong-kind", 0, NULL, 0);
+}
+
+/* One entry, of one record of partition 0, in retry topics (RETRY is 10s, behind it 20s) or a dead
+ * one (the last chain, which takes the place of 20s). */
+struct told {
+    size_t chain;
+    enum ledger_kind kind;
+    const char *tier;
+    enum fault fault;
+};
+
+static void tell_one(struct story *s, const struct told *t) {
+    int64_t offset = s->w.chains[t->chain].next;
+    struct origin origin = {.topic = WORLD_SOURCE};
+    struct ledger_item item = {.kind = t->kind,
+                               .key = t->kind == LEDGER_DELIVERED ? "k" : NULL,
+                               .why = t->kind == LEDGER_DELIVERED ? NULL : "x",
+                               .tier = t->tier,
+                               .fault = t->fault,
+                               .offsets = &offset,
+                               .n = 1,
+                               .origins = t->chain ? &origin : NULL};
+    world_settle(&s->w, t->chain, offset + 1, &item, 1);
+}
+
+/* Whatever is read first, a record is only ever taken from where it lies. */
+static void test_places(void **state) {
+    (void)state;
+    enum { TEN = RETRY, OTHER = RETRY + 1 };
+    static const struct {
+        const char *other; /* the topic of the last chain */
+        struct told told[5];
+        const char *code;
+        size_t n;
+    } cases[] = {
+        /* Parked again, and delivered. */
+        {"jobs.retry.20s",
+         {{0, LEDGER_PARKED, "10s", 0},
+          {TEN, LEDGER_PARKED, "20s", 0},
+          {OTHER, LEDGER_DELIVERED, 0, 0}},
+         NULL,
+         3},
+        /* Delivered by the topic where it does not wait. */
+        {"jobs.retry.20s",
+         {{0, LEDGER_PARKED, "10s", 0}, {OTHER, LEDGER_DELIVERED, 0, 0}},
+         "wrong-place",
+         2},
+        /* Parked again once it was delivered, in the same topic or by another. */
+        {"jobs.retry.20s",
+         {{0, LEDGER_PARKED, "10s", 0},
+          {TEN, LEDGER_DELIVERED, 0, 0},
+          {TEN, LEDGER_PARKED, "20s", 0}},
+         "parked-twice",
+         3},
+        {"jobs.retry.20s",
+         {{0, LEDGER_PARKED, "10s", 0},
+          {TEN, LEDGER_DELIVERED, 0, 0},
+          {OTHER, LEDGER_PARKED, "10s", 0}},
+         "parked-twice",
+         3},
+        {"jobs.retry.20s",
+         {{0, LEDGER_DELIVERED, 0, 0}, {TEN, LEDGER_PARKED, "20s", 0}},
+         "parked-twice",
+         2},
+        {"jobs.retry.20s",
+         {{OTHER, LEDGER_PARKED, "10s", 0},
+          {0, LEDGER_PARKED, "10s", 0},
+          {TEN, LEDGER_DELIVERED, 0, 0}},
+         "wrong-place",
+         3},
+        /* Dead, back, delivered; from another dead topic than it died into; once it was delivered.
+         */
+        {"jobs.dead.data",
+         {{0, LEDGER_DEAD, 0, FAULT_DATA},
+          {OTHER, LEDGER_REDRIVEN, "10s", 0},
+          {TEN, LEDGER_DELIVERED, 0, 0}},
+         NULL,
+         3},
+        {"jobs.dead.data",
+         {{0, LEDGER_DEAD, 0, FAULT_TENANT},
+          {OTHER, LEDGER_REDRIVEN, "10s", 0},
+          {TEN, LEDGER_DELIVERED, 0, 0}},
+         "wrong-place",
+         3},
+        {"jobs.dead.data",
+         {{0, LEDGER_PARKED, "10s", 0},
+          {TEN, LEDGER_DELIVERED, 0, 0},
+          {TEN, LEDGER_DEAD, 0, FAULT_DATA},
+          {OTHER, LEDGER_REDRIVEN, "20s", 0}},
+         "parked-twice",
+         4},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct story s;
+        story_begin(&s, NULL);
+        snprintf(s.w.chains[OTHER].topic, TOPIC_MAX, "%s", cases[i].other);
+        for (size_t k = 0; k < cases[i].n; k++) tell_one(&s, &cases[i].told[k]);
+        story_end(&s, cases[i].code, 0, NULL, 0);
+    }
+}
+
+/* It waits where it was parked by the last entry of its story, whichever was read last. */
+static void test_vanished_whatever_is_read_first(void **state) {
+    (void)state;
+    for (int first = 0; first < 2; first++) {
+        for (int drained = 0; drained < 2; drained++) {
+            struct story s;
+            const struct told again = {RETRY, LEDGER_PARKED, "20s", 0};
+            story_begin(&s, NULL);
+            if (first) tell_one(&s, &again);
+            story_tell(&s, 0, LEDGER_PARKED, 0, 1, 0);
+            if (!first) tell_one(&s, &again);
+            world_snapshot(&s.w, &s.snapshot);
+            snapshot_add_drained(&s.snapshot, drained ? "jobs.retry.20s" : "jobs.retry.10s");
+            story_end(&s, drained ? "vanished" : NULL, 0, NULL, 0);
+        }
+    }
 }
 
 static void test_lost(void **state) {
@@ -507,6 +635,30 @@ static void test_repeat_with_other_times(void **state) {
     }
 }
 
+/* Somebody has set the group's offset: a chain of its own begins in the middle, once. */
+static void test_begun_again(void **state) {
+    (void)state;
+    static const struct {
+        int64_t at, where;
+        size_t entries;
+        const char *code;
+    } cases[] = {{12, 9, 2, "begun-again"}, {9, 9, 2, "begun-again"}, {3, 3, 2, "begun-again"},
+                 {0, 0, 2, "begun-again"},  {7, 5, 1, "begun-again"}, {0, 0, 1, "altered"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct story s;
+        story_begin(&s, NULL);
+        story_tell(&s, 0, LEDGER_PARKED, 0, 5, 0);
+        if (cases[i].entries > 1) story_tell(&s, 0, LEDGER_SKIPPED, 5, 9, 0);
+        s.w.chains[0].seq = 0;
+        s.w.chains[0].next = cases[i].at;
+        memset(s.w.chains[0].head, 0, SHA256_LEN);
+        bool again = strcmp(cases[i].code, "begun-again") == 0;
+        story_tell(&s, 0, again ? LEDGER_PARKED : LEDGER_SKIPPED, cases[i].at, cases[i].at + 4, 0);
+        story_tell(&s, 0, LEDGER_SKIPPED, cases[i].at + 4, cases[i].at + 6, 0);
+        story_end(&s, cases[i].code, cases[i].where, NULL, 0);
+    }
+}
+
 static void test_wrong_record_key(void **state) {
     (void)state;
     struct story s;
@@ -644,6 +796,8 @@ int main(void) {
         cmocka_unit_test(test_redriven),
         cmocka_unit_test(test_redriven_to_the_source),
         cmocka_unit_test(test_discarded),
+        cmocka_unit_test(test_places),
+        cmocka_unit_test(test_vanished_whatever_is_read_first),
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_made_anew),
         cmocka_unit_test(test_made_anew_twice_delivered),
@@ -662,6 +816,7 @@ int main(void) {
         cmocka_unit_test(test_from),
         cmocka_unit_test(test_to),
         cmocka_unit_test(test_repeat_with_other_times),
+        cmocka_unit_test(test_begun_again),
         cmocka_unit_test(test_wrong_record_key),
         cmocka_unit_test(test_seen),
         cmocka_unit_test(test_spans),

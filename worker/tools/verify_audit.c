@@ -38,10 +38,17 @@ struct origin_tally {
     uint16_t parked, taken, final, dead, redriven; /* taken: read from a retry topic; redriven:
                                                       no dead letter any more */
     uint16_t waiting;                              /* found in a retry topic: audit_waits() */
-    uint8_t tier;  /* the number of the retry topic it was parked in last */
     bool late : 1; /* parked by an entry younger than the committed state that is compared with */
     uint8_t opened : 7; /* by how many entries of the source topic */
+    /* Where it lies: the sum of the topics that it was moved to, less those that it was taken from,
+     * in whatever order that was read. place_in() of the one topic that is left, or 0. */
+    uint64_t place;
 };
+
+/* A retry topic's delay, or a dead topic's fault. */
+static uint64_t place_in(enum chain_kind kind, struct str name) {
+    return keyed_hash_numbered(name, (int32_t)kind);
+}
 
 /* How many records the tally stands for, where the topic has had this many lives. */
 static int origin_lives(const struct origin_tally *t, uint64_t lives) {
@@ -77,10 +84,13 @@ static struct origin_tally *origin_at(struct table *origins, struct chain *c, in
     return t;
 }
 
-/* To be called after each change: forgets the tally when the record's story is complete. */
-static void origin_settle(struct table *origins, struct origin_tally *t, uint64_t lives) {
+/* To be called after each change: forgets the tally when the record's story is complete. partial:
+ * it may have begun before what is read. */
+static void origin_settle(struct table *origins, struct origin_tally *t, uint64_t lives,
+                          bool partial) {
     if (t->final != origin_lives(t, lives) || t->dead != t->redriven || origin_pending(t) != 0)
         return;
+    if (!partial && (!t->opened || (t->place && lives == 1))) return;
     table_remove(origins, &t->node);
     free(t);
 }
@@ -149,7 +159,7 @@ void audit_report(struct audit *a, const struct finding *f) {
 static uint8_t tier_of(struct audit *a, struct str name) {
     for (size_t i = 0; i < a->n_tiers; i++)
         if (str_is(name, a->tiers[i].name)) return (uint8_t)i;
-    if (a->n_tiers == TIERS_MAX || name.n == 0) return TIER_UNKNOWN;
+    if (a->n_tiers == TIERS_MAX) return TIER_UNKNOWN;
     a->tiers[a->n_tiers].name = xstrndup(name.p, name.n);
     return (uint8_t)a->n_tiers++;
 }
@@ -163,13 +173,19 @@ static struct str retry_tier(const struct audit *a, struct str topic) {
     return (struct str){rest.p + 7, rest.n - 7};
 }
 
+/* "<source>.dead.<fault>" -> the fault's name, else empty. */
+static struct str dead_fault(const struct audit *a, struct str topic) {
+    struct str prefix = str_c(a->verdicts.opts.source);
+    if (!str_starts(topic, a->verdicts.opts.source)) return (struct str){0};
+    struct str rest = {topic.p + prefix.n, topic.n - prefix.n};
+    if (!str_starts(rest, ".dead.")) return (struct str){0};
+    return (struct str){rest.p + 6, rest.n - 6};
+}
+
 static enum chain_kind kind_of(const struct audit *a, struct str topic) {
     if (str_is(topic, a->verdicts.opts.source)) return CHAIN_SOURCE;
     if (retry_tier(a, topic).n) return CHAIN_RETRY;
-    if (!str_starts(topic, a->verdicts.opts.source)) return CHAIN_FOREIGN;
-    size_t skip = strlen(a->verdicts.opts.source);
-    struct str rest = {topic.p + skip, topic.n - skip};
-    return str_starts(rest, ".dead.") ? CHAIN_DEAD : CHAIN_FOREIGN;
+    return dead_fault(a, topic).n ? CHAIN_DEAD : CHAIN_FOREIGN;
 }
 
 static struct chain *chain_find(const struct audit *a, struct str topic, int32_t partition) {
@@ -191,7 +207,8 @@ static struct chain *chain_of(struct audit *a, struct str topic, int32_t partiti
     c->topic = xstrndup(topic.p, topic.n);
     c->row = (struct audit_row){.topic = c->topic, .partition = partition, .committed = -1};
     c->kind = kind_of(a, topic);
-    if (c->kind == CHAIN_RETRY) c->tier = tier_of(a, retry_tier(a, topic));
+    if (c->kind == CHAIN_RETRY) c->place = place_in(CHAIN_RETRY, retry_tier(a, topic));
+    if (c->kind == CHAIN_DEAD) c->place = place_in(CHAIN_DEAD, dead_fault(a, topic));
     a->chains[a->n_chains++] = c;
     table_add(&a->index, &c->node, keyed_hash_numbered(topic, partition));
     return c;
@@ -332,7 +349,7 @@ static void check_spans(struct audit *a, struct chain *c, const struct ledger_en
 enum teller { BY_SOURCE, BY_RETRY, BY_DEAD };
 
 static uint64_t lives(const struct chain *c) {
-    return c->row.anew + 1;
+    return c->row.anew + c->restarts + 1;
 }
 
 /* Memory is bounded: what is beyond that is not judged. */
@@ -348,13 +365,21 @@ static bool is_full(struct audit *a, struct chain *c) {
     return a->full;
 }
 
-static void tally(struct audit *a, struct chain *chain, int64_t offset, enum ledger_kind kind,
-                  enum teller teller, bool late, uint8_t tier) {
+/* What an entry says of a record that is not final in the source topic. */
+struct telling {
+    enum ledger_kind kind;
+    enum teller teller;
+    uint64_t from, to; /* place_in(); 0: none */
+    bool late;
+};
+
+static void tally(struct audit *a, struct chain *chain, int64_t offset, const struct telling *by) {
     if (is_full(a, chain)) return;
     struct origin_tally *t = origin_at(&a->origins, chain, offset);
-    if (teller == BY_RETRY) t->taken++;
-    if (teller == BY_SOURCE && t->opened < 100) t->opened++;
-    switch (kind) {
+    if (by->teller == BY_RETRY) t->taken++;
+    if (by->teller == BY_SOURCE && t->opened < 100) t->opened++;
+    t->place += by->to - by->from;
+    switch (by->kind) {
     case LEDGER_DELIVERED:
     case LEDGER_SKIPPED:
         t->final++;
@@ -374,11 +399,8 @@ static void tally(struct audit *a, struct chain *chain, int64_t offset, enum led
         t->final++;
         break;
     }
-    if (kind == LEDGER_PARKED || kind == LEDGER_REDRIVEN) {
-        t->tier = tier;
-        t->late = late;
-    }
-    origin_settle(&a->origins, t, lives(chain));
+    if (by->kind == LEDGER_PARKED || by->kind == LEDGER_REDRIVEN) t->late = t->late || by->late;
+    origin_settle(&a->origins, t, lives(chain), a->verdicts.opts.partial);
 }
 
 /* Younger than the state that the group had committed when reading began. */
@@ -396,9 +418,28 @@ static bool parks(const struct ledger_group *g) {
     return g->kind == LEDGER_PARKED || (g->kind == LEDGER_REDRIVEN && g->tier.n);
 }
 
+static bool is_fault(struct str fault) {
+    return str_is(fault, fault_name(FAULT_TENANT)) || str_is(fault, fault_name(FAULT_DATA)) ||
+           str_is(fault, fault_name(FAULT_SYSTEM));
+}
+
+/* What is not possible is told by itself. */
+static uint64_t goes_to(const struct ledger_group *g) {
+    if (parks(g)) return place_in(CHAIN_RETRY, g->tier);
+    if (g->kind != LEDGER_DEAD) return 0;
+    return place_in(CHAIN_DEAD, is_fault(g->fault) ? g->fault : str_c(fault_name(FAULT_DATA)));
+}
+
 static void follow_origins(struct audit *a, struct chain *c, const struct ledger_entry *e,
                            const struct ledger_group *g) {
-    uint8_t tier = tier_of(a, g->tier);
+    const struct telling told = {.kind = g->kind,
+                                 .teller = c->kind == CHAIN_RETRY ? BY_RETRY : BY_DEAD,
+                                 .from = c->place,
+                                 .to = goes_to(g),
+                                 .late = is_late(c, e)};
+    /* Back to the source topic as a new event, which is another record: its own story ends. */
+    const struct telling ended = {.kind = LEDGER_SKIPPED, .teller = BY_RETRY};
+    if (parks(g)) tier_of(a, g->tier);
     if (g->n_origins == 0) {
         chain_say(&a->verdicts, c, "no-origin", g->offsets[0].a,
                   "entry %" PRIu64 " does not say which record of the source topic it is", e->seq);
@@ -414,12 +455,8 @@ static void follow_origins(struct audit *a, struct chain *c, const struct ledger
         }
         struct chain *chain = chain_of(a, o->topic, o->partition);
         for (int64_t v = o->range.a; v <= o->range.z; v++) {
-            tally(a, chain, v, g->kind, c->kind == CHAIN_RETRY ? BY_RETRY : BY_DEAD, is_late(c, e),
-                  tier);
-            /* Back to the source topic as a new event, which is another record: the story of this
-             * one ends. */
-            if (g->kind == LEDGER_REDRIVEN && !g->tier.n)
-                tally(a, chain, v, LEDGER_SKIPPED, BY_RETRY, false, tier);
+            tally(a, chain, v, &told);
+            if (g->kind == LEDGER_REDRIVEN && !g->tier.n) tally(a, chain, v, &ended);
         }
     }
 }
@@ -427,19 +464,15 @@ static void follow_origins(struct audit *a, struct chain *c, const struct ledger
 /* A source record's outcome is final at once, or opens a tally. */
 static void follow_source(struct audit *a, struct chain *c, const struct ledger_entry *e,
                           const struct ledger_group *g) {
-    uint8_t tier = tier_of(a, g->tier);
+    const struct telling told = {
+        .kind = g->kind, .teller = BY_SOURCE, .to = goes_to(g), .late = is_late(c, e)};
+    if (parks(g)) tier_of(a, g->tier);
     if (g->n_origins || of_dead(g->kind))
         chain_say(&a->verdicts, c, "wrong-kind", g->offsets[0].a,
                   "entry %" PRIu64 " says of a source record what only others can be", e->seq);
     if (g->kind != LEDGER_PARKED && g->kind != LEDGER_DEAD) return;
     for (size_t i = 0; i < g->n_offsets; i++)
-        for (int64_t v = g->offsets[i].a; v <= g->offsets[i].z; v++)
-            tally(a, c, v, g->kind, BY_SOURCE, is_late(c, e), tier);
-}
-
-static bool is_fault(struct str fault) {
-    return str_is(fault, fault_name(FAULT_TENANT)) || str_is(fault, fault_name(FAULT_DATA)) ||
-           str_is(fault, fault_name(FAULT_SYSTEM));
+        for (int64_t v = g->offsets[i].a; v <= g->offsets[i].z; v++) tally(a, c, v, &told);
 }
 
 /* "10s": the end of a retry topic's name. */
@@ -617,6 +650,19 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     follow(a, c, &e, vouched && intact ? RECORDS_MAX : UNVOUCHED_MAX);
 }
 
+/* The retry topic where it lies; NULL: none that is known. */
+static const struct tier *tier_at(const struct audit *a, uint64_t place) {
+    for (size_t i = 0; i < a->n_tiers; i++)
+        if (place_in(CHAIN_RETRY, str_c(a->tiers[i].name)) == place) return &a->tiers[i];
+    return NULL;
+}
+
+static bool is_dead_place(uint64_t place) {
+    for (int f = FAULT_TENANT; f <= FAULT_SYSTEM; f++)
+        if (place_in(CHAIN_DEAD, str_c(fault_name((enum fault)f))) == place) return true;
+    return false;
+}
+
 /* Whether a record that is to wait in a retry topic is known not to be there. */
 static bool has_vanished(const struct audit *a, const struct origin_tally *t,
                          const struct tier *tier) {
@@ -625,33 +671,48 @@ static bool has_vanished(const struct audit *a, const struct origin_tally *t,
     return tier && tier->drained;
 }
 
+/* Whether an entry of the source topic names it. Without keep_seen: or could. */
+static bool is_told(const struct audit *a, const struct chain *c, int64_t offset) {
+    if (!c->begun || offset < c->row.first || offset >= c->row.next) return false;
+    return !a->verdicts.opts.keep_seen || spans_has(&c->seen, offset);
+}
+
 /* What a record's tally amounts to at the end. */
 static void judge_tally(struct audit *a, const struct origin_tally *t) {
+    struct verdicts *v = &a->verdicts;
     struct chain *c = t->chain;
+    bool whole = !v->opts.partial; /* else what opened a story may lie before what was read */
+    bool one = whole && lives(c) == 1;
+    /* Nothing opens it, and it has its outcome: in the source topic, or where its story ended. */
+    bool over = whole && !t->opened && is_told(a, c, t->offset);
     int pending = origin_pending(t), dead = t->dead - t->redriven;
-    /* In a part, what opened a story may lie before it. */
-    int most = a->verdicts.opts.partial ? (int)lives(c) : origin_lives(t, lives(c));
-    int ended = t->final + (dead > 0 ? dead : 0);
-    bool early = a->verdicts.opts.partial; /* its beginning may lie before what was read */
-    const struct tier *tier = t->tier < a->n_tiers ? &a->tiers[t->tier] : NULL;
+    int most = whole ? origin_lives(t, lives(c)) : (int)lives(c);
+    int ended = t->final + (dead > 0 ? dead : 0) + over;
+    const struct tier *tier = one ? tier_at(a, t->place) : NULL;
     if (ended > most)
-        chain_say(&a->verdicts, c, "second-outcome", t->offset,
-                  "it has %d final outcomes: %d delivered, skipped or discarded, %d dead",
-                  t->final + t->dead, t->final, t->dead);
-    else if (pending > 0 && pending + ended > most)
-        chain_say(&a->verdicts, c, "parked-twice", t->offset,
+        chain_say(v, c, "second-outcome", t->offset,
+                  over ? "it had its final outcome, and entries give it others: %d delivered, "
+                         "skipped or discarded, %d dead"
+                       : "its final outcomes are too many: %d delivered, skipped or discarded, %d "
+                         "dead",
+                  t->final, t->dead);
+    else if ((pending > 0 && pending + ended > most) || over)
+        chain_say(v, c, "parked-twice", t->offset,
                   "it waits in a retry topic (%s) beside another outcome", tier ? tier->name : "?");
-    else if (pending < 0 && !early)
-        chain_say(&a->verdicts, c, "never-parked", t->offset,
+    else if (whole && (pending < 0 || (!t->opened && !t->redriven)))
+        chain_say(v, c, "never-parked", t->offset,
                   "a retry topic's entry gives it an outcome, but no entry parked it");
-    else if (dead < 0 && !early)
-        chain_say(&a->verdicts, c, "never-dead", t->offset,
+    else if (whole && (dead < 0 || !t->opened))
+        chain_say(v, c, "never-dead", t->offset,
                   "it was redriven or discarded, but no entry calls it dead");
+    else if (one && t->place && !(pending > 0 && tier) && !(dead > 0 && is_dead_place(t->place)))
+        chain_say(v, c, "wrong-place", t->offset,
+                  "an entry takes it from a topic that it did not lie in");
     else if (pending > 0 && has_vanished(a, t, tier))
         chain_say(
-            &a->verdicts, c, "vanished", t->offset,
-            "it was parked in %s, does not wait there any more, and no entry says what became of "
-            "it",
+            v, c, "vanished", t->offset,
+            "it was parked in %s, does not wait there any more, and no entry says what became "
+            "of it",
             tier ? tier->name : "a retry topic");
     if (pending > 0) c->row.pending += (uint64_t)pending;
     if (dead > 0) c->row.dead_now += (uint64_t)dead;

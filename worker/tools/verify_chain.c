@@ -113,10 +113,42 @@ static enum chain_answer begin(struct verdicts *vs, struct chain *c, const struc
     return CHAIN_NEW;
 }
 
+/* A chain of its own where there is one already: what a worker begins that finds no metadata of its
+ * own beside the group's offset. */
+static bool begins_again(const struct chain *c, const struct ledger_entry *e) {
+    return e->seq == 0 && is_zero(e->prev) && !e->anew &&
+           (c->row.last_seq > 0 || e->first != c->row.first);
+}
+
+static enum chain_answer restart(struct verdicts *vs, struct chain *c,
+                                 const struct ledger_entry *e) {
+    char what[100] = "";
+    int64_t end = c->row.next;
+    if (c->kind != CHAIN_DEAD && e->first != end)
+        snprintf(what, sizeof what, "; records %" PRId64 " up to %" PRId64 " %s",
+                 e->first < end ? e->first : end, e->first < end ? end : e->first,
+                 e->first < end ? "are settled again" : "were jumped over and have no outcome");
+    chain_say(vs, c, "begun-again", e->first < end ? e->first : end,
+              "the chain begins again with an entry 0 at %" PRId64 ", after entry %" PRIu64
+              ": somebody has set the group's offset, or it has lost its metadata%s",
+              e->first, c->row.last_seq, what);
+    c->restarts++;
+    c->n_links = 0;
+    c->begun = false;
+    memset(c->keys, 0, VERDICTS_KEYS_MAX * sizeof *c->keys);
+    push_link(c, e);
+    c->begun = true;
+    if (e->first < c->row.first) c->row.first = e->first;
+    return CHAIN_NEW;
+}
+
 /* An entry whose number was there before. */
 static enum chain_answer again(struct verdicts *vs, struct chain *c, const struct ledger_entry *e) {
     uint8_t same[SHA256_LEN];
     const struct chain_link *earlier = link_of(c, e->seq, NULL);
+    digest_same(e, same);
+    bool equal = earlier && memcmp(same, earlier->same, SHA256_LEN) == 0;
+    if (!equal && begins_again(c, e)) return restart(vs, c, e);
     if (!earlier) {
         chain_say(vs, c, "out-of-order", e->first, "entry %" PRIu64 " stands after entry %" PRIu64,
                   e->seq, c->row.last_seq);
@@ -127,8 +159,6 @@ static enum chain_answer again(struct verdicts *vs, struct chain *c, const struc
         c->row.repeats++;
         return CHAIN_REPEAT;
     }
-    digest_same(e, same);
-    bool equal = memcmp(same, earlier->same, SHA256_LEN) == 0;
     push_link(c, e); /* the chain may go on from either */
     if (equal) {
         chain_say(vs, c, "repeated", e->first,

@@ -55,8 +55,9 @@ struct chain {
     struct audit_row row;
     char *topic; /* what row.topic points to */
     enum chain_kind kind;
-    uint8_t tier; /* of a retry topic */
+    uint64_t place; /* of a retry or dead topic: where its records lie */
     bool begun;
+    uint64_t restarts;        /* how often it began again */
     struct chain_link *links; /* ring of CHAIN_LINKS: the youngest is [(n_links - 1) % CHAIN_LINKS];
                                  NULL before the first entry */
     size_t n_links;           /* ever added */
