@@ -283,6 +283,20 @@ class Anew(rig.Case):
             self.assertEqual([1] * len(names), [len(self.receiver.to("/" + name)) for name in names], worker.tail())
         self.assertEqual(0, worker.stop(), worker.tail())
 
+    def test_before_the_first_record(self):
+        """where nothing is committed, the ledger is read ahead of the first record, and the beginning committed: no tenant can make it be
+        read again"""
+        settings = self.settings(retry__delays="1s", retry__window__webhook="60s")
+        worker = self.worker(settings)
+        beginning = {0: 0, 1: 0}
+        for topic in (self.topic, self.topic + ".retry.1s"):
+            rig.await_(f"the beginning of {topic} is committed", 30, lambda: self.kafka.committed(self.group, topic) == beginning, worker)
+        self.park(worker, "first")
+        self.deliver(worker, "first")
+        self.assertEqual(0, worker.stop(), worker.tail())
+        done = rig.runsink("verify", "--records", "--config", worker.config, self.topic)
+        self.assertEqual(0, done.returncode, done.stdout)
+
     def test_batches_of_the_same_offsets(self):
         """on the same day: the new topic's objects lie beside the old one's"""
         settings = self.settings(archive="batch", batch__age="1s", batch__compression="none")

@@ -72,7 +72,7 @@ static void no_commit_yet(const struct lane *lane, struct partition *p) {
 void assignment_begin(struct partition *p, int64_t offset) {
     p->begins = false;
     p->committed = offset;
-    p->pin = p->before >= 0;
+    p->pin = p->before >= 0 || p->is_new;
     windows_init(&p->windows, offset, NULL, 0);
 }
 

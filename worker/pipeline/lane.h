@@ -39,6 +39,7 @@ struct lane {
     struct consumer *consumer;
     bool joined;                             /* it is in the group, or about to be */
     struct ledger_search *recall;            /* under way, or NULL */
+    bool recall_needed;                      /* a record waits for it */
     struct head_search *proof;               /* the same */
     bool proof_is_idle;                      /* for partitions that have no work */
     int64_t recall_after_ms, proof_after_ms; /* not again before */

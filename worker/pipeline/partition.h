@@ -31,8 +31,9 @@ struct partition {
     bool begins;     /* nothing is committed: it starts with the first record there is */
     bool left;       /* by lane_finish(): what is open belongs to the next owner */
     int64_t seek_ms; /* when to try the position again; 0: no need */
-    bool pin;        /* the topic was made anew: its beginning is to be durable, with */
-    int64_t before;  /* where the chain of the old one ends; -1: it has none */
+    bool is_new;     /* nothing is committed, nor has the ledger a chain */
+    bool pin; /* where it begins is to be durable: it is new, or its topic was made anew, and */
+    int64_t before; /* this is where the chain of the old one ends; -1: it has none */
     enum recall_state recall;
     enum proof_state proof;
     bool proof_far;               /* it is not near the ledger's end */

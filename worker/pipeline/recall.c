@@ -1,7 +1,11 @@
 /* A partition that has no committed offset has not always been without: its topic, be it a source
  * or a retry topic, was deleted, which takes the group's offsets along, and made anew; or they have
- * expired. Then the ledger has its chain, which has to go on. So the ledger is read, once the
- * partition has a record, before that is taken. */
+ * expired. Then the ledger has its chain, which has to go on. So the ledger is read before a record
+ * of the partition is taken.
+ *
+ * It may be long, so it is read ahead of the first record, and where it has no chain either, the
+ * partition's beginning is committed: it is not read for that partition again. Else a tenant whose
+ * sink fails for the first time would have others' records wait for it. */
 #include "worker/pipeline/recall.h"
 
 #include <stdlib.h>
@@ -17,6 +21,8 @@
 void recall_stop(struct lane *lane) {
     ledger_search_free(lane->recall);
     lane->recall = NULL;
+    for (struct partition *p = lane->partitions; p; p = p->next)
+        if (p->recall == RECALL_ASKED) p->recall = RECALL_WANTED;
 }
 
 static void failed(struct lane *lane, const char *error) {
@@ -47,10 +53,16 @@ static void start(struct lane *lane, const char *source) {
 bool recall_waits(struct lane *lane, struct partition *p) {
     struct feed_head head;
     if (p->recall == RECALL_NONE) return false;
-    /* While there is no record, there is nothing to wait with; one that is not due is one. */
-    if (p->recall == RECALL_WANTED && !lane->recall && lane->now_ms >= lane->recall_after_ms &&
-        (source_peek(lane, p, &head) || p->head_due_ms))
+    /* One that is not due is one. */
+    bool any = source_peek(lane, p, &head) || p->head_due_ms;
+    if (p->recall == RECALL_ASKED) lane->recall_needed = lane->recall_needed || any;
+    if (p->recall != RECALL_WANTED || lane->now_ms < lane->recall_after_ms) return true;
+    /* Nobody waits for what is read ahead. */
+    if (any && lane->recall && !lane->recall_needed) recall_stop(lane);
+    if (!lane->recall) {
         start(lane, p->base);
+        lane->recall_needed = any;
+    }
     return true;
 }
 
@@ -80,6 +92,10 @@ static void apply(struct lane *lane, struct partition *p, enum ledger_search_sta
                                   ? ledger_search_mark(lane->recall, p->topic, p->id, &older)
                                   : NULL;
     p->recall = state == LEDGER_SEARCH_FAILED ? RECALL_WANTED : RECALL_NONE;
+    if (state == LEDGER_SEARCH_DONE && !mark) {
+        p->is_new = true;
+        p->pin = !p->begins;
+    }
     if (!mark) return;
     if (older)
         go_on_anew(p, mark);

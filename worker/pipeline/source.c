@@ -143,7 +143,9 @@ static void take_end(struct lane *lane, struct partition *p, int64_t offset) {
  * late for that. */
 static bool is_of_old(const struct lane *lane, struct partition *p) {
     if (!p->first_ms) p->first_ms = lane->now_ms;
-    p->at_first = !assignment_is_sure(lane, p, p->first_ms) && lane->now_ms - p->first_ms < SURE_MS;
+    bool told = p->doubts > 1; /* once that it is gone */
+    p->at_first =
+        !assignment_is_sure(lane, p, p->first_ms) && (told || lane->now_ms - p->first_ms < SURE_MS);
     return !p->at_first;
 }
 
