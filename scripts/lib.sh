@@ -35,20 +35,3 @@ python_tests() {
     [ -x "$venv/bin/python" ] || "$root/scripts/deps" --test
     CACHE=$cache exec "$venv/bin/python" -B -u "$root/tests/$1" "${@:2}"
 }
-
-# ports_free COUNT: that many ports on which nothing listens.
-ports_free() {
-    python3 - "$1" <<'PY'
-import random, socket, sys
-held = []
-while len(held) < int(sys.argv[1]):
-    s = socket.socket()
-    try:
-        # Below the range of ephemeral ports, so that no outgoing connection takes it before the server does.
-        s.bind(("127.0.0.1", random.randrange(12000, 32000)))
-        held.append(s)
-    except OSError:
-        s.close()
-print(*(s.getsockname()[1] for s in held))
-PY
-}

@@ -70,12 +70,18 @@ def await_(what, seconds, probe, worker=None):
         time.sleep(0.1)
 
 
+_ports = []
+
+
 def free_port():
-    with socket.socket() as s:
-        while True:
-            with contextlib.suppress(OSError):
-                s.bind(("127.0.0.1", random.randrange(12000, 32000)))
-                return s.getsockname()[1]
+    """A port that nobody else is given until this process ends. Its sign is an abstract socket, as scripts/services has it."""
+    while True:
+        port, sign = random.randrange(12000, 32000), socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError), socket.socket() as tried:
+            sign.bind(f"\0runsink-port-{port}")
+            tried.bind(("127.0.0.1", port))
+            _ports.append(sign)
+            return port
 
 
 # ---- services ---------------------------------------------------------------------------------------------------------
