@@ -582,6 +582,13 @@ class Case(unittest.TestCase):
     def dead(self, fault, topic=None):
         return self.kafka.consume(f"{topic or self.topic}.dead.{fault}")
 
+    def assertSays(self, phrase, worker):
+        """A thread of its own writes the log, a moment after what it tells of shows elsewhere."""
+        end = time.monotonic() + 10
+        while not worker.says(phrase) and worker.exited() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        self.assertTrue(worker.says(phrase), f"it does not say: {phrase}\n{worker.tail()}")
+
     def assertExit(self, code, worker, seconds=60):
         got = worker.wait(seconds)
         self.assertEqual(code, got, f"exit code\n{worker.tail()}")

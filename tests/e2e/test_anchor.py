@@ -314,7 +314,7 @@ class Anchors(rig.Case):
         rig.await_("failures are counted", 30, lambda: worker.metric("runsink_anchors_total", result="failed") >= 2, worker)
         rig.await_("it is overdue", 30, lambda: worker.metric("runsink_anchor_overdue_seconds") > 0, worker)
         self.assertEqual(0, worker.metric("runsink_last_anchor_timestamp_seconds"))
-        self.assertTrue(worker.says("could not be anchored"))
+        self.assertSays("could not be anchored", worker)
         self.config = str(worker.config)
         answer = self.verify()
         self.assertEqual({"anchors-unread"}, answer["codes"])
@@ -367,10 +367,10 @@ class Anchors(rig.Case):
         """anchors without a key to sign them, or with a bucket that can't be one, are a configuration error"""
         worker = self.worker({k: v for k, v in self.settings().items() if k != "ledger.key"})
         self.assertExit(78, worker)
-        self.assertTrue(worker.says("anchors are signed"), worker.tail())
+        self.assertSays("anchors are signed", worker)
         worker = self.worker(self.settings(anchor__bucket="no bucket"))
         self.assertExit(78, worker)
-        self.assertTrue(worker.says("bucket is not a bucket name"), worker.tail())
+        self.assertSays("bucket is not a bucket name", worker)
 
 
 if __name__ == "__main__":

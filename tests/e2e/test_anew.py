@@ -97,7 +97,7 @@ class Anew(rig.Case):
         self.fill_and_wait(worker, "new")
         rig.await_("the late one of the old topic", 30, lambda: self.quiet(), worker)
         self.assertEqual(2, len(self.receiver.to("/late")))
-        self.assertTrue(worker.says("deleted and made anew"), worker.tail())
+        self.assertSays("deleted and made anew", worker)
         self.assertEqual(0, worker.stop(), worker.tail())
         self.assertSound(worker)
 
@@ -126,7 +126,7 @@ class Anew(rig.Case):
         rig.await_("it is missed", 60, lambda: worker.metric("runsink_trouble", cause="topic-unavailable") == 1, worker)
         self.make()
         self.fill_and_wait(worker, "new")
-        self.assertTrue(worker.says("deleted and made anew"), worker.tail())
+        self.assertSays("deleted and made anew", worker)
         self.assertEqual(0, worker.stop(), worker.tail())
         self.assertSound(worker)
 
@@ -141,7 +141,7 @@ class Anew(rig.Case):
             self.make()
             worker = self.worker(settings)
             self.fill_and_wait(worker, prefix, n)
-            self.assertTrue(worker.says("deleted and made anew"), worker.tail())
+            self.assertSays("deleted and made anew", worker)
             self.assertEqual(0, worker.stop(), worker.tail())
             self.assertSound(worker, times)
         # A run that changes nothing adds nothing; a run's story is told without those that had its offsets before.
@@ -202,7 +202,7 @@ class Anew(rig.Case):
             worker = self.worker(settings)
             self.park(worker, f"new-{times}", f"newer-{times}")
             self.deliver(worker, f"new-{times}", f"newer-{times}")
-            self.assertTrue(worker.says("deleted and made anew"), worker.tail())
+            self.assertSays("deleted and made anew", worker)
             self.assertLost(worker, retry, [1, 4][:times], times)
         self.assertEqual(0, worker.stop(), worker.tail())
 

@@ -74,7 +74,7 @@ class Check(rig.Case):
         self.assertTrue(19 * day < left <= 20 * day, left)
         self.assertTrue(worker.metric("runsink_certificate_expiry_seconds", key="http.ca_bundle") > 398 * day)
         self.assertIsNone(worker.metric("runsink_certificate_expiry_seconds", key="http.client_cert"))
-        self.assertTrue(worker.says("a certificate expires within 30 days"), worker.tail())
+        self.assertSays("a certificate expires within 30 days", worker)
         done = rig.runsink("check", "--config", worker.config)
         text = done.stdout.decode()
         self.assertEqual(0, done.returncode, done.stderr)

@@ -111,7 +111,7 @@ class Faults(rig.Case):
         self.finish(worker)
         self.none_dead()
         self.assertEqual([payload], list(store.objects(bucket).values()))
-        self.assertTrue(worker.says("another region"), worker.tail())
+        self.assertSays("another region", worker)
 
     # ---- the network ----
 

@@ -30,14 +30,14 @@ class Start(rig.Case):
         began = time.monotonic()
         self.assertEqual(0, worker.stop(20), worker.tail())
         rig.say(f"ended {time.monotonic() - began:.1f} s after the signal")
-        self.assertTrue(worker.says("stopped before it had started"), worker.tail())
+        self.assertSays("stopped before it had started", worker)
 
     def test_too_few_brokers_for_a_topic(self):
         """own topics can't be made while brokers are away: 69, not 78, after which systemd would not try again"""
         self.kafka.create(self.topic, 1)
         worker = self.worker(self.settings(topics__replication=3))
         self.assertExit(69, worker)
-        self.assertTrue(worker.says(f"can't create topic {self.topic}."), worker.tail())
+        self.assertSays(f"can't create topic {self.topic}.", worker)
         worker = self.worker(self.settings(kafka={"bootstrap.servers": self.kafka.bootstrap, "no.such": 1}))
         self.assertExit(78, worker)
 
@@ -106,8 +106,8 @@ class Mended(rig.Case):
         self.assertEqual(0, worker.metric("runsink_ready"))
         stuck = self.worker(self.settings(group=self.group + "-b", ready__patience="3s"), "--until-end")
         self.assertExit(75, stuck)
-        self.assertTrue(stuck.says("the run ends before the end"), stuck.tail())
-        self.assertTrue(stuck.says("refuse the transactional producer"), stuck.tail())
+        self.assertSays("the run ends before the end", stuck)
+        self.assertSays("refuse the transactional producer", stuck)
         self.assertEqual([], receiver.requests)
         properties.write_text(kept)
         own.verb("restart", "kafka")

@@ -229,7 +229,7 @@ class Topics(rig.Case):
         """a named topic that does not exist (yet): 69, and the message names it"""
         worker = self.worker(self.settings())
         self.assertExit(69, worker)
-        self.assertTrue(worker.says(self.topic), worker.tail())
+        self.assertSays(self.topic, worker)
 
     def test_start_latest(self):
         """start = latest: a new group begins behind what is there"""

@@ -67,7 +67,7 @@ class Signing(rig.Case):
     def assertUnsigned(self, entries):
         self.assertTrue(entries)
         self.assertFalse([e for e in entries if "sig" in e])
-        self.assertTrue(self.last.says("ledger entries are not signed"), self.last.tail())
+        self.assertSays("ledger entries are not signed", self.last)
 
     def test_goes_on(self):
         """each start of a worker signs on what the one before has signed, killed or not"""

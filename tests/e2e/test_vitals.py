@@ -184,8 +184,8 @@ class Reading(rig.Case):
         settings = self.settings(ready__patience="2s")
         worker = self.worker(settings, "--until-end")
         self.assertExit(75, worker)
-        self.assertTrue(worker.says("the end is not reached"), worker.tail())
-        self.assertTrue(worker.says("open transaction"), worker.tail())
+        self.assertSays("the end is not reached", worker)
+        self.assertSays("open transaction", worker)
         found, = self.check(settings)["partitions"]
         self.assertEqual((1, 4, 3, 3), tuple(found[name] for name in ("committed", "high", "lag", "held")))
         worker = self.worker(settings)
@@ -234,8 +234,8 @@ class Reading(rig.Case):
                 settings = {**settings, "retry.delays": delays}
                 worker = self.worker(settings, "--until-end")
                 self.assertExit(75, worker)
-                self.assertTrue(worker.says("the end is not reached"), worker.tail())
-                self.assertTrue(worker.says("open transaction"), worker.tail())
+                self.assertSays("the end is not reached", worker)
+                self.assertSays("open transaction", worker)
                 def waiting():
                     worker = self.worker({**settings, "ready.patience": "60s"}, "--until-end")
                     rig.await_("the admin server listens", 30, lambda: worker.says("admin server listens"), worker)
@@ -326,7 +326,7 @@ class Reading(rig.Case):
         self.send(*[f"new-{i}" for i in range(10)])
         rig.await_("the new ones", 60, lambda: len(self.got()) == 40, worker)
         self.assertEqual({f"new-{i}" for i in range(10)}, set(self.got()[:10]))
-        self.assertTrue(worker.says("deleted and made anew"), worker.tail())
+        self.assertSays("deleted and made anew", worker)
         self.until_settled(worker)
         self.assertEqual(0, worker.stop(), worker.tail())
 
