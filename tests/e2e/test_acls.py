@@ -30,27 +30,38 @@ def table():
 class Acls(unittest.TestCase):
     maxDiff = 4000
 
+    @classmethod
+    def setUpClass(cls):
+        """One cluster for all: each test has topics and a group of its own, under which the rights are given."""
+        folder = Path(tempfile.mkdtemp(prefix="runsink-acls-"))
+        cls.addClassCleanup(shutil.rmtree, folder, ignore_errors=True)
+        cls.services = rig.Services(folder, ("kafka",))
+        cls.addClassCleanup(cls.services.stop)  # before its folder goes
+        with open(folder / "kafka-1/server.properties", "a") as file:
+            file.write("\nauthorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
+                       "super.users=User:ANONYMOUS\n")
+        cls.services.verb("restart", "kafka")
+        cls.kafka = cls.services.kafka()
+
     def setUp(self):
         print(f"{self.id().partition('.')[2]}: {(self._testMethodDoc or '').strip()}", flush=True)
         self.dir = Path(tempfile.mkdtemp(prefix="runsink-acls-"))
         self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
-        self.services = rig.Services(self.dir / "services", ("kafka",))
-        self.addCleanup(self.services.stop)  # before its folder goes
-        properties = self.dir / "services/kafka-1/server.properties"
-        with open(properties, "a") as file:
-            file.write("\nauthorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
-                       "super.users=User:ANONYMOUS\n")
-        self.services.verb("restart", "kafka")
-        self.kafka = self.services.kafka()
+        self.topic, self.other, self.group = rig.unique("jobruns"), rig.unique("others"), rig.unique("runsink")
         self.config = self.dir / "runsink.ini"
         self.settings = {
-            "topics": "jobruns", "admin.listen": "", "file.root": str(self.dir / "archive"),
+            "topics": self.topic, "group": self.group, "admin.listen": "", "file.root": str(self.dir / "archive"),
             "egress.allow": "127.0.0.0/8", "egress.http": "true", "window.age": "200ms",
             "kafka": {"bootstrap.servers": self.services.env["KAFKA_SASL"], "security.protocol": "SASL_PLAINTEXT",
                       "sasl.mechanism": "PLAIN", "sasl.username": "runsink", "sasl.password": "runsink"}}
         self.config.write_text(rig.config_text(self.settings))
         (self.dir / "archive").mkdir()
-        self.kafka.create("jobruns", 2)
+        self.kafka.create(self.topic, 2)
+
+    def table(self, topic=None):
+        """The rows of the page for that topic and the test's group."""
+        for kind, name, *more in table():
+            yield kind, name.replace("jobruns", topic or self.topic).replace("runsink", self.group), *more
 
     def allow(self, kind, name, pattern, operations, permission=AclPermissionType.ALLOW):
         bindings = [AclBinding(kind, name, pattern, "User:runsink", "*", AclOperation[one.upper()], permission)
@@ -77,8 +88,8 @@ class Acls(unittest.TestCase):
         """nothing is read or delivered, not ready with the cause, check says it; once the right is given it goes on by itself"""
         receiver = Receiver()
         self.addCleanup(receiver.close)
-        self.kafka.produce("jobruns", [(b"k", events.dump(events.run({"type": "webhook", "url": receiver.url + "/hook"})))])
-        rows = list(table())
+        self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "webhook", "url": receiver.url + "/hook"})))])
+        rows = list(self.table())
         for kind, name, pattern, own, more in rows:
             if kind != ResourceType.TRANSACTIONAL_ID:
                 self.allow(kind, name, pattern, own + more)
@@ -89,56 +100,56 @@ class Acls(unittest.TestCase):
         self.assertEqual(0, worker.metric("runsink_ready"))
         self.assertIn("transactional id", self.says(78, "check").lower())
         self.assertEqual([], receiver.requests)
-        self.assertEqual({}, self.kafka.committed("runsink", "jobruns"))
+        self.assertEqual({}, self.kafka.committed(self.group, self.topic))
         for kind, name, pattern, own, _ in rows:
             if kind == ResourceType.TRANSACTIONAL_ID:
                 self.allow(kind, name, pattern, own)
-        rig.await_("it is delivered and settled", 120, lambda: self.kafka.settled("runsink", "jobruns"), worker)
+        rig.await_("it is delivered and settled", 120, lambda: self.kafka.settled(self.group, self.topic), worker)
         self.assertEqual(1, len(receiver.requests))
         rig.await_("ready", 60, lambda: worker.metric("runsink_ready") == 1, worker)
         self.assertEqual(0, worker.stop(), worker.tail())
 
     def two_sources(self, settings):
-        """A worker of jobruns and others, with all rights."""
-        self.kafka.create("others", 1)
-        for topic in "jobruns", "others":
-            for kind, name, pattern, own, more in table():
-                self.allow(kind, name.replace("jobruns", topic), pattern, own + more)
+        """A worker of both topics, with all rights."""
+        self.kafka.create(self.other, 1)
+        for topic in self.topic, self.other:
+            for kind, name, pattern, own, more in self.table(topic):
+                self.allow(kind, name, pattern, own + more)
         worker = rig.Worker(self.dir, {**{name: value for name, value in self.settings.items() if name != "admin.listen"},
-                                       "topics": "jobruns,others", **settings})
+                                       "topics": f"{self.topic},{self.other}", **settings})
         self.addCleanup(worker.kill)
         return worker
 
     def test_no_right_to_read_a_source(self):
         """taken back while records of it are to be settled: Kafka refuses its offsets, too; the other source goes on, and so does this one later"""
         def settled(topic):
-            return self.kafka.settled("runsink", topic)
+            return self.kafka.settled(self.group, topic)
 
         worker = self.two_sources({"window.age": "4s"})
-        for topic in "jobruns", "others":
+        for topic in self.topic, self.other:
             self.kafka.produce(topic, [(b"k", b"no event at all")])
             rig.await_("it is settled", 60, lambda: settled(topic), worker)
         read = worker.metric("runsink_records_total")
-        self.kafka.produce("jobruns", [(b"k", b"no event either")])
+        self.kafka.produce(self.topic, [(b"k", b"no event either")])
         rig.await_("it is read", 60, lambda: worker.metric("runsink_records_total") == read + 1, worker)
-        self.deny("Read", "jobruns")
-        rig.await_("its offset is refused", 60, lambda: "jobruns[0](Broker: Topic authorization failed)" in worker.text(), worker)
-        self.kafka.produce("others", [(b"k", b"no event at all")])
-        rig.await_("the other source is settled", 60, lambda: settled("others"), worker)
-        self.assertFalse(settled("jobruns"))
+        self.deny("Read", self.topic)
+        rig.await_("its offset is refused", 60, lambda: f"{self.topic}[0](Broker: Topic authorization failed)" in worker.text(), worker)
+        self.kafka.produce(self.other, [(b"k", b"no event at all")])
+        rig.await_("the other source is settled", 60, lambda: settled(self.other), worker)
+        self.assertFalse(settled(self.topic))
         self.assertEqual((None, 2), (worker.metric("runsink_trouble", cause="settlement-fails") or None,
                                      worker.metric("runsink_trouble", cause="not-readable")))
         self.take_back_denials()
-        rig.await_("it is settled", 120, lambda: settled("jobruns"), worker)
+        rig.await_("it is settled", 120, lambda: settled(self.topic), worker)
         rig.await_("no trouble", 60, lambda: not worker.metric("runsink_trouble") and worker.metric("runsink_ready") == 1, worker)
-        self.assertEqual(2, len(self.kafka.consume("jobruns.dead.data")))
+        self.assertEqual(2, len(self.kafka.consume(f"{self.topic}.dead.data")))
         self.assertEqual(0, worker.stop(), worker.tail())
 
     def test_no_right_to_write_an_own_topic(self):
         """one source's own topic: that source waits, named, nothing is delivered twice; the other goes on; check names each"""
         receiver = Receiver()
         self.addCleanup(receiver.close)
-        topics = "jobruns", "others"
+        topics = self.topic, self.other
         worker = self.two_sources({"retry.delays": "1s", "retry.window.webhook": "300s"})
         self.config = worker.config
 
@@ -147,56 +158,56 @@ class Acls(unittest.TestCase):
             self.kafka.produce(topic, [(b"k", events.dump(run))])
 
         def settled(topic):
-            return self.kafka.settled("runsink", topic)
+            return self.kafka.settled(self.group, topic)
 
         for topic in topics:
             send(topic, "first")
             rig.await_("it is settled", 60, lambda: settled(topic), worker)
-        denied = ["jobruns.dead.data", "jobruns.ledger", "jobruns.retry.1s"]
+        denied = [f"{self.topic}.dead.data", f"{self.topic}.ledger", f"{self.topic}.retry.1s"]
         for n, topic in enumerate(denied):
             self.deny("Write", topic)
             receiver.play(f"/park-{n}", 503)
             for name in f"good-{n}", f"park-{n}":
-                send("jobruns", name)
-            self.kafka.produce("jobruns", [(b"k", b"no event at all")])
+                send(self.topic, name)
+            self.kafka.produce(self.topic, [(b"k", b"no event at all")])
             rig.await_("the cause", 60, lambda: f"cause=own-topic-unwritable place={topic} " in worker.text(), worker)
             self.assertEqual(0, worker.metric("runsink_ready"))
-            send("others", f"meanwhile-{n}")
-            rig.await_("the other source is settled", 60, lambda: settled("others"), worker)
+            send(self.other, f"meanwhile-{n}")
+            rig.await_("the other source is settled", 60, lambda: settled(self.other), worker)
             self.assertEqual(1, worker.metric("runsink_trouble", cause="own-topic-unwritable"))
-            self.assertFalse(settled("jobruns"))
+            self.assertFalse(settled(self.topic))
             self.take_back_denials()
             receiver.play(f"/park-{n}", 200)
-            rig.await_("it is settled", 120, lambda: settled("jobruns"), worker)
+            rig.await_("it is settled", 120, lambda: settled(self.topic), worker)
             rig.await_("what was parked is delivered", 60, lambda: receiver.to(f"/park-{n}")[-1:] and worker.metric("runsink_parked_records") == 0, worker)
             rig.await_("ready", 60, lambda: worker.metric("runsink_ready") == 1, worker)
             self.assertEqual([1, 1, n + 1], [len(receiver.to(f"/good-{n}")), len(receiver.to(f"/meanwhile-{n}")),
-                                             len(self.kafka.consume("jobruns.dead.data"))])
+                                             len(self.kafka.consume(f"{self.topic}.dead.data"))])
         self.assertNotIn("cause=settlement-fails", worker.text())
         self.assertNotIn("starts anew", worker.text())
         self.says(0, "check")
         ends = {topic: self.kafka.ends(topic) for topic in self.kafka.topics() if topic.startswith(topics)}
-        for topic in *denied, "others.dead.tenant":
+        for topic in *denied, f"{self.other}.dead.tenant":
             self.deny("Write", topic)
         said = self.says(78, "check")
-        self.assertEqual([*denied, "others.dead.tenant"], re.findall(r"Write on (\S+) is denied", said))
+        self.assertEqual([*denied, f"{self.other}.dead.tenant"], re.findall(r"Write on (\S+) is denied", said))
         self.assertEqual(ends, {topic: self.kafka.ends(topic) for topic in ends})
         self.assertEqual(0, worker.stop(), worker.tail())
         # A transaction without offsets: the coordinator has begun nothing that could be aborted.
         said = self.says(69, "redrive", "--fault", "data", "--yes")
-        self.assertRegex(said, "jobruns.(retry.1s|ledger): Broker: Topic authorization failed")
+        self.assertRegex(said, f"{self.topic}.(retry.1s|ledger): Broker: Topic authorization failed")
         self.take_back_denials()
         self.assertIn("sent 3 of 3", self.says(0, "redrive", "--fault", "data", "--yes"))
         self.assertIn("sound: every record", self.says(0, "verify", "--records"))
 
     def test_acls(self):
         """run settles, parks and buries; check, verify, trace and redrive see what they need to"""
-        rows = list(table())
+        rows = list(self.table())
         self.assertEqual(7, len(rows))
         nobody = f"http://127.0.0.1:{rig.free_port()}/hook"
         for sink in ({"type": "file", "path": "acme"}, {"type": "webhook", "url": nobody}):
-            self.kafka.produce("jobruns", [(b"k", events.dump(events.run(sink)))])
-        self.kafka.produce("jobruns", [(b"k", b"no event at all")])
+            self.kafka.produce(self.topic, [(b"k", events.dump(events.run(sink)))])
+        self.kafka.produce(self.topic, [(b"k", b"no event at all")])
         # The test would say nothing if everything were allowed anyway.
         self.assertNotEqual(0, rig.runsink("check", "--config", str(self.config)).returncode)
 
@@ -213,7 +224,7 @@ class Acls(unittest.TestCase):
         self.assertIn("dead letters that lie open: 1", checked)
         self.assertIn("sound: every record", self.says(0, "verify", "--objects", "--records"))
         self.assertIn("sent 1 of 1", self.says(0, "redrive", "--fault", "data", "--yes"))
-        run = self.kafka.consume("jobruns")[0].value
+        run = self.kafka.consume(self.topic)[0].value
         identity = re.search(rb'"id": ?"([^"]+)"', run)[1].decode()
         self.assertIn("delivered to file://", self.says(0, "trace", identity))
 
