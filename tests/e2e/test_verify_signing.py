@@ -1,6 +1,7 @@
 """What a worker signs: nothing on top of what it has not verified, so that whoever can write to Kafka gets nothing vouched for."""
 import json
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
 import events
 import forger
@@ -40,8 +41,8 @@ class Signing(rig.Case):
             return []
         return [json.loads(r.value) for r in self.kafka.consume(f"{self.topic}.ledger")]
 
-    def verify(self, *arguments, key="key"):
-        done = rig.runsink("verify", "--config", str(self.last.config), "--json", "--key", self.keys[key] + ".pub", "--records",
+    def verify(self, *arguments, key="key", worker=None):
+        done = rig.runsink("verify", "--config", str((worker or self.last).config), "--json", "--key", self.keys[key] + ".pub", "--records",
                            *arguments)
         self.assertIn(done.returncode, (0, 65), done.stderr.decode())
         return {f["code"] for f in json.loads(done.stdout)["findings"] if not f["note"]}
@@ -148,19 +149,26 @@ class Signing(rig.Case):
 
     def test_committed_state(self):
         """what the group has committed is absent, empty or older than the ledger: where that ends can't be known"""
-        self.produce()
-        first = self.work()[-1]
-        self.produce()
-        self.work()
-        self.assertEqual(set(), self.verify())
-        place, end = (self.topic, 0), 2 * COUNT
-        for offset, metadata, code in ((end, "", "committed-missing"), (end, "another tool's", "committed-missing"),
-                                       (end, f"rs1 0 {'0' * 64}", "committed-older"),
-                                       (first["next"], f"rs1 {first['seq'] + 1} {first['hash']}", "committed-older")):
-            forger.commit(self.kafka.bootstrap, self.group, {place: (offset, metadata)})
-            self.assertEqual({code}, self.verify(), metadata)
-        self.kafka.admin.delete_consumer_groups([self.group])[self.group].result()
-        self.assertEqual({"committed-missing"}, self.verify())
+        cases = []
+        for code in (None, "committed-missing", "committed-missing", "committed-older", "committed-older", "committed-missing"):
+            self.topic, self.group = rig.unique("runs"), rig.unique("group")
+            self.kafka.create(self.topic)
+            self.produce()
+            first = self.work()[-1]
+            self.produce()
+            self.work()
+            cases.append((code, self.topic, self.group, self.last, first))
+        end, older = 2 * COUNT, cases[4][-1]
+        for (_, topic, group, _, _), (offset, metadata) in zip(cases[1:], (
+                (end, ""), (end, "another tool's"), (end, f"rs1 0 {'0' * 64}"),
+                (older["next"], f"rs1 {older['seq'] + 1} {older['hash']}"))):
+            forger.commit(self.kafka.bootstrap, group, {(topic, 0): (offset, metadata)})
+        gone = cases[5][2]
+        self.kafka.admin.delete_consumer_groups([gone])[gone].result()
+        # Side by side: each waits for what may still come.
+        with ThreadPoolExecutor(len(cases)) as pool:
+            found = list(pool.map(lambda case: self.verify(worker=case[3]), cases))
+        self.assertEqual([{code} - {None} for code, *_ in cases], found)
 
     def test_new_key(self):
         """old and new key in turn, as in a deploy: each knows the other's entries; afterwards the old one is a stranger"""
