@@ -29,7 +29,8 @@ class Ledger(rig.Case):
         self.public = f"{self.key}.pub"
 
     def settings(self, **more):
-        return super().settings(ledger__key=self.key, **more)
+        # Time for an attempt from each of the retry topics.
+        return super().settings(**{"ledger__key": self.key, "retry__window__s3": "2s", **more})
 
     def produce(self, count=COUNT):
         """Delivered, parked until they are dead, skipped and undecodable ones; returns the runs delivered."""
