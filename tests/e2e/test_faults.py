@@ -58,7 +58,7 @@ class Faults(rig.Case):
 
     def dies(self, sink, fault, reason=None, **settings):
         self.send(sink)
-        worker = self.worker(self.settings(**settings))
+        worker = self.worker(self.settings(**{"retry__window__s3": "2s", "retry__window__webhook": "2s", **settings}))
         rig.await_("a dead letter", 60, lambda: self.dead(fault) or self.dead("system"), worker)
         self.finish(worker)
         return self.one_dead(fault, reason)

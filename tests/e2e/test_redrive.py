@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -422,9 +423,16 @@ class Redrive(rig.Case):
         self.assertEqual(600 - sent, self.redrive("--yes")["topics"][0]["sent"])
         self.assertOnce(self.retried(), 600)
 
+    own = None
+
     def own_broker(self):
-        services = rig.Services(self.dir / "services", ("kafka",))
-        self.addCleanup(services.stop)
+        """One that may be stopped, for all who want it."""
+        if Redrive.own is None:
+            folder = tempfile.mkdtemp(prefix="runsink-broker-")
+            self.addClassCleanup(shutil.rmtree, folder, ignore_errors=True)
+            Redrive.own = rig.Services(folder, ("kafka",))
+            self.addClassCleanup(Redrive.own.stop)
+        services = Redrive.own
         self.addCleanup(services.signal, "kafka-1", signal.SIGCONT)
         self.kafka = services.kafka()
         self.kafka.create(self.topic, 2)
