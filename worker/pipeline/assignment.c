@@ -260,7 +260,8 @@ void assignment_revoked(void *context, struct feed *const *v, size_t n, bool los
     }
     /* The cooperative protocol takes away what is to go elsewhere, and the rest stays. */
     if (all) lane->vitals.revoked_ms = lane->now_ms;
-    if (lost) lane->assigned = false;
+    /* Of topics that are gone alone what they had is taken away, and the rest stays. */
+    if (lost && !lane->partitions) lane->assigned = false;
 }
 
 /* ---- what became known late ---- */
