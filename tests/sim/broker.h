@@ -85,5 +85,8 @@ int64_t broker_committed(const char *topic, int32_t partition, struct str *ret_m
 typedef void broker_watch_fn(const char *topic, int32_t partition, int64_t offset,
                              struct str metadata, uint64_t process, bool owner);
 void broker_watch(broker_watch_fn *);
+/* A process is about to send the offsets of its transaction, or has sent them and is to commit: it
+ * may die. NULL: none does. */
+void broker_on_transaction(void (*fn)(uint64_t process));
 
 #endif

@@ -598,8 +598,11 @@ void events_begin(void) {
     n_events = (int)plan.events;
     if (n_events > EVENTS_MAX) n_events = EVENTS_MAX;
     for (int i = 0; i < n_events; i++) make_event(i, draw_flaw(i));
-    for (int64_t i = 0; i < plan.poison; i++)
-        make_event((int)world_draw((uint64_t)n_events), KILLS);
+    for (int64_t i = 0, at = 0; i < plan.poison; i++) { /* some of them in one window */
+        bool close = i && world_chance(500);
+        at = close ? at + world_between(1, 2 * plan.partitions) : world_between(0, n_events - 1);
+        make_event((int)(at % n_events), KILLS);
+    }
     plan_production();
     for (int i = 0; plan.retention && i < CUTS; i++)
         world_after(world_between(0, plan.seconds * WORLD_S), remove_some, NULL);

@@ -25,7 +25,9 @@
 #define OWN_TOPICS_MAX 64
 #define TICK_MS 200
 #define REFRESH_TICKS 50
-#define END_S 300 /* what a process may take from its drain to its end, and --until-end for all */
+#define END_S 300   /* what a process may take from its drain to its end, and --until-end for all */
+#define AHEAD_S 600 /* or behind: wrong clocks, of some minutes */
+#define JUMP_S 120
 
 struct process {
     uint64_t id; /* 0: it is gone */
@@ -296,7 +298,7 @@ void fleet_make_key(void) {
 static void set_clock(const struct process *p) {
     struct clocks *c = process_clocks(p->id);
     if (plan.clocks >= 1 && world_chance(500))
-        c->wall_ahead_us = world_between(-90 * WORLD_S, 90 * WORLD_S);
+        c->wall_ahead_us = world_between(-AHEAD_S * WORLD_S, AHEAD_S * WORLD_S);
     if (plan.clocks >= 2 && world_chance(500)) c->drift_ppm = world_between(-20000, 20000);
 }
 
@@ -530,11 +532,15 @@ void fleet_dies(void) {
     kill_process(p, " of poison");
 }
 
-void fleet_may_die(void) {
-    struct process *p = by_id(world_process());
+static void may_die(uint64_t process) {
+    struct process *p = by_id(process);
     if (!p || calm || !armed_kills || !world_chance((unsigned)plan.kill_point)) return;
     armed_kills--;
     kill_process(p, " at a crash point");
+}
+
+void fleet_may_die(void) {
+    may_die(world_process());
 }
 
 /* A node that does not answer is replaced: the new one has its slot, and it may wake up yet. */
@@ -626,7 +632,7 @@ static void jump(void *unused) {
     struct process *p = any_process();
     (void)unused;
     if (!p) return;
-    process_clocks(p->id)->wall_ahead_us += world_between(-60 * WORLD_S, 60 * WORLD_S);
+    process_clocks(p->id)->wall_ahead_us += world_between(-JUMP_S * WORLD_S, JUMP_S * WORLD_S);
     world_say("the clock of p%" PRIu64 " jumps", p->id);
 }
 
@@ -636,6 +642,7 @@ static void some_time(int64_t n, void (*fn)(void *), void *arg) {
 
 void fleet_begin(void) {
     process_on_wait(on_wait);
+    broker_on_transaction(may_die);
     for (int i = 0; i < plan.workers && i < WORKERS_MAX; i++) {
         if (i == 0 || plan.peace || world_chance(700))
             restart_later(i, WORLD_S);

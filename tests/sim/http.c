@@ -105,8 +105,15 @@ static struct outcome failed(const char *why) {
 
 /* ---- on the way ---- */
 
+static size_t n_exchanges;
+
+bool store_is_quiet(void) {
+    return n_exchanges == 0;
+}
+
 static void exchange_drop(struct exchange *e) {
     if (--e->references) return;
+    n_exchanges--;
     free(e->key);
     free(e->body);
     free(e);
@@ -214,6 +221,7 @@ static void set_off(struct transfer *t) {
     int place = store_route(t->req->url, &key);
     if (place < 0) world_fail("a request goes to %s, where nobody is", t->req->url);
     struct exchange *e = xcalloc(1, sizeof *e);
+    n_exchanges++;
     *e = (struct exchange){
         .number = t->number, .process = world_process(), .place = place, .key = key};
     t->asked.process = world_process();

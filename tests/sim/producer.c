@@ -66,7 +66,13 @@ struct producer {
 static struct producer *producers;
 static struct request *requests;
 
+static void (*on_transaction)(uint64_t process);
+
 static void proceed(struct producer *);
+
+void broker_on_transaction(void (*fn)(uint64_t process)) {
+    on_transaction = fn;
+}
 
 static struct producer *find(uint64_t number) {
     struct producer *p = producers;
@@ -328,6 +334,11 @@ static void send_offsets(struct producer *p) {
 static void proceed(struct producer *p) {
     const struct txn *job = p->job;
     size_t left = job->n_records - p->sent;
+    /* Where the product may be made to die as well: CRASH_TXN_INSIDE, CRASH_TXN_SENT. */
+    if (!left && job->membership && !p->aborting && on_transaction) {
+        on_transaction(p->process);
+        if (!world_is_alive(p->process)) return;
+    }
     if (p->denied && p->sent) abort_with(p, TXN_TOPIC);
     if (p->aborting)
         request_send(request_new(p, REQUEST_ABORT));

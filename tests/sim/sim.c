@@ -22,7 +22,8 @@
 #include "worker/base/log.h"
 
 #define SETTLED_S 1200 /* after the end of all trouble */
-#define REST_S 70      /* what lands late has landed then */
+#define REST_S 5       /* once nothing is under way any more */
+#define ANCHORS_S 70   /* the same, where a ledger is anchored */
 #define HANG_S 300     /* of this machine's time, for one seed */
 #define JOBS_MAX 64
 #define FAILURES_MAX 20
@@ -42,12 +43,14 @@ static void judge_and_end(void *unused) {
     world_end();
 }
 
+/* Until nobody is left who has been told to end, and what lands late has landed. What goes on has
+ * some time to anchor the newest of its ledger. */
 static void rest(void *unused) {
     (void)unused;
-    if (!fleet_is_gone() && plan.end != ENDS_RUNNING)
+    if ((!fleet_is_gone() && plan.end != ENDS_RUNNING) || !store_is_quiet())
         world_after(WORLD_S, rest, NULL);
     else
-        world_after(REST_S * WORLD_S, judge_and_end, NULL);
+        world_after((plan.anchors ? ANCHORS_S : REST_S) * WORLD_S, judge_and_end, NULL);
 }
 
 /* As a timer would that starts the next run when the last has ended. */

@@ -52,6 +52,9 @@ bool store_is_final(const struct place *, int status);
 /* Nothing goes wrong any more, from now on. */
 void store_calm(void);
 
+/* Whether no request and no answer is under way, and nothing is still to be written. */
+bool store_is_quiet(void);
+
 /* ---- for http.c ---- */
 
 enum answer { ANSWER_STATUS, ANSWER_REFUSED, ANSWER_RESET, ANSWER_NONE };
