@@ -397,13 +397,17 @@ static enum txn_result judge(struct producer *s, struct txn *job) {
     return TXN_REFUSED;
 }
 
+static bool is_told_to_stop(const void *producer) {
+    return is_told(producer);
+}
+
 /* The coordinator takes no partition into a transaction when one of them may not be written. */
 static void name_denied(struct producer *s, struct txn *job) {
     const char **topics = xcalloc(s->n_fanouts + 1, sizeof *topics);
     bool *denied = xcalloc(s->n_fanouts + 1, sizeof *denied);
     for (size_t i = 0; i < job->n_records; i++)
         topics[job->records[i].fanout] = job->records[i].topic;
-    rights_denied(s->asking, topics, s->n_fanouts, CALL_TIMEOUT_MS, denied);
+    rights_denied(s->asking, topics, s->n_fanouts, CALL_TIMEOUT_MS, is_told_to_stop, s, denied);
     for (size_t i = 0; i < job->n_records; i++)
         if (denied[job->records[i].fanout])
             note(s, &job->records[i], RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED);

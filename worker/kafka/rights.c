@@ -1,9 +1,11 @@
 #include "worker/kafka/rights.h"
 
+#include "worker/base/clock.h"
 #include "worker/base/log.h"
 #include "worker/kafka/client.h"
 
 #define NO_SUCH_ACKS "2" /* 0, 1 and -1 are all that there are */
+#define SLICE_MS 100
 
 static void on_answer(rd_kafka_t *rk, const rd_kafka_message_t *m, void *unused) {
     bool *denied = m->_private;
@@ -32,7 +34,8 @@ rd_kafka_conf_t *rights_conf(const struct config *cfg, struct buf *err) {
 }
 
 void rights_denied(const rd_kafka_conf_t *conf, const char *const *topics, size_t n, int timeout_ms,
-                   bool *ret) {
+                   bool (*stop)(const void *context), const void *context, bool *ret) {
+    int64_t end_ms = clock_ms(CLOCK_MONOTONIC) + timeout_ms;
     struct buf err;
     buf_init(&err, 1024);
     rd_kafka_t *rk = client_new(RD_KAFKA_PRODUCER, rd_kafka_conf_dup(conf), &err);
@@ -43,8 +46,10 @@ void rights_denied(const rd_kafka_conf_t *conf, const char *const *topics, size_
         if (topics[i])
             rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topics[i]), RD_KAFKA_V_OPAQUE(&ret[i]),
                               RD_KAFKA_V_PARTITION(RD_KAFKA_PARTITION_UA), RD_KAFKA_V_END);
-    rd_kafka_flush(rk, timeout_ms);
+    while (rd_kafka_flush(rk, SLICE_MS) && !(stop && stop(context)) &&
+           clock_ms(CLOCK_MONOTONIC) < end_ms)
+        continue;
     rd_kafka_purge(rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
-    rd_kafka_flush(rk, timeout_ms);
+    rd_kafka_flush(rk, SLICE_MS); /* what is purged is told, into ret */
     rd_kafka_destroy(rk);
 }

@@ -13,9 +13,9 @@
 /* What rights_denied() connects with. NULL with a message in err. The caller destroys it. */
 rd_kafka_conf_t *rights_conf(const struct config *, struct buf *err);
 /* Sets those of ret (n of them, false before) whose topic may not be written. What a broker does
- * not say in time is taken for allowed. A topic NULL is passed over; the others have to be there.
- */
+ * not say in time, or before stop(context) is true, is taken for allowed. stop: NULL: never. A
+ * topic NULL is passed over; the others have to be there. */
 void rights_denied(const rd_kafka_conf_t *, const char *const *topics, size_t n, int timeout_ms,
-                   bool *ret);
+                   bool (*stop)(const void *context), const void *context, bool *ret);
 
 #endif

@@ -254,7 +254,7 @@ static int try_rights(const struct check_result *r, struct buf *err) {
     bool *denied = xcalloc(r->all.n + 1, sizeof *denied), any = false;
     for (size_t i = 0; i < r->all.n; i++)
         topics[i] = is_written(r, &r->all.v[i]) ? r->all.v[i].name : NULL;
-    rights_denied(conf, topics, r->all.n, TIMEOUT_MS, denied);
+    rights_denied(conf, topics, r->all.n, TIMEOUT_MS, NULL, NULL, denied);
     for (size_t i = 0; i < r->all.n; i++) {
         any |= denied[i];
         if (denied[i])
