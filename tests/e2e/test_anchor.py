@@ -218,7 +218,11 @@ class Anchors(rig.Case):
         self.assertEqual(0, done.returncode, done.stderr.decode())
         self.assertEqual(0, self.heads()[dead, 0])
         folder = self.dir / "export"
-        self.assertSound(self.verify("--export", str(folder)))
+        answer = self.verify("--export", str(folder))
+        self.assertSound(answer)
+        self.assertFalse([f for f in answer["findings"] if f["code"] == "anchors-elsewhen"])
+        for row in answer["partitions"]:
+            self.assertEqual((row["entries"], row["next"]), (row["anchored"], row["anchored_next"]), row)
         self.assertEqual((0, "sound\n"), self.second_opinion(folder))
 
         file, manifest = folder / f"{dead}-0.ndjson", folder / "manifest.json"

@@ -119,6 +119,11 @@ class Ledger(rig.Case):
         folder = self.dir / "export"
         answer = self.verify("--key", self.public, "--objects", "--records", "--export", str(folder))
         self.assertSound(answer)
+        scope = answer["scope"]
+        self.assertEqual((self.group, False, True, True, True, False),
+                         tuple(scope[n] for n in ("group", "export", "signatures", "objects", "records", "anchors")))
+        self.assertEqual(1, len(scope["keys"]))
+        self.assertTrue(scope["cluster"])
         rows = answer["partitions"]
         source = [row for row in rows if row["topic"] == self.topic]
         self.assertEqual(PARTITIONS, len(source))
@@ -132,6 +137,8 @@ class Ledger(rig.Case):
         self.assertEqual((0, "sound\n"), self.second_opinion(folder))
         done = rig.runsink("verify", "--key", self.public, str(folder))
         self.assertEqual(0, done.returncode, done.stdout.decode())
+        self.assertIn(f"verified: group {self.group}, an export", done.stdout.decode())
+        self.assertIn("not verified: objects (--objects),", done.stdout.decode())
         return runs
 
     def test_object_mode(self):

@@ -22,7 +22,7 @@ static void judge(struct str value) {
     struct anchored_sums sums;
     struct audit *a = audit_new(&opts);
     struct anchored *x = anchored_new(&snapshot, NULL, 0, &limits, a);
-    anchored_add(x, "fuzz", value);
+    anchored_add(x, "fuzz", value, 0);
     anchored_finish(x);
     anchored_sums(x, &sums);
     assert(sums.found == 0 && sums.heads >= sums.early);

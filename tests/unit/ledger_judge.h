@@ -83,7 +83,9 @@ static inline void judge(const struct world *w, const struct snapshot *snapshot,
         audit_now(a, c->topic, c->partition, c->offset, c->has_meta ? &c->meta : NULL);
     }
     snapshot_drained(snapshot, a);
-    if (seen->anchored) audit_anchored(a, WORLD_SOURCE, 1, (uint64_t)seen->anchored);
+    if (seen->anchored)
+        audit_anchored(a, WORLD_SOURCE, 1,
+                       &(struct audit_anchor){.seq = (uint64_t)seen->anchored, .trusted = true});
     if (seen->waits) audit_waiting(a);
     for (const int64_t *o = seen->waits; o && *o >= 0; o++)
         audit_waits(a, &(struct origin){.topic = WORLD_SOURCE, .offset = *o});

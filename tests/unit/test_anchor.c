@@ -301,7 +301,9 @@ struct trial {
     const struct ledger_pubkey *keys;
     size_t n_keys;
     int64_t from_ms;
-    size_t skip; /* entries that are not read, of each chain */
+    size_t skip;      /* entries that are not read, of each chain */
+    const char *name; /* of each anchor; NULL: none that tells a time */
+    int64_t written_ms;
     struct seen seen;
     struct anchored_sums sums;
 };
@@ -320,7 +322,8 @@ static void compare(struct trial *t, const struct world *w, const struct anchors
     struct audit *a = audit_new(&opts);
     struct anchored *x = anchored_new(&snapshot, t->keys, t->n_keys, &limits, a);
     for (size_t i = 0; i < anchors->n; i++)
-        anchored_add(x, "name", (struct str){anchors->v[i].p, anchors->v[i].n});
+        anchored_add(x, t->name ? t->name : "name", (struct str){anchors->v[i].p, anchors->v[i].n},
+                     t->written_ms);
     for (size_t i = 0; i < w->n; i++) {
         struct arena arena = {0};
         struct ledger_entry e;
@@ -561,7 +564,7 @@ static size_t replaced(const struct keys *k, const struct ledger_signer *by) {
     struct audit *a = audit_new(&opts);
     struct anchored *x = anchored_new(&snapshot, &k->ours_pub, 1, &limits, a);
     for (size_t i = 0; i < anchors.n; i++)
-        anchored_add(x, "name", (struct str){anchors.v[i].p, anchors.v[i].n});
+        anchored_add(x, "name", (struct str){anchors.v[i].p, anchors.v[i].n}, 0);
     for (size_t i = 0; i < w.n; i++) {
         struct arena arena = {0};
         struct ledger_entry e;
@@ -592,6 +595,58 @@ static void test_vouch_for_replaced_keys(void **state) {
     assert_int_equal(replaced(k, NULL), WORLD_PARTITIONS + 1);
     assert_int_equal(replaced(k, k->ours), WORLD_PARTITIONS + 1);
     assert_int_equal(replaced(k, k->third), 0);
+}
+
+/* What a time is looked for by, and what the store knows. */
+static void test_times(void **state) {
+    struct keys *k = *state;
+    static const struct {
+        const char *name, *code; /* code NULL: nothing */
+        int64_t after;           /* the store got it so long after AT */
+        bool finding;
+    } cases[] = {{NULL, NULL, 0, false},
+                 {"right", NULL, 0, false},
+                 {"2001/01/01/000000Z-0123456789abcdef.json", "anchor-misnamed", 0, true},
+                 {NULL, NULL, MINUTE, false},
+                 {NULL, "anchors-elsewhen", 61 * MINUTE, false},
+                 {NULL, "anchors-elsewhen", -61 * MINUTE, false}};
+    struct world w;
+    struct anchors anchors = {0};
+    char right[ANCHOR_NAME_LEN + 1];
+    settle(&w, 5, k->ours, NULL);
+    take(&anchors, &w, k->ours, WORLD_GROUP, AT);
+    assert_true(anchor_name(AT, 7, right));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct trial t = trial(k, cases[i].code ? cases[i].code : "");
+        t.name = cases[i].name && strcmp(cases[i].name, "right") == 0 ? right : cases[i].name;
+        t.written_ms = cases[i].after ? AT + cases[i].after : 0;
+        compare(&t, &w, &anchors);
+        assert_int_equal(t.seen.findings, cases[i].finding);
+        assert_int_equal(t.seen.with_code, cases[i].code != NULL);
+    }
+    world_free(&w);
+    anchors_free(&anchors);
+}
+
+/* One partition has entries that wait for their anchor while others' are written. */
+static void test_stopped(void **state) {
+    struct keys *k = *state;
+    for (int64_t hours = 20; hours < 30; hours += 8) {
+        struct world w, then;
+        struct anchors anchors = {0};
+        settle(&w, 5, k->ours, NULL);
+        take(&anchors, &w, k->ours, WORLD_GROUP, w.clock);
+        then = w; /* what later anchors know of it */
+        world_window(&w, 1);
+        take(&anchors, &then, k->ours, WORLD_GROUP, w.clock + hours * 60 * MINUTE);
+        struct trial t = trial(k, "anchors-stopped");
+        compare(&t, &w, &anchors);
+        assert_int_equal(t.seen.findings, 0);
+        assert_int_equal(t.seen.with_code, hours > 24);
+        assert_int_equal(t.sums.stopped, hours > 24);
+        world_free(&w);
+        anchors_free(&anchors);
+    }
 }
 
 /* The old key's statement in the ledger makes the new one known. */
@@ -684,6 +739,8 @@ int main(void) {
         cmocka_unit_test(test_hidden_beginning),
         cmocka_unit_test(test_signatures),
         cmocka_unit_test(test_vouch_for_replaced_keys),
+        cmocka_unit_test(test_times),
+        cmocka_unit_test(test_stopped),
         cmocka_unit_test(test_rotation),
         cmocka_unit_test(test_other_end),
         cmocka_unit_test(test_others),

@@ -152,6 +152,8 @@ static void take_text(struct scan *s, struct str name, struct str text) {
         s->item.key = text;
     else if (str_is(name, "VersionId"))
         s->item.version = text;
+    else if (str_is(name, "LastModified"))
+        s->item.modified = text;
     else if (str_is(name, "IsTruncated"))
         s->to->truncated = str_is(text, "true");
 }

@@ -31,6 +31,7 @@ enum listed { LISTED_OBJECT, LISTED_MARKER /* a delete marker */ };
 struct listed_item {
     enum listed kind;
     struct str key, version; /* as they stand in the answer; version empty: not told */
+    struct str modified;     /* 2026-01-31T12:00:00.000Z; empty: not told */
 };
 #define LISTING_MAX 1000
 struct listing {

@@ -39,6 +39,7 @@ struct verify {
     bool hidden; /* a transaction does not end: what was written after it is not waited for */
     struct reader_limits limits;
     rd_kafka_t *rk;
+    char *cluster; /* its id, librdkafka's; NULL: not known */
     struct topic_list all;
     struct report report;
     struct buf err;
@@ -78,10 +79,10 @@ static void on_entry(void *context, const struct ledger_entry *e) {
     if (w->margin) margin_entry(w->margin, e);
 }
 
-static void on_anchor(void *context, const char *name, struct str value) {
+static void on_anchor(void *context, const char *name, struct str value, int64_t written_ms) {
     struct watchers *w = context;
     w->anchors++;
-    anchored_add(w->anchored, name, value);
+    anchored_add(w->anchored, name, value, written_ms);
     if (w->v->export_dir && !w->v->err.n) export_anchor(w->v->export_dir, name, value, &w->v->err);
 }
 
@@ -143,6 +144,19 @@ static void read_anchors(struct verify *v, const char *dir, struct watchers *w) 
             "there are no anchors of this group: are folder, bucket and anchor.prefix right?");
     }
     buf_free(&err);
+}
+
+/* What is asked for. */
+static struct report_sums sums_of(const struct verify *v, const struct snapshot *s) {
+    return (struct report_sums){.group = s->group,
+                                .cluster = v->cluster,
+                                .keys = v->keys,
+                                .n_keys = v->n_keys,
+                                .from_ms = v->limits.from_ms,
+                                .to_ms = v->limits.to_ms,
+                                .keys_given = v->n_keys > 0,
+                                .objects = v->objects,
+                                .records = v->records};
 }
 
 /* Judges what only the end can tell. An exit code. */
@@ -557,8 +571,7 @@ static bool read_all(struct verify *v, const struct snapshot *s, struct watchers
 
 /* The committed state, and everything that was settled up to it. */
 static int audit_source(struct verify *v, struct snapshot *s, struct watchers *w) {
-    struct report_sums sums = {
-        .keys_given = v->n_keys > 0, .objects = v->objects, .records = v->records};
+    struct report_sums sums = sums_of(v, s);
     if (w->anchored) read_anchors(v, v->anchors_dir, w);
     s->has_anchors = w->anchored != NULL;
     s->anchors = (int64_t)w->anchors;
@@ -605,6 +618,7 @@ static int verify_topics(struct verify *v) {
         rc = command_usage("verify", "name a topic, or configure `topics`");
     else if (list.n > 1 && v->export_dir)
         rc = command_usage("verify", "--export takes one topic: name it");
+    if (rc == EX_OK) v->cluster = rd_kafka_clusterid(v->rk, TIMEOUT_MS);
     for (size_t i = 0; i < list.n && (rc == EX_OK || rc == EX_DATAERR); i++) {
         int one = verify_source(v, lookup, list.v[i].name);
         if (one != EX_OK) rc = one;
@@ -612,6 +626,7 @@ static int verify_topics(struct verify *v) {
     topic_list_free(&v->all);
     topic_list_free(&list);
     if (lookup) rd_kafka_destroy(lookup);
+    if (v->cluster) rd_kafka_mem_free(v->rk, v->cluster);
     rd_kafka_destroy(v->rk);
     return rc;
 }
@@ -638,7 +653,8 @@ static int verify_folder(struct verify *v) {
     struct snapshot s = {0};
     struct watchers w = {0};
     if (!files_snapshot(v->target, &s, &v->err)) return fail(v, EX_NOINPUT);
-    struct report_sums sums = {.keys_given = v->n_keys > 0};
+    struct report_sums sums = sums_of(v, &s);
+    sums.folder = true;
     begin_audit(v, &s, v->anchors_dir || s.has_anchors, &w);
     snapshot_expect(&s, w.audit);
     if (w.anchored) read_folder_anchors(v, &s, &w);

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "worker/base/table.h"
+#include "worker/base/text.h"
 #include "worker/kafka/topics.h"
 
 #define SOURCES_MAX 1000000
@@ -16,6 +17,12 @@
  * more: by so much, at most, are an anchor's time and the newer entries' apart. */
 #define STALE_MS 600000
 #define NO_ENTRY UINT64_MAX
+/* A name's part that is a time. */
+#define TIME_LEN (sizeof "2026/01/31/120000Z" - 1)
+/* What the clocks of a worker and of a store may be apart, and an attempt may take. */
+#define APART_MS 3600000
+/* The longest that an entry waits for its anchor while others are written. */
+#define STOPPED_MS (24LL * 3600 * 1000)
 
 /* An anchor whose signature waits for the statement that names its key. */
 struct late {
@@ -53,6 +60,8 @@ struct spot {
     uint64_t first_seq, last_seq;
     uint8_t first_prev[SHA256_LEN];
     uint64_t early;
+    uint64_t open_seq; /* the first entry after the newest anchored one; settled then, 0: none: */
+    int64_t open_ms;
 };
 
 struct anchored {
@@ -72,7 +81,9 @@ struct anchored {
     bool sorted, full;
     struct arena arena; /* of the anchor at hand */
     struct anchored_sums sums;
-    uint64_t others; /* anchors of other groups */
+    uint64_t others;   /* anchors of other groups */
+    uint64_t elsewhen; /* whose time is not when their store got them */
+    char first_elsewhen[ANCHOR_NAME_LEN + 1];
 };
 
 struct anchored *anchored_new(const struct snapshot *s, const struct ledger_pubkey *keys,
@@ -206,7 +217,7 @@ static bool check_signature(struct anchored *x, const char *name, const struct a
 }
 
 static bool same(const struct mark *m, const struct anchor_head *h) {
-    return m->seq == h->seq && memcmp(m->hash, h->hash, SHA256_LEN) == 0;
+    return m->seq == h->seq && m->next == h->next && memcmp(m->hash, h->hash, SHA256_LEN) == 0;
 }
 
 /* The bit of a key; 0: there are too many. */
@@ -240,7 +251,20 @@ static bool in_limits(const struct anchored *x, const struct anchor *a) {
     return a->at_ms >= x->limits->from_ms && (!x->limits->to_ms || a->at_ms < x->limits->to_ms);
 }
 
-void anchored_add(struct anchored *x, const char *name, struct str value) {
+/* The name is what a time is looked for by; the store knows when it got the anchor. */
+static void check_time(struct anchored *x, const char *name, const struct anchor *a,
+                       int64_t written_ms) {
+    char named[ANCHOR_NAME_LEN + 1];
+    if (anchor_name_legal(str_c(name)) &&
+        (!anchor_name(a->at_ms, 0, named) || strncmp(name, named, TIME_LEN) != 0))
+        say(x, "anchor-misnamed",
+            "anchor %s says that it was made at another time than its name does", name);
+    int64_t apart = written_ms ? written_ms - a->at_ms : 0;
+    if (apart >= -APART_MS && apart <= APART_MS) return;
+    if (x->elsewhen++ == 0) snprintf(x->first_elsewhen, sizeof x->first_elsewhen, "%s", name);
+}
+
+void anchored_add(struct anchored *x, const char *name, struct str value, int64_t written_ms) {
     struct anchor a;
     struct ledger_read_error why;
     struct late *late = NULL;
@@ -263,6 +287,7 @@ void anchored_add(struct anchored *x, const char *name, struct str value) {
         return;
     }
     if (!check_signature(x, name, &a, &late)) return;
+    check_time(x, name, &a, written_ms);
     x->sources = xgrow(x->sources, x->n_sources, sizeof *x->sources);
     x->sources[x->n_sources++] =
         (struct source){.name = xstrdup(name), .at_ms = a.at_ms, .late = late};
@@ -279,6 +304,7 @@ static int compare_marks(const void *a, const void *b) {
     const struct mark *x = a, *y = b;
     if (x->seq != y->seq) return x->seq < y->seq ? -1 : 1;
     int d = memcmp(x->hash, y->hash, SHA256_LEN);
+    if (!d) d = (x->next > y->next) - (x->next < y->next);
     return d ? d : (x->source > y->source) - (x->source < y->source);
 }
 
@@ -292,6 +318,7 @@ static void sort_marks(struct anchored *x) {
         qsort(s->marks, s->n, sizeof *s->marks, compare_marks);
         for (size_t k = 0; k < s->n; k++)
             if (!n || s->marks[n - 1].seq != s->marks[k].seq ||
+                s->marks[n - 1].next != s->marks[k].next ||
                 memcmp(s->marks[n - 1].hash, s->marks[k].hash, SHA256_LEN) != 0)
                 s->marks[n++] = s->marks[k];
             else
@@ -327,8 +354,12 @@ static void learn_key(struct anchored *x, const struct ledger_entry *e) {
 void anchored_entry(struct anchored *x, const struct ledger_entry *e) {
     sort_marks(x);
     if (e->rotates) learn_key(x, e);
-    struct spot *s = spot_of(x, e->topic, e->partition, false);
+    struct spot *s = is_ours(x, e->topic) ? spot_of(x, e->topic, e->partition, true) : NULL;
     if (!s) return;
+    if (!s->open_ms) {
+        s->open_seq = e->seq;
+        s->open_ms = e->settled_ms;
+    }
     if (!s->begun) {
         s->first_seq = s->last_seq = e->seq;
         memcpy(s->first_prev, e->prev, SHA256_LEN);
@@ -341,6 +372,7 @@ void anchored_entry(struct anchored *x, const struct ledger_entry *e) {
             m->found = true;
             m->ends_elsewhere = m->next != e->next;
             m->entry_next = e->next;
+            s->open_ms = 0;
         } else {
             m->differs = true;
             memcpy(m->other, e->hash, SHA256_LEN);
@@ -433,9 +465,26 @@ void anchored_vouch(const struct anchored *x) {
     for (size_t i = 0; i < x->n_spots; i++) {
         const struct spot *s = x->spots[i];
         for (size_t k = 0; k < s->n; k++)
-            if (s->marks[k].found && s->marks[k].keys & trusted)
-                audit_anchored(x->audit, s->topic, s->partition, s->marks[k].seq);
+            if (s->marks[k].found)
+                audit_anchored(x->audit, s->topic, s->partition,
+                               &(struct audit_anchor){.seq = s->marks[k].seq,
+                                                      .next = s->marks[k].next,
+                                                      .at_ms = x->sources[s->marks[k].source].at_ms,
+                                                      .trusted = s->marks[k].keys & trusted});
     }
+}
+
+/* Whoever has taken over a worker can let it write none of a partition. */
+static void check_stopped(struct anchored *x, const struct spot *s) {
+    char text[UTC_TEXT];
+    if (!s->open_ms || x->sums.newest_ms - s->open_ms <= STOPPED_MS) return;
+    if (!utc_text(s->open_ms / 1000, text)) return;
+    x->sums.stopped++;
+    say_of(
+        x, s, NULL, "anchors-stopped",
+        "nothing is anchored from entry %" PRIu64
+        " on, which was settled at %s, though anchors were written for a day and more after that",
+        s->open_seq, text);
 }
 
 void anchored_finish(struct anchored *x) {
@@ -447,10 +496,23 @@ void anchored_finish(struct anchored *x) {
         for (size_t k = 0; k < s->n; k++) judge(x, s, &s->marks[k]);
         x->sums.heads += s->n;
         x->sums.early += s->early;
+        check_stopped(x, s);
         if (s->early)
             say_of(x, s, NULL, "anchored-early",
                    "%" PRIu64 " heads were anchored before the ledger's beginning, entry %" PRIu64,
                    s->early, s->first_seq);
+    }
+    if (x->elsewhen) {
+        char text[256];
+        snprintf(
+            text, sizeof text,
+            "%" PRIu64 " anchors reached their store more than an hour from the time that they "
+            "say, the first is %s: is a worker's clock wrong, is this a copy of the bucket, or "
+            "were they made later?",
+            x->elsewhen, x->first_elsewhen);
+        audit_report(x->audit,
+                     &(struct finding){
+                         .note = true, .code = "anchors-elsewhen", .offset = -1, .text = text});
     }
     if (x->sums.of_group == 0 && x->others)
         say(x, "anchors-none",

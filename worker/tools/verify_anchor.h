@@ -17,8 +17,8 @@ struct anchored *anchored_new(const struct snapshot *, const struct ledger_pubke
                               size_t n_keys, const struct reader_limits *, struct audit *);
 void anchored_free(struct anchored *);
 
-/* An anchor's bytes; name: how findings call it. */
-void anchored_add(struct anchored *, const char *name, struct str value);
+/* An anchor's bytes; name: how findings call it. When its store got it; 0: not known. */
+void anchored_add(struct anchored *, const char *name, struct str value, int64_t written_ms);
 void anchored_entry(struct anchored *, const struct ledger_entry *);
 /* After the last entry, before the audit judges: tells it what is anchored. */
 void anchored_vouch(const struct anchored *);
@@ -31,6 +31,7 @@ struct anchored_sums {
     uint64_t heads, found; /* different ones, and those that the ledger has */
     uint64_t early;        /* those older than the first entry that was read */
     int64_t newest_ms;     /* the last anchor's time; 0: there is none */
+    uint64_t stopped;      /* partitions whose anchors stopped before others' */
 };
 void anchored_sums(const struct anchored *, struct anchored_sums *ret);
 

@@ -254,9 +254,15 @@ void audit_learn(struct audit *a, struct str value) {
         verdicts_learn(&a->verdicts, &e);
 }
 
-void audit_anchored(struct audit *a, const char *topic, int32_t partition, uint64_t seq) {
+void audit_anchored(struct audit *a, const char *topic, int32_t partition,
+                    const struct audit_anchor *by) {
     struct chain *c = chain_find(a, str_c(topic), partition);
-    if (c && seq + 1 > c->anchored) c->anchored = seq + 1;
+    if (!c) return;
+    if (by->trusted && by->seq + 1 > c->vouched) c->vouched = by->seq + 1;
+    if (by->seq + 1 <= c->row.anchored) return;
+    c->row.anchored = by->seq + 1;
+    c->row.anchored_next = by->next;
+    c->row.anchored_ms = by->at_ms;
 }
 
 bool audit_trusts(const struct audit *a, const char *key_id) {

@@ -76,8 +76,14 @@ void audit_entry(struct audit *, struct str key, struct str value, const struct 
 /* Before any entry: an entry's bytes, for the sake of the keys that it names. One that was replaced
  * in one chain is replaced in all, in whatever order they are read. */
 void audit_learn(struct audit *, struct str value);
-/* After the last entry: this one of the chain is anchored, by a key that audit_trusts(). */
-void audit_anchored(struct audit *, const char *topic, int32_t partition, uint64_t seq);
+/* After the last entry: this one of the chain is anchored. */
+struct audit_anchor {
+    uint64_t seq;
+    int64_t next, at_ms;
+    bool trusted; /* by a key that audit_trusts() */
+};
+void audit_anchored(struct audit *, const char *topic, int32_t partition,
+                    const struct audit_anchor *);
 bool audit_trusts(const struct audit *, const char *key_id);
 /* Whether every chain has reached what audit_expect() said. */
 bool audit_reached(const struct audit *);
@@ -117,7 +123,9 @@ struct audit_row {
     uint64_t anew;    /* how often the topic was made anew: first is where it began the last time */
     uint64_t pending; /* source partitions: records that wait in a retry topic */
     uint64_t dead_now; /* source partitions: records that are dead letters at the end */
-    bool replaced;     /* nothing but a key that was replaced vouches for its newest entries */
+    uint64_t anchored; /* so many of its entries are, up to the newest one that is: */
+    int64_t anchored_next, anchored_ms;
+    bool replaced; /* nothing but a key that was replaced vouches for its newest entries */
     uint64_t findings;
     uint8_t head[SHA256_LEN]; /* the last entry's hash */
     bool has_meta;            /* the expectation came with our metadata: */

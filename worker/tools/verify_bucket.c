@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "sinks/sink.h"
 #include "worker/ledger/anchor.h"
@@ -22,6 +23,7 @@
 struct fetch {
     struct bucket *owner;
     char name[ANCHOR_NAME_LEN + 1], version[VERSION_MAX + 1];
+    int64_t written_ms;
     int attempts;
     struct http_request request;
     struct buf url;
@@ -83,7 +85,7 @@ static void fetched(struct http_request *request, const struct outcome *transpor
     struct outcome o = anchor_store_judge(b->store, request, transport);
     if (o.verdict == VERDICT_OK) {
         b->visitor->anchor(b->visitor->context, f->name,
-                           (struct str){request->answer.p, request->answer.n});
+                           (struct str){request->answer.p, request->answer.n}, f->written_ms);
     } else if (o.verdict == VERDICT_RETRY && f->attempts < ATTEMPTS) {
         clear(request, &f->url);
         fetch_send(f);
@@ -96,11 +98,20 @@ static void fetched(struct http_request *request, const struct outcome *transpor
     free(f);
 }
 
-static void fetch_start(struct bucket *b) {
+/* 0: it is no time. */
+static int64_t time_ms(struct str text) {
+    char copy[32] = "";
+    struct tm tm = {0};
+    if (text.n < sizeof copy) memcpy(copy, text.p ? text.p : "", text.n);
+    return strptime(copy, "%Y-%m-%dT%H:%M:%S", &tm) ? (int64_t)timegm(&tm) * 1000 : 0;
+}
+
+static void fetch_start(struct bucket *b, const struct listed_item *item) {
     run(b, AT_ONCE - 1);
     if (b->err->n) return;
     struct fetch *f = xcalloc(1, sizeof *f);
     f->owner = b;
+    f->written_ms = time_ms(item->modified);
     memcpy(f->name, b->name, sizeof f->name);
     memcpy(f->version, b->version, sizeof f->version);
     b->running++;
@@ -131,7 +142,7 @@ static bool take(struct bucket *b, const struct listed_item *item) {
         b->visitor->remark(b->visitor->context, true, "anchor-overwritten", text);
     }
     memcpy(b->seen, b->name, sizeof b->seen);
-    fetch_start(b);
+    fetch_start(b, item);
     return true;
 }
 
@@ -289,7 +300,7 @@ static bool visit_file(const FTSENT *e, const struct anchor_visitor *v, struct b
     buf_init(&body, ANCHOR_SIZE_MAX + 1);
     bool ok = buf_file(&body, e->fts_accpath) || errno == EFBIG; /* which no anchor is */
     if (ok)
-        v->anchor(v->context, name, (struct str){body.p, body.n});
+        v->anchor(v->context, name, (struct str){body.p, body.n}, 0);
     else
         buf_printf(err, "cannot read %s: %s", e->fts_path, strerror(errno));
     buf_free(&body);

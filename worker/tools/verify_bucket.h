@@ -7,8 +7,9 @@
 #include "worker/kafka/reader.h"
 
 struct anchor_visitor {
-    /* value is an anchor's bytes, name the name that it has in the group's folder. */
-    void (*anchor)(void *context, const char *name, struct str value);
+    /* value is an anchor's bytes, name the name that it has in the group's folder; when the store
+     * got it, by its own clock, 0: not known. */
+    void (*anchor)(void *context, const char *name, struct str value, int64_t written_ms);
     /* Something worth knowing about the bucket; finding: more than that. */
     void (*remark)(void *context, bool finding, const char *code, const char *text);
     void *context;

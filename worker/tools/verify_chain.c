@@ -353,7 +353,7 @@ static void finish_beginning(struct verdicts *vs, struct chain *c) {
  * another one the key's end is where the auditor says; else when it was replaced, by the entries'
  * own time. */
 static void finish_replaced(struct verdicts *vs, struct chain *c) {
-    uint64_t vouched = c->anchored;
+    uint64_t vouched = c->vouched;
     const struct chain_key *last = NULL;
     for (size_t i = 0; i < vs->n_keys; i++) {
         const struct chain_key *k = &c->keys[i];

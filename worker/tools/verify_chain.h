@@ -65,11 +65,11 @@ struct chain {
     uint64_t until;           /* the entry with which signing began, as the auditor says */
     uint64_t unsigned_prefix; /* entries before the first signed one */
     uint64_t signed_from;     /* the first signed one's number */
-    uint64_t anchored;        /* so many of its entries are, by keys that were not replaced */
-    bool expected;            /* audit_expect() was called: row.committed, row.meta_* */
-    bool known_now, has_now;  /* audit_now() was called; there is metadata of ours: */
-    uint64_t seq_now;         /* entries that the group has committed by the end */
-    bool head_found;          /* an entry has the hash that the committed metadata names */
+    uint64_t vouched; /* so many of its entries are anchored by keys that were not replaced */
+    bool expected;    /* audit_expect() was called: row.committed, row.meta_* */
+    bool known_now, has_now; /* audit_now() was called; there is metadata of ours: */
+    uint64_t seq_now;        /* entries that the group has committed by the end */
+    bool head_found;         /* an entry has the hash that the committed metadata names */
     struct spans seen;
 };
 /* Reports, with the chain's topic and partition and the place of the entry at hand, and counts. */

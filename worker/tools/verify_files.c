@@ -202,8 +202,9 @@ static bool read_committed(const cJSON *item, struct committed *ret) {
         !number_of(item, "offset", most, &ret->offset))
         return false;
     ret->partition = (int32_t)partition;
-    ret->has_meta = number_of(item, "entries", most, &entries);
+    ret->has_meta = cJSON_HasObjectItem(item, "entries");
     if (!ret->has_meta) return true;
+    if (!number_of(item, "entries", most, &entries)) return false;
     ret->meta.seq = (uint64_t)entries;
     return unhex(str_c(text_of(item, "head")), ret->meta.head, SHA256_LEN);
 }

@@ -105,11 +105,51 @@ static void row_json(struct buf *b, const struct audit_row *row) {
     out_uint(b, "dead_now", row->dead_now);
     out_uint(b, "repeats", row->repeats);
     out_bool(b, "replaced_key", row->replaced);
+    if (row->anchored) {
+        out_uint(b, "anchored", row->anchored);
+        out_int(b, "anchored_next", row->anchored_next);
+        out_int(b, "anchored_ms", row->anchored_ms);
+    }
     out_uint(b, "findings", row->findings);
     out_close(b, '}');
 }
 
+/* What the verdict is about. */
+static void scope_json(struct buf *b, const struct report_sums *sums) {
+    out_open(b, "scope", '{');
+    out_shown(b, "group", sums->group);
+    if (sums->cluster) out_shown(b, "cluster", sums->cluster);
+    if (sums->from_ms) out_int(b, "from_ms", sums->from_ms);
+    if (sums->to_ms) out_int(b, "to_ms", sums->to_ms);
+    out_open(b, "keys", '[');
+    for (size_t i = 0; i < sums->n_keys; i++) out_string(b, NULL, sums->keys[i].id);
+    out_close(b, ']');
+    out_bool(b, "export", sums->folder);
+    out_bool(b, "signatures", sums->keys_given);
+    out_bool(b, "objects", sums->objects);
+    out_bool(b, "records", sums->records);
+    out_bool(b, "anchors", sums->anchors);
+    out_close(b, '}');
+}
+
+static void scope_text(FILE *f, const struct report_sums *sums) {
+    char from[UTC_TEXT], to[UTC_TEXT];
+    fprintf(f, "\nverified: group %s", SHOWN(sums->group));
+    if (sums->cluster) fprintf(f, " of cluster %s", SHOWN(sums->cluster));
+    if (sums->folder) fputs(", an export, whose manifest says what the group had committed", f);
+    if (sums->from_ms && utc_text(sums->from_ms / 1000, from)) fprintf(f, ", from %s", from);
+    if (sums->to_ms && utc_text(sums->to_ms / 1000, to)) fprintf(f, ", to %s", to);
+    for (size_t i = 0; i < sums->n_keys; i++)
+        fprintf(f, "%s%s", i ? ", " : "; by key ", sums->keys[i].id);
+    fprintf(f, "\nnot verified:%s%s%s%s whether the worker judged right what events ask for\n",
+            sums->keys_given ? "" : " signatures (--key),",
+            sums->objects ? "" : " objects (--objects),",
+            sums->records ? "" : " records that no entry names (--records),",
+            sums->anchors ? "" : " anchors (--anchors, anchor.bucket),");
+}
+
 static void sums_json(struct buf *b, const struct report_sums *sums) {
+    scope_json(b, sums);
     out_bool(b, "signatures_checked", sums->keys_given);
     if (sums->objects) {
         out_uint(b, "objects", sums->objects_checked);
@@ -125,6 +165,7 @@ static void sums_json(struct buf *b, const struct report_sums *sums) {
         out_uint(b, "anchored_found", sums->anchored.found);
         out_uint(b, "anchored_early", sums->anchored.early);
         out_int(b, "anchored_last_ms", sums->anchored.newest_ms);
+        out_uint(b, "anchors_stopped", sums->anchored.stopped);
     }
 }
 
@@ -156,6 +197,22 @@ static void print_anchors(FILE *f, const struct anchored_sums *s) {
             s->heads, s->found, s->early);
 }
 
+/* How far each partition's anchors reach is in the JSON; here, the one that is worst off. */
+static void print_anchored(FILE *f, const struct audit_row *rows, size_t n,
+                           const struct anchored_sums *s) {
+    uint64_t never = 0, open = 0;
+    for (size_t i = 0; i < n; i++) {
+        never += rows[i].entries && !rows[i].anchored;
+        if (rows[i].entries && rows[i].anchored <= rows[i].last_seq)
+            open += rows[i].last_seq + 1 - rows[i].anchored;
+    }
+    fprintf(f,
+            "%" PRIu64
+            " entries are not anchored yet, and nothing shows whether more were cut off; "
+            "%" PRIu64 " partitions have no anchor, those of %" PRIu64 " stopped\n",
+            open, never, s->stopped);
+}
+
 static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t findings,
                     const struct report_sums *sums) {
     uint64_t entries = 0, signed_entries = 0, pending = 0, dead = 0, replaced = 0;
@@ -185,9 +242,9 @@ static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t fi
                 "%" PRIu64 " records still held by Kafka compared; %" PRIu64
                 " are not covered (before the first entry, or not settled yet)\n",
                 sums->records_checked, sums->records_uncovered);
-    if (sums->anchors)
-        print_anchors(f, &sums->anchored);
-    else
+    if (sums->anchors) print_anchors(f, &sums->anchored);
+    if (sums->anchors) print_anchored(f, rows, n, &sums->anchored);
+    if (!sums->anchors)
         fputs("no anchors: nothing shows whether ledger and committed state were cut short "
               "together, or written anew by whoever has the key\n",
               f);
@@ -205,6 +262,7 @@ bool report_end(struct report *r, struct audit *a, const struct report_sums *sum
     if (!r->json) {
         if (r->hidden) fprintf(r->out, "... and %" PRIu64 " more\n", r->hidden);
         table(r->out, rows, n);
+        scope_text(r->out, sums);
         verdict(r->out, rows, n, findings, sums);
         return findings == 0;
     }

@@ -22,6 +22,12 @@ void report_progress(struct report *, const char *what, uint64_t entries, double
 void report_progress_end(struct report *);
 
 struct report_sums {
+    const char *group;
+    const char *cluster; /* NULL: not asked */
+    const struct ledger_pubkey *keys;
+    size_t n_keys;
+    int64_t from_ms, to_ms; /* 0: all */
+    bool folder;            /* an export: what the group had committed is the manifest's word */
     bool keys_given;
     bool objects; /* were fetched: */
     uint64_t objects_checked, objects_bytes;
