@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 import checker
 import coordinators
+import hanging
 import hooks
 from canaries import Canaries, Scraper, cores_are_made, leaks
 from fleet import Fleet
@@ -91,7 +92,7 @@ class Run:
         self.admin = AdminClient({"bootstrap.servers": self.kafka.kafka(), "log_level": 2})
         self.proxy = Proxy("--upstream", self.store.url.removeprefix("http://"), plan.seed, plan.fault_rate, 2)
         self.receiver = Proxy("--record", directory / "calls", plan.seed, plan.fault_rate, 1)
-        self.threads, self.coordinators_hit = [], []
+        self.threads, self.coordinators_hit, self.hung = [], [], []
         self.timers = []  # (when, what to do)
         environment = {"HOOK_BREAK": options.broken} if options.broken else {}
         self.fleet = Fleet(plan, directory, options.binary, lambda index: settings(plan, self, index), environment, self.trouble_seen)
@@ -219,6 +220,14 @@ class Run:
             self.tick()
         return True
 
+    def settle(self):
+        """As calm(). What Kafka has lost meanwhile hides records for good, and is ended as the runbook says, once."""
+        if self.calm():
+            return True
+        classes = next(self.options.cache.glob("kafka-*/"))
+        self.hung = hanging.end_all(classes, self.kafka.kafka(), self.plan.brokers)
+        return bool(self.hung) and self.calm()
+
     def honest(self):
         for proxy in (self.proxy, self.receiver):
             proxy.tell("rate 0")
@@ -263,7 +272,7 @@ class Run:
         self.scraper.start()
         self.trouble(feeder)
         self.clock.lap("trouble")
-        settled = self.calm()
+        settled = self.settle()
         self.clock.lap("calm")
         self.fleet.dismiss()
         self.scraper.over.set()
@@ -304,6 +313,7 @@ def report(run, did, violations, summary, options):
     seconds = sum(run.clock.took.values())
     verdict = f"{len(violations)} VIOLATIONS" if violations else "ok"
     lines = [str(run.plan)] + [f"  left out: {what}" for what in left_out]
+    lines += [f"  hung in Kafka, ended by its own tool: {topic}/{partition} from {start} on" for topic, partition, start in run.hung]
     lines += [f"  workers: {ends} | servers: {faults or 'no faults'}" + "".join(f" | {hit}" for hit in run.coordinators_hit),
               f"  {summary}: {verdict} in {seconds:.0f} s"]
     say("\n".join(lines + [f"    {violation}" for violation in violations[:10]]))

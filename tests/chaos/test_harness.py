@@ -18,12 +18,22 @@ from urllib.parse import quote
 
 import checker
 import coordinators
+import hanging
 import hooks
 from canaries import Canaries, cores
 from checker import Event
 from plan import draw_plan
 
 TOPIC = "t-1-x-2"
+
+
+class Hanging(unittest.TestCase):
+    def test_rows(self):
+        """as the tool prints them, tabs and padding included"""
+        said = "Topic         \tPartition\tProducerId\tProducerEpoch\tCoordinatorEpoch\tStartOffset\tLastTimestamp\tDuration(min)\t\n" \
+               "runs.retry.1s \t3        \t12        \t0            \t0               \t42         \t1             \t4            \t\n"
+        self.assertEqual([], hanging.read(said.splitlines()[0]))
+        self.assertEqual([("runs.retry.1s", "3", "42")], hanging.read(said))
 
 
 class Memory:
