@@ -3,6 +3,7 @@ no capabilities, no new privileges, the seccomp profile of config/seccomp, the i
 import atexit
 import json
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -27,7 +28,13 @@ class Image:
             atexit.register(shutil.rmtree, self.dir, ignore_errors=True)
         storage = self.dir / "storage.conf"
         storage.write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{self.dir}/images"\nrunroot = "{self.dir}/run"\n')
-        self.env = {**rig.ENVIRONMENT, "CONTAINERS_STORAGE_CONF": str(storage), "BUILDAH_ISOLATION": "chroot"}
+        # buildah would give what it runs more than this process may have.
+        limits = [f"{name}={':'.join(map(str, resource.getrlimit(which)))}"
+                  for name, which in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC))]
+        containers = self.dir / "containers.conf"
+        containers.write_text(f"[containers]\ndefault_ulimits = {json.dumps(limits)}\n")
+        self.env = {**rig.ENVIRONMENT, "CONTAINERS_STORAGE_CONF": str(storage), "CONTAINERS_CONF": str(containers),
+                    "BUILDAH_ISOLATION": "chroot"}
         if not self.there():
             subprocess.run([rig.SCRIPTS / "image", "--engine", "buildah", "--bootstrap", "--tag", TAG], env=self.env, check=True,
                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=1200)
