@@ -24,7 +24,7 @@ HARMLESS = {
     r"file:rename": "entries say whose they are; the file's name does not",
     r"manifest:(partial|unfinished):(true|other)": "the manifest is not signed: keep it where the ledger's writers can't change it",
     r"manifest:anchors:removed": "as above: the auditor then sees that no anchors were compared",
-    r"manifest:committed(\[\])?:(removed|emptied|entries-removed)": "as above",
+    r"manifest:committed(\[\])?:(removed|emptied|entries-removed|first-removed|renamed)": "as above",
     r"manifest:(committed\[\]\.)?entries(:zero|:removed)?": "as above: where the group has committed nothing, no entry is missed",
     r"manifest:committed\[\]\.partition:(plus|minus|zero)": "as above: the other partition's own end is told, too",
     r"manifest:committed:first-twice": "it says the same twice",
