@@ -184,6 +184,7 @@ struct consumer {
     bool put_out; /* by the coordinator */
     bool fatal;   /* its identity is another process's */
     bool calling, closing, crashed;
+    bool taking; /* its lane is told what it was given */
     int64_t polled_us;
     struct feed *feeds;
     size_t held; /* messages that were taken and not freed */

@@ -219,12 +219,13 @@ void consumer_put_out(struct about about) {
     consumer_wake(c);
 }
 
-/* What has nothing to be given back first joins on the client's own thread. */
+/* What has nothing to be given back first joins on the client's own thread; while the lane is being
+ * told of the last round, none does (RD_KAFKA_CGRP_REBALANCING in librdkafka's rdkafka_cgrp.c). */
 void consumer_told(struct consumer *c) {
     bool steady = c->phase == MEMBER_STEADY;
     bool nothing = !c->calling && (!consumer_is_eager(c) || !c->feeds);
     if (c->closing || c->phase == MEMBER_OUT || c->phase == MEMBER_JOINING) return;
-    if (steady ? nothing : !c->synced) {
+    if (steady ? nothing : !c->synced && !c->taking) {
         join(c);
     } else if (!c->rejoin) {
         c->rejoin = true;
@@ -342,7 +343,9 @@ static void take_over(struct consumer *c) {
     if (!given) return; /* it is told why next */
     struct journal **list = xcalloc(n + 1, sizeof *list);
     if (n) memcpy(list, given, n * sizeof *list);
+    c->taking = true;
     take(c, list, n);
+    c->taking = false;
     free(list);
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "worker/base/clock.h"
 #include "worker/base/log.h"
 #include "worker/kafka/topic_names.h"
 #include "worker/pipeline/caution.h"
@@ -153,7 +154,7 @@ static void ask_in_doubt(const struct lane *lane, struct partition *p) {
     if (!p->doubts || p->doubting || lane->now_ms - p->asked_ms < ASK_AGAIN_MS) return;
     feed_ask_committed(p->feed);
     p->doubting = true;
-    p->asked_ms = lane->now_ms;
+    p->asked_ms = clock_ms(CLOCK_MONOTONIC); /* what was fetched in this turn is older */
 }
 
 bool assignment_is_sure(const struct lane *lane, struct partition *p, int64_t since_ms) {
@@ -170,7 +171,10 @@ static void take_doubt(struct lane *lane, struct partition *p, const struct comm
     p->doubting = false;
     if (!p->doubts || !c->known) return;
     p->doubts = c->offset >= 0 || !p->durable ? 0 : p->doubts + 1;
-    if (!p->doubts) p->sure_ms = p->asked_ms;
+    if (!p->doubts) {
+        p->sure_ms = p->asked_ms;
+        p->asked_ms = 0; /* the next question need not wait */
+    }
     if (p->doubts < 3) return;
     p->doubts = 0;
     p->durable = false;

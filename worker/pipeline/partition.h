@@ -77,11 +77,10 @@ struct partition {
     bool doubting; /* it is asked for */
     bool vanished; /* it is so */
     /* When the question was asked to which the last answer was that it is there. Nothing is settled
-     * until this is later than unsure_ms. Nor is the first record taken that a retry topic has
-     * beyond the end which was reached, seen at first_ms; 0: not seen yet. */
+     * until this is later than unsure_ms, nor is a retry topic's first record beyond an end that
+     * was reached taken until it is later than its fetch. */
     int64_t sure_ms, unsure_ms;
     bool at_first;
-    int64_t first_ms;
     int64_t end;    /* --until-end: the high watermark at start; -1: none */
     bool end_known; /* with what an open transaction held back then */
     bool given_up;  /* it can't be reached now */

@@ -131,7 +131,6 @@ static void take_end(struct lane *lane, struct partition *p, int64_t offset) {
     p->eof = true;
     p->eof_at = offset;
     p->at_first = p->kind == PARTITION_RETRY;
-    p->first_ms = 0;
     if (p->unreadable_ms) vitals_readable(lane, p);
     if (p->begins) assignment_begin(p, offset);
     windows_passed(&p->windows, offset);
@@ -142,10 +141,11 @@ static void take_end(struct lane *lane, struct partition *p, int64_t offset) {
  * it comes once more, and its origin has one outcome too many. A slow coordinator makes no retry
  * late for that. */
 static bool is_of_old(const struct lane *lane, struct partition *p) {
-    if (!p->first_ms) p->first_ms = lane->now_ms;
-    bool told = p->doubts > 1; /* once that it is gone */
+    int64_t filled_ms, unused;
+    feed_filled(p->feed, &filled_ms, &unused); /* one look serves all that was there by then */
+    bool told = p->doubts > 1;                 /* once that it is gone */
     p->at_first =
-        !assignment_is_sure(lane, p, p->first_ms) && (told || lane->now_ms - p->first_ms < SURE_MS);
+        !assignment_is_sure(lane, p, filled_ms) && (told || lane->now_ms - filled_ms < SURE_MS);
     return !p->at_first;
 }
 
