@@ -663,26 +663,27 @@ static bool is_member(const char *metadata, size_t n) {
     return generation >= 0;
 }
 
-static bool ask_gone(const struct consumer *c, const struct txn *t) {
+static enum consumer_look look_back(const struct consumer *c, const struct txn *t) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new((int)t->n_offsets);
-    bool gone = false;
+    enum consumer_look found = CONSUMER_THERE;
     for (size_t i = 0; i < t->n_offsets; i++)
         if (t->offsets[i].follows)
             rd_kafka_topic_partition_list_add(list, t->offsets[i].topic, t->offsets[i].partition);
-    bool told = list->cnt && !rd_kafka_committed(c->rk, list, CONSUMER_COMMITTED_MS / 2);
-    for (size_t i = 0, at = 0; told && i < t->n_offsets; i++) {
+    if (list->cnt && rd_kafka_committed(c->rk, list, CONSUMER_LOOK_MS / 2)) found = CONSUMER_UNTOLD;
+    for (size_t i = 0, at = 0; found != CONSUMER_UNTOLD && i < t->n_offsets; i++) {
         struct txn_offset *o = &t->offsets[i];
         if (!o->follows) continue;
         struct committed now = committed_of(&list->elems[at++]);
         o->gone = now.known && now.offset < 0;
-        gone = gone || o->gone;
+        if (o->gone) found = CONSUMER_MISSING;
     }
     rd_kafka_topic_partition_list_destroy(list);
-    return gone;
+    return found;
 }
 
-bool consumer_misses(const struct consumer *c, struct txn *t) {
-    return ask_gone(c, t) && ask_gone(c, t);
+enum consumer_look consumer_look_back(const struct consumer *c, struct txn *t) {
+    enum consumer_look found = look_back(c, t);
+    return found == CONSUMER_MISSING ? look_back(c, t) : found;
 }
 
 struct txn *txn_new_member(const struct consumer *c) {

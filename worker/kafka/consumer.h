@@ -122,11 +122,13 @@ void consumer_poll(struct consumer *); /* calls back; never waits for a broker, 
 void consumer_look(struct consumer *, const char *const *topics, size_t n);
 /* Its id in the group, empty while it is in none. */
 void consumer_member(const struct consumer *, char *ret, size_t size);
-/* Whether a commit that the transaction's offsets follow is not there, by two answers in a row;
- * then `gone` is set. False, too, when the broker can't tell now. For the producer's thread;
- * blocks, for CONSUMER_COMMITTED_MS at most. */
+/* Looks for the commits that the transaction's offsets follow. MISSING: one is not there, by two
+ * answers in a row; then `gone` is set. UNTOLD: the coordinator does not answer now. For the
+ * producer's thread; blocks, for CONSUMER_LOOK_MS at most. */
 struct txn;
-bool consumer_misses(const struct consumer *, struct txn *);
+enum consumer_look { CONSUMER_THERE, CONSUMER_MISSING, CONSUMER_UNTOLD };
+#define CONSUMER_LOOK_MS 5000
+enum consumer_look consumer_look_back(const struct consumer *, struct txn *);
 /* Whether another process has this member's identity; text says what the broker said. */
 bool consumer_is_fatal(const struct consumer *, char *ret_text, size_t size);
 /* Revokes all that is assigned, then leaves the group; ends all feeds. Blocks, for

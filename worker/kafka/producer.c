@@ -353,11 +353,24 @@ static enum step await_answers(struct producer *s, struct txn *job) {
     return STEP_FATAL;
 }
 
-static void name_gone(struct txn *job) {
+/* A coordinator that does not tell what is committed takes nothing either. */
+static enum step look_back(struct producer *s, struct txn *job) {
+    int64_t end = clock_us(CLOCK_MONOTONIC) + (int64_t)CALL_TIMEOUT_MS * 1000;
+    enum consumer_look found = CONSUMER_THERE;
+    if (!job->consumer) return STEP_OK;
+    do found = consumer_look_back(job->consumer, job);
+    while (found == CONSUMER_UNTOLD && !is_told(s) && clock_us(CLOCK_MONOTONIC) < end);
+    if (found == CONSUMER_THERE) return STEP_OK;
     const struct txn_offset *o = job->offsets;
-    while (!o->gone) o++;
-    snprintf(job->error, sizeof job->error,
-             "what was committed of %s/%" PRId32 " is not there any more", o->topic, o->partition);
+    while (found == CONSUMER_MISSING && !o->gone) o++;
+    if (found == CONSUMER_MISSING)
+        snprintf(job->error, sizeof job->error,
+                 "what was committed of %s/%" PRId32 " is not there any more", o->topic,
+                 o->partition);
+    else
+        snprintf(job->error, sizeof job->error,
+                 "the group's coordinator does not tell what is committed");
+    return found == CONSUMER_MISSING ? STEP_GONE : STEP_ABORT;
 }
 
 static enum step fill(struct producer *s, struct txn *job) {
@@ -366,9 +379,8 @@ static enum step fill(struct producer *s, struct txn *job) {
     if (filled != STEP_OK) return filled;
     crash_point(CRASH_TXN_INSIDE);
     if (!job->membership) return STEP_OK;
-    if (!job->consumer || !consumer_misses(job->consumer, job)) return send_offsets(s, job);
-    name_gone(job);
-    return STEP_GONE;
+    enum step there = look_back(s, job);
+    return there == STEP_OK ? send_offsets(s, job) : there;
 }
 
 /* Sorts out which records are refused for themselves: those that were alone, and those that never
@@ -462,7 +474,8 @@ static enum txn_result give_up(struct producer *s, struct txn *job, enum step wh
     if (why == STEP_FATAL) return TXN_UNKNOWN;
     enum step step =
         REPEAT(s, job, "abort", rd_kafka_abort_transaction(s->producer, call_timeout(s)));
-    if ((step == STEP_FATAL || step == STEP_ABORT) && !(denied && reopen(s, job)))
+    bool begun_nothing = denied || why == STEP_GONE; /* maybe */
+    if ((step == STEP_FATAL || step == STEP_ABORT) && !(begun_nothing && reopen(s, job)))
         return TXN_UNKNOWN;
     if (!job->topic) memcpy(job->error, reason, sizeof reason);
     if (denied && !job->topic) name_denied(s, job);

@@ -34,7 +34,7 @@ static struct partition *partition_new(struct lane *lane, const struct assigned 
     p->serial = ++lane->serials;
     p->end = -1;
     p->special = INT64_MAX;
-    p->before = p->high_stale = -1;
+    p->before = p->high_stale = p->anew_at = -1;
     p->broker_ms = INT64_MIN / 2;
     classify(lane, p);
     p->next = lane->partitions;
@@ -79,14 +79,19 @@ void assignment_begin(struct partition *p, int64_t offset) {
 
 /* The topic is another one than the one that was read, under the same name. Its first record's
  * offset is made durable, or a restart would look for the old one again. */
-void assignment_anew(struct partition *p, int64_t low) {
+void assignment_anew(struct lane *lane, struct partition *p, int64_t low) {
+    log_error("the topic was deleted and made anew: it is read from its first record",
+              LOG_S("topic", p->topic), LOG_I("partition", p->id),
+              LOG_I("read_to", partition_at(p)), LOG_I("first", low));
     if (!p->pin) p->before = p->committed;
     p->committed = low;
     p->pin = true;
     p->durable = false;
     p->doubts = 0;
     p->at_first = false;
-    p->unsure_ms = 0;
+    p->unsure_ms = p->astray_ms = p->beyond_ms = 0;
+    p->shrunk = p->vanished = false;
+    p->anew_at = -1;
     p->opened_ms = 0;
     p->high_seen = -1;
     p->high_stale = vitals_high(p);
@@ -94,6 +99,7 @@ void assignment_anew(struct partition *p, int64_t low) {
     p->eof = false;
     windows_init(&p->windows, low, NULL, 0);
     assignment_move(p, low);
+    assignment_doubt(lane, p->topic);
 }
 
 static void foreign_metadata(const struct partition *p, int64_t offset) {

@@ -28,7 +28,7 @@ bool assignment_is_sure(const struct lane *, struct partition *, int64_t since_m
 /* The topic may have been made anew: its partitions' commits are looked for. */
 void assignment_doubt(struct lane *, const char *topic);
 /* The topic was made anew: reads from there, its first record. Nothing may be unsettled. */
-void assignment_anew(struct partition *, int64_t low);
+void assignment_anew(struct lane *, struct partition *, int64_t low);
 bool assignment_watermarks(struct lane *, const struct partition *, int64_t *low, int64_t *high);
 
 #endif

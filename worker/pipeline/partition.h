@@ -75,7 +75,8 @@ struct partition {
     bool durable;       /* something is committed. Gone without us: the topic was deleted. */
     int doubts;    /* answers in a row that nothing is committed, and one to come; 0: no doubt */
     bool doubting; /* it is asked for */
-    bool vanished; /* it is so */
+    bool vanished; /* it is so: nothing more is read, and what was read is settled together, with */
+    int64_t anew_at; /* where the new topic begins; -1: not known yet */
     /* When the question was asked to which the last answer was that it is there. Nothing is settled
      * until this is later than unsure_ms, nor is a retry topic's first record beyond an end that
      * was reached taken until it is later than its fetch. */

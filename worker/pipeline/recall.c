@@ -79,6 +79,7 @@ static void go_on_anew(struct partition *p, const struct mark *mark) {
 static void go_on(struct partition *p, const struct mark *mark) {
     mark_meta(mark, &p->meta);
     assignment_begin(p, mark->next);
+    p->pin = true; /* or whatever is asked for its commit finds none until the next record */
     p->eof = false;
     assignment_move(p, mark->next);
     log_warn("a partition has no committed offset, and the ledger has entries of it: it has "

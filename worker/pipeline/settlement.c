@@ -31,7 +31,8 @@ struct part {
     size_t windows; /* to be popped */
     struct meta meta;
     int64_t offset;
-    bool anew; /* it says that the topic was made anew */
+    unsigned anew; /* entries that say that the topic was made anew */
+    bool over;     /* after the windows, so that they are the old one's */
 };
 
 struct settlement {
@@ -108,8 +109,13 @@ static size_t settleable(const struct partition *p) {
 
 /* A complete batch window waits while the next one is filling, and is settled in the transaction
  * that makes the next one's end durable. So in steady state each window takes one transaction. */
+static bool goes_over(const struct partition *p) {
+    return p->vanished && p->anew_at >= 0 && p->windows.count && settleable(p) == p->windows.count;
+}
+
 static bool is_due(const struct lane *lane, const struct partition *p) {
     if (!p->loaded) return false;
+    if (p->vanished) return goes_over(p);
     if (p->pin || has_undeclared(p) || !claim_same(&p->want, &p->meta.claim)) return true;
     if (!settleable(p)) return false;
     const struct window *open = windows_open(&p->windows);
@@ -310,15 +316,18 @@ static bool put_entry(struct lane *lane, struct txn *job, const struct partition
 }
 
 /* The chain goes over from the topic that is gone to the one that has its name now. */
-static bool add_anew(struct lane *lane, struct txn *job, const struct partition *p,
-                     struct meta *meta) {
-    struct ledger_window entry = {.first = p->committed,
-                                  .next = p->committed,
+static bool add_anew(struct lane *lane, struct txn *job, const struct partition *p, int64_t before,
+                     int64_t first, struct meta *meta) {
+    struct ledger_window entry = {.first = first,
+                                  .next = first,
                                   .opened_ms = lane->wall_ms,
                                   .anew = true,
-                                  .before = p->before,
+                                  .before = before,
                                   .introduce = !p->introduced};
-    return put_entry(lane, job, p, &entry, meta);
+    bool said = meta->seq && lane->cfg->ledger && put_entry(lane, job, p, &entry, meta);
+    /* Above the last one's, also where that went with the group's offsets: seq is the ledger's. */
+    meta->era = 1 + (meta->era > meta->seq ? meta->era : meta->seq);
+    return said;
 }
 
 static bool add_ledger(struct lane *lane, struct txn *job, const struct partition *p,
@@ -476,12 +485,10 @@ static void add_part(struct lane *lane, struct settlement *j, struct partition *
     bool boundary = has_undeclared(p);
     char problem[TOPIC_MAX + 160];
     bool claim = !claim_same(&p->want, &p->meta.claim);
-    if (!k && !boundary && !p->pin && !claim) return;
+    if (p->vanished ? !goes_over(p) : !k && !boundary && !p->pin && !claim) return;
     struct part c = {.serial = p->serial, .windows = k, .meta = p->meta, .offset = p->committed};
-    bool anew = p->pin && p->before >= 0;
-    c.anew = anew && c.meta.seq && lane->cfg->ledger && add_anew(lane, job, p, &c.meta);
-    /* Above the last one's, also where that went with the group's offsets: seq is the ledger's. */
-    if (anew) c.meta.era = 1 + (c.meta.era > c.meta.seq ? c.meta.era : c.meta.seq);
+    if (p->pin && p->before >= 0)
+        c.anew += add_anew(lane, job, p, p->before, p->committed, &c.meta);
     for (struct window *w = p->windows.oldest; w && at < k; w = w->newer, at++) {
         if (lane->cfg->ledger && !add_ledger(lane, job, p, w, &c.meta)) {
             snprintf(problem, sizeof problem,
@@ -496,6 +503,11 @@ static void add_part(struct lane *lane, struct settlement *j, struct partition *
         c.offset = w->next;
     }
     keep_ends(lane, p, &c.meta, k);
+    c.over = p->vanished;
+    if (c.over) {
+        c.anew += add_anew(lane, job, p, c.offset, p->anew_at, &c.meta);
+        c.offset = p->anew_at;
+    }
     c.meta.claim = p->want;
     char text[META_MAX + 1];
     if (!meta_encode(&c.meta, text)) {
@@ -566,6 +578,7 @@ static void apply(struct lane *lane, struct partition *p, const struct part *c) 
     }
     count(&lane->counters, COUNTER_LEDGER_ENTRIES, c->anew);
     p->introduced = p->introduced || c->windows || c->anew;
+    if (c->over) assignment_anew(lane, p, c->offset);
     p->committed = c->offset;
     p->pin = false;
     p->durable = true;

@@ -6,6 +6,7 @@
 
 #include "worker/base/log.h"
 #include "worker/pipeline/assignment.h"
+#include "worker/pipeline/delivery.h"
 #include "worker/pipeline/lane.h"
 
 #define SEEK_AGAIN_MS 1000
@@ -48,6 +49,21 @@ static bool is_anew(struct lane *lane, const struct partition *p, int64_t low, i
     return feed_ask_time(p->feed, p->opened_ms, &first) && first == low;
 }
 
+/* What was read of a topic that is gone is settled in one transaction with the new one's beginning:
+ * an offset of the old one must not stand there for a moment, or the next owner reads on from it.
+ * What is read then does not come again, so ends of windows need not be durable. */
+static void end_windows(struct lane *lane, struct partition *p) {
+    if (windows_open(&p->windows)) {
+        lane_restart(lane, "a topic was deleted inside a batch that must stay whole");
+        return;
+    }
+    for (struct window *w = p->windows.oldest; w; w = w->newer) {
+        if (w->declared || !w->batched) continue;
+        w->declared = true;
+        delivery_flush(w);
+    }
+}
+
 /* The broker does not have the offset that we want to read. */
 static void find_position(struct lane *lane, struct partition *p) {
     int64_t low, high;
@@ -68,13 +84,16 @@ static void find_position(struct lane *lane, struct partition *p) {
     bool anew =
         p->vanished || (low <= at && (at > high || p->shrunk) && is_anew(lane, p, low, high));
     if (anew) {
-        if (p->windows.count) return; /* what was read of the old one is settled first */
-        log_error("the topic was deleted and made anew: it is read from its first record",
-                  LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("read_to", at),
-                  LOG_I("first", low), LOG_I("next", high));
-        assignment_anew(p, low);
-        assignment_doubt(lane, p->topic);
-    } else if (low > at) {
+        p->vanished = true;
+        p->durable = false;
+        p->anew_at = low;
+        if (p->windows.count)
+            end_windows(lane, p);
+        else
+            assignment_anew(lane, p, low);
+        return;
+    }
+    if (low > at) {
         lose(lane, p, low);
     } else if (at > high) {
         if (!p->beyond_ms) p->beyond_ms = lane->now_ms;
@@ -88,7 +107,7 @@ static void find_position(struct lane *lane, struct partition *p) {
         assignment_move(p, at);
     }
     p->astray_ms = p->beyond_ms = 0;
-    p->shrunk = p->vanished = false;
+    p->shrunk = false;
 }
 
 /* What the record says of when it is due, by the clock of whoever parked it; 0 at once (also when
