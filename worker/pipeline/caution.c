@@ -99,6 +99,7 @@ void caution_settled(struct lane *lane, struct partition *p, int64_t records) {
 void caution_release(const struct lane *lane, struct partition *p, bool leave) {
     const struct claim *held = &p->meta.claim;
     if (!p->loaded || p->begins) return;
+    if (lane->settlement) return; /* what is held is known once it is through */
     if (!lane->cfg->poison_attempts)
         p->want = p->claimed ? (struct claim){0} : *held;
     else if (held->reader != lane->shared->me)

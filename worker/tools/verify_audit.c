@@ -752,13 +752,18 @@ static int compare_rows(const void *a, const void *b) {
     return d ? d : (x->partition > y->partition) - (x->partition < y->partition);
 }
 
+/* One whose beginning is committed and that has had no record yet says nothing. */
+static bool is_shown(const struct chain *c) {
+    bool any = c->expected && (!c->row.has_meta || c->row.meta_seq || c->row.findings);
+    return c->begun || any || c->row.pending;
+}
+
 size_t audit_rows(struct audit *a, const struct audit_row **ret) {
     size_t n = 0;
     free(a->rows);
     a->rows = xcalloc(a->n_chains, sizeof *a->rows);
     for (size_t i = 0; i < a->n_chains; i++)
-        if (a->chains[i]->begun || a->chains[i]->expected || a->chains[i]->row.pending)
-            a->rows[n++] = a->chains[i]->row;
+        if (is_shown(a->chains[i])) a->rows[n++] = a->chains[i]->row;
     qsort(a->rows, n, sizeof *a->rows, compare_rows);
     *ret = a->rows;
     return n;
