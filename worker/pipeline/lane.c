@@ -345,6 +345,7 @@ static bool is_stuck(const struct partition *p) {
 
 /* What is stuck is left to the next owner. */
 static void drop_stuck(struct lane *lane, bool (*of)(const struct partition *, void *), void *ctx) {
+    if (lane->settlement) return; /* which may declare ends that are to be given back */
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if ((of && !of(p, ctx)) || !is_stuck(p)) continue;
         caution_release(lane, p, true);
