@@ -663,27 +663,27 @@ static bool is_member(const char *metadata, size_t n) {
     return generation >= 0;
 }
 
-static enum consumer_look look_back(const struct consumer *c, const struct txn *t) {
+static enum commits find_commits(const struct consumer *c, const struct txn *t) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new((int)t->n_offsets);
-    enum consumer_look found = CONSUMER_THERE;
+    enum commits found = COMMITS_THERE;
     for (size_t i = 0; i < t->n_offsets; i++)
         if (t->offsets[i].follows)
             rd_kafka_topic_partition_list_add(list, t->offsets[i].topic, t->offsets[i].partition);
-    if (list->cnt && rd_kafka_committed(c->rk, list, CONSUMER_LOOK_MS / 2)) found = CONSUMER_UNTOLD;
-    for (size_t i = 0, at = 0; found != CONSUMER_UNTOLD && i < t->n_offsets; i++) {
+    if (list->cnt && rd_kafka_committed(c->rk, list, COMMITS_ASK_MS / 2)) found = COMMITS_UNTOLD;
+    for (size_t i = 0, at = 0; found != COMMITS_UNTOLD && i < t->n_offsets; i++) {
         struct txn_offset *o = &t->offsets[i];
         if (!o->follows) continue;
         struct committed now = committed_of(&list->elems[at++]);
         o->gone = now.known && now.offset < 0;
-        if (o->gone) found = CONSUMER_MISSING;
+        if (o->gone) found = COMMITS_MISSING;
     }
     rd_kafka_topic_partition_list_destroy(list);
     return found;
 }
 
-enum consumer_look consumer_look_back(const struct consumer *c, struct txn *t) {
-    enum consumer_look found = look_back(c, t);
-    return found == CONSUMER_MISSING ? look_back(c, t) : found;
+enum commits consumer_find_commits(const struct consumer *c, struct txn *t) {
+    enum commits found = find_commits(c, t);
+    return found == COMMITS_MISSING ? find_commits(c, t) : found;
 }
 
 struct txn *txn_new_member(const struct consumer *c) {
@@ -693,13 +693,8 @@ struct txn *txn_new_member(const struct consumer *c) {
     size_t n = 0;
     rd_kafka_error_t *e = m ? rd_kafka_consumer_group_metadata_write(m, &bytes, &n) : NULL;
     bool valid = m && !e && member && member[0] && is_member(bytes, n);
-    struct txn *t = valid ? txn_new() : NULL;
-    if (t) {
-        t->membership = xmalloc(n);
-        memcpy(t->membership, bytes, n);
-        t->membership_len = n;
-        t->consumer = c;
-    }
+    struct txn *t = valid ? txn_new_in(bytes, n) : NULL;
+    if (t) t->consumer = c;
     if (e) rd_kafka_error_destroy(e);
     if (m) rd_kafka_consumer_group_metadata_destroy(m);
     if (member) rd_kafka_mem_free(c->rk, member);

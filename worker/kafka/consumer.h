@@ -16,6 +16,7 @@
 
 struct config;
 struct consumer;
+struct txn;
 
 /* ---- one partition that was assigned ---- */
 
@@ -124,11 +125,10 @@ void consumer_look(struct consumer *, const char *const *topics, size_t n);
 void consumer_member(const struct consumer *, char *ret, size_t size);
 /* Looks for the commits that the transaction's offsets follow. MISSING: one is not there, by two
  * answers in a row; then `gone` is set. UNTOLD: the coordinator does not answer now. For the
- * producer's thread; blocks, for CONSUMER_LOOK_MS at most. */
-struct txn;
-enum consumer_look { CONSUMER_THERE, CONSUMER_MISSING, CONSUMER_UNTOLD };
-#define CONSUMER_LOOK_MS 5000
-enum consumer_look consumer_look_back(const struct consumer *, struct txn *);
+ * producer's thread; blocks, for COMMITS_ASK_MS at most. */
+enum commits { COMMITS_THERE, COMMITS_MISSING, COMMITS_UNTOLD };
+#define COMMITS_ASK_MS 5000
+enum commits consumer_find_commits(const struct consumer *, struct txn *);
 /* Whether another process has this member's identity; text says what the broker said. */
 bool consumer_is_fatal(const struct consumer *, char *ret_text, size_t size);
 /* Revokes all that is assigned, then leaves the group; ends all feeds. Blocks, for

@@ -313,12 +313,7 @@ struct txn *txn_new_outside(const char *group) {
     void *bytes = NULL;
     size_t n = 0;
     rd_kafka_error_t *e = m ? rd_kafka_consumer_group_metadata_write(m, &bytes, &n) : NULL;
-    struct txn *t = m && !e ? txn_new() : NULL;
-    if (t) {
-        t->membership = xmalloc(n);
-        memcpy(t->membership, bytes, n);
-        t->membership_len = n;
-    }
+    struct txn *t = m && !e ? txn_new_in(bytes, n) : NULL;
     if (e) rd_kafka_error_destroy(e);
     if (m) rd_kafka_consumer_group_metadata_destroy(m);
     if (bytes) rd_kafka_mem_free(NULL, bytes);
@@ -354,23 +349,23 @@ static enum step await_answers(struct producer *s, struct txn *job) {
 }
 
 /* A coordinator that does not tell what is committed takes nothing either. */
-static enum step look_back(struct producer *s, struct txn *job) {
+static enum step find_commits(struct producer *s, struct txn *job) {
     int64_t end = clock_us(CLOCK_MONOTONIC) + (int64_t)CALL_TIMEOUT_MS * 1000;
-    enum consumer_look found = CONSUMER_THERE;
+    enum commits found = COMMITS_THERE;
     if (!job->consumer) return STEP_OK;
-    do found = consumer_look_back(job->consumer, job);
-    while (found == CONSUMER_UNTOLD && !is_told(s) && clock_us(CLOCK_MONOTONIC) < end);
-    if (found == CONSUMER_THERE) return STEP_OK;
+    do found = consumer_find_commits(job->consumer, job);
+    while (found == COMMITS_UNTOLD && !is_told(s) && clock_us(CLOCK_MONOTONIC) < end);
+    if (found == COMMITS_THERE) return STEP_OK;
     const struct txn_offset *o = job->offsets;
-    while (found == CONSUMER_MISSING && !o->gone) o++;
-    if (found == CONSUMER_MISSING)
+    while (found == COMMITS_MISSING && !o->gone) o++;
+    if (found == COMMITS_MISSING)
         snprintf(job->error, sizeof job->error,
                  "what was committed of %s/%" PRId32 " is not there any more", o->topic,
                  o->partition);
     else
         snprintf(job->error, sizeof job->error,
                  "the group's coordinator does not tell what is committed");
-    return found == CONSUMER_MISSING ? STEP_GONE : STEP_ABORT;
+    return found == COMMITS_MISSING ? STEP_GONE : STEP_ABORT;
 }
 
 static enum step fill(struct producer *s, struct txn *job) {
@@ -379,7 +374,7 @@ static enum step fill(struct producer *s, struct txn *job) {
     if (filled != STEP_OK) return filled;
     crash_point(CRASH_TXN_INSIDE);
     if (!job->membership) return STEP_OK;
-    enum step there = look_back(s, job);
+    enum step there = find_commits(s, job);
     return there == STEP_OK ? send_offsets(s, job) : there;
 }
 

@@ -8,6 +8,14 @@ struct txn *txn_new(void) {
     return xcalloc(1, sizeof(struct txn));
 }
 
+struct txn *txn_new_in(const void *membership, size_t n) {
+    struct txn *t = txn_new();
+    t->membership = xmalloc(n);
+    memcpy(t->membership, membership, n);
+    t->membership_len = n;
+    return t;
+}
+
 void txn_free(struct txn *t) {
     if (!t) return;
     free(t->membership);

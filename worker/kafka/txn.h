@@ -68,6 +68,7 @@ struct txn {
 };
 
 struct txn *txn_new(void);
+struct txn *txn_new_in(const void *membership, size_t); /* serialised; copied */
 /* One that commits offsets, in the name of the membership that the consumer has at this moment:
  * the broker does not check who owns a partition, so the producer's thread must never ask for it.
  * NULL when it has none (no generation, no member id): (-1, "") would be accepted without fencing.

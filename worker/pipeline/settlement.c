@@ -107,12 +107,13 @@ static size_t settleable(const struct partition *p) {
     return n;
 }
 
-/* A complete batch window waits while the next one is filling, and is settled in the transaction
- * that makes the next one's end durable. So in steady state each window takes one transaction. */
+/* All that was read of a topic that is gone can be settled, with where the new one begins. */
 static bool goes_over(const struct partition *p) {
     return p->vanished && p->anew_at >= 0 && p->windows.count && settleable(p) == p->windows.count;
 }
 
+/* A complete batch window waits while the next one is filling, and is settled in the transaction
+ * that makes the next one's end durable. So in steady state each window takes one transaction. */
 static bool is_due(const struct lane *lane, const struct partition *p) {
     if (!p->loaded) return false;
     if (p->vanished) return goes_over(p);

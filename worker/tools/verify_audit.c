@@ -164,22 +164,21 @@ static uint8_t tier_of(struct audit *a, struct str name) {
     return (uint8_t)a->n_tiers++;
 }
 
-/* "<source>.retry.<tier>" -> the tier's name, else empty. */
-static struct str retry_tier(const struct audit *a, struct str topic) {
-    struct str prefix = str_c(a->verdicts.opts.source);
+/* "<source>.retry.<tier>" -> the tier's name, with ".retry."; else empty. */
+static struct str name_after(const struct audit *a, struct str topic, const char *part) {
+    size_t n = strlen(a->verdicts.opts.source);
     if (!str_starts(topic, a->verdicts.opts.source)) return (struct str){0};
-    struct str rest = {topic.p + prefix.n, topic.n - prefix.n};
-    if (!str_starts(rest, ".retry.")) return (struct str){0};
-    return (struct str){rest.p + 7, rest.n - 7};
+    struct str rest = {topic.p + n, topic.n - n};
+    if (!str_starts(rest, part)) return (struct str){0};
+    return (struct str){rest.p + strlen(part), rest.n - strlen(part)};
 }
 
-/* "<source>.dead.<fault>" -> the fault's name, else empty. */
+static struct str retry_tier(const struct audit *a, struct str topic) {
+    return name_after(a, topic, ".retry.");
+}
+
 static struct str dead_fault(const struct audit *a, struct str topic) {
-    struct str prefix = str_c(a->verdicts.opts.source);
-    if (!str_starts(topic, a->verdicts.opts.source)) return (struct str){0};
-    struct str rest = {topic.p + prefix.n, topic.n - prefix.n};
-    if (!str_starts(rest, ".dead.")) return (struct str){0};
-    return (struct str){rest.p + 6, rest.n - 6};
+    return name_after(a, topic, ".dead.");
 }
 
 static enum chain_kind kind_of(const struct audit *a, struct str topic) {
