@@ -79,6 +79,8 @@ struct config {
     struct config_offset *skips;                 /* as many as skip_offsets.n */
     struct key_template *object_key, *batch_key; /* key.object, key.batch */
     char *override_dir;                          /* of sink.override, or NULL */
+    /* No key: what a transaction commits can't be seen later, as with `demo`'s broker. */
+    bool broker_forgets;
     /* Of no use outside config/. */
     struct list kafka_origins;
     struct setting *settings; /* one per key of the table */

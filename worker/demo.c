@@ -85,6 +85,7 @@ static struct config *demo_config(const char *bootstrap, const char *dir, bool b
               config_set(cfg, "admin.listen", "", "demo", err) && config_finish(cfg, err);
     buf_free(&override);
     log_setup(LOG_ERROR, false);
+    cfg->broker_forgets = true;
     if (ok) return cfg;
     config_free(cfg);
     return NULL;

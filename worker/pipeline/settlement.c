@@ -582,7 +582,7 @@ static void apply(struct lane *lane, struct partition *p, const struct part *c) 
     if (c->over) assignment_anew(lane, p, c->offset);
     p->committed = c->offset;
     p->pin = false;
-    p->durable = true;
+    p->durable = !lane->cfg->broker_forgets;
     p->before = -1;
     p->meta = c->meta;
     int64_t last = c->meta.n_ends ? c->meta.ends[c->meta.n_ends - 1] : 0;
