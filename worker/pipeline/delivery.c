@@ -337,28 +337,10 @@ void delivery_leave_batch(struct window *w, const struct retry *r) {
 
 /* ---- flush ---- */
 
-struct place_seen {
-    uint64_t hash;
-    unsigned n;
-};
-
-/* How many deliveries of this window had this place so far, this one included. A bounded table,
- * sized for the window. */
-static unsigned occurrence(struct place_seen *table, size_t cap, const char *place) {
-    uint64_t h = keyed_hash(place, strlen(place)) | 1;
-    size_t i = h & (cap - 1);
-    while (table[i].hash && table[i].hash != h) i = (i + 1) & (cap - 1);
-    table[i].hash = h;
-    return ++table[i].n;
-}
-
-/* Destinations of one place (a key was rotated in the middle of the window), and all of them where
- * the template tells no places apart, are numbered in the order of their first records: a replay of
- * the window numbers them the same. */
-static bool name_batch(struct window *w, struct delivery *d, struct place_seen *table, size_t cap) {
+static bool name_batch(struct window *w, struct delivery *d, struct key_places *places) {
     const struct destination *dest = d->batch.dest;
     const struct config *cfg = w->lane->cfg;
-    unsigned nth = occurrence(table, cap, object_key_batch_names_place(cfg) ? dest->place : "");
+    unsigned nth = key_places_nth(places, cfg, dest);
     struct buf key;
     buf_init(&key, KEY_MAX * 2);
     bool ok = object_key_batch(cfg, dest, w->topic, w->partition->id, w->partition->meta.era,
@@ -369,17 +351,15 @@ static bool name_batch(struct window *w, struct delivery *d, struct place_seen *
 }
 
 void delivery_flush(struct window *w) {
-    size_t cap = 16;
-    while (cap < w->groups.n * 2) cap *= 2;
-    struct place_seen *table = xcalloc(cap, sizeof *table);
+    struct key_places *places = key_places_new(w->groups.n);
     for (struct delivery *d = w->deliveries; d; d = d->next_in_window) {
         if (d->state != DELIVERY_NEW || !d->batched || d->expected) continue;
-        if (name_batch(w, d, table, cap))
+        if (name_batch(w, d, places))
             delivery_send(d);
         else
             end_delivery(d);
     }
-    free(table);
+    key_places_free(places);
     w->sealed_ms = w->lane->now_ms; /* patience counts from here */
 }
 

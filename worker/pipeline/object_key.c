@@ -100,8 +100,37 @@ static struct str place_in(const struct destination *dest, uint64_t era, char ro
     return str_c(room);
 }
 
-bool object_key_batch_names_place(const struct config *cfg) {
-    return key_template_uses(cfg->batch_key, KEY_DESTINATION);
+struct place_seen {
+    uint64_t hash;
+    unsigned n;
+};
+
+/* A bounded table, sized for the window. */
+struct key_places {
+    size_t cap;
+    struct place_seen seen[];
+};
+
+struct key_places *key_places_new(size_t destinations) {
+    size_t cap = 16;
+    while (cap < destinations * 2) cap *= 2;
+    struct key_places *p = xcalloc(1, sizeof *p + cap * sizeof *p->seen);
+    p->cap = cap;
+    return p;
+}
+
+void key_places_free(struct key_places *p) {
+    free(p);
+}
+
+unsigned key_places_nth(struct key_places *p, const struct config *cfg,
+                        const struct destination *dest) {
+    const char *place = key_template_uses(cfg->batch_key, KEY_DESTINATION) ? dest->place : "";
+    uint64_t h = keyed_hash(place, strlen(place)) | 1;
+    size_t i = h & (p->cap - 1);
+    while (p->seen[i].hash && p->seen[i].hash != h) i = (i + 1) & (p->cap - 1);
+    p->seen[i].hash = h;
+    return ++p->seen[i].n;
 }
 
 bool object_key_batch(const struct config *cfg, const struct destination *dest, const char *topic,

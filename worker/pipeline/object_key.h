@@ -18,8 +18,14 @@ struct str object_key_text(const struct jobrun *, enum run_text, const struct or
 bool object_key_event(const struct config *, const struct jobrun *, const struct destination *,
                       const struct origin *, int64_t timestamp_ms, struct buf *out,
                       struct outcome *reterr);
-/* Whether a batch's key tells destinations of different places apart. */
-bool object_key_batch_names_place(const struct config *);
+/* How many destinations of a window had a batch of the same place before, in the order in which
+ * they are asked for: that of their first records, so that a replay of the window numbers them the
+ * same. Two may share a place (a key was rotated in the middle of the window), and where the
+ * template tells no places apart all of them do. */
+struct key_places;
+struct key_places *key_places_new(size_t destinations); /* of the window, at most */
+unsigned key_places_nth(struct key_places *, const struct config *, const struct destination *);
+void key_places_free(struct key_places *);
 /* Appends the key of a batch: the window's, whose first record has this timestamp, and the
  * destination's, in the topic's era (struct meta), with ".nth" before the suffix
  * when nth > 1: whatever a store makes of buckets, prefixes and spellings, no two batches of a
