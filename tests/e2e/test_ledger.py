@@ -92,23 +92,24 @@ class Ledger(rig.Case):
 
     def test_offsets_that_an_admin_set(self):
         """kafka-consumer-groups --reset-offsets, which knows no metadata: told as what it is, with the records jumped over"""
-        for partition in (0, 1):
+        for partition in range(PARTITIONS):
             self.kafka.produce(self.topic, [(b"k", events.dump(events.run("absent"))) for _ in range(10)], partition)
         worker = self.worker(self.settings())
         self.settled(worker)
         self.assertEqual(0, worker.stop())
         self.worker_config = worker.config
-        for partition in (0, 1):
+        for partition in range(PARTITIONS):
             self.kafka.produce(self.topic, [(b"k", events.dump(events.run("absent"))) for _ in range(20)], partition)
-        forger.commit(self.kafka.bootstrap, self.group, {(self.topic, 0): (17, ""), (self.topic, 1): (4, "")})
+        forger.commit(self.kafka.bootstrap, self.group, {(self.topic, 0): (17, ""), (self.topic, 1): (4, ""), (self.topic, 2): (0, "")})
         worker = self.worker(self.settings())
         self.settled(worker)
         self.assertEqual(0, worker.stop())
         found = {(f["partition"], f["offset"]): f["text"] for f in self.verify("--key", self.public)["findings"]
                  if f["code"] == "begun-again"}
-        self.assertEqual({(0, 10), (1, 4)}, set(found))
+        self.assertEqual({(0, 10), (1, 4), (2, 0)}, set(found))
         self.assertIn("records 10 up to 17 were jumped over", found[0, 10])
         self.assertIn("records 4 up to 10 are settled again", found[1, 4])
+        self.assertIn("records 0 up to 10 are settled again", found[2, 0])
         answer = self.verify("--key", self.public, "--records")
         self.assertEqual({"begun-again", "no-outcome"}, self.codes(answer))
         self.assertEqual([(0, offset) for offset in range(10, 17)],

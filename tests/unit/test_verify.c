@@ -642,8 +642,11 @@ static void test_begun_again(void **state) {
         int64_t at, where;
         size_t entries;
         const char *code;
-    } cases[] = {{12, 9, 2, "begun-again"}, {9, 9, 2, "begun-again"}, {3, 3, 2, "begun-again"},
-                 {0, 0, 2, "begun-again"},  {7, 5, 1, "begun-again"}, {0, 0, 1, "altered"}};
+        int64_t earlier_ms; /* so much before the first one's end it was opened */
+    } cases[] = {{12, 9, 2, "begun-again", 0}, {9, 9, 2, "begun-again", 0},
+                 {3, 3, 2, "begun-again", 0},  {0, 0, 2, "begun-again", 0},
+                 {7, 5, 1, "begun-again", 0},  {0, 0, 1, "begun-again", 0},
+                 {0, 0, 1, "altered", 901}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct story s;
         story_begin(&s, NULL);
@@ -653,6 +656,7 @@ static void test_begun_again(void **state) {
         s.w.chains[0].next = cases[i].at;
         memset(s.w.chains[0].head, 0, SHA256_LEN);
         bool again = strcmp(cases[i].code, "begun-again") == 0;
+        s.w.clock -= cases[i].earlier_ms;
         story_tell(&s, 0, again ? LEDGER_PARKED : LEDGER_SKIPPED, cases[i].at, cases[i].at + 4, 0);
         story_tell(&s, 0, LEDGER_SKIPPED, cases[i].at + 4, cases[i].at + 6, 0);
         story_end(&s, cases[i].code, cases[i].where, NULL, 0);

@@ -72,7 +72,7 @@ static void digest_same(const struct ledger_entry *e, uint8_t ret[SHA256_LEN]) {
 
 static void push_link(struct chain *c, const struct ledger_entry *e) {
     struct chain_link *link = &c->links[c->n_links++ % CHAIN_LINKS];
-    *link = (struct chain_link){.seq = e->seq, .next = e->next};
+    *link = (struct chain_link){.seq = e->seq, .next = e->next, .settled_ms = e->settled_ms};
     memcpy(link->hash, e->hash, SHA256_LEN);
     digest_same(e, link->same);
     if (c->begun && e->seq < c->row.last_seq) return;
@@ -114,10 +114,13 @@ static enum chain_answer begin(struct verdicts *vs, struct chain *c, const struc
 }
 
 /* A chain of its own where there is one already: what a worker begins that finds no metadata of its
- * own beside the group's offset. */
-static bool begins_again(const struct chain *c, const struct ledger_entry *e) {
+ * own beside the group's offset. Where the only entry so far begins there as well, what tells it
+ * from that one's being altered is that its window was opened when that one was settled. */
+static bool begins_again(const struct chain *c, const struct ledger_entry *e,
+                         const struct chain_link *earlier) {
     return e->seq == 0 && is_zero(e->prev) && !e->anew &&
-           (c->row.last_seq > 0 || e->first != c->row.first);
+           (c->row.last_seq > 0 || e->first != c->row.first ||
+            (earlier && e->opened_ms >= earlier->settled_ms));
 }
 
 static enum chain_answer restart(struct verdicts *vs, struct chain *c,
@@ -148,7 +151,7 @@ static enum chain_answer again(struct verdicts *vs, struct chain *c, const struc
     const struct chain_link *earlier = link_of(c, e->seq, NULL);
     digest_same(e, same);
     bool equal = earlier && memcmp(same, earlier->same, SHA256_LEN) == 0;
-    if (!equal && begins_again(c, e)) return restart(vs, c, e);
+    if (!equal && begins_again(c, e, earlier)) return restart(vs, c, e);
     if (!earlier) {
         chain_say(vs, c, "out-of-order", e->first, "entry %" PRIu64 " stands after entry %" PRIu64,
                   e->seq, c->row.last_seq);

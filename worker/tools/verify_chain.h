@@ -35,6 +35,7 @@ enum chain_kind { CHAIN_SOURCE, CHAIN_RETRY, CHAIN_DEAD, CHAIN_FOREIGN };
 struct chain_link {
     uint64_t seq;
     int64_t next;
+    int64_t settled_ms;
     uint8_t hash[SHA256_LEN];
     uint8_t same[SHA256_LEN]; /* over all but the times, the version and the rotation statement */
 };
