@@ -247,7 +247,9 @@ class Run:
         violations = [checker.Violation("verify", json.dumps(one)) for one in found]
         if done.returncode != (65 if found else 0) or unsigned:
             violations.append(checker.Violation("verify", f"exit {done.returncode}, {len(found)} findings, {unsigned} not signed"))
-        return violations, f"verify: {answer['objects']} objects, {answer['records']} records, {len(answer['findings'])} notes"
+        derived = answer["scope"]["outcomes"]
+        return violations, (f"verify: {answer['objects']} objects, {answer['records']} records, {derived['derived']} outcomes derived "
+                            f"and {sum(derived['not_judged'].values())} not, {len(answer['findings'])} notes")
 
     def judge(self, feeder):
         acknowledged = () if self.plan.aborts else feeder.acknowledged

@@ -14,6 +14,7 @@
 #include "worker/tools/verify_bucket.h"
 #include "worker/tools/verify_margin.h"
 #include "worker/tools/verify_objects.h"
+#include "worker/tools/verify_recheck.h"
 #include "worker/tools/verify_report.h"
 
 #define TIMEOUT_MS 30000
@@ -39,7 +40,8 @@ struct verify {
     bool hidden; /* a transaction does not end: what was written after it is not waited for */
     struct reader_limits limits;
     rd_kafka_t *rk;
-    char *cluster; /* its id, librdkafka's; NULL: not known */
+    rd_kafka_t *lookup, *rereader; /* of --objects, and of --records; NULL without */
+    char *cluster;                 /* its id, librdkafka's; NULL: not known */
     struct topic_list all;
     struct report report;
     struct buf err;
@@ -58,6 +60,7 @@ struct watchers {
     struct objects *objects;   /* NULL: they are not compared */
     struct anchored *anchored; /* NULL: there are none to compare with */
     struct margin *margin;     /* NULL: all is read */
+    struct recheck *recheck;   /* NULL: outcomes are not derived again */
     struct audit *audit;
     uint64_t anchors; /* seen, before any was judged */
 };
@@ -77,6 +80,12 @@ static void on_entry(void *context, const struct ledger_entry *e) {
     struct watchers *w = context;
     if (w->anchored) anchored_entry(w->anchored, e);
     if (w->margin) margin_entry(w->margin, e);
+}
+
+static void on_followed(void *context, const struct ledger_entry *e, struct str value,
+                        const struct ledger_place *place) {
+    struct watchers *w = context;
+    if (w->recheck && !w->v->err.n) recheck_entry(w->recheck, e, value, place, &w->v->err);
 }
 
 static void on_anchor(void *context, const char *name, struct str value, int64_t written_ms) {
@@ -107,6 +116,7 @@ static void begin_audit(struct verify *v, const struct snapshot *s, bool anchors
                                  .keep_seen = v->records,
                                  .report = on_finding,
                                  .entry = on_entry,
+                                 .followed = on_followed,
                                  .delivered = on_delivered,
                                  .context = w};
     w->v = v;
@@ -119,6 +129,7 @@ static void end_audit(struct watchers *w) {
     anchored_free(w->anchored);
     margin_free(w->margin);
     objects_free(w->objects);
+    recheck_free(w->recheck);
     audit_free(w->audit);
 }
 
@@ -564,6 +575,8 @@ static bool read_all(struct verify *v, const struct snapshot *s, struct watchers
         objects_finish(w->objects);
         objects_sums(w->objects, &sums->objects_checked, &sums->objects_bytes);
     }
+    if (w->recheck && !recheck_finish(w->recheck, &v->err)) return false;
+    if (w->recheck) sums->derived = *recheck_sums(w->recheck);
     if (!s->unfinished && !read_waiting(v, s, w->audit)) return false;
     if (v->records && !read_records(v, s->source, w->audit, sums)) return false;
     return !v->export_dir || export_finish(v->export_dir, s, &v->err);
@@ -580,6 +593,7 @@ static int audit_source(struct verify *v, struct snapshot *s, struct watchers *w
     if (!wait_visible(v, s->source, w->audit) || !read_committed(v, s))
         return fail(v, EX_UNAVAILABLE);
     snapshot_expect(s, w->audit);
+    if (v->rereader) w->recheck = recheck_new(v->cfg, v->rereader, s, w->audit, &v->report);
     int64_t now_ms = clock_ms(CLOCK_REALTIME);
     if (v->limits.from_ms > now_ms || v->limits.to_ms > now_ms)
         on_remark(w, true, "not-covered", "the time that was asked for is not over yet");
@@ -588,27 +602,39 @@ static int audit_source(struct verify *v, struct snapshot *s, struct watchers *w
     return finish(v, s, w, &sums);
 }
 
-static int verify_source(struct verify *v, rd_kafka_t *lookup, const char *source) {
+static int verify_source(struct verify *v, const char *source) {
     struct snapshot s = {.partial = v->limits.from_ms != 0, .unfinished = v->limits.to_ms != 0};
     struct watchers w = {0};
     snprintf(s.source, sizeof s.source, "%s", source);
     snprintf(s.group, sizeof s.group, "%s", v->group);
     if (v->export_dir && !export_open(v->export_dir, &v->err)) return fail(v, EX_CANTCREAT);
     begin_audit(v, &s, v->anchors_dir || v->cfg->anchor_bucket[0], &w);
-    if (lookup) w.objects = objects_new(v->cfg, lookup, w.audit);
+    if (v->lookup) w.objects = objects_new(v->cfg, v->lookup, w.audit);
     int rc = audit_source(v, &s, &w);
     end_audit(&w);
     snapshot_free(&s);
     return rc;
 }
 
+/* Each reads somewhere else at the same time. */
+static bool open_consumers(struct verify *v) {
+    v->rk = reader_consumer(v->cfg, v->group, &v->err);
+    if (v->rk && v->objects) v->lookup = reader_consumer(v->cfg, v->group, &v->err);
+    if (v->rk && v->records) v->rereader = reader_consumer(v->cfg, v->group, &v->err);
+    return v->rk && !v->err.n;
+}
+
+static void close_consumers(struct verify *v) {
+    if (v->lookup) rd_kafka_destroy(v->lookup);
+    if (v->rereader) rd_kafka_destroy(v->rereader);
+    if (v->cluster) rd_kafka_mem_free(v->rk, v->cluster);
+    if (v->rk) rd_kafka_destroy(v->rk);
+}
+
 static int verify_topics(struct verify *v) {
     struct topic_list list = {0};
-    rd_kafka_t *lookup = NULL;
     int rc = EX_OK;
-    v->rk = reader_consumer(v->cfg, v->group, &v->err);
-    if (!v->rk) return fail(v, EX_CONFIG);
-    if (v->objects && !(lookup = reader_consumer(v->cfg, v->group, &v->err)))
+    if (!open_consumers(v))
         rc = fail(v, EX_CONFIG);
     else if (!topics_list(v->rk, TIMEOUT_MS, NULL, &v->all, &v->err))
         rc = fail(v, EX_UNAVAILABLE);
@@ -620,14 +646,12 @@ static int verify_topics(struct verify *v) {
         rc = command_usage("verify", "--export takes one topic: name it");
     if (rc == EX_OK) v->cluster = rd_kafka_clusterid(v->rk, TIMEOUT_MS);
     for (size_t i = 0; i < list.n && (rc == EX_OK || rc == EX_DATAERR); i++) {
-        int one = verify_source(v, lookup, list.v[i].name);
+        int one = verify_source(v, list.v[i].name);
         if (one != EX_OK) rc = one;
     }
     topic_list_free(&v->all);
     topic_list_free(&list);
-    if (lookup) rd_kafka_destroy(lookup);
-    if (v->cluster) rd_kafka_mem_free(v->rk, v->cluster);
-    rd_kafka_destroy(v->rk);
+    close_consumers(v);
     return rc;
 }
 

@@ -524,8 +524,8 @@ static void begin_anew(struct audit *a, struct chain *c, const struct ledger_ent
               e->before, e->seq, e->first);
 }
 
-/* most: the records that it may speak of. */
-static void follow(struct audit *a, struct chain *c, const struct ledger_entry *e, uint64_t most) {
+/* most: the records that it may speak of. False: it speaks of more. */
+static bool follow(struct audit *a, struct chain *c, const struct ledger_entry *e, uint64_t most) {
     uint64_t count = 0;
     for (size_t i = 0; i < e->n_groups; i++) {
         if (e->groups[i].count > most - count) {
@@ -533,7 +533,7 @@ static void follow(struct audit *a, struct chain *c, const struct ledger_entry *
                       "entry %" PRIu64 " speaks of more than %" PRIu64
                       " records: they are not followed",
                       e->seq, most);
-            return;
+            return false;
         }
         count += e->groups[i].count;
         c->row.records[e->groups[i].kind] += e->groups[i].count;
@@ -568,6 +568,7 @@ static void follow(struct audit *a, struct chain *c, const struct ledger_entry *
         if (g->kind == LEDGER_DELIVERED && a->verdicts.opts.delivered)
             a->verdicts.opts.delivered(a->verdicts.opts.context, e, g);
     }
+    return true;
 }
 
 bool audit_until_read(struct str text, struct audit_until *ret) {
@@ -652,7 +653,9 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     if (answer != CHAIN_NEW) return;
     c->row.entries++;
     check_words(a, c, &e);
-    follow(a, c, &e, vouched && intact ? RECORDS_MAX : UNVOUCHED_MAX);
+    if (follow(a, c, &e, vouched && intact ? RECORDS_MAX : UNVOUCHED_MAX) && intact &&
+        a->verdicts.opts.followed)
+        a->verdicts.opts.followed(a->verdicts.opts.context, &e, value, place);
 }
 
 /* The retry topic where it lies; NULL: none that is known. */

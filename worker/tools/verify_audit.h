@@ -55,6 +55,9 @@ struct audit_options {
     void *context;
     /* Called for each intact entry of the group, wherever it stands, or NULL. */
     void (*entry)(void *context, const struct ledger_entry *);
+    /* Called for each intact entry that counts, once what it says was followed, or NULL. */
+    void (*followed)(void *context, const struct ledger_entry *, struct str value,
+                     const struct ledger_place *);
     /* Called for each delivered group of an intact entry, or NULL. */
     void (*delivered)(void *context, const struct ledger_entry *, const struct ledger_group *);
 };

@@ -114,6 +114,32 @@ static void row_json(struct buf *b, const struct audit_row *row) {
     out_close(b, '}');
 }
 
+static const struct {
+    const char *name, *text;
+} unjudged[UNJUDGED_N] = {
+#define X(id, name, text) [id] = {name, text},
+    UNJUDGED_REASONS(X)
+#undef X
+};
+
+static void derived_json(struct buf *b, const struct derive_sums *s) {
+    out_open(b, "outcomes", '{');
+    out_uint(b, "derived", s->derived);
+    out_uint(b, "differ", s->differ);
+    out_open(b, "not_judged", '{');
+    for (int i = 0; i < UNJUDGED_N; i++) out_uint(b, unjudged[i].name, s->unjudged[i]);
+    out_close(b, '}');
+    out_close(b, '}');
+}
+
+static void derived_text(FILE *f, const struct derive_sums *s) {
+    fprintf(f, "%" PRIu64 " outcomes derived again from their records, %" PRIu64 " differ\n",
+            s->derived, s->differ);
+    for (int i = 0; i < UNJUDGED_N; i++)
+        if (s->unjudged[i])
+            fprintf(f, "%" PRIu64 " not judged: %s\n", s->unjudged[i], unjudged[i].text);
+}
+
 /* What the verdict is about. */
 static void scope_json(struct buf *b, const struct report_sums *sums) {
     out_open(b, "scope", '{');
@@ -129,6 +155,7 @@ static void scope_json(struct buf *b, const struct report_sums *sums) {
     out_bool(b, "objects", sums->objects);
     out_bool(b, "records", sums->records);
     out_bool(b, "anchors", sums->anchors);
+    if (sums->records) derived_json(b, &sums->derived);
     out_close(b, '}');
 }
 
@@ -141,10 +168,13 @@ static void scope_text(FILE *f, const struct report_sums *sums) {
     if (sums->to_ms && utc_text(sums->to_ms / 1000, to)) fprintf(f, ", to %s", to);
     for (size_t i = 0; i < sums->n_keys; i++)
         fprintf(f, "%s%s", i ? ", " : "; by key ", sums->keys[i].id);
-    fprintf(f, "\nnot verified:%s%s%s%s whether the worker judged right what events ask for\n",
+    fprintf(f, "\nnot verified:%s%s%s%s what destinations have answered\n",
             sums->keys_given ? "" : " signatures (--key),",
             sums->objects ? "" : " objects (--objects),",
-            sums->records ? "" : " records that no entry names (--records),",
+            sums->records
+                ? ""
+                : " records that no entry names, and whether the worker judged right what "
+                  "events ask for (--records),",
             sums->anchors ? "" : " anchors (--anchors, anchor.bucket),");
 }
 
@@ -242,6 +272,7 @@ static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t fi
                 "%" PRIu64 " records still held by Kafka compared; %" PRIu64
                 " are not covered (before the first entry, or not settled yet)\n",
                 sums->records_checked, sums->records_uncovered);
+    if (sums->records) derived_text(f, &sums->derived);
     if (sums->anchors) print_anchors(f, &sums->anchored);
     if (sums->anchors) print_anchored(f, rows, n, &sums->anchored);
     if (!sums->anchors)

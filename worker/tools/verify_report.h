@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "worker/tools/verify_anchor.h"
+#include "worker/tools/verify_derive.h"
 
 struct report {
     FILE *out;
@@ -34,6 +35,7 @@ struct report_sums {
     bool records; /* were compared with the topics: */
     uint64_t records_checked;
     uint64_t records_uncovered; /* before or beyond what the ledger covers */
+    struct derive_sums derived; /* of what the ledger says of them */
     bool anchors;               /* were looked for: */
     struct anchored_sums anchored;
 };
