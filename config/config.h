@@ -27,6 +27,8 @@ void list_wipe(struct list *);            /* the same, for secrets */
 #define CONFIG_MEMORY_PERCENT 125
 #define CONFIG_MEMORY_BESIDE_MIB 96
 
+#define CONFIG_RULES_LEN 8
+
 enum { CONFIG_START_EARLIEST, CONFIG_START_LATEST };
 enum { CONFIG_ARCHIVE_OBJECT, CONFIG_ARCHIVE_BATCH };
 enum { CONFIG_COMPRESSION_GZIP, CONFIG_COMPRESSION_ZSTD, CONFIG_COMPRESSION_NONE };
@@ -79,6 +81,7 @@ struct config {
     struct config_offset *skips;                 /* as many as skip_offsets.n */
     struct key_template *object_key, *batch_key; /* key.object, key.batch */
     char *override_dir;                          /* of sink.override, or NULL */
+    uint8_t rules[CONFIG_RULES_LEN];             /* digest of all that decides about events */
     /* No key: what a transaction commits can't be seen later, as with `demo`'s broker. */
     bool broker_forgets;
     /* Of no use outside config/. */
@@ -121,6 +124,7 @@ struct config_key_text {
     const char *name, *def, *help;
     struct str choices; /* "a|b|c" of a key that takes one of a few; empty: any other */
     bool secret, reload;
+    bool rule; /* it decides what becomes of an event: it is in `rules` */
 };
 size_t config_key_count(void);
 struct config_key_text config_key_text(size_t i);

@@ -398,6 +398,7 @@ bool config_finish(struct config *c, struct buf *err) {
     check_anchor(&k);
     check_admin(&k);
     check_brokers(&k);
+    rules_digest(c, c->rules);
     config_secrets(c, secret_add);
     c->secrets_added = true;
     return k.ok;

@@ -111,7 +111,8 @@ struct config_key_text config_key_text(size_t i) {
                                     .help = key_help(k),
                                     .choices = choices,
                                     .secret = (k->flags & SECRET) != 0,
-                                    .reload = (k->flags & RELOAD) != 0};
+                                    .reload = (k->flags & RELOAD) != 0,
+                                    .rule = (k->flags & RULE) != 0};
 }
 
 void config_key_takes(size_t i, FILE *f) {
@@ -138,6 +139,7 @@ void config_print_reference(FILE *f) {
         print_cell(f, key_help(k));
         if (k->flags & SECRET) fputs(" Secret.", f);
         if (k->flags & RELOAD) fputs(" SIGHUP rereads it.", f);
+        if (k->flags & RULE) fputs(" A rule.", f);
         fputs(" |\n", f);
     }
 }

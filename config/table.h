@@ -6,7 +6,7 @@
 #include "config/config.h"
 
 enum key_type { TYPE_STR, TYPE_BOOL, TYPE_INT, TYPE_MS, TYPE_BYTES, TYPE_ENUM, TYPE_LIST };
-enum { SECRET = 1, RELOAD = 2 };
+enum { SECRET = 1, RELOAD = 2, RULE = 4 };
 
 struct key {
     const char *name;
@@ -33,6 +33,9 @@ const char *key_help(const struct key *);     /* without the choices */
 void key_env(const char *name, char ret[KEY_NAME_MAX]); /* window.age -> RUNSINK_WINDOW_AGE */
 bool key_is_secret(const char *name);                   /* of a key, or of kafka. and a property */
 bool config_section_known(struct str name);
+
+/* Digest of the values that decide what becomes of an event: rules.c. */
+void rules_digest(const struct config *, uint8_t ret[CONFIG_RULES_LEN]);
 
 /* Parses text as the key's type and puts it into field, freeing what was there. On false the field
  * is unchanged and err has the reason. */

@@ -267,6 +267,14 @@ static int certs_wait_ms(const struct worker *w) {
     return left > 0 ? (int)left : 0;
 }
 
+/* As the ledger's entries say it from here on. */
+static void tell_rules(const struct worker *w) {
+    char rules[HEX_LEN(CONFIG_RULES_LEN) + 1];
+    hex(w->cfg->rules, CONFIG_RULES_LEN, rules);
+    log_info("events are decided by these rules", LOG_S("rules", rules),
+             LOG_S("cluster", w->shared.cluster));
+}
+
 /* SIGHUP: the lanes take the new configuration over at their next turn. */
 static void reload(struct worker *w) {
     struct buf taken, ignored, err;
@@ -283,6 +291,7 @@ static void reload(struct worker *w) {
         log_info("configuration read anew", LOG_S("changed", buf_cstr(&taken)),
                  LOG_S("needs_restart", buf_cstr(&ignored)));
         replace(w, fresh);
+        tell_rules(w);
         look_at_certs(w);
     }
     buf_free(&taken);
@@ -669,6 +678,8 @@ static int begin(struct worker *w, struct buf *err) {
     if (!admin_open(w->cfg, command_config_path(), &w->server, err)) return EX_CONFIG;
     int rc = refresh_topics(w, true, err);
     if (rc != EX_OK) return rc;
+    client_cluster(w->admin, BROKER_TIMEOUT_MS, w->shared.cluster);
+    tell_rules(w);
     rest_admin(w);
     if (!start_lanes(w, err)) return EX_CONFIG;
     if (!start_watchdog(w, err)) return EX_OSERR;

@@ -40,6 +40,8 @@ def unbase64(text):
 
 HEAD = "v group seq topic partition first next opened settled version prev".split()
 ORDER = [*HEAD, "rotate", "anew", "lost", *KINDS, "hash", "sig", "key"]
+HEAD2 = "v group cluster seq topic partition first next opened settled version rules prev".split()
+ORDER2 = [*HEAD2, "rotate", "last", "anew", "lost", *KINDS, "root", "hash", "sig", "key"]
 RECORDS = ["offsets", "origin"]
 OFFSET_MAX, TIME_MAX = 2**63 - 2, 2**63 - 1
 
@@ -131,14 +133,25 @@ def form(value):
     again = json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
     again = re.sub(r"\\(.)", lambda found: {"b": "\\u0008", "f": "\\u000c"}.get(found[1], found[0]), again)
     want(again.encode() == value, "in the one form that these members have")
-    members(entry, ORDER, [*HEAD, "hash"])
-    want(entry["v"] == 1, "form 1"), text(entry["group"]), topic(entry["topic"]), text(entry["version"])
+    want(type(entry) is dict and type(entry.get("v")) is int and entry["v"] in (1, 2), "form 1 or 2")
+    if entry["v"] == 1:
+        members(entry, ORDER, [*HEAD, "hash"])
+    else:
+        members(entry, ORDER2, [*HEAD2, "hash"])
+        text(entry["cluster"]), want(len(entry["cluster"].encode()) <= 64, "a cluster's id"), text(entry["rules"], "[0-9a-f]{16}")
+        text(entry.get("root", "0" * 64), "[0-9a-f]{64}")
+    text(entry["group"]), topic(entry["topic"]), text(entry["version"])
     for name, most in ("seq", TIME_MAX), ("partition", 2**31 - 1), ("first", OFFSET_MAX), ("next", OFFSET_MAX), ("opened", TIME_MAX), ("settled", TIME_MAX):
         whole(entry[name], most)
     want(entry["first"] <= entry["next"], "a window"), text(entry["prev"], "[0-9a-f]{64}")
     if "rotate" in entry:
         members(entry["rotate"], ["from", "to", "sig"], ["from", "to", "sig"]), text(entry["rotate"]["from"], "[0-9a-f]{16}")
         want((len(unbase64(entry["rotate"]["to"])), len(unbase64(entry["rotate"]["sig"]))) == (32, 64), "a key and a signature")
+    if "last" in entry:
+        want(isinstance(entry["last"], list) and len(entry["last"]) == 3, "a record")
+        offset, at, digest = entry["last"]
+        whole(offset, OFFSET_MAX), want(type(at) is int and -1 <= at <= TIME_MAX, "a time"), text(digest, "[0-9a-f]{64}")
+        want(entry["first"] <= offset < entry["next"] and "lost" not in entry, "a record of the window")
     if "anew" in entry:
         whole(entry["anew"], OFFSET_MAX)
         want(entry["first"] == entry["next"] and not entry.keys() & {"lost", *KINDS}, "an empty window of a topic made anew")
@@ -179,7 +192,8 @@ def groups(entry):
 class Chain:
     """The entries of one partition."""
 
-    def __init__(self, keys):
+    def __init__(self, keys, cluster=""):
+        self.cluster = cluster
         self.last = self.value = self.head = None
         self.keys, self.retired, self.signed, self.tail = dict(keys), set(), False, 0
         self.lives = 1  # of the topic: how often it was made
@@ -201,6 +215,13 @@ class Chain:
         if key not in self.keys or not signed_by(self.keys[key], sig, digest):
             yield "signature is not a given key's"
         self.tail = self.tail + 1 if key in self.retired else 0
+
+    def origin(self, entry):
+        """All of a chain is of one cluster, that of the export."""
+        if cluster := entry.get("cluster"):
+            if self.cluster not in ("", cluster):
+                yield f"settled on cluster {cluster}, not {self.cluster}"
+            self.cluster = cluster
 
     def link(self, entry, value, digest):
         """Findings; takes the entry in unless it repeats the last one."""
@@ -320,13 +341,13 @@ def verify(folder, keys):
                 digest = hashlib.sha256(canonical).digest()
                 if entry["group"] != manifest["group"] and digest.hex().encode() == stated:
                     continue  # another group has chains of its own in the same topic
-                chain = chains.setdefault((entry["topic"], entry["partition"]), Chain(keys))
+                chain = chains.setdefault((entry["topic"], entry["partition"]), Chain(keys, manifest.get("cluster", "")))
                 if value == chain.value:
                     continue  # an identical repeat
                 if digest.hex().encode() != stated:
                     yield f"{path.name}:{number}: hash differs"
                 for text in (*chain.signature(entry, digest, sig, key),
-                             *chain.link(entry, value, digest), *entry_findings(entry)):
+                             *chain.origin(entry), *chain.link(entry, value, digest), *entry_findings(entry)):
                     yield f"{path.name}:{number}: {text}"
                 tally(entry, manifest["source"], stories)
                 move(entry, manifest["source"], known.get((entry["topic"], entry["partition"]), 0), places, late)

@@ -8,7 +8,7 @@ import random
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-SOURCE, GROUP, ZEROS = "jobs", "runsink", "0" * 64
+SOURCE, GROUP, ZEROS, CLUSTER = "jobs", "runsink", "0" * 64, "MkU3OEVBNTcwNTJENDM2Qg"
 FAULTS = {"dead.data": "data", "dead.tenant": "tenant"}
 TIERS = ["10s", "20s"]
 
@@ -52,7 +52,9 @@ class History:
     """topics: (topic, partition) -> the entries of that chain, as they would be written (dicts without hash and signature)."""
 
     def __init__(self, seed, steps=24):
+        """Three of four are of form 2 from some step on; of these one goes back to form 1 for a while."""
         self.random, self.key, self.clock = random.Random(seed), Key(), 1760000000000
+        self.form2 = {0: (), 1: range(steps), 2: range(steps // 2, steps), 3: (*range(4, 9), *range(14, steps))}[seed % 4]
         self.chains, self.next, self.lies = {}, {}, {}
         self.anchored = []  # at which steps: time, and how many entries each chain had
         for step in range(steps):
@@ -63,6 +65,7 @@ class History:
 
     def step(self, step):
         self.clock += 1000 + self.random.randrange(500)
+        self.form, self.rules = 2 if step in self.form2 else 1, f"{1 + step // 10:016x}"
         waiting = [p for p, records in self.lies.items() if records]
         if step < 3 or step % 2 == 0 or not waiting:
             place = SOURCE, step % 2
@@ -85,8 +88,12 @@ class History:
             kinds.setdefault((name, dump(more)), (more, [], []))
             kinds[name, dump(more)][1].append(offset)
             kinds[name, dump(more)][2].append(origin_of)
-        entry = {"v": 1, "group": GROUP, "seq": len(self.chains.get(place, [])), "topic": topic, "partition": partition,
-                 "first": first, "next": after, "opened": self.clock - 700, "settled": self.clock, "version": "1", "prev": ZEROS}
+        two = self.form == 2
+        entry = {"v": self.form, "group": GROUP, **({"cluster": CLUSTER} if two else {}), "seq": len(self.chains.get(place, [])),
+                 "topic": topic, "partition": partition, "first": first, "next": after, "opened": self.clock - 700,
+                 "settled": self.clock, "version": "1", **({"rules": self.rules} if two else {}), "prev": ZEROS}
+        if two and taken and ".dead." not in topic:
+            entry["last"] = [taken[-1][0], self.clock - 900, hashlib.sha256(repr(taken[-1]).encode()).hexdigest()]
         for name in ("delivered", "skipped", "parked", "dead", "redriven", "discarded"):
             for (kind, _), (more, offsets, origins) in kinds.items():
                 if kind != name:
@@ -97,6 +104,8 @@ class History:
                 if name == "delivered":
                     group = {"to": group.pop("to"), "objects": [group]}
                 entry.setdefault(name, []).append(group)
+        if two and self.random.random() < 0.2:
+            entry["root"] = hashlib.sha256(b"tree").hexdigest()  # as a later version may write it
         self.chains.setdefault(place, []).append(entry)
         self.next[place] = after
 
@@ -137,7 +146,7 @@ class History:
             anchor = {"anchor": 1, "group": GROUP, "at": at, "version": "1",
                       "heads": [heads[t, p, n] for (t, p), n in sorted(counts.items()) if (t, p, n) in heads]}
             files[f"anchors/{anchor_name(at)}"] = seal(anchor, key)[0]
-        return files, {"v": 1, "source": SOURCE, "group": GROUP, "partial": False, "unfinished": False,
+        return files, {"v": 1, "source": SOURCE, "group": GROUP, "cluster": CLUSTER, "partial": False, "unfinished": False,
                        "anchors": sum(1 for n in files if n.startswith("anchors/")), "committed": committed, "drained": []}
 
 

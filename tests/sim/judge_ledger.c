@@ -253,6 +253,50 @@ static void judge_link(const struct entry *en, const char *prev) {
                    last ? last->next : -1);
 }
 
+/* The highest offset of its window that it names; -1: none. */
+static int64_t highest(const struct entry *en) {
+    int64_t at = en->next - 1;
+    while (at >= en->first && (at >= en->chain->n_settled || !en->chain->settled[at])) at--;
+    return at < en->first ? -1 : at;
+}
+
+/* Form 2 says where the entry comes from. What its newest record was is what Kafka holds there, or
+ * the event that was produced there. */
+static void judge_last(const struct entry *en, const cJSON *last) {
+    int64_t offset = (int64_t)cJSON_GetArrayItem(last, 0)->valuedouble;
+    int64_t time_ms = (int64_t)cJSON_GetArrayItem(last, 1)->valuedouble;
+    const char *said = cJSON_GetArrayItem(last, 2)->valuestring;
+    struct broker_record r;
+    char hash[HASH_HEX + 1];
+    if (offset < highest(en) || offset >= en->next)
+        world_fail("P9: entry %" PRIu64 " of %s/%d calls %" PRId64 " its newest record", en->seq,
+                   en->chain->topic, (int)en->chain->partition, offset);
+    if (!broker_read(en->chain->topic, en->chain->partition, offset, &r) || r.offset != offset)
+        return;
+    hex_of(r.value.p ? r.value : (struct str){"", 0}, hash);
+    if (strcmp(hash, said) != 0 || r.time_ms != time_ms)
+        world_fail("P9: entry %" PRIu64 " of %s/%d says of %" PRId64 " what it is not", en->seq,
+                   en->chain->topic, (int)en->chain->partition, offset);
+}
+
+static void judge_form(const struct entry *en) {
+    const cJSON *last = cJSON_GetObjectItemCaseSensitive(en->json, "last");
+    bool lost = cJSON_HasObjectItem(en->json, "lost");
+    if (number_of(en->json, "v") == 1) {
+        if (!plan.forms || last) world_fail("P9: an entry is of form 1");
+        return;
+    }
+    if (strcmp(text_of(en->json, "cluster"), "simulated") != 0 ||
+        strlen(text_of(en->json, "rules")) != 16)
+        world_fail("P9: entry %" PRIu64 " of %s/%d does not say where it comes from", en->seq,
+                   en->chain->topic, (int)en->chain->partition);
+    if (last)
+        judge_last(en, last);
+    else if (!lost && highest(en) >= 0)
+        world_fail("P9: entry %" PRIu64 " of %s/%d does not say which its newest record is",
+                   en->seq, en->chain->topic, (int)en->chain->partition);
+}
+
 static void take_entry(struct str value) {
     struct link link;
     cJSON *json = cJSON_ParseWithLength(value.p, value.n);
@@ -280,6 +324,7 @@ static void take_entry(struct str value) {
     take_list(&en, "parked", PARKED);
     take_list(&en, "dead", DEAD);
     take_lost(&en);
+    judge_form(&en);
     cJSON_Delete(json);
 }
 

@@ -535,6 +535,41 @@ static void test_reload(void **state) {
     buf_free(&ignored);
 }
 
+/* Each key that decides is in the digest, no other one is, and no secret. */
+static void test_rules(void **state) {
+    (void)state;
+    static const char *const others[] = {
+        "1",      "2",       "7",          "3s",        "2MiB",       "true",
+        "false",  "batch",   "none",       "dead",      "a",          "replace",
+        "sha256", "AES256",  "GOVERNANCE", "5s",        "10.0.0.0/8", "443",
+        "x/1/2",  "FAILURE", "{id}",       "file:/tmp", "http://h:1", "FAILURE,SUCCESS"};
+    struct config *plain = config_new();
+    size_t rules = 0;
+    assert_true(config_finish(plain, &err));
+    for (size_t i = 0; i < config_key_count(); i++) {
+        struct config_key_text key = config_key_text(i);
+        bool changed = false;
+        if (key.rule) assert_false(key.secret);
+        rules += key.rule;
+        for (size_t k = 0; k < sizeof others / sizeof *others; k++) {
+            struct config *c = config_new();
+            buf_clear(&err);
+            if (strcmp(others[k], key.def) != 0 && config_set(c, key.name, others[k], "t", &err)) {
+                config_finish(c,
+                              &err); /* some exclude each other: the digest is there all the same */
+                changed = changed || memcmp(c->rules, plain->rules, sizeof c->rules) != 0;
+            }
+            config_free(c);
+        }
+        if (changed != (key.rule || strcmp(key.name, "egress.proxy") == 0))
+            print_error("%s %s\n", key.name,
+                        changed ? "changes the rules" : "does not change them");
+        assert_int_equal(changed, key.rule || strcmp(key.name, "egress.proxy") == 0);
+    }
+    assert_true(rules > 30);
+    config_free(plain);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         CONFIG_TEST(test_defaults),
@@ -556,6 +591,7 @@ int main(void) {
         cmocka_unit_test(test_value_forms),
         cmocka_unit_test(test_reference_file_is_current),
         cmocka_unit_test(test_reload),
+        CONFIG_TEST(test_rules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

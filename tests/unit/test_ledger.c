@@ -22,6 +22,13 @@
     "\"opened\":1760000000000,\"settled\":1760000001000,\"version\":\"" RUNSINK_VERSION            \
     "\",\"prev\":\"" ZEROS "\""
 #define HEAD HEAD_TO("120")
+#define RULES "0123456789abcdef"
+#define HEAD2_OF(cluster, next)                                                                    \
+    "{\"v\":2,\"group\":\"g\",\"cluster\":" cluster ",\"seq\":7,\"topic\":\"jobs\","               \
+    "\"partition\":3,\"first\":100,\"next\":" next ",\"opened\":1760000000000,"                    \
+    "\"settled\":1760000001000,\"version\":\"" RUNSINK_VERSION "\",\"rules\":\"" RULES             \
+    "\",\"prev\":\"" ZEROS "\""
+#define HEAD2 HEAD2_OF("\"c\"", "120")
 #define EMPTY HEAD_TO("100")
 
 static const uint8_t ones[SHA256_LEN] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
@@ -40,14 +47,14 @@ static struct ledger_window window(const struct ledger_item *items, size_t n) {
                                   .n_items = n};
 }
 
-/* The entry is HEAD, this, and the hash of both. */
+/* The entry is HEAD, or HEAD2, this, and the hash of both. */
 static void expect(const struct ledger_window *w, const char *outcomes) {
     struct buf b, want;
     uint8_t hash[SHA256_LEN], again[SHA256_LEN];
     char text[HEX_LEN(SHA256_LEN) + 1];
     buf_init(&b, 1 << 20);
     buf_init(&want, 1 << 20);
-    buf_puts(&want, HEAD);
+    buf_puts(&want, w->maker ? HEAD2 : HEAD);
     buf_puts(&want, outcomes);
     sha256(want.p, want.n, again);
     hex(again, sizeof again, text);
@@ -70,6 +77,66 @@ static void test_lost_window(void **state) {
     struct ledger_window w = window(NULL, 0);
     w.lost = true;
     expect(&w, ",\"lost\":[[100,119]]");
+}
+
+static const struct ledger_maker maker = {
+    "c", (const uint8_t[LEDGER_RULES_LEN]){0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef}};
+
+static void test_form_2(void **state) {
+    (void)state;
+    const int64_t offsets[] = {100, 101};
+    const struct ledger_item item = {
+        .kind = LEDGER_SKIPPED, .why = "no-sink", .offsets = offsets, .n = 2};
+    struct ledger_last last = {.offset = 101, .timestamp_ms = 1760000000500};
+    struct ledger_window w = window(&item, 1);
+    memcpy(last.sha256, ones, sizeof ones);
+    w.maker = &maker;
+    expect(&w, ",\"skipped\":[{\"why\":\"no-sink\",\"offsets\":[[100,101]]}]");
+    w.last = &last;
+    expect(&w, ",\"last\":[101,1760000000500,\"" ONES
+               "\"],\"skipped\":[{\"why\":\"no-sink\",\"offsets\":[[100,101]]}]");
+    last.timestamp_ms = -1;
+    expect(&w, ",\"last\":[101,-1,\"" ONES
+               "\"],\"skipped\":[{\"why\":\"no-sink\",\"offsets\":[[100,101]]}]");
+    w = window(NULL, 0);
+    w.maker = &maker;
+    w.lost = true;
+    expect(&w, ",\"lost\":[[100,119]]");
+}
+
+static void test_what_form_2_says(void **state) {
+    (void)state;
+    static const char entry[] = HEAD2 ",\"last\":[119,-1,\"" ONES "\"],\"skipped\":[{\"offsets\":"
+                                      "[119]}],\"root\":\"" ONES "\",\"hash\":\"" ZEROS "\"}";
+    struct arena arena = {0};
+    struct ledger_entry e;
+    struct ledger_read_error why;
+    assert_true(ledger_read(str_c(entry), &arena, &e, &why));
+    assert_int_equal(e.form, 2);
+    assert_true(str_is(e.cluster, "c"));
+    assert_memory_equal(e.rules, maker.rules, LEDGER_RULES_LEN);
+    assert_true(e.has_last && e.last.offset == 119 && e.last.timestamp_ms == -1);
+    assert_memory_equal(e.last.sha256, ones, SHA256_LEN);
+    assert_true(e.has_root);
+    /* What it says of its window is what form 1 says, to the byte. */
+    assert_true(str_is(e.head, ",\"seq\":7,\"topic\":\"jobs\",\"partition\":3,\"first\":100,"
+                               "\"next\":120"));
+    assert_true(str_is(e.body, ",\"skipped\":[{\"offsets\":[119]}]"));
+    arena_free(&arena);
+}
+
+/* Offset, time and bytes: one that differs is another record. */
+static void test_the_same_record(void **state) {
+    (void)state;
+    struct ledger_last last = {.offset = 5, .timestamp_ms = 7};
+    sha256("abc", 3, last.sha256);
+    assert_true(ledger_last_is(&last, 5, 7, STR("abc")));
+    assert_false(ledger_last_is(&last, 6, 7, STR("abc")));
+    assert_false(ledger_last_is(&last, 5, 8, STR("abc")));
+    assert_false(ledger_last_is(&last, 5, 7, STR("abd")));
+    assert_false(ledger_last_is(&last, 5, 7, (struct str){0}));
+    sha256("", 0, last.sha256);
+    assert_true(ledger_last_is(&last, 5, 7, (struct str){0})); /* a tombstone */
 }
 
 /* The chain goes on over the end of one topic and the beginning of the next of its name. */
@@ -248,6 +315,7 @@ struct sample {
     struct origin origins[ITEMS][OFFSETS];
     char dest[ITEMS][60], key[ITEMS][200], why[ITEMS][48], who[ITEMS][200], tier[ITEMS][8];
     struct ledger_window window;
+    struct ledger_last last;
     uint64_t records;
 };
 
@@ -288,6 +356,9 @@ static void any_sample(struct sample *s) {
         }
     }
     s->window.next = next;
+    s->last = (struct ledger_last){.offset = next - 1, .timestamp_ms = (int64_t)any(3) - 1};
+    s->window.maker = any(2) ? &maker : NULL;
+    s->window.last = any(2) && next > s->window.first ? &s->last : NULL;
 }
 
 static void test_written_is_read(void **state) {
@@ -312,6 +383,9 @@ static void test_written_is_read(void **state) {
         assert_int_equal(e.first, s.window.first);
         assert_int_equal(e.next, s.window.next);
         assert_int_equal(e.seq, s.window.seq);
+        assert_int_equal(e.form, s.window.maker ? 2 : 1);
+        assert_int_equal(e.has_last, s.window.maker && s.window.last);
+        if (e.has_last) assert_memory_equal(&e.last, &s.last, sizeof s.last);
         uint64_t records = 0;
         for (size_t i = 0; i < e.n_groups; i++) records += e.groups[i].count;
         assert_int_equal(records, s.records);
@@ -393,7 +467,11 @@ static void test_bound_of_the_empty_entry(void **state) {
     struct ledger_signer *s = ledger_signer_load(a, &err);
     assert_non_null(s);
     assert_true(ledger_signer_rotate(s, c, &err));
-    struct ledger_window w = {.group = "g",
+    char cluster[CLUSTER_MAX + 1] = "";
+    memset(cluster, '"', CLUSTER_MAX);
+    const struct ledger_maker made = {cluster, maker.rules};
+    struct ledger_window w = {.maker = &made,
+                              .group = "g",
                               .topic = topic,
                               .partition = INT32_MAX,
                               .first = INT64_MAX - 2,
@@ -485,6 +563,12 @@ static void test_reader_refuses(void **state) {
 #define ONE ",\"offsets\":[1]}]"
 #define ITEM "\"status\":200,\"sha256\":\"" ONES "\",\"size\":5,\"offsets\":[1]}"
 #define TAIL(x) HEAD ",\"hash\":\"" ZEROS "\"" x "}"
+#define IN1(x) HEAD x ",\"hash\":\"" ZEROS "\"}"
+#define IN2(x) HEAD2 x ",\"hash\":\"" ZEROS "\"}"
+#define LAST(offset, at) ",\"last\":[" offset "," at ",\"" ONES "\"]"
+#define TO_VERSION                                                                                 \
+    ",\"group\":\"g\",\"seq\":0,\"topic\":\"jobs\",\"partition\":0,\"first\":5,\"next\":5,"        \
+    "\"opened\":1,\"settled\":1,\"version\":\"1\","
 #define BEGIN(group, seq, topic, partition, first, next, prev)                                     \
     "{\"v\":1,\"group\":" group ",\"seq\":" seq ",\"topic\":\"" topic                              \
     "\",\"partition\":" partition ",\"first\":" first ",\"next\":" next                            \
@@ -608,6 +692,48 @@ static void test_reader_refuses(void **state) {
         {BEGIN("\"g\"", "0", "jobs", "0", "5", "5", "00"), false},
         {BEGIN("\"g\"", "0", "jobs", "0", "5", "5", "x" ZEROS), false},
         {"{\"v\":2,\"group\":\"g\"}", false},
+        /* form 2 */
+        {IN2(""), true},
+        {HEAD2_OF("\"\"", "100") ",\"hash\":\"" ZEROS "\"}", true},
+        {HEAD2_OF("\"" ZEROS "\"", "100") ",\"hash\":\"" ZEROS "\"}", true},
+        {HEAD2_OF("\"" ZEROS "0\"", "100") ",\"hash\":\"" ZEROS "\"}", false}, /* too long */
+        {HEAD2_OF("1", "100") ",\"hash\":\"" ZEROS "\"}", false},
+        {HEAD2_OF("null", "100") ",\"hash\":\"" ZEROS "\"}", false},
+        {IN2(LAST("119", "5")), true},
+        {IN2(LAST("100", "0") ",\"skipped\":[{\"offsets\":[100]}]"), true},
+        {IN2(LAST("119", "-1")), true},
+        {IN2(LAST("119", "-2")), false},
+        {IN2(LAST("119", "05")), false},
+        {IN2(LAST("119", "\"5\"")), false},
+        {IN2(LAST("119", "9223372036854775807")), true},
+        {IN2(LAST("119", "9223372036854775808")), false},
+        {IN2(LAST("120", "5")), false}, /* not of the window */
+        {IN2(LAST("99", "5")), false},
+        {IN2(LAST("[119]", "5")), false},
+        {IN2(",\"last\":[119,5]"), false},
+        {IN2(",\"last\":[119,5,\"" ONES "\",1]"), false},
+        {IN2(",\"last\":[119,5,\"01\"]"), false},
+        {IN2(",\"last\":[]"), false},
+        {IN2(",\"last\":null"), false},
+        {IN2(LAST("119", "5") LAST("119", "5")), false},
+        {IN2(LAST("119", "5") ",\"lost\":[[100,119]]"), false}, /* nothing was seen */
+        {IN2(",\"lost\":[[100,119]]"), true},
+        {HEAD2_OF("\"c\"", "100") ",\"anew\":4711,\"hash\":\"" ZEROS "\"}", true},
+        {HEAD2_OF("\"c\"", "100") LAST("100", "5") ",\"anew\":4711,\"hash\":\"" ZEROS "\"}", false},
+        {IN2(",\"skipped\":[{\"offsets\":[100]}]" LAST("119", "5")), false}, /* order */
+        {IN2(",\"root\":\"" ONES "\""), true},
+        {IN2(",\"skipped\":[{\"offsets\":[100]}],\"root\":\"" ONES "\""), true},
+        {IN2(",\"root\":\"" ONES "\",\"skipped\":[{\"offsets\":[100]}]"), false},
+        {IN2(",\"root\":\"01\""), false},
+        {IN2(",\"root\":7"), false},
+        {IN1(LAST("119", "5")), false}, /* form 1 has none of these */
+        {IN1(",\"root\":\"" ONES "\""), false},
+        {"{\"v\":2" TO_VERSION "\"prev\":\"" ZEROS "\",\"hash\":\"" ZEROS "\"}", false},
+        {"{\"v\":1" TO_VERSION "\"prev\":\"" ZEROS "\",\"hash\":\"" ZEROS "\"}", true},
+        {"{\"v\":3" TO_VERSION "\"prev\":\"" ZEROS "\",\"hash\":\"" ZEROS "\"}", false},
+        {"{\"v\":1" TO_VERSION "\"rules\":\"" RULES "\",\"prev\":\"" ZEROS "\",\"hash\":\"" ZEROS
+         "\"}",
+         false},
         {"{\"v\":1,\"v\":1}", false},
         {"{\"group\":\"g\",\"v\":1}", false},
         /* members that are unknown, doubled, missing or elsewhere */
@@ -693,6 +819,9 @@ int main(void) {
         cmocka_unit_test(test_empty_window),
         cmocka_unit_test(test_lost_window),
         cmocka_unit_test(test_made_anew),
+        cmocka_unit_test(test_form_2),
+        cmocka_unit_test(test_what_form_2_says),
+        cmocka_unit_test(test_the_same_record),
         cmocka_unit_test(test_all_kinds),
         cmocka_unit_test(test_items_are_merged),
         cmocka_unit_test(test_interleaved_items_stay_apart),

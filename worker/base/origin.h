@@ -4,7 +4,8 @@
 
 #include <stdint.h>
 
-#define TOPIC_MAX 249 /* bytes of a topic's name; Kafka's own limit */
+#define TOPIC_MAX 249  /* bytes of a topic's name; Kafka's own limit */
+#define CLUSTER_MAX 64 /* bytes of a cluster's id; those that Kafka makes have 22 */
 
 struct origin {
     char topic[TOPIC_MAX + 1];

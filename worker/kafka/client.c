@@ -189,6 +189,14 @@ const rd_kafka_ConsumerGroupDescription_t *client_group(rd_kafka_t *rk, const ch
     return rc ? NULL : all[0];
 }
 
+void client_cluster(rd_kafka_t *rk, int timeout_ms, char ret[CLUSTER_MAX + 1]) {
+    char *id = rd_kafka_clusterid(rk, timeout_ms);
+    snprintf(ret, CLUSTER_MAX + 1, "%s", id ? id : "");
+    if (id) rd_kafka_mem_free(rk, id);
+    for (; *ret; ret++)
+        if (*ret < ' ' || *ret > '~') *ret = '?';
+}
+
 rd_kafka_resp_err_t client_topic(rd_kafka_t *rk, const char *name, int timeout_ms,
                                  const struct rd_kafka_metadata **ret) {
     const struct rd_kafka_metadata *md = NULL;

@@ -7,6 +7,7 @@
 #include <librdkafka/rdkafka.h>
 
 #include "config/config.h"
+#include "worker/base/origin.h"
 
 /* extra is name, value, name, value, ..., NULL, or NULL: what this handle needs (group.id,
  * transactional.id). An extra value that [kafka] may set is only a default. NULL with a message in
@@ -38,6 +39,10 @@ const rd_kafka_ConsumerGroupDescription_t *client_group(rd_kafka_t *, const char
                                                         int timeout_ms, bool (*stop)(void),
                                                         rd_kafka_event_t **ret_event,
                                                         rd_kafka_resp_err_t *reterr);
+
+/* The id of the cluster, printable and cut; empty where the brokers tell none. Blocks until one of
+ * them has answered. */
+void client_cluster(rd_kafka_t *, int timeout_ms, char ret[CLUSTER_MAX + 1]);
 
 /* What a broker says of one topic: without an error the metadata is of that topic, and the caller's
  * to destroy. Blocks. */

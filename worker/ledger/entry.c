@@ -243,9 +243,20 @@ static void enc_outcomes(struct enc *e, const struct ledger_item *const *items, 
     }
 }
 
+static void enc_rules(struct enc *e, const uint8_t rules[LEDGER_RULES_LEN]) {
+    char text[HEX_LEN(LEDGER_RULES_LEN) + 1];
+    hex(rules, LEDGER_RULES_LEN, text);
+    LIT(e, "\"");
+    enc_add(e, text, HEX_LEN(LEDGER_RULES_LEN));
+    LIT(e, "\"");
+}
+
 static void enc_head(struct enc *e, const struct ledger_window *w) {
-    LIT(e, "{\"v\":1");
-    NEXT(e, "group", enc_text, w->group);
+    LIT(e, "{");
+    LEAD(e, "v", enc_int, w->maker ? 2 : 1);
+    LIT(e, "\"group\":");
+    enc_text(e, w->group);
+    if (w->maker) NEXT(e, "cluster", enc_text, w->maker->cluster);
     NEXT(e, "seq", enc_uint, w->seq);
     NEXT(e, "topic", enc_text, w->topic);
     NEXT(e, "partition", enc_int, w->partition);
@@ -254,7 +265,18 @@ static void enc_head(struct enc *e, const struct ledger_window *w) {
     NEXT(e, "opened", enc_int, w->opened_ms);
     NEXT(e, "settled", enc_int, w->settled_ms);
     LIT(e, ",\"version\":\"" RUNSINK_VERSION "\"");
+    if (w->maker) NEXT(e, "rules", enc_rules, w->maker->rules);
     NEXT(e, "prev", enc_hex, w->prev);
+}
+
+static void enc_last(struct enc *e, const struct ledger_last *last) {
+    LIT(e, ",\"last\":[");
+    enc_int(e, last->offset);
+    LIT(e, ",");
+    enc_int(e, last->timestamp_ms);
+    LIT(e, ",");
+    enc_hex(e, last->sha256);
+    LIT(e, "]");
 }
 
 static void enc_lost(struct enc *e, const struct ledger_window *w) {
@@ -294,7 +316,8 @@ static void enc_tail(struct enc *e, size_t start, const struct ledger_signer *si
 
 bool ledger_encode(const struct ledger_window *w, const struct ledger_signer *signer,
                    struct buf *out, uint8_t ret_hash[SHA256_LEN]) {
-    assert(!w->lost || w->n_items == 0);
+    assert(!w->lost || (w->n_items == 0 && !w->last));
+    assert(!w->last || (w->last->offset >= w->first && w->last->offset < w->next));
     assert(!w->anew || (w->n_items == 0 && !w->lost && w->first == w->next));
     struct enc e = {.b = out, .ok = true};
     size_t start = out->n;
@@ -305,6 +328,7 @@ bool ledger_encode(const struct ledger_window *w, const struct ledger_signer *si
         LIT(&e, ",\"rotate\":");
         enc_add(&e, rotation, strlen(rotation));
     }
+    if (w->maker && w->last) enc_last(&e, w->last);
     if (w->anew) NEXT(&e, "anew", enc_int, w->before);
     if (w->lost) enc_lost(&e, w);
     enc_items(&e, w);
@@ -373,6 +397,14 @@ size_t ledger_item_size(const struct ledger_item *it) {
 
 void ledger_record_key(char *ret, size_t size, const char *topic, int32_t partition) {
     snprintf(ret, size, "%s/%d", topic, (int)partition);
+}
+
+bool ledger_last_is(const struct ledger_last *last, int64_t offset, int64_t timestamp_ms,
+                    struct str value) {
+    uint8_t digest[SHA256_LEN];
+    if (offset != last->offset || timestamp_ms != last->timestamp_ms) return false;
+    sha256(value.p, value.n, digest);
+    return memcmp(digest, last->sha256, SHA256_LEN) == 0;
 }
 
 /* ---- reading ---- */
@@ -521,6 +553,7 @@ static bool read_lost(struct parser *r, struct ledger_entry *e) {
     struct ledger_range range = {0};
     if (!parse_maybe(r, ",\"lost\":[")) return true;
     e->lost = true;
+    if (e->has_last) return parse_fail(r, "no record of a window that was lost");
     if (!read_range(r, &range)) return false;
     if (range.a != e->first || range.z != e->next - 1)
         return parse_fail(r, "the window as lost range");
@@ -542,10 +575,39 @@ static bool read_rotation(struct parser *r, struct ledger_entry *e) {
            parse_base64(r, e->rotate_sig, LEDGER_SIG_LEN) && parse_want(r, "}");
 }
 
+static bool read_cluster(struct parser *r, struct ledger_entry *e) {
+    if (!parse_text(r, &e->cluster)) return false;
+    return e->cluster.n <= CLUSTER_MAX || parse_fail(r, "a cluster's id");
+}
+
+/* [offset,timestamp,"hash"]; a timestamp is -1 where there is none. */
+static bool read_last(struct parser *r, struct ledger_entry *e) {
+    uint64_t at = 0;
+    if (e->form != 2 || !parse_maybe(r, ",\"last\":[")) return true;
+    e->has_last = true;
+    if (!parse_offset(r, &e->last.offset) || !parse_want(r, ",")) return false;
+    if (e->last.offset < e->first || e->last.offset >= e->next)
+        return parse_fail(r, "a record of the window");
+    bool none = parse_maybe(r, "-1");
+    if (!none && !parse_uint(r, INT64_MAX, &at)) return false;
+    e->last.timestamp_ms = none ? -1 : (int64_t)at;
+    return parse_want(r, ",") && parse_hash(r, e->last.sha256) && parse_want(r, "]");
+}
+
+static bool read_root(struct parser *r, struct ledger_entry *e) {
+    if (e->form != 2 || !parse_maybe(r, ",\"root\":")) return true;
+    e->has_root = true;
+    return parse_hash(r, e->root);
+}
+
 static bool read_head(struct parser *r, struct ledger_entry *e) {
     uint64_t opened, settled;
-    if (!parse_want(r, "{\"v\":1,\"group\":") || !parse_text(r, &e->group) ||
-        !parse_want(r, ",\"seq\":") || !parse_uint(r, INT64_MAX, &e->seq) ||
+    e->form = parse_maybe(r, "{\"v\":2,") ? 2 : 1;
+    if (e->form == 1 && !parse_want(r, "{\"v\":1,")) return false;
+    if (!parse_want(r, "\"group\":") || !parse_text(r, &e->group)) return false;
+    if (e->form == 2 && (!parse_want(r, ",\"cluster\":") || !read_cluster(r, e))) return false;
+    e->head.p = r->p;
+    if (!parse_want(r, ",\"seq\":") || !parse_uint(r, INT64_MAX, &e->seq) ||
         !parse_want(r, ",\"topic\":") || !parse_text(r, &e->topic))
         return false;
     if (!ledger_topic_legal(e->topic)) return parse_fail(r, "a topic's name");
@@ -554,13 +616,16 @@ static bool read_head(struct parser *r, struct ledger_entry *e) {
         !parse_want(r, ",\"next\":") || !parse_offset(r, &e->next))
         return false;
     if (e->next < e->first) return parse_fail(r, "next not below first");
-    e->head = (struct str){r->start, (size_t)(r->p - r->start)};
+    e->head.n = (size_t)(r->p - e->head.p);
     if (!parse_want(r, ",\"opened\":") || !parse_uint(r, INT64_MAX, &opened) ||
         !parse_want(r, ",\"settled\":") || !parse_uint(r, INT64_MAX, &settled) ||
         !parse_want(r, ",\"version\":") || !parse_text(r, &e->version))
         return false;
     e->opened_ms = (int64_t)opened;
     e->settled_ms = (int64_t)settled;
+    if (e->form == 2 &&
+        (!parse_want(r, ",\"rules\":") || !parse_hex(r, e->rules, LEDGER_RULES_LEN)))
+        return false;
     return parse_want(r, ",\"prev\":") && parse_hash(r, e->prev);
 }
 
@@ -568,7 +633,7 @@ static bool read_body(struct parser *r, struct ledger_entry *e) {
     e->body.p = r->p;
     if (!read_anew(r, e) || (!e->anew && (!read_lost(r, e) || !read_outcomes(r, e)))) return false;
     e->body.n = (size_t)(r->p - e->body.p);
-    return true;
+    return read_root(r, e);
 }
 
 static bool read_tail(struct parser *r, struct ledger_entry *e) {
@@ -588,8 +653,8 @@ bool ledger_read(struct str value, struct arena *arena, struct ledger_entry *ret
     struct ledger_entry e = {0};
     if (!value.p) r.start = r.p = r.end = "";
     if (!utf8_valid(value)) parse_fail(&r, "UTF-8");
-    bool ok = !r.what && read_head(&r, &e) && read_rotation(&r, &e) && read_body(&r, &e) &&
-              read_tail(&r, &e);
+    bool ok = !r.what && read_head(&r, &e) && read_rotation(&r, &e) && read_last(&r, &e) &&
+              read_body(&r, &e) && read_tail(&r, &e);
     if (ok)
         *ret = e;
     else

@@ -39,7 +39,27 @@ struct ledger_item {
                                      NULL for a source topic */
 };
 
+/* What tells where an entry comes from, and by which rules its outcomes were decided. */
+#define LEDGER_RULES_LEN 8
+struct ledger_maker {
+    const char *cluster; /* Kafka's id of it; empty where the broker tells none */
+    const uint8_t *rules;
+};
+
+/* The newest record that a window saw. A topic that was deleted and made anew, or that of another
+ * cluster, has another record there, or none. */
+struct ledger_last {
+    int64_t offset;
+    int64_t timestamp_ms;       /* Kafka's; -1: it has none */
+    uint8_t sha256[SHA256_LEN]; /* of its value; null is as empty */
+};
+/* Whether a record is that one. */
+bool ledger_last_is(const struct ledger_last *, int64_t offset, int64_t timestamp_ms,
+                    struct str value);
+
 struct ledger_window {
+    const struct ledger_maker *maker; /* NULL: form 1, which has neither that nor last */
+    const struct ledger_last *last;   /* NULL: no record was seen */
     const char *group; /* consumer group: several may read one topic, each with chains of its own */
     const char *topic;
     int32_t partition;
@@ -113,6 +133,13 @@ struct ledger_entry {
     bool anew;      /* the topic was made anew, and begins again at first: nothing else is said */
     int64_t before; /* with anew: where the entry before it ended */
     bool lost;      /* [first, next) was lost */
+    int form;       /* 1 or 2; of form 2 alone: */
+    struct str cluster; /* empty: the broker told none */
+    uint8_t rules[LEDGER_RULES_LEN];
+    bool has_last;
+    struct ledger_last last;
+    bool has_root; /* reserved: its form alone is checked */
+    uint8_t root[SHA256_LEN];
     struct ledger_group *groups;
     size_t n_groups;
     uint8_t hash[SHA256_LEN]; /* as it stands there, not recomputed */
@@ -121,8 +148,9 @@ struct ledger_entry {
     char key[LEDGER_KEY_ID_LEN + 1];
 
     struct str canonical; /* what hash is over */
-    struct str head;      /* of the canonical bytes, what stands before "opened" */
-    struct str body;      /* of the canonical bytes, anew, lost and the outcomes */
+    /* Of the canonical bytes, what both forms have and a repeated entry says again: */
+    struct str head; /* from "seq" up to "opened" */
+    struct str body; /* anew, lost and the outcomes */
 };
 
 struct ledger_read_error {

@@ -124,15 +124,18 @@ static bool read_hex(struct parser *r, uint8_t *ret, size_t n) {
     return true;
 }
 
+bool parse_hex(struct parser *r, uint8_t *ret, size_t n) {
+    return parse_want(r, "\"") && read_hex(r, ret, n) && parse_want(r, "\"");
+}
+
 bool parse_hash(struct parser *r, uint8_t ret[SHA256_LEN]) {
-    return parse_want(r, "\"") && read_hex(r, ret, SHA256_LEN) && parse_want(r, "\"");
+    return parse_hex(r, ret, SHA256_LEN);
 }
 
 /* "<16 hex digits>" */
 bool parse_key_id(struct parser *r, char ret[LEDGER_KEY_ID_LEN + 1]) {
     uint8_t bytes[LEDGER_KEY_ID_LEN / 2];
-    if (!parse_want(r, "\"") || !read_hex(r, bytes, sizeof bytes) || !parse_want(r, "\""))
-        return false;
+    if (!parse_hex(r, bytes, sizeof bytes)) return false;
     hex(bytes, sizeof bytes, ret);
     return true;
 }

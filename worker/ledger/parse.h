@@ -27,6 +27,7 @@ bool parse_offset(struct parser *, int64_t *ret); /* below INT64_MAX, so that th
 bool parse_int32(struct parser *, int32_t *ret);  /* not negative */
 /* In quotes. The text borrows from the input or from the arena. */
 bool parse_text(struct parser *, struct str *ret);
+bool parse_hex(struct parser *, uint8_t *ret, size_t n); /* of exactly n bytes, lower case */
 bool parse_hash(struct parser *, uint8_t ret[SHA256_LEN]);
 bool parse_key_id(struct parser *, char ret[LEDGER_KEY_ID_LEN + 1]);
 bool parse_base64(struct parser *, uint8_t *ret, size_t n); /* of exactly n bytes */

@@ -159,8 +159,10 @@ static void take_record(struct window *w, struct fetched *f) {
                               .timestamp_ms = fetched_time_ms(f, NULL),
                               .progress = &unfailed,
                               .message = f};
-    *(w->last_record ? &w->last_record->next : &w->records) = record;
+    struct record *before = w->last_record;
+    *(before ? &before->next : &w->records) = record;
     w->last_record = record;
+    if (before) record_let_go(w, before);
     struct message m;
     fetched_message(f, &w->arena, &m);
     w->bytes += m.value.n;
@@ -226,6 +228,8 @@ static void note_sealed(struct lane *lane, struct partition *p) {
         if (!w->lane) window_begin(lane, p, w, 0); /* replayed, with all its records gone */
         if (w->sealed_ms) continue;
         w->sealed_ms = lane->now_ms;
+        window_identify(w);
+        if (w->last_record) record_let_go(w, w->last_record);
         if (w->declared && w->batched) delivery_flush(w);
     }
 }

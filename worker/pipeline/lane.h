@@ -115,6 +115,7 @@ struct worker_shared {
     uint64_t version;
     bool until_end;
     const struct ledger_signer *signer; /* NULL: unsigned */
+    char cluster[CLUSTER_MAX + 1];      /* its id, from before the lanes start */
     struct troubles *troubles;
     int ended_fd; /* an eventfd, written by each lane that ends */
     uint64_t me;  /* this process, by a random number */

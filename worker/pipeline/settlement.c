@@ -291,6 +291,8 @@ static bool put_entry(struct lane *lane, struct txn *job, const struct partition
                       struct ledger_window *entry, struct meta *meta) {
     struct buf value;
     buf_init(&value, ENTRY_MAX);
+    const struct ledger_maker maker = {lane->shared->cluster, lane->cfg->rules};
+    entry->maker = lane->cfg->ledger_form == 2 ? &maker : NULL;
     entry->group = lane->cfg->group;
     entry->topic = p->topic;
     entry->partition = p->id;
@@ -332,7 +334,8 @@ static bool add_anew(struct lane *lane, struct txn *job, const struct partition 
 }
 
 static bool add_ledger(struct lane *lane, struct txn *job, const struct partition *p,
-                       const struct window *w, struct meta *meta) {
+                       struct window *w, struct meta *meta) {
+    window_identify(w);
     struct ledger_item *items = arena_alloc(&job->arena, (w->taken + 1) * sizeof *items);
     size_t n = 0;
     for (struct record *r = w->records; r; r = r->next) {
@@ -346,6 +349,7 @@ static bool add_ledger(struct lane *lane, struct txn *job, const struct partitio
                                   .next = w->next,
                                   .opened_ms = w->opened_wall_ms,
                                   .lost = w->lost,
+                                  .last = w->identified ? &w->last : NULL,
                                   .introduce = !p->introduced,
                                   .items = items,
                                   .n_items = n};

@@ -17,6 +17,7 @@
 #include "worker/base/nearby.h"
 #include "worker/base/shown.h"
 #include "worker/base/text.h"
+#include "worker/kafka/client.h"
 #include "worker/kafka/reader.h"
 #include "worker/kafka/topic_settings.h"
 #include "worker/tools/command.h"
@@ -265,6 +266,8 @@ struct redrive {
     int64_t rate;
     rd_kafka_t *rk;
     struct ledger_signer *signer;
+    char cluster[CLUSTER_MAX + 1];
+    struct ledger_maker maker;
     struct topic_list all;
     struct source *sources;
     size_t n;
@@ -355,6 +358,8 @@ static bool list_sources(struct redrive *r) {
     struct topic_list l = {0};
     if (!topics_list(r->rk, BROKER_TIMEOUT_MS, told, &r->all, &r->err)) return false;
     if (!topics_choose(r->cfg, r->topic, &r->all, &l, &r->err)) return false;
+    client_cluster(r->rk, BROKER_TIMEOUT_MS, r->cluster);
+    r->maker = (struct ledger_maker){r->cluster, r->cfg->rules};
     r->sources = xcalloc(l.n, sizeof *r->sources);
     for (; r->n < l.n; r->n++) {
         struct source *src = &r->sources[r->n];
@@ -382,6 +387,7 @@ static void count_letter(struct source *src, const struct plan_rules *rules,
 static enum send_end count_source(struct redrive *r, struct source *src) {
     struct sending *in = &src->sending;
     in->chains = chains_new(src->name, r->cfg->group, src->partitions);
+    if (r->cfg->ledger_form == 2) chains_made_by(in->chains, &r->maker);
     plan_init(&src->plan, src->partitions, r->way);
     enum send_end end = redrive_read_ledger(in, NULL, &r->err);
     if (end != SEND_DONE) return end;

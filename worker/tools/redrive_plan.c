@@ -111,6 +111,7 @@ struct chains {
     struct chain *v[FAULTS];
     int n[FAULTS];
     const char *group;
+    const struct ledger_maker *maker;
     /* What is open no more, by its hash alone: that any two letters of ten million have the same
      * is less likely than one in a hundred thousand. */
     struct table gone;
@@ -127,6 +128,10 @@ struct chains *chains_new(const char *source, const char *group, const int parti
         c->v[f] = xcalloc((size_t)partitions[f], sizeof(struct chain));
     }
     return c;
+}
+
+void chains_made_by(struct chains *c, const struct ledger_maker *maker) {
+    c->maker = maker;
 }
 
 void chains_free(struct chains *c) {
@@ -261,7 +266,8 @@ bool chains_encode(const struct chains *c, enum fault fault, int32_t partition,
                    const struct ledger_signer *signer, struct buf *out,
                    uint8_t ret_hash[SHA256_LEN]) {
     const struct chain *chain = &c->v[fault][partition];
-    struct ledger_window w = {.group = c->group,
+    struct ledger_window w = {.maker = c->maker,
+                              .group = c->group,
                               .topic = c->topics[fault],
                               .partition = partition,
                               .first = INT64_MAX,

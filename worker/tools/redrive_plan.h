@@ -51,6 +51,8 @@ struct chain_times {
     int64_t died_ms; /* the youngest letter */
     int64_t now_ms;
 };
+/* What its entries say of the cluster and the rules; borrowed. NULL, as it is at first: form 1. */
+void chains_made_by(struct chains *, const struct ledger_maker *);
 bool chains_encode(const struct chains *, enum fault, int32_t partition,
                    const struct ledger_item *items, size_t n, struct chain_times,
                    const struct ledger_signer *, struct buf *out, uint8_t ret_hash[SHA256_LEN]);

@@ -41,7 +41,7 @@ struct verify {
     struct reader_limits limits;
     rd_kafka_t *rk;
     rd_kafka_t *lookup, *rereader; /* of --objects, and of --records; NULL without */
-    char *cluster;                 /* its id, librdkafka's; NULL: not known */
+    char cluster[CLUSTER_MAX + 1]; /* its id; empty: not known */
     struct topic_list all;
     struct report report;
     struct buf err;
@@ -105,6 +105,7 @@ static void begin_audit(struct verify *v, const struct snapshot *s, bool anchors
                         struct watchers *w) {
     struct audit_options opts = {.source = s->source,
                                  .group = s->group,
+                                 .cluster = s->cluster,
                                  .keys = v->keys,
                                  .n_keys = v->n_keys,
                                  .until = v->until,
@@ -160,7 +161,7 @@ static void read_anchors(struct verify *v, const char *dir, struct watchers *w) 
 /* What is asked for. */
 static struct report_sums sums_of(const struct verify *v, const struct snapshot *s) {
     return (struct report_sums){.group = s->group,
-                                .cluster = v->cluster,
+                                .cluster = s->cluster[0] ? s->cluster : NULL,
                                 .keys = v->keys,
                                 .n_keys = v->n_keys,
                                 .from_ms = v->limits.from_ms,
@@ -519,6 +520,21 @@ static void tell_before(struct audit *a, const struct topic *t, const uint64_t *
     }
 }
 
+/* Offsets alone are the same in every topic: the ledger says what their records were. */
+static void compare_last(struct audit *a, const rd_kafka_message_t *m, const char *topic) {
+    const struct ledger_last *last = audit_last(a, topic, m->partition, m->offset);
+    struct str value = {m->payload, m->payload ? m->len : 0};
+    if (!last || ledger_last_is(last, m->offset, rd_kafka_message_timestamp(m, NULL), value))
+        return;
+    struct finding f = {.code = "other-record",
+                        .topic = topic,
+                        .partition = m->partition,
+                        .offset = m->offset,
+                        .text = "an entry says of this record that it had another time or another "
+                                "value: the ledger speaks of another topic of this name"};
+    audit_report(a, &f);
+}
+
 static bool read_topic_records(struct verify *v, const struct topic *t, bool retry, struct audit *a,
                                struct report_sums *sums) {
     struct reader *r = reader_new(v->rk, READER_ANY);
@@ -532,6 +548,7 @@ static bool read_topic_records(struct verify *v, const struct topic *t, bool ret
         sums->records_uncovered += cover != AUDIT_COVERED;
         if (cover == AUDIT_BEFORE && !retry && !v->limits.from_ms && m->partition < t->partitions)
             before[m->partition]++;
+        compare_last(a, m, t->name);
         if (!audit_seen(a, t->name, m->partition, m->offset) &&
             !(retry && is_foreign(m, v->group))) {
             struct finding f = {.code = "no-outcome",
@@ -607,6 +624,7 @@ static int verify_source(struct verify *v, const char *source) {
     struct watchers w = {0};
     snprintf(s.source, sizeof s.source, "%s", source);
     snprintf(s.group, sizeof s.group, "%s", v->group);
+    memcpy(s.cluster, v->cluster, sizeof s.cluster);
     if (v->export_dir && !export_open(v->export_dir, &v->err)) return fail(v, EX_CANTCREAT);
     begin_audit(v, &s, v->anchors_dir || v->cfg->anchor_bucket[0], &w);
     if (v->lookup) w.objects = objects_new(v->cfg, v->lookup, w.audit);
@@ -627,7 +645,6 @@ static bool open_consumers(struct verify *v) {
 static void close_consumers(struct verify *v) {
     if (v->lookup) rd_kafka_destroy(v->lookup);
     if (v->rereader) rd_kafka_destroy(v->rereader);
-    if (v->cluster) rd_kafka_mem_free(v->rk, v->cluster);
     if (v->rk) rd_kafka_destroy(v->rk);
 }
 
@@ -644,7 +661,7 @@ static int verify_topics(struct verify *v) {
         rc = command_usage("verify", "name a topic, or configure `topics`");
     else if (list.n > 1 && v->export_dir)
         rc = command_usage("verify", "--export takes one topic: name it");
-    if (rc == EX_OK) v->cluster = rd_kafka_clusterid(v->rk, TIMEOUT_MS);
+    if (rc == EX_OK) client_cluster(v->rk, TIMEOUT_MS, v->cluster);
     for (size_t i = 0; i < list.n && (rc == EX_OK || rc == EX_DATAERR); i++) {
         int one = verify_source(v, list.v[i].name);
         if (one != EX_OK) rc = one;

@@ -308,6 +308,17 @@ bool audit_seen(const struct audit *a, const char *topic, int32_t partition, int
     return spans_has(&c->seen, offset);
 }
 
+const struct ledger_last *audit_last(const struct audit *a, const char *topic, int32_t partition,
+                                     int64_t offset) {
+    const struct chain *c = chain_find(a, str_c(topic), partition);
+    return c && offset >= c->row.first && offset < c->row.next ? chain_last(c, offset) : NULL;
+}
+
+size_t audit_rules(const struct audit *a, const struct audit_rules **ret) {
+    *ret = a->verdicts.rules;
+    return a->verdicts.n_rules;
+}
+
 /* ---- what entries say ---- */
 
 /* An entry's ranges, to see that no record has two outcomes in it. */
@@ -516,6 +527,7 @@ static void check_words(struct audit *a, struct chain *c, const struct ledger_en
  * outcome to come. */
 static void begin_anew(struct audit *a, struct chain *c, const struct ledger_entry *e) {
     spans_free(&c->seen);
+    chain_forget_lasts(c);
     c->row.first = e->first; /* what Kafka holds below is none of ours */
     c->row.anew++;
     chain_say(&a->verdicts, c, "made-anew", e->first,
@@ -652,6 +664,7 @@ void audit_entry(struct audit *a, struct str key, struct str value,
     }
     if (answer != CHAIN_NEW) return;
     c->row.entries++;
+    chain_take_origin(&a->verdicts, c, &e);
     check_words(a, c, &e);
     if (follow(a, c, &e, vouched && intact ? RECORDS_MAX : UNVOUCHED_MAX) && intact &&
         a->verdicts.opts.followed)

@@ -40,8 +40,9 @@ struct audit_until {
 bool audit_until_read(struct str, struct audit_until *ret);
 
 struct audit_options {
-    const char *source; /* the source topic: its name tells retry and dead topics apart */
-    const char *group;  /* whose chains: entries of other groups are passed over */
+    const char *source;  /* the source topic: its name tells retry and dead topics apart */
+    const char *group;   /* whose chains: entries of other groups are passed over */
+    const char *cluster; /* where they are now; NULL or empty: not known */
     const struct ledger_pubkey *keys;
     size_t n_keys;                   /* 0: signatures are not checked */
     const struct audit_until *until; /* of chains that began unsigned */
@@ -105,6 +106,19 @@ bool audit_seen(const struct audit *, const char *topic, int32_t partition, int6
 enum audit_cover { AUDIT_BEFORE, AUDIT_COVERED, AUDIT_BEYOND };
 enum audit_cover audit_covers(const struct audit *, const char *topic, int32_t partition,
                               int64_t offset);
+/* What an entry says of a record of a source or retry topic, the newest of its window (keep_seen).
+ * NULL: none does, or it was not kept. */
+const struct ledger_last *audit_last(const struct audit *, const char *topic, int32_t partition,
+                                     int64_t offset);
+/* By which rules entries were settled, in the order in which they came; those beyond a bound are
+ * not told. */
+#define AUDIT_RULES_MAX 256
+struct audit_rules {
+    uint8_t rules[LEDGER_RULES_LEN];
+    uint64_t entries;
+    int64_t from_ms, to_ms; /* settled, the first one and the last one */
+};
+size_t audit_rules(const struct audit *, const struct audit_rules **ret);
 /* Judges what only the end can tell. */
 void audit_finish(struct audit *);
 /* The entry with which that partition's signing began, as options say; 0: with the first one. */
@@ -128,6 +142,11 @@ struct audit_row {
     uint64_t dead_now; /* source partitions: records that are dead letters at the end */
     uint64_t anchored; /* so many of its entries are, up to the newest one that is: */
     int64_t anchored_next, anchored_ms;
+    uint64_t form2;      /* entries of form 2: */
+    bool form2_whole;    /* the newest ones, without one of form 1 among them: */
+    uint64_t form2_from; /* from this number on */
+    uint64_t rules_from; /* the newest rules, and the entry since which they hold */
+    uint8_t rules[LEDGER_RULES_LEN];
     bool replaced; /* nothing but a key that was replaced vouches for its newest entries */
     uint64_t findings;
     uint8_t head[SHA256_LEN]; /* the last entry's hash */

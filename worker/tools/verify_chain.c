@@ -47,6 +47,7 @@ void chain_open(struct verdicts *vs, struct chain *c) {
     c->links = xcalloc(CHAIN_LINKS, sizeof *c->links);
     c->keys = xcalloc(VERDICTS_KEYS_MAX, sizeof *c->keys);
     c->until = chain_until(vs, c->topic, c->row.partition);
+    snprintf(c->cluster, sizeof c->cluster, "%s", vs->opts.cluster ? vs->opts.cluster : "");
     if (c->kind == CHAIN_FOREIGN)
         chain_say(vs, c, "foreign", -1,
                   "this topic is neither %s nor one of its retry and dead topics", vs->opts.source);
@@ -55,6 +56,7 @@ void chain_open(struct verdicts *vs, struct chain *c) {
 void chain_free(struct chain *c) {
     spans_free(&c->seen);
     free(c->topic);
+    free(c->lasts);
     free(c->links);
     free(c->keys);
     free(c);
@@ -72,7 +74,11 @@ static void digest_same(const struct ledger_entry *e, uint8_t ret[SHA256_LEN]) {
 
 static void push_link(struct chain *c, const struct ledger_entry *e) {
     struct chain_link *link = &c->links[c->n_links++ % CHAIN_LINKS];
-    *link = (struct chain_link){.seq = e->seq, .next = e->next, .settled_ms = e->settled_ms};
+    *link = (struct chain_link){.seq = e->seq,
+                                .next = e->next,
+                                .settled_ms = e->settled_ms,
+                                .has_last = e->has_last,
+                                .last = e->last};
     memcpy(link->hash, e->hash, SHA256_LEN);
     digest_same(e, link->same);
     if (c->begun && e->seq < c->row.last_seq) return;
@@ -137,6 +143,7 @@ static enum chain_answer restart(struct verdicts *vs, struct chain *c,
               e->first, c->row.last_seq, what);
     c->restarts++;
     c->n_links = 0;
+    c->n_lasts = 0;
     c->begun = false;
     memset(c->keys, 0, VERDICTS_KEYS_MAX * sizeof *c->keys);
     push_link(c, e);
@@ -145,12 +152,21 @@ static enum chain_answer restart(struct verdicts *vs, struct chain *c,
     return CHAIN_NEW;
 }
 
+/* Of the same records: an entry of form 1 does not say which they were. */
+static bool same_records(const struct chain_link *earlier, const struct ledger_entry *e) {
+    const struct ledger_last *a = &earlier->last, *b = &e->last;
+    if (!earlier->has_last || !e->has_last) return true;
+    return a->offset == b->offset && a->timestamp_ms == b->timestamp_ms &&
+           memcmp(a->sha256, b->sha256, SHA256_LEN) == 0;
+}
+
 /* An entry whose number was there before. */
 static enum chain_answer again(struct verdicts *vs, struct chain *c, const struct ledger_entry *e) {
     uint8_t same[SHA256_LEN];
     const struct chain_link *earlier = link_of(c, e->seq, NULL);
     digest_same(e, same);
-    bool equal = earlier && memcmp(same, earlier->same, SHA256_LEN) == 0;
+    bool equal =
+        earlier && memcmp(same, earlier->same, SHA256_LEN) == 0 && same_records(earlier, e);
     if (!equal && begins_again(c, e, earlier)) return restart(vs, c, e);
     if (!earlier) {
         chain_say(vs, c, "out-of-order", e->first, "entry %" PRIu64 " stands after entry %" PRIu64,
@@ -213,6 +229,86 @@ enum chain_answer chain_add(struct verdicts *vs, struct chain *c, const struct l
                   e->seq, joint(e), parent->next);
     push_link(c, e);
     return CHAIN_NEW;
+}
+
+/* ---- where entries come from (form 2) ---- */
+
+/* Of one chain. Where there are more, every second one is forgotten: those that stay are spread
+ * over all of it. */
+#define LASTS_MAX 1024
+
+static void keep_last(struct chain *c, const struct ledger_last *last) {
+    if (!c->lasts) c->lasts = xcalloc(LASTS_MAX, sizeof *c->lasts);
+    if (c->n_lasts && c->lasts[c->n_lasts - 1].offset >= last->offset) return;
+    if (c->n_lasts == LASTS_MAX) {
+        for (size_t i = 0; i < LASTS_MAX / 2; i++) c->lasts[i] = c->lasts[2 * i];
+        c->n_lasts = LASTS_MAX / 2;
+    }
+    c->lasts[c->n_lasts++] = *last;
+}
+
+void chain_forget_lasts(struct chain *c) {
+    c->n_lasts = 0;
+}
+
+const struct ledger_last *chain_last(const struct chain *c, int64_t offset) {
+    size_t a = 0, z = c->n_lasts;
+    while (a < z) {
+        size_t mid = a + (z - a) / 2;
+        if (c->lasts[mid].offset == offset) return &c->lasts[mid];
+        if (c->lasts[mid].offset < offset)
+            a = mid + 1;
+        else
+            z = mid;
+    }
+    return NULL;
+}
+
+static void take_rules(struct verdicts *vs, const struct ledger_entry *e) {
+    size_t i = 0;
+    while (i < vs->n_rules && memcmp(vs->rules[i].rules, e->rules, LEDGER_RULES_LEN) != 0) i++;
+    if (i == AUDIT_RULES_MAX) return;
+    struct audit_rules *r = &vs->rules[i];
+    if (i == vs->n_rules) {
+        vs->n_rules++;
+        *r = (struct audit_rules){.from_ms = e->settled_ms, .to_ms = e->settled_ms};
+        memcpy(r->rules, e->rules, LEDGER_RULES_LEN);
+    }
+    r->entries++;
+    if (e->settled_ms < r->from_ms) r->from_ms = e->settled_ms;
+    if (e->settled_ms > r->to_ms) r->to_ms = e->settled_ms;
+}
+
+/* At the first entry it is the cluster that is asked now which differs, later the entry before. */
+static void check_cluster(struct verdicts *vs, struct chain *c, const struct ledger_entry *e) {
+    bool differs = c->cluster[0] && !str_is(e->cluster, c->cluster);
+    if (!e->cluster.n) return;
+    if (differs)
+        chain_say(vs, c, "other-cluster", e->first,
+                  "entry %" PRIu64 " was settled on cluster %.*s, %s on %s: this is another topic, "
+                  "or its chain was carried over",
+                  e->seq, (int)e->cluster.n, e->cluster.p,
+                  c->row.form2 ? "the one before it" : "and what is verified is", c->cluster);
+    snprintf(c->cluster, sizeof c->cluster, "%.*s", (int)e->cluster.n, e->cluster.p);
+}
+
+void chain_take_origin(struct verdicts *vs, struct chain *c, const struct ledger_entry *e) {
+    if (e->form == 1) {
+        c->row.form2_whole = false;
+        return;
+    }
+    check_cluster(vs, c, e);
+    take_rules(vs, e);
+    if (!c->row.form2_whole) {
+        c->row.form2_from = e->seq;
+        c->row.form2_whole = true;
+    }
+    if (!c->row.form2 || memcmp(c->row.rules, e->rules, LEDGER_RULES_LEN) != 0) {
+        memcpy(c->row.rules, e->rules, LEDGER_RULES_LEN);
+        c->row.rules_from = e->seq;
+    }
+    c->row.form2++;
+    if (e->has_last && vs->opts.keep_seen) keep_last(c, &e->last);
 }
 
 /* ---- signatures ---- */

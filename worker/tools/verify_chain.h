@@ -22,6 +22,8 @@ struct verdicts {
     struct audit_options opts;
     const struct ledger_place *place; /* of the entry at hand; NULL: the end */
     uint64_t findings;
+    struct audit_rules rules[AUDIT_RULES_MAX];
+    size_t n_rules;
     struct known_key keys[VERDICTS_KEYS_MAX];
     size_t n_keys; /* 0: signatures are not checked */
 };
@@ -37,7 +39,10 @@ struct chain_link {
     int64_t next;
     int64_t settled_ms;
     uint8_t hash[SHA256_LEN];
-    uint8_t same[SHA256_LEN]; /* over all but the times, the version and the rotation statement */
+    uint8_t same[SHA256_LEN]; /* over all that both forms have, but the times, the version and the
+                                 rotation statement */
+    bool has_last;
+    struct ledger_last last;
 };
 
 /* What a key has signed in a chain. */
@@ -72,6 +77,9 @@ struct chain {
     uint64_t seq_now;        /* entries that the group has committed by the end */
     bool head_found;         /* an entry has the hash that the committed metadata names */
     struct spans seen;
+    char cluster[CLUSTER_MAX + 1]; /* of the newest entry that names one, at first the live one's */
+    struct ledger_last *lasts;     /* what entries say of their newest records; offsets ascend */
+    size_t n_lasts;
 };
 /* Reports, with the chain's topic and partition and the place of the entry at hand, and counts. */
 __attribute__((format(printf, 5, 6))) void chain_say(struct verdicts *, struct chain *,
@@ -101,6 +109,12 @@ enum chain_answer {
 /* intact: the hash is right. One that is not is taken only where it fits. */
 enum chain_answer chain_add(struct verdicts *, struct chain *, const struct ledger_entry *,
                             bool intact);
+/* What an entry that counts says of cluster, rules and its newest record. */
+void chain_take_origin(struct verdicts *, struct chain *, const struct ledger_entry *);
+/* What an entry says of this record, its newest then; NULL: none that was kept. */
+const struct ledger_last *chain_last(const struct chain *, int64_t offset);
+/* What was said of records is not of this topic. */
+void chain_forget_lasts(struct chain *);
 /* It has entries that the group has not committed: see audit_now(). */
 bool chain_is_ahead(const struct chain *);
 void chain_finish(struct verdicts *, struct chain *);

@@ -111,9 +111,7 @@ const struct derive_sums *derive_sums(const struct derive *d) {
 /* Entries of form 1 don't say under what configuration they were made: they are judged by this one.
  */
 bool derive_same_rules(const struct config *cfg, const struct ledger_entry *e) {
-    (void)cfg;
-    (void)e;
-    return true;
+    return e->form == 1 || memcmp(e->rules, cfg->rules, LEDGER_RULES_LEN) == 0;
 }
 
 /* ---- findings ---- */

@@ -156,6 +156,7 @@ static void put_manifest(struct buf *b, const struct snapshot *s) {
     out_int(b, "v", 1);
     out_string(b, "source", s->source);
     out_string(b, "group", s->group);
+    if (s->cluster[0]) out_string(b, "cluster", s->cluster);
     out_bool(b, "partial", s->partial);
     out_bool(b, "unfinished", s->unfinished);
     if (s->has_anchors) out_int(b, "anchors", s->anchors);
@@ -217,6 +218,9 @@ static bool read_manifest(const cJSON *root, struct snapshot *s) {
     if (!ledger_topic_legal(str_c(source))) return false;
     snprintf(s->source, sizeof s->source, "%s", source);
     snprintf(s->group, sizeof s->group, "%s", text_of(root, "group"));
+    const char *cluster = text_of(root, "cluster");
+    if (strlen(cluster) > CLUSTER_MAX) return false;
+    snprintf(s->cluster, sizeof s->cluster, "%s", cluster);
     s->partial = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(root, "partial"));
     s->unfinished = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(root, "unfinished"));
     s->has_anchors = cJSON_HasObjectItem(root, "anchors");

@@ -23,7 +23,8 @@ struct committed {
 struct snapshot {
     char source[TOPIC_MAX + 1];
     char group[201];
-    bool partial, unfinished; /* as in struct audit_options */
+    char cluster[CLUSTER_MAX + 1]; /* empty: not known */
+    bool partial, unfinished;      /* as in struct audit_options */
     struct committed *committed;
     size_t n_committed;
     char (*drained)[TOPIC_MAX + 1]; /* retry topics, see audit_drained() */

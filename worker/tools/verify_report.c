@@ -105,6 +105,12 @@ static void row_json(struct buf *b, const struct audit_row *row) {
     out_uint(b, "dead_now", row->dead_now);
     out_uint(b, "repeats", row->repeats);
     out_bool(b, "replaced_key", row->replaced);
+    out_uint(b, "form2", row->form2);
+    if (row->form2_whole) out_uint(b, "form2_from", row->form2_from);
+    if (row->form2) {
+        out_hex(b, "rules", row->rules, LEDGER_RULES_LEN);
+        out_uint(b, "rules_from", row->rules_from);
+    }
     if (row->anchored) {
         out_uint(b, "anchored", row->anchored);
         out_int(b, "anchored_next", row->anchored_next);
@@ -140,8 +146,31 @@ static void derived_text(FILE *f, const struct derive_sums *s) {
             fprintf(f, "%" PRIu64 " not judged: %s\n", s->unjudged[i], unjudged[i].text);
 }
 
+static void rules_json(struct buf *b, const struct audit *a) {
+    const struct audit_rules *rules;
+    size_t n = audit_rules(a, &rules);
+    out_open(b, "rules", '[');
+    for (size_t i = 0; i < n; i++) {
+        out_open(b, NULL, '{');
+        out_hex(b, "rules", rules[i].rules, LEDGER_RULES_LEN);
+        out_uint(b, "entries", rules[i].entries);
+        out_int(b, "from_ms", rules[i].from_ms);
+        out_int(b, "to_ms", rules[i].to_ms);
+        out_close(b, '}');
+    }
+    out_close(b, ']');
+}
+
+/* Partitions whose entries don't all say where they come from. */
+static uint64_t count_form1(const struct audit_row *rows, size_t n) {
+    uint64_t count = 0;
+    for (size_t i = 0; i < n; i++) count += rows[i].form2 < rows[i].entries;
+    return count;
+}
+
 /* What the verdict is about. */
-static void scope_json(struct buf *b, const struct report_sums *sums) {
+static void scope_json(struct buf *b, const struct audit *a, const struct audit_row *rows, size_t n,
+                       const struct report_sums *sums) {
     out_open(b, "scope", '{');
     out_shown(b, "group", sums->group);
     if (sums->cluster) out_shown(b, "cluster", sums->cluster);
@@ -156,10 +185,33 @@ static void scope_json(struct buf *b, const struct report_sums *sums) {
     out_bool(b, "records", sums->records);
     out_bool(b, "anchors", sums->anchors);
     if (sums->records) derived_json(b, &sums->derived);
+    rules_json(b, a);
+    out_uint(b, "form1_partitions", count_form1(rows, n));
     out_close(b, '}');
 }
 
-static void scope_text(FILE *f, const struct report_sums *sums) {
+/* By what the outcomes were decided, and of how much that is known. */
+static void rules_text(FILE *f, const struct audit *a, const struct audit_row *rows, size_t n) {
+    const struct audit_rules *rules, *last = NULL;
+    size_t n_rules = audit_rules(a, &rules);
+    uint64_t form1 = count_form1(rows, n);
+    char hexed[HEX_LEN(LEDGER_RULES_LEN) + 1], since[UTC_TEXT];
+    for (size_t i = 0; i < n_rules; i++)
+        if (!last || rules[i].from_ms > last->from_ms) last = &rules[i];
+    if (last) {
+        hex(last->rules, LEDGER_RULES_LEN, hexed);
+        fprintf(f, "\nsettled by %zu set%s of rules, %s%s", n_rules, n_rules == 1 ? "" : "s",
+                n_rules == 1 ? "" : "the newest ", hexed);
+        if (utc_text(last->from_ms / 1000, since)) fprintf(f, " since %s", since);
+    }
+    if (form1)
+        fprintf(f,
+                "\n%" PRIu64 " partition%s entries of form 1, which name no cluster and no rules",
+                form1, form1 == 1 ? " has" : "s have");
+}
+
+static void scope_text(FILE *f, const struct audit *a, const struct audit_row *rows, size_t n,
+                       const struct report_sums *sums) {
     char from[UTC_TEXT], to[UTC_TEXT];
     fprintf(f, "\nverified: group %s", SHOWN(sums->group));
     if (sums->cluster) fprintf(f, " of cluster %s", SHOWN(sums->cluster));
@@ -168,6 +220,7 @@ static void scope_text(FILE *f, const struct report_sums *sums) {
     if (sums->to_ms && utc_text(sums->to_ms / 1000, to)) fprintf(f, ", to %s", to);
     for (size_t i = 0; i < sums->n_keys; i++)
         fprintf(f, "%s%s", i ? ", " : "; by key ", sums->keys[i].id);
+    rules_text(f, a, rows, n);
     fprintf(f, "\nnot verified:%s%s%s%s what destinations have answered\n",
             sums->keys_given ? "" : " signatures (--key),",
             sums->objects ? "" : " objects (--objects),",
@@ -178,8 +231,9 @@ static void scope_text(FILE *f, const struct report_sums *sums) {
             sums->anchors ? "" : " anchors (--anchors, anchor.bucket),");
 }
 
-static void sums_json(struct buf *b, const struct report_sums *sums) {
-    scope_json(b, sums);
+static void sums_json(struct buf *b, const struct audit *a, const struct audit_row *rows, size_t n,
+                      const struct report_sums *sums) {
+    scope_json(b, a, rows, n, sums);
     out_bool(b, "signatures_checked", sums->keys_given);
     if (sums->objects) {
         out_uint(b, "objects", sums->objects_checked);
@@ -293,7 +347,7 @@ bool report_end(struct report *r, struct audit *a, const struct report_sums *sum
     if (!r->json) {
         if (r->hidden) fprintf(r->out, "... and %" PRIu64 " more\n", r->hidden);
         table(r->out, rows, n);
-        scope_text(r->out, sums);
+        scope_text(r->out, a, rows, n, sums);
         verdict(r->out, rows, n, findings, sums);
         return findings == 0;
     }
@@ -304,7 +358,7 @@ bool report_end(struct report *r, struct audit *a, const struct report_sums *sum
     for (size_t i = 0; i < n; i++) row_json(&b, &rows[i]);
     out_close(&b, ']');
     out_uint(&b, "not_shown", r->hidden);
-    sums_json(&b, sums);
+    sums_json(&b, a, rows, n, sums);
     out_bool(&b, "sound", !findings);
     out_close(&b, '}');
     buf_putc(&b, '\n');
