@@ -674,6 +674,11 @@ static int verify_topics(struct verify *v) {
 
 /* ---- a folder ---- */
 
+static bool is_folder(const char *path) {
+    struct stat st;
+    return path && stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 /* Those that were exported, which the manifest counts, or those of --anchors. */
 static void read_folder_anchors(struct verify *v, const struct snapshot *s, struct watchers *w) {
     char text[128];
@@ -682,7 +687,7 @@ static void read_folder_anchors(struct verify *v, const struct snapshot *s, stru
         return;
     }
     char *dir = files_anchors(v->target);
-    if (s->anchors) read_anchors(v, dir, w);
+    if (s->anchors || is_folder(dir)) read_anchors(v, dir, w);
     free(dir);
     if ((int64_t)w->anchors == s->anchors) return;
     snprintf(text, sizeof text, "the manifest counts %lld anchors, there are %llu",
@@ -745,11 +750,6 @@ static int read_options(struct verify *v, int argc, char **argv) {
     };
     return command_options("verify", options, sizeof options / sizeof *options, argc, argv,
                            &v->target);
-}
-
-static bool is_folder(const char *path) {
-    struct stat st;
-    return path && stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 int command_verify(struct config *cfg, int argc, char **argv) {
