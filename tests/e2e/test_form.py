@@ -72,6 +72,9 @@ class Form(rig.Case):
         answer = self.verify("--records", self.topic)
         self.assertEqual([*before, *after], [r["rules"] for r in answer["scope"]["rules"]])
         self.assertEqual(0, answer["scope"]["form1_partitions"])
+        # Derived again by the rules that verify is given: what others decided is counted, not held against them.
+        self.assertGreater(answer["scope"]["outcomes"]["not_judged"]["other_configuration"], 0)
+        self.assertGreater(answer["scope"]["outcomes"]["derived"], 0)
         self.assertEqual(after, {row["rules"] for row in answer["partitions"] if row["topic"] == self.topic})
         done = rig.runsink("verify", "--config", self.config, self.topic)
         self.assertIn(f"settled by 2 sets of rules, the newest {[*after][0]} since ", done.stdout.decode())
