@@ -119,7 +119,9 @@ static bool all_there(const struct topic_list *sources, struct buf *err) {
     bool ok = true;
     for (size_t i = 0; i < sources->n; i++) {
         if (sources->v[i].partitions) continue;
-        buf_printf(err, "topic %s does not exist: create it, or correct `topics`\n",
+        buf_printf(err,
+                   "topic %s does not exist, or may not be seen: create it, correct `topics`, or "
+                   "allow Describe on it\n",
                    sources->v[i].name);
         ok = false;
     }

@@ -201,6 +201,45 @@ class Acls(unittest.TestCase):
         self.assertIn("sent 3 of 3", self.says(0, "redrive", "--fault", "data", "--yes"))
         self.assertIn("sound: every record", self.says(0, "verify", "--records"))
 
+    def test_check_names_each_right(self):
+        """taken away one at a time: `check` ends with 78 and says what to allow, without having changed anything; run would not do all of its work"""
+        for kind, name, pattern, own, more in self.table():
+            self.allow(kind, name, pattern, own + more)
+        self.kafka.produce(self.topic, [(b"k", b"no event at all")])
+        retry, ledger, dead = f"{self.topic}.retry.10s", f"{self.topic}.ledger", f"{self.topic}.dead.data"
+        self.says(0, "run", "--until-end")
+        self.says(0, "check")
+        ends = {topic: self.kafka.ends(topic) for topic in self.kafka.topics() if topic.startswith(self.topic)}
+        ids = f"{self.group}/"
+        cases = [(ResourceType.TOPIC, name, operation) for name in (self.topic, retry, ledger) for operation in ("Read", "Describe")]
+        cases += [(ResourceType.TOPIC, name, "Write") for name in (retry, ledger, dead)]
+        cases += [(ResourceType.TOPIC, dead, "Read"), (ResourceType.GROUP, self.group, "Read"), (ResourceType.GROUP, self.group, "Describe"),
+                  (ResourceType.TRANSACTIONAL_ID, ids, "Write"), (ResourceType.TRANSACTIONAL_ID, ids, "Describe")]
+        missed = []
+        for kind, name, operation in cases:
+            pattern = ResourcePatternType.PREFIXED if kind == ResourceType.TRANSACTIONAL_ID else ResourcePatternType.LITERAL
+            self.allow(kind, name, pattern, [operation], AclPermissionType.DENY)
+            done = rig.runsink("check", "--config", str(self.config), seconds=120)
+            text = (done.stdout + done.stderr).decode()
+            what = "Write and Describe on the transactional ids" if kind == ResourceType.TRANSACTIONAL_ID else operation + " on"
+            want = rf"allow {what} (group )?{re.escape(name)}"
+            if done.returncode != 78 or not re.search(want, text):
+                missed.append((name, operation, done.returncode, text[-1500:]))
+            self.take_back_denials()
+        # A topic that is missing, and no right to make it.
+        self.settings["retry.delays"] = "10s,20s,40s,80s,120s,700s"
+        self.config.write_text(rig.config_text(self.settings))
+        self.deny("Create", f"{self.topic}.retry.700s")
+        done = rig.runsink("check", "--config", str(self.config), seconds=120)
+        text = (done.stdout + done.stderr).decode()
+        if done.returncode != 78 or f"allow Create on {self.topic}.retry.700s" not in text:
+            missed.append(("Create", done.returncode, text[-1500:]))
+        self.take_back_denials()
+        self.says(0, "check")
+        self.assertNotIn(f"{self.topic}.retry.700s", self.kafka.topics())
+        self.assertEqual(ends, {topic: self.kafka.ends(topic) for topic in ends})
+        self.assertEqual([], missed, "\n".join(str(one[:-1]) + "\n" + one[-1] for one in missed))
+
     def test_acls(self):
         """run settles, parks and buries; check, verify, trace and redrive see what they need to"""
         rows = list(self.table())

@@ -10,6 +10,7 @@
 #include "worker/kafka/client.h"
 #include "worker/kafka/marks.h"
 #include "worker/kafka/reader.h"
+#include "worker/kafka/rights.h"
 
 #define PAUSE_MS 100
 
@@ -24,7 +25,7 @@ struct beginning {
 
 static int failed(struct beginning *b, const char *what, rd_kafka_resp_err_t code) {
     buf_printf(b->err, "%s: %s\n", what, rd_kafka_err2str(code));
-    return EX_UNAVAILABLE;
+    return rights_lack(code) ? EX_CONFIG : EX_UNAVAILABLE;
 }
 
 /* Passes by itself: the coordinator is being looked for, or is loading. */

@@ -1,11 +1,19 @@
 #include "worker/kafka/rights.h"
 
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
 #include "worker/base/clock.h"
 #include "worker/base/log.h"
+#include "worker/base/random.h"
 #include "worker/kafka/client.h"
+#include "worker/kafka/probe.h"
 
 #define NO_SUCH_ACKS "2" /* 0, 1 and -1 are all that there are */
 #define SLICE_MS 100
+
+/* ---- writing ---- */
 
 static void on_answer(rd_kafka_t *rk, const rd_kafka_message_t *m, void *unused) {
     bool *denied = m->_private;
@@ -52,4 +60,47 @@ void rights_denied(const rd_kafka_conf_t *conf, const char *const *topics, size_
     rd_kafka_purge(rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     rd_kafka_flush(rk, SLICE_MS); /* what is purged is told, into ret */
     rd_kafka_destroy(rk);
+}
+
+/* ---- reading ---- */
+
+bool rights_lack(rd_kafka_resp_err_t err) {
+    return err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
+           err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED ||
+           err == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED ||
+           err == RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED;
+}
+
+bool rights_hidden(rd_kafka_t *consumer, const char *topic, int timeout_ms) {
+    const struct rd_kafka_metadata *md = NULL;
+    rd_kafka_resp_err_t err = client_topic(consumer, topic, timeout_ms, &md);
+    if (!err) rd_kafka_metadata_destroy(md);
+    return err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+}
+
+bool rights_group_denied(rd_kafka_t *consumer) {
+    char name[64]; /* of a topic that nobody has */
+    snprintf(name, sizeof name, "runsink-no-such-topic-%016" PRIx64, random_u64());
+    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_t *tp = rd_kafka_topic_partition_list_add(l, name, 0);
+    tp->offset = 0;
+    rd_kafka_resp_err_t err = rd_kafka_commit(consumer, l, 0);
+    bool denied = err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED ||
+                  tp->err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    rd_kafka_topic_partition_list_destroy(l);
+    return denied;
+}
+
+void rights_unreadable(rd_kafka_t *consumer, const char *const *topics, size_t n, int timeout_ms,
+                       bool *ret) {
+    struct probe *probes = xcalloc(n + 1, sizeof *probes);
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++)
+        if (topics[i])
+            probes[at++] = (struct probe){.topic = topics[i], .from = RD_KAFKA_OFFSET_END};
+    probe_partitions(consumer, probes, at, timeout_ms);
+    at = 0;
+    for (size_t i = 0; i < n; i++)
+        if (topics[i]) ret[i] = rights_lack(probes[at++].err);
+    free(probes);
 }

@@ -5,6 +5,7 @@
 #include <sysexits.h>
 
 #include "worker/kafka/client.h"
+#include "worker/kafka/rights.h"
 
 #define ASK_MAX 500 /* topics in one request */
 /* A window is sealed before its entry passes this. */
@@ -262,11 +263,10 @@ static rd_kafka_NewTopic_t **new_topics(const struct config *c, const struct top
 /* What no further attempt changes, as long as nobody changes the rights, the broker's policy or
  * topics.*. Brokers that are away can make a replication factor impossible for a while. */
 static int exit_code(rd_kafka_resp_err_t code) {
-    bool person =
-        code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
-        code == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED ||
-        code == RD_KAFKA_RESP_ERR_POLICY_VIOLATION || code == RD_KAFKA_RESP_ERR_INVALID_CONFIG ||
-        code == RD_KAFKA_RESP_ERR_INVALID_PARTITIONS || code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
+    bool person = rights_lack(code) || code == RD_KAFKA_RESP_ERR_POLICY_VIOLATION ||
+                  code == RD_KAFKA_RESP_ERR_INVALID_CONFIG ||
+                  code == RD_KAFKA_RESP_ERR_INVALID_PARTITIONS ||
+                  code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
     return person ? EX_CONFIG : EX_UNAVAILABLE;
 }
 
@@ -285,9 +285,11 @@ static int check_created(rd_kafka_event_t *event, struct topic_list *sources, st
         if (!e || e == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) continue;
         const char *said = rd_kafka_topic_result_error_string(results[i]);
         const char *name = rd_kafka_topic_result_name(results[i]);
-        char text[200], why[TOPIC_MAX + 300];
+        char text[200], why[2 * TOPIC_MAX + 300];
         outcome_text(text, sizeof text, str_c(said ? said : rd_kafka_err2str(e)));
-        snprintf(why, sizeof why, "can't create topic %s: %s", name, text);
+        bool denied = rights_lack(e);
+        snprintf(why, sizeof why, "can't create topic %s: %s%s%s", name, text,
+                 denied ? ": allow Create on " : "", denied ? name : "");
         if (exit_code(e) == EX_CONFIG && refuse_for(sources, name, why)) continue;
         buf_printf(err, "%s\n", why);
         if (worst != EX_CONFIG) worst = exit_code(e);
@@ -296,7 +298,7 @@ static int check_created(rd_kafka_event_t *event, struct topic_list *sources, st
 }
 
 static int create(rd_kafka_t *rk, const struct config *c, const struct topic_list *l,
-                  struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
+                  struct topic_list *sources, int timeout_ms, topics_stop_fn *stop, bool only_try,
                   struct buf *err) {
     char why[256];
     struct topic_settings *settings = xcalloc(sources->n + 1, sizeof *settings);
@@ -309,6 +311,7 @@ static int create(rd_kafka_t *rk, const struct config *c, const struct topic_lis
     rd_kafka_AdminOptions_t *options =
         rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
     rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, why, sizeof why);
+    rd_kafka_AdminOptions_set_validate_only(options, only_try, why, sizeof why);
     /* The answer comes once the brokers know the topics. */
     rd_kafka_AdminOptions_set_operation_timeout(options, timeout_ms, why, sizeof why);
     rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
@@ -337,8 +340,14 @@ int topic_settings_create(rd_kafka_t *rk, const struct config *c, const struct t
         if (!others) tell_missing(c, &missing, err);
         rc = others ? EX_OK : EX_CONFIG;
     } else if (rc == EX_OK && missing.n) {
-        rc = create(rk, c, &missing, sources, timeout_ms, stop, err);
+        rc = create(rk, c, &missing, sources, timeout_ms, stop, false, err);
     }
     topic_list_free(&missing);
     return rc;
+}
+
+int topic_settings_try_create(rd_kafka_t *rk, const struct config *c,
+                              const struct topic_list *missing, struct topic_list *sources,
+                              int timeout_ms, struct buf *err) {
+    return create(rk, c, missing, sources, timeout_ms, NULL, true, err);
 }

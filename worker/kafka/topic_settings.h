@@ -41,5 +41,8 @@ bool topic_clock_judge(enum topic_kind, const struct topic_settings *own, struct
 int topic_settings_create(rd_kafka_t *, const struct config *, const struct topic_list *all,
                           struct topic_list *sources, int timeout_ms, topics_stop_fn *,
                           struct buf *err);
+/* The same of topics that are missing, but only asks whether the broker would. */
+int topic_settings_try_create(rd_kafka_t *, const struct config *, const struct topic_list *missing,
+                              struct topic_list *sources, int timeout_ms, struct buf *err);
 
 #endif

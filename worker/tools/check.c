@@ -9,10 +9,10 @@
 #include "worker/base/shown.h"
 #include "worker/kafka/client.h"
 #include "worker/kafka/probe.h"
-#include "worker/kafka/producer.h"
 #include "worker/kafka/reader.h"
 #include "worker/kafka/rights.h"
 #include "worker/kafka/topic_settings.h"
+#include "worker/tools/check_rights.h"
 #include "worker/tools/command.h"
 
 #define TIMEOUT_MS 10000
@@ -44,16 +44,18 @@ static bool coordinator_moves(rd_kafka_resp_err_t rc) {
            rc == RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
 }
 
-static bool ask_group(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+static int ask_group(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
     rd_kafka_resp_err_t rc;
     for (int tries = TIMEOUT_MS / PAUSE_MS;
          coordinator_moves(rc = describe_group(rk, ret)) && tries > 0; tries--)
         nanosleep(&pause, NULL); /* it changes without an event of ours */
-    if (rc)
-        buf_printf(err, "runsink check: can't describe group %s: %s\n", ret->cfg->group,
-                   rd_kafka_err2str(rc));
-    return !rc;
+    if (!rc) return EX_OK;
+    buf_printf(err, "runsink check: can't describe group %s: %s", ret->cfg->group,
+               rd_kafka_err2str(rc));
+    if (rights_lack(rc)) buf_printf(err, ": allow Describe on group %s", ret->cfg->group);
+    buf_putc(err, '\n');
+    return rights_lack(rc) ? EX_CONFIG : EX_UNAVAILABLE;
 }
 
 /* The end is that of what was written, open transactions included. */
@@ -64,7 +66,8 @@ static rd_kafka_resp_err_t ask_partition(rd_kafka_t *raw, const rd_kafka_topic_p
     ret->partition = p->partition;
     ret->committed = p->offset < 0 ? -1 : p->offset;
     /* It may be known and not be readable: that is found by trying. */
-    if (rc == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) ret->error = rd_kafka_err2str(rc);
+    ret->denied = rc == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    if (ret->denied) ret->error = rd_kafka_err2str(rc);
     return ret->error ? RD_KAFKA_RESP_ERR_NO_ERROR : rc;
 }
 
@@ -75,14 +78,15 @@ static int64_t reads_from(const struct check_partition *p) {
 /* As the worker counts it: nothing when no record can come of the offsets between. */
 static void take_probe(struct check_partition *p, const struct probe *found) {
     p->error = found->err ? rd_kafka_err2str(found->err) : NULL;
+    p->denied = rights_lack(found->err);
     if (p->error) return;
     p->held = !found->waits && found->end < p->high ? p->high - found->end : 0;
     p->lag = found->waits || p->held ? p->high - reads_from(p) : 0;
 }
 
-static bool try_reading(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+static int try_reading(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     struct probe *probes = xcalloc(ret->n + 1, sizeof *probes);
-    size_t n = 0, bad = 0;
+    size_t n = 0, bad = 0, denied = 0;
     for (size_t i = 0; i < ret->n; i++) {
         const struct check_partition *p = &ret->partitions[i];
         if (p->error || reads_from(p) > p->high) continue;
@@ -101,12 +105,14 @@ static bool try_reading(rd_kafka_t *rk, struct check_result *ret, struct buf *er
                        "%lld: the topic was truncated or made anew\n",
                        p->topic, (int)p->partition, (long long)p->committed, (long long)p->high);
         if (p->error)
-            buf_printf(err, "runsink check: can't read %s/%d: %s\n", p->topic, (int)p->partition,
-                       p->error);
-        bad += beyond || p->error;
+            buf_printf(err, "runsink check: can't read %s/%d: %s%s%s\n", p->topic,
+                       (int)p->partition, p->error, p->denied ? ": allow Read on " : "",
+                       p->denied ? p->topic : "");
+        bad += beyond || (p->error && !p->denied);
+        denied += p->denied;
     }
     free(probes);
-    return bad == 0;
+    return bad ? EX_UNAVAILABLE : denied ? EX_CONFIG : EX_OK;
 }
 
 static bool ask_offsets(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *ret,
@@ -194,12 +200,12 @@ static bool ask_settings(rd_kafka_t *rk, struct check_result *r, struct buf *err
     return ok;
 }
 
-static bool ask_lag(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+static int ask_lag(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     rd_kafka_t *raw = reader_consumer_raw(ret->cfg, ret->cfg->group, err);
     ret->lag_known = raw && ask_offsets(rk, raw, ret, err);
-    bool ok = ret->lag_known && try_reading(rk, ret, err);
+    int rc = ret->lag_known ? try_reading(rk, ret, err) : EX_UNAVAILABLE;
     if (raw) rd_kafka_destroy(raw);
-    return ok;
+    return rc;
 }
 
 static bool all_there(const struct topic_list *sources) {
@@ -208,88 +214,59 @@ static bool all_there(const struct topic_list *sources) {
     return ok;
 }
 
-/* Whether a broker takes the producer that settles, without which run reads nothing. Its name is
- * below the rights that the worker's own have. */
-static int try_producer(const struct check_result *r, struct buf *err) {
-    char id[GROUP_MAX + 16];
-    struct buf why;
-    buf_init(&why, 4096);
-    snprintf(id, sizeof id, "%s/check", r->cfg->group);
-    enum producer_state state = producer_try(r->cfg, id, TIMEOUT_MS, &why);
-    if (state != PRODUCER_READY)
-        buf_printf(
-            err,
-            "runsink check: the broker does not take the transactional producer, so run would "
-            "read nothing (%s): look at the broker's transaction.max.timeout.ms, which must "
-            "not be below kafka.transaction.timeout.ms, and at the rights to the "
-            "transactional ids %s/\n",
-            buf_cstr(&why), r->cfg->group);
-    buf_free(&why);
-    return state == PRODUCER_READY ? EX_OK : state == PRODUCER_REFUSED ? EX_CONFIG : EX_UNAVAILABLE;
+static int try_create(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+    if (!ret->missing.n || !ret->cfg->topics_create) return EX_OK;
+    return topic_settings_try_create(rk, ret->cfg, &ret->missing, &ret->sources, TIMEOUT_MS, err);
 }
 
-/* One of runsink's own, to which run would produce. */
-static bool is_written(const struct check_result *r, const struct topic *t) {
-    char source[TOPIC_MAX + 1];
-    switch (topic_source(t->name, source)) {
-    case TOPIC_SOURCE:
-        return false;
-    case TOPIC_RETRY:
-        if (topic_is_leftover(r->cfg, t->name)) return false;
-        break;
-    case TOPIC_LEDGER:
-        if (!r->cfg->ledger) return false;
-        break;
-    case TOPIC_DEAD:
-        break;
-    }
-    return t->partitions && topic_find(&r->sources, source);
+/* A person's work is named before what passes by itself. */
+static int worse(int a, int b) {
+    return a == EX_CONFIG || b == EX_OK ? a : b == EX_CONFIG || a == EX_OK ? b : a;
 }
 
-/* Whether all that it settles with may be written. */
-static int try_rights(const struct check_result *r, struct buf *err) {
-    rd_kafka_conf_t *conf = rights_conf(r->cfg, err);
-    if (!conf) return EX_CONFIG;
-    const char **topics = xcalloc(r->all.n + 1, sizeof *topics);
-    bool *denied = xcalloc(r->all.n + 1, sizeof *denied), any = false;
-    for (size_t i = 0; i < r->all.n; i++)
-        topics[i] = is_written(r, &r->all.v[i]) ? r->all.v[i].name : NULL;
-    rights_denied(conf, topics, r->all.n, TIMEOUT_MS, NULL, NULL, denied);
-    for (size_t i = 0; i < r->all.n; i++) {
-        any |= denied[i];
-        if (denied[i])
-            buf_printf(err,
-                       "runsink check: Write on %s is denied, so its source could not be settled: "
-                       "allow Write on it\n",
-                       topics[i]);
-    }
-    free(denied);
-    free(topics);
-    rd_kafka_conf_destroy(conf);
-    return any ? EX_CONFIG : EX_OK;
-}
-
-static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+static int list_topics(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     const struct config *c = ret->cfg;
     if (!topics_list(rk, TIMEOUT_MS, NULL, &ret->all, err)) return EX_UNAVAILABLE;
     if (!topics_resolve(c, &ret->all, &ret->sources, err)) return EX_CONFIG;
     if (!topics_missing(c, &ret->all, &ret->sources, &ret->missing, err)) return EX_CONFIG;
+    return EX_OK;
+}
+
+/* What it may do, and what it finds; a right that is missing keeps no other from being asked for.
+ */
+static int ask_rights(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+    int rc = ask_group(rk, ret, err);
+    if (rc == EX_OK) {
+        int group = check_group_right(rk, ret, err), lag = ask_lag(rk, ret, err);
+        rc = lag == EX_UNAVAILABLE ? lag : worse(group, lag);
+    }
+    if (rc == EX_UNAVAILABLE) return rc;
+    int reads = check_reading(rk, ret, err);
+    if (worse(rc, reads) == EX_OK) {
+        reads = overview_read(ret->cfg, rk, &ret->all, &ret->sources, &ret->overview, err);
+        ret->overview_known = reads == EX_OK;
+    }
+    int settles = check_settling(ret, err);
+    return reads == EX_DATAERR ? reads : worse(rc, worse(reads, settles));
+}
+
+static int ask_broker(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
+    const struct config *c = ret->cfg;
+    int rc = list_topics(rk, ret, err);
+    if (rc != EX_OK) return rc;
+    int hidden = check_hidden(rk, ret, err), created = try_create(rk, ret, err);
     topics_part(&ret->sources, &ret->unserved);
     for (size_t i = 0; i < ret->unserved.n; i++)
         buf_printf(err, "runsink check: topic %s matches and can't be served: %s\n",
                    ret->unserved.v[i].name, ret->unserved.v[i].unserved);
     ret->listed = true;
-    int rc = all_there(&ret->sources) ? EX_OK : EX_UNAVAILABLE;
+    rc = all_there(&ret->sources) ? EX_OK : EX_UNAVAILABLE;
     if ((ret->missing.n && !c->topics_create) || ret->unserved.n) rc = EX_CONFIG;
-    if (!ask_settings(rk, ret, err) || !ask_group(rk, ret, err) || !ask_lag(rk, ret, err))
-        return EX_UNAVAILABLE;
+    rc = worse(rc, worse(hidden, created));
+    if (!ask_settings(rk, ret, err)) return EX_UNAVAILABLE;
     if (rc == EX_OK && ret->advice->n) rc = EX_CONFIG;
-    int looked = overview_read(c, rk, &ret->all, &ret->sources, &ret->overview, err);
-    ret->overview_known = looked == EX_OK;
-    int settles = try_producer(ret, err);
-    if (settles == EX_OK) settles = try_rights(ret, err);
-    if (rc == EX_OK) rc = looked;
-    return rc == EX_OK ? settles : rc;
+    int may = ask_rights(rk, ret, err);
+    return may == EX_UNAVAILABLE ? may : worse(rc, may);
 }
 
 static int check(struct check_result *ret, bool connect, check_try_fn *try, struct buf *err) {

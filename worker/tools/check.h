@@ -13,6 +13,7 @@ struct check_partition {
     int64_t held; /* offsets that an open transaction hides */
     bool retry;
     const char *error; /* why it can't be read, static; NULL: it can */
+    bool denied;       /* for want of a right */
 };
 
 /* What is not known because the broker did not tell is zero. */
