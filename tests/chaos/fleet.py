@@ -107,6 +107,8 @@ class Member:
             self.fleet.bugs.append(f"worker {self.index} {what}\n{self.tail()}")
         elif self.leaving and code == -signal.SIGTERM and not self.said():
             pass  # it was asked before it had begun
+        elif self.leaving and code == 75 and not self.fleet.calmed and "settle" in self.said():
+            pass  # without the broker it can't know what is settled, and says so
         elif self.leaving and code not in (0, -signal.SIGKILL):
             self.fleet.bugs.append(f"worker {self.index} was asked to leave: {what}\n{self.tail()}")
 
@@ -140,8 +142,11 @@ class Fleet:
         for member in self.members:
             member.tend(now)
 
+    calmed = False
+
     def calm(self):
         """From now on nobody is harmed: all run, and those with a crash in their luggage start again without."""
+        self.calmed = True
         for member in self.members:
             member.wanted, member.crash = True, None
             if member.stopped_until is not None:

@@ -116,6 +116,39 @@ class Mended(rig.Case):
         rig.await_("ready", 60, lambda: worker.metric("runsink_ready") == 1, worker)
         self.assertEqual(0, worker.stop(), worker.tail())
 
+    def test_broker_lost_in_a_settlement(self):
+        """the only broker falls silent before the records' transaction ends, then SIGTERM: 75, and the log says what is in doubt"""
+        own = rig.Services(self.dir / "services", ("kafka",))
+        self.addCleanup(own.stop)
+        self.addCleanup(own.signal, "kafka-1", signal.SIGCONT)
+        self.kafka = own.kafka()
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        self.kafka.create(self.topic, 1)
+
+        def silence(handler):
+            own.signal("kafka-1", signal.SIGSTOP)
+            handler.send_response(200)
+            handler.send_header("content-length", "0")
+            handler.end_headers()
+        receiver.play("/last", silence)
+        settings = self.settings(drain__timeout="2s")
+        worker = self.worker(settings)
+
+        def send(name):
+            self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "webhook", "url": f"{receiver.url}/{name}"})))])
+        send("first")
+        self.until_settled(worker)
+        send("last")
+        rig.await_("it is delivered", 30, lambda: receiver.to("/last"), worker)
+        self.assertEqual(75, worker.stop(60), worker.tail())
+        self.assertRegex(worker.text(), rf"it is not known whether these records were settled.* first_topic={self.topic} partition=0 from=1 to=2")
+        receiver.play("/last", 200)
+        own.signal("kafka-1", signal.SIGCONT)
+        worker = self.worker(settings)
+        self.until_settled(worker, 120)
+        self.assertEqual(0, worker.stop(60), worker.tail())
+
 
 if __name__ == "__main__":
     rig.main()

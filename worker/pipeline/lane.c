@@ -394,7 +394,7 @@ static void finish(struct lane *lane, bool (*of)(const struct partition *, void 
 /* The process says so by its exit code. early: with --until-end, a signal or a rebalance came
  * before the end. */
 static void count_left(struct lane *lane, bool early) {
-    uint64_t left = early;
+    uint64_t left = early + settlement_unknown(lane);
     for (const struct partition *p = lane->partitions; p; p = p->next)
         left += settlement_blocked_since(lane, p) && p->loaded && p->windows.count;
     if (left) count_set(&lane->counters, COUNTER_GIVEN_UP, left);

@@ -82,6 +82,7 @@ struct lane {
     struct window *dropped; /* of partitions that are gone; freed when nothing uses them any more */
     struct settlement *settlement; /* the settlement under way, or NULL */
     struct blocked *blocked;       /* sources that can't be settled now */
+    bool in_doubt; /* the last settlement may or may not have happened: committed offsets tell */
     int64_t failing_ms;        /* since when settlements have failed; 0: the last one succeeded */
     struct anchorer *anchorer; /* NULL: switched off */
     int64_t settle_after_ms;   /* back-off after an aborted settlement */

@@ -630,6 +630,42 @@ static void take_gone(struct lane *lane, const struct txn *job) {
     }
 }
 
+/* Records, not claims and pins alone. */
+static bool tell_doubt(const struct lane *lane, const struct settlement *j) {
+    const struct partition *first = NULL;
+    int64_t next = 0, n = 0;
+    for (size_t i = 0; i < j->n; i++) {
+        const struct partition *p = partition_find(lane, j->parts[i].serial);
+        if (!p || !j->parts[i].windows) continue;
+        if (!first) next = j->parts[i].offset;
+        if (!first) first = p;
+        n++;
+    }
+    if (!first) return false;
+    log_warn(
+        "it is not known whether these records were settled: whoever reads the partitions next "
+        "finds out, and reads them again if not",
+        LOG_I("lane", lane->id), LOG_I("partitions", n), LOG_S("first_topic", first->topic),
+        LOG_I("partition", first->id), LOG_I("from", first->committed), LOG_I("to", next));
+    return true;
+}
+
+static bool knows_its_offsets(const struct lane *lane) {
+    bool known = lane->assigned && !lane->restart;
+    for (const struct partition *p = lane->partitions; p && known; p = p->next) known = p->loaded;
+    return known;
+}
+
+bool settlement_unknown(const struct lane *lane) {
+    bool windows = false;
+    if (lane->settlement) return tell_doubt(lane, lane->settlement);
+    if (lane->in_doubt && !knows_its_offsets(lane)) return true;
+    if (!lane->failing_ms) return false;
+    for (const struct partition *p = lane->partitions; p; p = p->next)
+        windows |= p->loaded && p->windows.count;
+    return windows;
+}
+
 static void finish(struct lane *lane, struct settlement *j) {
     struct txn *job = j->job;
     observe_us(&lane->counters, HISTOGRAM_SETTLEMENT, 0, job->took_us);
@@ -638,6 +674,7 @@ static void finish(struct lane *lane, struct settlement *j) {
         count(&lane->counters, COUNTER_TRANSACTIONS, 1);
         count_set(&lane->counters, COUNTER_SETTLED_AT_MS, (uint64_t)lane->wall_ms);
         lane->settle_backoff_ms = lane->restart_pause_ms = lane->failing_ms = 0;
+        lane->in_doubt = false;
         trouble_clear(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL);
         if (j->alone[0]) unblock(lane, j->alone);
         for (size_t i = 0; i < j->n; i++) {
@@ -647,6 +684,7 @@ static void finish(struct lane *lane, struct settlement *j) {
         return;
     }
     report(lane, job);
+    if (job->result == TXN_UNKNOWN) lane->in_doubt = tell_doubt(lane, j) || lane->in_doubt;
     if (job->result == TXN_REFUSED) {
         take_refused(lane, job);
         return;
