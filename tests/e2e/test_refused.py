@@ -44,9 +44,9 @@ class Refused(rig.Case):
     def both(self, **more):
         return self.settings(topics=f"{self.topic},{self.other}", retry__window__webhook="60s", **more)
 
-    def running(self, settings):
+    def running(self, settings, **options):
         """A worker that has its own topics and has settled something of both sources."""
-        worker = self.worker(settings)
+        worker = self.worker(settings, **options)
         for topic in self.topic, self.other:
             self.kafka.produce(topic, [(b"k", self.event("first", path="/first"))])
             self.until_settled(worker, topic=topic)
@@ -94,6 +94,31 @@ class Refused(rig.Case):
         self.assertEqual(0, sound.returncode, sound.stdout)
         dry = rig.runsink("redrive", "--dry-run", "--config", worker.config)
         self.assertIn("2  others only stand for records", dry.stdout.decode())
+
+    def test_timestamps_that_a_topic_refuses(self):
+        """a clock five minutes behind, and a retry topic that takes one minute: it takes nothing at all, which is no event's fault: named,
+        nothing dies, the other source goes on"""
+        library = rig.RUNSINK.parent / "tests" / "libwrong_clock.so"
+        worker = self.running(self.both(), env={"LD_PRELOAD": str(library), "WRONG_CLOCK": "-300"})
+        retry = self.topic + ".retry.200ms"
+        self.alter(retry, message_timestamp_type="CreateTime", message_timestamp_before_max_ms=60000)
+        self.receiver.play("/hook", 503)
+        self.kafka.produce(self.topic, [(b"k", self.event(f"run-{i}")) for i in range(3)])
+        rig.await_("the cause", 60, lambda: f"cause=own-topic-unwritable place={retry} " in worker.text(), worker)
+        self.assertSays("message.timestamp.before.max.ms", worker)
+        self.other_goes_on(worker)
+        self.assertEqual([], self.dead("data") + self.dead("system"))
+        said = rig.runsink("check", "--config", worker.config)
+        self.assertEqual(78, said.returncode, said.stdout + said.stderr)
+        self.assertIn(f"{retry}: message.timestamp.before.max.ms=60000 may have it refuse", said.stdout.decode())
+        self.receiver.play("/hook", 200)
+        self.alter(retry, message_timestamp_type="LogAppendTime")
+        self.until_settled(worker, 90)
+        rig.await_("they are delivered", 60, lambda: self.quiet() and len(self.got("/hook")) == 3, worker)
+        self.assertEqual([], self.dead("data") + self.dead("system"))
+        self.assertEqual(0, worker.metric("runsink_refused_records_total"))
+        self.assertEqual(0, rig.runsink("check", "--config", worker.config).returncode)
+        self.assertEqual(0, worker.stop(), worker.tail())
 
     def test_redrive_of_a_letter_too_large(self):
         """a letter that the retry topic would not take stays, and the others go back"""

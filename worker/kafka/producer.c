@@ -57,6 +57,7 @@ struct producer {
     struct txn *job; /* at hand: the thread that runs it, and what librdkafka calls on it */
     size_t refused;  /* records of the job at hand */
     rd_kafka_resp_err_t code; /* what its last call said */
+    bool untimely;            /* job->topic refuses the records' times */
     unsigned trials;          /* jobs in a row that were refused */
     struct fanout *fanouts;
     size_t n_fanouts;
@@ -192,16 +193,19 @@ static size_t size_of(const struct txn_record *r) {
 static bool is_refusal(rd_kafka_resp_err_t err) {
     return err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ||
            err == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE ||
-           err == RD_KAFKA_RESP_ERR_INVALID_RECORD || err == RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP;
+           err == RD_KAFKA_RESP_ERR_INVALID_RECORD;
 }
 
-/* The topic is not there (any more), has fewer partitions, no leader, or may not be written. */
+/* The topic is not there (any more), has fewer partitions, no leader, or may not be written. A
+ * record carries the time at which it is sent: a topic that takes it for wrong takes none of them.
+ */
 static bool is_topics(rd_kafka_resp_err_t err) {
     return err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
            err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC || err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION ||
            err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
            err == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION || err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT ||
-           err == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+           err == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE ||
+           err == RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP;
 }
 
 static void note(struct producer *s, struct txn_record *r, rd_kafka_resp_err_t err) {
@@ -213,6 +217,7 @@ static void note(struct producer *s, struct txn_record *r, rd_kafka_resp_err_t e
     } else if (is_topics(err) && !s->job->topic) {
         s->job->topic = r->topic;
         f->partitions = 0;
+        s->untimely = err == RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP;
         snprintf(s->job->error, sizeof s->job->error, "produce to %s: %s", r->topic,
                  rd_kafka_err2str(err));
     }
@@ -475,6 +480,11 @@ static enum txn_result give_up(struct producer *s, struct txn *job, enum step wh
     if (!job->topic) memcpy(job->error, reason, sizeof reason);
     if (denied && !job->topic) name_denied(s, job);
     if (s->refused) return judge(s, job);
+    if (job->topic && s->untimely) /* what the call that failed for it says is less */
+        snprintf(
+            job->error, sizeof job->error,
+            "it refuses the time of sending: set message.timestamp.type=LogAppendTime, or raise "
+            "message.timestamp.before.max.ms and after.max.ms; or a clock is wrong");
     if (job->topic) return TXN_TOPIC;
     if (why == STEP_GONE) return TXN_GONE;
     return why == STEP_STALE || step == STEP_STALE ? TXN_STALE : TXN_AGAIN;
@@ -485,6 +495,7 @@ static enum txn_result transact(struct producer *s, struct txn *job) {
     s->refused = 0;
     s->code = RD_KAFKA_RESP_ERR_NO_ERROR;
     job->topic = NULL;
+    s->untimely = false;
     for (size_t i = 0; i < s->n_fanouts; i++)
         s->fanouts[i].refused = s->fanouts[i].refused_bytes = s->fanouts[i].queued = 0;
     enum step step = classify(s, rd_kafka_begin_transaction(s->producer), job, "begin transaction");

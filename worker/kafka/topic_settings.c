@@ -10,7 +10,8 @@
 #define ASK_MAX 500 /* topics in one request */
 /* A window is sealed before its entry passes this. */
 #define LEDGER_MESSAGE_MIN ((int64_t)1000000)
-#define HEADERS_MAX ((int64_t)8192)           /* more than ours can be */
+#define HEADERS_MAX ((int64_t)8192) /* more than ours can be */
+#define TIMES_MIN_MS ((int64_t)600000)
 #define RETRY_SPARE_MS ((int64_t)3600 * 1000) /* for the shortest of outages */
 
 /* ---- asking ---- */
@@ -19,11 +20,19 @@ static int64_t number(const char *text) {
     return text ? strtoll(text, NULL, 10) : -1;
 }
 
+static void lower(int64_t *limit, int64_t to) {
+    if (to >= 0 && (*limit < 0 || to < *limit)) *limit = to;
+}
+
 static void take(const rd_kafka_ConfigResource_t *r, struct topic_settings *ret) {
     size_t n;
     const rd_kafka_ConfigEntry_t **entries = rd_kafka_ConfigResource_configs(r, &n);
     if (rd_kafka_ConfigResource_error(r)) return;
-    struct topic_settings s = {.known = true, .retention_ms = -1, .retention_bytes = -1};
+    struct topic_settings s = {.known = true,
+                               .retention_ms = -1,
+                               .retention_bytes = -1,
+                               .before_max_ms = -1,
+                               .after_max_ms = -1};
     for (size_t i = 0; i < n; i++) {
         const char *name = rd_kafka_ConfigEntry_name(entries[i]);
         const char *value = rd_kafka_ConfigEntry_value(entries[i]);
@@ -37,6 +46,14 @@ static void take(const rd_kafka_ConfigResource_t *r, struct topic_settings *ret)
             s.max_message_bytes = number(value);
         else if (strcmp(name, "message.timestamp.type") == 0)
             s.create_time = value && strcmp(value, "CreateTime") == 0;
+        else if (strcmp(name, "message.timestamp.before.max.ms") == 0)
+            lower(&s.before_max_ms, number(value));
+        else if (strcmp(name, "message.timestamp.after.max.ms") == 0)
+            lower(&s.after_max_ms, number(value));
+        else if (strcmp(name, "message.timestamp.difference.max.ms") == 0) { /* before Kafka 4 */
+            lower(&s.before_max_ms, number(value));
+            lower(&s.after_max_ms, number(value));
+        }
     }
     *ret = s;
 }
@@ -121,6 +138,22 @@ static void judge_retention(enum topic_kind kind, const struct topic_settings *o
                    own->retention_bytes);
 }
 
+/* A record may take a transaction's time to come, and clocks differ by something. */
+static void judge_times(const struct topic_settings *own, struct buf *ret) {
+    if (!own->create_time) return;
+    const struct {
+        const char *name;
+        int64_t ms;
+    } limits[] = {{"message.timestamp.before.max.ms", own->before_max_ms},
+                  {"message.timestamp.after.max.ms", own->after_max_ms}};
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+        if (limits[i].ms >= 0 && limits[i].ms < TIMES_MIN_MS)
+            buf_printf(ret,
+                       "%s=%" PRId64 " may have it refuse what is parked: set "
+                       "message.timestamp.type=LogAppendTime, for which no limit holds\n",
+                       limits[i].name, limits[i].ms);
+}
+
 static void judge_size(enum topic_kind kind, const struct topic_settings *own,
                        const struct topic_settings *source, struct buf *ret) {
     if (kind == TOPIC_LEDGER) {
@@ -149,6 +182,7 @@ bool topic_settings_judge(enum topic_kind kind, const struct topic_settings *own
                    "cleanup.policy=delete\n",
                    own->cleanup_policy);
     judge_retention(kind, own, retry_window_ms, ret);
+    judge_times(own, ret);
     judge_size(kind, own, source, ret);
     return ret->n > before;
 }

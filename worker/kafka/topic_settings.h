@@ -14,7 +14,8 @@ struct topic_settings {
     char cleanup_policy[32];
     int64_t retention_ms, retention_bytes; /* -1: for ever, any size */
     int64_t max_message_bytes;
-    bool create_time; /* its timestamps are those of the clients' clocks */
+    bool create_time;                    /* its timestamps are those of the clients' clocks, */
+    int64_t before_max_ms, after_max_ms; /* which may be off by this; -1: by any time */
 };
 /* ret has room for one a topic. False with a message in err when the broker did not answer. Blocks.
  */
