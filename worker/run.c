@@ -174,7 +174,8 @@ static int refresh_topics(struct worker *w, bool start, struct buf *err) {
     /* What an expression matches may be mended yet; a run that ends would say that all is done. */
     if (rc == EX_OK && w->shared.until_end && unserved.n && !sources.n)
         rc = refuse_all(&unserved, err);
-    if (rc == EX_OK && start) rc = begin_group(w->cfg, &all, &sources, BROKER_TIMEOUT_MS, err);
+    if (rc == EX_OK && start)
+        rc = begin_group(w->cfg, &all, &sources, BROKER_TIMEOUT_MS, told_to_stop, err);
     if (rc == EX_OK) {
         topics_retries(w->cfg, &all, &sources, &retries);
         set_topics(w, &sources, &retries);

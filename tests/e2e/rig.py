@@ -33,7 +33,7 @@ import botocore.session
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from confluent_kafka import IsolationLevel, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 SCRIPTS = Path(os.environ.get("SCRIPTS", Path(__file__).parents[2] / "scripts"))
@@ -259,6 +259,15 @@ class Broker:
                 return None
             return (ends,)
         return await_("the ends of topics", 30, ask)[0]
+
+    def open_transaction(self, topic, partition=0):
+        """A record of somebody else's in a transaction that stays open until the caller ends it: the producer."""
+        producer = Producer({"bootstrap.servers": self.bootstrap, "transactional.id": unique("stranger"), "log_level": 2})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        producer.produce(topic, value=b"x", partition=partition)
+        producer.flush(30)
+        return producer
 
     def committed(self, group, topic):
         """Committed offsets by partition; a partition without one is absent, and so are those that can't be told now."""

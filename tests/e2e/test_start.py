@@ -58,6 +58,46 @@ class Start(rig.Case):
         rig.await_("the change", 30, lambda: worker.says("log.level"), worker)
         self.assertEqual(0, worker.stop(), worker.tail())
 
+    def forget(self):
+        """The group's offsets, as after offsets.retention.minutes."""
+        for done in self.kafka.admin.delete_consumer_groups([self.group]).values():
+            done.result()
+
+    def test_ledger_behind_an_open_transaction(self):
+        """the group's offsets have expired, and what the ledger knows lies behind a stranger's open transaction: nobody is called again"""
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        self.kafka.create(self.topic, 1)
+
+        def send(name):
+            run = events.run({"type": "webhook", "url": receiver.url + "/hook"}, id=name)
+            self.kafka.produce(self.topic, [(b"k", events.dump(run))])
+
+        send("first")
+        worker = self.worker()
+        self.until_settled(worker)
+        stranger = self.kafka.open_transaction(f"{self.topic}.ledger")
+        send("second")
+        self.until_settled(worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.forget()
+        stuck = self.worker()
+        rig.await_("it says what it waits for", 20, lambda: stuck.says("a transaction is open in the ledger"), stuck)
+        told = self.worker()
+        rig.await_("it says so, too", 20, lambda: told.says("a transaction is open in the ledger"), told)
+        began = time.monotonic()
+        self.assertEqual(0, told.stop(20), told.tail())
+        rig.say(f"ended {time.monotonic() - began:.1f} s after the signal")
+        self.assertExit(75, stuck)
+        self.assertRegex(stuck.text(), rf"{self.topic}.ledger/0: .*open transaction")
+        worker = self.worker()
+        rig.await_("it waits", 20, lambda: worker.says("a transaction is open in the ledger"), worker)
+        stranger.abort_transaction(30)
+        send("third")
+        self.until_settled(worker)
+        self.assertEqual(3, len(receiver.requests))
+        self.assertEqual(0, worker.stop(), worker.tail())
+
     def test_refused_producer(self):
         """the broker refuses the producer for good: nothing is read, nobody is called, and everything that tells says why"""
         receiver = Receiver()

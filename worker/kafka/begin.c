@@ -20,12 +20,20 @@ struct beginning {
     rd_kafka_t *rk;                        /* sees what is committed, pending transactions aside */
     rd_kafka_topic_partition_list_t *list; /* the sources' partitions and their retry topics' */
     int64_t end_ms;
+    int timeout_ms;
+    topics_stop_fn *stop;
     struct buf *err;
 };
 
 static int failed(struct beginning *b, const char *what, rd_kafka_resp_err_t code) {
     buf_printf(b->err, "%s: %s\n", what, rd_kafka_err2str(code));
     return rights_lack(code) ? EX_CONFIG : EX_UNAVAILABLE;
+}
+
+static int denied(struct beginning *b) {
+    buf_puts(b->err, ": the group has no committed offsets, and what the ledger knows of it can't "
+                     "be read: allow Read on it\n");
+    return EX_CONFIG;
 }
 
 /* Passes by itself: the coordinator is being looked for, or is loading. */
@@ -45,7 +53,7 @@ static int ask_committed(struct beginning *b, bool *ret_begun) {
         left = b->end_ms - clock_ms(CLOCK_MONOTONIC);
         code = rd_kafka_committed(b->rk, b->list, left > 2000 ? 2000 : left > 1 ? (int)left : 1);
         if (passes(code)) nanosleep(&pause, NULL); /* it changes without an event of ours */
-    } while (passes(code) && left > 0);
+    } while (passes(code) && left > 0 && !b->stop());
     if (code) return failed(b, "can't ask for the group's committed offsets", code);
     for (int i = 0; i < b->list->cnt; i++) *ret_begun |= b->list->elems[i].offset >= 0;
     return EX_OK;
@@ -53,17 +61,67 @@ static int ask_committed(struct beginning *b, bool *ret_begun) {
 
 /* ---- what the ledger knows ---- */
 
+struct reading {
+    const struct beginning *begin;
+    const struct reader *reader;
+    bool told;
+};
+
+static bool stops(void *context) {
+    struct reading *it = context;
+    const char *topic;
+    int32_t partition;
+    if (!it->told && reader_held(it->reader, &topic, &partition)) {
+        it->told = true;
+        log_warn("a transaction is open in the ledger, and what was written after it tells where "
+                 "the group goes on: the start waits for its end",
+                 LOG_S("topic", topic), LOG_I("partition", partition),
+                 LOG_I("timeout_ms", it->begin->timeout_ms));
+    }
+    return it->begin->stop();
+}
+
+/* Up to the end of what was written: an entry that a transaction hides is one all the same. */
+static int add_ledger(struct beginning *b, struct reader *r, const struct topic *ledger) {
+    for (int i = 0; i < ledger->partitions; i++) {
+        int64_t low, high;
+        rd_kafka_resp_err_t code = client_ends(b->rk, ledger->name, i, &low, &high, b->timeout_ms);
+        if (code) return failed(b, ledger->name, code);
+        reader_add(r, ledger->name, i, RD_KAFKA_OFFSET_BEGINNING, high);
+    }
+    return EX_OK;
+}
+
+/* Why the reading ended before the end. */
+static int unread(struct beginning *b, const struct reader *r) {
+    const char *topic;
+    int32_t partition;
+    if (reader_trouble(r) == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) return denied(b);
+    if (!reader_held(r, &topic, &partition)) return EX_UNAVAILABLE;
+    b->err->n = 0;
+    buf_printf(b->err,
+               "%s/%d: an open transaction hides entries that tell where the group goes on, and "
+               "has not ended within %d s: try again (OPERATIONS.md: a hanging transaction)\n",
+               topic, (int)partition, b->timeout_ms / 1000);
+    return EX_TEMPFAIL;
+}
+
 static int read_ledger(struct beginning *b, rd_kafka_t *rk, const struct topic *ledger,
                        struct mark *marks) {
     rd_kafka_message_t *m;
     struct reader *r = reader_new(rk, READER_ANY);
-    bool ok = reader_add_topic(r, ledger, NULL, b->err);
-    while (ok && (m = reader_next(r, 0, b->err))) {
+    struct reading reading = {.begin = b, .reader = r};
+    reader_stop_when(r, stops, &reading);
+    reader_patience(r, b->timeout_ms);
+    int rc = add_ledger(b, r, ledger);
+    while (rc == EX_OK && (m = reader_next(r, 0, b->err))) {
         marks_take(b->list, b->cfg->group, m, marks);
         rd_kafka_message_destroy(m);
     }
+    if (rc == EX_OK && reader_end(r) == READER_STOPPED) rc = EX_TEMPFAIL;
+    if (rc == EX_OK && reader_end(r) == READER_FAILED) rc = unread(b, r);
     reader_free(r);
-    return b->err->n ? EX_UNAVAILABLE : EX_OK;
+    return rc;
 }
 
 static bool set_offset(rd_kafka_topic_partition_list_t *to, const rd_kafka_topic_partition_t *tp,
@@ -150,11 +208,14 @@ static int begin_anew(struct beginning *b, rd_kafka_t *rk) {
 }
 
 int begin_group(const struct config *cfg, const struct topic_list *all,
-                const struct topic_list *sources, int timeout_ms, struct buf *err) {
+                const struct topic_list *sources, int timeout_ms, topics_stop_fn *stop,
+                struct buf *err) {
     struct beginning b = {.cfg = cfg,
                           .all = all,
                           .sources = sources,
                           .end_ms = clock_ms(CLOCK_MONOTONIC) + timeout_ms,
+                          .timeout_ms = timeout_ms,
+                          .stop = stop,
                           .err = err};
     bool begun = false;
     b.rk = reader_consumer_raw(cfg, cfg->group, err);

@@ -50,6 +50,7 @@ struct stream {
     rd_kafka_queue_t *queue;  /* READER_BY_TIME */
     rd_kafka_message_t *head; /* came, and was not given out yet */
     bool ended;
+    bool held;             /* all that shows was read, and `until` lies after it */
     int64_t until;         /* READER_END: the first end that shows */
     int64_t low, high, at; /* of a whole topic: watermarks at the start. Next offset */
 };
@@ -64,7 +65,7 @@ struct reader {
     size_t last; /* the stream of the last message: they come in runs */
     bool begun;
     enum reader_end end;
-    int64_t to_ms, alive_ms;
+    int64_t to_ms, alive_ms, patience_ms;
     rd_kafka_resp_err_t trouble; /* the last thing that librdkafka is trying to mend */
     bool (*stop)(void *context);
     void *context;
@@ -73,7 +74,10 @@ struct reader {
 
 struct reader *reader_new(rd_kafka_t *rk, enum reader_order order) {
     struct reader *r = xcalloc(1, sizeof *r);
-    *r = (struct reader){.rk = rk, .order = order, .list = rd_kafka_topic_partition_list_new(16)};
+    *r = (struct reader){.rk = rk,
+                         .order = order,
+                         .patience_ms = PATIENCE_MS,
+                         .list = rd_kafka_topic_partition_list_new(16)};
     return r;
 }
 
@@ -92,6 +96,19 @@ void reader_free(struct reader *r) {
 void reader_stop_when(struct reader *r, bool (*stop)(void *context), void *context) {
     r->stop = stop;
     r->context = context;
+}
+
+void reader_patience(struct reader *r, int64_t ms) {
+    r->patience_ms = ms;
+}
+
+bool reader_held(const struct reader *r, const char **ret_topic, int32_t *ret_partition) {
+    size_t i = 0;
+    while (i < r->n && !r->streams[i].held) i++;
+    if (i == r->n) return false;
+    *ret_topic = r->list->elems[i].topic;
+    *ret_partition = r->list->elems[i].partition;
+    return true;
 }
 
 rd_kafka_resp_err_t reader_trouble(const struct reader *r) {
@@ -182,6 +199,7 @@ static bool begin(struct reader *r, struct buf *err) {
 static void reach(struct reader *r, struct stream *s, int64_t next, bool end) {
     if (next > s->at) r->alive_ms = clock_ms(CLOCK_MONOTONIC);
     s->at = next;
+    s->held = end && s->until != READER_END && next < s->until;
     if (s->ended || !(s->until == READER_END ? end : next >= s->until)) return;
     s->ended = true;
     r->left--;
@@ -221,7 +239,7 @@ static bool take(struct reader *r, struct stream *s, rd_kafka_message_t *m, stru
 static bool patient(struct reader *r, struct buf *err) {
     if (r->stop && r->stop(r->context)) r->end = READER_STOPPED;
     if (r->end == READER_STOPPED) return false;
-    if (clock_ms(CLOCK_MONOTONIC) - r->alive_ms < PATIENCE_MS) return true;
+    if (clock_ms(CLOCK_MONOTONIC) - r->alive_ms < r->patience_ms) return true;
     for (size_t i = 0; i < r->n; i++) {
         const rd_kafka_topic_partition_t *p = &r->list->elems[i];
         if (r->streams[i].ended) continue;

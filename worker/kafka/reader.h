@@ -42,6 +42,8 @@ bool reader_add_topic(struct reader *, const struct topic *, const struct reader
                       struct buf *err);
 /* Asked several times a second, and now and then while records come: true ends the reading. */
 void reader_stop_when(struct reader *, bool (*stop)(void *context), void *context);
+/* How long it waits for what does not come, instead of longer than a transaction may take. */
+void reader_patience(struct reader *, int64_t ms);
 
 /* The next record, the caller's to destroy. NULL at the end, when it was stopped, or when reading
  * failed (a message is in err). At the end READER_BY_TIME waits up to linger_ms for another one
@@ -54,6 +56,8 @@ rd_kafka_resp_err_t reader_trouble(const struct reader *);
 enum reader_end reader_end(const struct reader *); /* once there was no next record */
 /* Where the i-th partition that was added would be read on. */
 int64_t reader_at(const struct reader *, size_t i);
+/* Whether something before an `until` is hidden by a transaction that is open, and where. */
+bool reader_held(const struct reader *, const char **ret_topic, int32_t *ret_partition);
 /* Once it was read to the ends: how many partitions have more behind a transaction that is open. */
 size_t reader_hidden(const struct reader *);
 /* How much of the topics that were added has been read, of what was there at the start: 0 to 1. */
