@@ -87,6 +87,12 @@ static bool is_folder(const char *path) {
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+/* What is neither that nor a folder may have its reader wait for ever. */
+static bool is_file(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && buf_file_regular(&st);
+}
+
 static int64_t read_place(const struct config *c, const struct place *p) {
     const char *value = value_of(c, p);
     int64_t until = 0;
@@ -94,6 +100,7 @@ static int64_t read_place(const struct config *c, const struct place *p) {
     if (!value || !*value) return 0;
     /* A folder of authorities, or librdkafka's word for the system's. */
     if (file && (is_folder(value) || strcmp(value, "probe") == 0)) return 0;
+    if (file && !is_file(value)) return CERT_UNREADABLE;
     BIO *in = file ? BIO_new_file(value, "r") : BIO_new_mem_buf(value, -1);
     switch (p->form) {
     case FILE_PEM:

@@ -127,7 +127,7 @@ bool config_read_file(struct config *c, const char *path, struct buf *err) {
         buf_printf(err, "the configuration file %s is larger than 1 MiB\n", quote(path, q));
     else if (!read)
         buf_printf(err, "can't open the configuration file %s: %s\n", quote(path, q),
-                   strerror(errno));
+                   buf_file_error(errno));
     bool ok = read && config_read_text(c, path, (struct str){text.p, text.n}, err);
     buf_wipe(&text);
     return ok;

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "config/table.h"
@@ -249,8 +250,12 @@ static void check_webhook(struct check *k) {
 
 static void check_readable(struct check *k, const char *name, const char *path) {
     char q[QUOTE_MAX];
-    if (*path && access(path, R_OK) != 0)
+    struct stat st;
+    if (!*path) return;
+    if (stat(path, &st) != 0 || access(path, R_OK) != 0)
         fail(k, name, "can't read %s: %s", quote(path, q), strerror(errno));
+    else if (!buf_file_regular(&st)) /* it is read more than once, and a pipe may be waited for */
+        fail(k, name, "%s is no regular file", quote(path, q));
 }
 
 /* The first certificate of a PEM file all of whose certificates are whole; NULL otherwise. */
@@ -312,6 +317,7 @@ static void check_files(struct check *k) {
     check_readable(k, "http.client_cert", c->http_client_cert);
     check_readable(k, "http.client_key", c->http_client_key);
     check_readable(k, "ledger.key", c->ledger_key);
+    check_readable(k, "ledger.key_previous", c->ledger_key_previous);
     if (!*c->http_client_cert != !*c->http_client_key)
         fail(k, *c->http_client_cert ? "http.client_cert" : "http.client_key",
              "http.client_cert and http.client_key go together");

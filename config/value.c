@@ -214,15 +214,19 @@ void value_free(const struct key *k, void *field) {
     }
 }
 
-/* A secret's file: at most 64 KiB, one newline at its end dropped. */
+#define PIPE_MS 5000
+
+/* A secret's file: at most 64 KiB, one newline at its end dropped. It may be a pipe, as a shell's
+ * <(command) is, for as long as its writer does not keep us waiting. */
 static bool read_secret(const char *path, struct buf *out, struct buf *err) {
     char q[QUOTE_MAX];
     struct buf text;
     buf_init_secret(&text, 65536);
     const char *wrong = NULL;
-    bool read = buf_file(&text, path) || errno == EFBIG;
+    bool read = buf_file_within(&text, path, PIPE_MS) || errno == EFBIG;
     if (!read)
-        buf_printf(err, "can't read the secret's file %s: %s", quote(path, q), strerror(errno));
+        buf_printf(err, "can't read the secret's file %s: %s", quote(path, q),
+                   buf_file_error(errno));
     size_t n = text.n;
     if (n && text.p[n - 1] == '\n') n--;
     if (n && text.p[n - 1] == '\r') n--;

@@ -58,6 +58,25 @@ class Start(rig.Case):
         rig.await_("the change", 30, lambda: worker.says("log.level"), worker)
         self.assertEqual(0, worker.stop(), worker.tail())
 
+    def test_reload_of_what_is_no_file(self):
+        """the configuration's place, or a secret's, is taken by a pipe that nobody writes into: the reload is refused, signals go on being taken"""
+        self.kafka.create(self.topic, 1)
+        secret = self.dir / "secret"
+        secret.write_text("whsec_" + "A" * 40)
+        worker = self.worker(self.settings(webhook__signing_secrets=f"@{secret}"))
+        rig.await_("a member", 30, lambda: self.kafka.members(self.group) == 1, worker)
+        for n, (path, why) in enumerate(((worker.config, "Is no regular file"), (secret, "Nobody writes into this pipe")), 1):
+            kept = path.read_bytes()
+            path.unlink()
+            os.mkfifo(path)
+            os.kill(worker.process.pid, signal.SIGHUP)
+            rig.await_("it is refused", 20, lambda: worker.text().count("could not be read anew") == n and worker.says(why), worker)
+            path.unlink()
+            path.write_bytes(kept)
+        os.kill(worker.process.pid, signal.SIGHUP)
+        rig.await_("it is read again", 20, lambda: worker.says("configuration read anew"), worker)
+        self.assertEqual(0, worker.stop(20), worker.tail())
+
     def forget(self):
         """The group's offsets, as after offsets.retention.minutes."""
         for done in self.kafka.admin.delete_consumer_groups([self.group]).values():

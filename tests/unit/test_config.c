@@ -1,10 +1,13 @@
 /* The configuration: what is read, from where, and what an operator is told when it is wrong. */
+#include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -164,6 +167,82 @@ static void test_missing_file(void **state) {
     assert_string_equal(
         buf_cstr(&err),
         "can't open the configuration file /nowhere/x.ini: No such file or directory\n");
+}
+
+/* Opening a pipe waits for its writer, and a device never ends. */
+static void test_no_regular_file(void **state) {
+    char dir[] = "/tmp/runsink-config-XXXXXX", fifo[64], text[256], want[256];
+    assert_non_null(mkdtemp(dir));
+    snprintf(fifo, sizeof fifo, "%s/fifo", dir);
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    const char *const paths[] = {fifo, "/dev/zero"};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        buf_clear(&err);
+        assert_false(config_read_file(*state, paths[i], &err));
+        snprintf(want, sizeof want, "can't open the configuration file %s: Is no regular file\n",
+                 paths[i]);
+        assert_string_equal(buf_cstr(&err), want);
+    }
+    assert_true(config_read_file(*state, "/dev/null", &err));
+    buf_clear(&err);
+    assert_false(config_read_file(*state, dir, &err));
+    assert_non_null(strstr(buf_cstr(&err), "Is a directory"));
+    for (size_t i = 0; i < 2; i++) {
+        const char *const keys[] = {"http.ca_bundle", "ledger.key"};
+        buf_clear(&err);
+        snprintf(text, sizeof text, "%s = %s\n", keys[i], fifo);
+        struct config *c = config_new();
+        assert_true(read_text(c, text));
+        assert_false(config_finish(c, &err));
+        snprintf(want, sizeof want, "x.ini:1: %s: %s is no regular file\n", keys[i], fifo);
+        assert_string_equal(buf_cstr(&err), want);
+        config_free(c);
+    }
+    unlink(fifo);
+    rmdir(dir);
+}
+
+static void *write_late(void *path) {
+    int fd = open(path, O_WRONLY); /* waits for the reader */
+    assert_int_equal(write(fd, WHSEC "\n", strlen(WHSEC) + 1), strlen(WHSEC) + 1);
+    close(fd);
+    return NULL;
+}
+
+/* As a shell's <(command) is one; without a writer it has an end, too. */
+static void test_secret_from_a_pipe(void **state) {
+    struct config *c = *state;
+    char dir[] = "/tmp/runsink-config-XXXXXX", fifo[64], text[256];
+    pthread_t writer;
+    assert_non_null(mkdtemp(dir));
+    snprintf(fifo, sizeof fifo, "%s/fifo", dir);
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    snprintf(text, sizeof text, "[webhook]\nsigning_secrets = @%s\n", fifo);
+    assert_int_equal(pthread_create(&writer, NULL, write_late, fifo), 0);
+    assert_true(read_text(c, text));
+    pthread_join(writer, NULL);
+    assert_int_equal(c->webhook_secrets.n, 1);
+    assert_string_equal(c->webhook_secrets.v[0], WHSEC);
+
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(write(ends[1], WHSEC, strlen(WHSEC)), strlen(WHSEC));
+    close(ends[1]);
+    struct buf out;
+    buf_init(&out, 256);
+    snprintf(text, sizeof text, "@/dev/fd/%d", ends[0]);
+    assert_true(secret_resolve(text, false, &out, &err));
+    assert_string_equal(buf_cstr(&out), WHSEC);
+    close(ends[0]);
+    buf_free(&out);
+
+    snprintf(text, sizeof text, "[webhook]\nsigning_secrets = @%s\n", fifo);
+    struct config *none = config_new();
+    assert_false(read_text(none, text));
+    assert_non_null(strstr(buf_cstr(&err), "Nobody writes into this pipe"));
+    config_free(none);
+    unlink(fifo);
+    rmdir(dir);
 }
 
 static void read_vars(void **state, bool ok, const char *want, const char *const *vars) {
@@ -577,6 +656,8 @@ int main(void) {
         CONFIG_TEST(test_long_line),
         CONFIG_TEST(test_bad_files),
         CONFIG_TEST(test_missing_file),
+        CONFIG_TEST(test_no_regular_file),
+        CONFIG_TEST(test_secret_from_a_pipe),
         CONFIG_TEST(test_environment),
         CONFIG_TEST(test_kubernetes_service_links),
         CONFIG_TEST(test_secret_files),

@@ -1,12 +1,19 @@
 #include "worker/base/buf.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <openssl/crypto.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "worker/base/clock.h"
 
 #define FILE_CHUNK ((size_t)65536)
 
@@ -129,20 +136,69 @@ bool buf_putc(struct buf *b, char c) {
     return buf_add(b, &c, 1);
 }
 
-bool buf_file(struct buf *b, const char *path) {
-    FILE *f = fopen(path, "re");
-    int error = f ? 0 : errno;
-    for (bool more = f != NULL; more;) {
-        size_t room = b->max - b->n < FILE_CHUNK ? b->max - b->n : FILE_CHUNK;
-        size_t n = room ? fread(buf_reserve(b, room), 1, room, f) : 0;
-        b->n += n;
-        more = n > 0;
+/* ---- files ---- */
+
+bool buf_file_regular(const struct stat *st) {
+    return S_ISREG(st->st_mode) || (S_ISCHR(st->st_mode) && st->st_rdev == makedev(1, 3));
+}
+
+/* What can be read without waiting for somebody who may never come. */
+static int wrong_kind(int fd, bool may_be_pipe) {
+    struct stat st;
+    if (fstat(fd, &st) != 0) return errno;
+    if (S_ISDIR(st.st_mode)) return EISDIR;
+    return buf_file_regular(&st) || (may_be_pipe && S_ISFIFO(st.st_mode)) ? 0 : EINVAL;
+}
+
+/* One piece. -1 with errno, 0 at the end: of a pipe that is when those who wrote it have gone. A
+ * pipe that nobody has opened yet looks just so until the first byte. */
+static ssize_t read_some(int fd, char *to, size_t room, bool any, int64_t end_ms) {
+    for (bool gone = false;;) {
+        ssize_t n = read(fd, to, room);
+        if (n > 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return n;
+        if (n == 0 && (any || gone || !end_ms)) return 0;
+        if (n < 0 && errno == EINTR) continue;
+        int64_t left = end_ms - clock_ms(CLOCK_MONOTONIC);
+        struct pollfd pfd = {.fd = fd, .events = POLLIN};
+        if (left <= 0) return errno = ETIMEDOUT, -1;
+        gone = poll(&pfd, 1, (int)left) > 0 && pfd.revents & POLLHUP;
     }
-    if (f && ferror(f)) error = errno;
-    if (f && !error && getc(f) != EOF) error = EFBIG;
-    if (f) fclose(f);
+}
+
+static int read_all(struct buf *b, int fd, int64_t end_ms) {
+    char more;
+    for (bool any = false;; any = true) {
+        size_t room = b->max - b->n < FILE_CHUNK ? b->max - b->n : FILE_CHUNK;
+        ssize_t n =
+            read_some(fd, room ? buf_reserve(b, room) : &more, room ? room : 1, any, end_ms);
+        if (n < 0) return errno;
+        if (n == 0) return 0;
+        if (!room) return EFBIG;
+        b->n += (size_t)n;
+    }
+}
+
+static bool read_path(struct buf *b, const char *path, int64_t end_ms) {
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    int error = fd < 0 ? errno : wrong_kind(fd, end_ms);
+    if (!error) error = read_all(b, fd, end_ms);
+    if (fd >= 0) close(fd);
     errno = error;
     return !error;
+}
+
+bool buf_file(struct buf *b, const char *path) {
+    return read_path(b, path, 0);
+}
+
+bool buf_file_within(struct buf *b, const char *path, int timeout_ms) {
+    return read_path(b, path, clock_ms(CLOCK_MONOTONIC) + timeout_ms);
+}
+
+const char *buf_file_error(int error) {
+    return error == EINVAL      ? "Is no regular file"
+           : error == ETIMEDOUT ? "Nobody writes into this pipe, or to its end"
+                                : strerror(error);
 }
 
 bool buf_printf(struct buf *b, const char *fmt, ...) {

@@ -27,8 +27,16 @@ bool buf_add(struct buf *, const void *, size_t);
 bool buf_str(struct buf *, struct str);
 bool buf_puts(struct buf *, const char *);
 bool buf_putc(struct buf *, char);
-/* A whole file, or as much of it as fits. False with errno, EFBIG when there is more of it. */
+/* A whole regular file, or as much of it as fits: nothing else, since a pipe or a device may have
+ * the caller wait for ever. False with errno: EFBIG when there is more of it, EINVAL when it is of
+ * another kind. */
 bool buf_file(struct buf *, const char *path);
+/* A pipe as well, all of which has to come within this time: else ETIMEDOUT. */
+bool buf_file_within(struct buf *, const char *path, int timeout_ms);
+const char *buf_file_error(int error); /* such an errno in words */
+/* A regular file, or /dev/null, which is as good as an empty one. */
+struct stat;
+bool buf_file_regular(const struct stat *);
 bool buf_printf(struct buf *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The content with a NUL after it (not counted); valid until the next change. */
 const char *buf_cstr(struct buf *);
