@@ -123,7 +123,7 @@ class Vitals(rig.Case):
         states = {p["topic"]: p["state"] for p in json.loads(worker.http("/status.json"))["partitions"]}
         self.assertEqual({"not readable"}, {states[topic] for topic in topics})
         done = rig.runsink("check", "--config", worker.config)
-        self.assertEqual(69, done.returncode, done.stdout + done.stderr)
+        self.assertEqual(78, done.returncode, done.stdout + done.stderr)
         for _, place in places:
             self.assertIn(f"can't read {place}".encode(), done.stderr)
         denied = AclBindingFilter(ResourceType.TOPIC, None, ResourcePatternType.ANY, "User:runsink", "*", AclOperation.READ,
@@ -172,6 +172,32 @@ class Reading(rig.Case):
         producer.init_transactions(30)
         producer.begin_transaction()
         return producer
+
+    def test_new_partition_beside_an_open_transaction(self):
+        """its ledger is to be read first, and a stranger's transaction is open there: told, with the ledger as the place; it goes on once that ends"""
+        self.kafka.create(self.topic, 1)
+        settings = self.settings(ready__patience="2s")
+        settings["kafka"]["topic.metadata.refresh.interval.ms"] = 500
+        worker = self.worker(settings)
+        self.send("first")
+        self.until_settled(worker)
+        ledger = self.topic + ".ledger"
+        stranger = self.kafka.open_transaction(ledger)
+        self.kafka.admin.create_partitions([NewPartitions(self.topic, 2)])[self.topic].result()
+        rig.await_("the broker has it", 30, lambda: len(self.kafka.topics(self.topic)[self.topic].partitions) == 2)
+        self.kafka.produce(self.topic, [(b"k", self.text("second"))], 1)
+        rig.await_("held is told", 60, lambda: [t for t in self.status(worker)["troubles"] if t["cause"] == "held-by-transaction"], worker)
+        trouble, = [t for t in self.status(worker)["troubles"] if t["cause"] == "held-by-transaction"]
+        self.assertEqual(ledger + "/0", trouble["place"])
+        self.assertEqual("waits until the ledger is read", self.state(worker, partition=1)["state"])
+        self.assertEqual(1, worker.metric("runsink_trouble", cause="held-by-transaction"))
+        self.assertGreater(worker.metric("runsink_held_by_transaction_seconds"), 1)
+        self.assertIn("held-by-transaction", worker.text())
+        stranger.abort_transaction(30)
+        self.until_settled(worker)
+        self.assertEqual(["first", "second"], self.got())
+        rig.await_("no trouble", 30, lambda: not worker.metric("runsink_trouble", cause="held-by-transaction"), worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
 
     def test_open_transaction(self):
         """records behind an open transaction: told as held, lag counts them; --until-end ends with 75 and says so"""

@@ -179,6 +179,14 @@ enum ledger_search_state ledger_search_state(const struct ledger_search *s,
     return s->state;
 }
 
+bool ledger_search_held(const struct ledger_search *s, int32_t *ret_partition) {
+    for (int32_t i = 0; s->written && s->state == LEDGER_SEARCH_ON && i < s->n_written; i++) {
+        *ret_partition = i;
+        if (journal_stable(journal_find(s->ledger, i)) < s->written[i]) return true;
+    }
+    return false;
+}
+
 const char *ledger_search_source(const struct ledger_search *s) {
     return s->source;
 }

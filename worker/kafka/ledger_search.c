@@ -28,6 +28,7 @@ struct ledger_search {
     int wake_fd;
     pthread_t thread;
     atomic_bool stop, done;
+    atomic_int held; /* the ledger's partition that an open transaction hides; -1: none */
     bool threaded;
     bool denied; /* no Read on the ledger: it can't be known */
     char error[512];
@@ -56,6 +57,7 @@ static bool count_partitions(struct ledger_search *r, int *ret) {
 struct stream {
     int64_t written; /* -1: not known */
     bool ended;
+    bool held; /* all that shows was read, and more was written */
 };
 
 static bool take_end(struct ledger_search *r, const rd_kafka_message_t *m, struct stream *s) {
@@ -65,11 +67,19 @@ static bool take_end(struct ledger_search *r, const rd_kafka_message_t *m, struc
         s->written = high;
     bool ends = !s->ended && m->offset >= s->written;
     s->ended = s->ended || ends;
+    s->held = !s->ended;
     return ends;
 }
 
-static bool read_streams(struct ledger_search *r, struct stream *streams, int left) {
+static void note_held(struct ledger_search *r, const struct stream *streams, int n) {
+    int i = 0;
+    while (i < n && !streams[i].held) i++;
+    atomic_store(&r->held, i < n ? i : -1);
+}
+
+static bool read_streams(struct ledger_search *r, struct stream *streams, int n) {
     int64_t heard_ms = clock_ms(CLOCK_MONOTONIC);
+    int left = n;
     while (left > 0 && !atomic_load(&r->stop)) {
         rd_kafka_message_t *m = rd_kafka_consumer_poll(r->rk, POLL_MS);
         rd_kafka_resp_err_t err = m ? m->err : RD_KAFKA_RESP_ERR__TIMED_OUT;
@@ -77,6 +87,8 @@ static bool read_streams(struct ledger_search *r, struct stream *streams, int le
             left -= take_end(r, m, &streams[m->partition]);
         else if (!err)
             marks_take(r->list, r->group, m, r->marks);
+        if (!err) streams[m->partition].held = false;
+        if (m) note_held(r, streams, n);
         if (m) rd_kafka_message_destroy(m);
         if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) return fail(r, err);
         if (!err) heard_ms = clock_ms(CLOCK_MONOTONIC);
@@ -130,6 +142,7 @@ struct ledger_search *ledger_search_new(const struct config *cfg, const char *so
                                         struct buf *err) {
     struct ledger_search *r = xcalloc(1, sizeof *r);
     r->wake_fd = wake_fd;
+    atomic_init(&r->held, -1);
     r->list = rd_kafka_topic_partition_list_new((int)n);
     snprintf(r->group, sizeof r->group, "%s", cfg->group);
     snprintf(r->source, sizeof r->source, "%s", source);
@@ -165,6 +178,12 @@ enum ledger_search_state ledger_search_state(const struct ledger_search *r,
     return r->denied     ? LEDGER_SEARCH_DENIED
            : r->error[0] ? LEDGER_SEARCH_FAILED
                          : LEDGER_SEARCH_DONE;
+}
+
+bool ledger_search_held(const struct ledger_search *r, int32_t *ret_partition) {
+    int held = atomic_load(&r->held);
+    if (held >= 0) *ret_partition = held;
+    return held >= 0;
 }
 
 const char *ledger_search_source(const struct ledger_search *r) {

@@ -29,6 +29,9 @@ enum ledger_search_state {
 };
 /* DENIED: no right to read the ledger, so it can't be known. error: with that and FAILED. */
 enum ledger_search_state ledger_search_state(const struct ledger_search *, const char **ret_error);
+/* While it is ON: whether something of the ledger's partition is hidden by a transaction that is
+ * open, so that the search waits for its end. */
+bool ledger_search_held(const struct ledger_search *, int32_t *ret_partition);
 const char *ledger_search_source(const struct ledger_search *);
 /* Once it is DONE: the mark of a partition, NULL where the ledger has none. older: than all that
  * the partition has now, so the topic was made anew since. */

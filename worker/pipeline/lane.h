@@ -37,9 +37,11 @@ struct lane {
     struct vitals vitals;
 
     struct consumer *consumer;
-    bool joined;                             /* it is in the group, or about to be */
-    struct ledger_search *recall;            /* under way, or NULL */
-    bool recall_needed;                      /* a record waits for it */
+    bool joined;                  /* it is in the group, or about to be */
+    struct ledger_search *recall; /* under way, or NULL */
+    bool recall_needed;           /* a record waits for it */
+    int64_t recall_held_ms; /* since when it waits itself, for an open transaction's end; 0: no */
+    char recall_place[TOPIC_MAX + 16];       /* told as held there; empty: it is not */
     struct head_search *proof;               /* the same */
     bool proof_is_idle;                      /* for partitions that have no work */
     int64_t recall_after_ms, proof_after_ms; /* not again before */

@@ -8,17 +8,48 @@
  * sink fails for the first time would have others' records wait for it. */
 #include "worker/pipeline/recall.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "worker/base/log.h"
 #include "worker/kafka/ledger_search.h"
+#include "worker/kafka/topic_names.h"
 #include "worker/pipeline/assignment.h"
 #include "worker/pipeline/lane.h"
 #include "worker/pipeline/source.h"
 
 #define AGAIN_MS 5000
 
+static void told_no_more(struct lane *lane) {
+    if (lane->recall_place[0])
+        trouble_clear(lane->shared->troubles, lane->id, TROUBLE_HELD, lane->recall_place);
+    lane->recall_place[0] = '\0';
+}
+
+/* An open transaction in the ledger, most likely of a worker that was killed, holds up the records
+ * that wait for what it hides. */
+static void tell_held(struct lane *lane) {
+    char ledger[TOPIC_MAX + 1], place[sizeof lane->recall_place];
+    int32_t partition;
+    bool held = lane->recall_needed && ledger_search_held(lane->recall, &partition);
+    if (!held || !lane->recall_held_ms) lane->recall_held_ms = held ? lane->now_ms : 0;
+    if (!held || !topic_ledger(ledger_search_source(lane->recall), ledger)) {
+        told_no_more(lane);
+        return;
+    }
+    snprintf(place, sizeof place, "%s/%" PRId32, ledger, partition);
+    if (strcmp(place, lane->recall_place) != 0) told_no_more(lane);
+    if (lane->now_ms - lane->recall_held_ms < lane->cfg->ready_patience) return;
+    memcpy(lane->recall_place, place, sizeof place);
+    trouble_set(lane->shared->troubles, lane->id, TROUBLE_HELD, place,
+                "partitions without a committed offset wait for what it hides in the ledger",
+                lane->recall_held_ms);
+}
+
 void recall_stop(struct lane *lane) {
+    told_no_more(lane);
+    lane->recall_held_ms = 0;
     ledger_search_free(lane->recall);
     lane->recall = NULL;
     for (struct partition *p = lane->partitions; p; p = p->next)
@@ -109,6 +140,7 @@ void recall_poll(struct lane *lane) {
     const char *error = "";
     if (!lane->recall) return;
     enum ledger_search_state state = ledger_search_state(lane->recall, &error);
+    if (state == LEDGER_SEARCH_ON) tell_held(lane);
     if (state == LEDGER_SEARCH_ON) return;
     if (state == LEDGER_SEARCH_DENIED)
         log_warn("no right to read the ledger: a chain that it may have of partitions without a "

@@ -240,7 +240,7 @@ static void gauge(struct lane *lane, struct partition *p, struct gauges *g) {
 /* Whether the lane is ready. */
 static bool set_gauges(struct lane *lane) {
     struct counters *c = &lane->counters;
-    struct gauges g = {0};
+    struct gauges g = {.held = since(lane->recall_held_ms, lane->now_ms)};
     for (struct partition *p = lane->partitions; p; p = p->next) gauge(lane, p, &g);
     count_set(c, COUNTER_ASSIGNED, lane->assigned);
     count_set(c, COUNTER_PARTITIONS, g.partitions);
@@ -267,6 +267,7 @@ static const char *state_of(const struct lane *lane, const struct partition *p) 
     if (open && open->replayed) return "replays";
     if (p->head_due_ms > lane->wall_ms) return "waits until due";
     if (p->held_ms) return "held by an open transaction";
+    if (p->recall != RECALL_NONE && !is_idle(p)) return "waits until the ledger is read";
     return is_idle(p) ? "at the end" : "reads";
 }
 
