@@ -16,6 +16,8 @@
 #define TEXT_MAX 900
 /* Findings that wait until it is known whether this libzstd makes the worker's bytes. */
 #define LATE_MAX 256
+/* Of differences that are no findings, so many are notes: a new version may change all bodies. */
+#define NOTES_MAX 20
 
 /* What one destination gets of a window in batch mode. */
 struct batch_of {
@@ -54,7 +56,7 @@ struct derive {
         *lane; /* one that reads nothing: what decodes, routes and makes bodies is a lane's */
     struct derive_sums sums;
     struct late late[LATE_MAX];
-    size_t n_late;
+    size_t n_late, noted;
     bool zstd_same; /* it has made the worker's very bytes */
 
     /* The window at hand. */
@@ -108,9 +110,9 @@ const struct derive_sums *derive_sums(const struct derive *d) {
     return &d->sums;
 }
 
-/* Entries of form 1 don't say under what configuration they were made: they are judged by this one.
- */
-bool derive_same_rules(const struct config *cfg, const struct ledger_entry *e) {
+/* Whether the entry was made under the configuration that is given here. Those of form 1 don't say:
+ * they are judged by this one. */
+static bool same_rules(const struct config *cfg, const struct ledger_entry *e) {
     return e->form == 1 || memcmp(e->rules, cfg->rules, LEDGER_RULES_LEN) == 0;
 }
 
@@ -129,30 +131,38 @@ static void report(struct derive *d, bool note, const char *topic, int32_t parti
     audit_report(d->audit, &f);
 }
 
+/* Why a difference is no finding: another worker, or other rules, may have said so rightly. */
+static enum unjudged excuse(const struct derive *d) {
+    const struct ledger_entry *e = d->w.entry;
+    if (!same_rules(d->cfg, e)) return UNJUDGED_RULES;
+    return str_is(e->version, RUNSINK_VERSION) ? UNJUDGED_N : UNJUDGED_VERSION;
+}
+
 /* The entry says something else than what was derived: so many of its records are concerned. */
 __attribute__((format(printf, 4, 5))) static void differ(struct derive *d, int64_t offset,
                                                          uint64_t records, const char *fmt, ...) {
     const struct ledger_entry *e = d->w.entry;
     char text[TEXT_MAX], topic[TOPIC_MAX + 1];
     int n = snprintf(text, sizeof text, "entry %" PRIu64 " ", e->seq);
-    bool other = !str_is(e->version, RUNSINK_VERSION);
+    enum unjudged why = excuse(d);
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text + n, sizeof text - (size_t)n, fmt, ap);
     va_end(ap);
     snprintf(topic, sizeof topic, "%.*s", (int)e->topic.n, e->topic.p);
-    if (other)
-        d->sums.unjudged[UNJUDGED_VERSION] += records;
-    else
+    if (why == UNJUDGED_N)
         d->sums.derived += records;
-    report(d, other, topic, e->partition, offset, &d->w.place, text);
+    else
+        d->sums.unjudged[why] += records;
+    if (why == UNJUDGED_N || d->noted++ < NOTES_MAX)
+        report(d, why != UNJUDGED_N, topic, e->partition, offset, &d->w.place, text);
 }
 
 /* The same of bytes that depend on libzstd: a finding only where this one is known to make the
  * worker's. */
 static void differ_zstd(struct derive *d, int64_t offset, uint64_t records, const char *text) {
     const struct ledger_entry *e = d->w.entry;
-    if (d->zstd_same || !str_is(e->version, RUNSINK_VERSION)) {
+    if (d->zstd_same || excuse(d) != UNJUDGED_N) {
         differ(d, offset, records, "%s", text);
     } else if (d->n_late < LATE_MAX) {
         char whole[TEXT_MAX];

@@ -13,8 +13,10 @@
 #define UNJUDGED_REASONS(X)                                                                        \
     X(UNJUDGED_GONE, "gone", "Kafka no longer holds its record, or one of its batch or window")    \
     X(UNJUDGED_OLD_TOPIC, "old_topic", "of a topic that was made anew since")                      \
-    X(UNJUDGED_RULES, "other_configuration", "made under another configuration")                   \
-    X(UNJUDGED_VERSION, "other_version", "another version of runsink says otherwise (notes)")      \
+    X(UNJUDGED_RULES, "other_configuration",                                                       \
+      "made under another configuration, by this one they would differ")                           \
+    X(UNJUDGED_VERSION, "other_version",                                                           \
+      "made by another version of runsink, by this one they would differ")                         \
     X(UNJUDGED_RECEIVER, "receiver",                                                               \
       "parked or dead by what the receiver answered: only where it was to go is")                  \
     X(UNJUDGED_ASIDE, "set_aside", "set aside undecoded, as poison or by skip.offsets")            \
@@ -57,8 +59,6 @@ void derive_record(struct derive *, int64_t offset, int64_t timestamp_ms, const 
 void derive_end(struct derive *);
 /* Nothing of the entry is judged. */
 void derive_pass(struct derive *, const struct ledger_entry *, enum unjudged);
-/* Whether the entry was made under the configuration that is given here. */
-bool derive_same_rules(const struct config *, const struct ledger_entry *);
 
 void derive_finish(struct derive *); /* after the last window: judges what waited for it */
 const struct derive_sums *derive_sums(const struct derive *);

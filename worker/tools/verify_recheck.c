@@ -36,7 +36,6 @@ struct pending {
 
 struct recheck {
     rd_kafka_t *rk;
-    const struct config *cfg;
     const char *source;
     struct report *report;
     struct derive *derive;
@@ -68,7 +67,7 @@ static struct partition_at *partition_at(struct recheck *r, struct str topic, in
 struct recheck *recheck_new(const struct config *cfg, rd_kafka_t *rk, const struct snapshot *s,
                             struct audit *a, struct report *report) {
     struct recheck *r = xcalloc(1, sizeof *r);
-    *r = (struct recheck){.rk = rk, .cfg = cfg, .source = s->source, .report = report};
+    *r = (struct recheck){.rk = rk, .source = s->source, .report = report};
     r->derive = derive_new(cfg, a);
     topic_ledger(s->source, r->ledger);
     for (size_t i = 0; i < s->n_committed; i++) {
@@ -247,12 +246,9 @@ bool recheck_entry(struct recheck *r, const struct ledger_entry *e, struct str v
     struct partition_at *at = partition_at(r, e->topic, e->partition);
     if (e->anew) begin_anew(r, at, e);
     if (!e->n_groups) return true;
-    enum unjudged why = at->kind == TOPIC_DEAD          ? UNJUDGED_OPERATOR
-                        : e->seq + 1 < at->era          ? UNJUDGED_OLD_TOPIC
-                        : !derive_same_rules(r->cfg, e) ? UNJUDGED_RULES
-                                                        : UNJUDGED_N;
-    if (why != UNJUDGED_N || at->kind == TOPIC_LEDGER) {
-        if (why != UNJUDGED_N) derive_pass(r->derive, e, why);
+    if (at->kind == TOPIC_LEDGER) return true;
+    if (at->kind == TOPIC_DEAD || e->seq + 1 < at->era) {
+        derive_pass(r->derive, e, at->kind == TOPIC_DEAD ? UNJUDGED_OPERATOR : UNJUDGED_OLD_TOPIC);
         return true;
     }
     r->pending = xgrow(r->pending, r->n, sizeof *r->pending);
