@@ -25,12 +25,16 @@ class Forger:
         """Canonical bytes, but for "prev", become the next entry of that chain."""
         n, head = self.heads.get((topic, partition), (0, "0" * 64))
         canonical = re.sub(r'"prev":"[0-9a-f]{64}"', f'"prev":"{head}"', canonical)
-        digest = hashlib.sha256(canonical.encode()).digest()
-        self.heads[topic, partition] = n + 1, digest.hex()
-        if not self.key:
-            return f'{canonical},"hash":"{digest.hex()}"}}'.encode()
-        sig = base64.b64encode(self.key.sign(digest)).decode()
-        return f'{canonical},"hash":"{digest.hex()}","sig":"{sig}","key":"{self.id}"}}'.encode()
+        self.heads[topic, partition] = n + 1, hashlib.sha256(canonical.encode()).hexdigest()
+        return self.sealed(canonical.encode())
+
+    def sealed(self, canonical):
+        """Bytes, up to where their hash comes, with that and a signature."""
+        digest = hashlib.sha256(canonical).digest()
+        end = f',"hash":"{digest.hex()}"'
+        if self.key:
+            end += f',"sig":"{base64.b64encode(self.key.sign(digest)).decode()}","key":"{self.id}"'
+        return canonical + end.encode() + b"}"
 
     def entry(self, value, change):
         """Another entry's bytes, changed, as the next one of its chain."""

@@ -13,6 +13,7 @@ import base64, hashlib, json, pathlib, re, sys
 KINDS = ("delivered", "skipped", "parked", "dead", "redriven", "discarded")
 ENTRY = re.compile(rb'(\{.*?),"hash":"([0-9a-f]{64})"(?:,"sig":"([^"]{88})","key":"([0-9a-f]{16})")?\}')
 ANCHOR = re.compile(rb'(\{"anchor":1,.*?\]),"hash":"([0-9a-f]{64})","sig":"([^"]{88})","key":"([0-9a-f]{16})"\}')
+MANIFEST = re.compile(rb'(\{"v":1,.*?\]),"hash":"([0-9a-f]{64})","sig":"([^"]{88})","key":"([0-9a-f]{16})"\}\n?')
 ROTATE = b"runsink-ledger-rotate-1\n"
 
 
@@ -329,8 +330,26 @@ def anchor_findings(folder, group, chains, keys):
             yield f"{path.name}: malformed: {e!r}"
 
 
+def manifest_findings(raw, chains, keys):
+    """A manifest that is signed is signed by a key that counts."""
+    sealed = MANIFEST.fullmatch(raw)
+    if not sealed:
+        if {"hash", "sig", "key"} & set(json.loads(raw)):
+            yield "manifest: malformed seal"
+        return
+    canonical, stated, sig, key = sealed.groups()
+    digest = hashlib.sha256(canonical).digest()
+    retired = {k for chain in chains.values() for k in chain.retired}
+    current = {k: one for chain in chains.values() for k, one in chain.keys.items() if k not in retired}
+    if digest.hex().encode() != stated:
+        yield "manifest: hash differs"
+    if keys and not (key.decode() in current and signed_by(current[key.decode()], unbase64(sig), digest)):
+        yield "manifest: signature is not a given key's"
+
+
 def verify(folder, keys):
-    manifest = json.loads((folder / "manifest.json").read_text())
+    raw = (folder / "manifest.json").read_bytes()
+    manifest = json.loads(raw)
     chains, stories, places, late = {}, {}, {}, set()
     known = {(c["topic"], c["partition"]): c.get("entries", 0) for c in manifest["committed"]}
     for path in sorted(folder.glob("*.ndjson")):
@@ -366,6 +385,7 @@ def verify(folder, keys):
                               lambda partition: chains[source, partition].lives if (source, partition) in chains else 1,
                               lambda place: place in drained)
     yield from anchor_findings(folder, manifest["group"], chains, keys)
+    yield from manifest_findings(raw, chains, keys)
     if sum(1 for _ in (folder / "anchors").rglob("*.json*")) < manifest.get("anchors", 0):
         yield "anchors that the manifest counts are not there"
 

@@ -300,9 +300,61 @@ class Ledger(rig.Case):
         self.key = self.dir / "new.pem"
         rig.runsink("keygen", str(self.key))
         self.work(ledger__key_previous=old)
-        answer = self.verify("--key", old_public)
+        folder = self.dir / "export"
+        answer = self.verify("--key", old_public, "--export", str(folder))
         self.assertSound(answer)
         self.assertIn("rotated", {f["code"] for f in answer["findings"]})
+        answer = self.verify_folder(folder, "--key", old_public)
+        self.assertSound(answer)
+        self.assertTrue(answer["scope"]["manifest_signed"])  # by the new one
+
+    def verify_folder(self, folder, *arguments):
+        done = rig.runsink("verify", "--json", *arguments, str(folder))
+        self.assertIn(done.returncode, (0, 65), done.stderr.decode())
+        return json.loads(done.stdout)
+
+    def test_signed_manifest(self):
+        """an export's manifest is signed: one that was altered, or signed by another, is named, and one that is not signed told"""
+        self.work()
+        folder, other = self.dir / "export", self.dir / "other.pem"
+        self.assertSound(self.verify("--key", self.public, "--export", str(folder)))
+        manifest = folder / "manifest.json"
+        signed = manifest.read_bytes()
+        self.assertTrue(self.verify_folder(folder, "--key", self.public)["scope"]["manifest_signed"])
+        self.assertEqual((0, "sound\n"), self.second_opinion(folder))
+
+        # Ledger and manifest are cut short together, as whoever can change the folder could.
+        file = folder / f"{self.topic}-0.ndjson"
+        entries = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(b"".join(entries[:-1]))
+        told = json.loads(signed)
+        for one in told["committed"]:
+            if (one["topic"], one["partition"]) == (self.topic, 0):
+                last = json.loads(entries[-1])
+                one.update(offset=last["first"], entries=last["seq"], head=last["prev"])
+        altered = json.dumps(told, separators=(",", ":")).encode()
+        manifest.write_bytes(altered)
+        self.assertIn("manifest-altered", self.codes(self.verify_folder(folder, "--key", self.public)))
+        self.assertIn("manifest-altered", self.codes(self.verify_folder(folder)))
+        code, text = self.second_opinion(folder)
+        self.assertEqual(65, code)
+        self.assertIn("manifest: hash differs", text)
+
+        rig.runsink("keygen", str(other))
+        for name in (other, self.key):
+            forged = forger.Forger(name).sealed(altered[:altered.index(b',"hash":"')])
+            manifest.write_bytes(forged.replace(forger.Forger(name).id.encode(), forger.Forger(self.key).id.encode()))
+            codes = self.codes(self.verify_folder(folder, "--key", self.public))
+            self.assertEqual(name == other, "manifest-bad-signature" in codes, codes)
+        manifest.write_bytes(forger.Forger(other).sealed(altered[:altered.index(b',"hash":"')]))
+        self.assertIn("manifest-unknown-key", self.codes(self.verify_folder(folder, "--key", self.public)))
+
+        manifest.write_bytes(altered[:altered.index(b',"hash":"')] + b"}\n")
+        answer = self.verify_folder(folder, "--key", self.public)
+        self.assertIn("manifest-unsigned", {f["code"] for f in answer["findings"] if f["note"]})
+        self.assertFalse(answer["scope"]["manifest_signed"])
+        done = rig.runsink("verify", "--key", self.public, str(folder))
+        self.assertIn("whose manifest, NOT SIGNED by a key that was given,", done.stdout.decode())
 
     def test_after_kills(self):
         """workers that were killed at any moment leave a ledger that holds"""

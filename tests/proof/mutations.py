@@ -22,14 +22,16 @@ from history import History, Key, anchor_name, dump, seal
 HARMLESS = {
     r"line:repeat": "a broker that was killed can leave an entry twice; a note says so",
     r"file:rename": "entries say whose they are; the file's name does not",
-    r"manifest:(partial|unfinished):(true|other)": "the manifest is not signed: keep it where the ledger's writers can't change it",
-    r"manifest:anchors:removed": "as above: the auditor then sees that no anchors were compared",
-    r"manifest:committed(\[\])?:(removed|emptied|entries-removed|first-removed|renamed)": "as above",
-    r"manifest:(committed\[\]\.)?entries(:zero|:removed)?": "as above: where the group has committed nothing, no entry is missed",
-    r"manifest:committed\[\]\.partition:(plus|minus|zero)": "as above: the other partition's own end is told, too",
-    r"manifest:committed:first-twice": "it says the same twice",
+    r"manifest:same:unsigned": "a note, and the verdict, say that the manifest is not signed",
+    r"manifest:(partial|unfinished):(true|other):(unsigned|insider)": "as above, or by whoever has the key",
+    r"manifest:anchors:removed:(unsigned|insider)": "as above: the auditor then sees that no anchors were compared",
+    r"manifest:committed(\[\])?:(removed|emptied|entries-removed|first-removed|renamed):(unsigned|insider)": "as above",
+    r"manifest:(committed\[\]\.)?entries(:zero|:removed)?:(unsigned|insider)":
+        "as above: where the group has committed nothing, no entry is missed",
+    r"manifest:committed\[\]\.partition:(plus|minus|zero):(unsigned|insider)": "as above: the other partition's own end is told, too",
+    r"manifest:committed:first-twice:(unsigned|insider)": "it says the same twice",
     r"anchor\.(version|heads\[\]\.topic):.*:insider": "who has the key may anchor what they like; other anchors stay",
-    r"manifest:drained:.*": "as above; what does not wait there is not missed",
+    r"manifest:drained:.*:(unsigned|insider)": "as above; what does not wait there is not missed",
     r"anchors:foreign-file": "what is not named like an anchor is none",
 }
 SEALS = ["raw", "rehash", "stranger", "forged", "unsigned", "insider", "rewritten"]
@@ -94,6 +96,7 @@ class Case:
         self.history = History(seed % 40)
         self.lines, self.manifest = self.history.files()
         self.key, self.places, self.kind = self.history.key, None, ""  # places None: anywhere
+        self.seal = self.sealed(self.history.key)
         ways = [self.entry, self.line, self.file, self.state, self.anchors, self.other_key]
         self.rnd.choices(ways, [70, 10, 3, 8, 8, 1])[0]()
 
@@ -219,14 +222,22 @@ class Case:
 
     def state(self):
         rnd, m = self.rnd, self.manifest
+        before = copy.deepcopy(m)
         op = rnd.choice(["gone", "cut-off", "change", "change", "change", "partial:true", "unfinished:true", "committed:removed",
-                         "anchors:removed", "drained:more", "offset", "head", "entries", "no-such-partition"])
+                         "anchors:removed", "drained:more", "offset", "head", "entries", "no-such-partition", "same", "flip"])
+        how = rnd.choice(["raw", "rehash", "stranger", "forged", "unsigned", "insider"])
         self.kind = f"manifest:{op}"
         if op == "gone":
             self.manifest = None
         elif op == "cut-off":
-            text = dump(m).encode()
+            text = self.seal(m)
             self.manifest = text[:rnd.randrange(len(text))]
+        elif op == "flip":
+            text = self.seal(m)
+            at = rnd.randrange(len(text))
+            self.manifest = text[:at] + bytes([text[at] ^ 1 << rnd.randrange(8)]) + text[at + 1:]
+        elif op == "same":
+            how = rnd.choice(["stranger", "forged", "unsigned"])
         elif op in ("partial:true", "unfinished:true"):
             m[op.split(":")[0]] = True
         elif op in ("committed:removed", "anchors:removed"):
@@ -244,6 +255,22 @@ class Case:
         else:
             self.manifest, what = mutate(m, rnd)
             self.kind = f"manifest:{what}"
+        if isinstance(self.manifest, dict):
+            self.seal = {"raw": lambda m, kept=self.seal(before)[len(dump(before)) - 1:]: dump(m)[:-1].encode() + kept,
+                         "rehash": lambda m, kept=self.seal(before): self.rehashed(m, kept),
+                         "stranger": self.sealed(Key()), "insider": self.sealed(self.history.key), "unsigned": lambda m: dump(m).encode(),
+                         "forged": self.sealed(Key(), self.history.key.id)}[how]
+            self.kind += f":{how}"
+
+    @staticmethod
+    def sealed(key, name=None):
+        """How a manifest is sealed, by this key; under the name of another one."""
+        return lambda m: seal(m, key)[0].replace(f'"key":"{key.id}"'.encode(), f'"key":"{name or key.id}"'.encode())
+
+    @staticmethod
+    def rehashed(m, kept):
+        """A signature that stood under another text."""
+        return seal(m, None, False)[0][:-1] + kept[kept.index(b',"sig":'):]
 
     def write(self, folder):
         for name, body in self.lines.items():
@@ -251,7 +278,7 @@ class Case:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(body if isinstance(body, bytes) else b"".join(line + b"\n" for line in body))
         if self.manifest is not None:
-            (folder / "manifest.json").write_bytes(self.manifest if isinstance(self.manifest, bytes) else dump(self.manifest).encode())
+            (folder / "manifest.json").write_bytes(self.manifest if isinstance(self.manifest, bytes) else self.seal(self.manifest))
         (folder / "key.pub").write_bytes(self.key.pem)
 
 
@@ -281,6 +308,7 @@ def honest(seed):
     case.history = History(seed)
     case.lines, case.manifest = case.history.files()
     case.key, case.kind = case.history.key, ""
+    case.seal = case.sealed(case.key)
     return case
 
 

@@ -168,7 +168,7 @@ static inline void write_export(const struct world *w, const struct snapshot *s,
     for (size_t i = 0; i < w->n; i++)
         assert_true(export_entry(dir, str_c(w->lines[i].key),
                                  (struct str){w->lines[i].value.p, w->lines[i].value.n}, &err));
-    assert_true(export_finish(dir, s, &err));
+    assert_true(export_finish(dir, s, NULL, &err));
     snprintf(path, sizeof path, "%s/expect", dir);
     FILE *f = fopen(path, "w");
     assert_non_null(f);

@@ -582,6 +582,20 @@ static bool read_records(struct verify *v, const char *source, struct audit *a,
 
 /* ---- a topic ---- */
 
+/* Signed by the worker's key where that can be read: an auditor who has the worker's configuration
+ * need not have its key. */
+static bool finish_export(struct verify *v, const struct snapshot *s) {
+    struct buf why;
+    struct ledger_signer *signer = NULL;
+    buf_init(&why, 4096);
+    if (v->cfg->ledger_key[0] && !(signer = ledger_signer_load(v->cfg->ledger_key, &why)))
+        fprintf(stderr, "runsink verify: the manifest is not signed: %s\n", buf_cstr(&why));
+    bool ok = export_finish(v->export_dir, s, signer, &v->err);
+    ledger_signer_free(signer);
+    buf_free(&why);
+    return ok;
+}
+
 /* Everything that reads. */
 static bool read_all(struct verify *v, const struct snapshot *s, struct watchers *w,
                      struct report_sums *sums) {
@@ -596,7 +610,7 @@ static bool read_all(struct verify *v, const struct snapshot *s, struct watchers
     if (w->recheck) sums->derived = *recheck_sums(w->recheck);
     if (!s->unfinished && !read_waiting(v, s, w->audit)) return false;
     if (v->records && !read_records(v, s->source, w->audit, sums)) return false;
-    return !v->export_dir || export_finish(v->export_dir, s, &v->err);
+    return !v->export_dir || finish_export(v, s);
 }
 
 /* The committed state, and everything that was settled up to it. */
@@ -704,8 +718,9 @@ static int verify_folder(struct verify *v) {
     begin_audit(v, &s, v->anchors_dir || s.has_anchors, &w);
     snapshot_expect(&s, w.audit);
     if (w.anchored) read_folder_anchors(v, &s, &w);
-    int rc =
-        files_audit(v->target, w.audit, &v->err) ? finish(v, &s, &w, &sums) : fail(v, EX_IOERR);
+    bool read = files_audit(v->target, w.audit, &v->err);
+    if (read) sums.manifest_signed = files_sealed(&s, w.audit);
+    int rc = read ? finish(v, &s, &w, &sums) : fail(v, EX_IOERR);
     end_audit(&w);
     snapshot_free(&s);
     return rc;

@@ -268,6 +268,16 @@ bool audit_trusts(const struct audit *a, const char *key_id) {
     return verdicts_trusts(&a->verdicts, key_id);
 }
 
+bool audit_has_keys(const struct audit *a) {
+    return a->verdicts.n_keys > 0;
+}
+
+const struct ledger_pubkey *audit_key(const struct audit *a, const char *key_id) {
+    for (size_t i = 0; i < a->verdicts.n_keys; i++)
+        if (strcmp(a->verdicts.keys[i].pub.id, key_id) == 0) return &a->verdicts.keys[i].pub;
+    return NULL;
+}
+
 bool audit_reached(const struct audit *a) {
     for (size_t i = 0; i < a->n_chains; i++) {
         const struct chain *c = a->chains[i];

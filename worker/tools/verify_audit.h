@@ -89,6 +89,9 @@ struct audit_anchor {
 void audit_anchored(struct audit *, const char *topic, int32_t partition,
                     const struct audit_anchor *);
 bool audit_trusts(const struct audit *, const char *key_id);
+bool audit_has_keys(const struct audit *); /* else signatures are not checked */
+/* Of those given and those that they have named, replaced or not; NULL: none. */
+const struct ledger_pubkey *audit_key(const struct audit *, const char *key_id);
 /* Whether every chain has reached what audit_expect() said. */
 bool audit_reached(const struct audit *);
 /* Every record of this retry topic that was visible when the expectations were taken has been

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "worker/base/json_out.h"
+#include "worker/ledger/parse.h"
 
 #define MANIFEST "manifest.json"
 #define UNNAMED "unnamed.ndjson"
@@ -151,7 +152,20 @@ static void put_committed(struct buf *b, const struct committed *c) {
     out_close(b, '}');
 }
 
-static void put_manifest(struct buf *b, const struct snapshot *s) {
+/* Over all that stands before it, as an entry's. */
+static void put_seal(struct buf *b, const struct ledger_signer *signer) {
+    uint8_t hash[SHA256_LEN], sig[LEDGER_SIG_LEN];
+    sha256(b->p, b->n, hash);
+    ledger_sign(signer, hash, SHA256_LEN, sig);
+    out_hex(b, "hash", hash, SHA256_LEN);
+    buf_puts(b, ",\"sig\":\"");
+    base64_add(b, sig, sizeof sig);
+    buf_puts(b, "\"");
+    out_string(b, "key", ledger_signer_id(signer));
+}
+
+static void put_manifest(struct buf *b, const struct snapshot *s,
+                         const struct ledger_signer *signer) {
     out_open(b, NULL, '{');
     out_int(b, "v", 1);
     out_string(b, "source", s->source);
@@ -166,15 +180,17 @@ static void put_manifest(struct buf *b, const struct snapshot *s) {
     out_open(b, "drained", '[');
     for (size_t i = 0; i < s->n_drained; i++) out_string(b, NULL, s->drained[i]);
     out_close(b, ']');
+    if (signer) put_seal(b, signer);
     out_close(b, '}');
 }
 
-bool export_finish(const char *dir, const struct snapshot *s, struct buf *err) {
+bool export_finish(const char *dir, const struct snapshot *s, const struct ledger_signer *signer,
+                   struct buf *err) {
     struct buf b;
     FILE *f = open_in(dir, MANIFEST, "wxe");
     if (!f) return say_errno(err, "create", dir, MANIFEST);
     buf_init(&b, MANIFEST_MAX);
-    put_manifest(&b, s);
+    put_manifest(&b, s, signer);
     put_line(f, (struct str){b.p, b.n});
     buf_free(&b);
     return close_written(f) || say_errno(err, "write", dir, MANIFEST);
@@ -235,6 +251,60 @@ static bool read_manifest(const cJSON *root, struct snapshot *s) {
     return true;
 }
 
+/* The end of the text is the seal, byte for byte. */
+static bool read_seal(struct str text, struct manifest_seal *ret) {
+    static const char begin[] = ",\"hash\":\"";
+    const char *at = text.p;
+    for (const char *next = at;
+         (next = memmem(next, text.n - (size_t)(next - text.p), begin, sizeof begin - 1)); next++)
+        at = next;
+    struct parser r = {.start = text.p, .p = at, .end = text.p + text.n};
+    uint8_t hash[SHA256_LEN];
+    bool ok = parse_want(&r, ",\"hash\":") && parse_hash(&r, ret->hash) &&
+              parse_want(&r, ",\"sig\":") && parse_base64(&r, ret->sig, LEDGER_SIG_LEN) &&
+              parse_want(&r, ",\"key\":") && parse_key_id(&r, ret->key) && parse_want(&r, "}") &&
+              (r.p == r.end || (*r.p == '\n' && r.p + 1 == r.end));
+    if (ok) sha256(text.p, (size_t)(at - text.p), hash);
+    return ok && memcmp(hash, ret->hash, SHA256_LEN) == 0;
+}
+
+static void take_seal(const cJSON *root, struct str text, struct manifest_seal *ret) {
+    ret->any = cJSON_HasObjectItem(root, "hash") || cJSON_HasObjectItem(root, "sig") ||
+               cJSON_HasObjectItem(root, "key");
+    ret->intact = ret->any && read_seal(text, ret);
+}
+
+bool files_sealed(const struct snapshot *s, struct audit *a) {
+    const struct manifest_seal *seal = &s->seal;
+    const struct ledger_pubkey *key = seal->intact ? audit_key(a, seal->key) : NULL;
+    char text[200];
+    struct finding f = {.offset = -1, .place = {.name = MANIFEST, .offset = 1}, .text = text};
+    bool good = key && audit_trusts(a, seal->key) &&
+                ledger_pubkey_check(key, seal->hash, SHA256_LEN, seal->sig);
+    if (seal->any && !seal->intact) {
+        f.code = "manifest-altered";
+        snprintf(text, sizeof text, "its hash is not that of its bytes");
+    } else if (good || !audit_has_keys(a)) {
+        return good;
+    } else if (!seal->any) {
+        f.code = "manifest-unsigned";
+        f.note = true;
+        snprintf(text, sizeof text,
+                 "whoever could change the folder may have cut the ledger short, and told another "
+                 "time, other anchors and other waiting records");
+    } else if (key && audit_trusts(a, seal->key)) {
+        f.code = "manifest-bad-signature";
+        snprintf(text, sizeof text, "its signature is not key %s's", seal->key);
+    } else {
+        f.code = "manifest-unknown-key";
+        snprintf(text, sizeof text, "it is signed by key %s, which %s", seal->key,
+                 key ? "was replaced: export it again, with the new one"
+                     : "is not among those given");
+    }
+    audit_report(a, &f);
+    return false;
+}
+
 bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err) {
     struct buf text;
     struct snapshot s = {0};
@@ -243,6 +313,7 @@ bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err) {
     bool read = buf_file(&text, path) || say_errno(err, "read", dir, MANIFEST);
     cJSON *root = read ? cJSON_ParseWithLength(buf_cstr(&text), text.n) : NULL;
     bool ok = root && read_manifest(root, &s);
+    if (ok) take_seal(root, (struct str){text.p, text.n}, &s.seal);
     cJSON_Delete(root);
     buf_free(&text);
     free(path);

@@ -4,8 +4,8 @@
  *     unnamed.ndjson                 ledger records whose key names no partition
  *     anchors/2026/01/31/...json     the anchors as they were, under the names that they have in
  *                                    the group's folder (with ".2" added: another version)
- * The manifest is not signed: keep it where the ledger's writers can't change it, and a ledger that
- * was cut short can't hide that. One thread. */
+ * The manifest is signed where ledger.key is at hand. One that is not is to be kept where the
+ * ledger's writers can't change it, or a ledger that was cut short can hide that. One thread. */
 #ifndef RUNSINK_VERIFY_FILES_H
 #define RUNSINK_VERIFY_FILES_H
 
@@ -19,8 +19,17 @@ struct committed {
     struct meta meta;
 };
 
+/* How a manifest ends: SHA-256 of what stands before, a signature over that, and whose. */
+struct manifest_seal {
+    bool any;    /* it has one, */
+    bool intact; /* of the right form, and with the right hash */
+    uint8_t hash[SHA256_LEN], sig[LEDGER_SIG_LEN];
+    char key[LEDGER_KEY_ID_LEN + 1];
+};
+
 /* What was known when the ledger was read. */
 struct snapshot {
+    struct manifest_seal seal; /* as read */
     char source[TOPIC_MAX + 1];
     char group[201];
     char cluster[CLUSTER_MAX + 1]; /* empty: not known */
@@ -44,12 +53,16 @@ bool export_open(const char *dir, struct buf *err);
 bool export_entry(const char *dir, struct str key, struct str value, struct buf *err);
 /* name: a legal anchor's name. */
 bool export_anchor(const char *dir, const char *name, struct str value, struct buf *err);
-/* Writes the manifest, last of all. */
-bool export_finish(const char *dir, const struct snapshot *, struct buf *err);
+/* Writes the manifest, last of all; signed, unless the signer is NULL. */
+bool export_finish(const char *dir, const struct snapshot *, const struct ledger_signer *,
+                   struct buf *err);
 
 /* Reading: the manifest, then all files, each entry given to the audit. */
 bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err);
 bool files_audit(const char *dir, struct audit *, struct buf *err);
+/* What the manifest's seal is worth, once the audit knows the keys. Whether it is signed by one of
+ * them. */
+bool files_sealed(const struct snapshot *, struct audit *);
 /* Where an export's anchors are; the caller's to free. */
 char *files_anchors(const char *dir);
 

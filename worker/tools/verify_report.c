@@ -180,6 +180,7 @@ static void scope_json(struct buf *b, const struct audit *a, const struct audit_
     for (size_t i = 0; i < sums->n_keys; i++) out_string(b, NULL, sums->keys[i].id);
     out_close(b, ']');
     out_bool(b, "export", sums->folder);
+    if (sums->folder) out_bool(b, "manifest_signed", sums->manifest_signed);
     out_bool(b, "signatures", sums->keys_given);
     out_bool(b, "objects", sums->objects);
     out_bool(b, "records", sums->records);
@@ -215,7 +216,9 @@ static void scope_text(FILE *f, const struct audit *a, const struct audit_row *r
     char from[UTC_TEXT], to[UTC_TEXT];
     fprintf(f, "\nverified: group %s", SHOWN(sums->group));
     if (sums->cluster) fprintf(f, " of cluster %s", SHOWN(sums->cluster));
-    if (sums->folder) fputs(", an export, whose manifest says what the group had committed", f);
+    if (sums->folder)
+        fprintf(f, ", an export, whose manifest, %s, says what the group had committed",
+                sums->manifest_signed ? "signed" : "NOT SIGNED by a key that was given");
     if (sums->from_ms && utc_text(sums->from_ms / 1000, from)) fprintf(f, ", from %s", from);
     if (sums->to_ms && utc_text(sums->to_ms / 1000, to)) fprintf(f, ", to %s", to);
     for (size_t i = 0; i < sums->n_keys; i++)

@@ -29,6 +29,7 @@ struct report_sums {
     size_t n_keys;
     int64_t from_ms, to_ms; /* 0: all */
     bool folder;            /* an export: what the group had committed is the manifest's word */
+    bool manifest_signed;   /* by a key that is known */
     bool keys_given;
     bool objects; /* were fetched: */
     uint64_t objects_checked, objects_bytes;
