@@ -58,6 +58,37 @@ class Start(rig.Case):
         rig.await_("the change", 30, lambda: worker.says("log.level"), worker)
         self.assertEqual(0, worker.stop(), worker.tail())
 
+    def test_latest_when_offsets_are_lost(self):
+        """what the ledger does not know of the group is read from its first record: what came meanwhile is not passed over; a new group says what is"""
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        self.kafka.create(self.topic, 2)
+
+        def send(partition, name):
+            run = events.run({"type": "webhook", "url": f"{receiver.url}/{name}"}, id=name)
+            self.kafka.produce(self.topic, [(b"k", events.dump(run))], partition)
+        send(0, "old-0")
+        send(1, "old-1")
+        settings = self.settings(start="latest")
+        worker = self.worker(settings)
+        rig.await_("its beginning is committed", 30, lambda: self.kafka.committed(self.group, self.topic) == {0: 1, 1: 1}, worker)
+        self.assertSays("passed_over=2", worker)
+        send(0, "new-0")
+        self.until_settled(worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.forget()
+        send(1, "away-1")
+        worker = self.worker(settings)
+        rig.await_("what came meanwhile", 60, lambda: receiver.to("/away-1"), worker)
+        self.assertSays("partitions of which the ledger knows nothing are read from their first record", worker)
+        self.until_settled(worker)
+        self.assertEqual([0, 1, 1, 1], [len(receiver.to("/" + name)) for name in ("old-0", "new-0", "old-1", "away-1")])
+        self.assertEqual(0, worker.stop(), worker.tail())
+        worker = self.worker(self.settings(start="latest", ledger="false", group=self.group + "-b"))
+        rig.await_("it warns", 30, lambda: worker.says("with ledger = false nothing tells"), worker)
+        self.assertIn(" records=4", worker.text())
+        self.assertEqual(0, worker.stop(), worker.tail())
+
     def test_reload_of_what_is_no_file(self):
         """the configuration's place, or a secret's, is taken by a pipe that nobody writes into: the reload is refused, signals go on being taken"""
         self.kafka.create(self.topic, 1)

@@ -135,6 +135,18 @@ static bool set_offset(rd_kafka_topic_partition_list_t *to, const rd_kafka_topic
     return p->metadata != NULL;
 }
 
+/* Nobody knows where the group had come to there: not to its end, where events may have come since.
+ */
+static void tell_unknown(const struct beginning *b, const struct mark *marks) {
+    int64_t n = 0;
+    for (int i = 0; i < b->list->cnt; i++)
+        n += !marks[i].known && topic_find(b->sources, b->list->elems[i].topic);
+    if (n && b->cfg->start == CONFIG_START_LATEST)
+        log_warn("start = latest is for new groups: partitions of which the ledger knows nothing "
+                 "are read from their first record",
+                 LOG_S("group", b->cfg->group), LOG_I("partitions", n));
+}
+
 /* Offsets that the ledger knows of, into to. */
 static void recall(struct beginning *b, const struct mark *marks,
                    rd_kafka_topic_partition_list_t *to) {
@@ -158,7 +170,21 @@ static void recall(struct beginning *b, const struct mark *marks,
 
 /* ---- what a new group gets ---- */
 
+/* What a new group passes over; one whose offsets are lost, and of which no ledger tells, is taken
+ * for a new one. */
+static void tell_passed(const struct beginning *b, int64_t records) {
+    if (records && !b->cfg->ledger)
+        log_warn("start = latest: the group has no committed offsets, and passes over all that is "
+                 "there. If it had some, and they have expired (offsets.retention.minutes), events "
+                 "are lost: with ledger = false nothing tells",
+                 LOG_S("group", b->cfg->group), LOG_I("records", records));
+    else
+        log_info("start = latest: the group is new, and begins at the ends of its topics",
+                 LOG_S("group", b->cfg->group), LOG_I("passed_over", records));
+}
+
 static int pin_ends(struct beginning *b, rd_kafka_t *rk, rd_kafka_topic_partition_list_t *to) {
+    int64_t passed = 0;
     for (int i = 0; i < b->list->cnt; i++) {
         const rd_kafka_topic_partition_t *tp = &b->list->elems[i];
         int64_t low, high;
@@ -167,7 +193,9 @@ static int pin_ends(struct beginning *b, rd_kafka_t *rk, rd_kafka_topic_partitio
                                                (int)(b->end_ms - clock_ms(CLOCK_MONOTONIC)));
         if (code) return failed(b, "can't ask for the ends of the topics", code);
         if (!set_offset(to, tp, high, &(struct meta){0})) abort();
+        passed += high - low;
     }
+    tell_passed(b, passed);
     return EX_OK;
 }
 
@@ -197,6 +225,7 @@ static int begin_anew(struct beginning *b, rd_kafka_t *rk) {
                  "expired (offsets.retention.minutes) or were deleted, and are taken from the "
                  "ledger",
                  LOG_S("group", b->cfg->group), LOG_I("partitions", known));
+        tell_unknown(b, marks);
         recall(b, marks, to);
     } else if (rc == EX_OK && b->cfg->start == CONFIG_START_LATEST) {
         rc = pin_ends(b, rk, to);
