@@ -35,7 +35,7 @@ static struct partition *partition_new(struct lane *lane, const struct assigned 
     p->end = -1;
     p->special = INT64_MAX;
     p->before = p->high_stale = p->anew_at = -1;
-    p->broker_ms = INT64_MIN / 2;
+    broker_clock_begin(&p->broker);
     classify(lane, p);
     p->next = lane->partitions;
     lane->partitions = p;

@@ -6,6 +6,7 @@
 #include "worker/kafka/consumer.h"
 #include "worker/kafka/meta.h"
 #include "worker/kafka/retry.h"
+#include "worker/pipeline/broker_clock.h"
 #include "worker/pipeline/poison.h"
 #include "worker/pipeline/window.h"
 
@@ -60,8 +61,8 @@ struct partition {
     int64_t head_due_ms;               /* wall clock; 0: not known to wait */
     int64_t delay_ms;                  /* of a retry topic, by its name */
     int64_t filled_ms, filled_wall_ms; /* when the head was fetched, monotonic and wall clock */
-    int64_t broker_ms;                 /* the broker's clock less the monotonic one, at the least */
-    bool eof;                          /* the reader has reached the end of what is visible: */
+    struct broker_clock broker;
+    bool eof; /* the reader has reached the end of what is visible: */
     int64_t eof_at;
     int64_t held_ms, held_at; /* since when an open transaction has held that end, monotonic; 0 */
     /* Since when it can't be read, with the error, and when that is tried again; since when the

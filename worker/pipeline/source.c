@@ -125,19 +125,15 @@ static int64_t due_said(const struct fetched *message) {
 
 /* When the head of a retry partition is due, by this machine's clock. Whoever parked it has said so
  * by his own, which may be wrong. So it waits no longer than the topic's delay from the broker's
- * timestamp, by the broker's clock: that is now at least what the newest timestamp says that was
- * seen, and the time since. Where the topic carries the producer's, the delay counts from when we
- * read the record. */
+ * timestamp, by the broker's clock (broker_clock.h). Where the topic carries the producer's, the
+ * delay counts from when we read the record. */
 static int64_t due_of(const struct lane *lane, struct partition *p, const struct fetched *message) {
     bool by_broker;
     int64_t due = due_said(message), at = fetched_time_ms(message, &by_broker);
     feed_filled(p->feed, &p->filled_ms, &p->filled_wall_ms);
     int64_t most = p->filled_wall_ms + p->delay_ms;
-    if (by_broker) {
-        if (at - lane->now_ms > p->broker_ms) p->broker_ms = at - lane->now_ms;
-        int64_t broker_now = lane->now_ms + p->broker_ms;
-        most = at + p->delay_ms + lane->wall_ms - broker_now;
-    }
+    if (by_broker)
+        most = at + p->delay_ms + lane->wall_ms - broker_clock_hear(&p->broker, at, lane->now_ms);
     return due < most ? due : most;
 }
 
