@@ -1,4 +1,5 @@
-/* The broker's clock, by the timestamps of a retry topic: no record is due early for what the clock once showed. */
+/* The broker's clock, by the timestamps of a retry topic: no record is due early for what the clock
+ * once showed. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
