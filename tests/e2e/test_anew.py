@@ -12,6 +12,7 @@ from confluent_kafka import KafkaException
 
 import events
 import rig
+from confluent_kafka import Producer
 from receiver import Receiver
 
 SECOND_VERIFIER = Path(__file__).with_name("ledger_verifier.py")
@@ -156,6 +157,111 @@ class Anew(rig.Case):
         traced = rig.runsink("trace", "--json", "longer-1", "--config", worker.config)
         told = [json.loads(line)["outcomes"] for line in traced.stdout.splitlines()]
         self.assertEqual([1, 1], [len(outcomes) for outcomes in told], traced.stdout)
+
+    def send_of_old(self, *names, partition=0, age_s=3 * 86400):
+        """As send(), with the times of records that were written long ago: what a restored topic has, or a slow producer."""
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap})
+        sinks = {"type": "webhook", "url": self.receiver.url + "/hook"}, {"type": "file", "path": "acme"}
+        at = int(time.time() - age_s) * 1000
+        for number, (name, sink) in enumerate((name, sink) for name in names for sink in sinks):
+            producer.produce(self.topic, events.dump(events.run(sink, id=name)), b"k", partition, timestamp=at + number)
+        self.assertEqual(0, producer.flush(30))
+
+    def test_records_of_the_past(self):
+        """made anew while no worker runs, and filled beyond the old end with records of the past: times say that the group's offsets have
+        expired, the record at the old end says that this is another topic"""
+        for forget in (False, True):
+            with self.subTest(forget=forget):
+                self.topic, self.group = self.kafka.create(rig.unique("runs"), 2), rig.unique("group")
+                settings, prefix = self.settings(), f"past-{forget}"
+                worker = self.worker(settings)
+                self.fill_and_wait(worker, f"old-{forget}", 10)
+                self.assertEqual(0, worker.stop(), worker.tail())
+                self.delete()
+                self.make()
+                if forget:
+                    self.forget_group()
+                names = [f"{prefix}-{i:02}" for i in range(30)]
+                self.send_of_old(*names)
+                self.send_of_old(prefix + "-other", prefix + "-other2", prefix + "-other3", partition=1)
+                names = sorted([*names, *(prefix + other for other in ("-other", "-other2", "-other3"))])
+                worker = self.worker(settings)
+                rig.await_("all of the new one", 60, lambda: all(len(got) >= len(names) for got in self.got(prefix)), worker)
+                self.until_settled(worker)
+                self.assertEqual((names, names), self.got(prefix))
+                self.assertSays("made anew", worker)
+                self.assertEqual(0, worker.stop(), worker.tail())
+                self.assertSound(worker)
+
+    def test_a_marker_where_the_last_record_was(self):
+        """the new topic has no record at that offset: nothing of it is passed over"""
+        settings = self.settings()
+        send = lambda producer, *names: [producer.produce(
+            self.topic, events.dump(events.run({"type": "file", "path": "acme"}, id=name)), b"k", 0, timestamp=int(time.time() - 86400) * 1000)
+            for name in names]
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap})
+        send(producer, *(f"old-{i}" for i in range(10)))
+        producer.flush(30)
+        worker = self.worker(settings)
+        self.until_settled(worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.delete()
+        self.make()
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap, "transactional.id": rig.unique("t")})
+        producer.init_transactions(30)
+        names = [f"new-{i:02}" for i in range(20)]
+        for some in names[:9], names[9:]:  # the first one's marker is at offset 9
+            producer.begin_transaction()
+            send(producer, *some)
+            producer.commit_transaction(30)
+        worker = self.worker(settings)
+        rig.await_("all of the new one", 60, lambda: len(self.got("new-")[1]) >= len(names), worker)
+        self.assertEqual(names, self.got("new-")[1])
+        self.assertSays("made anew", worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_offsets_of_records_of_the_past_expire(self):
+        """the same topic, of records that were written long ago: nothing is delivered twice"""
+        settings = self.settings()
+        self.send_of_old(*(f"past-{i}" for i in range(10)))
+        worker = self.worker(settings)
+        self.until_settled(worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.forget_group()
+        self.send_of_old("more", age_s=2 * 86400)
+        worker = self.worker(settings)
+        rig.await_("the last one", 60, lambda: self.got("more") == (["more"], ["more"]), worker)
+        self.until_settled(worker)
+        self.assertEqual(([f"past-{i}" for i in range(10)],) * 2, self.got("past-"))
+        self.assertFalse(worker.says("made anew"), worker.tail())
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_retry_topic_with_records_of_the_past(self):
+        """a retry topic is deleted and restored otherwise, with its records' old times, while no worker runs: all that is in it is tried"""
+        settings = self.settings(retry__delays="1s", retry__window__webhook="30d")
+        retry = self.topic + ".retry.1s"
+        self.kafka.create(retry, 2)
+        worker = self.worker(settings)
+        self.park(worker, "through")
+        self.deliver(worker, "through")
+        was = self.kafka.consume(retry)[0]
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.delete(retry)
+        self.make(retry)
+        names = [f"past-{i:02}" for i in range(8)]
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap})
+        for number, name in enumerate(names):
+            self.receiver.play("/" + name, 200)
+            headers = {**was.headers, "runsink-origin": f"{self.topic}/{was.partition}/{1000 + number}"}
+            producer.produce(retry, was.value.replace(b"/through", b"/" + name.encode()), was.key, was.partition,
+                             timestamp=was.timestamp - 3 * 86400000 + number, headers=list(headers.items()))
+        self.assertEqual(0, producer.flush(30))
+        worker = self.worker(settings)
+        rig.await_("all of them", 60, lambda: all(self.receiver.to("/" + name) for name in names), worker)
+        rig.await_("nothing waits", 30, self.quiet, worker)
+        self.assertEqual([1] * len(names), [len(self.receiver.to("/" + name)) for name in names], worker.tail())
+        self.assertSays("made anew", worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
 
     def park(self, worker, *names):
         """Events that are parked, again and again until their path is played otherwise."""

@@ -48,10 +48,7 @@ static struct mark *mark_of(struct ledger_search *s, struct str topic, int32_t p
 static void take_entry(struct ledger_search *s, const struct ledger_entry *e) {
     if (!str_is(e->group, s->group)) return;
     struct mark *mark = mark_of(s, e->topic, e->partition);
-    if (!mark || (mark->known && e->seq < mark->seq)) return;
-    *mark =
-        (struct mark){.known = true, .seq = e->seq, .next = e->next, .settled_ms = e->settled_ms};
-    memcpy(mark->hash, e->hash, SHA256_LEN);
+    if (mark) mark_take(mark, e);
 }
 
 static void read_partition(struct ledger_search *s, const struct journal *j) {
@@ -64,14 +61,24 @@ static void read_partition(struct ledger_search *s, const struct journal *j) {
     }
 }
 
-/* Whether the topic was deleted and made anew since: all that is there is younger than the entry.
- */
+static enum mark_record record_of(const struct mark *mark, const struct journal *j) {
+    int64_t at = mark->last.offset;
+    if (!mark_tells(mark, j->low, j->high)) return MARK_UNKNOWN;
+    const struct slot *s = &j->slots[at];
+    if (s->compacted) return MARK_UNKNOWN; /* its topic is one of those that are */
+    if (journal_next(j, at) != at) return MARK_OTHER;
+    return ledger_last_is(&mark->last, at, s->time_ms, s->record->value) ? MARK_SAME : MARK_OTHER;
+}
+
 static bool is_older(const struct ledger_search *s, size_t i) {
     const struct mark *mark = &s->marks[i];
     const struct journal *j = journal_find(s->topics[i], s->partitions[i]);
     if (!mark->known || !j) return false;
-    if (mark->next > j->high) return true;
-    return journal_time(j, mark->settled_ms) == j->low && j->low < mark->next && j->low < j->high;
+    struct mark_place now = {.low = j->low,
+                             .high = j->high,
+                             .record = record_of(mark, j),
+                             .since = journal_time(j, mark->settled_ms)};
+    return mark_is_older(mark, &now);
 }
 
 static void read_all(struct ledger_search *s) {

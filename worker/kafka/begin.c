@@ -154,7 +154,7 @@ static void recall(struct beginning *b, const struct mark *marks,
         const rd_kafka_topic_partition_t *tp = &b->list->elems[i];
         bool anew = true;
         if (!marks[i].known) continue;
-        mark_is_older(b->rk, tp, &marks[i], &anew);
+        if (marks_older(b->rk, tp, &marks[i], &anew)) continue; /* its lane asks again */
         if (anew) {
             log_warn("the topic was made anew since the ledger's last entry: it is read from its "
                      "first record",

@@ -120,7 +120,7 @@ static bool compare(struct ledger_search *r) {
     for (int i = 0; i < r->list->cnt && !atomic_load(&r->stop); i++) {
         if (!r->marks[i].known) continue;
         rd_kafka_resp_err_t err =
-            mark_is_older(r->rk, &r->list->elems[i], &r->marks[i], &r->older[i]);
+            marks_older(r->rk, &r->list->elems[i], &r->marks[i], &r->older[i]);
         if (err) return fail(r, err);
     }
     return true;

@@ -1,7 +1,10 @@
 #include "worker/kafka/marks.h"
 
+#include <stdlib.h>
+
 #include "worker/kafka/client.h"
-#include "worker/ledger/entry.h"
+#include "worker/kafka/reader.h"
+#include "worker/kafka/topic_settings.h"
 
 #define TIMEOUT_MS 5000
 
@@ -21,31 +24,64 @@ void marks_take(const rd_kafka_topic_partition_list_t *list, const char *group,
     int at = -1;
     if (ledger_read(value, &arena, &e, &unused) && str_is(e.group, group))
         at = index_of(list, e.topic, e.partition);
-    if (at >= 0 && (!marks[at].known || e.seq >= marks[at].seq)) {
-        marks[at] =
-            (struct mark){.known = true, .seq = e.seq, .next = e.next, .settled_ms = e.settled_ms};
-        memcpy(marks[at].hash, e.hash, SHA256_LEN);
-    }
+    if (at >= 0) mark_take(&marks[at], &e);
     arena_free(&arena);
 }
 
-void mark_meta(const struct mark *mark, struct meta *ret) {
-    *ret = (struct meta){.seq = mark->seq + 1};
-    memcpy(ret->head, mark->hash, SHA256_LEN);
+/* Of a compacted topic a record may be gone, and the topic is the same. Where that can't be known
+ * (no right to DescribeConfigs) nothing is to be lost: what is delivered twice is the lesser harm.
+ */
+static bool is_compacted(rd_kafka_t *rk, const char *name) {
+    struct topic topic = {.name = (char *)(uintptr_t)name};
+    const struct topic_list one = {.v = &topic, .n = 1};
+    struct topic_settings settings;
+    struct buf unused;
+    buf_init(&unused, 1024);
+    bool asked = topic_settings_ask(rk, &one, TIMEOUT_MS, NULL, &settings, &unused);
+    buf_free(&unused);
+    return asked && settings.known && strstr(settings.cleanup_policy, "compact");
 }
 
-rd_kafka_resp_err_t mark_is_older(rd_kafka_t *rk, const rd_kafka_topic_partition_t *tp,
-                                  const struct mark *mark, bool *ret) {
-    int64_t low, high;
-    rd_kafka_resp_err_t err = client_ends(rk, tp->topic, tp->partition, &low, &high, TIMEOUT_MS);
-    if (err) return err;
+static rd_kafka_resp_err_t ask_record(rd_kafka_t *rk, const rd_kafka_topic_partition_t *tp,
+                                      const struct mark *mark, enum mark_record *ret) {
+    struct buf err;
+    buf_init(&err, 1024);
+    struct lookup *l = lookup_new(rk, TIMEOUT_MS);
+    rd_kafka_message_t *m = lookup_record(l, tp->topic, tp->partition, mark->last.offset, &err);
+    bool asked = err.n == 0;
+    bool same = m && ledger_last_is(&mark->last, m->offset, rd_kafka_message_timestamp(m, NULL),
+                                    reader_value(m));
+    if (asked)
+        *ret = same ? MARK_SAME : m || !is_compacted(rk, tp->topic) ? MARK_OTHER : MARK_UNKNOWN;
+    if (m) rd_kafka_message_destroy(m);
+    lookup_free(l);
+    buf_free(&err);
+    return asked ? RD_KAFKA_RESP_ERR_NO_ERROR : RD_KAFKA_RESP_ERR__TIMED_OUT;
+}
+
+/* The first record since the entry was settled. */
+static rd_kafka_resp_err_t ask_since(rd_kafka_t *rk, const rd_kafka_topic_partition_t *tp,
+                                     const struct mark *mark, int64_t *ret) {
     rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_t *first =
         rd_kafka_topic_partition_list_add(l, tp->topic, tp->partition);
     first->offset = mark->settled_ms;
-    bool beyond = mark->next > high;
-    if (!beyond) err = rd_kafka_offsets_for_times(rk, l, TIMEOUT_MS);
-    if (!err) *ret = beyond || (first->offset == low && low < mark->next && low < high);
+    rd_kafka_resp_err_t err = rd_kafka_offsets_for_times(rk, l, TIMEOUT_MS);
+    if (!err) err = first->err;
+    if (!err) *ret = first->offset;
     rd_kafka_topic_partition_list_destroy(l);
+    return err;
+}
+
+rd_kafka_resp_err_t marks_older(rd_kafka_t *rk, const rd_kafka_topic_partition_t *tp,
+                                const struct mark *mark, bool *ret) {
+    struct mark_place now = {.since = -1};
+    rd_kafka_resp_err_t err =
+        client_ends(rk, tp->topic, tp->partition, &now.low, &now.high, TIMEOUT_MS);
+    bool beyond = !err && mark->next > now.high;
+    if (!err && !beyond && mark_tells(mark, now.low, now.high))
+        err = ask_record(rk, tp, mark, &now.record);
+    if (!err && !beyond && now.record == MARK_UNKNOWN) err = ask_since(rk, tp, mark, &now.since);
+    if (!err) *ret = mark_is_older(mark, &now);
     return err;
 }

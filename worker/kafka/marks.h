@@ -11,9 +11,9 @@
  * one for each of the list. */
 void marks_take(const rd_kafka_topic_partition_list_t *, const char *group,
                 const rd_kafka_message_t *, struct mark *marks);
-/* Whether the topic was deleted and made anew since, which takes the group's offsets along: all
- * that is there now is younger than the entry. Blocks; ret is untouched on an error. */
-rd_kafka_resp_err_t mark_is_older(rd_kafka_t *, const rd_kafka_topic_partition_t *,
-                                  const struct mark *, bool *ret);
+/* mark_is_older(), by what the broker has. The handle is assigned nothing afterwards. Blocks, 5 s
+ * for each of five questions at most; ret is untouched on an error. */
+rd_kafka_resp_err_t marks_older(rd_kafka_t *, const rd_kafka_topic_partition_t *,
+                                const struct mark *, bool *ret);
 
 #endif

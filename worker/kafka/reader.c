@@ -16,7 +16,6 @@
 #define LOOK_EVERY 256 /* records between two looks at whether to stop */
 /* Offsets. A record this near is reached faster by reading on than by a new fetch. */
 #define LOOKUP_NEAR 2000
-#define LOOKUP_TIMEOUT_MS 15000
 
 static rd_kafka_t *consumer(const struct config *cfg, const char *group, const char *isolation,
                             struct buf *err) {
@@ -358,11 +357,13 @@ struct lookup {
     char topic[TOPIC_MAX + 1];
     int32_t partition;
     int64_t at; /* offset of the next record at the earliest; -1: nowhere */
+    int timeout_ms;
 };
 
-struct lookup *lookup_new(rd_kafka_t *rk) {
+struct lookup *lookup_new(rd_kafka_t *rk, int timeout_ms) {
     struct lookup *l = xcalloc(1, sizeof *l);
     l->rk = rk;
+    l->timeout_ms = timeout_ms;
     l->at = -1;
     return l;
 }
@@ -377,7 +378,7 @@ void lookup_free(struct lookup *l) {
 static bool held(struct lookup *l, const char *topic, int32_t partition, int64_t offset,
                  struct buf *err) {
     int64_t low, high;
-    rd_kafka_resp_err_t code = client_ends(l->rk, topic, partition, &low, &high, LOOKUP_TIMEOUT_MS);
+    rd_kafka_resp_err_t code = client_ends(l->rk, topic, partition, &low, &high, l->timeout_ms);
     if (code) return failed(err, "looking a record up: the ends", topic, code);
     return offset >= low && offset < high;
 }
@@ -403,7 +404,7 @@ rd_kafka_message_t *lookup_record(struct lookup *l, const char *topic, int32_t p
                                   int64_t offset, struct buf *err) {
     if (!move(l, topic, partition, offset, err)) return NULL;
     for (;;) {
-        rd_kafka_message_t *m = rd_kafka_consumer_poll(l->rk, LOOKUP_TIMEOUT_MS);
+        rd_kafka_message_t *m = rd_kafka_consumer_poll(l->rk, l->timeout_ms);
         if (!m || m->err) {
             if (!m || m->err != RD_KAFKA_RESP_ERR__PARTITION_EOF)
                 buf_printf(err, "looking up %s/%d@%lld: %s", topic, (int)partition,

@@ -66,7 +66,8 @@ double reader_progress(const struct reader *);
 /* Single records by their place: keeps reading where it is while that is near. NULL when the record
  * is not there any more (err empty) or can't be read. */
 struct lookup;
-struct lookup *lookup_new(rd_kafka_t *);
+#define LOOKUP_TIMEOUT_MS 15000 /* of each question, for commands */
+struct lookup *lookup_new(rd_kafka_t *, int timeout_ms);
 void lookup_free(struct lookup *);
 rd_kafka_message_t *lookup_record(struct lookup *, const char *topic, int32_t partition,
                                   int64_t offset, struct buf *err);

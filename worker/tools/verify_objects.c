@@ -40,7 +40,7 @@ struct accounts {
 static struct accounts *accounts_new(const struct config *cfg, rd_kafka_t *rk) {
     struct accounts *a = xcalloc(1, sizeof *a);
     a->cfg = cfg;
-    a->lookup = lookup_new(rk);
+    a->lookup = lookup_new(rk, LOOKUP_TIMEOUT_MS);
     return a;
 }
 

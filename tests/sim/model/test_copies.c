@@ -52,6 +52,56 @@ static void test_the_ledger_is_searched(void **state) {
     ledger_search_free(s);
 }
 
+/* An entry that says what record 6 was. */
+static void put_entry_of(struct str value, int64_t time_ms) {
+    static const uint8_t rules[LEDGER_RULES_LEN];
+    const struct ledger_maker maker = {"c", rules};
+    struct ledger_last last = {.offset = 6, .timestamp_ms = time_ms};
+    struct buf bytes;
+    uint8_t hash[SHA256_LEN];
+    sha256(value.p, value.n, last.sha256);
+    struct ledger_window w = {.maker = &maker,
+                              .last = &last,
+                              .group = "g",
+                              .topic = "in",
+                              .partition = 1,
+                              .next = 7,
+                              .opened_ms = WORLD_EPOCH_MS,
+                              .settled_ms = WORLD_EPOCH_MS + 1000};
+    buf_init(&bytes, 65536);
+    assert_true(ledger_encode(&w, NULL, &bytes, hash));
+    broker_produce("in.ledger", 0, str_c(NULL), (struct str){bytes.p, bytes.n}, NULL, 0, 0);
+    buf_free(&bytes);
+}
+
+static bool search_says_older(void) {
+    static const struct ledger_place places[] = {{"in", 1}};
+    struct config cfg = {.group = (char *)(uintptr_t) "g"};
+    const char *error;
+    bool older = false;
+    struct ledger_search *s = ledger_search_new(&cfg, "in", places, 1, 0, NULL);
+    run(5000);
+    assert_int_equal(ledger_search_state(s, &error), LEDGER_SEARCH_DONE);
+    assert_non_null(ledger_search_mark(s, "in", 1, &older));
+    ledger_search_free(s);
+    return older;
+}
+
+/* The record tells, whatever its time is: by times of the past it would be one that was read. */
+static void test_another_topic_of_the_past(void **state) {
+    (void)state;
+    struct broker_record r;
+    broker_make_topic("in.ledger", 1);
+    for (int i = 0; i < 9; i++) produce(1, i == 6 ? "it" : "a");
+    assert_true(broker_read("in", 1, 6, &r) && r.offset == 6);
+    put_entry_of(str_c("it"), r.time_ms);
+    assert_false(search_says_older());
+    broker_make_anew("in");
+    for (int i = 0; i < 9; i++)
+        broker_produce("in", 1, str_c(NULL), str_c("it"), NULL, 0, WORLD_EPOCH_MS - 1000000);
+    assert_true(search_says_older());
+}
+
 /* ---- fleets ---- */
 
 /* Each record of "in" is copied to "out", which a transaction does together with the offset. */
@@ -211,9 +261,8 @@ static void test_a_seed_makes_one_run(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_the_ledger_is_searched),
-        TEST(test_each_record_once),
-        TEST(test_a_broken_rule_shows),
+        TEST(test_the_ledger_is_searched), TEST(test_another_topic_of_the_past),
+        TEST(test_each_record_once),       TEST(test_a_broken_rule_shows),
         TEST(test_a_seed_makes_one_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
