@@ -138,7 +138,7 @@ class Ledger(rig.Case):
         self.assertEqual((0, "sound\n"), self.second_opinion(folder))
         done = rig.runsink("verify", "--key", self.public, str(folder))
         self.assertEqual(0, done.returncode, done.stdout.decode())
-        self.assertIn(f"verified: group {self.group}, an export", done.stdout.decode())
+        self.assertIn(f"verified: group {self.group} of cluster {scope['cluster']}, an export", done.stdout.decode())
         self.assertIn("not verified: objects (--objects),", done.stdout.decode())
         return runs
 
