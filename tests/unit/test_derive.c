@@ -49,10 +49,8 @@ static void begin(struct world *w, const char *const *settings) {
         .source = SOURCE, .group = "g", .report = watch, .context = w};
     w->audit = audit_new(&opts);
     w->derive = derive_new(w->cfg, w->audit);
-    w->entry = (struct ledger_entry){.form = 1,
-                                     .topic = STR(SOURCE),
-                                     .version = STR(RUNSINK_VERSION),
-                                     .groups = w->groups};
+    w->entry = (struct ledger_entry){
+        .form = 1, .topic = STR(SOURCE), .version = STR(RUNSINK_VERSION), .groups = w->groups};
 }
 
 static void end(struct world *w) {
@@ -209,8 +207,10 @@ static void object_of(struct world *w, const char *text, int n, bool right, char
  * from before are found, too. */
 static void test_other_libzstd(void **state) {
     (void)state;
-    static const char *const settings[] = {"archive", "batch", "batch.compression", "zstd",
-                                           "key.batch", "{prefix}{topic}-{partition}-{first}-{next}.ndjson", NULL};
+    static const char *const settings[] = {
+        "archive", "batch",     "batch.compression",
+        "zstd",    "key.batch", "{prefix}{topic}-{partition}-{first}-{next}.ndjson",
+        NULL};
     char *text = run_to(FOLDER("acme")), *redacted = run_to(FOLDER("[REDACTED]"));
     for (int known = 0; known < 2; known++) {
         struct world w;
