@@ -292,6 +292,22 @@ static void test_places(void **state) {
     }
 }
 
+/* The second delay's entry is read before the first one's: the story is not over between them, be
+ * it one of a topic that was made anew. */
+static void test_made_anew_in_another_order(void **state) {
+    (void)state;
+    enum { TEN = RETRY, OTHER = RETRY + 1 };
+    struct story s;
+    story_begin(&s, NULL);
+    snprintf(s.w.chains[OTHER].topic, TOPIC_MAX, WORLD_SOURCE ".retry.20s");
+    story_tell(&s, 0, LEDGER_DELIVERED, 0, 3, 0);
+    world_anew(&s.w, 0, 0);
+    tell_one(&s, &(struct told){OTHER, LEDGER_DELIVERED, 0, 0});
+    tell_one(&s, &(struct told){0, LEDGER_PARKED, "10s", 0});
+    tell_one(&s, &(struct told){TEN, LEDGER_PARKED, "20s", 0});
+    story_end(&s, "made-anew", 0, NULL, 0);
+}
+
 /* It waits where it was parked by the last entry of its story, whichever was read last. */
 static void test_vanished_whatever_is_read_first(void **state) {
     (void)state;
@@ -996,6 +1012,7 @@ int main(void) {
         cmocka_unit_test(test_redriven_to_the_source),
         cmocka_unit_test(test_discarded),
         cmocka_unit_test(test_places),
+        cmocka_unit_test(test_made_anew_in_another_order),
         cmocka_unit_test(test_vanished_whatever_is_read_first),
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_clusters),

@@ -90,7 +90,7 @@ static void origin_settle(struct table *origins, struct origin_tally *t, uint64_
                           bool partial) {
     if (t->final != origin_lives(t, lives) || t->dead != t->redriven || origin_pending(t) != 0)
         return;
-    if (!partial && (!t->opened || (t->place && lives == 1))) return;
+    if (!partial && (!t->opened || t->place)) return;
     table_remove(origins, &t->node);
     free(t);
 }
