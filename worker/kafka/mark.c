@@ -10,6 +10,7 @@ static void take_last(struct mark *mark, const struct ledger_entry *e) {
 
 void mark_take(struct mark *mark, const struct ledger_entry *e) {
     take_last(mark, e);
+    if (e->anew && mark->era < e->seq + 2) mark->era = e->seq + 2;
     if (mark->known && e->seq < mark->seq) return;
     mark->known = true;
     mark->seq = e->seq;
@@ -29,6 +30,6 @@ bool mark_is_older(const struct mark *mark, const struct mark_place *now) {
 }
 
 void mark_meta(const struct mark *mark, struct meta *ret) {
-    *ret = (struct meta){.seq = mark->seq + 1};
+    *ret = (struct meta){.seq = mark->seq + 1, .era = mark->era};
     memcpy(ret->head, mark->hash, SHA256_LEN);
 }

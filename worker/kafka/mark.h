@@ -1,5 +1,8 @@
 /* Where the ledger's last entry of a partition ends, and which record was read there. Pure; any
- * thread. */
+ * thread.
+ *
+ * The era of a topic that was made anew (meta.h) is one more than the number of entries with the
+ * one that says so. */
 #ifndef RUNSINK_MARK_H
 #define RUNSINK_MARK_H
 
@@ -8,7 +11,7 @@
 
 struct mark {
     bool known;
-    uint64_t seq;
+    uint64_t seq, era;
     int64_t next, settled_ms;
     uint8_t hash[SHA256_LEN];
     bool has_last; /* an entry of the topic as it was then says what its newest record was: */
