@@ -18,7 +18,8 @@
 #define LOOKUP_NEAR 2000
 
 static rd_kafka_t *consumer(const struct config *cfg, const char *group, const char *isolation,
-                            const char *ahead_kb, struct buf *err) {
+                            struct buf *err) {
+    /* Many partitions may be read at once: little is read ahead for each. */
     const char *const extra[] = {"group.id",
                                  group,
                                  "enable.partition.eof",
@@ -26,7 +27,7 @@ static rd_kafka_t *consumer(const struct config *cfg, const char *group, const c
                                  "auto.offset.reset",
                                  "earliest",
                                  "queued.max.messages.kbytes",
-                                 ahead_kb,
+                                 "1024",
                                  "isolation.level",
                                  isolation,
                                  NULL};
@@ -37,17 +38,11 @@ static rd_kafka_t *consumer(const struct config *cfg, const char *group, const c
 }
 
 rd_kafka_t *reader_consumer(const struct config *cfg, const char *group, struct buf *err) {
-    /* Many partitions may be read at once: little is read ahead for each. */
-    return consumer(cfg, group, "read_committed", "1024", err);
-}
-
-rd_kafka_t *reader_consumer_ahead(const struct config *cfg, const char *group, struct buf *err) {
-    /* A full queue is filled again on a tick of a second. */
-    return consumer(cfg, group, "read_committed", "32768", err);
+    return consumer(cfg, group, "read_committed", err);
 }
 
 rd_kafka_t *reader_consumer_raw(const struct config *cfg, const char *group, struct buf *err) {
-    return consumer(cfg, group, "read_uncommitted", "1024", err);
+    return consumer(cfg, group, "read_uncommitted", err);
 }
 
 struct stream {

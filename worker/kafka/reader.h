@@ -13,10 +13,6 @@
  * for. NULL with a message in err. The caller destroys it with rd_kafka_destroy(). */
 rd_kafka_t *reader_consumer(const struct config *, const char *group, struct buf *err);
 
-/* The same for READER_ANY alone, of whole topics: it reads up to 32 MiB ahead, so that it need not
- * wait. */
-rd_kafka_t *reader_consumer_ahead(const struct config *, const char *group, struct buf *err);
-
 /* The same, but one that sees open and aborted transactions too: the ends that it is told are those
  * of what was written, not of what can be read. */
 rd_kafka_t *reader_consumer_raw(const struct config *, const char *group, struct buf *err);

@@ -73,7 +73,7 @@ static void no_commit_yet(const struct lane *lane, struct partition *p) {
 void assignment_begin(struct partition *p, int64_t offset) {
     p->begins = false;
     p->committed = offset;
-    p->pin = p->before >= 0 || p->is_new;
+    p->pin = p->recall == RECALL_NONE; /* else once it is known what the ledger has */
     windows_init(&p->windows, offset, NULL, 0);
 }
 
@@ -83,7 +83,7 @@ void assignment_anew(struct lane *lane, struct partition *p, int64_t low) {
     log_error("the topic was deleted and made anew: it is read from its first record",
               LOG_S("topic", p->topic), LOG_I("partition", p->id),
               LOG_I("read_to", partition_at(p)), LOG_I("first", low));
-    if (!p->pin) p->before = p->committed;
+    if (p->before < 0) p->before = p->committed;
     p->committed = low;
     p->pin = true;
     p->durable = false;
@@ -92,6 +92,11 @@ void assignment_anew(struct lane *lane, struct partition *p, int64_t low) {
     p->unsure_ms = p->astray_ms = p->beyond_ms = 0;
     p->shrunk = p->vanished = false;
     p->anew_at = -1;
+    if (p->end >= 0) p->end = low; /* what was there at the start of --until-end is gone */
+    caution_set(lane, p, CAUTION_NONE);
+    p->suspect = (struct claim){0};
+    p->want = caution_anew(lane, p);
+    caution_look_ahead(lane, p, low);
     p->opened_ms = 0;
     p->high_seen = -1;
     p->high_stale = vitals_high(p);
@@ -168,6 +173,10 @@ bool assignment_is_sure(const struct lane *lane, struct partition *p, int64_t si
     if (!p->doubts) p->doubts = 1;
     ask_in_doubt(lane, p);
     return false;
+}
+
+void assignment_sure(struct partition *p, int64_t asked_ms) {
+    if (p->sure_ms < asked_ms) p->sure_ms = asked_ms;
 }
 
 /* A commit that is gone while we are a member went with its topic. Asked twice: it is not to be

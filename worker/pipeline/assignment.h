@@ -25,6 +25,8 @@ void assignment_prove(const struct lane *, struct partition *, int64_t next);
 /* Whether what was committed was there when the broker was asked at this time or later, so that
  * what was fetched before is of the topic that was read so far. If not it is asked. */
 bool assignment_is_sure(const struct lane *, struct partition *, int64_t since_ms);
+/* It was there when somebody else asked. */
+void assignment_sure(struct partition *, int64_t asked_ms);
 /* The topic may have been made anew: its partitions' commits are looked for. */
 void assignment_doubt(struct lane *, const char *topic);
 /* The topic was made anew: reads from there, its first record. Nothing may be unsettled. */

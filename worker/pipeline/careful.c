@@ -94,7 +94,8 @@ void careful_leave(struct lane *lane) {
     atomic_compare_exchange_strong(&lane->shared->token, &mine, 0);
 }
 
-/* Whether it is durable that this is alone in work; sees to it otherwise. */
+/* Whether it is durable that this is alone in work; sees to it otherwise. What was read of a topic
+ * that is gone is read by nobody again, and nothing may be committed of it. */
 static bool note(struct partition *p, enum alone alone, int64_t first, int64_t next) {
     const struct claim *c = &p->meta.claim, *s = &p->suspect;
     bool again = s->alone == alone && s->first == first && s->next == next;
@@ -106,7 +107,8 @@ static bool note(struct partition *p, enum alone alone, int64_t first, int64_t n
     p->want.first = first;
     p->want.next = next;
     p->want.tries = tries;
-    return false;
+    if (p->vanished) p->meta.claim = p->want;
+    return p->vanished;
 }
 
 /* How many records, of so many from here on, one note may stand for. */

@@ -84,6 +84,11 @@ void caution_end(struct lane *lane, struct partition *p) {
     p->want = (struct claim){.taken = 1, .reader = p->want.reader};
 }
 
+struct claim caution_anew(const struct lane *lane, const struct partition *p) {
+    bool mine = p->want.taken && p->want.reader == lane->shared->me;
+    return mine ? (struct claim){.taken = 1, .reader = p->want.reader} : (struct claim){0};
+}
+
 void caution_settled(struct lane *lane, struct partition *p, int64_t records) {
     if (p->caution == CAUTION_NONE) return;
     lane->again = true;

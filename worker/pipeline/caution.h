@@ -26,6 +26,8 @@ struct outcome caution_poisoned(struct lane *, const struct partition *, int64_t
                                 uint32_t records);
 bool caution_may_send(const struct delivery *); /* else it is deferred */
 bool caution_waits(const struct window *);      /* only for deliveries that were deferred */
+/* What the metadata says of who reads, once the topic is another one. */
+struct claim caution_anew(const struct lane *, const struct partition *);
 void caution_settled(struct lane *, struct partition *, int64_t records);
 /* All that the dead readers had in work is settled. */
 void caution_end(struct lane *, struct partition *);

@@ -350,17 +350,31 @@ static bool name_batch(struct window *w, struct delivery *d, struct key_places *
     return ok;
 }
 
-void delivery_flush(struct window *w) {
+static void name_batches(struct window *w, void (*send)(struct delivery *)) {
     struct key_places *places = key_places_new(w->groups.n);
     for (struct delivery *d = w->deliveries; d; d = d->next_in_window) {
         if (d->state != DELIVERY_NEW || !d->batched || d->expected) continue;
         if (name_batch(w, d, places))
-            delivery_send(d);
+            send(d);
         else
             end_delivery(d);
     }
     key_places_free(places);
     w->sealed_ms = w->lane->now_ms; /* patience counts from here */
+}
+
+void delivery_flush(struct window *w) {
+    name_batches(w, delivery_send);
+}
+
+static void park(struct delivery *d) {
+    struct outcome o = outcome_fail(VERDICT_RETRY, FAULT_NONE, "cancelled", "its topic is gone");
+    o.uncounted = true;
+    delivery_refuse(d, &o);
+}
+
+void delivery_park(struct window *w) {
+    name_batches(w, park);
 }
 
 void delivery_send_incomplete(struct window *w) {

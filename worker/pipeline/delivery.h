@@ -90,6 +90,8 @@ void delivery_collect_again(struct window *, struct record *, struct destination
 void delivery_leave_batch(struct window *, const struct retry *);
 /* batch mode, once the window's end is durable: names the objects and sends all. */
 void delivery_flush(struct window *);
+/* Instead: parks them all. */
+void delivery_park(struct window *);
 /* Sends the batches that lack members: for a retry partition whose reader has passed everything
  * (members are visible all at once, so what is not there now never comes). */
 void delivery_send_incomplete(struct window *);

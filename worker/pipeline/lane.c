@@ -59,8 +59,13 @@ static size_t read_partition(struct lane *lane, struct partition *p, size_t most
     size_t n = 0;
     bool large = false;
     struct feed_head head;
-    if (!p->claimed && (recall_waits(lane, p) || !careful_claim(lane, p))) return 0;
+    if (!p->claimed && recall_waits(lane, p)) return 0;
     if (proof_waits(lane, p)) return 0;
+    if (!p->claimed && !careful_claim(lane, p)) return 0;
+    if (!p->durable && !p->vanished && !lane->cfg->broker_forgets) {
+        source_peek(lane, p, &head); /* where it begins is found out, and committed */
+        return 0;
+    }
     if (p->caution != CAUTION_NONE) careful_tick(lane, p);
     if (p->caution == CAUTION_CAREFUL) return 0;
     place_topic(&lane->place, p->topic, p->id);
@@ -136,6 +141,8 @@ static int64_t sleep_ms(const struct lane *lane) {
             sooner(&timeout, STANDING_MS);
         }
         if (!p->loaded || p->doubts) sooner(&timeout, 200);
+        if (p->doubts && lane->now_ms < p->filled_ms + SOURCE_SURE_MS)
+            sooner_at(&timeout, p->filled_ms + SOURCE_SURE_MS, lane->now_ms);
     }
     if (lane->standing) sooner(&timeout, STANDING_MS);
     if (!lane->settlement && !lane->stale && settlement_due(lane))
@@ -301,7 +308,7 @@ static void turn(struct lane *lane) {
 static bool is_settled(const struct lane *lane, bool (*of)(const struct partition *, void *),
                        void *ctx) {
     for (const struct partition *p = lane->partitions; p; p = p->next)
-        if (p->loaded && (!of || of(p, ctx)) &&
+        if (p->loaded && (!of || of(p, ctx)) && !partition_begins_unproven(p) &&
             (p->windows.count || p->pin || !claim_same(&p->want, &p->meta.claim)))
             return false;
     return true;

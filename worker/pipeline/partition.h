@@ -32,9 +32,8 @@ struct partition {
     bool begins;     /* nothing is committed: it starts with the first record there is */
     bool left;       /* by lane_finish(): what is open belongs to the next owner */
     int64_t seek_ms; /* when to try the position again; 0: no need */
-    bool is_new;     /* nothing is committed, nor has the ledger a chain */
-    bool pin; /* where it begins is to be durable: it is new, or its topic was made anew, and */
-    int64_t before; /* this is where the chain of the old one ends; -1: it has none */
+    bool pin; /* where it begins is to be durable before it is read: it is new, or its topic */
+    int64_t before; /* was made anew, and this is where the old one's chain ends; -1: it has none */
     enum recall_state recall;
     enum proof_state proof;
     bool proof_far;               /* it is not near the ledger's end */
@@ -98,6 +97,11 @@ void partition_name(const struct partition *, char ret[PARTITION_NAME_MAX]);
 /* It is not known yet whether its chain ends with an entry of ours (proof.c). */
 static inline bool partition_unproven(const struct partition *p) {
     return p->proof == PROOF_WANTED || p->proof == PROOF_ASKED;
+}
+/* An entry is to say that its topic was made anew, and waits until that is known: it would not be
+ * signed. */
+static inline bool partition_begins_unproven(const struct partition *p) {
+    return p->pin && p->before >= 0 && partition_unproven(p);
 }
 /* Whether its entries are signed, and its head for an anchor. */
 static inline bool partition_signs(const struct partition *p) {

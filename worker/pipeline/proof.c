@@ -31,7 +31,7 @@ static void failed(struct lane *lane, const char *error) {
 /* Something is to be settled soon. */
 static bool has_work(struct lane *lane, struct partition *p) {
     struct feed_head head;
-    return p->seek_ms || source_peek(lane, p, &head);
+    return p->seek_ms || partition_begins_unproven(p) || source_peek(lane, p, &head);
 }
 
 static void want(struct heads *heads, const struct partition *p) {

@@ -18,6 +18,7 @@
 #include "worker/pipeline/assignment.h"
 #include "worker/pipeline/lane.h"
 #include "worker/pipeline/source.h"
+#include "worker/pipeline/vitals.h"
 
 #define AGAIN_MS 5000
 
@@ -101,6 +102,9 @@ bool recall_waits(struct lane *lane, struct partition *p) {
 static void go_on_anew(struct partition *p, const struct mark *mark) {
     mark_meta(mark, &p->meta);
     p->before = mark->next;
+    p->shrunk = false; /* an end that was told before may be the old one's */
+    p->high_seen = -1;
+    p->high_stale = vitals_high(p);
     p->pin = !p->begins; /* else as soon as it is known where */
     log_warn("the topic was deleted and made anew: it is read from its first record, and the "
              "ledger says so",
@@ -124,10 +128,7 @@ static void apply(struct lane *lane, struct partition *p, enum ledger_search_sta
                                   ? ledger_search_mark(lane->recall, p->topic, p->id, &older)
                                   : NULL;
     p->recall = state == LEDGER_SEARCH_FAILED ? RECALL_WANTED : RECALL_NONE;
-    if (state == LEDGER_SEARCH_DONE && !mark) {
-        p->is_new = true;
-        p->pin = !p->begins;
-    }
+    if (p->recall == RECALL_NONE && !mark) p->pin = !p->begins;
     if (!mark) return;
     if (older)
         go_on_anew(p, mark);

@@ -115,7 +115,7 @@ static bool goes_over(const struct partition *p) {
 /* A complete batch window waits while the next one is filling, and is settled in the transaction
  * that makes the next one's end durable. So in steady state each window takes one transaction. */
 static bool is_due(const struct lane *lane, const struct partition *p) {
-    if (!p->loaded) return false;
+    if (!p->loaded || partition_begins_unproven(p)) return false;
     if (p->vanished) return goes_over(p);
     if (p->pin || has_undeclared(p) || !claim_same(&p->want, &p->meta.claim)) return true;
     if (!settleable(p)) return false;
@@ -491,6 +491,7 @@ static void add_part(struct lane *lane, struct settlement *j, struct partition *
     char problem[TOPIC_MAX + 160];
     bool claim = !claim_same(&p->want, &p->meta.claim);
     if (p->vanished ? !goes_over(p) : !k && !boundary && !p->pin && !claim) return;
+    if (partition_begins_unproven(p)) return;
     struct part c = {.serial = p->serial, .windows = k, .meta = p->meta, .offset = p->committed};
     if (p->pin && p->before >= 0)
         c.anew += add_anew(lane, job, p, p->before, p->committed, &c.meta);
@@ -512,8 +513,9 @@ static void add_part(struct lane *lane, struct settlement *j, struct partition *
     if (c.over) {
         c.anew += add_anew(lane, job, p, c.offset, p->anew_at, &c.meta);
         c.offset = p->anew_at;
+        c.meta.n_ends = 0; /* those that are not open yet are the old topic's */
     }
-    c.meta.claim = p->want;
+    c.meta.claim = c.over ? caution_anew(lane, p) : p->want;
     char text[META_MAX + 1];
     if (!meta_encode(&c.meta, text)) {
         snprintf(problem, sizeof problem,
@@ -586,7 +588,10 @@ static void apply(struct lane *lane, struct partition *p, const struct part *c) 
     if (c->over) assignment_anew(lane, p, c->offset);
     p->committed = c->offset;
     p->pin = false;
+    /* What was fetched before the first commit may be of a topic that was made anew since. */
+    bool first = !p->durable && !lane->cfg->broker_forgets && !p->windows.count;
     p->durable = !lane->cfg->broker_forgets;
+    if (first) assignment_move(p, partition_at(p));
     p->before = -1;
     p->meta = c->meta;
     int64_t last = c->meta.n_ends ? c->meta.ends[c->meta.n_ends - 1] : 0;
@@ -680,6 +685,7 @@ static void finish(struct lane *lane, struct settlement *j) {
         for (size_t i = 0; i < j->n; i++) {
             struct partition *p = partition_find(lane, j->parts[i].serial);
             if (p) apply(lane, p, &j->parts[i]);
+            if (p) assignment_sure(p, j->since_ms); /* what it followed was looked for */
         }
         return;
     }

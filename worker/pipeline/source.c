@@ -11,7 +11,9 @@
 
 #define SEEK_AGAIN_MS 1000
 #define REREAD_MS 10000
-#define SURE_MS 200
+/* A look is as good for what is fetched so much later: no topic is deleted, made anew and filled in
+ * a moment. */
+#define SURE_FOR_MS 1000
 
 /* ---- reading ---- */
 
@@ -51,7 +53,8 @@ static bool is_anew(struct lane *lane, const struct partition *p, int64_t low, i
 
 /* What was read of a topic that is gone is settled in one transaction with the new one's beginning:
  * an offset of the old one must not stand there for a moment, or the next owner reads on from it.
- * What is read then does not come again, so ends of windows need not be durable. */
+ * What no end was declared of is parked in it, unsent: a member that was put out meanwhile, and
+ * finds that by the transaction alone, would send another window than the next owner did. */
 static void end_windows(struct lane *lane, struct partition *p) {
     if (windows_open(&p->windows)) {
         lane_restart(lane, "a topic was deleted inside a batch that must stay whole");
@@ -60,7 +63,7 @@ static void end_windows(struct lane *lane, struct partition *p) {
     for (struct window *w = p->windows.oldest; w; w = w->newer) {
         if (w->declared || !w->batched) continue;
         w->declared = true;
-        delivery_flush(w);
+        delivery_park(w);
     }
 }
 
@@ -151,17 +154,19 @@ static void take_end(struct lane *lane, struct partition *p, int64_t offset) {
     windows_passed(&p->windows, offset);
 }
 
-/* A retry topic that was deleted and made anew may have been filled past the old one's end before
- * it was looked at. If such a record is taken, nothing is lost, since its settlement looks too; but
- * it comes once more, and its origin has one outcome too many. A slow coordinator makes no retry
- * late for that. */
+/* A topic that was deleted and made anew may have been filled past where we read before it was
+ * looked at. If such a record is taken, nothing is lost, since its settlement looks too; but it
+ * comes once more: into a second batch, or as a second outcome of what was parked. So what was
+ * fetched waits for a look: of a retry topic the first record beyond an end that was reached, of a
+ * source all that came more than SURE_FOR_MS after the last look, and each settlement is one. A
+ * slow coordinator makes nothing late for that. */
 static bool is_of_old(const struct lane *lane, struct partition *p) {
-    int64_t filled_ms, unused;
-    feed_filled(p->feed, &filled_ms, &unused); /* one look serves all that was there by then */
-    bool told = p->doubts > 1;                 /* once that it is gone */
-    p->at_first =
-        !assignment_is_sure(lane, p, filled_ms) && (told || lane->now_ms - filled_ms < SURE_MS);
-    return !p->at_first;
+    feed_filled(p->feed, &p->filled_ms, &p->filled_wall_ms); /* one look serves all of these */
+    int64_t since_ms = p->filled_ms - (p->kind == PARTITION_SOURCE ? SURE_FOR_MS : 0);
+    if (assignment_is_sure(lane, p, since_ms)) return true;
+    bool told = p->doubts > 1; /* once that it is gone */
+    bool slow = p->doubting && lane->now_ms - p->asked_ms >= SOURCE_SURE_MS;
+    return !told && (slow || lane->now_ms - p->filled_ms >= SOURCE_SURE_MS);
 }
 
 /* Whether the message that comes next may be taken now. */
@@ -169,8 +174,9 @@ static bool take_head(struct lane *lane, struct partition *p, const struct feed_
     if (p->unreadable_ms) vitals_readable(lane, p);
     if (p->begins) assignment_begin(p, head->offset);
     windows_passed(&p->windows, head->offset); /* a replayed one may have lost its last records */
+    if ((p->at_first || p->kind == PARTITION_SOURCE) && !is_of_old(lane, p)) return false;
+    p->at_first = false;
     if (p->kind == PARTITION_SOURCE) return true;
-    if (p->at_first && !is_of_old(lane, p)) return false;
     p->head_due_ms = due_of(lane, p, head->message);
     return !is_early(lane, p);
 }

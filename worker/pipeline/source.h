@@ -8,6 +8,10 @@
 struct lane;
 struct partition;
 
+/* The first record beyond an end that was reached waits for so long to be known for one of the same
+ * topic. */
+#define SOURCE_SURE_MS 200
+
 bool source_open(struct lane *, struct buf *err);
 void source_close(struct lane *); /* leaves the group */
 void source_free(struct lane *);  /* the consumer, once no message of its is held any more */

@@ -537,7 +537,7 @@ static void compare_last(struct audit *a, const rd_kafka_message_t *m, const cha
 
 static bool read_topic_records(struct verify *v, const struct topic *t, bool retry, struct audit *a,
                                struct report_sums *sums) {
-    struct reader *r = reader_new(v->rereader, READER_ANY);
+    struct reader *r = reader_new(v->rk, READER_ANY);
     bool ok = reader_add_topic(r, t, NULL, &v->err);
     uint64_t *before = xcalloc((size_t)t->partitions + 1, sizeof *before);
     rd_kafka_message_t *m;
@@ -652,7 +652,7 @@ static int verify_source(struct verify *v, const char *source) {
 static bool open_consumers(struct verify *v) {
     v->rk = reader_consumer(v->cfg, v->group, &v->err);
     if (v->rk && v->objects) v->lookup = reader_consumer(v->cfg, v->group, &v->err);
-    if (v->rk && v->records) v->rereader = reader_consumer_ahead(v->cfg, v->group, &v->err);
+    if (v->rk && v->records) v->rereader = reader_consumer(v->cfg, v->group, &v->err);
     return v->rk && !v->err.n;
 }
 
