@@ -207,7 +207,7 @@ class Proxy(unittest.TestCase):
 
     def put(self, path, body=b"body" * 100, method="PUT", headers=()):
         """The status, or the name of what happened to the connection."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=0.3)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
         try:
             connection.request(method, path, body, dict(headers))
             return connection.getresponse().status

@@ -143,11 +143,11 @@ class Derive(rig.Case):
                 for partition in range(PARTITIONS):
                     self.kafka.produce(self.topic, [(b"k", events.dump(events.run(sink))) for _ in range(10)], partition)
                     self.kafka.produce(self.topic, [(b"k", events.dump(events.run("absent")))], partition)
-                self.work(archive=archive, batch__age="500ms", retry__permanent="dead")
+                self.work(archive=archive, retry__permanent="dead")
                 self.store.bucket(f"{archive}-{sick}")
                 done = rig.runsink("redrive", "--config", str(self.config), "--yes", seconds=150)
                 self.assertEqual(0, done.returncode, done.stderr.decode())
-                self.work(archive=archive, batch__age="500ms", retry__permanent="dead")
+                self.work(archive=archive, retry__permanent="dead")
                 outcomes = self.check("--objects")
                 self.assertEqual(10 * PARTITIONS, outcomes["not_judged"]["operator"])
                 self.assertEqual(11 * PARTITIONS, outcomes["derived"])

@@ -254,6 +254,7 @@ static void bury(struct journal *j) {
     *grave = *j;
     grave->topic = xstrdup(j->topic);
     grave->feeds = NULL;
+    grave->gone = true;
     *j = (struct journal){.topic = j->topic,
                           .id = j->id,
                           .by_broker = j->by_broker,

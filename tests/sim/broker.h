@@ -54,6 +54,8 @@ void broker_compact(const char *topic, int32_t partition, int64_t offset);
 /* The topic is deleted and made anew under its name: it begins with offset 0, the group's offsets
  * of it are gone, and so is what open transactions had in it. */
 void broker_make_anew(const char *topic);
+/* Whether some producer has looked for what was committed, and not sent its offsets yet. */
+bool broker_is_between(void);
 /* The group's offset, as an operator sets it with another tool; -1: it has expired. */
 void broker_commit(const char *topic, int32_t partition, int64_t offset, const char *metadata);
 /* The process is gone: its connections break, its members and transactions stay until they time
@@ -81,9 +83,10 @@ int64_t broker_committed(const char *topic, int32_t partition, struct str *ret_m
 /* Called when a transaction commits offsets, before they are visible: which process did it, whether
  * the member in whose name they were sent was, when they arrived, the last one that the group had
  * given the partition to. (When the commit arrives, the next owner may have been given it already:
- * it waits until the offset is stable.) */
+ * it waits until the offset is stable.) gone: the topic was deleted before the commit, which stands
+ * nowhere. */
 typedef void broker_watch_fn(const char *topic, int32_t partition, int64_t offset,
-                             struct str metadata, uint64_t process, bool owner);
+                             struct str metadata, uint64_t process, bool owner, bool gone);
 void broker_watch(broker_watch_fn *);
 /* A process is about to send the offsets of its transaction, or has sent them and is to commit: it
  * may die. NULL: none does. */

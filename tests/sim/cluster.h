@@ -57,6 +57,7 @@ struct slot {
 struct journal {
     char *topic;
     int32_t id;
+    bool gone;      /* its topic was deleted */
     bool by_broker; /* its records have the broker's time, whatever the producer says */
     struct slot *slots;
     int64_t low, high, cap;

@@ -8,6 +8,7 @@
 
 #include "tests/sim/broker.h"
 #include "tests/sim/fleet.h"
+#include "tests/sim/judge.h"
 #include "tests/sim/plan.h"
 #include "tests/sim/store.h"
 #include "tests/sim/world.h"
@@ -40,8 +41,10 @@ static struct cut {
 } cuts[CUTS];
 static int n_cuts;
 /* Events by offset, and how many offsets there are. */
-static struct event **by_offset[TOPICS_MAX][PARTITIONS_MAX];
-static int64_t n_offsets[TOPICS_MAX][PARTITIONS_MAX];
+static struct event **by_offset[TOPICS_MAX][PARTITIONS_MAX][ERAS];
+static int64_t n_offsets[TOPICS_MAX][PARTITIONS_MAX][ERAS];
+static int eras[TOPICS_MAX];
+static int64_t away_us; /* the first topic is, until then */
 static struct outside *outsides[EVENTS_MAX];
 static int n_outsides, n_open;
 
@@ -90,9 +93,17 @@ struct event *events_in(struct str text) {
     return number < n_events ? &events[number] : NULL;
 }
 
-struct event *events_at(int topic, int32_t partition, int64_t offset) {
-    return offset >= 0 && offset < n_offsets[topic][partition] ? by_offset[topic][partition][offset]
-                                                               : NULL;
+int events_era(int topic) {
+    return eras[topic];
+}
+
+bool events_made_anew(const char *topic) {
+    return eras[0] && strcmp(topic, topics[0]) == 0;
+}
+
+struct event *events_at(int topic, int32_t partition, int era, int64_t offset) {
+    bool known = offset >= 0 && offset < n_offsets[topic][partition][era];
+    return known ? by_offset[topic][partition][era][offset] : NULL;
 }
 
 /* ---- destinations ---- */
@@ -420,8 +431,9 @@ static void hide_job(struct event *e) {
 }
 
 static void note_offset(struct event *e) {
-    struct event ***list = &by_offset[e->topic][e->partition];
-    int64_t *n = &n_offsets[e->topic][e->partition];
+    e->era = eras[e->topic];
+    struct event ***list = &by_offset[e->topic][e->partition][e->era];
+    int64_t *n = &n_offsets[e->topic][e->partition][e->era];
     *list = xrealloc(*list, (size_t)(e->offset + 1) * sizeof **list);
     while (*n < e->offset) (*list)[(*n)++] = NULL;
     (*list)[(*n)++] = e;
@@ -460,8 +472,16 @@ static void park_foreign(void *arg) {
                    sizeof headers / sizeof *headers, 0);
 }
 
+static bool is_away(int topic) {
+    return topic == 0 && world_us() < away_us;
+}
+
 static void produce(void *arg) {
     struct event *e = arg;
+    if (is_away(e->topic)) {
+        world_after(away_us - world_us(), produce, e);
+        return;
+    }
     struct header headers[2];
     char id[24];
     size_t n = draw_headers(e, headers, id);
@@ -489,6 +509,10 @@ static void end_later(void *arg) {
 
 static void produce_outside(void *arg) {
     struct outside *o = arg;
+    if (is_away(o->topic)) {
+        world_after(away_us - world_us(), produce_outside, o);
+        return;
+    }
     o->number = broker_begin(topics[o->topic], o->partition);
     for (size_t i = 0; i < o->n; i++) {
         struct event *e = o->events[i];
@@ -551,6 +575,26 @@ static void remove_some(void *arg) {
     broker_remove(topics[topic], partition, before);
 }
 
+/* ---- a topic that is made anew ---- */
+
+#define MOMENT_US WORLD_MS
+#define AWAY_US (1200 * WORLD_MS) /* until it takes records again */
+
+/* Between the look for what was committed and the sending of offsets there is a moment in which
+ * nobody can see it: that is known (worker/README.md), and left out here. */
+static void make_anew(void *unused) {
+    (void)unused;
+    if (broker_is_between()) {
+        world_after(MOMENT_US, make_anew, NULL);
+        return;
+    }
+    world_say("%s is deleted and made anew", topics[0]);
+    eras[0]++;
+    away_us = world_us() + AWAY_US;
+    judge_anew(topics[0]);
+    broker_make_anew(topics[0]);
+}
+
 /* ---- compaction ---- */
 
 static bool is_of_second_day(const struct event *e) {
@@ -566,8 +610,8 @@ static bool may_go(const struct event *e, const struct event *after) {
 
 /* The next that a consumer sees. */
 static const struct event *seen_after(int topic, int32_t partition, int64_t at) {
-    while (++at < n_offsets[topic][partition]) {
-        const struct event *e = events_at(topic, partition, at);
+    while (++at < n_offsets[topic][partition][0]) {
+        const struct event *e = events_at(topic, partition, 0, at);
         if (e && !e->compacted && e->visible_us != INT64_MAX) return e;
     }
     return NULL;
@@ -581,8 +625,8 @@ static void compact(void *unused) {
 void events_compact(void) {
     for (int t = 0; plan.compaction && t < plan.topics; t++)
         for (int32_t p = 0; p < plan.partitions; p++)
-            for (int64_t at = 0; at < n_offsets[t][p]; at++) {
-                struct event *e = by_offset[t][p][at];
+            for (int64_t at = 0; at < n_offsets[t][p][0]; at++) {
+                struct event *e = by_offset[t][p][0][at];
                 if (!may_go(e, seen_after(t, p, at)) || !world_chance(500)) continue;
                 e->compacted = true;
                 broker_compact(topics[t], p, at);
@@ -606,6 +650,7 @@ void events_begin(void) {
     plan_production();
     for (int i = 0; plan.retention && i < CUTS; i++)
         world_after(world_between(0, plan.seconds * WORLD_S), remove_some, NULL);
+    if (plan.anew) world_after(world_between(0, plan.seconds * WORLD_S), make_anew, NULL);
     for (int i = 0; plan.compaction && i < 4; i++)
         world_after(world_between(0, plan.seconds * WORLD_S), compact, NULL);
 }

@@ -14,6 +14,7 @@
 #define TOPICS_MAX 2
 #define PARTITIONS_MAX 16
 #define DESTINATIONS_MAX 32
+#define ERAS 2
 
 enum fate {
     FATE_DELIVERED,
@@ -27,6 +28,7 @@ struct object;
 struct event {
     int number, topic;
     int32_t partition;
+    int era; /* of its topic: whether it was produced before that was made anew */
     int64_t offset;
     int destination; /* -1: none */
     enum fate fate;
@@ -77,8 +79,11 @@ int events_count(void);
 struct event *events_get(int i);
 /* The event whose number stands in a text; NULL: none. */
 struct event *events_in(struct str text);
-/* The one at this offset, or NULL. */
-struct event *events_at(int topic, int32_t partition, int64_t offset);
+/* How often a topic was made anew so far. What was in it and has no outcome by then is gone. */
+int events_era(int topic);
+bool events_made_anew(const char *topic);
+/* The one that was at this offset in an era, or NULL. */
+struct event *events_at(int topic, int32_t partition, int era, int64_t offset);
 int events_destinations(void);
 const struct destination_plan *events_destination(int i);
 /* What is before this was removed by retention. */

@@ -46,6 +46,8 @@ void judge_windows(const char *topic, int32_t partition, size_t open, size_t mos
 struct judge_run;
 struct judge_run *judge_run_begin(void);
 void judge_run_end(const struct judge_run *);
+/* A source topic is about to be made anew. */
+void judge_anew(const char *topic);
 /* What the group is known to have settled of a partition. */
 int64_t judge_settled_to(const char *topic, int32_t partition);
 /* Whether all that can be read has been settled; otherwise where it has not, in text. */

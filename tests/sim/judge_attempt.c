@@ -88,17 +88,20 @@ static void note_attempt(struct event *e, struct str line, void *context) {
     a->destination = e->destination;
 }
 
-/* P2. In batch mode nothing is written before the window's end is durable. */
-static void judge_boundary(const char *key) {
+/* P2. In batch mode nothing is written before the window's end is durable. What was read of a topic
+ * that is gone nobody reads again. */
+static void judge_boundary(const char *key, struct str text) {
+    const struct event *e = events_in(text);
     struct batch_key w;
     if (!body_is_batch(key) || !parse_batch_key(key, &w)) return;
+    if (e && e->era < events_era(w.topic)) return;
     if (!chain_has_end(chain_of(events_topic(w.topic), w.partition), w.next))
         world_fail("P2: %s is sent before its window's end is durable", key);
 }
 
 void judge_request(struct asked *a, const char *key, struct str body) {
-    if (!store_place(a->place)->hook) judge_boundary(key);
     struct str text = body_unpack(key, body);
+    if (!store_place(a->place)->hook) judge_boundary(key, text);
     body_each_line(key, text, note_attempt, a);
     free((void *)(uintptr_t)text.p);
 }

@@ -57,22 +57,28 @@ static void take_claim(struct commit *k, const char *text) {
 }
 
 static void take_commit(const char *topic, int32_t partition, int64_t offset, struct str metadata,
-                        uint64_t process, bool owner) {
+                        uint64_t process, bool owner, bool gone) {
     struct chain *c = chain_of(topic, partition);
     struct commit now = {.offset = offset};
     char text[4200], form[8];
-    int rest = 0;
+    int rest = 0, n = 0;
     snprintf(text, sizeof text, "%.*s", (int)metadata.n, metadata.p);
-    if (sscanf(text, "%7s %" SCNu64 " %64s%n", form, &now.seq, now.head, &rest) != 3)
+    if (sscanf(text, "%7s %" SCNu64 "%n@%" SCNu64 "%n", form, &now.seq, &n, &now.era, &n) < 2 ||
+        sscanf(text + n, " %64s%n", now.head, &rest) != 1)
         world_fail("%s/%d is committed with metadata of no known form: %s", topic, (int)partition,
                    text);
+    rest += n;
     world_say("commit of %s/%d by p%" PRIu64 ": %" PRId64 ", %" PRIu64 " %.8s%s", topic,
               (int)partition, process, offset, now.seq, now.head, text + rest);
     if (!owner)
         world_fail("P3: %s/%d is settled by p%" PRIu64 ", which does not own it", topic,
                    (int)partition, process);
     const struct commit *before = c->n_commits ? &c->commits[c->n_commits - 1] : NULL;
-    if (before && offset < before->offset)
+    bool anew = !gone && c->n_old && c->n_commits == c->n_old;
+    if (gone && c->n_commits > c->n_old) return; /* it is a nuisance to nobody */
+    if (anew && before->seq && now.era <= before->era)
+        world_fail("P1: %s/%d is settled as if it had not been made anew", topic, (int)partition);
+    if (before && !anew && offset < before->offset)
         world_fail("P3: the offset of %s/%d goes back from %" PRId64 " to %" PRId64, topic,
                    (int)partition, before->offset, offset);
     if (before && now.seq < before->seq)
@@ -87,11 +93,23 @@ static void take_commit(const char *topic, int32_t partition, int64_t offset, st
     }
     c->commits[c->n_commits - 1].busy = text[rest];
     if (word && *word) take_ends(c, word + 1);
+    if (!gone) return;
+    world_say("it stands nowhere: its topic is gone");
+    c->n_old = c->n_commits;
+    c->old = c->old || now.seq;
+}
+
+void judge_anew(const char *topic) {
+    for (int32_t p = 0; p < broker_partitions(topic); p++) {
+        struct chain *c = chain_of(topic, p);
+        c->n_old = c->n_commits;
+        c->old = c->n_commits && c->commits[c->n_commits - 1].seq;
+    }
 }
 
 bool judge_may_expire(const char *topic, int32_t partition) {
     const struct chain *c = chain_of(topic, partition);
-    return c->n_commits && !c->commits[c->n_commits - 1].busy;
+    return c->n_commits > c->n_old && !c->commits[c->n_commits - 1].busy;
 }
 
 /* What the group is known to have settled: an offset that has expired is still in the ledger, and
@@ -99,7 +117,7 @@ bool judge_may_expire(const char *topic, int32_t partition) {
 int64_t judge_settled_to(const char *topic, int32_t partition) {
     int64_t at = broker_committed(topic, partition, NULL);
     const struct chain *c = chain_of(topic, partition);
-    int64_t last = c->n_commits ? c->commits[c->n_commits - 1].offset : 0;
+    int64_t last = c->n_commits > c->n_old ? c->commits[c->n_commits - 1].offset : 0;
     return at < last ? last : at;
 }
 

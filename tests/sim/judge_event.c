@@ -57,13 +57,14 @@ static void judge_drain(const struct event *e) {
 }
 
 void judge_event(const struct event *e) {
-    bool removed = e->offset < events_removed(e->topic, e->partition);
+    bool gone = e->era < events_era(e->topic);
+    bool removed = gone || e->offset < events_removed(e->topic, e->partition);
     unsigned outcomes = e->delivered + e->skipped + e->dead + e->lost;
     if (e->visible_us == INT64_MAX) {
         if (outcomes > e->lost) world_fail("event %d was aborted, and has an outcome", e->number);
         return;
     }
-    if (!outcomes && removed && !e->compacted) judge_gone(e);
+    if (!outcomes && removed && !gone && !e->compacted) judge_gone(e);
     if (outcomes > 1 || (!outcomes && !removed && !e->compacted))
         world_fail("P1: event %d at %s/%d/%" PRId64 " has %u outcomes", e->number,
                    events_topic(e->topic), (int)e->partition, e->offset, outcomes);

@@ -135,31 +135,45 @@ static void take_outcome(struct event *e, enum outcome_kind kind, const cJSON *i
     }
 }
 
-struct event *event_of(const char *topic, int32_t partition, int64_t offset) {
+struct event *event_of(const char *topic, int32_t partition, int era, int64_t offset) {
     int i = source_index(topic, strlen(topic));
-    struct event *e = i >= 0 ? events_at(i, partition, offset) : NULL;
+    struct event *e = i >= 0 ? events_at(i, partition, era, offset) : NULL;
     if (!e)
         world_fail("P9: the ledger names %s/%d/%" PRId64 ", where there is no event", topic,
                    (int)partition, offset);
     return e;
 }
 
+/* The event that lies in a retry topic, of which the ledger says where it is from. */
+static struct event *event_behind(const struct entry *en, int64_t at, const cJSON *origin,
+                                  int64_t offset) {
+    struct broker_record r;
+    const struct chain *c = en->chain;
+    if (!broker_read(c->topic, c->partition, at, &r) || r.offset != at)
+        world_fail("P9: the ledger names %s/%d/%" PRId64 ", where there is no record", c->topic,
+                   (int)c->partition, at);
+    struct event *e = event_parked(&r);
+    if (strcmp(events_topic(e->topic), cJSON_GetArrayItem(origin, 0)->valuestring) != 0 ||
+        e->partition != cJSON_GetArrayItem(origin, 1)->valueint || e->offset != offset)
+        world_fail("P9: the ledger does not say where event %d is from", e->number);
+    return e;
+}
+
 /* Records of a retry topic: which ones they are is said by `origin`. */
-static void take_origins(const struct entry *en, const cJSON *item, size_t n,
+static void take_origins(const struct entry *en, const cJSON *item, const struct numbers *of,
                          enum outcome_kind kind) {
     const cJSON *origin;
-    size_t spread_n = 0;
+    size_t at = 0;
     cJSON_ArrayForEach(origin, cJSON_GetObjectItemCaseSensitive(item, "origin")) {
         struct numbers offsets = {0};
         spread(cJSON_GetArrayItem(origin, 2), &offsets);
-        for (size_t i = 0; i < offsets.n; i++)
-            take_outcome(event_of(cJSON_GetArrayItem(origin, 0)->valuestring,
-                                  cJSON_GetArrayItem(origin, 1)->valueint, offsets.v[i]),
-                         kind, item, en->settled_ms);
-        spread_n += offsets.n;
+        for (size_t i = 0; i < offsets.n && at + i < of->n; i++)
+            take_outcome(event_behind(en, of->v[at + i], origin, offsets.v[i]), kind, item,
+                         en->settled_ms);
+        at += offsets.n;
         free(offsets.v);
     }
-    if (spread_n != n) world_fail("P9: %zu offsets have %zu origins", n, spread_n);
+    if (at != of->n) world_fail("P9: %zu offsets have %zu origins", of->n, at);
 }
 
 /* Until this entry was written: how many readers went without giving the partition back, and in how
@@ -199,10 +213,11 @@ static void take_item(const struct entry *en, const cJSON *item, enum outcome_ki
     for (size_t i = 0; i < offsets.n; i++) {
         name(en, offsets.v[i]);
         if (!en->retry)
-            take_outcome(event_of(en->chain->topic, en->chain->partition, offsets.v[i]), kind, item,
-                         en->settled_ms);
+            take_outcome(
+                event_of(en->chain->topic, en->chain->partition, en->chain->era, offsets.v[i]),
+                kind, item, en->settled_ms);
     }
-    if (en->retry) take_origins(en, item, offsets.n, kind);
+    if (en->retry) take_origins(en, item, &offsets, kind);
     free(offsets.v);
 }
 
@@ -228,13 +243,31 @@ static void take_lost(const struct entry *en) {
     int topic = source_index(en->chain->topic, strlen(en->chain->topic));
     for (size_t i = 0; i < offsets.n; i++) {
         name(en, offsets.v[i]);
-        struct event *e = topic >= 0 ? events_at(topic, en->chain->partition, offsets.v[i]) : NULL;
+        struct event *e =
+            topic >= 0 ? events_at(topic, en->chain->partition, 0, offsets.v[i]) : NULL;
         if (topic < 0 || offsets.v[i] >= events_removed(topic, en->chain->partition))
             world_fail("P1: %s/%d/%" PRId64 " is lost, says the ledger; it was not",
                        en->chain->topic, (int)en->chain->partition, offsets.v[i]);
         if (e) take_outcome(e, LOST, NULL, en->settled_ms);
     }
     free(offsets.v);
+}
+
+/* The topic was made anew: where the old one was read to, and where this one begins. */
+static void judge_beginning(const struct entry *en, const struct link *last) {
+    struct chain *c = en->chain;
+    int topic = source_index(c->topic, strlen(c->topic));
+    if (topic < 0 || c->era == events_era(topic))
+        world_fail("P9: %s/%d was not made anew, as entry %" PRIu64 " says", c->topic,
+                   (int)c->partition, en->seq);
+    if (!last || number_of(en->json, "anew") != last->next || en->first != en->next)
+        world_fail("P9: entry %" PRIu64
+                   " of %s/%d, which begins again, does not fit the one before",
+                   en->seq, c->topic, (int)c->partition);
+    c->era++;
+    free(c->settled);
+    c->settled = NULL;
+    c->n_settled = 0;
 }
 
 static void judge_link(const struct entry *en, const char *prev) {
@@ -247,6 +280,10 @@ static void judge_link(const struct entry *en, const char *prev) {
     if (strcmp(prev, last ? last->hash : zeros) != 0)
         world_fail("P3: entry %" PRIu64 " of %s/%d does not name the one before", en->seq, c->topic,
                    (int)c->partition);
+    if (cJSON_HasObjectItem(en->json, "anew")) {
+        judge_beginning(en, last);
+        return;
+    }
     if ((last && en->first != last->next) || en->next < en->first)
         world_fail("P3: entry %" PRIu64 " of %s/%d is [%" PRId64 ", %" PRId64 ") after %" PRId64,
                    en->seq, c->topic, (int)c->partition, en->first, en->next,
@@ -271,6 +308,8 @@ static void judge_last(const struct entry *en, const cJSON *last) {
     if (offset < highest(en) || offset >= en->next)
         world_fail("P9: entry %" PRIu64 " of %s/%d calls %" PRId64 " its newest record", en->seq,
                    en->chain->topic, (int)en->chain->partition, offset);
+    int topic = source_index(en->chain->topic, strlen(en->chain->topic));
+    if (topic >= 0 && en->chain->era < events_era(topic)) return; /* it is gone */
     if (!broker_read(en->chain->topic, en->chain->partition, offset, &r) || r.offset != offset)
         return;
     hex_of(r.value.p ? r.value : (struct str){"", 0}, hash);
@@ -325,6 +364,24 @@ static void take_entry(struct str value) {
     take_list(&en, "dead", DEAD);
     take_lost(&en);
     judge_form(&en);
+    cJSON_Delete(json);
+}
+
+/* Where no entry says that the topic begins again, all are of one era: of the first, if it was
+ * settled before the end of that. */
+static void begin_chain(struct chain *c) {
+    int topic = source_index(c->topic, strlen(c->topic));
+    c->era = topic < 0 || c->begins_again || c->old ? 0 : events_era(topic);
+}
+
+void note_entry(const char *topic, int32_t partition, const struct broker_record *r) {
+    cJSON *json = cJSON_ParseWithLength(r->value.p, r->value.n);
+    (void)topic;
+    (void)partition;
+    if (!json) world_fail("P9: an entry is no JSON");
+    struct chain *c = chain_of(text_of(json, "topic"), (int32_t)number_of(json, "partition"));
+    c->begins_again = c->begins_again || cJSON_HasObjectItem(json, "anew");
+    begin_chain(c);
     cJSON_Delete(json);
 }
 

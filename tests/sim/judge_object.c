@@ -17,6 +17,7 @@
 struct span {
     int topic;
     int32_t partition;
+    int era;
     int64_t first, next;
 };
 
@@ -36,14 +37,14 @@ struct holding {
     const char *key;
     struct batch_key window;
     int64_t last;
-    int n, destination;
+    int n, destination, era;
 };
 
 static void judge_window(const struct event *e, struct holding *h) {
     const struct batch_key *w = &h->window;
     if (h->n++ == 0) h->destination = e->destination;
-    if (e->topic != w->topic || e->partition != w->partition || e->offset < w->first ||
-        e->offset >= w->next)
+    if (e->topic != w->topic || e->partition != w->partition || e->era != h->era ||
+        e->offset < w->first || e->offset >= w->next)
         world_fail("P2: %s holds event %d, which is not of its window", h->key, e->number);
     if (e->offset <= h->last) world_fail("P2: %s does not hold its events in their order", h->key);
     if (e->destination != h->destination) world_fail("%s holds events of two destinations", h->key);
@@ -91,11 +92,11 @@ static void hold(struct event *e, struct str line, void *context) {
 }
 
 /* Two windows of one partition are the same, or have nothing in common. */
-static void judge_span(const struct batch_key *w, const char *key) {
+static void judge_span(const struct batch_key *w, int era, const char *key) {
     for (size_t i = 0; i < n_spans; i++) {
         const struct span *s = &spans[i];
-        if (s->topic != w->topic || s->partition != w->partition || w->next <= s->first ||
-            s->next <= w->first)
+        if (s->topic != w->topic || s->partition != w->partition || s->era != era ||
+            w->next <= s->first || s->next <= w->first)
             continue;
         if (s->first == w->first && s->next == w->next) return;
         if (is_clipped(s->topic, s->partition, s->first, s->next) ||
@@ -105,15 +106,15 @@ static void judge_span(const struct batch_key *w, const char *key) {
                    s->first, s->next);
     }
     GROW(spans, n_spans);
-    spans[n_spans++] = (struct span){w->topic, w->partition, w->first, w->next};
+    spans[n_spans++] = (struct span){w->topic, w->partition, era, w->first, w->next};
 }
 
 /* P2. The date in a batch's key is that of its window's first record, whoever makes it and when. */
-static void judge_date(const struct batch_key *w, const char *key) {
+static void judge_date(const struct batch_key *w, int era, const char *key) {
     const struct event *e = NULL;
     char date[16], said[16] = "";
     for (int64_t at = w->first; at < w->next && (!e || e->visible_us == INT64_MAX); at++)
-        e = events_at(w->topic, w->partition, at);
+        e = events_at(w->topic, w->partition, era, at);
     if (!e || is_clipped(w->topic, w->partition, w->first, w->next)) return;
     time_t s = (time_t)(WORLD_EPOCH_MS / 1000 + e->produced_us / WORLD_S);
     strftime(date, sizeof date, "%Y-%m-%d", gmtime(&s));
@@ -123,13 +124,15 @@ static void judge_date(const struct batch_key *w, const char *key) {
 
 static void judge_body(int place, const struct object *o, struct str body) {
     struct holding h = {.place = place, .object = o, .key = o->key, .last = -1};
-    if (body_is_batch(o->key)) {
-        if (!parse_batch_key(o->key, &h.window)) world_fail("%s is no batch's key", o->key);
-        judge_span(&h.window, o->key);
-        judge_date(&h.window, o->key);
-    }
     struct str text = body_unpack(o->key, body);
     if (!text.n) world_fail("%s is empty", o->key);
+    const struct event *first = events_in(text);
+    h.era = first ? first->era : 0;
+    if (body_is_batch(o->key)) {
+        if (!parse_batch_key(o->key, &h.window)) world_fail("%s is no batch's key", o->key);
+        judge_span(&h.window, h.era, o->key);
+        judge_date(&h.window, h.era, o->key);
+    }
     body_each_line(o->key, text, hold, &h);
     free((void *)(uintptr_t)text.p);
 }

@@ -35,7 +35,7 @@
 /* An offset that was committed, and the chain's head that its metadata named. */
 struct commit {
     int64_t offset;
-    uint64_t seq;
+    uint64_t seq, era;
     char head[HASH_HEX + 1];
     bool busy;              /* somebody has it, or had; or ends of windows are named */
     uint64_t reader;        /* who has it; 0: nobody */
@@ -60,7 +60,12 @@ struct chain {
     size_t n_links;
     uint64_t anchored; /* so many entries */
     int64_t first;     /* of the first entry */
-    int64_t *settled;  /* by offset: when the entry was, that names it; 0: none does */
+    /* Of a topic that was made anew: what was committed before, whether entries were, and whether
+     * one says that it begins again. */
+    size_t n_old;
+    bool old, begins_again;
+    int era;          /* of the entry that is judged */
+    int64_t *settled; /* by offset: when the entry was, that names it; 0: none does */
     int64_t n_settled;
 };
 
@@ -97,12 +102,14 @@ int64_t window_end(const struct event *);
 /* ---- the end ---- */
 
 int source_index(const char *topic, size_t n); /* -1: it is none */
-struct event *event_of(const char *topic, int32_t partition, int64_t offset);
+struct event *event_of(const char *topic, int32_t partition, int era, int64_t offset);
+/* That a parked or dead record holds, or stands for. */
+struct event *event_parked(const struct broker_record *);
 /* A topic does not take its bytes. */
 bool may_be_refused(const struct event *);
 /* Each record of a topic that a consumer sees. */
 typedef void record_fn(const char *topic, int32_t partition, const struct broker_record *);
-record_fn judge_entry, judge_parked, judge_letter;
+record_fn note_entry, judge_entry, judge_parked, judge_letter;
 void judge_anchored(const struct chain *);
 void judge_event(const struct event *);
 void judge_delay(const struct event *);

@@ -10,17 +10,27 @@
 #include "worker/kafka/producer.h"
 
 #define AGAIN_US (10 * WORLD_MS) /* retry.backoff.ms */
+#define LOOK_US (5 * WORLD_S)    /* CALL_TIMEOUT_MS */
 #define JOIN_US (100 * WORLD_MS)
 #define JOIN_MOST_US (15 * WORLD_S) /* three calls of 5 s */
 #define LOST_LEAST_US (2 * WORLD_S) /* until the client asks again what became of its request */
 #define LOST_MOST_US (10 * WORLD_S)
 
-enum request_kind { REQUEST_INIT, REQUEST_PRODUCE, REQUEST_OFFSETS, REQUEST_COMMIT, REQUEST_ABORT };
+enum request_kind {
+    REQUEST_INIT,
+    REQUEST_PRODUCE,
+    REQUEST_LOOK, /* for the commits that its offsets follow */
+    REQUEST_OFFSETS,
+    REQUEST_COMMIT,
+    REQUEST_ABORT
+};
 enum answer {
     ANSWER_OK,
     ANSWER_AGAIN, /* the last transaction is not ended everywhere */
     ANSWER_ABORT,
     ANSWER_STALE,
+    ANSWER_GONE,   /* what was committed is not there */
+    ANSWER_UNTOLD, /* nor is it told */
     ANSWER_REFUSED,
     ANSWER_FENCED,
     ANSWER_FATAL
@@ -41,6 +51,7 @@ struct request {
         struct journal *journal;
         int64_t offset;
         char *metadata;
+        bool follows, gone;
     } * offsets;
     size_t n_offsets;
     struct membership membership;
@@ -56,7 +67,9 @@ struct producer {
     bool broken; /* no transaction can be begun any more */
     struct txn *job, *finished;
     size_t sent; /* of the job's records */
-    bool offered, aborting;
+    bool looked, offered, aborting;
+    bool between; /* its look was answered, its offsets have not arrived */
+    int64_t look_end_us;
     bool denied;            /* job->topic is refused once some records are sent */
     enum txn_result result; /* once it is aborted */
     int64_t since_us, wall_ms;
@@ -101,9 +114,26 @@ static enum answer arrive_produce(struct request *r, struct writer *w) {
     return ANSWER_OK;
 }
 
+/* An offset that another transaction is about to change is not told. */
+static enum answer arrive_look(struct request *r) {
+    struct producer *p = find(r->producer);
+    enum answer answer = ANSWER_OK;
+    if (cluster_chance(cluster_faults()->unstable)) return ANSWER_UNTOLD;
+    for (size_t i = 0; i < r->n_offsets; i++) {
+        struct sent_offset *it = &r->offsets[i];
+        if (it->follows && it->journal->pending) return ANSWER_UNTOLD;
+        it->gone = it->follows && it->journal->committed < 0;
+        if (it->gone) answer = ANSWER_GONE;
+    }
+    if (p && answer == ANSWER_OK) p->between = true;
+    return answer;
+}
+
 /* The generation and the member are looked at, nothing else. */
 static enum answer arrive_offsets(struct request *r, struct writer *w) {
     const struct membership *m = &r->membership;
+    struct producer *p = find(r->producer);
+    if (p) p->between = false;
     if (cluster_chance(cluster_faults()->stale_answer)) return ANSWER_STALE;
     if (!group_takes(m->member, m->generation)) return ANSWER_STALE;
     for (size_t i = 0; i < r->n_offsets; i++) {
@@ -168,7 +198,9 @@ static int64_t lose(struct request *r) {
 static void arrive(struct about about) {
     struct request *r = find_request(about.a);
     if (!r) return;
-    r->answer = r->kind == REQUEST_INIT ? arrive_init(r) : arrive_in(r);
+    r->answer = r->kind == REQUEST_INIT   ? arrive_init(r)
+                : r->kind == REQUEST_LOOK ? arrive_look(r)
+                                          : arrive_in(r);
     cluster_later(lose(r), answered, about);
 }
 
@@ -176,6 +208,7 @@ static void arrive(struct about about) {
 
 static const char *const call_names[] = {[REQUEST_INIT] = "init transactions",
                                          [REQUEST_PRODUCE] = "produce",
+                                         [REQUEST_LOOK] = "look for what was committed",
                                          [REQUEST_OFFSETS] = "send offsets",
                                          [REQUEST_COMMIT] = "commit",
                                          [REQUEST_ABORT] = "abort"};
@@ -183,16 +216,19 @@ static const char *const answer_names[] = {[ANSWER_OK] = "done",
                                            [ANSWER_AGAIN] = "concurrent transactions",
                                            [ANSWER_ABORT] = "the transaction has to be aborted",
                                            [ANSWER_STALE] = "illegal generation",
+                                           [ANSWER_GONE] = "it is not there any more",
+                                           [ANSWER_UNTOLD] = "the coordinator does not tell",
                                            [ANSWER_REFUSED] =
                                                "transactional id authorization failed",
                                            [ANSWER_FENCED] = "producer fenced",
                                            [ANSWER_FATAL] = "invalid transaction state"};
 static const char *const result_names[] = {
-    [TXN_DONE] = "done",   [TXN_AGAIN] = "again", [TXN_REFUSED] = "refused",
-    [TXN_TOPIC] = "topic", [TXN_STALE] = "stale", [TXN_UNKNOWN] = "unknown"};
+    [TXN_DONE] = "done",   [TXN_AGAIN] = "again", [TXN_REFUSED] = "refused", [TXN_TOPIC] = "topic",
+    [TXN_STALE] = "stale", [TXN_GONE] = "gone",   [TXN_UNKNOWN] = "unknown"};
 
 static void finish(struct producer *p, enum txn_result result) {
     p->job->result = result;
+    p->between = false;
     p->job->took_us = world_us() - p->since_us;
     p->broken = p->broken || result == TXN_UNKNOWN;
     p->finished = p->job;
@@ -216,11 +252,16 @@ static void started(struct producer *p, const struct request *r) {
 
 static void go_on(struct producer *p, const struct request *r) {
     if (r->kind == REQUEST_PRODUCE) p->sent += r->n_records;
+    p->looked = p->looked || r->kind == REQUEST_LOOK;
     p->offered = p->offered || r->kind == REQUEST_OFFSETS;
     if (r->kind == REQUEST_COMMIT || r->kind == REQUEST_ABORT)
         finish(p, r->kind == REQUEST_COMMIT ? TXN_DONE : p->result);
     else
         proceed(p);
+}
+
+static void tell_gone(struct txn *job, const struct request *r) {
+    for (size_t i = 0; i < job->n_offsets; i++) job->offsets[i].gone = r->offsets[i].gone;
 }
 
 static void go_wrong(struct producer *p, const struct request *r) {
@@ -233,7 +274,11 @@ static void go_wrong(struct producer *p, const struct request *r) {
         finish(p, TXN_UNKNOWN);
         return;
     }
-    abort_with(p, r->answer == ANSWER_STALE ? TXN_STALE : TXN_AGAIN);
+    if (r->answer == ANSWER_GONE) tell_gone(p->job, r);
+    p->between = false;
+    abort_with(p, r->answer == ANSWER_STALE  ? TXN_STALE
+                  : r->answer == ANSWER_GONE ? TXN_GONE
+                                             : TXN_AGAIN);
     proceed(p);
 }
 
@@ -245,6 +290,7 @@ static void answered(struct about about) {
         if (r) request_free(r);
         return;
     }
+    if (r->answer == ANSWER_UNTOLD && p && world_us() < p->look_end_us) r->answer = ANSWER_AGAIN;
     if (r->answer == ANSWER_AGAIN) {
         cluster_later(AGAIN_US + cluster_latency(), arrive, about);
         return;
@@ -316,18 +362,31 @@ static struct membership membership_of(const struct txn *job) {
     return m;
 }
 
-static void send_offsets(struct producer *p) {
+/* They are looked at, or sent. */
+static void send_offsets(struct producer *p, enum request_kind kind) {
     const struct txn *job = p->job;
-    struct request *r = request_new(p, REQUEST_OFFSETS);
+    struct request *r = request_new(p, kind);
     r->membership = membership_of(job);
     r->offsets = xcalloc(job->n_offsets + 1, sizeof *r->offsets);
     for (size_t i = 0; i < job->n_offsets; i++) {
         const struct txn_offset *o = &job->offsets[i];
         struct journal *j = journal_find(o->topic, o->partition);
-        if (!j) continue;
-        r->offsets[r->n_offsets++] = (struct sent_offset){j, o->offset, xstrdup(o->metadata)};
+        if (!j) abort(); /* no topic is ever without a successor */
+        r->offsets[r->n_offsets++] =
+            (struct sent_offset){j, o->offset, xstrdup(o->metadata), o->follows, false};
     }
     request_send(r);
+}
+
+static bool follows_any(const struct txn *job) {
+    size_t i = 0;
+    while (i < job->n_offsets && !job->offsets[i].follows) i++;
+    return i < job->n_offsets;
+}
+
+static void look(struct producer *p) {
+    p->look_end_us = world_us() + LOOK_US;
+    send_offsets(p, REQUEST_LOOK);
 }
 
 /* The next request; which records go together is chance, so that those of others come between. */
@@ -344,8 +403,10 @@ static void proceed(struct producer *p) {
         request_send(request_new(p, REQUEST_ABORT));
     else if (left)
         send_records(p, cluster_chance(500) ? (size_t)world_between(1, (int64_t)left) : left);
+    else if (job->membership && !p->looked && follows_any(job))
+        look(p);
     else if (job->membership && !p->offered)
-        send_offsets(p);
+        send_offsets(p, REQUEST_OFFSETS);
     else
         request_send(request_new(p, REQUEST_COMMIT));
 }
@@ -383,7 +444,7 @@ static void begin(struct about about) {
     if (!p || !p->job || !cluster_acts(p->process, begin, about)) return;
     struct txn *job = p->job;
     p->sent = 0;
-    p->offered = p->aborting = p->denied = job->fenced = false;
+    p->looked = p->offered = p->aborting = p->denied = job->fenced = p->between = false;
     job->error[0] = '\0';
     job->topic = find_trouble(job);
     if (job->topic) {
@@ -459,6 +520,12 @@ enum producer_state producer_state(struct producer *p, char *ret_error, size_t s
     bool refused = p->state == PRODUCER_REFUSED;
     if (size) snprintf(ret_error, size, "%s", refused ? answer_names[ANSWER_REFUSED] : "");
     return p->state;
+}
+
+bool broker_is_between(void) {
+    const struct producer *p = producers;
+    while (p && !p->between) p = p->next;
+    return p;
 }
 
 void producers_close(void) {

@@ -104,7 +104,7 @@ static void land_offsets(struct about about) {
 static void tell_watch(const struct writer *w) {
     for (const struct pledge *p = w->pledges; all.watch && p; p = p->next)
         all.watch(p->journal->topic, p->journal->id, p->offset, str_c(p->metadata), w->process,
-                  p->owner);
+                  p->owner, p->journal->gone);
 }
 
 static void land(const struct writer *w, task_fn *fn, uint64_t index) {

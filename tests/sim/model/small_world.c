@@ -184,12 +184,13 @@ static const struct consumer_events events = {.assigned = on_assigned,
                                               .topic_failed = on_topic_failed};
 
 static void watch(const char *topic, int32_t partition, int64_t offset, struct str metadata,
-                  uint64_t process, bool owner) {
+                  uint64_t process, bool owner, bool gone) {
     (void)topic;
     (void)partition;
     (void)offset;
     (void)metadata;
     (void)process;
+    (void)gone;
     commits++;
     strangers += !owner;
 }

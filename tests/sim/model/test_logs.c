@@ -105,6 +105,22 @@ static void test_eager_moves_move_all(void **state) {
     assert_string_equal(read_feed(g), "M1 M2 E3 ");
 }
 
+/* What its offsets follow is gone: nothing is committed in its stead. */
+static void test_a_commit_that_is_gone(void **state) {
+    (void)state;
+    struct worker *w = start(0, "");
+    for (int i = 0; i < 3; i++) produce(0, "a");
+    run(3000);
+    assert_int_equal(settle(w, "x", 2), TXN_DONE);
+    broker_make_anew("in");
+    for (int i = 0; i < 3; i++) produce(0, "b");
+    struct txn *job = transaction(w, "x", 0, 3, "");
+    job->offsets[0].follows = true;
+    submit(w, job);
+    assert_int_equal(result_of(w), TXN_GONE);
+    assert_int_equal(broker_committed("in", 0, NULL), -1);
+}
+
 static void test_a_topic_that_is_made_anew(void **state) {
     (void)state;
     struct worker *w = start(0, "");
@@ -213,6 +229,7 @@ int main(void) {
         TEST(test_each_end_is_told_once),
         TEST(test_eager_moves_move_all),
         TEST(test_retention_leads_astray),
+        TEST(test_a_commit_that_is_gone),
         TEST(test_a_topic_that_is_made_anew),
         TEST(test_a_producer_that_blocks),
         TEST(test_ends_and_times_are_asked_for),
