@@ -173,6 +173,7 @@ class Derive(rig.Case):
         self.kafka.delete_before(ledger, self.kafka.ends(ledger))
         for record, value in values:
             self.kafka.produce(ledger, [(record.key, value)], record.partition)
+        rig.await_("the group is empty", 60, lambda: not self.kafka.members(self.group))
         forger.commit(self.kafka.bootstrap, self.group,
                       {(topic, partition): (self.kafka.committed(self.group, topic)[partition], f"rs1 {entries} {head}")
                        for (topic, partition), (entries, head) in attacker.heads.items()})

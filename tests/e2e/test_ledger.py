@@ -100,6 +100,7 @@ class Ledger(rig.Case):
         self.worker_config = worker.config
         for partition in range(PARTITIONS):
             self.kafka.produce(self.topic, [(b"k", events.dump(events.run("absent"))) for _ in range(20)], partition)
+        rig.await_("the group is empty", 60, lambda: not self.kafka.members(self.group))
         forger.commit(self.kafka.bootstrap, self.group, {(self.topic, 0): (17, ""), (self.topic, 1): (4, ""), (self.topic, 2): (0, "")})
         worker = self.worker(self.settings())
         self.settled(worker)
