@@ -427,8 +427,9 @@ class Anew(rig.Case):
                 answer.set()
                 self.receiver.play("/slow", 200)
                 worker = self.worker(settings)
-                rig.await_("all of the new one", 60, lambda: all({*names, end + "-late"} <= set(got) for got in self.got(end)), worker)
-                self.until_settled(worker)
+                # A transaction that the killed one left open ends after a minute.
+                rig.await_("all of the new one", 120, lambda: all({*names, end + "-late"} <= set(got) for got in self.got(end)), worker)
+                self.until_settled(worker, 120)
                 self.assertEqual(0, worker.stop(), worker.tail())
 
     def test_before_the_first_record(self):
