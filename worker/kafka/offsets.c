@@ -51,28 +51,65 @@ static void look(const struct offsets *o, const struct question *it) {
     }
 }
 
-static void ask(const struct offsets *o, const struct question *it) {
-    if (!it->serial) {
-        look(o, it);
-        return;
-    }
+static void ask_alone(const struct offsets *o, const struct question *it) {
     rd_kafka_resp_err_t err = rd_kafka_committed(o->consumer, it->list, OFFSETS_TIMEOUT_MS);
     if (err) it->list->elems[0].err = err;
+}
+
+/* Of many partitions at once: a lane may have hundreds that ask in the same moment. One that a
+ * pending transaction keeps unstable makes that fail for all. */
+static void ask(const struct offsets *o, const struct questions *these) {
+    rd_kafka_topic_partition_list_t *all = rd_kafka_topic_partition_list_new(16);
+    struct question *it;
+    int i = 0;
+    STAILQ_FOREACH(it, these, link) {
+        const rd_kafka_topic_partition_t *tp = &it->list->elems[0];
+        rd_kafka_topic_partition_list_add(all, tp->topic, tp->partition);
+    }
+    rd_kafka_resp_err_t err = rd_kafka_committed(o->consumer, all, OFFSETS_TIMEOUT_MS);
+    STAILQ_FOREACH(it, these, link) {
+        if (err && all->cnt > 1) {
+            ask_alone(o, it);
+            continue;
+        }
+        rd_kafka_topic_partition_t *from = &all->elems[i++], *to = &it->list->elems[0];
+        to->offset = from->offset;
+        to->err = err ? err : from->err;
+        to->metadata = from->metadata;
+        to->metadata_size = from->metadata_size;
+        from->metadata = NULL;
+        from->metadata_size = 0;
+    }
+    rd_kafka_topic_partition_list_destroy(all);
+}
+
+/* The next look, or all questions up to it. */
+static void take(struct offsets *o, struct questions *ret) {
+    STAILQ_INIT(ret);
+    do {
+        struct question *it = pop(&o->asked);
+        STAILQ_INSERT_TAIL(ret, it, link);
+        if (!it->serial) return;
+    } while (!STAILQ_EMPTY(&o->asked) && STAILQ_FIRST(&o->asked)->serial);
 }
 
 static void *offsets_main(void *arg) {
     struct offsets *o = arg;
     pthread_mutex_lock(&o->mutex);
     while (!o->stop) {
-        struct question *it = pop(&o->asked);
-        if (!it) {
+        if (STAILQ_EMPTY(&o->asked)) {
             pthread_cond_wait(&o->changed, &o->mutex);
             continue;
         }
+        struct questions these;
+        take(o, &these);
         pthread_mutex_unlock(&o->mutex);
-        ask(o, it);
+        if (STAILQ_FIRST(&these)->serial)
+            ask(o, &these);
+        else
+            look(o, STAILQ_FIRST(&these));
         pthread_mutex_lock(&o->mutex);
-        STAILQ_INSERT_TAIL(&o->answered, it, link);
+        STAILQ_CONCAT(&o->answered, &these);
         if (eventfd_write(o->wake_fd, 1) != 0) log_warn("waking a lane failed");
     }
     pthread_mutex_unlock(&o->mutex);
