@@ -150,8 +150,8 @@ def form(value):
         want((len(unbase64(entry["rotate"]["to"])), len(unbase64(entry["rotate"]["sig"]))) == (32, 64), "a key and a signature")
     if "last" in entry:
         want(isinstance(entry["last"], list) and len(entry["last"]) == 3, "a record")
-        offset, at, digest = entry["last"]
-        whole(offset, OFFSET_MAX), want(type(at) is int and -1 <= at <= TIME_MAX, "a time"), text(digest, "[0-9a-f]{64}")
+        offset, at, size = entry["last"]
+        whole(offset, OFFSET_MAX), want(type(at) is int and -1 <= at <= TIME_MAX, "a time"), whole(size, 2**31 - 1)
         want(entry["first"] <= offset < entry["next"] and "lost" not in entry, "a record of the window")
     if "anew" in entry:
         whole(entry["anew"], OFFSET_MAX)

@@ -67,7 +67,7 @@ static enum mark_record record_of(const struct mark *mark, const struct journal 
     const struct slot *s = &j->slots[at];
     if (s->compacted) return MARK_UNKNOWN; /* its topic is one of those that are */
     if (journal_next(j, at) != at) return MARK_OTHER;
-    return ledger_last_is(&mark->last, at, s->time_ms, s->record->value) ? MARK_SAME : MARK_OTHER;
+    return ledger_last_is(&mark->last, at, s->time_ms, s->record->value.n) ? MARK_SAME : MARK_OTHER;
 }
 
 static bool is_older(const struct ledger_search *s, size_t i) {

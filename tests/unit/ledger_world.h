@@ -80,8 +80,7 @@ static inline void world_settle(struct world *w, size_t chain, int64_t next,
                                    .introduce = c->seq == 0,
                                    .items = items,
                                    .n_items = n_items};
-    struct ledger_last last = {.offset = next - 1, .timestamp_ms = w->clock - 100};
-    sha256(&next, sizeof next, last.sha256);
+    struct ledger_last last = {next - 1, w->clock - 100, (uint32_t)(next % 1000)};
     window.maker = world_maker(w, c->seq);
     window.last = next > c->next ? &last : NULL;
     memcpy(window.prev, c->head, SHA256_LEN);

@@ -87,17 +87,16 @@ static void test_form_2(void **state) {
     const int64_t offsets[] = {100, 101};
     const struct ledger_item item = {
         .kind = LEDGER_SKIPPED, .why = "no-sink", .offsets = offsets, .n = 2};
-    struct ledger_last last = {.offset = 101, .timestamp_ms = 1760000000500};
+    struct ledger_last last = {101, 1760000000500, 2147483647};
     struct ledger_window w = window(&item, 1);
-    memcpy(last.sha256, ones, sizeof ones);
     w.maker = &maker;
     expect(&w, ",\"skipped\":[{\"why\":\"no-sink\",\"offsets\":[[100,101]]}]");
     w.last = &last;
-    expect(&w, ",\"last\":[101,1760000000500,\"" ONES
-               "\"],\"skipped\":[{\"why\":\"no-sink\",\"offsets\":[[100,101]]}]");
+    expect(&w, ",\"last\":[101,1760000000500,2147483647],\"skipped\":[{\"why\":\"no-sink\","
+               "\"offsets\":[[100,101]]}]");
     last.timestamp_ms = -1;
-    expect(&w, ",\"last\":[101,-1,\"" ONES
-               "\"],\"skipped\":[{\"why\":\"no-sink\",\"offsets\":[[100,101]]}]");
+    last.bytes = 0;
+    expect(&w, ",\"last\":[101,-1,0],\"skipped\":[{\"why\":\"no-sink\",\"offsets\":[[100,101]]}]");
     w = window(NULL, 0);
     w.maker = &maker;
     w.lost = true;
@@ -106,7 +105,7 @@ static void test_form_2(void **state) {
 
 static void test_what_form_2_says(void **state) {
     (void)state;
-    static const char entry[] = HEAD2 ",\"last\":[119,-1,\"" ONES "\"],\"skipped\":[{\"offsets\":"
+    static const char entry[] = HEAD2 ",\"last\":[119,-1,4711],\"skipped\":[{\"offsets\":"
                                       "[119]}],\"root\":\"" ONES "\",\"hash\":\"" ZEROS "\"}";
     struct arena arena = {0};
     struct ledger_entry e;
@@ -116,7 +115,7 @@ static void test_what_form_2_says(void **state) {
     assert_true(str_is(e.cluster, "c"));
     assert_memory_equal(e.rules, maker.rules, LEDGER_RULES_LEN);
     assert_true(e.has_last && e.last.offset == 119 && e.last.timestamp_ms == -1);
-    assert_memory_equal(e.last.sha256, ones, SHA256_LEN);
+    assert_int_equal(e.last.bytes, 4711);
     assert_true(e.has_root);
     /* What it says of its window is what form 1 says, to the byte. */
     assert_true(str_is(e.head, ",\"seq\":7,\"topic\":\"jobs\",\"partition\":3,\"first\":100,"
@@ -125,18 +124,17 @@ static void test_what_form_2_says(void **state) {
     arena_free(&arena);
 }
 
-/* Offset, time and bytes: one that differs is another record. */
+/* Offset, time and size: one that differs is another record. */
 static void test_the_same_record(void **state) {
     (void)state;
-    struct ledger_last last = {.offset = 5, .timestamp_ms = 7};
-    sha256("abc", 3, last.sha256);
-    assert_true(ledger_last_is(&last, 5, 7, STR("abc")));
-    assert_false(ledger_last_is(&last, 6, 7, STR("abc")));
-    assert_false(ledger_last_is(&last, 5, 8, STR("abc")));
-    assert_false(ledger_last_is(&last, 5, 7, STR("abd")));
-    assert_false(ledger_last_is(&last, 5, 7, (struct str){0}));
-    sha256("", 0, last.sha256);
-    assert_true(ledger_last_is(&last, 5, 7, (struct str){0})); /* a tombstone */
+    struct ledger_last last = {.offset = 5, .timestamp_ms = 7, .bytes = 3};
+    assert_true(ledger_last_is(&last, 5, 7, 3));
+    assert_false(ledger_last_is(&last, 6, 7, 3));
+    assert_false(ledger_last_is(&last, 5, 8, 3));
+    assert_false(ledger_last_is(&last, 5, 7, 4));
+    assert_false(ledger_last_is(&last, 5, 7, 0));
+    last.bytes = 0;
+    assert_true(ledger_last_is(&last, 5, 7, 0)); /* a tombstone */
 }
 
 /* The chain goes on over the end of one topic and the beginning of the next of its name. */
@@ -356,7 +354,8 @@ static void any_sample(struct sample *s) {
         }
     }
     s->window.next = next;
-    s->last = (struct ledger_last){.offset = next - 1, .timestamp_ms = (int64_t)any(3) - 1};
+    s->last = (struct ledger_last){
+        .offset = next - 1, .timestamp_ms = (int64_t)any(3) - 1, .bytes = (uint32_t)any(1000000)};
     s->window.maker = any(2) ? &maker : NULL;
     s->window.last = any(2) && next > s->window.first ? &s->last : NULL;
 }
@@ -565,7 +564,7 @@ static void test_reader_refuses(void **state) {
 #define TAIL(x) HEAD ",\"hash\":\"" ZEROS "\"" x "}"
 #define IN1(x) HEAD x ",\"hash\":\"" ZEROS "\"}"
 #define IN2(x) HEAD2 x ",\"hash\":\"" ZEROS "\"}"
-#define LAST(offset, at) ",\"last\":[" offset "," at ",\"" ONES "\"]"
+#define LAST(offset, at) ",\"last\":[" offset "," at ",5]"
 #define TO_VERSION                                                                                 \
     ",\"group\":\"g\",\"seq\":0,\"topic\":\"jobs\",\"partition\":0,\"first\":5,\"next\":5,"        \
     "\"opened\":1,\"settled\":1,\"version\":\"1\","
@@ -711,8 +710,14 @@ static void test_reader_refuses(void **state) {
         {IN2(LAST("99", "5")), false},
         {IN2(LAST("[119]", "5")), false},
         {IN2(",\"last\":[119,5]"), false},
-        {IN2(",\"last\":[119,5,\"" ONES "\",1]"), false},
-        {IN2(",\"last\":[119,5,\"01\"]"), false},
+        {IN2(",\"last\":[119,5,5,1]"), false},
+        {IN2(",\"last\":[119,5,0]"), true},
+        {IN2(",\"last\":[119,5,2147483647]"), true},
+        {IN2(",\"last\":[119,5,2147483648]"), false}, /* no record has as many */
+        {IN2(",\"last\":[119,5,-1]"), false},
+        {IN2(",\"last\":[119,5,05]"), false},
+        {IN2(",\"last\":[119,5,\"5\"]"), false},
+        {IN2(",\"last\":[119,5,\"" ONES "\"]"), false}, /* nothing is hashed */
         {IN2(",\"last\":[]"), false},
         {IN2(",\"last\":null"), false},
         {IN2(LAST("119", "5") LAST("119", "5")), false},

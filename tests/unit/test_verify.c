@@ -347,12 +347,11 @@ static void form2_add(struct world *w, const char *cluster, uint8_t rule) {
     struct world_chain *c = &w->chains[0];
     const uint8_t rules[LEDGER_RULES_LEN] = {rule};
     const struct ledger_maker maker = {cluster, rules};
-    struct ledger_last last = {.offset = c->next + 9, .timestamp_ms = 7};
+    struct ledger_last last = {.offset = c->next + 9, .timestamp_ms = 7, .bytes = 5};
     int64_t offsets[10];
     for (int i = 0; i < 10; i++) offsets[i] = c->next + i;
     const struct ledger_item item = {
         .kind = LEDGER_SKIPPED, .why = "no-sink", .offsets = offsets, .n = 10};
-    sha256(&last.offset, sizeof last.offset, last.sha256);
     struct ledger_window window = {.maker = cluster ? &maker : NULL,
                                    .last = &last,
                                    .group = WORLD_GROUP,

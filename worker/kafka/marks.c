@@ -50,7 +50,7 @@ static rd_kafka_resp_err_t ask_record(rd_kafka_t *rk, const rd_kafka_topic_parti
     rd_kafka_message_t *m = lookup_record(l, tp->topic, tp->partition, mark->last.offset, &err);
     bool asked = err.n == 0;
     bool same = m && ledger_last_is(&mark->last, m->offset, rd_kafka_message_timestamp(m, NULL),
-                                    reader_value(m));
+                                    reader_value(m).n);
     if (asked)
         *ret = same ? MARK_SAME : m || !is_compacted(rk, tp->topic) ? MARK_OTHER : MARK_UNKNOWN;
     if (m) rd_kafka_message_destroy(m);

@@ -275,7 +275,7 @@ static void enc_last(struct enc *e, const struct ledger_last *last) {
     LIT(e, ",");
     enc_int(e, last->timestamp_ms);
     LIT(e, ",");
-    enc_hex(e, last->sha256);
+    enc_uint(e, last->bytes);
     LIT(e, "]");
 }
 
@@ -400,11 +400,8 @@ void ledger_record_key(char *ret, size_t size, const char *topic, int32_t partit
 }
 
 bool ledger_last_is(const struct ledger_last *last, int64_t offset, int64_t timestamp_ms,
-                    struct str value) {
-    uint8_t digest[SHA256_LEN];
-    if (offset != last->offset || timestamp_ms != last->timestamp_ms) return false;
-    sha256(value.p, value.n, digest);
-    return memcmp(digest, last->sha256, SHA256_LEN) == 0;
+                    size_t bytes) {
+    return offset == last->offset && timestamp_ms == last->timestamp_ms && bytes == last->bytes;
 }
 
 /* ---- reading ---- */
@@ -580,9 +577,9 @@ static bool read_cluster(struct parser *r, struct ledger_entry *e) {
     return e->cluster.n <= CLUSTER_MAX || parse_fail(r, "a cluster's id");
 }
 
-/* [offset,timestamp,"hash"]; a timestamp is -1 where there is none. */
+/* [offset,timestamp,bytes]; a timestamp is -1 where there is none. */
 static bool read_last(struct parser *r, struct ledger_entry *e) {
-    uint64_t at = 0;
+    uint64_t at = 0, bytes;
     if (e->form != 2 || !parse_maybe(r, ",\"last\":[")) return true;
     e->has_last = true;
     if (!parse_offset(r, &e->last.offset) || !parse_want(r, ",")) return false;
@@ -591,7 +588,9 @@ static bool read_last(struct parser *r, struct ledger_entry *e) {
     bool none = parse_maybe(r, "-1");
     if (!none && !parse_uint(r, INT64_MAX, &at)) return false;
     e->last.timestamp_ms = none ? -1 : (int64_t)at;
-    return parse_want(r, ",") && parse_hash(r, e->last.sha256) && parse_want(r, "]");
+    if (!parse_want(r, ",") || !parse_uint(r, INT32_MAX, &bytes)) return false;
+    e->last.bytes = (uint32_t)bytes;
+    return parse_want(r, "]");
 }
 
 static bool read_root(struct parser *r, struct ledger_entry *e) {

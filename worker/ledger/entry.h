@@ -47,15 +47,15 @@ struct ledger_maker {
 };
 
 /* The newest record that a window saw. A topic that was deleted and made anew, or that of another
- * cluster, has another record there, or none. */
+ * cluster, has another record there, or none. Nothing here is made of what the value holds: guesses
+ * of a secret in it could be tried against a digest. */
 struct ledger_last {
     int64_t offset;
-    int64_t timestamp_ms;       /* Kafka's; -1: it has none */
-    uint8_t sha256[SHA256_LEN]; /* of its value; null is as empty */
+    int64_t timestamp_ms; /* Kafka's; -1: it has none */
+    uint32_t bytes;       /* of its value; null is as empty */
 };
 /* Whether a record is that one. */
-bool ledger_last_is(const struct ledger_last *, int64_t offset, int64_t timestamp_ms,
-                    struct str value);
+bool ledger_last_is(const struct ledger_last *, int64_t offset, int64_t timestamp_ms, size_t bytes);
 
 struct ledger_window {
     const struct ledger_maker *maker; /* NULL: form 1, which has neither that nor last */

@@ -162,9 +162,9 @@ static void take_record(struct window *w, struct fetched *f) {
     struct record *before = w->last_record;
     *(before ? &before->next : &w->records) = record;
     w->last_record = record;
-    if (before) record_let_go(w, before);
     struct message m;
     fetched_message(f, &w->arena, &m);
+    w->last = (struct ledger_last){record->offset, record->timestamp_ms, (uint32_t)m.value.n};
     w->bytes += m.value.n;
     w->ledger_bytes += 32;
     count(&w->lane->counters, COUNTER_RECORDS, 1);
@@ -228,8 +228,6 @@ static void note_sealed(struct lane *lane, struct partition *p) {
         if (!w->lane) window_begin(lane, p, w, 0); /* replayed, with all its records gone */
         if (w->sealed_ms) continue;
         w->sealed_ms = lane->now_ms;
-        window_identify(w);
-        if (w->last_record) record_let_go(w, w->last_record);
         if (w->declared && w->batched) delivery_flush(w);
     }
 }

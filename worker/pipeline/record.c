@@ -32,11 +32,10 @@ static void observe_age(struct lane *lane, const struct record *record) {
                    at < lane->wall_ms ? (lane->wall_ms - at) * 1000 : 0);
 }
 
-void record_let_go(struct window *w, struct record *record) {
+/* Its message goes once the record was delivered or skipped. */
+static void let_go(struct window *w, struct record *record) {
     bool over = record->state == RECORD_DELIVERED || record->state == RECORD_SKIPPED;
-    bool newest = record == w->last_record;
-    if (!record->message || !over || (newest && !w->sealed && window_identifies(w))) return;
-    if (newest) window_identify(w);
+    if (!record->message || !over) return;
     window_hold(w, -(ptrdiff_t)record->bytes);
     fetched_free(record->message);
     record->message = NULL;
@@ -72,7 +71,7 @@ void record_end(struct window *w, struct record *record, enum record_state state
         if (!record->delivery) count(c, failure_counter(o->why), !o->uncounted);
         break;
     }
-    record_let_go(w, record);
+    let_go(w, record);
     window_done(w);
 }
 

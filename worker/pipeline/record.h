@@ -36,10 +36,6 @@ struct record {
 
 /* Gives a record its outcome, which is kept until the window is settled. */
 void record_end(struct window *, struct record *, enum record_state, const struct outcome *);
-/* Its message goes once the record was delivered or skipped; the newest one's of a window not
- * before that is sealed, which window_identify() needs. To be called when it is the newest no more.
- */
-void record_let_go(struct window *, struct record *);
 /* The id of a record's workspace, for people: one line of printable ASCII, cut; empty where it
  * can't be told. *ret_exact: it is just this, of an event that can be decoded. */
 #define WORKSPACE_SHOWN 256

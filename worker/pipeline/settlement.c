@@ -335,7 +335,6 @@ static bool add_anew(struct lane *lane, struct txn *job, const struct partition 
 
 static bool add_ledger(struct lane *lane, struct txn *job, const struct partition *p,
                        struct window *w, struct meta *meta) {
-    window_identify(w);
     struct ledger_item *items = arena_alloc(&job->arena, (w->taken + 1) * sizeof *items);
     size_t n = 0;
     for (struct record *r = w->records; r; r = r->next) {
@@ -349,7 +348,7 @@ static bool add_ledger(struct lane *lane, struct txn *job, const struct partitio
                                   .next = w->next,
                                   .opened_ms = w->opened_wall_ms,
                                   .lost = w->lost,
-                                  .last = w->identified ? &w->last : NULL,
+                                  .last = w->last_record ? &w->last : NULL,
                                   .introduce = !p->introduced,
                                   .items = items,
                                   .n_items = n};

@@ -178,20 +178,6 @@ void window_begin(struct lane *lane, struct partition *p, struct window *w, int6
     w->topic = arena_strdup(&w->arena, str_c(p->base));
 }
 
-bool window_identifies(const struct window *w) {
-    return w->lane->cfg->ledger && w->lane->cfg->ledger_form == 2;
-}
-
-void window_identify(struct window *w) {
-    struct record *r = w->last_record;
-    if (w->identified || !r || !r->message || !window_identifies(w)) return;
-    struct str value = fetched_value(r->message);
-    w->last = (struct ledger_last){.offset = r->offset,
-                                   .timestamp_ms = fetched_time_ms(r->message, NULL)};
-    sha256(value.p, value.n, w->last.sha256);
-    w->identified = true;
-}
-
 void window_hold(struct window *w, ptrdiff_t bytes) {
     w->held += (size_t)bytes;
     w->lane->held += (size_t)bytes;

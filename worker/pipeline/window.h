@@ -48,8 +48,7 @@ struct window {
     struct arena arena;
     size_t arena_counted;
     struct record *records, *last_record;
-    bool identified; /* last says what last_record is, whose message may be gone: */
-    struct ledger_last last;
+    struct ledger_last last; /* what last_record is, whose message may be gone */
     struct delivery *deliveries, *last_delivery;
     struct table
         groups;   /* deliveries. Batch mode: by destination; retry partitions: by batch key */
@@ -121,11 +120,6 @@ size_t windows_ends(const struct windows *, size_t skip, int64_t ret[WINDOW_ENDS
 /* A window was just opened, or sealed with all its records gone. A replayed window is a batch
  * whatever the mode is now: its objects may exist already. */
 void window_begin(struct lane *, struct partition *, struct window *, int64_t timestamp_ms);
-/* Whether its ledger entry says what its newest record is. */
-bool window_identifies(const struct window *);
-/* Notes what its newest record is, while that has its message. Once, when it is sealed: of each
- * record it would be dear. */
-void window_identify(struct window *);
 /* So many bytes more, or less, count against the lane's budget. */
 void window_hold(struct window *, ptrdiff_t bytes);
 /* Gives up what is still out. */

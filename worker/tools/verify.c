@@ -523,15 +523,15 @@ static void tell_before(struct audit *a, const struct topic *t, const uint64_t *
 /* Offsets alone are the same in every topic: the ledger says what their records were. */
 static void compare_last(struct audit *a, const rd_kafka_message_t *m, const char *topic) {
     const struct ledger_last *last = audit_last(a, topic, m->partition, m->offset);
-    struct str value = {m->payload, m->payload ? m->len : 0};
-    if (!last || ledger_last_is(last, m->offset, rd_kafka_message_timestamp(m, NULL), value))
+    size_t bytes = m->payload ? m->len : 0;
+    if (!last || ledger_last_is(last, m->offset, rd_kafka_message_timestamp(m, NULL), bytes))
         return;
     struct finding f = {.code = "other-record",
                         .topic = topic,
                         .partition = m->partition,
                         .offset = m->offset,
                         .text = "an entry says of this record that it had another time or another "
-                                "value: the ledger speaks of another topic of this name"};
+                                "size: the ledger speaks of another topic of this name"};
     audit_report(a, &f);
 }
 

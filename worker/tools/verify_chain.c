@@ -156,8 +156,7 @@ static enum chain_answer restart(struct verdicts *vs, struct chain *c,
 static bool same_records(const struct chain_link *earlier, const struct ledger_entry *e) {
     const struct ledger_last *a = &earlier->last, *b = &e->last;
     if (!earlier->has_last || !e->has_last) return true;
-    return a->offset == b->offset && a->timestamp_ms == b->timestamp_ms &&
-           memcmp(a->sha256, b->sha256, SHA256_LEN) == 0;
+    return ledger_last_is(a, b->offset, b->timestamp_ms, b->bytes);
 }
 
 /* An entry whose number was there before. */

@@ -56,10 +56,9 @@ static void test_the_ledger_is_searched(void **state) {
 static void put_entry_of(struct str value, int64_t time_ms) {
     static const uint8_t rules[LEDGER_RULES_LEN];
     const struct ledger_maker maker = {"c", rules};
-    struct ledger_last last = {.offset = 6, .timestamp_ms = time_ms};
+    struct ledger_last last = {6, time_ms, (uint32_t)value.n};
     struct buf bytes;
     uint8_t hash[SHA256_LEN];
-    sha256(value.p, value.n, last.sha256);
     struct ledger_window w = {.maker = &maker,
                               .last = &last,
                               .group = "g",
