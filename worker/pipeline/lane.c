@@ -68,6 +68,8 @@ static size_t read_partition(struct lane *lane, struct partition *p, size_t most
     }
     if (p->caution != CAUTION_NONE) careful_tick(lane, p);
     if (p->caution == CAUTION_CAREFUL) return 0;
+    /* That the care is over is durable first: who dies of what is read then did not die in it. */
+    if (p->caution == CAUTION_NONE && !claim_same(&p->want, &p->meta.claim)) return 0;
     place_topic(&lane->place, p->topic, p->id);
     while (n < most && ((n % 8 && !large) || !turn_is_over(lane)) && source_peek(lane, p, &head)) {
         if (intake_past_end(p, head.offset)) break;

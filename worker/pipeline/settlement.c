@@ -302,6 +302,7 @@ static bool put_entry(struct lane *lane, struct txn *job, const struct partition
     memcpy(entry->prev, meta->head, SHA256_LEN);
     const struct ledger_signer *signer = partition_signs(p) ? lane->shared->signer : NULL;
     bool ok = ledger_encode(entry, signer, &value, meta->head);
+    entry->maker = NULL;
     if (ok) {
         char key[TOPIC_MAX + 16], topic[TOPIC_MAX + 1] = "";
         ledger_record_key(key, sizeof key, p->topic, p->id);
