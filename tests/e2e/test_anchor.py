@@ -229,10 +229,15 @@ class Anchors(rig.Case):
         file.unlink()
         told = json.loads(manifest.read_text())
         told["committed"] = [c for c in told["committed"] if c["topic"] != dead]
-        manifest.write_text(json.dumps(told))
-        answer = json.loads(rig.runsink("verify", "--key", self.public, "--json", str(folder)).stdout)
-        self.assertEqual([("anchor-missing", dead)], [(f["code"], f["topic"]) for f in answer["findings"] if not f["note"]])
-        self.assertEqual(65, self.second_opinion(folder)[0])
+        # The manifest is signed: who changes it is found by that alone, and who takes the signature off by the anchor.
+        for signed in (True, False):
+            if not signed:
+                told = {name: value for name, value in told.items() if name not in ("hash", "sig", "key")}
+            manifest.write_text(json.dumps(told, separators=(",", ":")))
+            answer = json.loads(rig.runsink("verify", "--key", self.public, "--json", str(folder)).stdout)
+            self.assertEqual([("manifest-altered", None)] * signed + [("anchor-missing", dead)],
+                             [(f["code"], f.get("topic")) for f in answer["findings"] if not f["note"]])
+            self.assertEqual(65, self.second_opinion(folder)[0])
 
     def test_redrive_beside_a_bucket_that_fails(self):
         """letters go back while no anchor can be written, and it says so"""
