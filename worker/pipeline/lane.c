@@ -419,9 +419,11 @@ static bool know_end(struct partition *p) {
 }
 
 static int64_t stands_since(const struct lane *lane, const struct partition *p) {
+    int64_t recall_ms = p->recall != RECALL_NONE ? lane->recall_held_ms : 0;
     return p->unreadable_ms ? p->unreadable_ms
            : p->beyond_ms   ? p->beyond_ms
            : p->held_ms     ? p->held_ms
+           : recall_ms      ? recall_ms
                             : settlement_blocked_since(lane, p);
 }
 
@@ -433,10 +435,11 @@ static bool is_given_up(struct lane *lane, struct partition *p) {
         log_warn("the end is not reached: what is left is for the next run",
                  LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("from", p->eof_at),
                  LOG_I("end", p->kind == PARTITION_SOURCE ? p->end : vitals_high(p)),
-                 LOG_S("why", trouble_text(p->unreadable_ms ? TROUBLE_UNREADABLE
-                                           : p->beyond_ms   ? TROUBLE_POSITION
-                                           : p->held_ms     ? TROUBLE_HELD
-                                                            : TROUBLE_OWN_TOPIC)));
+                 LOG_S("why",
+                       trouble_text(p->unreadable_ms                         ? TROUBLE_UNREADABLE
+                                    : p->beyond_ms                           ? TROUBLE_POSITION
+                                    : p->held_ms || p->recall != RECALL_NONE ? TROUBLE_HELD
+                                                                             : TROUBLE_OWN_TOPIC)));
     p->given_up = true;
     return true;
 }
@@ -446,6 +449,7 @@ static bool has_ended(struct lane *lane, struct partition *p) {
     p->given_up = p->given_up && stands_since(lane, p);
     if (!p->loaded) return false;
     if (is_given_up(lane, p)) return true;
+    if (p->recall != RECALL_NONE) return false; /* where it begins is to be committed yet */
     if (source && !know_end(p)) return false;
     if (source && !p->begins && p->committed >= p->end) return true;
     struct feed_head head;

@@ -30,7 +30,10 @@ bool windows_init(struct windows *ws, int64_t offset, const int64_t *ends, size_
 
 void windows_clear(struct windows *ws) {
     struct window *w;
-    while ((w = windows_pop(ws))) window_discard(w);
+    while ((w = windows_pop(ws))) {
+        if (w->lane) count(&w->lane->counters, COUNTER_UNPARKED, w->parked);
+        window_discard(w);
+    }
 }
 
 struct window *windows_open(const struct windows *ws) {
