@@ -165,7 +165,8 @@ static bool is_of_old(const struct lane *lane, struct partition *p) {
     int64_t since_ms = p->filled_ms - (p->kind == PARTITION_SOURCE ? SURE_FOR_MS : 0);
     if (assignment_is_sure(lane, p, since_ms)) return true;
     bool told = p->doubts > 1; /* once that it is gone */
-    bool slow = p->doubting && lane->now_ms - p->asked_ms >= SOURCE_SURE_MS;
+    bool slow =
+        p->kind == PARTITION_SOURCE && p->doubting && lane->now_ms - p->asked_ms >= SOURCE_SURE_MS;
     return !told && (slow || lane->now_ms - p->filled_ms >= SOURCE_SURE_MS);
 }
 

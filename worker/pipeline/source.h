@@ -10,7 +10,7 @@ struct partition;
 
 /* The first record beyond an end that was reached waits for so long to be known for one of the same
  * topic. */
-#define SOURCE_SURE_MS 200
+#define SOURCE_SURE_MS 500
 
 bool source_open(struct lane *, struct buf *err);
 void source_close(struct lane *); /* leaves the group */
