@@ -264,8 +264,10 @@ static rd_kafka_resp_err_t produce(struct producer *s, struct txn_record *r) {
     /* Many records that are too large would take a transaction each. */
     if (s->trials > TRIALS_MAX && f->too_large && bytes >= f->too_large)
         return RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
-    fill_chunk(s, f, bytes);
+    /* Before the rest of a chunk is awaited: what is told of a failure then forgets the partitions.
+     */
     if (partition >= 0) partition %= f->partitions;
+    fill_chunk(s, f, bytes);
     rd_kafka_headers_t *headers = rd_kafka_headers_new(r->n_headers);
     for (size_t i = 0; i < r->n_headers; i++)
         rd_kafka_header_add(headers, r->headers[i].name.p, (ssize_t)r->headers[i].name.n,
