@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/queue.h>
 
@@ -56,29 +57,35 @@ static void ask_alone(const struct offsets *o, const struct question *it) {
     if (err) it->list->elems[0].err = err;
 }
 
+static void take_answer(rd_kafka_topic_partition_t *to, const rd_kafka_topic_partition_t *from) {
+    to->offset = from->offset;
+    to->err = from->err;
+    if (!from->metadata_size) return;
+    to->metadata = xmalloc(from->metadata_size); /* librdkafka frees it with free() */
+    memcpy(to->metadata, from->metadata, from->metadata_size);
+    to->metadata_size = from->metadata_size;
+}
+
 /* Of many partitions at once: a lane may have hundreds that ask in the same moment. One that a
- * pending transaction keeps unstable makes that fail for all. */
+ * pending transaction keeps unstable makes that fail for all. A partition that went and came back
+ * may be asked for twice: of two in one list, the second would be told to have no commit. */
 static void ask(const struct offsets *o, const struct questions *these) {
     rd_kafka_topic_partition_list_t *all = rd_kafka_topic_partition_list_new(16);
     struct question *it;
-    int i = 0;
     STAILQ_FOREACH(it, these, link) {
         const rd_kafka_topic_partition_t *tp = &it->list->elems[0];
-        rd_kafka_topic_partition_list_add(all, tp->topic, tp->partition);
+        if (!rd_kafka_topic_partition_list_find(all, tp->topic, tp->partition))
+            rd_kafka_topic_partition_list_add(all, tp->topic, tp->partition);
     }
     rd_kafka_resp_err_t err = rd_kafka_committed(o->consumer, all, OFFSETS_TIMEOUT_MS);
     STAILQ_FOREACH(it, these, link) {
-        if (err && all->cnt > 1) {
+        rd_kafka_topic_partition_t *tp = &it->list->elems[0];
+        if (err && all->cnt > 1)
             ask_alone(o, it);
-            continue;
-        }
-        rd_kafka_topic_partition_t *from = &all->elems[i++], *to = &it->list->elems[0];
-        to->offset = from->offset;
-        to->err = err ? err : from->err;
-        to->metadata = from->metadata;
-        to->metadata_size = from->metadata_size;
-        from->metadata = NULL;
-        from->metadata_size = 0;
+        else if (err)
+            tp->err = err;
+        else
+            take_answer(tp, rd_kafka_topic_partition_list_find(all, tp->topic, tp->partition));
     }
     rd_kafka_topic_partition_list_destroy(all);
 }
