@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "worker/tools/verify_files.h"
+#include "worker/tools/verify_export.h"
 
 #define WORLD_SOURCE "jobs"
 #define WORLD_GROUP "runsink"

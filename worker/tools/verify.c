@@ -12,6 +12,7 @@
 #include "worker/kafka/topics.h"
 #include "worker/tools/command.h"
 #include "worker/tools/verify_bucket.h"
+#include "worker/tools/verify_export.h"
 #include "worker/tools/verify_margin.h"
 #include "worker/tools/verify_objects.h"
 #include "worker/tools/verify_recheck.h"

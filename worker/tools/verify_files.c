@@ -6,18 +6,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 
-#include "worker/base/json_out.h"
 #include "worker/ledger/parse.h"
-
-#define MANIFEST "manifest.json"
-#define UNNAMED "unnamed.ndjson"
-#define SUFFIX ".ndjson"
-#define ANCHORS "anchors"
-#define VERSIONS_MAX 1000
-#define MANIFEST_MAX (256u << 20)
-#define NAME_SIZE (TOPIC_MAX + 32)
 
 void snapshot_free(struct snapshot *s) {
     if (!s) return;
@@ -49,151 +39,27 @@ void snapshot_drained(const struct snapshot *s, struct audit *a) {
     for (size_t i = 0; i < s->n_drained; i++) audit_drained(a, s->drained[i]);
 }
 
-static bool say_errno(struct buf *err, const char *what, const char *dir, const char *name) {
+bool files_errno(struct buf *err, const char *what, const char *dir, const char *name) {
     buf_printf(err, "cannot %s %s%s%s: %s", what, dir, name ? "/" : "", name ? name : "",
                strerror(errno));
     return false;
 }
 
-static bool is_empty(const char *dir) {
-    DIR *d = opendir(dir);
-    size_t n = 0;
-    if (!d) return false;
-    while (readdir(d)) n++;
-    closedir(d);
-    return n == 2; /* . and .. */
-}
-
-bool export_open(const char *dir, struct buf *err) {
-    if (mkdir(dir, 0777) == 0 || (errno == EEXIST && is_empty(dir))) return true;
-    if (errno != EEXIST) return say_errno(err, "make", dir, NULL);
-    buf_printf(err, "%s is not an empty folder: give --export a new one", dir);
-    return false;
-}
-
-static char *path_in(const char *dir, const char *name) {
+char *files_path(const char *dir, const char *name) {
     char *path = xmalloc(strlen(dir) + strlen(name) + 2);
     sprintf(path, "%s/%s", dir, name);
     return path;
 }
 
-static FILE *open_in(const char *dir, const char *name, const char *mode) {
-    char *path = path_in(dir, name);
+FILE *files_open(const char *dir, const char *name, const char *mode) {
+    char *path = files_path(dir, name);
     FILE *f = fopen(path, mode);
     free(path);
     return f;
 }
 
-static bool close_written(FILE *f) {
-    bool ok = !ferror(f);
-    return fclose(f) == 0 && ok;
-}
-
-/* A value that is an entry holds no newline; one that is none must not become two lines. */
-static void put_line(FILE *f, struct str value) {
-    for (size_t i = 0; i < value.n;) {
-        const char *stop = memchr(value.p + i, '\n', value.n - i);
-        size_t n = stop ? (size_t)(stop - value.p) - i : value.n - i;
-        fwrite(value.p + i, 1, n, f);
-        if (stop) fputc(' ', f);
-        i += n + (stop != NULL);
-    }
-    fputc('\n', f);
-}
-
-/* Opened for each entry: there may be more partitions than file descriptors. */
-bool export_entry(const char *dir, struct str key, struct str value, struct buf *err) {
-    char name[NAME_SIZE] = UNNAMED;
-    struct str topic;
-    int32_t partition;
-    if (ledger_read_key(key, &topic, &partition))
-        snprintf(name, sizeof name, "%.*s-%d" SUFFIX, (int)topic.n, topic.p, (int)partition);
-    FILE *f = open_in(dir, name, "ae");
-    if (!f) return say_errno(err, "open", dir, name);
-    put_line(f, value);
-    return close_written(f) || say_errno(err, "write", dir, name);
-}
-
-static void make_folders(const char *dir, const char *name) {
-    char path[4096];
-    for (const char *at = name; (at = strchr(at, '/')); at++) {
-        snprintf(path, sizeof path, "%s/%.*s", dir, (int)(at - name), name);
-        mkdir(path, 0777); /* what matters is whether the file can be made */
-    }
-}
-
-bool export_anchor(const char *dir, const char *name, struct str value, struct buf *err) {
-    char path[128];
-    snprintf(path, sizeof path, ANCHORS "/%s", name);
-    make_folders(dir, path);
-    FILE *f = open_in(dir, path, "wxe");
-    for (int version = 2; !f && errno == EEXIST && version < VERSIONS_MAX; version++) {
-        snprintf(path, sizeof path, ANCHORS "/%s.%d", name, version);
-        f = open_in(dir, path, "wxe");
-    }
-    if (!f) return say_errno(err, "create", dir, path);
-    fwrite(value.p, 1, value.n, f);
-    return close_written(f) || say_errno(err, "write", dir, path);
-}
-
 char *files_anchors(const char *dir) {
-    return path_in(dir, ANCHORS);
-}
-
-static void put_committed(struct buf *b, const struct committed *c) {
-    out_open(b, NULL, '{');
-    out_string(b, "topic", c->topic);
-    out_int(b, "partition", c->partition);
-    out_int(b, "offset", c->offset);
-    if (c->has_meta) {
-        out_uint(b, "entries", c->meta.seq);
-        out_hex(b, "head", c->meta.head, SHA256_LEN);
-    }
-    out_close(b, '}');
-}
-
-/* Over all that stands before it, as an entry's. */
-static void put_seal(struct buf *b, const struct ledger_signer *signer) {
-    uint8_t hash[SHA256_LEN], sig[LEDGER_SIG_LEN];
-    sha256(b->p, b->n, hash);
-    ledger_sign(signer, hash, SHA256_LEN, sig);
-    out_hex(b, "hash", hash, SHA256_LEN);
-    buf_puts(b, ",\"sig\":\"");
-    base64_add(b, sig, sizeof sig);
-    buf_puts(b, "\"");
-    out_string(b, "key", ledger_signer_id(signer));
-}
-
-static void put_manifest(struct buf *b, const struct snapshot *s,
-                         const struct ledger_signer *signer) {
-    out_open(b, NULL, '{');
-    out_int(b, "v", 1);
-    out_string(b, "source", s->source);
-    out_string(b, "group", s->group);
-    if (s->cluster[0]) out_string(b, "cluster", s->cluster);
-    out_bool(b, "partial", s->partial);
-    out_bool(b, "unfinished", s->unfinished);
-    if (s->has_anchors) out_int(b, "anchors", s->anchors);
-    out_open(b, "committed", '[');
-    for (size_t i = 0; i < s->n_committed; i++) put_committed(b, &s->committed[i]);
-    out_close(b, ']');
-    out_open(b, "drained", '[');
-    for (size_t i = 0; i < s->n_drained; i++) out_string(b, NULL, s->drained[i]);
-    out_close(b, ']');
-    if (signer) put_seal(b, signer);
-    out_close(b, '}');
-}
-
-bool export_finish(const char *dir, const struct snapshot *s, const struct ledger_signer *signer,
-                   struct buf *err) {
-    struct buf b;
-    FILE *f = open_in(dir, MANIFEST, "wxe");
-    if (!f) return say_errno(err, "create", dir, MANIFEST);
-    buf_init(&b, MANIFEST_MAX);
-    put_manifest(&b, s, signer);
-    put_line(f, (struct str){b.p, b.n});
-    buf_free(&b);
-    return close_written(f) || say_errno(err, "write", dir, MANIFEST);
+    return files_path(dir, FILES_ANCHORS);
 }
 
 static const char *text_of(const cJSON *object, const char *name) {
@@ -278,7 +144,7 @@ bool files_sealed(const struct snapshot *s, struct audit *a) {
     const struct manifest_seal *seal = &s->seal;
     const struct ledger_pubkey *key = seal->intact ? audit_key(a, seal->key) : NULL;
     char text[200];
-    struct finding f = {.offset = -1, .place = {.name = MANIFEST, .offset = 1}, .text = text};
+    struct finding f = {.offset = -1, .place = {.name = FILES_MANIFEST, .offset = 1}, .text = text};
     bool good = key && audit_trusts(a, seal->key) &&
                 ledger_pubkey_check(key, seal->hash, SHA256_LEN, seal->sig);
     if (seal->any && !seal->intact) {
@@ -308,9 +174,9 @@ bool files_sealed(const struct snapshot *s, struct audit *a) {
 bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err) {
     struct buf text;
     struct snapshot s = {0};
-    char *path = path_in(dir, MANIFEST);
-    buf_init(&text, MANIFEST_MAX);
-    bool read = buf_file(&text, path) || say_errno(err, "read", dir, MANIFEST);
+    char *path = files_path(dir, FILES_MANIFEST);
+    buf_init(&text, FILES_MANIFEST_MAX);
+    bool read = buf_file(&text, path) || files_errno(err, "read", dir, FILES_MANIFEST);
     cJSON *root = read ? cJSON_ParseWithLength(buf_cstr(&text), text.n) : NULL;
     bool ok = root && read_manifest(root, &s);
     if (ok) take_seal(root, (struct str){text.p, text.n}, &s.seal);
@@ -322,15 +188,16 @@ bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err) {
         return true;
     }
     snapshot_free(&s);
-    if (read) buf_printf(err, "%s/" MANIFEST " is not what `runsink verify --export` writes", dir);
+    if (read)
+        buf_printf(err, "%s/" FILES_MANIFEST " is not what `runsink verify --export` writes", dir);
     return false;
 }
 
 /* learn: only what it says of keys. */
 static bool audit_file(const char *dir, const char *name, bool learn, struct audit *a,
                        struct buf *err) {
-    FILE *f = open_in(dir, name, "re");
-    if (!f) return say_errno(err, "open", dir, name);
+    FILE *f = files_open(dir, name, "re");
+    if (!f) return files_errno(err, "open", dir, name);
     struct ledger_place place = {.name = name};
     char *line = NULL;
     size_t cap = 0;
@@ -347,18 +214,18 @@ static bool audit_file(const char *dir, const char *name, bool learn, struct aud
     bool ok = !ferror(f);
     free(line);
     fclose(f);
-    return ok || say_errno(err, "read", dir, name);
+    return ok || files_errno(err, "read", dir, name);
 }
 
 static int is_entries(const struct dirent *d) {
-    size_t n = strlen(d->d_name), suffix = sizeof SUFFIX - 1;
-    return n > suffix && strcmp(d->d_name + n - suffix, SUFFIX) == 0;
+    size_t n = strlen(d->d_name), suffix = sizeof FILES_SUFFIX - 1;
+    return n > suffix && strcmp(d->d_name + n - suffix, FILES_SUFFIX) == 0;
 }
 
 bool files_audit(const char *dir, struct audit *a, struct buf *err) {
     struct dirent **names;
     int n = scandir(dir, &names, is_entries, alphasort);
-    if (n < 0) return say_errno(err, "read", dir, NULL);
+    if (n < 0) return files_errno(err, "read", dir, NULL);
     bool ok = true;
     /* One partition's file stands before another's, whichever was written first. */
     for (int learn = 1; learn >= 0; learn--)

@@ -9,7 +9,15 @@
 #ifndef RUNSINK_VERIFY_FILES_H
 #define RUNSINK_VERIFY_FILES_H
 
+#include <stdio.h>
+
 #include "worker/tools/verify_audit.h"
+
+#define FILES_MANIFEST "manifest.json"
+#define FILES_MANIFEST_MAX (256u << 20)
+#define FILES_UNNAMED "unnamed.ndjson"
+#define FILES_SUFFIX ".ndjson"
+#define FILES_ANCHORS "anchors"
 
 struct committed {
     char topic[TOPIC_MAX + 1];
@@ -48,15 +56,6 @@ void snapshot_add_drained(struct snapshot *, const char *topic);
 void snapshot_expect(const struct snapshot *, struct audit *);
 void snapshot_drained(const struct snapshot *, struct audit *);
 
-/* Writing. The folder is made; it must be empty or absent. */
-bool export_open(const char *dir, struct buf *err);
-bool export_entry(const char *dir, struct str key, struct str value, struct buf *err);
-/* name: a legal anchor's name. */
-bool export_anchor(const char *dir, const char *name, struct str value, struct buf *err);
-/* Writes the manifest, last of all; signed, unless the signer is NULL. */
-bool export_finish(const char *dir, const struct snapshot *, const struct ledger_signer *,
-                   struct buf *err);
-
 /* Reading: the manifest, then all files, each entry given to the audit. */
 bool files_snapshot(const char *dir, struct snapshot *ret, struct buf *err);
 bool files_audit(const char *dir, struct audit *, struct buf *err);
@@ -65,5 +64,11 @@ bool files_audit(const char *dir, struct audit *, struct buf *err);
 bool files_sealed(const struct snapshot *, struct audit *);
 /* Where an export's anchors are; the caller's to free. */
 char *files_anchors(const char *dir);
+
+/* Paths in the folder: one is the caller's to free, the other opened as by fopen(). */
+char *files_path(const char *dir, const char *name);
+FILE *files_open(const char *dir, const char *name, const char *mode);
+/* Says "cannot WHAT DIR/NAME" and errno in words; name may be NULL. False. */
+bool files_errno(struct buf *err, const char *what, const char *dir, const char *name);
 
 #endif
