@@ -13,7 +13,7 @@ import base64, hashlib, json, pathlib, re, sys
 KINDS = ("delivered", "skipped", "parked", "dead", "redriven", "discarded")
 ENTRY = re.compile(rb'(\{.*?),"hash":"([0-9a-f]{64})"(?:,"sig":"([^"]{88})","key":"([0-9a-f]{16})")?\}')
 ANCHOR = re.compile(rb'(\{"anchor":1,.*?\]),"hash":"([0-9a-f]{64})","sig":"([^"]{88})","key":"([0-9a-f]{16})"\}')
-MANIFEST = re.compile(rb'(\{"v":1,.*?\]),"hash":"([0-9a-f]{64})","sig":"([^"]{88})","key":"([0-9a-f]{16})"\}\n?')
+MANIFEST = re.compile(rb'(\{"v":[12],.*?\]),"hash":"([0-9a-f]{64})","sig":"([^"]{88})","key":"([0-9a-f]{16})"\}\n?')
 ROTATE = b"runsink-ledger-rotate-1\n"
 
 
@@ -347,6 +347,18 @@ def manifest_findings(raw, chains, keys):
         yield "manifest: signature is not a given key's"
 
 
+def file_findings(folder, manifest):
+    """The folder holds the files that the manifest names, and no others that count."""
+    there = {p.relative_to(folder).as_posix(): p.read_bytes()
+             for p in (*folder.glob("*.ndjson"), *(folder / "anchors").rglob("*")) if p.is_file()}
+    named = {f["name"]: (f["size"], f["sha256"]) for f in manifest["files"]}
+    for name in sorted(there.keys() ^ named.keys()):
+        yield f"{name}: {'the manifest does not name it' if name in there else 'the manifest names it, and it is not there'}"
+    for name in sorted(there.keys() & named.keys()):
+        if (len(there[name]), hashlib.sha256(there[name]).hexdigest()) != named[name]:
+            yield f"{name}: not the bytes that the manifest names"
+
+
 def verify(folder, keys):
     raw = (folder / "manifest.json").read_bytes()
     manifest = json.loads(raw)
@@ -386,6 +398,8 @@ def verify(folder, keys):
                               lambda place: place in drained)
     yield from anchor_findings(folder, manifest["group"], chains, keys)
     yield from manifest_findings(raw, chains, keys)
+    if manifest["v"] > 1:
+        yield from file_findings(folder, manifest)
     if sum(1 for _ in (folder / "anchors").rglob("*.json*")) < manifest.get("anchors", 0):
         yield "anchors that the manifest counts are not there"
 

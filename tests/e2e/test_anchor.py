@@ -229,6 +229,7 @@ class Anchors(rig.Case):
         file.unlink()
         told = json.loads(manifest.read_text())
         told["committed"] = [c for c in told["committed"] if c["topic"] != dead]
+        told["files"] = [f for f in told["files"] if f["name"] != file.name]
         # The manifest is signed: who changes it is found by that alone, and who takes the signature off by the anchor.
         for signed in (True, False):
             if not signed:

@@ -324,9 +324,15 @@ class Ledger(rig.Case):
         self.assertTrue(self.verify_folder(folder, "--key", self.public)["scope"]["manifest_signed"])
         self.assertEqual((0, "sound\n"), self.second_opinion(folder))
 
-        # Ledger and manifest are cut short together, as whoever can change the folder could.
+        # One of the files is another, and nothing else could tell: the manifest names them.
         file = folder / f"{self.topic}-0.ndjson"
         entries = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(b"".join([*entries, entries[-1]]))
+        answer = self.verify_folder(folder, "--key", self.public)
+        self.assertEqual([("file-altered", file.name)], [(f["code"], f["found_in"]["name"]) for f in answer["findings"] if not f["note"]])
+        self.assertEqual((65, f"{file.name}: not the bytes that the manifest names\n"), self.second_opinion(folder))
+
+        # Ledger and manifest are cut short together, as whoever can change the folder could.
         file.write_bytes(b"".join(entries[:-1]))
         told = json.loads(signed)
         for one in told["committed"]:

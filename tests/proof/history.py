@@ -146,8 +146,14 @@ class History:
             anchor = {"anchor": 1, "group": GROUP, "at": at, "version": "1",
                       "heads": [heads[t, p, n] for (t, p), n in sorted(counts.items()) if (t, p, n) in heads]}
             files[f"anchors/{anchor_name(at)}"] = seal(anchor, key)[0]
-        return files, {"v": 1, "source": SOURCE, "group": GROUP, "cluster": CLUSTER, "partial": False, "unfinished": False,
+        return files, {"v": 2, "source": SOURCE, "group": GROUP, "cluster": CLUSTER, "partial": False, "unfinished": False,
                        "anchors": sum(1 for n in files if n.startswith("anchors/")), "committed": committed, "drained": []}
+
+
+def named(files):
+    """What a manifest says of these files, which are bytes or lists of lines."""
+    bodies = {name: body if isinstance(body, bytes) else b"".join(line + b"\n" for line in body) for name, body in files.items()}
+    return [{"name": name, "size": len(body), "sha256": hashlib.sha256(body).hexdigest()} for name, body in sorted(bodies.items())]
 
 
 def anchor_name(at):

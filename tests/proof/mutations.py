@@ -16,7 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from history import History, Key, anchor_name, dump, seal
+from history import History, Key, anchor_name, dump, named, seal
 
 # Kind (a pattern) -> why it is no finding that it is not found.
 HARMLESS = {
@@ -97,8 +97,8 @@ class Case:
         self.lines, self.manifest = self.history.files()
         self.key, self.places, self.kind = self.history.key, None, ""  # places None: anywhere
         self.seal = self.sealed(self.history.key)
-        ways = [self.entry, self.line, self.file, self.state, self.anchors, self.other_key]
-        self.rnd.choices(ways, [70, 10, 3, 8, 8, 1])[0]()
+        ways = [self.entry, self.line, self.file, self.state, self.anchors, self.other_key, self.named]
+        self.rnd.choices(ways, [67, 10, 3, 8, 8, 1, 3])[0]()
 
     def at(self, entry, name):
         """Where a finding may name it: the file, the chain, or the records of the source topic that it is about."""
@@ -217,11 +217,41 @@ class Case:
             key = {"raw": None, "stranger": Key(), "insider": self.key}[how]
             self.lines[name] = seal(value, key)[0] if key and what.split(":")[0] not in ("hash", "sig", "key") else dump(value).encode()
 
+    def named(self):
+        """Files that are not those that the manifest names, changed in ways that nothing else may tell."""
+        self.manifest["files"] = named(self.lines)
+        entries, anchors = (sorted(n for n in self.lines if n.startswith("anchors/") == which) for which in (False, True))
+        name, anchor = self.rnd.choice(entries), self.rnd.choice(anchors)
+        op = self.rnd.choice(["repeat", "other-group", "renamed", "split", "anchor-exchanged", "anchor-renamed", "foreign-file", "junk",
+                              "gone", "anchor-gone"])
+        self.kind, self.places = f"named:{op}", None
+        lines = self.lines[name]
+        other = seal({**json.loads(lines[0]), "group": "other"}, self.key)[0]
+        if op == "repeat":
+            lines.insert(self.rnd.randrange(len(lines)) + 1, lines[-1])
+        elif op == "other-group":
+            lines.append(other)
+        elif op == "renamed":
+            self.lines["zz.ndjson"] = self.lines.pop(name)
+        elif op == "split":
+            self.lines[name], self.lines["zz.ndjson"] = lines[:-1], lines[-1:]
+        elif op in ("anchor-exchanged", "anchor-gone"):
+            body = json.loads(self.lines.pop(anchor))
+            if op == "anchor-exchanged":  # another one of the same time, that is sound by itself
+                self.lines[f"anchors/{anchor_name(body['at'])}"] = seal({**body, "heads": body["heads"][:1], "version": "2"}, self.key)[0]
+        elif op == "anchor-renamed":
+            self.lines[anchor + ".2"] = self.lines.pop(anchor)
+        elif op == "gone":
+            del self.lines[name]
+        else:
+            self.lines["anchors/README" if op == "foreign-file" else "a.ndjson"] = b"" if op == "foreign-file" else other + b"\n"
+
     def other_key(self):
         self.kind, self.key = "key:another", Key()
 
     def state(self):
         rnd, m = self.rnd, self.manifest
+        m["files"] = named(self.lines)
         before = copy.deepcopy(m)
         op = rnd.choice(["gone", "cut-off", "change", "change", "change", "partial:true", "unfinished:true", "committed:removed",
                          "anchors:removed", "drained:more", "offset", "head", "entries", "no-such-partition", "same", "flip"])
@@ -273,6 +303,8 @@ class Case:
         return seal(m, None, False)[0][:-1] + kept[kept.index(b',"sig":'):]
 
     def write(self, folder):
+        if isinstance(self.manifest, dict) and self.kind.split(":")[0] not in ("manifest", "named"):
+            self.manifest["files"] = named(self.lines)  # who changes files can change what names them
         for name, body in self.lines.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

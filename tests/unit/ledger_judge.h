@@ -164,11 +164,13 @@ static inline void write_export(const struct world *w, const struct snapshot *s,
     struct buf err;
     buf_init(&err, 4096);
     snprintf(dir, sizeof dir, "%s/%04u", root, number);
-    assert_true(export_open(dir, &err));
+    struct exporter *x = export_open(dir, &err);
+    assert_non_null(x);
     for (size_t i = 0; i < w->n; i++)
-        assert_true(export_entry(dir, str_c(w->lines[i].key),
+        assert_true(export_entry(x, str_c(w->lines[i].key),
                                  (struct str){w->lines[i].value.p, w->lines[i].value.n}, &err));
-    assert_true(export_finish(dir, s, NULL, &err));
+    assert_true(export_finish(x, s, NULL, &err));
+    export_free(x);
     snprintf(path, sizeof path, "%s/expect", dir);
     FILE *f = fopen(path, "w");
     assert_non_null(f);

@@ -1,4 +1,5 @@
-/* What `runsink verify` makes of an entry's form: cluster, rules, newest record; and of topics that were made anew. */
+/* What `runsink verify` makes of an entry's form: cluster, rules, newest record; and of topics that
+ * were made anew. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -45,6 +45,7 @@ struct verify {
     char cluster[CLUSTER_MAX + 1]; /* its id; empty: not known */
     struct topic_list all;
     struct report report;
+    struct exporter *exporter; /* of --export; NULL without */
     struct buf err;
 };
 
@@ -93,7 +94,7 @@ static void on_anchor(void *context, const char *name, struct str value, int64_t
     struct watchers *w = context;
     w->anchors++;
     anchored_add(w->anchored, name, value, written_ms);
-    if (w->v->export_dir && !w->v->err.n) export_anchor(w->v->export_dir, name, value, &w->v->err);
+    if (w->v->exporter && !w->v->err.n) export_anchor(w->v->exporter, name, value, &w->v->err);
 }
 
 static void on_remark(void *context, bool finding, const char *code, const char *text) {
@@ -357,7 +358,7 @@ static bool read_ledger(struct verify *v, const char *source, struct audit *a) {
         struct ledger_place place = {name, m->partition, m->offset};
         struct str key = reader_key(m), value = reader_value(m);
         audit_entry(a, key, value, &place);
-        if (v->export_dir) ok = export_entry(v->export_dir, key, value, &v->err);
+        if (v->exporter) ok = export_entry(v->exporter, key, value, &v->err);
         rd_kafka_message_destroy(m);
         report_progress(&v->report, name, ++n, reader_progress(r));
     }
@@ -591,7 +592,7 @@ static bool finish_export(struct verify *v, const struct snapshot *s) {
     buf_init(&why, 4096);
     if (v->cfg->ledger_key[0] && !(signer = ledger_signer_load(v->cfg->ledger_key, &why)))
         fprintf(stderr, "runsink verify: the manifest is not signed: %s\n", buf_cstr(&why));
-    bool ok = export_finish(v->export_dir, s, signer, &v->err);
+    bool ok = export_finish(v->exporter, s, signer, &v->err);
     ledger_signer_free(signer);
     buf_free(&why);
     return ok;
@@ -611,7 +612,7 @@ static bool read_all(struct verify *v, const struct snapshot *s, struct watchers
     if (w->recheck) sums->derived = *recheck_sums(w->recheck);
     if (!s->unfinished && !read_waiting(v, s, w->audit)) return false;
     if (v->records && !read_records(v, s->source, w->audit, sums)) return false;
-    return !v->export_dir || finish_export(v, s);
+    return !v->exporter || finish_export(v, s);
 }
 
 /* The committed state, and everything that was settled up to it. */
@@ -630,7 +631,7 @@ static int audit_source(struct verify *v, struct snapshot *s, struct watchers *w
     if (v->limits.from_ms > now_ms || v->limits.to_ms > now_ms)
         on_remark(w, true, "not-covered", "the time that was asked for is not over yet");
     if (s->partial || s->unfinished) w->margin = margin_new(s, v->keys, v->n_keys, w->audit);
-    if (!read_all(v, s, w, &sums)) return fail(v, v->export_dir ? EX_IOERR : EX_UNAVAILABLE);
+    if (!read_all(v, s, w, &sums)) return fail(v, v->exporter ? EX_IOERR : EX_UNAVAILABLE);
     return finish(v, s, w, &sums);
 }
 
@@ -640,11 +641,14 @@ static int verify_source(struct verify *v, const char *source) {
     snprintf(s.source, sizeof s.source, "%s", source);
     snprintf(s.group, sizeof s.group, "%s", v->group);
     memcpy(s.cluster, v->cluster, sizeof s.cluster);
-    if (v->export_dir && !export_open(v->export_dir, &v->err)) return fail(v, EX_CANTCREAT);
+    if (v->export_dir && !(v->exporter = export_open(v->export_dir, &v->err)))
+        return fail(v, EX_CANTCREAT);
     begin_audit(v, &s, v->anchors_dir || v->cfg->anchor_bucket[0], &w);
     if (v->lookup) w.objects = objects_new(v->cfg, v->lookup, w.audit);
     int rc = audit_source(v, &s, &w);
     end_audit(&w);
+    export_free(v->exporter);
+    v->exporter = NULL;
     snapshot_free(&s);
     return rc;
 }
@@ -716,10 +720,12 @@ static int verify_folder(struct verify *v) {
     if (!files_snapshot(v->target, &s, &v->err)) return fail(v, EX_NOINPUT);
     struct report_sums sums = sums_of(v, &s);
     sums.folder = true;
+    sums.files = s.n_files;
     begin_audit(v, &s, v->anchors_dir || s.has_anchors, &w);
     snapshot_expect(&s, w.audit);
     if (w.anchored) read_folder_anchors(v, &s, &w);
-    bool read = files_audit(v->target, w.audit, &v->err);
+    bool read =
+        files_audit(v->target, w.audit, &v->err) && files_compare(v->target, &s, w.audit, &v->err);
     if (read) sums.manifest_signed = files_sealed(&s, w.audit);
     int rc = read ? finish(v, &s, &w, &sums) : fail(v, EX_IOERR);
     end_audit(&w);

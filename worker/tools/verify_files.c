@@ -3,16 +3,20 @@
 #include <cjson/cJSON.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fts.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "worker/base/hash.h"
 #include "worker/ledger/parse.h"
 
 void snapshot_free(struct snapshot *s) {
     if (!s) return;
     free(s->committed);
     free(s->drained);
+    for (size_t i = 0; i < s->n_files; i++) free(s->files[i].name);
+    free(s->files);
     *s = (struct snapshot){0};
 }
 
@@ -92,11 +96,47 @@ static bool read_committed(const cJSON *item, struct committed *ret) {
     return unhex(str_c(text_of(item, "head")), ret->meta.head, SHA256_LEN);
 }
 
+/* A path below the folder, that leads nowhere else. */
+static bool is_name(const char *name) {
+    static const char legal[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/";
+    for (const char *part = name;; part++) {
+        size_t n = strcspn(part, "/");
+        if (!n || (n == 1 && *part == '.') || (n == 2 && memcmp(part, "..", 2) == 0)) return false;
+        part += n;
+        if (!*part) return name[strspn(name, legal)] == '\0';
+    }
+}
+
+static bool read_file(const cJSON *item, struct snapshot *s) {
+    const char *name = text_of(item, "name");
+    struct named_file file;
+    int64_t size;
+    if (!is_name(name) || (s->n_files && strcmp(s->files[s->n_files - 1].name, name) >= 0) ||
+        !number_of(item, "size", (int64_t)1 << 53, &size) ||
+        !unhex(str_c(text_of(item, "sha256")), file.sha256, SHA256_LEN))
+        return false;
+    file.name = xstrdup(name);
+    file.size = (uint64_t)size;
+    s->files = xgrow(s->files, s->n_files, sizeof *s->files);
+    s->files[s->n_files++] = file;
+    return true;
+}
+
+static bool read_files(const cJSON *root, struct snapshot *s) {
+    const cJSON *item, *files = cJSON_GetObjectItemCaseSensitive(root, "files");
+    s->names_files = true;
+    cJSON_ArrayForEach(item, files) {
+        if (!read_file(item, s)) return false;
+    }
+    return cJSON_IsArray(files);
+}
+
 static bool read_manifest(const cJSON *root, struct snapshot *s) {
     const cJSON *item;
     int64_t version;
     const char *source = text_of(root, "source");
-    if (!number_of(root, "v", 1, &version) || version != 1) return false;
+    if (!number_of(root, "v", FILES_MANIFEST_FORM, &version) || version < 1) return false;
     if (!ledger_topic_legal(str_c(source))) return false;
     snprintf(s->source, sizeof s->source, "%s", source);
     snprintf(s->group, sizeof s->group, "%s", text_of(root, "group"));
@@ -114,7 +154,7 @@ static bool read_manifest(const cJSON *root, struct snapshot *s) {
         if (!cJSON_IsString(item) || !ledger_topic_legal(str_c(item->valuestring))) return false;
         snapshot_add_drained(s, item->valuestring);
     }
-    return true;
+    return version < FILES_MANIFEST_FORM || read_files(root, s);
 }
 
 /* The end of the text is the seal, byte for byte. */
@@ -233,4 +273,103 @@ bool files_audit(const char *dir, struct audit *a, struct buf *err) {
     for (int i = 0; i < n; i++) free(names[i]);
     free(names);
     return ok;
+}
+
+/* ---- the files that the manifest names ---- */
+
+static void tell(struct audit *a, const char *code, const char *name, const char *text) {
+    struct finding f = {
+        .code = code, .offset = -1, .place = {.name = name, .offset = 1}, .text = text};
+    audit_report(a, &f);
+}
+
+/* Digest and size of what is there. False: it can't be read, see errno. */
+static bool digest_of(const char *dir, const char *name, struct named_file *ret) {
+    char piece[65536];
+    FILE *f = files_open(dir, name, "re");
+    if (!f) return false;
+    struct sha256_ctx *digest = sha256_begin();
+    for (size_t n; (n = fread(piece, 1, sizeof piece, f)) > 0; ret->size += n)
+        sha256_add(digest, piece, n);
+    bool ok = !ferror(f);
+    int error = errno;
+    sha256_end(digest, ret->sha256);
+    fclose(f);
+    errno = error;
+    return ok;
+}
+
+static bool compare_file(const char *dir, const struct named_file *named, struct audit *a,
+                         struct buf *err) {
+    struct named_file is = {0};
+    if (!digest_of(dir, named->name, &is)) {
+        if (errno != ENOENT && errno != ENOTDIR) return files_errno(err, "read", dir, named->name);
+        tell(a, "file-missing", named->name, "the manifest names this file, it is not there");
+    } else if (is.size != named->size || memcmp(is.sha256, named->sha256, SHA256_LEN) != 0) {
+        char text[128];
+        snprintf(text, sizeof text,
+                 "it has %" PRIu64 " bytes, the manifest says %" PRIu64 " and another SHA-256",
+                 is.size, named->size);
+        if (is.size == named->size)
+            snprintf(text, sizeof text, "its SHA-256 is not the one that the manifest says");
+        tell(a, "file-altered", named->name, text);
+    }
+    return true;
+}
+
+static int compare_names(const void *a, const void *b) {
+    const struct named_file *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+/* Entries, and whatever lies with the anchors. */
+static bool counts(const char *name) {
+    size_t n = strlen(name), suffix = sizeof FILES_SUFFIX - 1;
+    return strncmp(name, FILES_ANCHORS "/", sizeof FILES_ANCHORS) == 0 ||
+           (!strchr(name, '/') && n > suffix && strcmp(name + n - suffix, FILES_SUFFIX) == 0);
+}
+
+static int by_name(const FTSENT **a, const FTSENT **b) {
+    return strcmp((*a)->fts_name, (*b)->fts_name);
+}
+
+static bool compare_others(const char *dir, const struct snapshot *s, struct audit *a,
+                           struct buf *err) {
+    char *path = files_path(dir, ""); /* fts leaves one slash between it and names */
+    char *const roots[] = {path, NULL};
+    FTS *fts = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR, by_name);
+    const FTSENT *e;
+    bool ok = fts != NULL;
+    while (ok && (e = fts_read(fts))) {
+        struct named_file file = {.name = e->fts_path + strlen(path)};
+        if (e->fts_info == FTS_DNR || e->fts_info == FTS_ERR || e->fts_info == FTS_NS) {
+            errno = e->fts_errno;
+            ok = false;
+        } else if (e->fts_info != FTS_D && e->fts_info != FTS_DP && counts(file.name) &&
+                   !(s->n_files &&
+                     bsearch(&file, s->files, s->n_files, sizeof file, compare_names))) {
+            tell(a, "file-unnamed", file.name,
+                 "the manifest does not name this file: it was put there later");
+        }
+    }
+    if (!ok) files_errno(err, "read", dir, NULL);
+    if (fts) fts_close(fts);
+    free(path);
+    return ok;
+}
+
+bool files_compare(const char *dir, const struct snapshot *s, struct audit *a, struct buf *err) {
+    bool ok = true;
+    if (!s->names_files) {
+        audit_report(a, &(struct finding){.note = true,
+                                          .code = "manifest-form-1",
+                                          .offset = -1,
+                                          .place = {.name = FILES_MANIFEST, .offset = 1},
+                                          .text = "it names no files: anchors, and entries that "
+                                                  "don't count, may have been taken out or put "
+                                                  "in"});
+        return true;
+    }
+    for (size_t i = 0; ok && i < s->n_files; i++) ok = compare_file(dir, &s->files[i], a, err);
+    return ok && compare_others(dir, s, a, err);
 }

@@ -1,5 +1,6 @@
 /* A ledger as files: what `runsink verify --export DIR` writes and `runsink verify DIR` reads.
- *     manifest.json                  the source topic, the group's committed state, the files
+ *     manifest.json                  the source topic, the group's committed state, and each of the
+ *                                    other files, with its size and SHA-256
  *     <topic>-<partition>.ndjson     that partition's entries as they were, one a line
  *     unnamed.ndjson                 ledger records whose key names no partition
  *     anchors/2026/01/31/...json     the anchors as they were, under the names that they have in
@@ -14,6 +15,7 @@
 #include "worker/tools/verify_audit.h"
 
 #define FILES_MANIFEST "manifest.json"
+#define FILES_MANIFEST_FORM 2 /* form 1 names no files */
 #define FILES_MANIFEST_MAX (256u << 20)
 #define FILES_UNNAMED "unnamed.ndjson"
 #define FILES_SUFFIX ".ndjson"
@@ -35,6 +37,13 @@ struct manifest_seal {
     char key[LEDGER_KEY_ID_LEN + 1];
 };
 
+/* A file of the export, as its manifest names it. */
+struct named_file {
+    char *name; /* below the folder */
+    uint64_t size;
+    uint8_t sha256[SHA256_LEN];
+};
+
 /* What was known when the ledger was read. */
 struct snapshot {
     struct manifest_seal seal; /* as read */
@@ -46,8 +55,11 @@ struct snapshot {
     size_t n_committed;
     char (*drained)[TOPIC_MAX + 1]; /* retry topics, see audit_drained() */
     size_t n_drained;
-    bool has_anchors; /* they were looked for: */
-    int64_t anchors;  /* exported */
+    bool has_anchors;         /* they were looked for: */
+    int64_t anchors;          /* exported */
+    bool names_files;         /* as read: */
+    struct named_file *files; /* ascending by name */
+    size_t n_files;
 };
 void snapshot_free(struct snapshot *);
 struct committed *snapshot_add(struct snapshot *); /* zeroed */
@@ -62,6 +74,10 @@ bool files_audit(const char *dir, struct audit *, struct buf *err);
 /* What the manifest's seal is worth, once the audit knows the keys. Whether it is signed by one of
  * them. */
 bool files_sealed(const struct snapshot *, struct audit *);
+/* Whether the folder holds the files that the manifest names, as they were, and no others that
+ * count: entries and what lies below anchors/. What does not fit is a finding. False with a message
+ * in err when reading failed. */
+bool files_compare(const char *dir, const struct snapshot *, struct audit *, struct buf *err);
 /* Where an export's anchors are; the caller's to free. */
 char *files_anchors(const char *dir);
 

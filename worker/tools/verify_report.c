@@ -181,6 +181,7 @@ static void scope_json(struct buf *b, const struct audit *a, const struct audit_
     out_close(b, ']');
     out_bool(b, "export", sums->folder);
     if (sums->folder) out_bool(b, "manifest_signed", sums->manifest_signed);
+    if (sums->folder) out_uint(b, "files", sums->files);
     out_bool(b, "signatures", sums->keys_given);
     out_bool(b, "objects", sums->objects);
     out_bool(b, "records", sums->records);
@@ -219,6 +220,8 @@ static void scope_text(FILE *f, const struct audit *a, const struct audit_row *r
     if (sums->folder)
         fprintf(f, ", an export, whose manifest, %s, says what the group had committed",
                 sums->manifest_signed ? "signed" : "NOT SIGNED by a key that was given");
+    if (sums->folder && sums->files)
+        fprintf(f, ", and names its %" PRIu64 " file%s", sums->files, PLURAL(sums->files));
     if (sums->from_ms && utc_text(sums->from_ms / 1000, from)) fprintf(f, ", from %s", from);
     if (sums->to_ms && utc_text(sums->to_ms / 1000, to)) fprintf(f, ", to %s", to);
     for (size_t i = 0; i < sums->n_keys; i++)

@@ -30,6 +30,7 @@ struct report_sums {
     int64_t from_ms, to_ms; /* 0: all */
     bool folder;            /* an export: what the group had committed is the manifest's word */
     bool manifest_signed;   /* by a key that is known */
+    uint64_t files;         /* that it names */
     bool keys_given;
     bool objects; /* were fetched: */
     uint64_t objects_checked, objects_bytes;
