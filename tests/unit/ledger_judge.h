@@ -25,6 +25,11 @@ struct seen {
     /* What the retry topics hold, by their origins in partition 0; -1 ends the list. NULL: they
      * were not read. */
     const int64_t *waits;
+    /* The same of the dead letters by FAULT_DATA, which have to be there from this time on; and
+     * what became of each, a digit of enum audit_letter. */
+    const int64_t *letters;
+    int64_t letters_since;
+    char answers[16];
     bool learn; /* of the keys first, as with an export */
     int64_t
         anchored; /* the entry of partition 1 that a key which is trusted has anchored; 0: none */
@@ -71,6 +76,7 @@ static inline void judge(const struct world *w, const struct snapshot *snapshot,
                                  .context = seen};
     struct audit *a = audit_new(&opts);
     snapshot_expect(snapshot, a);
+    audit_letters_since(a, FAULT_DATA, seen->letters_since);
     for (size_t i = 0; seen->learn && i < w->n; i++)
         audit_learn(a, (struct str){w->lines[i].value.p, w->lines[i].value.n});
     for (size_t i = 0; i < w->n; i++) {
@@ -89,6 +95,11 @@ static inline void judge(const struct world *w, const struct snapshot *snapshot,
     if (seen->waits) audit_waiting(a);
     for (const int64_t *o = seen->waits; o && *o >= 0; o++)
         audit_waits(a, &(struct origin){.topic = WORLD_SOURCE, .offset = *o});
+    for (size_t i = 0; seen->letters && seen->letters[i] >= 0; i++)
+        seen->answers[i] = (char)('0' + audit_letter(a, FAULT_DATA,
+                                                     &(struct origin){.topic = WORLD_SOURCE,
+                                                                      .offset = seen->letters[i]}));
+    if (seen->letters) audit_letters(a);
     audit_finish(a);
     assert_int_equal(audit_findings(a), seen->findings);
     audit_free(a);

@@ -296,6 +296,44 @@ static void test_vanished_whatever_is_read_first(void **state) {
     }
 }
 
+/* Letters that lie in the dead topic, beside what entries call dead: offsets 2 to 5, and 9 by a
+ * retry topic; of these 3 was closed. An answer each: 0 said, 1 repeated, 2 strange, 3 unknown. */
+static void test_letters(void **state) {
+    (void)state;
+    static const struct {
+        int64_t letters[8];
+        const char *answers;
+        int64_t gone; /* -1: none */
+        bool expired, unfinished;
+    } cases[] = {{{2, 4, 5, 9, -1}, "0000", -1, false, false},
+                 {{2, 2, 4, 5, 9, -1}, "01000", -1, false, false},
+                 {{2, 4, 5, 9, 1, 8, 99, -1}, "0000222", -1, false, false},
+                 {{3, 2, 4, 5, 9, -1}, "20000", -1, false, false},
+                 {{2, 4, 9, -1}, "000", 5, false, false},
+                 {{2, 4, 5, -1}, "000", 9, false, false},
+                 {{2, 4, -1}, "00", -1, true, false},
+                 {{2, 4, 7, -1}, "333", -1, false, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct story s;
+        story_begin(&s, NULL);
+        snprintf(s.w.chains[RETRY + 1].topic, TOPIC_MAX, WORLD_SOURCE ".dead.data");
+        s.w.chains[RETRY + 1].next = 1;
+        story_tell(&s, 0, LEDGER_DELIVERED, 0, 2, 0);
+        story_tell(&s, 0, LEDGER_DEAD, 2, 6, 0);
+        story_tell(&s, 0, LEDGER_PARKED, 6, 10, 0);
+        story_tell(&s, RETRY, LEDGER_DELIVERED, 300, 303, 6);
+        story_tell(&s, RETRY, LEDGER_DEAD, 303, 304, 9);
+        story_tell(&s, RETRY + 1, LEDGER_DISCARDED, 1, 2, 3);
+        world_snapshot(&s.w, &s.snapshot);
+        s.snapshot.unfinished = cases[i].unfinished;
+        s.seen.letters = cases[i].letters;
+        s.seen.letters_since = cases[i].expired ? s.w.clock + 1 : 1;
+        struct seen *seen = &s.seen;
+        story_end(&s, cases[i].gone >= 0 ? "letter-gone" : NULL, cases[i].gone, NULL, 0);
+        assert_string_equal(seen->answers, cases[i].answers);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parked_then_delivered),
@@ -311,6 +349,7 @@ int main(void) {
         cmocka_unit_test(test_places),
         cmocka_unit_test(test_made_anew_in_another_order),
         cmocka_unit_test(test_vanished_whatever_is_read_first),
+        cmocka_unit_test(test_letters),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -13,6 +13,7 @@ enum verdict { VERDICT_OK, VERDICT_RETRY, VERDICT_PERMANENT };
 /* Who has to act. tenant: the sink's owner (bucket, credentials, endpoint). data: the producer of
  * the event. system: whoever runs runsink. */
 enum fault { FAULT_NONE, FAULT_TENANT, FAULT_DATA, FAULT_SYSTEM };
+#define FAULTS 4 /* of enum fault; FAULT_NONE has no topic */
 
 struct outcome {
     enum verdict verdict;

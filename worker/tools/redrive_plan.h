@@ -10,8 +10,6 @@
 #include "worker/ledger/anchor.h"
 #include "worker/tools/spans.h"
 
-#define FAULTS 4 /* of enum fault; FAULT_NONE has no topic */
-
 /* A dead letter that can go back. */
 struct letter {
     enum fault fault; /* of the topic it lies in */

@@ -63,6 +63,7 @@ struct watchers {
     struct anchored *anchored; /* NULL: there are none to compare with */
     struct margin *margin;     /* NULL: all is read */
     struct recheck *recheck;   /* NULL: outcomes are not derived again */
+    struct letters *letters;   /* NULL: they are not compared */
     struct audit *audit;
     uint64_t anchors; /* seen, before any was judged */
 };
@@ -87,6 +88,7 @@ static void on_entry(void *context, const struct ledger_entry *e) {
 static void on_followed(void *context, const struct ledger_entry *e, struct str value,
                         const struct ledger_place *place) {
     struct watchers *w = context;
+    if (w->letters) letters_entry(w->letters, e);
     if (w->recheck && !w->v->err.n) recheck_entry(w->recheck, e, value, place, &w->v->err);
 }
 
@@ -133,6 +135,7 @@ static void end_audit(struct watchers *w) {
     margin_free(w->margin);
     objects_free(w->objects);
     recheck_free(w->recheck);
+    letters_free(w->letters);
     audit_free(w->audit);
 }
 
@@ -179,6 +182,7 @@ static int finish(struct verify *v, const struct snapshot *s, struct watchers *w
     snapshot_drained(s, w->audit);
     if (w->anchored) anchored_vouch(w->anchored);
     audit_finish(w->audit);
+    if (w->letters) letters_sums(w->letters, &sums->letters);
     if (w->anchored) anchored_finish(w->anchored);
     if (w->anchored) anchored_sums(w->anchored, &sums->anchored);
     sums->anchors = w->anchored != NULL;
@@ -241,7 +245,8 @@ static bool wait_visible(struct verify *v, const char *source, struct audit *a) 
     for (size_t i = 0; ok && i < v->all.n; i++) {
         const struct topic *t = &v->all.v[i];
         enum topic_kind kind;
-        if (!belongs(t, source, &kind) || (kind != TOPIC_LEDGER && kind != TOPIC_RETRY)) continue;
+        if (!belongs(t, source, &kind) || kind == TOPIC_SOURCE) continue;
+        if (kind == TOPIC_DEAD && !v->records) continue;
         for (int32_t p = 0; ok && p < t->partitions; p++)
             ok = wait_for(v, raw, deadline_ms, a, t->name, p);
     }
@@ -537,6 +542,18 @@ static void compare_last(struct audit *a, const rd_kafka_message_t *m, const cha
     audit_report(a, &f);
 }
 
+static void on_letter(void *verify, const char *topic, uint64_t n, double part) {
+    struct verify *v = verify;
+    report_progress(&v->report, topic, n, part);
+}
+
+static bool read_letters(struct verify *v, struct letters *l) {
+    rd_kafka_t *raw = v->hidden ? NULL : reader_consumer_raw(v->cfg, v->cfg->group, &v->err);
+    bool ok = !v->err.n && letters_read(l, raw, on_letter, v, &v->err);
+    if (raw) rd_kafka_destroy(raw);
+    return ok;
+}
+
 static bool read_topic_records(struct verify *v, const struct topic *t, bool retry, struct audit *a,
                                struct report_sums *sums) {
     struct reader *r = reader_new(v->rk, READER_ANY);
@@ -612,6 +629,7 @@ static bool read_all(struct verify *v, const struct snapshot *s, struct watchers
     if (w->recheck) sums->derived = *recheck_sums(w->recheck);
     if (!s->unfinished && !read_waiting(v, s, w->audit)) return false;
     if (v->records && !read_records(v, s->source, w->audit, sums)) return false;
+    if (w->letters && !read_letters(v, w->letters)) return false;
     return !v->exporter || finish_export(v, s);
 }
 
@@ -623,6 +641,9 @@ static int audit_source(struct verify *v, struct snapshot *s, struct watchers *w
     s->anchors = (int64_t)w->anchors;
     if (v->err.n) return fail(v, EX_IOERR);
     v->hidden = false;
+    if (v->records &&
+        !(w->letters = letters_new(v->rk, &v->all, s->source, s->group, w->audit, &v->err)))
+        return fail(v, EX_UNAVAILABLE);
     if (!wait_visible(v, s->source, w->audit) || !read_committed(v, s))
         return fail(v, EX_UNAVAILABLE);
     snapshot_expect(s, w->audit);

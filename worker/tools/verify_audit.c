@@ -38,8 +38,10 @@ struct origin_tally {
     uint16_t parked, taken, final, dead, redriven; /* taken: read from a retry topic; redriven:
                                                       no dead letter any more */
     uint16_t waiting;                              /* found in a retry topic: audit_waits() */
+    uint16_t letters;                              /* in a dead one: audit_letter() */
     bool late : 1; /* parked by an entry younger than the committed state that is compared with */
     uint8_t opened : 7; /* by how many entries of the source topic */
+    bool kept : 1;      /* it died so late that its letter has to be there */
     /* Where it lies: the sum of the topics that it was moved to, less those that it was taken from,
      * in whatever order that was read. place_in() of the one topic that is left, or 0. */
     uint64_t place;
@@ -61,6 +63,11 @@ static int origin_pending(const struct origin_tally *t) {
 static uint64_t origin_hash(const struct chain *c, int64_t offset) {
     const int64_t key[] = {offset, c->number};
     return keyed_hash(key, sizeof key);
+}
+
+/* Of the topic, and of chains that began again: each has had records of its own. */
+static uint64_t lives(const struct chain *c) {
+    return c->row.anew + c->restarts + 1;
 }
 
 /* The tally of this record; NULL when there is none. */
@@ -127,7 +134,10 @@ struct audit {
     struct table origins; /* tallies of records whose story is not complete */
     struct tier tiers[TIERS_MAX];
     size_t n_tiers;
-    bool waiting_known; /* audit_waiting() */
+    bool waiting_known;            /* audit_waiting() */
+    bool letters_known;            /* audit_letters() */
+    int64_t letters_since[FAULTS]; /* 0: not known */
+    uint64_t letters_expired;
     bool full;          /* ORIGINS_MAX was reached */
     struct arena arena; /* of the entry at hand */
     struct audit_row *rows;
@@ -302,6 +312,37 @@ void audit_waits(struct audit *a, const struct origin *o) {
     if (t && t->waiting < UINT16_MAX) t->waiting++; /* else settled since, or parked since */
 }
 
+void audit_letters_since(struct audit *a, enum fault fault, int64_t ms) {
+    a->letters_since[fault] = ms;
+}
+
+/* In a part of the ledger others may have died, and gone back, before it and after it. */
+static bool are_letters_told(const struct audit *a) {
+    return !a->full && !a->verdicts.opts.partial && !a->verdicts.opts.unfinished;
+}
+
+enum audit_letter audit_letter(struct audit *a, enum fault fault, const struct origin *o) {
+    const struct chain *c = chain_find(a, str_c(o->topic), o->partition);
+    struct origin_tally *t = c ? origin_find(&a->origins, c, o->offset) : NULL;
+    if (!are_letters_told(a)) return LETTER_UNKNOWN;
+    if (t && t->dead > t->redriven &&
+        (t->place == place_in(CHAIN_DEAD, str_c(fault_name(fault))) || lives(c) > 1)) {
+        if (t->letters >= t->dead - t->redriven) return LETTER_REPEATED;
+        t->letters++;
+        return LETTER_SAID;
+    }
+    return audit_covers(a, o->topic, o->partition, o->offset) == AUDIT_BEFORE ? LETTER_UNKNOWN
+                                                                              : LETTER_STRANGE;
+}
+
+void audit_letters(struct audit *a) {
+    a->letters_known = are_letters_told(a);
+}
+
+uint64_t audit_letters_expired(const struct audit *a) {
+    return a->letters_expired;
+}
+
 enum audit_cover audit_covers(const struct audit *a, const char *topic, int32_t partition,
                               int64_t offset) {
     const struct chain *c = chain_find(a, str_c(topic), partition);
@@ -374,10 +415,6 @@ static void check_spans(struct audit *a, struct chain *c, const struct ledger_en
 /* Who says it: the source topic's own entry, or a retry topic's, which took it from there. */
 enum teller { BY_SOURCE, BY_RETRY, BY_DEAD };
 
-static uint64_t lives(const struct chain *c) {
-    return c->row.anew + c->restarts + 1;
-}
-
 /* Memory is bounded: what is beyond that is not judged. */
 static bool is_full(struct audit *a, struct chain *c) {
     if (!a->full && a->origins.n >= ORIGINS_MAX) {
@@ -397,6 +434,7 @@ struct telling {
     enum teller teller;
     uint64_t from, to; /* place_in(); 0: none */
     bool late;
+    bool kept; /* dead: its letter has to be there */
 };
 
 static void tally(struct audit *a, struct chain *chain, int64_t offset, const struct telling *by) {
@@ -415,6 +453,7 @@ static void tally(struct audit *a, struct chain *chain, int64_t offset, const st
         break;
     case LEDGER_DEAD:
         t->dead++;
+        t->kept = t->kept || by->kept;
         break;
     case LEDGER_REDRIVEN:
         t->redriven++;
@@ -456,13 +495,22 @@ static uint64_t goes_to(const struct ledger_group *g) {
     return place_in(CHAIN_DEAD, is_fault(g->fault) ? g->fault : str_c(fault_name(FAULT_DATA)));
 }
 
+static bool is_kept(const struct audit *a, const struct ledger_entry *e,
+                    const struct ledger_group *g) {
+    for (int f = FAULT_TENANT; g->kind == LEDGER_DEAD && f < FAULTS; f++)
+        if (str_is(g->fault, fault_name((enum fault)f)))
+            return a->letters_since[f] && e->settled_ms >= a->letters_since[f];
+    return false;
+}
+
 static void follow_origins(struct audit *a, struct chain *c, const struct ledger_entry *e,
                            const struct ledger_group *g) {
     const struct telling told = {.kind = g->kind,
                                  .teller = c->kind == CHAIN_RETRY ? BY_RETRY : BY_DEAD,
                                  .from = c->place,
                                  .to = goes_to(g),
-                                 .late = is_late(c, e)};
+                                 .late = is_late(c, e),
+                                 .kept = is_kept(a, e, g)};
     /* Back to the source topic as a new event, which is another record: its own story ends. */
     const struct telling ended = {.kind = LEDGER_SKIPPED, .teller = BY_RETRY};
     if (parks(g)) tier_of(a, g->tier);
@@ -490,8 +538,11 @@ static void follow_origins(struct audit *a, struct chain *c, const struct ledger
 /* A source record's outcome is final at once, or opens a tally. */
 static void follow_source(struct audit *a, struct chain *c, const struct ledger_entry *e,
                           const struct ledger_group *g) {
-    const struct telling told = {
-        .kind = g->kind, .teller = BY_SOURCE, .to = goes_to(g), .late = is_late(c, e)};
+    const struct telling told = {.kind = g->kind,
+                                 .teller = BY_SOURCE,
+                                 .to = goes_to(g),
+                                 .late = is_late(c, e),
+                                 .kept = is_kept(a, e, g)};
     if (parks(g)) tier_of(a, g->tier);
     if (g->n_origins || of_dead(g->kind))
         chain_say(&a->verdicts, c, "wrong-kind", g->offsets[0].a,
@@ -708,6 +759,15 @@ static bool is_told(const struct audit *a, const struct chain *c, int64_t offset
     return !a->verdicts.opts.keep_seen || spans_has(&c->seen, offset);
 }
 
+/* It is dead, and its letter was not found. */
+static void judge_letter(struct audit *a, const struct origin_tally *t) {
+    a->letters_expired += !t->kept;
+    if (t->kept)
+        chain_say(&a->verdicts, t->chain, "letter-gone", t->offset,
+                  "it is dead, and its dead letter is not there any more, though neither was it "
+                  "sent back or closed nor is it older than its topic's retention");
+}
+
 /* What a record's tally amounts to at the end. */
 static void judge_tally(struct audit *a, const struct origin_tally *t) {
     struct verdicts *v = &a->verdicts;
@@ -745,6 +805,8 @@ static void judge_tally(struct audit *a, const struct origin_tally *t) {
             "it was parked in %s, does not wait there any more, and no entry says what became "
             "of it",
             tier ? tier->name : "a retry topic");
+    else if (one && !pending && dead > t->letters && a->letters_known)
+        judge_letter(a, t);
     if (pending > 0) c->row.pending += (uint64_t)pending;
     if (dead > 0) c->row.dead_now += (uint64_t)dead;
 }

@@ -102,6 +102,22 @@ void audit_drained(struct audit *, const char *retry_topic);
  * and not among them has vanished. */
 void audit_waiting(struct audit *);
 void audit_waits(struct audit *, const struct origin *);
+/* Before the first entry: what has died since then has its letter in this dead topic for certain,
+ * since nothing that the topic is set to removes it sooner. */
+void audit_letters_since(struct audit *, enum fault, int64_t ms);
+/* After the last entry: each letter of the group's that lies in the source's dead topics, but those
+ * that entries of these topics name; then, once all were told, audit_letters(): a letter that has
+ * to be there, and was not told, is a finding. */
+enum audit_letter {
+    LETTER_SAID,     /* an entry says that the record died so */
+    LETTER_REPEATED, /* one does, but the letter was told already */
+    LETTER_STRANGE,  /* none does */
+    LETTER_UNKNOWN   /* its record lies before what is read, or too much is open to tell */
+};
+enum audit_letter audit_letter(struct audit *, enum fault, const struct origin *);
+void audit_letters(struct audit *);
+/* After audit_finish(): letters that are not there any more, and need not be. */
+uint64_t audit_letters_expired(const struct audit *);
 /* Whether an entry gives this record an outcome (keep_seen). Records outside of what the chain
  * covers are none of its business: true. */
 bool audit_seen(const struct audit *, const char *topic, int32_t partition, int64_t offset);

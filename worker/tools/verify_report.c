@@ -248,6 +248,9 @@ static void sums_json(struct buf *b, const struct audit *a, const struct audit_r
     if (sums->records) {
         out_uint(b, "records", sums->records_checked);
         out_uint(b, "records_uncovered", sums->records_uncovered);
+        out_uint(b, "letters", sums->letters.compared);
+        out_uint(b, "letters_uncovered", sums->letters.uncovered);
+        out_uint(b, "letters_expired", sums->letters.expired);
     }
     if (sums->anchors) {
         out_uint(b, "anchors", sums->anchored.anchors);
@@ -332,6 +335,11 @@ static void verdict(FILE *f, const struct audit_row *rows, size_t n, uint64_t fi
                 "%" PRIu64 " records still held by Kafka compared; %" PRIu64
                 " are not covered (before the first entry, or not settled yet)\n",
                 sums->records_checked, sums->records_uncovered);
+    if (sums->records)
+        fprintf(f,
+                "%" PRIu64 " dead letters still held by Kafka compared; %" PRIu64
+                " are not covered; %" PRIu64 " are gone that retention may have removed\n",
+                sums->letters.compared, sums->letters.uncovered, sums->letters.expired);
     if (sums->records) derived_text(f, &sums->derived);
     if (sums->anchors) print_anchors(f, &sums->anchored);
     if (sums->anchors) print_anchored(f, rows, n, &sums->anchored);

@@ -7,6 +7,7 @@
 
 #include "worker/tools/verify_anchor.h"
 #include "worker/tools/verify_derive.h"
+#include "worker/tools/verify_letters.h"
 
 struct report {
     FILE *out;
@@ -38,7 +39,8 @@ struct report_sums {
     uint64_t records_checked;
     uint64_t records_uncovered; /* before or beyond what the ledger covers */
     struct derive_sums derived; /* of what the ledger says of them */
-    bool anchors;               /* were looked for: */
+    struct letters_sums letters;
+    bool anchors; /* were looked for: */
     struct anchored_sums anchored;
 };
 /* True when all holds. */
