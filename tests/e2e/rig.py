@@ -156,8 +156,11 @@ class Broker:
 
     def __init__(self, bootstrap):
         self.bootstrap = bootstrap
-        self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
+        self.admin = self.new_admin()
         self.readers = {}  # consumers that only ask for a group's offsets
+
+    def new_admin(self):
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
 
     def create(self, topic, partitions=1, **config):
         config = {k.replace("_", "."): str(v) for k, v in config.items()}
@@ -282,6 +285,7 @@ class Broker:
         try:
             answer = self.readers[group].committed([TopicPartition(name, p) for name in topics for p in topics[name]], timeout=5)
         except KafkaException:
+            self.readers.pop(group)  # librdkafka may never find a coordinator again that came back: the next one asks anew
             return offsets
         for place in answer:
             if place.offset >= 0 and not place.error:
@@ -299,6 +303,7 @@ class Broker:
         try:
             return len(found[group].result().members)
         except KafkaException:
+            self.admin = self.new_admin()  # this one may never find a coordinator again that came back
             return 0
 
     def delete_before(self, topic, offsets):
@@ -551,7 +556,12 @@ class Case(unittest.TestCase):
 
     def until_settled(self, worker, seconds=60, topic=None):
         topic = topic or self.topic
-        await_(f"group {self.group} settled all of {topic}", seconds, lambda: self.kafka.settled(self.group, topic), worker)
+        try:
+            await_(f"group {self.group} settled all of {topic}", seconds, lambda: self.kafka.settled(self.group, topic), worker)
+        except AssertionError as e:
+            seen = Broker(self.kafka.bootstrap)  # new clients: is it the worker that is late, or what we asked with?
+            told = f"the ends are {seen.ends(topic)}, committed is {seen.committed(self.group, topic)}, {seen.members(self.group)} members"
+            raise AssertionError(f"{told}\n{e}") from None
 
     def quiet(self, topic=None, group=None):
         """Whether every record is settled, in the retry topics too."""
