@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#include "worker/base/text.h"
+#include "worker/event/hide.h"
 #include "worker/event/redact.h"
 
 struct member;
@@ -132,180 +132,7 @@ static void read_each(struct reading *r, const struct member *m) {
         while (json_item(&r->j)) read_each(r, m);
 }
 
-/* Some edits that are to stand at a distance from where they say. */
-static void push_edits(struct reading *r, const struct edit *v, size_t n, size_t distance) {
-    if (r->cap_edits - r->n_edits < n) {
-        r->cap_edits = 2 * (r->n_edits + n);
-        struct edit *more = arena_alloc(r->arena, r->cap_edits * sizeof *more);
-        memcpy(more, r->edits, r->n_edits * sizeof *more);
-        r->edits = more;
-    }
-    struct edit *to = r->edits + r->n_edits;
-    r->n_edits += n;
-    for (size_t i = 0; i < n; i++) to[i] = edit_of(v[i].at + distance, v[i].n, v[i].quotes);
-}
-
-static void push_edit(struct reading *r, struct edit e) {
-    push_edits(r, &e, 1, 0);
-}
-
-static void add_edit(struct reading *r, const char *p, size_t n) {
-    if (n) push_edit(r, edit_of((size_t)(p - r->j.start), n, 0));
-}
-
 /* ---- values ---- */
-
-static void note(struct reading *r, struct str value) {
-    echoes_add(&r->values, r->arena, value, true);
-}
-
-static struct str percent_decoded(struct reading *r, struct str s) {
-    char *text = arena_alloc(r->arena, s.n + 1);
-    return (struct str){text, percent_decode(s, text)};
-}
-
-/* As it stands in the URL and as it is meant. */
-static void note_encoded(struct reading *r, struct str s) {
-    note(r, s);
-    if (!memchr(s.p, '%', s.n)) return;
-    struct str plain = percent_decoded(r, s);
-    if (!str_eq(plain, s)) note(r, plain);
-}
-
-static struct str base64(struct reading *r, struct str s) {
-    struct buf b;
-    buf_init_secret(&b, s.n * 2 + 4);
-    base64_add(&b, s.p, s.n);
-    struct str ret = {arena_strdup(r->arena, (struct str){b.p, b.n}), b.n};
-    buf_wipe(&b);
-    return ret;
-}
-
-/* User and password: together, each alone, and as the request carries them (RFC 7617). */
-static void note_userinfo(struct reading *r, struct str s) {
-    const char *colon = memchr(s.p, ':', s.n);
-    size_t user = colon ? (size_t)(colon - s.p) : s.n;
-    note_encoded(r, s);
-    if (colon) {
-        note_encoded(r, (struct str){s.p, user});
-        note_encoded(r, (struct str){colon + 1, s.n - user - 1});
-    }
-    note(r, base64(r, percent_decoded(r, s)));
-}
-
-struct noted_header {
-    struct reading *r;
-    struct str value;
-};
-
-static void note_piece(void *ctx, struct str s) {
-    struct noted_header *h = ctx;
-    bool lasts = s.p >= h->value.p && s.p < h->value.p + h->value.n;
-    note(h->r, lasts ? s : (struct str){arena_strdup(h->r->arena, s), s.n});
-}
-
-static void note_header(struct reading *r, struct str s) {
-    struct noted_header h = {r, s};
-    header_secrets(s, note_piece, &h);
-}
-
-/* A string that is secret as a whole. */
-static void hide(struct reading *r, const struct json_value *v, bool credential) {
-    struct str text;
-    add_edit(r, v->raw.p, v->raw.n);
-    if (json_resolve(v, r->arena, &text)) echoes_add(&r->values, r->arena, text, credential);
-}
-
-/* A number or a boolean that is secret. What has only a few digits may stand anywhere by chance. */
-static void hide_bare(struct reading *r, const struct json_value *v) {
-    push_edit(r, edit_of((size_t)(v->raw.p - r->j.start), v->raw.n, 2));
-    if (v->kind == JSON_NUMBER && v->raw.n >= ECHO_MIN)
-        echoes_add(&r->values, r->arena, v->raw, true);
-}
-
-/* One character, of which half a surrogate pair is one, too: it becomes DEL, which is neither a
- * letter nor the end of a URL. */
-static size_t any_char(const char **at, const char *end, char ret[4]) {
-    size_t n = json_char(at, end, ret);
-    if (n) return n;
-    *ret = 0x7f;
-    return 1;
-}
-
-/* A string's text, whatever it holds. */
-static struct str any_text(struct reading *r, const struct json_value *v) {
-    struct str text;
-    if (json_resolve(v, r->arena, &text)) return text;
-    char *to = arena_alloc(r->arena, v->raw.n + 4);
-    const char *p = v->raw.p, *end = p + v->raw.n;
-    text = (struct str){to, 0};
-    while (p < end) text.n += any_char(&p, end, to + text.n);
-    return text;
-}
-
-/* The secrets of a URL that stands at [from, from + n) of a string's text. Where the string has
- * escapes each one's place is looked up by walking text and string together: *p is at *at there. */
-static void add_url_at(struct reading *r, const struct json_value *v, struct str text, size_t from,
-                       size_t n, const char **p, size_t *at) {
-    struct url_secrets s;
-    struct edit e;
-    char one[4];
-    url_secrets_begin(&s, (struct str){text.p + from, n});
-    while (url_secrets_next(&s, &e)) {
-        struct str piece = {text.p + from + e.at, e.n};
-        if (s.userinfo)
-            note_userinfo(r, piece);
-        else
-            note_encoded(r, piece);
-        if (!v->escaped) {
-            add_edit(r, v->raw.p + from + e.at, e.n);
-            continue;
-        }
-        const char *end = v->raw.p + v->raw.n;
-        while (*at < from + e.at) *at += any_char(p, end, one);
-        const char *start = *p;
-        while (*at < from + e.at + e.n) *at += any_char(p, end, one);
-        add_edit(r, start, (size_t)(*p - start));
-    }
-}
-
-/* A string that is a URL. */
-static void add_url(struct reading *r, const struct json_value *v) {
-    struct str text;
-    size_t at = 0;
-    const char *p = v->raw.p;
-    if (json_resolve(v, r->arena, &text))
-        add_url_at(r, v, text, 0, text.n, &p, &at);
-    else
-        add_edit(r, v->raw.p, v->raw.n);
-}
-
-/* Where a URL in a text ends: at a blank or at what none holds. They hold apostrophes (RFC 3986);
- * behind another one that is the end of a quotation, when only punctuation follows. */
-static size_t url_end(struct str text, size_t at, bool quoted) {
-    size_t end = at;
-    while (end < text.n && (unsigned char)text.p[end] > ' ' && !strchr("\"<>", text.p[end])) end++;
-    size_t close = end;
-    while (quoted && close > at && strchr(",;.:!?)]}", text.p[close - 1])) close--;
-    return quoted && close > at && text.p[close - 1] == '\'' ? close - 1 : end;
-}
-
-/* A string that may hold URLs, between blanks or quotes. */
-static void add_urls(struct reading *r, const struct json_value *v) {
-    size_t at = 0;
-    const char *p = v->raw.p;
-    if (!v->escaped && (v->raw.n < 4 || !memchr(v->raw.p, ':', v->raw.n))) return;
-    struct str text = any_text(r, v);
-    const char *quote = text.n ? memchr(text.p, '\'', text.n) : NULL;
-    for (size_t i = 0, end; i < text.n; i = end) {
-        const char *mark = memmem(text.p + i, text.n - i, "://", 3);
-        if (!mark) return;
-        size_t from = (size_t)(mark - text.p);
-        while (from > i && url_scheme_char(text.p[from - 1])) from--;
-        end = url_end(text, (size_t)(mark - text.p), quote && quote < text.p + from);
-        add_url_at(r, v, text, from, end - from, &p, &at);
-    }
-}
 
 /* A secret has to be a string: nothing else can be replaced by one inside its quotes. */
 static bool read_string(struct reading *r, const struct member *m, struct json_value *ret) {
@@ -317,7 +144,7 @@ static bool read_string(struct reading *r, const struct member *m, struct json_v
 
 static void read_secret(struct reading *r, const struct member *m) {
     struct json_value v = {0};
-    if (read_string(r, m, &v)) hide(r, &v, true);
+    if (read_string(r, m, &v)) hide_string(r, &v, true);
 }
 
 /* Secret where it stands, and no more: names of APIs, a folder. */
@@ -355,7 +182,7 @@ static void read_url(struct reading *r, const struct member *m) {
     if (!m->path && json_peek(&r->j) != JSON_STRING)
         visit(r, &v);
     else if (read_string(r, m, &v))
-        add_url(r, &v);
+        hide_url(r, &v);
 }
 
 /* content-type and accept, in any case: the two headers whose values are no secrets. */
@@ -376,7 +203,7 @@ static void hide_line(struct reading *r, const struct json_value *key) {
     if (!key->escaped && !memchr(key->raw.p, ':', key->raw.n) &&
         !memchr(key->raw.p, ' ', key->raw.n))
         return;
-    text = any_text(r, key);
+    text = hide_text(r, key);
     const char *mark = memchr(text.p, ':', text.n);
     bool scheme = !mark; /* "Bearer xyz" */
     if (scheme) mark = memchr(text.p, ' ', text.n);
@@ -384,16 +211,16 @@ static void hide_line(struct reading *r, const struct json_value *key) {
     size_t n = (size_t)(mark - text.p) + 1;
     while (n < text.n && text.p[n] == ' ') n++;
     if (n == text.n) return;
-    add_edit(r, key->raw.p, key->raw.n);
-    note_header(r, scheme ? text : (struct str){text.p + n, text.n - n});
+    hide_part(r, key->raw.p, key->raw.n);
+    hide_note_header(r, scheme ? text : (struct str){text.p + n, text.n - n});
 }
 
 static void hide_header(struct reading *r, const struct json_value *key,
                         const struct json_value *v) {
     struct str text;
     if (key->raw.n) hide_line(r, key);
-    add_edit(r, v->raw.p, v->raw.n);
-    if (json_resolve(v, r->arena, &text)) note_header(r, text);
+    hide_part(r, v->raw.p, v->raw.n);
+    if (json_resolve(v, r->arena, &text)) hide_note_header(r, text);
 }
 
 static void read_headers(struct reading *r, const struct member *m) {
@@ -445,7 +272,7 @@ static void learn_sink(struct reading *r, struct str json, int depth, size_t edi
     if (r->values.n_short < r->values.n &&
         echoes_find(&r->values, r->own, document, range, r->j.escapes, &edits, r->arena)) {
         r->n_edits = edit;
-        push_edits(r, edits.v, edits.n, 0);
+        hide_edits(r, edits.v, edits.n, 0);
     }
     struct edit *own = arena_alloc(r->arena, (edits.n + 1) * sizeof *own);
     for (size_t i = 0; i < edits.n; i++) {
@@ -463,7 +290,7 @@ static bool pass_sink(struct reading *r, struct json_value *ret) {
     const struct known_sink *k =
         r->known_sinks->find ? r->known_sinks->find(r->known_sinks->ctx, rest, r->j.depth) : NULL;
     if (!k) return false;
-    push_edits(r, k->edits, k->n_edits, (size_t)(rest.p - r->j.start));
+    hide_edits(r, k->edits, k->n_edits, (size_t)(rest.p - r->j.start));
     json_pass(&r->j, JSON_OBJECT, k->json.n, ret);
     r->own = edit_of(r->values.n, k->n_values, 0);
     echoes_copy(&r->values, r->arena, k->values, k->n_values);
@@ -556,7 +383,7 @@ static void read_place(struct reading *r, const struct member *m) {
     if (r->strings != STRINGS_URLS) {
         visit(r, &v);
     } else if (kind == JSON_STRING) {
-        if (json_value(&r->j, &v)) add_url(r, &v);
+        if (json_value(&r->j, &v)) hide_url(r, &v);
     } else if (kind == JSON_ARRAY) {
         if (json_open_array(&r->j, &v))
             while (json_item(&r->j)) read_place(r, m);
@@ -582,7 +409,7 @@ static const struct member any_members[][SAME_LENGTH] = {
 static const struct members any_table = MEMBERS(any_members);
 
 static bool tells(struct reading *r, const struct json_value *key) {
-    return names_tell(r->known_sinks->names, any_text(r, key));
+    return names_tell(r->known_sinks->names, hide_text(r, key));
 }
 
 /* Whether a member's value is a URL by its name: url, docUrl, proxy, callback_uri, endpoint. */
@@ -652,7 +479,7 @@ static void visit_special(struct reading *r, const struct json_value *key) {
     struct json_value v = {0};
     enum strings before = r->strings;
     const struct member *m = before < STRINGS_NAMED ? find(&any_table, key) : NULL;
-    struct str name = any_text(r, key);
+    struct str name = hide_text(r, key);
     bool named = names_tell(r->known_sinks->names, name), url = names_url(name);
     bool pair = !named && before < STRINGS_NAMED && names_pair(name);
     if (named) r->strings = also_named(before);
@@ -701,12 +528,13 @@ static void visit_rest(struct reading *r, struct json_value *v) {
         json_close(&r->j, v);
         return;
     case JSON_STRING:
-        if (r->strings == STRINGS_URLS) add_urls(r, v);
-        if (r->strings >= STRINGS_NAMED && !r->j.err) hide(r, v, r->strings != STRINGS_SECRET);
+        if (r->strings == STRINGS_URLS) hide_urls(r, v);
+        if (r->strings >= STRINGS_NAMED && !r->j.err)
+            hide_string(r, v, r->strings != STRINGS_SECRET);
         return;
     case JSON_BOOL:
     case JSON_NUMBER:
-        if (r->strings == STRINGS_SECRET_NAMED && !r->j.err) hide_bare(r, v);
+        if (r->strings == STRINGS_SECRET_NAMED && !r->j.err) hide_number(r, v);
         return;
     case JSON_ABSENT:
     case JSON_NULL:
@@ -736,7 +564,7 @@ static void read_proxy(struct reading *r, const struct member *m) {
     enum strings before = r->strings;
     if (before == STRINGS_OPEN) r->strings = STRINGS_URLS;
     if (json_peek(&r->j) == JSON_STRING) {
-        if (json_value(&r->j, &v)) add_url(r, &v);
+        if (json_value(&r->j, &v)) hide_url(r, &v);
     } else {
         v = read_members(r, &proxy_table);
     }
@@ -881,37 +709,6 @@ static void hide_early(struct reading *r, struct str document) {
     r->n_edits = r->cap_edits = all.n;
 }
 
-/* Finds what was taken for a secret in the rest of the document: outside of the sink, whose own
- * values were looked for in it when it was read, and the others' in it. */
-static void find_echoes(struct reading *r, struct str document) {
-    struct edits edits = {r->edits, r->n_edits};
-    size_t n = r->values.n, at = 0, end = 0;
-    struct edit own = {0};
-    bool escapes = r->j.escapes, found = false;
-    if (r->values.n_short == n) return;
-    if (r->sink_at) {
-        at = (size_t)(r->sink_at - document.p);
-        end = at + r->facts.json.n;
-        own = r->own;
-    }
-    const struct {
-        struct edit which, range;
-        bool escapes;
-    } looks[] = {
-        {edit_of(0, n, 0), edit_of(0, at, 0), escapes},
-        {edit_of(0, own.at, 0), edit_of(at, end - at, 0), true},
-        {edit_of(own.at + own.n, n - own.at - own.n, 0), edit_of(at, end - at, 0), true},
-        {edit_of(0, n, 0), edit_of(end, document.n - end, 0), escapes},
-    };
-    for (size_t i = 0; i < sizeof looks / sizeof *looks; i++)
-        found |= echoes_find(&r->values, looks[i].which, document, looks[i].range, looks[i].escapes,
-                             &edits, r->arena);
-    if (!found) return;
-    r->edits = edits.v;
-    r->n_edits = r->cap_edits = edits.n;
-    r->hides_text = true;
-}
-
 bool job_read(struct reading *r, struct str document, bool structured,
               const struct known_sinks *known, struct arena *arena, struct json_value *ret_root) {
     memset(r->fields, 0, sizeof r->fields);
@@ -934,7 +731,7 @@ bool job_read(struct reading *r, struct str document, bool structured,
     struct json_value root = read_members(r, &run_table);
     if (!json_end(&r->j)) return false;
     hide_early(r, document);
-    find_echoes(r, document);
+    hide_echoes(r, document);
     *ret_root = root;
     return true;
 }
