@@ -2,7 +2,7 @@
 """Exports of honest histories, each changed in one way that an attacker or an accident could: `runsink verify` has to find it, at its
 place, or it stands below as harmless, with the reason.
 
-    mutations.py RUNSINK [--count 2000] [--seed 1] [--kinds]     --kinds: how often each kind was tried
+    mutations.py RUNSINK [--count 2000] [--seed 1] [--jobs 2] [--kinds]     --kinds: how often each kind was tried
 """
 import argparse
 import collections
@@ -349,10 +349,11 @@ def main():
     parser.add_argument("runsink")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--kinds", action="store_true")
     options = parser.parse_args()
     kinds, wrong = collections.Counter(), 0
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(options.jobs) as pool:
         cases = [lambda seed=seed: honest(seed) for seed in range(40)]
         cases += [lambda seed=seed: Case(seed) for seed in range(options.seed, options.seed + options.count)]
         for number, (kind, what) in enumerate(pool.map(lambda make: (lambda c: (c.kind, verify(options.runsink, c)))(make()), cases)):
