@@ -30,13 +30,14 @@
 #include "worker/progress.h"
 #include "worker/tools/check.h"
 #include "worker/tools/command.h"
+#include "worker/until_end.h"
 
 #define BROKER_TIMEOUT_MS 30000
 #define REFRESH_MS 300000 /* where nothing new can match, what there is may still change */
 #define LOOK_PAUSE_MS 5000
 #define KEEP_CONFIG_MS 60000
 #define CERTS_MS 3600000 /* how often certificates' files are looked at */
-#define END_CHECK_MS 500 /* how often --until-end asks about partitions that are not ours */
+#define END_CHECK_MS 500 /* how often --until-end looks whether it is at its end */
 
 /* A configuration that was in force. Lanes look at it until their next turn, and transfers until
  * they end. */
@@ -59,7 +60,7 @@ struct worker {
     struct watchdog *watchdog; /* NULL: switched off */
     int signal_fd;
     bool draining;
-    bool gave_up;         /* --until-end: nothing went on any more */
+    struct until_end end; /* --until-end */
     struct list unserved; /* topics that match and can't be served */
     int64_t refreshed_ms; /* when the topics were looked at last */
     int64_t certs_ms;     /* and the certificates */
@@ -179,6 +180,8 @@ static int refresh_topics(struct worker *w, bool start, struct buf *err) {
     if (rc == EX_OK) {
         topics_retries(w->cfg, &all, &sources, &retries);
         set_topics(w, &sources, &retries);
+        if (w->shared.until_end && start) until_end_begin(&w->shared, &sources);
+        if (w->shared.until_end) until_end_topics(&w->end, &sources, &retries);
         tell_unserved(w, &unserved);
     }
     topic_list_free(&unserved);
@@ -365,7 +368,8 @@ static void refresh_later(struct worker *w) {
 static int refresh_wait_ms(const struct worker *w) {
     int64_t every = w->cfg->topics_refresh;
     if (!has_pattern(w->cfg) && every < REFRESH_MS) every = REFRESH_MS;
-    if (atomic_load(&w->shared.look) && every > LOOK_PAUSE_MS) every = LOOK_PAUSE_MS;
+    if ((atomic_load(&w->shared.look) || until_end_misses(&w->end)) && every > LOOK_PAUSE_MS)
+        every = LOOK_PAUSE_MS;
     int64_t left = w->refreshed_ms + every - now_ms();
     return left > 0 ? (int)left : 0;
 }
@@ -394,53 +398,6 @@ static int sooner(int a, int b) {
     return a < 0 || (b >= 0 && b < a) ? b : a;
 }
 
-static bool is_among(const struct list *l, const char *topic) {
-    for (size_t i = 0; i < l->n; i++)
-        if (strcmp(l->v[i], topic) == 0) return true;
-    return false;
-}
-
-static bool is_ours(const struct worker *w, const char *member) {
-    for (int64_t i = 0; i < w->n_lanes; i++)
-        if (strcmp(w->lanes[i]->member, member) == 0) return true;
-    return false;
-}
-
-/* Partitions of the topics that are read, which members of other processes have. What a lane of
- * ours has by now, and has not heard of, is nobody's yet. */
-static int64_t count_others(struct worker *w, const rd_kafka_ConsumerGroupDescription_t *group) {
-    int64_t assigned = 0;
-    pthread_mutex_lock(&w->shared.mutex);
-    for (size_t m = 0; m < rd_kafka_ConsumerGroupDescription_member_count(group); m++) {
-        const rd_kafka_MemberDescription_t *member =
-            rd_kafka_ConsumerGroupDescription_member(group, m);
-        if (is_ours(w, rd_kafka_MemberDescription_consumer_id(member))) continue;
-        const rd_kafka_topic_partition_list_t *list =
-            rd_kafka_MemberAssignment_partitions(rd_kafka_MemberDescription_assignment(member));
-        for (int i = 0; list && i < list->cnt; i++)
-            assigned += is_among(&w->shared.topics, list->elems[i].topic) ||
-                        is_among(&w->shared.retries, list->elems[i].topic);
-    }
-    pthread_mutex_unlock(&w->shared.mutex);
-    return assigned;
-}
-
-/* --until-end: every partition, of retry topics too, is some member's, as far as this process can
- * tell: those of our lanes, which have nothing left to do, and those of other processes. A
- * partition that is nobody's at this moment may be ours in the next. */
-static bool group_covers(struct worker *w, int64_t ours) {
-    if (ours >= w->shared.partitions) return true;
-    rd_kafka_event_t *event;
-    rd_kafka_resp_err_t unused;
-    const rd_kafka_ConsumerGroupDescription_t *group =
-        client_group(w->admin, w->cfg->group, BROKER_TIMEOUT_MS, told_to_stop, &event, &unused);
-    bool stable = group && rd_kafka_ConsumerGroupDescription_state(group) ==
-                               RD_KAFKA_CONSUMER_GROUP_STATE_STABLE;
-    int64_t others = stable ? count_others(w, group) : 0;
-    rd_kafka_event_destroy(event);
-    return stable && ours + others >= w->shared.partitions;
-}
-
 #define TRIM_MS 5000
 
 /* malloc() keeps what is freed for its arenas' next needs, holes and all: after a crowd of large
@@ -451,40 +408,15 @@ static void give_memory_back(int64_t *last_ms) {
     *last_ms = now_ms();
 }
 
-/* Nothing at all goes on with one of these. */
-static bool stops_all(enum trouble cause) {
-    return cause == TROUBLE_CREDENTIALS || cause == TROUBLE_BROKERS || cause == TROUBLE_PRODUCER ||
-           cause == TROUBLE_SETTLEMENT || cause == TROUBLE_ASSIGNMENT;
-}
-
-/* --until-end has an end, too, where it gets nowhere: who runs it tries again. */
-static void end_when_stuck(struct worker *w) {
-    struct trouble_report *all;
-    size_t n = troubles_list(w->shared.troubles, w->cfg->ready_patience, &all);
-    for (size_t i = 0; i < n && !w->gave_up; i++) {
-        if (!stops_all(all[i].cause) || all[i].for_ms < w->cfg->ready_patience) continue;
-        w->gave_up = true;
-        log_error("the run ends before the end of the topics: what is left is for the next one",
-                  LOG_S("why", trouble_text(all[i].cause)), LOG_S("error", all[i].detail),
-                  LOG_I("for_ms", all[i].for_ms));
-        drain_all(w);
-    }
-    free(all);
-}
-
-/* Ends the run when all lanes have nothing left to do, before and after the group was looked at. */
-static void end_when_done(struct worker *w) {
-    int64_t before = 0, after = 0;
-    for (int64_t i = 0; i < w->n_lanes; i++) {
-        if (!atomic_load(&w->lanes[i]->done)) return;
-        before += atomic_load(&w->lanes[i]->owned);
-    }
-    if (!group_covers(w, before)) return;
-    for (int64_t i = 0; i < w->n_lanes; i++) {
-        if (!atomic_load(&w->lanes[i]->done)) return;
-        after += atomic_load(&w->lanes[i]->owned);
-    }
-    if (before == after) drain_all(w);
+static void end_when_over(struct worker *w) {
+    const struct until_end_view view = {.admin = w->admin,
+                                        .cfg = w->cfg,
+                                        .shared = &w->shared,
+                                        .lanes = w->lanes,
+                                        .n_lanes = w->n_lanes,
+                                        .looked_ms = w->refreshed_ms,
+                                        .stop = told_to_stop};
+    if (until_end_look(&w->end, &view) == UNTIL_END_OVER) drain_all(w);
 }
 
 /* Until all lanes have ended. A lane that fails takes the others along: the process is started anew
@@ -510,8 +442,7 @@ static bool watch(struct worker *w) {
         eventfd_t value;
         if (fds[0].revents) take_signal(w);
         if (fds[1].revents && eventfd_read(w->shared.ended_fd, &value) != 0) continue;
-        if (w->shared.until_end && !w->draining) end_when_done(w);
-        if (w->shared.until_end && !w->draining) end_when_stuck(w);
+        if (w->shared.until_end && !w->draining) end_when_over(w);
         if (meter_on && progress_wait_ms(&meter, now_ms()) == 0) show_progress(w, &meter);
         if (heartbeat_wait_ms(&heartbeat, w->cfg->log_heartbeat, now_ms()) == 0)
             show_heartbeat(w, &heartbeat);
@@ -597,6 +528,8 @@ static void worker_free(struct worker *w) {
     list_free(&w->shared.topics);
     list_free(&w->shared.retries);
     list_free(&w->unserved);
+    until_end_free(&w->end);
+    ends_free(w->shared.ends);
     pthread_mutex_destroy(&w->shared.mutex);
     troubles_free(w->shared.troubles);
     if (w->signal_fd >= 0) close(w->signal_fd);
@@ -712,6 +645,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
         log_error("runsink can't start", LOG_MESSAGE(&err));
     stop_lanes(&w, totals);
     if (rc == EX_OK) report(totals);
+    bool whole = !until_end_left(&w.end, &w.shared) && (!until_end || w.end.done);
     worker_free(&w);
     buf_free(&err);
     log_stop();
@@ -723,7 +657,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     bool left = totals[COUNTER_GIVEN_UP] > 0;
     bool parked = totals[COUNTER_PENDING] ||
                   totals[COUNTER_PARKED] > totals[COUNTER_AGAIN] + totals[COUNTER_UNPARKED];
-    return left || w.gave_up || (until_end && parked) ? EX_TEMPFAIL : EX_OK;
+    return left || !whole || (until_end && parked) ? EX_TEMPFAIL : EX_OK;
 }
 
 /* The sources of the configuration read anew, for SIGHUP. It has to pass every check that a start

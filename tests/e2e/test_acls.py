@@ -2,6 +2,7 @@
 import re
 import shutil
 import tempfile
+import threading
 import unittest
 from pathlib import Path
 
@@ -200,6 +201,47 @@ class Acls(unittest.TestCase):
         self.take_back_denials()
         self.assertIn("sent 3 of 3", self.says(0, "redrive", "--fault", "data", "--yes"))
         self.assertIn("sound: every record", self.says(0, "verify", "--records"))
+
+    def until_end(self, hidden, topics):
+        """What `run --until-end` says that loses sight of a topic while a destination holds what it has read: it ends with 75."""
+        receiver, go_on = Receiver(), threading.Event()
+        self.addCleanup(receiver.close)
+        self.addCleanup(go_on.set)
+
+        def hold(handler):
+            go_on.wait(60)
+            handler.send_response(204)
+            handler.send_header("content-length", "0")
+            handler.end_headers()
+        receiver.play("/held", hold)
+        text = events.dump(events.run({"type": "webhook", "url": receiver.url + "/held"}))
+        for topic in topics:
+            for kind, name, pattern, own, more in self.table(topic):
+                self.allow(kind, name, pattern, own + more)
+            self.kafka.produce(topic, [(b"k", text)] * 20)
+        settings = {**self.settings, "topics": ",".join(topics), "ready.patience": "3s", "window.records": "2", "window.inflight": "2",
+                    "window.grace": "60s", "drain.timeout": "1s", "http.timeout": "60s"}
+        settings["kafka"] = {**settings["kafka"], "topic.metadata.refresh.interval.ms": 500}
+        worker = rig.Worker(self.dir, settings, "--until-end")
+        self.addCleanup(worker.kill)
+        rig.await_("it has begun", 60, lambda: len(receiver.requests) >= 2 * len(topics), worker)
+        self.deny("Describe", hidden)
+        rig.await_("it is missed", 60, lambda: worker.says("topic-unavailable"), worker)
+        go_on.set()
+        self.assertEqual(75, worker.wait(60), worker.tail())
+        lines = [line for line in worker.text().splitlines() if "level=error" in line and "before the end" in line]
+        self.assertTrue([line for line in lines if f"topic={hidden} " in line + " "], worker.tail())
+
+    def test_until_end_loses_sight_of_a_source(self):
+        """Describe is taken back under `run --until-end`: 75, that topic is named, the other source is read to its end"""
+        self.kafka.create(self.other, 1)
+        self.until_end(self.topic, (self.topic, self.other))
+        self.assertTrue(self.kafka.settled(self.group, self.other))
+
+    def test_until_end_loses_sight_of_a_retry_topic(self):
+        """the same of a retry topic, in which nothing waits: what can be delivered is, and after ready.patience it ends"""
+        self.until_end(f"{self.topic}.retry.10s", (self.topic,))
+        self.assertTrue(self.kafka.settled(self.group, self.topic))
 
     def test_check_names_each_right(self):
         """taken away one at a time: `check` ends with 78 and says what to allow, without having changed anything; run would not do all of its work"""

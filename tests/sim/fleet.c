@@ -426,9 +426,23 @@ static void tick(struct process *p, int ticks) {
     set_topics(p);
 }
 
+/* Topics are made anew at once: none is ever missing. */
+static int32_t there(const char *topic, const void *unused) {
+    (void)topic;
+    (void)unused;
+    return (int32_t)plan.partitions;
+}
+
+static bool left_any(const struct process *p) {
+    struct ends_left *left = NULL;
+    size_t n = p->shared.ends ? ends_left(p->shared.ends, there, NULL, &left) : 0;
+    free(left);
+    return n > 0;
+}
+
 /* As run_worker() decides on the exit code. */
-static bool exits_well(const uint64_t totals[COUNTERS]) {
-    return !totals[COUNTER_GIVEN_UP] && !totals[COUNTER_PENDING] &&
+static bool exits_well(const struct process *p, const uint64_t totals[COUNTERS]) {
+    return !left_any(p) && !totals[COUNTER_GIVEN_UP] && !totals[COUNTER_PENDING] &&
            totals[COUNTER_PARKED] <= totals[COUNTER_AGAIN] + totals[COUNTER_UNPARKED];
 }
 
@@ -443,7 +457,10 @@ static void end_lanes(struct process *p) {
     }
     p->n_lanes = 0;
     if (well) p->ended_us = world_us();
-    if (well && p->until_end && exits_well(totals) && !p->told && p->has_all) judge_run_end(p->run);
+    if (well && p->until_end && exits_well(p, totals) && !p->told && p->has_all)
+        judge_run_end(p->run);
+    ends_free(p->shared.ends);
+    p->shared.ends = NULL;
     world_say("it ends: %" PRIu64 " records, %" PRIu64 " delivered, %" PRIu64 " parked",
               totals[COUNTER_RECORDS], totals[COUNTER_DELIVERED], totals[COUNTER_PARKED]);
 }
@@ -465,6 +482,9 @@ static void process_main(void *arg) {
     atomic_store(&p->shared.cfg, p->cfg);
     make_topics(p->cfg);
     set_topics(p);
+    if (p->until_end) p->shared.ends = ends_new();
+    for (int i = 0; p->until_end && i < events_topics(); i++)
+        ends_add(p->shared.ends, events_topic(i), (int32_t)plan.partitions);
     start_lanes(p);
     p->started = true;
     if (p->draining) tell_lanes(p);

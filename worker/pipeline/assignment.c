@@ -9,6 +9,7 @@
 #include "worker/base/log.h"
 #include "worker/kafka/topic_names.h"
 #include "worker/pipeline/caution.h"
+#include "worker/pipeline/ending.h"
 #include "worker/pipeline/lane.h"
 
 #define REVOKE_FINISH_MS 5000
@@ -83,6 +84,7 @@ void assignment_anew(struct lane *lane, struct partition *p, int64_t low) {
     log_error("the topic was deleted and made anew: it is read from its first record",
               LOG_S("topic", p->topic), LOG_I("partition", p->id),
               LOG_I("read_to", partition_at(p)), LOG_I("first", low));
+    ending_anew(lane, p);
     if (p->before < 0) p->before = p->committed;
     p->committed = low;
     p->pin = true;
@@ -140,7 +142,7 @@ void assignment_prove(const struct lane *lane, struct partition *p, int64_t next
  * asked again. */
 static void load_state(struct lane *lane, struct partition *p, const struct committed *c) {
     bool bounded = lane->shared->until_end && p->kind == PARTITION_SOURCE;
-    int64_t low, high = -1;
+    int64_t low = -1, high = -1;
     if (bounded && !assignment_watermarks(lane, p, &low, &high)) return;
     if (c->offset >= 0)
         recall(p, c->offset, c->metadata);
@@ -150,6 +152,7 @@ static void load_state(struct lane *lane, struct partition *p, const struct comm
     p->end = high;
     p->want = p->meta.claim;
     p->loaded = true;
+    if (bounded) ending_come(lane, p, low, high);
     feed_start(p->feed, p->begins ? FEED_BEGINNING : p->committed);
     log_debug("partition assigned", LOG_I("lane", lane->id), LOG_S("topic", p->topic),
               LOG_I("partition", p->id), LOG_I("offset", p->begins ? -1 : p->committed),
@@ -275,7 +278,9 @@ void assignment_revoked(void *context, struct feed *const *v, size_t n, bool los
         lane->finish(lane, is_among, &going, most < REVOKE_FINISH_MS ? most : REVOKE_FINISH_MS);
     for (size_t i = 0; i < n; i++) {
         struct partition *p = partition_of(lane, v[i]);
-        if (p) assignment_drop(lane, p);
+        if (!p) continue;
+        ending_tell(lane, p);
+        assignment_drop(lane, p);
     }
     /* The cooperative protocol takes away what is to go elsewhere, and the rest stays. */
     if (all) lane->vitals.revoked_ms = lane->now_ms;

@@ -15,6 +15,7 @@
 #include "worker/pipeline/body.h"
 #include "worker/pipeline/careful.h"
 #include "worker/pipeline/caution.h"
+#include "worker/pipeline/ending.h"
 #include "worker/pipeline/intake.h"
 #include "worker/pipeline/proof.h"
 #include "worker/pipeline/recall.h"
@@ -409,15 +410,6 @@ static void count_left(struct lane *lane, bool early) {
     if (left) count_set(&lane->counters, COUNTER_GIVEN_UP, left);
 }
 
-/* --until-end: what was asked for at the start is the end of what can be read; the first fetch
- * tells what an open transaction holds back. */
-static bool know_end(struct partition *p) {
-    int64_t high = p->end_known ? p->end : vitals_high(p);
-    if (high > p->end) p->end = high;
-    p->end_known = high >= 0;
-    return p->end_known;
-}
-
 static int64_t stands_since(const struct lane *lane, const struct partition *p) {
     int64_t recall_ms = p->recall != RECALL_NONE ? lane->recall_held_ms : 0;
     return p->unreadable_ms ? p->unreadable_ms
@@ -450,7 +442,7 @@ static bool has_ended(struct lane *lane, struct partition *p) {
     if (!p->loaded) return false;
     if (is_given_up(lane, p)) return true;
     if (p->recall != RECALL_NONE) return false; /* where it begins is to be committed yet */
-    if (source && !know_end(p)) return false;
+    if (source && !ending_know(p)) return false;
     if (source && !p->begins && p->committed >= p->end) return true;
     struct feed_head head;
     bool any = source_peek(lane, p, &head);
@@ -484,6 +476,8 @@ static void note_end(struct lane *lane) {
     lane->ending = at_end(lane);
     for (const struct partition *p = lane->partitions; p; p = p->next) owned++;
     bool done = lane->ending && is_settled(lane, has_prospects, lane);
+    if (done && !atomic_load(&lane->done))
+        for (struct partition *p = lane->partitions; p; p = p->next) ending_tell(lane, p);
     atomic_store(&lane->owned, owned);
     if (atomic_exchange(&lane->done, done) != done && done &&
         eventfd_write(lane->shared->ended_fd, 1) != 0)

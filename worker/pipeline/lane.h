@@ -17,6 +17,7 @@
 #include "worker/kafka/producer.h"
 #include "worker/ledger/entry.h"
 #include "worker/pipeline/dispatch.h"
+#include "worker/pipeline/ends.h"
 #include "worker/pipeline/partition.h"
 #include "worker/pipeline/route.h"
 #include "worker/pipeline/snapshot.h"
@@ -117,6 +118,7 @@ struct worker_shared {
     int64_t partitions;  /* theirs and those of their retry topics */
     uint64_t version;
     bool until_end;
+    struct ends *ends;                  /* NULL without until_end */
     const struct ledger_signer *signer; /* NULL: unsigned */
     char cluster[CLUSTER_MAX + 1];      /* its id, from before the lanes start */
     struct troubles *troubles;

@@ -71,8 +71,9 @@ struct partition {
     char error[160];
     int64_t high_seen; /* the highest end that a fetch told of; a lower one since: */
     bool shrunk;
-    int64_t high_stale; /* that of a topic that is gone, as long as no fetch told another one */
-    bool durable;       /* something is committed. Gone without us: the topic was deleted. */
+    int64_t high_before; /* what it was before that */
+    int64_t high_stale;  /* that of a topic that is gone, as long as no fetch told another one */
+    bool durable;        /* something is committed. Gone without us: the topic was deleted. */
     int doubts;    /* answers in a row that nothing is committed, and one to come; 0: no doubt */
     bool doubting; /* it is asked for */
     bool vanished; /* it is so: nothing more is read, and what was read is settled together, with */

@@ -7,6 +7,7 @@
 #include "worker/base/log.h"
 #include "worker/pipeline/assignment.h"
 #include "worker/pipeline/delivery.h"
+#include "worker/pipeline/ending.h"
 #include "worker/pipeline/lane.h"
 
 #define SEEK_AGAIN_MS 1000
@@ -187,6 +188,7 @@ bool source_peek(struct lane *lane, struct partition *p, struct feed_head *ret) 
     while (!lane->restart) {
         enum feed_next next = feed_peek(p->feed, ret);
         if (next == FEED_NOTHING) return false;
+        if (p->end >= 0 && !p->end_known) ending_know(p); /* as it is at the first fetch */
         p->eof = false; /* an end that was told before is passed */
         switch (next) {
         case FEED_MESSAGE:

@@ -232,6 +232,7 @@ static void watch_end(struct lane *lane, struct partition *p) {
     p->high_stale = -1;
     if (high < p->high_seen && !p->seek_ms) {
         p->shrunk = true;
+        p->high_before = p->high_seen;
         p->seek_ms = lane->now_ms;
     }
     p->high_seen = high;

@@ -1,0 +1,152 @@
+"""`run --until-end` where topics go away under it: what was there at its start and was not read is never "all done"."""
+import threading
+
+from confluent_kafka import KafkaException
+
+import events
+import rig
+from receiver import Receiver
+
+
+class UntilEnd(rig.Case):
+    def setUp(self):
+        super().setUp()
+        self.receiver = Receiver()
+        self.addCleanup(self.receiver.close)
+        self.go_on = threading.Event()
+        self.addCleanup(self.go_on.set)
+        self.receiver.play("/held", self.hold)
+
+    def hold(self, handler):
+        self.go_on.wait(120)
+        handler.send_response(200)
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    def settings(self, **more):
+        """Windows of two records, two of them at once: a source whose destination holds is read no further."""
+        settings = super().settings(**{"window__records": "2", "window__inflight": "2", "window__grace": "60s", "http__timeout": "60s",
+                                       "ready__patience": "3s", "drain__timeout": "1s", **more})
+        settings["kafka"]["topic.metadata.refresh.interval.ms"] = 500
+        return settings
+
+    def source(self, name="", partitions=1):
+        """A topic with 20 runs on each partition, for a destination that holds them."""
+        topic = self.kafka.create(self.topic + name, partitions)
+        for partition in range(partitions):
+            self.send(topic, 20, partition)
+        return topic
+
+    def send(self, topic, n, partition=0, path="/held"):
+        self.kafka.produce(topic, [(b"k", events.dump(events.run({"type": "webhook", "url": f"{self.receiver.url}{path}/{topic}"},
+                                                                 id=f"{topic}-{i}"))) for i in range(n)], partition)
+
+    def delete(self, *topics):
+        for done in self.kafka.admin.delete_topics(list(topics)).values():
+            done.result()
+
+    def make(self, topic):
+        def made():
+            try:
+                return self.kafka.create(topic, 1)
+            except KafkaException:
+                return False  # the old one is not gone yet
+        rig.await_("the topic is made anew", 30, made)
+
+    def begun(self, settings, *topics):
+        """A worker that has begun to read each of them."""
+        worker = self.worker(settings, "--until-end")
+        for topic in topics:
+            rig.await_("it is read", 60, lambda: self.receiver.to("/held/" + topic), worker)
+        return worker
+
+    def assertLeft(self, worker, topic):
+        """It ends with 75, and an error line names the topic."""
+        self.assertExit(75, worker)
+        lines = [line for line in worker.text().splitlines() if "level=error" in line and "before the end" in line]
+        lines = [line for line in lines if f"topic={topic} " in line + " "]
+        self.assertTrue(lines, worker.tail())
+        return lines
+
+    def test_a_source_is_deleted(self):
+        """the only one, with records of the start unread: 75, and the topic is named with how much is not read"""
+        topic = self.source()
+        worker = self.begun(self.settings(), topic)
+        self.delete(topic)
+        self.assertRegex("\n".join(self.assertLeft(worker, topic)), "unread=(1[0-9]|20) ")
+
+    def test_one_of_two_sources_is_deleted(self):
+        """the other one is delivered to its end"""
+        gone, stays = self.source("-gone"), self.source("-stays")
+        worker = self.begun(self.settings(topics=f"{gone},{stays}"), gone, stays)
+        self.delete(gone)
+        rig.await_("it is missed", 60, lambda: worker.says("topic-unavailable"), worker)
+        self.go_on.set()
+        self.assertLeft(worker, gone)
+        self.assertTrue(self.kafka.settled(self.group, stays))
+
+    def test_matched_sources_are_deleted(self):
+        """one of those that an expression matches, or all of them"""
+        for all_of_them in (False, True):
+            with self.subTest(all_of_them=all_of_them):
+                self.topic, self.group = rig.unique("runs"), rig.unique("group")
+                self.go_on.clear()
+                gone, other = self.source("-gone"), self.source("-other")
+                worker = self.begun(self.settings(topics=f"^{self.topic}-.*", topics__refresh="500ms"), gone, other)
+                self.delete(gone, *[other][not all_of_them:])
+                rig.await_("it is missed", 60, lambda: worker.says("topic-unavailable"), worker)
+                self.go_on.set()
+                self.assertLeft(worker, gone)
+                self.assertEqual(not all_of_them, worker.exited() == 75 and other in self.kafka.topics() and self.kafka.settled(self.group, other))
+
+    def test_a_source_that_was_read_is_deleted(self):
+        """all that was there at the start is settled, while another source keeps the run going: nothing is left"""
+        read, other = self.kafka.create(self.topic + "-read"), self.source("-other")
+        self.send(read, 3, path="/free")
+        worker = self.begun(self.settings(topics=f"{read},{other}"), other)
+        self.until_settled(worker, topic=read)
+        self.delete(*[topic for topic in self.kafka.topics() if topic.startswith(read)])
+        rig.await_("it is not read any more", 60, lambda: worker.metric("runsink_partitions_assigned") == 4, worker)
+        self.go_on.set()
+        self.assertExit(0, worker)
+
+    def test_a_source_is_made_anew(self):
+        """under the run: the new one is read, and what was not read of the old one is named"""
+        topic = self.source()
+        worker = self.begun(self.settings(), topic)
+        self.delete(topic)
+        self.make(topic)
+        self.send(topic, 3, path="/free")
+        self.go_on.set()
+        self.assertLeft(worker, topic)
+        lines = [line for line in worker.text().splitlines() if "level=warn" in line and "unread" in line]
+        self.assertTrue(any(f"topic={topic} partition=0 " in line for line in lines), worker.tail())
+
+    def test_a_retry_topic_is_deleted(self):
+        """and may not be made again: after ready.patience it is named, 75"""
+        topic = self.kafka.create(self.topic)
+        self.assertExit(0, self.worker(self.settings(), "--until-end"))
+        self.send(topic, 20)
+        worker = self.begun(self.settings(topics__create="false"), topic)
+        self.delete(f"{topic}.retry.400ms")
+        rig.await_("it is missed", 60, lambda: worker.says("topic-unavailable"), worker)
+        self.go_on.set()
+        self.assertLeft(worker, f"{topic}.retry.400ms")
+        self.assertTrue(self.kafka.settled(self.group, topic))
+
+    def test_sigterm_before_the_end(self):
+        """a run that waits for what does not come, and is told to end: 75"""
+        topic = self.kafka.create(self.topic)
+        self.assertExit(0, self.worker(self.settings(), "--until-end"))
+        self.send(topic, 20)
+        worker = self.begun(self.settings(topics__create="false", ready__patience="10m"), topic)
+        self.delete(f"{topic}.retry.400ms")
+        rig.await_("it is missed", 60, lambda: worker.says("topic-unavailable"), worker)
+        self.go_on.set()
+        self.until_settled(worker)
+        self.assertEqual(75, worker.stop(), worker.tail())
+        self.assertIn("parked=0", worker.text())
+
+
+if __name__ == "__main__":
+    rig.main()

@@ -1,0 +1,51 @@
+#include "worker/pipeline/ending.h"
+
+#include "worker/base/log.h"
+#include "worker/pipeline/lane.h"
+
+/* What was asked for at the start is the end of what can be read; the first fetch tells what an
+ * open transaction holds back. */
+bool ending_know(struct partition *p) {
+    int64_t high = p->end_known ? p->end : vitals_high(p);
+    if (high > p->end) p->end = high;
+    p->end_known = high >= 0;
+    return p->end_known;
+}
+
+/* Of what lies between the last record and the end nothing can come once the reader has told of an
+ * end there. */
+static bool is_all_settled(struct partition *p) {
+    if (!ending_know(p) || p->begins || p->windows.count) return false;
+    return p->committed >= p->end || p->eof_at >= p->end;
+}
+
+void ending_tell(struct lane *lane, struct partition *p) {
+    if (!lane->shared->ends || p->kind != PARTITION_SOURCE || !p->loaded || p->begins) return;
+    const struct ends_at at = {.at = p->committed,
+                               .all = is_all_settled(p),
+                               .end = p->end,
+                               .committed = p->durable || p->committed > 0};
+    ends_settled(lane->shared->ends, p->topic, p->id, &at);
+}
+
+static void say(const struct partition *p, int64_t from, int64_t to) {
+    log_warn("records of the topic that was there before were left unread: they are gone with it",
+             LOG_S("topic", p->topic), LOG_I("partition", p->id), LOG_I("from", from),
+             LOG_I("to", to));
+}
+
+void ending_come(struct lane *lane, const struct partition *p, int64_t low, int64_t high) {
+    struct ends_at was;
+    const struct ends_at at = {
+        .at = p->begins ? low : p->committed, .end = high, .committed = !p->begins};
+    if (ends_come(lane->shared->ends, p->topic, p->id, &at, &was)) say(p, was.at, was.end);
+}
+
+void ending_anew(struct lane *lane, struct partition *p) {
+    if (p->kind != PARTITION_SOURCE) return;
+    struct ends *ends = lane->shared->ends;
+    int64_t high = p->shrunk ? p->high_before : p->high_seen, at = partition_at(p);
+    ending_tell(lane, p);
+    bool unread = ends ? ends_anew(ends, p->topic, p->id) : high > at;
+    if (unread) say(p, at, p->end > high ? p->end : high);
+}
