@@ -106,6 +106,8 @@ bool config_set(struct config *, const char *name, const char *value, const char
 /* Cross-checks and derived values; registers secrets with the log's scrubber. Must be called once,
  * last. err may hold several messages, a line each. */
 bool config_finish(struct config *, struct buf *err);
+/* Whether a broker is named, without which nothing can be asked; else a line in err. */
+bool config_check_brokers(const struct config *, struct buf *err);
 /* What `run` needs beyond that: topics, a broker, a key for anchors. After config_finish(). */
 bool config_check_run(const struct config *, struct buf *err);
 /* The configuration in force once fresh, which was read anew and passed all checks, is taken over:

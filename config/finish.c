@@ -410,6 +410,12 @@ bool config_finish(struct config *c, struct buf *err) {
     return k.ok;
 }
 
+bool config_check_brokers(const struct config *c, struct buf *err) {
+    if (config_kafka(c, "bootstrap.servers")) return true;
+    buf_puts(err, "kafka.bootstrap.servers: name at least one broker, host:port\n");
+    return false;
+}
+
 bool config_check_run(const struct config *c, struct buf *err) {
     bool ok = true;
     if (*c->anchor_bucket && !*c->ledger_key) {
@@ -420,9 +426,6 @@ bool config_check_run(const struct config *c, struct buf *err) {
         buf_puts(err, "topics: name at least one topic to consume\n");
         ok = false;
     }
-    if (!config_kafka(c, "bootstrap.servers")) {
-        buf_puts(err, "kafka.bootstrap.servers: name at least one broker, host:port\n");
-        ok = false;
-    }
+    ok &= config_check_brokers(c, err);
     return ok;
 }

@@ -31,6 +31,7 @@ static rd_kafka_t *consumer(const struct config *cfg, const char *group, const c
                                  "isolation.level",
                                  isolation,
                                  NULL};
+    if (!config_check_brokers(cfg, err)) return NULL;
     rd_kafka_conf_t *conf = client_conf_new(cfg, extra, err);
     rd_kafka_t *rk = conf ? client_new(RD_KAFKA_CONSUMER, conf, err) : NULL;
     if (rk) rd_kafka_poll_set_consumer(rk);
