@@ -3,6 +3,7 @@ verifier that shares no code agrees, `trace` tells a run's story."""
 import json
 import subprocess
 import sys
+import time
 import unittest
 from pathlib import Path
 
@@ -274,6 +275,15 @@ class Ledger(rig.Case):
         rig.await_("the topic is gone", 30, lambda: retry not in self.kafka.topics())
         gone = [f for f in self.verify()["findings"] if f["code"] == "vanished"]
         self.assertEqual(10 * PARTITIONS, len(gone))
+
+    def test_records_of_a_topic_that_is_gone(self):
+        """`verify --records` knows from the metadata that partitions are not there, and waits for none of them"""
+        self.work()
+        self.kafka.admin.delete_topics([self.topic])[self.topic].result()
+        rig.await_("the topic is gone", 30, lambda: self.topic not in self.kafka.topics())
+        began = time.monotonic()
+        self.verify("--records")
+        self.assertLess(time.monotonic() - began, 25)
 
     def test_nothing_is_not_sound(self):
         """a mistyped group, a time without entries, a folder without anchors: what was not verified is not sound"""

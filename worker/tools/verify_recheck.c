@@ -3,13 +3,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "worker/base/shown.h"
 #include "worker/base/table.h"
 #include "worker/kafka/client.h"
+#include "worker/kafka/rights.h"
 #include "worker/kafka/topic_names.h"
 
 /* Entries that wait: some 80,000 records in object mode. */
 #define PENDING_BYTES ((size_t)16 << 20)
 #define TIMEOUT_MS 30000
+#define AT_ONCE_MS 2000
 /* How often a partition is read once more, for entries whose windows begin before the end of
  * another: offsets were put back, or somebody has made them up. */
 #define AGAIN_MAX 64
@@ -43,6 +46,8 @@ struct recheck {
     struct table index;
     struct partition_at **partitions;
     size_t n_partitions;
+    struct topic *topics; /* that were asked for: how many partitions they have now */
+    size_t n_topics;
     struct pending *pending;
     size_t n, bytes;
     uint64_t read;
@@ -92,6 +97,8 @@ void recheck_free(struct recheck *r) {
         free(r->partitions[i]);
     }
     free(r->partitions);
+    for (size_t i = 0; i < r->n_topics; i++) free(r->topics[i].name);
+    free(r->topics);
     table_free(&r->index);
     derive_free(r->derive);
     free(r);
@@ -152,16 +159,46 @@ static bool judge(struct pass *p, const struct pending *pending, struct buf *err
     return ok;
 }
 
+static bool is_gone(rd_kafka_resp_err_t code) {
+    return code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+           code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC || code == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
+}
+
+/* How many partitions the topic has now, asked once; -1: no broker has said. None when it is not
+ * there. */
+static int count_partitions(struct recheck *r, const char *topic) {
+    for (size_t i = 0; i < r->n_topics; i++)
+        if (strcmp(r->topics[i].name, topic) == 0) return r->topics[i].partitions;
+    const struct rd_kafka_metadata *md = NULL;
+    rd_kafka_resp_err_t code = client_topic(r->rk, topic, TIMEOUT_MS, &md);
+    int n = !code ? md->topics[0].partition_cnt : is_gone(code) ? 0 : -1;
+    if (!code) rd_kafka_metadata_destroy(md);
+    r->topics = xgrow(r->topics, r->n_topics, sizeof *r->topics);
+    r->topics[r->n_topics++] = (struct topic){.name = xstrdup(topic), .partitions = n};
+    return n;
+}
+
+/* One that is there tells its ends at once, unless it has no leader now: who waits is told. */
+static rd_kafka_resp_err_t ask_ends(struct recheck *r, const struct partition_at *at,
+                                    int64_t *ret_low, int64_t *ret_high) {
+    int n = count_partitions(r, at->topic);
+    if (n >= 0 && at->partition >= n) return RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
+    rd_kafka_resp_err_t code =
+        client_ends(r->rk, at->topic, at->partition, ret_low, ret_high, AT_ONCE_MS);
+    if (!code || rights_lack(code)) return code;
+    report_progress_end(r->report);
+    fprintf(stderr, "runsink verify: waits for the ends of %s/%d, for %d s at most: %s\n",
+            SHOWN(at->topic), (int)at->partition, TIMEOUT_MS / 1000, rd_kafka_err2str(code));
+    return client_ends(r->rk, at->topic, at->partition, ret_low, ret_high, TIMEOUT_MS);
+}
+
 /* What can be read of the partition now; nothing where it is gone. */
 static bool ends(struct recheck *r, const struct partition_at *at, int64_t *ret_low,
                  int64_t *ret_high, struct buf *err) {
-    rd_kafka_resp_err_t code =
-        client_ends(r->rk, at->topic, at->partition, ret_low, ret_high, TIMEOUT_MS);
+    rd_kafka_resp_err_t code = ask_ends(r, at, ret_low, ret_high);
     if (!code) return true;
     *ret_low = *ret_high = 0;
-    if (code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
-        code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC || code == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION)
-        return true;
+    if (is_gone(code)) return true;
     buf_printf(err, "asking for the ends of %s/%d: %s", at->topic, (int)at->partition,
                rd_kafka_err2str(code));
     return false;
