@@ -1,5 +1,6 @@
 """`check` builds what `run` builds: what one refuses, the other refuses, with the same code and words."""
 import subprocess
+import time
 
 import rig
 
@@ -49,6 +50,35 @@ class Check(rig.Case):
             self.assertNotIn("sink.override:", self.said(command, settings)[1])
         self.assertEqual((0, ""), self.said(("check", "--config-only"), settings))
         self.assertFalse(folder.parent.exists())
+
+    def test_no_broker_is_named(self):
+        """every command that asks one says so at once, with 78"""
+        for command in (("check",), ("run",), ("verify", "runs"), ("redrive", "--topic", "runs", "--dry-run"), ("trace", "run-1")):
+            began = time.monotonic()
+            done = rig.runsink(*command, "--set", "topics=a", "--set", "admin.listen=", seconds=30)
+            said = done.stderr.decode()
+            self.assertEqual(78, done.returncode, f"{command}: {said}")
+            self.assertIn("kafka.bootstrap.servers: name at least one broker", said, command)
+            self.assertLess(time.monotonic() - began, 10, command)
+
+    def test_an_open_transaction_on_the_ledger(self):
+        """of a group without committed offsets: named with topic and partition, 75, as run ends; once it is over all is well"""
+        self.kafka.create(self.topic)
+        self.assertExit(0, self.worker(self.settings(group=rig.unique("other")), "--until-end"))  # makes its topics
+        settings = self.settings()
+        worker = self.worker(settings, "--until-end")
+        self.assertExit(0, worker)
+        self.kafka.admin.delete_consumer_groups([self.group])[self.group].result()
+        self.assertEqual(0, rig.runsink("check", "--config", worker.config).returncode)
+        producer = self.kafka.open_transaction(f"{self.topic}.ledger")
+        done = rig.runsink("check", "--config", worker.config)
+        said = done.stderr.decode()
+        self.assertEqual(75, done.returncode, said)
+        self.assertIn(f"held-by-transaction: {self.topic}.ledger/0: an open transaction hides", said)
+        self.assertIn("open transaction", done.stdout.decode().splitlines()[-1])
+        producer.abort_transaction(30)
+        done = rig.runsink("check", "--config", worker.config)
+        self.assertEqual(0, done.returncode, done.stderr)
 
     def test_near_misses(self):
         """a mistyped command, or word of an option, is told which was meant"""

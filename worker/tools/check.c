@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "worker/admin/metrics.h"
+#include "worker/base/clock.h"
 #include "worker/base/shown.h"
 #include "worker/kafka/client.h"
 #include "worker/kafka/probe.h"
@@ -200,10 +201,69 @@ static bool ask_settings(rd_kafka_t *rk, struct check_result *r, struct buf *err
     return ok;
 }
 
+/* ---- ledgers ---- */
+
+/* How long a transaction may be open before it is told: those of workers are, for moments. */
+#define HELD_MS 3000
+
+/* The end of what a reader sees (rk), and that of what was written (raw), once they are the same,
+ * or what is hidden has not changed for a while. False: the broker did not say. */
+static bool ask_hidden(rd_kafka_t *rk, rd_kafka_t *raw, const struct topic *t, int32_t partition,
+                       int64_t *ret_from, int64_t *ret_to) {
+    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+    int64_t low, first = -1, end_ms = clock_ms(CLOCK_MONOTONIC) + HELD_MS;
+    for (;;) {
+        if (client_ends(raw, t->name, partition, &low, ret_to, TIMEOUT_MS) ||
+            client_ends(rk, t->name, partition, &low, ret_from, TIMEOUT_MS))
+            return false;
+        if (first < 0) first = *ret_from;
+        if (*ret_from >= *ret_to || *ret_from != first || clock_ms(CLOCK_MONOTONIC) >= end_ms)
+            break;
+        nanosleep(&pause, NULL); /* it ends without an event of ours */
+    }
+    if (*ret_from != first) *ret_to = *ret_from; /* another one: they come and go */
+    return true;
+}
+
+static void tell_held(const struct topic *t, int32_t partition, int64_t from, int64_t to,
+                      struct buf *err) {
+    buf_printf(err,
+               "runsink check: held-by-transaction: %s/%d: an open transaction hides %lld offsets "
+               "from %lld on. The group has no committed offsets, and where it goes on may be said "
+               "there: run would wait for the end of it, and end with 75. If it does not end, its "
+               "producer left it behind: kafka-transactions.sh find-hanging, then abort\n",
+               t->name, (int)partition, (long long)(to - from), (long long)from);
+}
+
+static void look_at_ledger(rd_kafka_t *rk, rd_kafka_t *raw, const struct topic *t,
+                           struct check_result *r, struct buf *err) {
+    for (int32_t i = 0; i < t->partitions; i++) {
+        int64_t from, to;
+        if (!ask_hidden(rk, raw, t, i, &from, &to) || from >= to) continue;
+        r->held_ledgers++;
+        tell_held(t, i, from, to, err);
+    }
+}
+
+/* A group without offsets begins by what its ledgers say (begin.h). */
+static int look_at_ledgers(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *r,
+                           struct buf *err) {
+    char name[TOPIC_MAX + 1];
+    for (size_t i = 0; i < r->n; i++)
+        if (r->partitions[i].committed >= 0) return EX_OK;
+    for (size_t i = 0; i < r->sources.n; i++) {
+        const struct topic *t =
+            topic_ledger(r->sources.v[i].name, name) ? topic_find(&r->all, name) : NULL;
+        if (t) look_at_ledger(rk, raw, t, r, err);
+    }
+    return r->held_ledgers ? EX_TEMPFAIL : EX_OK;
+}
+
 static int ask_lag(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     rd_kafka_t *raw = reader_consumer_raw(ret->cfg, ret->cfg->group, err);
     ret->lag_known = raw && ask_offsets(rk, raw, ret, err);
     int rc = ret->lag_known ? try_reading(rk, ret, err) : EX_UNAVAILABLE;
+    if (rc == EX_OK) rc = look_at_ledgers(rk, raw, ret, err);
     if (raw) rd_kafka_destroy(raw);
     return rc;
 }

@@ -27,6 +27,7 @@ struct check_result {
     struct check_partition *partitions;
     size_t n;
     bool lag_known;
+    size_t held_ledgers;   /* partitions of ledgers that an open transaction holds */
     struct buf *advice;    /* on the settings of runsink's own topics, a line each */
     struct buf *notes;     /* the same, where nothing has to change */
     bool settings_unknown; /* of some: no right to ask */

@@ -63,6 +63,9 @@ static void print_lag(const struct check_result *r, FILE *f) {
                     p->held);
         fputc('\n', f);
     }
+    if (r->held_ledgers)
+        fprintf(f, "  %zu partitions of ledgers are HELD BY AN OPEN TRANSACTION\n",
+                r->held_ledgers);
     if (r->lag_known) fprintf(f, "  lag in all: %" PRId64 "\n", total_lag(r));
 }
 
@@ -146,6 +149,9 @@ void check_verdict(const struct check_result *r, int exit_code, bool asked, stru
     case EX_UNAVAILABLE:
         buf_puts(b,
                  "not all is there, or could be looked at: see what is named above, and try again");
+        break;
+    case EX_TEMPFAIL:
+        buf_puts(b, "run would not begin now: an open transaction, named above, has to end first");
         break;
     default:
         buf_puts(b, "what is named above has to change before run can do all of its work");
