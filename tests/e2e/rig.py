@@ -34,7 +34,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from confluent_kafka import IsolationLevel, Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
 
 SCRIPTS = Path(os.environ.get("SCRIPTS", Path(__file__).parents[2] / "scripts"))
 RUNSINK = Path(os.environ.get("RUNSINK", Path(__file__).parents[2] / "build/release/runsink")).resolve()
@@ -168,6 +168,9 @@ class Broker:
             done.result()
         await_(f"the broker tells of {topic}", 30, lambda: topic in self.topics(topic))
         return topic
+
+    def grow(self, topic, partitions):
+        self.admin.create_partitions([NewPartitions(topic, partitions)])[topic].result()
 
     def topics(self, topic=None):
         """All that there are, or this one if it is there."""

@@ -62,6 +62,10 @@ struct consumer {
     bool assigned;  /* has had an assignment */
     bool closing;   /* all is revoked: callbacks only let go */
     bool unclosed;  /* leaving the group did not end: it can't be destroyed */
+    bool calling;   /* inside of a rebalance callback */
+    void *entered;  /* calling: the membership at its beginning, librdkafka's to free; NULL: none */
+    size_t entered_len;
+    int32_t served; /* the generation of the last callback; -1: none */
     char error[256];
 };
 
@@ -317,6 +321,38 @@ static void unassign(struct consumer *c, const rd_kafka_topic_partition_list_t *
     rd_kafka_topic_partition_list_destroy(list);
 }
 
+/* ---- its membership ---- */
+
+/* The serialised form is "CGMDv2:", the generation as an int32, the group id, the member id, ...
+ * (librdkafka's rdkafka_cgrp.c). */
+#define MAGIC "CGMDv2:"
+#define MAGIC_LEN (sizeof MAGIC - 1)
+#define NAMES_AT (MAGIC_LEN + sizeof(int32_t))
+
+/* -1: it is no membership. */
+static int32_t generation_of(const void *metadata, size_t n) {
+    int32_t generation;
+    if (n < NAMES_AT || memcmp(metadata, MAGIC, MAGIC_LEN) != 0) return -1;
+    memcpy(&generation, (const char *)metadata + MAGIC_LEN, sizeof generation);
+    return generation;
+}
+
+/* The consumer's membership at this moment, librdkafka's to free; NULL: it has none. */
+static void *membership(const struct consumer *c, size_t *ret_n) {
+    rd_kafka_consumer_group_metadata_t *m = rd_kafka_consumer_group_metadata(c->rk);
+    char *member = rd_kafka_memberid(c->rk);
+    void *bytes = NULL;
+    rd_kafka_error_t *e = m ? rd_kafka_consumer_group_metadata_write(m, &bytes, ret_n) : NULL;
+    if (bytes && (!member || !member[0] || generation_of(bytes, *ret_n) < 0)) {
+        rd_kafka_mem_free(c->rk, bytes);
+        bytes = NULL;
+    }
+    if (e) rd_kafka_error_destroy(e);
+    if (m) rd_kafka_consumer_group_metadata_destroy(m);
+    if (member) rd_kafka_mem_free(c->rk, member);
+    return bytes;
+}
+
 /* ---- rebalances ---- */
 
 static void on_assign(struct consumer *c, rd_kafka_topic_partition_list_t *list) {
@@ -358,15 +394,45 @@ static void on_revoke(struct consumer *c, rd_kafka_topic_partition_list_t *list)
     free(v);
 }
 
+/* What is to be given back librdkafka strikes from what it says it has as soon as it queues the
+ * callback. Should a topic grow before that has returned, a cooperative member joins again at once,
+ * and others may get it in that generation. Then librdkafka (2.0 to 2.8 at least) waits without end
+ * for a revoke that it has forgotten, and joins no more: only a new consumer helps. */
+static bool was_overtaken(const struct consumer *c) {
+    size_t n = 0;
+    void *now = c->entered ? membership(c, &n) : NULL;
+    bool later = now && generation_of(now, n) > c->served;
+    if (now) rd_kafka_mem_free(c->rk, now);
+    return later && is_cooperative(c);
+}
+
+static void leave_callback(struct consumer *c, bool revoked) {
+    if (revoked && was_overtaken(c))
+        c->events->broken(c->context, "the group went on before partitions were given back");
+    if (c->entered) rd_kafka_mem_free(c->rk, c->entered);
+    c->entered = NULL;
+    c->calling = false;
+}
+
+static void enter_callback(struct consumer *c) {
+    c->calling = true;
+    c->entered = membership(c, &c->entered_len);
+    c->served = c->entered ? generation_of(c->entered, c->entered_len) : -1;
+}
+
 static void rebalance_cb(rd_kafka_t *rk, rd_kafka_resp_err_t err,
                          rd_kafka_topic_partition_list_t *list, void *consumer) {
     struct consumer *c = consumer;
-    if (c->closing)
+    if (c->closing) {
         rd_kafka_assign(rk, NULL); /* with either protocol, once it is being closed */
-    else if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
+        return;
+    }
+    enter_callback(c);
+    if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
         on_assign(c, list);
     else
         on_revoke(c, list);
+    leave_callback(c, err == RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS);
 }
 
 /* ---- troubles ---- */
@@ -520,7 +586,8 @@ struct consumer *consumer_new(const struct config *cfg, int lane, int64_t partit
                               struct buf *err) {
     static const uint64_t one = 1;
     struct consumer *c = xcalloc(1, sizeof *c);
-    *c = (struct consumer){.lane = lane, .wake_fd = wake_fd, .events = events, .context = context};
+    *c = (struct consumer){
+        .lane = lane, .wake_fd = wake_fd, .events = events, .context = context, .served = -1};
     c->rk = handle(cfg, lane, partitions, c, false, err);
     if (!c->rk) {
         free(c);
@@ -650,18 +717,7 @@ void consumer_free(struct consumer *c, bool held) {
         free(c);
 }
 
-/* ---- its membership ---- */
-
-/* The serialised form is "CGMDv2:", the generation as an int32, the group id, the member id, ...
- * (librdkafka's rdkafka_cgrp.c). */
-static bool is_member(const char *metadata, size_t n) {
-    static const char magic[] = "CGMDv2:";
-    size_t m = sizeof magic - 1;
-    int32_t generation;
-    if (n < m + sizeof generation || memcmp(metadata, magic, m) != 0) return false;
-    memcpy(&generation, metadata + m, sizeof generation);
-    return generation >= 0;
-}
+/* ---- what it settles ---- */
 
 static enum commits find_commits(const struct consumer *c, const struct txn *t) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new((int)t->n_offsets);
@@ -686,18 +742,32 @@ enum commits consumer_find_commits(const struct consumer *c, struct txn *t) {
     return found == COMMITS_MISSING ? find_commits(c, t) : found;
 }
 
+/* The present membership, if all that the lane has may be settled in it; NULL: not now. It may not
+ * where it was joined while an earlier callback still waits, which takes away what was not claimed
+ * then. That can't be in the generation after the last callback's, nor in a later one while nothing
+ * waits. */
+static void *settling(const struct consumer *c, size_t *ret_n) {
+    void *now = membership(c, ret_n);
+    if (!now || generation_of(now, *ret_n) <= c->served + 1 ||
+        !rd_kafka_queue_length(c->main_queue))
+        return now;
+    rd_kafka_mem_free(c->rk, now);
+    return NULL;
+}
+
+static struct txn *txn_of(const struct consumer *c, const void *membership, size_t n) {
+    struct txn *t = txn_new_in(membership, n);
+    t->consumer = c;
+    return t;
+}
+
+/* What a callback gives back is settled as the member that it was at its beginning, or not at all.
+ */
 struct txn *txn_new_member(const struct consumer *c) {
-    rd_kafka_consumer_group_metadata_t *m = rd_kafka_consumer_group_metadata(c->rk);
-    char *member = rd_kafka_memberid(c->rk);
-    void *bytes = NULL;
     size_t n = 0;
-    rd_kafka_error_t *e = m ? rd_kafka_consumer_group_metadata_write(m, &bytes, &n) : NULL;
-    bool valid = m && !e && member && member[0] && is_member(bytes, n);
-    struct txn *t = valid ? txn_new_in(bytes, n) : NULL;
-    if (t) t->consumer = c;
-    if (e) rd_kafka_error_destroy(e);
-    if (m) rd_kafka_consumer_group_metadata_destroy(m);
-    if (member) rd_kafka_mem_free(c->rk, member);
-    if (bytes) rd_kafka_mem_free(c->rk, bytes);
+    if (c->calling) return c->entered ? txn_of(c, c->entered, c->entered_len) : NULL;
+    void *now = settling(c, &n);
+    struct txn *t = now ? txn_of(c, now, n) : NULL;
+    if (now) rd_kafka_mem_free(c->rk, now);
     return t;
 }
