@@ -1,10 +1,11 @@
 """A group goes on at the worst moment: between the making of a settlement and the broker's look at it, or before a worker has
 given back what it is to give back. What is still its own is settled, what is another's is not."""
 import threading
+from collections import Counter
 
 import events
 import rig
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from receiver import Receiver
 
 
@@ -68,6 +69,42 @@ class Joining(rig.Case):
         worker = self.worker(settings)
         self.until_settled(worker)
         return worker
+
+    def hold(self, *partitions):
+        """What is committed of the partitions is unstable until the producer's transaction ends: so long a settlement waits, with
+        the generation that it was made in, before it sends its offsets."""
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap, "transactional.id": rig.unique("stranger"), "log_level": 2})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        outside = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": self.group, "log_level": 2})
+        producer.send_offsets_to_transaction([TopicPartition(self.topic, p, 0) for p in partitions], outside.consumer_group_metadata(), 30)
+        outside.close()
+        return producer
+
+    def called_once(self):
+        got = Counter(request.headers["webhook-id"] for request in self.receiver.requests)
+        self.assertEqual(self.sent, len(got))
+        self.assertEqual([], [id for id, n in got.items() if n > 1], "called again")
+
+    def test_drain(self):
+        """somebody joins while the last settlement of a worker that ends is under way: it is made again in the next generation"""
+        other = self.kafka.create(rig.unique("other"))
+        self.kafka.create(self.topic)
+        self.send(5)
+        worker = self.begin()
+        held = self.hold(0)
+        self.send(5)
+        rig.await_("its calls", 30, lambda: len(self.receiver.requests) == self.sent, worker)
+        worker.process.send_signal(15)
+        rig.await_("it drains", 30, lambda: worker.says("draining"))
+        member = self.member(other)
+        rig.await_("the next generation", 30, lambda: member.assignments)
+        held.abort_transaction(30)
+        self.assertEqual(0, worker.wait(), worker.tail())
+        self.assertTrue(worker.says("generation id is not valid"), worker.tail())
+        self.assertFalse(worker.says("not all was settled"), worker.tail())
+        self.assertTrue(self.kafka.settled(self.group, self.topic), worker.tail())
+        self.called_once()
 
     def test_revoke(self):
         """a topic grows while a worker gives partitions back: its client joins again before it has, so they are another member's

@@ -527,3 +527,11 @@ struct txn *txn_new_member(const struct consumer *c) {
     memcpy(txn->membership, &m, sizeof m);
     return txn;
 }
+
+enum renewal consumer_renewal(const struct consumer *c, const struct txn *txn) {
+    struct membership now, then;
+    memcpy(&then, txn->membership, sizeof then);
+    if (!consumer_membership(c, &now) || now.member != then.member) return RENEWAL_OVER;
+    if (now.generation == then.generation) return RENEWAL_NONE;
+    return c->calling ? RENEWAL_OVER : RENEWAL_LATER;
+}

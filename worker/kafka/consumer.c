@@ -771,3 +771,21 @@ struct txn *txn_new_member(const struct consumer *c) {
     if (now) rd_kafka_mem_free(c->rk, now);
     return t;
 }
+
+/* A member that was put out comes back under another id. */
+static bool is_same_member(const struct txn *t, const void *now, size_t n) {
+    return n == t->membership_len &&
+           memcmp((const char *)now + NAMES_AT, (const char *)t->membership + NAMES_AT,
+                  n - NAMES_AT) == 0;
+}
+
+enum renewal consumer_renewal(const struct consumer *c, const struct txn *t) {
+    size_t n = 0;
+    void *now = c->calling ? membership(c, &n) : settling(c, &n);
+    if (!now) return RENEWAL_OVER;
+    int32_t then = generation_of(t->membership, t->membership_len);
+    int32_t later = is_same_member(t, now, n) ? generation_of(now, n) : -1;
+    rd_kafka_mem_free(c->rk, now);
+    if (later == then) return RENEWAL_NONE;
+    return later > then && !c->calling ? RENEWAL_LATER : RENEWAL_OVER;
+}

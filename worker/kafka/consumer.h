@@ -123,6 +123,14 @@ void consumer_poll(struct consumer *); /* calls back; never waits for a broker, 
 void consumer_look(struct consumer *, const char *const *topics, size_t n);
 /* Its id in the group, empty while it is in none. */
 void consumer_member(const struct consumer *, char *ret, size_t size);
+/* What has become of the membership that a transaction was made in (txn_new_member()). Does not
+ * wait for a broker. */
+enum renewal {
+    RENEWAL_NONE,  /* the consumer has it still, or has not heard yet that it has not */
+    RENEWAL_LATER, /* the same member is in a later generation, in which it has all that it had */
+    RENEWAL_OVER   /* nothing can be settled before the next callback, or the end of this one */
+};
+enum renewal consumer_renewal(const struct consumer *, const struct txn *);
 /* Looks for the commits that the transaction's offsets follow. MISSING: one is not there, by two
  * answers in a row; then `gone` is set. UNTOLD: the coordinator does not answer now. For the
  * producer's thread; blocks, for COMMITS_ASK_MS at most. */

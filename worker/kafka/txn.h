@@ -71,7 +71,9 @@ struct txn *txn_new(void);
 struct txn *txn_new_in(const void *membership, size_t); /* serialised; copied */
 /* One that commits offsets, in the name of the membership that the consumer has at this moment:
  * the broker does not check who owns a partition, so the producer's thread must never ask for it.
- * NULL when it has none (no generation, no member id): (-1, "") would be accepted without fencing.
+ * In a rebalance callback: that it had at its beginning. NULL when it has none (no generation, no
+ * member id): (-1, "") would be accepted without fencing; or when it is younger than what the lane
+ * was told, until that has polled.
  * The consumer's thread. */
 struct txn *txn_new_member(const struct consumer *);
 /* One that commits the group's offsets from outside of it, which the broker takes at any time and

@@ -373,10 +373,10 @@ static void finish(struct lane *lane, bool (*of)(const struct partition *, void 
     lane->finishing++;
     settlement_hurry(lane);
     close_windows(lane, of, ctx, false); /* what is settled already is to be given back, too */
-    /* A transaction under way may claim what is given back next. A stale membership can't settle
-     * until the callback that we may be in has returned. */
+    /* A transaction under way may claim what is given back next. A membership that is over can't
+     * settle until the callback that we may be in has returned. */
     while ((lane->settlement || !is_settled(lane, has_hope, &f)) && !lane->restart &&
-           !lane->stale && lane->now_ms - start < ms + 1000) {
+           !settlement_over(lane) && lane->now_ms - start < ms + 1000) {
         bool leave = lane->now_ms - start >= ms * 3 / 4;
         close_windows(lane, of, ctx, leave);
         drop_stuck(lane, of, ctx);

@@ -92,7 +92,9 @@ struct lane {
     int64_t settle_backoff_ms;
     uint64_t memberships; /* rebalance callbacks so far */
     bool unclosed;        /* leaving the group did not end: the consumer can't be destroyed */
-    bool stale;           /* membership out of date: settle after the next rebalance callback */
+    bool stale;           /* membership out of date: settle once there is another one */
+    bool over;            /* with stale: that does not come before the next rebalance callback */
+    struct txn *refused;  /* with stale: one that was made in it, and has nothing else */
     /* careful.c */
     int n_careful;   /* partitions that are read one record at a time */
     bool busy;       /* records may be in work */

@@ -709,6 +709,8 @@ static void finish(struct lane *lane, struct settlement *j) {
     if (job->result == TXN_STALE && j->memberships == lane->memberships) {
         lane->stale = true;
         lane->settle_after_ms = lane->now_ms + STALE_MS;
+        txn_free(lane->refused);
+        lane->refused = txn_new_in(job->membership, job->membership_len);
     }
     if (job->result == TXN_UNKNOWN) lane_restart(lane, job->error);
 }
@@ -718,6 +720,9 @@ void settlement_abandon(struct lane *lane) {
     if (lane->settlement) lane->settlement->job = NULL;
     settlement_free(lane->settlement);
     lane->settlement = NULL;
+    txn_free(lane->refused);
+    lane->refused = NULL;
+    lane->stale = false;
 }
 
 /* A transaction that neither commits nor can be aborted holds up all that the lane settles. */
@@ -737,6 +742,21 @@ static void forget_failure(struct lane *lane) {
     trouble_clear(lane->shared->troubles, lane->id, TROUBLE_SETTLEMENT, NULL);
 }
 
+/* A member joins again on the client's own thread: a lane that ends hears no callback any more, and
+ * one that goes on hears of the next generation later than it is in it. */
+static void look_for_renewal(struct lane *lane) {
+    if (!lane->stale) return;
+    enum renewal found = consumer_renewal(lane->consumer, lane->refused);
+    lane->over = found == RENEWAL_OVER;
+    if (found != RENEWAL_LATER) return;
+    lane->stale = false;
+    lane->settle_after_ms = lane->now_ms;
+}
+
+bool settlement_over(const struct lane *lane) {
+    return lane->stale && lane->over;
+}
+
 void settlement_run(struct lane *lane) {
     if (lane->settlement) {
         if (!producer_take(lane->producer)) {
@@ -750,6 +770,7 @@ void settlement_run(struct lane *lane) {
         finish(lane, j);
         settlement_free(j);
     }
+    if (!lane->restart) look_for_renewal(lane);
     if (lane->restart || lane->now_ms < lane->settle_after_ms) return;
     lane->stale = false;
     const struct blocked *alone = trial(lane);

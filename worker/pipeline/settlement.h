@@ -23,6 +23,8 @@ bool settlement_hopeless(const struct lane *, const struct partition *, int64_t 
 /* When the lane ends: whether something is left that was to be settled, or that may or may not have
  * been; what that is goes to the log. */
 bool settlement_unknown(const struct lane *);
+/* The lane's membership was refused, and no other one comes before a rebalance callback. */
+bool settlement_over(const struct lane *);
 void settlement_hurry(struct lane *); /* what can't be settled is tried at once */
 /* When a source that can't be settled is tried again, monotonic ms; INT64_MAX: there is none. */
 int64_t settlement_again_ms(const struct lane *);
