@@ -28,6 +28,8 @@ struct broker_faults {
     unsigned no_producer; /* permille of producers that are refused */
     unsigned no_access;   /* permille of fetches, and of looks for a topic, that are refused, and of
                              polls that tell of refused credentials or brokers that are away */
+    unsigned deaf;   /* permille of times that a client that has nothing is to join: from then on it
+                        never does, as librdkafka's that waits for what does not come */
     int64_t largest; /* bytes of a record that topics for parked and dead records take; 0: any */
     unsigned topic_gone; /* permille of transactions that meet a topic without a leader */
 };

@@ -185,6 +185,7 @@ struct consumer {
     bool put_out; /* by the coordinator */
     bool fatal;   /* its identity is another process's */
     bool calling, closing, crashed;
+    bool deaf;   /* joins no more */
     bool taking; /* its lane is told what it was given */
     int64_t polled_us;
     struct feed *feeds;

@@ -179,7 +179,21 @@ static void arrive_join(struct about about) {
     if (c && !c->closing && c->joins == about.b) group_join(c);
 }
 
+/* The coordinator hears no more of it either. */
+static bool falls_deaf(struct consumer *c) {
+    c->deaf = c->deaf || (!c->feeds && cluster_chance(cluster_faults()->deaf));
+    if (!c->deaf) return false;
+    c->phase = MEMBER_OUT;
+    c->member = 0;
+    c->generation = -1;
+    c->rejoin = c->synced = false;
+    c->joins++;
+    world_say("process %llu: a client joins no more", (unsigned long long)c->process);
+    return true;
+}
+
 static void join(struct consumer *c) {
+    if (falls_deaf(c)) return;
     c->phase = MEMBER_JOINING;
     c->rejoin = c->synced = false;
     c->joins++;

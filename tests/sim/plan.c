@@ -63,7 +63,7 @@ static void make_peace(void) {
     plan.cron = plan.astray = plan.compaction = plan.foreign = 0;
     plan.poison = plan.kills = plan.freezes = plan.clocks = plan.leaves = 0;
     plan.slow_coordinator = plan.stale_answer = plan.lost_answer = plan.abort = 0;
-    plan.no_producer = plan.no_access = plan.rate = 0;
+    plan.no_producer = plan.no_access = plan.rate = plan.deaf = 0;
     plan.unstable = plan.topic_gone = plan.outside = plan.retention = plan.other_delays = 0;
 }
 

@@ -112,6 +112,7 @@ static void open_broker(void) {
                                          .astray = (unsigned)plan.astray,
                                          .no_producer = (unsigned)plan.no_producer,
                                          .no_access = (unsigned)plan.no_access,
+                                         .deaf = (unsigned)plan.deaf,
                                          .largest = plan.largest,
                                          .topic_gone = (unsigned)plan.topic_gone};
     broker_open(&faults);

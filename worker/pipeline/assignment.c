@@ -242,7 +242,7 @@ void assignment_assigned(void *context, const struct assigned *v, size_t n) {
     pthread_mutex_lock(&lane->shared->mutex);
     consumer_member(lane->consumer, lane->member, sizeof lane->member);
     pthread_mutex_unlock(&lane->shared->mutex);
-    lane->vitals.revoked_ms = 0;
+    vitals_joined(lane);
     log_info("partitions assigned", LOG_I("lane", lane->id), LOG_I("partitions", (int64_t)n),
              LOG_S("group", lane->cfg->group));
 }
@@ -283,7 +283,7 @@ void assignment_revoked(void *context, struct feed *const *v, size_t n, bool los
         assignment_drop(lane, p);
     }
     /* The cooperative protocol takes away what is to go elsewhere, and the rest stays. */
-    if (all) lane->vitals.revoked_ms = lane->now_ms;
+    if (all) vitals_revoked(lane);
     /* Of topics that are gone alone what they had is taken away, and the rest stays. */
     if (lost && !lane->partitions) lane->assigned = false;
 }

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/eventfd.h>
 
 #include "worker/base/log.h"
@@ -15,6 +16,11 @@
 #define ASK_MS 5000
 #define SILENT_MS 10000
 #define REREAD_MS 10000
+/* A consumer that is no member for so many of its session's timeouts is made anew, but not sooner
+ * than JOIN_MIN_MS. A member that died without a word holds up a group for one. */
+#define JOIN_SESSIONS 2
+#define JOIN_MIN_MS 60000
+#define SESSION_MS 45000 /* librdkafka's own */
 
 static int64_t least(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -29,7 +35,7 @@ static struct troubles *troubles(const struct lane *lane) {
 }
 
 void vitals_begin(struct lane *lane) {
-    lane->vitals = (struct vitals){.contact_ms = lane->now_ms};
+    lane->vitals = (struct vitals){.contact_ms = lane->now_ms, .joining_ms = lane->now_ms};
 }
 
 void vitals_end(struct lane *lane) {
@@ -257,6 +263,33 @@ static void tell_partition(struct lane *lane, struct partition *p) {
                  place, detail, p->held_ms);
 }
 
+/* ---- the membership ---- */
+
+void vitals_joined(struct lane *lane) {
+    lane->vitals.revoked_ms = lane->vitals.joining_ms = 0;
+}
+
+void vitals_revoked(struct lane *lane) {
+    lane->vitals.revoked_ms = lane->vitals.joining_ms = lane->now_ms;
+}
+
+static int64_t join_max(const struct config *cfg) {
+    const char *set = config_kafka(cfg, "session.timeout.ms");
+    int64_t session = set ? strtoll(set, NULL, 10) : SESSION_MS;
+    return JOIN_SESSIONS * session > JOIN_MIN_MS ? JOIN_SESSIONS * session : JOIN_MIN_MS;
+}
+
+/* librdkafka has more than one way to wait without end for what does not come, and then it joins
+ * no more: a topic that grows inside of a revoke (2.0 to 2.8 at least) is one. A new consumer does.
+ * Where a broker, a topic or the group's rights are what is missing, it does no harm. */
+static void watch_membership(struct lane *lane) {
+    struct vitals *v = &lane->vitals;
+    bool reached = lane->now_ms - v->contact_ms < silence_max(lane);
+    if (!v->joining_ms || !reached || !consumes_any(lane)) return;
+    if (lane->now_ms - v->joining_ms >= join_max(lane->cfg))
+        lane_restart(lane, "the Kafka client does not become a member of the group");
+}
+
 /* ---- all ---- */
 
 void vitals_tick(struct lane *lane) {
@@ -271,7 +304,9 @@ void vitals_tick(struct lane *lane) {
     tell_topics(lane);
     /* Partitions that are lost because their topic is gone come with a new assignment at once. */
     bool revoked = v->revoked_ms && lane->now_ms - v->revoked_ms >= TELL_MS;
-    trouble_tell(troubles(lane), revoked && consumes_any(lane), lane->id, TROUBLE_ASSIGNMENT, NULL,
-                 NULL, v->revoked_ms);
+    bool late = v->joining_ms && lane->now_ms - v->joining_ms >= lane->cfg->ready_patience;
+    trouble_tell(troubles(lane), (revoked || late) && consumes_any(lane), lane->id,
+                 TROUBLE_ASSIGNMENT, NULL, NULL, v->joining_ms);
+    watch_membership(lane);
     for (struct partition *p = lane->partitions; p; p = p->next) tell_partition(lane, p);
 }

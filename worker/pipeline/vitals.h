@@ -22,10 +22,12 @@ struct vitals {
     size_t turn; /* which source topic is asked about next */
     /* The partitions whose commits were looked for last, by their serials. */
     uint64_t doubted_source, doubted_retry;
-    char error[160];    /* the client's last one since a broker answered */
-    uint64_t records;   /* read when it was looked last */
-    bool refused;       /* and that was about credentials */
-    int64_t revoked_ms; /* since when all is revoked and nothing assigned; 0: it is */
+    char error[160];  /* the client's last one since a broker answered */
+    uint64_t records; /* read when it was looked last */
+    bool refused;     /* and that was about credentials */
+    /* Since when all is revoked and nothing assigned, and since when that or the beginning is so;
+     * 0: something is. */
+    int64_t revoked_ms, joining_ms;
     struct {
         char name[TOPIC_MAX + 1];
         char error[96];
@@ -41,6 +43,9 @@ void vitals_tick(struct lane *);
 void vitals_contact(struct lane *); /* a broker has answered something */
 /* The main thread looks at the topics anew: one was deleted, or can't be written. */
 void vitals_look_soon(const struct lane *);
+/* The lane has an assignment, which may be empty; all that it had is revoked. */
+void vitals_joined(struct lane *);
+void vitals_revoked(struct lane *);
 /* The consumer's events (consumer.h); the context is the lane. */
 void vitals_topic_failed(void *lane, const char *topic, const char *error);
 void vitals_client_failed(void *lane, enum broker_fault, const char *error);
