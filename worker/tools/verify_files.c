@@ -143,8 +143,11 @@ static bool read_manifest(const cJSON *root, struct snapshot *s) {
     const char *cluster = text_of(root, "cluster");
     if (strlen(cluster) > CLUSTER_MAX) return false;
     snprintf(s->cluster, sizeof s->cluster, "%s", cluster);
-    s->partial = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(root, "partial"));
-    s->unfinished = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(root, "unfinished"));
+    const cJSON *partial = cJSON_GetObjectItemCaseSensitive(root, "partial");
+    const cJSON *unfinished = cJSON_GetObjectItemCaseSensitive(root, "unfinished");
+    if (!cJSON_IsBool(partial) || !cJSON_IsBool(unfinished)) return false;
+    s->partial = cJSON_IsTrue(partial);
+    s->unfinished = cJSON_IsTrue(unfinished);
     s->has_anchors = cJSON_HasObjectItem(root, "anchors");
     if (s->has_anchors && !number_of(root, "anchors", (int64_t)1 << 53, &s->anchors)) return false;
     cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(root, "committed")) {
