@@ -339,6 +339,8 @@ class Anew(rig.Case):
         worker.process.send_signal(signal.SIGSTOP)
         try:
             self.delete(topic)
+            # A broker that has not heard of it yet would take the new records for the old topic.
+            rig.await_("it is gone", 30, lambda: topic not in self.kafka.topics())
             self.make(topic)
             refill()
         finally:
