@@ -134,6 +134,19 @@ class UntilEnd(rig.Case):
         self.assertLeft(worker, f"{topic}.retry.400ms")
         self.assertTrue(self.kafka.settled(self.group, topic))
 
+    def test_behind_a_dead_member(self):
+        """the run joins a group of which a member was killed a moment ago: it waits for that one's session, longer than its patience"""
+        self.kafka.create(self.topic, 1)
+        self.send(self.topic, 4, path="/at-once")
+        settings = self.settings()
+        killed = self.worker(settings)
+        self.until_settled(killed)
+        killed.kill()
+        self.send(self.topic, 4, path="/at-once")
+        worker = self.worker(settings, "--until-end")
+        self.assertExit(0, worker)
+        self.assertTrue(self.kafka.settled(self.group, self.topic), worker.tail())
+
     def test_sigterm_before_the_end(self):
         """a run that waits for what does not come, and is told to end: 75"""
         topic = self.kafka.create(self.topic)

@@ -273,10 +273,21 @@ void vitals_revoked(struct lane *lane) {
     lane->vitals.revoked_ms = lane->vitals.joining_ms = lane->now_ms;
 }
 
-static int64_t join_max(const struct config *cfg) {
+static int64_t session_ms(const struct config *cfg) {
     const char *set = config_kafka(cfg, "session.timeout.ms");
-    int64_t session = set ? strtoll(set, NULL, 10) : SESSION_MS;
-    return JOIN_SESSIONS * session > JOIN_MIN_MS ? JOIN_SESSIONS * session : JOIN_MIN_MS;
+    return set ? strtoll(set, NULL, 10) : SESSION_MS;
+}
+
+static int64_t join_max(const struct config *cfg) {
+    int64_t sessions = JOIN_SESSIONS * session_ms(cfg);
+    return sessions > JOIN_MIN_MS ? sessions : JOIN_MIN_MS;
+}
+
+/* Whoever joins first waits for the session of one that died, and nothing is wrong. */
+static bool joins_late(const struct lane *lane) {
+    const struct vitals *v = &lane->vitals;
+    int64_t waits = v->joining_ms ? lane->now_ms - v->joining_ms : 0;
+    return waits >= lane->cfg->ready_patience && waits > session_ms(lane->cfg) * 3 / 2;
 }
 
 /* librdkafka has more than one way to wait without end for what does not come, and then it joins
@@ -304,8 +315,7 @@ void vitals_tick(struct lane *lane) {
     tell_topics(lane);
     /* Partitions that are lost because their topic is gone come with a new assignment at once. */
     bool revoked = v->revoked_ms && lane->now_ms - v->revoked_ms >= TELL_MS;
-    bool late = v->joining_ms && lane->now_ms - v->joining_ms >= lane->cfg->ready_patience;
-    trouble_tell(troubles(lane), (revoked || late) && consumes_any(lane), lane->id,
+    trouble_tell(troubles(lane), (revoked || joins_late(lane)) && consumes_any(lane), lane->id,
                  TROUBLE_ASSIGNMENT, NULL, NULL, v->joining_ms);
     watch_membership(lane);
     for (struct partition *p = lane->partitions; p; p = p->next) tell_partition(lane, p);
