@@ -58,9 +58,7 @@ static void print_lag(const struct check_result *r, FILE *f) {
                 "  %s/%d: committed %s, available %" PRId64 " to %" PRId64 ", lag %" PRId64 "%s%s",
                 SHOWN(p->topic), (int)p->partition, committed, p->low, p->high, p->lag,
                 is_lost(p) ? ", RECORDS LOST TO RETENTION" : "", p->error ? ", NOT READABLE" : "");
-        if (p->held)
-            fprintf(f, ", %" PRId64 " OFFSETS HELD BY AN OPEN TRANSACTION of their producer",
-                    p->held);
+        if (p->held) fprintf(f, ", %" PRId64 " OFFSETS HELD BY AN OPEN TRANSACTION", p->held);
         fputc('\n', f);
     }
     if (r->held_ledgers)
