@@ -189,6 +189,14 @@ class Lifecycle(rig.Case):
         self.assertEqual([], (feed.ids() - calls).most_common(5), "lost")
         self.assertEqual([], (calls - feed.ids()).most_common(5), "doubled")
 
+    def test_abort_from_outside(self):
+        """a SIGABRT that somebody sends, a supervisor's for one, ends it the first time"""
+        self.kafka.create(self.topic)
+        worker = self.worker(self.batch())
+        rig.await_("it runs", 30, lambda: worker.says("partitions assigned"), worker)
+        worker.process.send_signal(signal.SIGABRT)
+        self.assertEqual(-signal.SIGABRT, worker.process.wait(30))
+
     def test_second_sigterm_and_black_hole(self):
         """SIGTERM while a destination hangs: parked at the drain timeout, exit 0"""
         from receiver import BlackHole

@@ -254,10 +254,10 @@ void log_write(enum log_level level, const struct log_line *l) {
 #define STOP_FLUSH_MS 2000
 
 /* The thread goes on meanwhile and writes what led here. Whatever the signal does by default comes
- * after this. */
+ * once this has returned: also where it came from outside, and nothing would raise it again. */
 static void on_crash(int signal_number) {
-    (void)signal_number;
     log_out_flush(CRASH_FLUSH_MS);
+    raise(signal_number);
 }
 
 void log_start(size_t buffer_bytes) {
