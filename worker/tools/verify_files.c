@@ -140,8 +140,9 @@ static bool read_manifest(const cJSON *root, struct snapshot *s) {
     if (!ledger_topic_legal(str_c(source))) return false;
     snprintf(s->source, sizeof s->source, "%s", source);
     snprintf(s->group, sizeof s->group, "%s", text_of(root, "group"));
+    const cJSON *named = cJSON_GetObjectItemCaseSensitive(root, "cluster");
     const char *cluster = text_of(root, "cluster");
-    if (strlen(cluster) > CLUSTER_MAX) return false;
+    if ((named && !cJSON_IsString(named)) || strlen(cluster) > CLUSTER_MAX) return false;
     snprintf(s->cluster, sizeof s->cluster, "%s", cluster);
     const cJSON *partial = cJSON_GetObjectItemCaseSensitive(root, "partial");
     const cJSON *unfinished = cJSON_GetObjectItemCaseSensitive(root, "unfinished");
