@@ -141,6 +141,15 @@ static void tell_unserved(struct worker *w, const struct topic_list *unserved) {
     take_names(&w->unserved, unserved);
 }
 
+/* A run that ends has not read them. */
+static bool leaves_unserved(const struct worker *w) {
+    for (size_t i = 0; i < w->unserved.n; i++)
+        log_error("the run ends, and a topic that matches was not read: it can't be served; rename "
+                  "it, make its own topics, or leave it out of `topics` (`runsink check` says why)",
+                  LOG_S("topic", w->unserved.v[i]));
+    return w->unserved.n > 0;
+}
+
 static int refuse_all(const struct topic_list *unserved, struct buf *err) {
     for (size_t i = 0; i < unserved->n; i++)
         buf_printf(err, "topics: %s can't be served: %s\n", unserved->v[i].name,
@@ -646,6 +655,7 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     stop_lanes(&w, totals);
     if (rc == EX_OK) report(totals);
     bool whole = !until_end_left(&w.end, &w.shared) && (!until_end || w.end.done);
+    if (until_end && rc == EX_OK) whole = !leaves_unserved(&w) && whole;
     worker_free(&w);
     buf_free(&err);
     log_stop();

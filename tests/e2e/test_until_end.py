@@ -1,7 +1,7 @@
 """`run --until-end` where topics go away under it: what was there at its start and was not read is never "all done"."""
 import threading
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 import events
 import rig
@@ -133,6 +133,38 @@ class UntilEnd(rig.Case):
         self.go_on.set()
         self.assertLeft(worker, f"{topic}.retry.400ms")
         self.assertTrue(self.kafka.settled(self.group, topic))
+
+    def test_one_that_matches_is_not_served(self):
+        """an expression matches a topic that has the name of another one's ledger: 75, and it is named"""
+        self.kafka.create(self.topic, 1)
+        other = self.kafka.create(self.topic + "-other", 1)
+        self.kafka.create(self.topic + "-other_ledger", 1)
+        self.send(self.topic, 4, path="/at-once")
+        self.send(other, 4, path="/at-once")
+        worker = self.worker(self.settings(topics=f"^{self.topic}.*"), "--until-end")
+        self.assertExit(75, worker)
+        lines = [line for line in worker.text().splitlines() if "level=error" in line and "can't be served" in line]
+        self.assertTrue(lines, worker.tail())
+
+    def test_a_commit_is_held(self):
+        """somebody's open transaction holds what is committed of a partition, for good: 75 once a killed member's would be over"""
+        self.kafka.create(self.topic, 1)
+        settings = self.settings()
+        settings["kafka"]["transaction.timeout.ms"] = 3000
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap, "transactional.id": rig.unique("stranger"), "log_level": 2,
+                             "transaction.timeout.ms": 120000})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        outside = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": self.group, "log_level": 2})
+        producer.send_offsets_to_transaction([TopicPartition(self.topic, 0, 0)], outside.consumer_group_metadata(), 30)
+        outside.close()
+        self.send(self.topic, 4, path="/at-once")
+        worker = self.worker(settings, "--until-end")
+        self.assertExit(75, worker)
+        self.assertTrue([line for line in worker.text().splitlines() if "level=error" in line and f"topic={self.topic} partition=0" in line],
+                        worker.tail())
+        producer.abort_transaction(30)
+        self.assertExit(0, self.worker(settings, "--until-end"))
 
     def test_behind_a_dead_member(self):
         """the run joins a group of which a member was killed a moment ago: it waits for that one's session, longer than its patience"""

@@ -33,6 +33,7 @@ static struct partition *partition_new(struct lane *lane, const struct assigned 
     p->id = a->partition;
     p->feed = a->feed;
     p->serial = ++lane->serials;
+    p->came_ms = lane->now_ms;
     p->end = -1;
     p->special = INT64_MAX;
     p->before = p->high_stale = p->anew_at = -1;

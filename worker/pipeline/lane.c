@@ -24,6 +24,8 @@
 
 #define RESTART_MIN_MS 1000
 #define RESTART_MAX_MS ((int64_t)5 * 60 * 1000)
+#define TXN_TIMEOUT_MS 60000 /* transaction.timeout.ms (client.c) */
+#define TXN_LOOK_MS 15000
 #define REFUSED_MS 10000 /* a producer that is not taken for this long is told */
 #define STANDING_MS 20   /* what waits for others, or for room, has nothing that wakes it */
 /* While the lane does other work it cannot hear an answer: of each such stretch at most this much
@@ -419,6 +421,25 @@ static int64_t stands_since(const struct lane *lane, const struct partition *p) 
                             : settlement_blocked_since(lane, p);
 }
 
+/* How long a transaction that a killed member left open on its commit lasts: its timeout, and what
+ * the coordinator takes to look for such. */
+static int64_t left_open_ms(const struct config *cfg) {
+    const char *set = config_kafka(cfg, "transaction.timeout.ms");
+    return (set ? strtoll(set, NULL, 10) : TXN_TIMEOUT_MS) + TXN_LOOK_MS;
+}
+
+/* Where it stands, or ends, can't be found out. */
+static bool is_never_loaded(struct lane *lane, struct partition *p) {
+    int64_t patience = lane->cfg->ready_patience, most = left_open_ms(lane->cfg);
+    if (lane->now_ms - p->came_ms < (patience > most ? patience : most)) return false;
+    if (!p->given_up)
+        log_error("the end is not reached: the committed offset of a partition, or its end, is not "
+                  "told; an open transaction on it, or no leader, may be why",
+                  LOG_S("topic", p->topic), LOG_I("partition", p->id));
+    p->given_up = true;
+    return true;
+}
+
 /* It can't be read to its end, or settled, now, and has had its time. */
 static bool is_given_up(struct lane *lane, struct partition *p) {
     int64_t since = stands_since(lane, p);
@@ -438,8 +459,8 @@ static bool is_given_up(struct lane *lane, struct partition *p) {
 
 static bool has_ended(struct lane *lane, struct partition *p) {
     bool source = p->kind == PARTITION_SOURCE;
+    if (!p->loaded) return is_never_loaded(lane, p);
     p->given_up = p->given_up && stands_since(lane, p);
-    if (!p->loaded) return false;
     if (is_given_up(lane, p)) return true;
     if (p->recall != RECALL_NONE) return false; /* where it begins is to be committed yet */
     if (source && !ending_know(p)) return false;

@@ -30,6 +30,7 @@ struct partition {
     bool asking; /* the broker is asked for its offset */
     int64_t asked_ms;
     bool begins;     /* nothing is committed: it starts with the first record there is */
+    int64_t came_ms; /* when it was assigned, monotonic */
     bool left;       /* by lane_finish(): what is open belongs to the next owner */
     int64_t seek_ms; /* when to try the position again; 0: no need */
     bool pin; /* where it begins is to be durable before it is read: it is new, or its topic */
