@@ -147,6 +147,33 @@ class Acls(unittest.TestCase):
         self.assertEqual(2, len(self.kafka.consume(f"{self.topic}.dead.data")))
         self.assertEqual(0, worker.stop(), worker.tail())
 
+    def test_no_death_without_a_right(self):
+        """whoever ends in good order, and could not settle, has not died of what it had in work: nothing is set aside as poison"""
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        worker = self.two_sources({})
+        rig.await_("it runs", 60, lambda: worker.says("partitions assigned"), worker)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        settings = {name: value for name, value in self.settings.items() if name != "admin.listen"}
+
+        def until_end(code):
+            worker = rig.Worker(self.dir, {**settings, "topics": self.topic, "ready.patience": "2s"}, "--until-end")
+            self.addCleanup(worker.kill)
+            self.assertEqual(code, worker.wait(60), worker.tail())
+            return worker
+
+        run = events.run({"type": "webhook", "url": receiver.url + "/hook"}, id="innocent")
+        self.kafka.produce(self.topic, [(b"k", events.dump(run))])
+        self.deny("Write", f"{self.topic}.ledger")
+        for n in range(5):
+            worker = until_end(75)
+            self.assertEqual(n + 1, len(receiver.to("/hook")), worker.tail())
+            self.assertNotIn("deaths=", worker.text())
+        self.take_back_denials()
+        until_end(0)
+        self.assertEqual([], self.kafka.consume(f"{self.topic}.dead.system"))
+        self.assertTrue(self.kafka.settled(self.group, self.topic))
+
     def test_no_right_to_write_an_own_topic(self):
         """one source's own topic: that source waits, named, nothing is delivered twice; the other goes on; check names each"""
         receiver = Receiver()

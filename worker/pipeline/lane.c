@@ -26,6 +26,7 @@
 #define RESTART_MAX_MS ((int64_t)5 * 60 * 1000)
 #define TXN_TIMEOUT_MS 60000 /* transaction.timeout.ms (client.c) */
 #define TXN_LOOK_MS 15000
+#define CLAIMS_MS 3000   /* for the claims of what can't be settled to be given back */
 #define REFUSED_MS 10000 /* a producer that is not taken for this long is told */
 #define STANDING_MS 20   /* what waits for others, or for room, has nothing that wakes it */
 /* While the lane does other work it cannot hear an answer: of each such stretch at most this much
@@ -367,6 +368,34 @@ static void drop_stuck(struct lane *lane, bool (*of)(const struct partition *, v
     }
 }
 
+static bool waits_for_claim(const struct lane *lane) {
+    for (const struct partition *p = lane->partitions; p; p = p->next)
+        if (p->claim_alone && !claim_same(&p->want, &p->meta.claim)) return true;
+    return false;
+}
+
+/* Who ends in good order did not die of what he had in work, although it can't be settled: or a
+ * record would be blamed for processes that were only started without a right. */
+static void give_back_claims(struct lane *lane, struct finishing *f) {
+    for (struct partition *p = lane->partitions; p; p = p->next) {
+        bool mine = p->loaded && !p->pin && !p->vanished && (!f->of || f->of(p, f->ctx));
+        if (!mine || !settlement_hopeless(lane, p, f->start_ms)) continue;
+        caution_release(lane, p, true);
+        p->claim_alone = true;
+    }
+    lane->gives_back = true;
+    int64_t end = lane->now_ms + CLAIMS_MS;
+    while ((lane->settlement || waits_for_claim(lane)) && !lane->restart &&
+           !settlement_over(lane) && lane->now_ms < end) {
+        transfer(lane);
+        enter(lane, STEP_SETTLE);
+        settlement_run(lane);
+        window_free_discarded(lane);
+        wait_for_work(lane, 100);
+    }
+    lane->gives_back = false;
+}
+
 static void finish(struct lane *lane, bool (*of)(const struct partition *, void *), void *ctx,
                    int64_t ms) {
     read_clocks(lane, UNHEARD_MS);
@@ -394,6 +423,7 @@ static void finish(struct lane *lane, bool (*of)(const struct partition *, void 
         sooner(&timeout, dispatch_next_ms(lane->dispatch));
         wait_for_work(lane, timeout);
     }
+    if (!lane->settlement && !lane->restart) give_back_claims(lane, &f);
     lane->finishing--;
     if (!is_settled(lane, has_hope, &f))
         log_warn("not all was settled in time; it is read again by the next owner",

@@ -92,6 +92,7 @@ struct lane {
     int64_t settle_backoff_ms;
     uint64_t memberships; /* rebalance callbacks so far */
     bool unclosed;        /* leaving the group did not end: the consumer can't be destroyed */
+    bool gives_back;      /* claims of sources that can't be settled */
     bool stale;           /* membership out of date: settle once there is another one */
     bool over;            /* with stale: that does not come before the next rebalance callback */
     struct txn *refused;  /* with stale: one that was made in it, and has nothing else */

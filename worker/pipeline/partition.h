@@ -29,10 +29,11 @@ struct partition {
     bool loaded; /* committed offset and metadata are known */
     bool asking; /* the broker is asked for its offset */
     int64_t asked_ms;
-    bool begins;     /* nothing is committed: it starts with the first record there is */
-    int64_t came_ms; /* when it was assigned, monotonic */
-    bool left;       /* by lane_finish(): what is open belongs to the next owner */
-    int64_t seek_ms; /* when to try the position again; 0: no need */
+    bool begins;      /* nothing is committed: it starts with the first record there is */
+    int64_t came_ms;  /* when it was assigned, monotonic */
+    bool claim_alone; /* its source can't be settled; its claim is given back all the same */
+    bool left;        /* by lane_finish(): what is open belongs to the next owner */
+    int64_t seek_ms;  /* when to try the position again; 0: no need */
     bool pin; /* where it begins is to be durable before it is read: it is new, or its topic */
     int64_t before; /* was made anew, and this is where the old one's chain ends; -1: it has none */
     enum recall_state recall;

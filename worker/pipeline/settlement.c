@@ -117,6 +117,7 @@ static bool goes_over(const struct partition *p) {
 static bool is_due(const struct lane *lane, const struct partition *p) {
     if (!p->loaded || partition_begins_unproven(p)) return false;
     if (p->vanished) return goes_over(p);
+    if (p->claim_alone) return !claim_same(&p->want, &p->meta.claim);
     if (p->pin || has_undeclared(p) || !claim_same(&p->want, &p->meta.claim)) return true;
     if (!settleable(p)) return false;
     const struct window *open = windows_open(&p->windows);
@@ -127,7 +128,7 @@ static bool is_due(const struct lane *lane, const struct partition *p) {
 static bool has_part(const struct lane *lane, const struct partition *p,
                      const struct blocked *alone) {
     if (p->unsure_ms && p->sure_ms < p->unsure_ms && !p->vanished) return false;
-    if (!lane->blocked) return true;
+    if (p->claim_alone || !lane->blocked) return true;
     return alone ? strcmp(alone->base, p->base) == 0 : !find_blocked(lane, p->base);
 }
 
@@ -484,6 +485,17 @@ static void leave_out(struct lane *lane, struct txn *job, size_t records, const 
     block(lane, topic, problem);
 }
 
+/* Of a source that can't be settled: no topic of its own is needed for that. The ends that are
+ * durable stay. */
+static void add_claim(struct settlement *j, struct partition *p) {
+    struct part c = {.serial = p->serial, .meta = p->meta, .offset = p->committed};
+    char text[META_MAX + 1];
+    c.meta.claim = p->want;
+    if (!meta_encode(&c.meta, text)) return;
+    txn_offset(j->job, p->topic, p->id, c.offset, text)->follows = p->durable;
+    j->parts[j->n++] = c;
+}
+
 static void add_part(struct lane *lane, struct settlement *j, struct partition *p) {
     struct txn *job = j->job;
     size_t k = settleable(p), at = 0, records = job->n_records;
@@ -559,6 +571,10 @@ static void submit(struct lane *lane, const struct blocked *alone) {
     if (alone) snprintf(j->alone, sizeof j->alone, "%s", alone->base);
     for (struct partition *p = lane->partitions; p; p = p->next) {
         if (!p->loaded || !has_part(lane, p, alone)) continue;
+        if (p->claim_alone) {
+            if (is_due(lane, p)) add_claim(j, p);
+            continue;
+        }
         careful_announce(lane, p);
         add_part(lane, j, p);
     }
@@ -773,7 +789,7 @@ void settlement_run(struct lane *lane) {
     if (!lane->restart) look_for_renewal(lane);
     if (lane->restart || lane->now_ms < lane->settle_after_ms) return;
     lane->stale = false;
-    const struct blocked *alone = trial(lane);
+    const struct blocked *alone = lane->gives_back ? NULL : trial(lane);
     if (alone && !any_due(lane, alone)) { /* nothing is to be settled there by now */
         char base[TOPIC_MAX + 1];
         memcpy(base, alone->base, sizeof base);
