@@ -65,6 +65,7 @@ void record_end(struct window *w, struct record *record, enum record_state state
     case RECORD_PARKED:
         w->parked++;
         count_by(c, COUNTER_PARKED, record->sink, 1);
+        if (w->unsettled) count(c, COUNTER_UNPARKED, 1);
         break;
     case RECORD_DEAD:
         count_by(c, dead[o->fault], record->sink, 1);

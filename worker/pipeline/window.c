@@ -32,6 +32,7 @@ void windows_clear(struct windows *ws) {
     struct window *w;
     while ((w = windows_pop(ws))) {
         if (w->lane) count(&w->lane->counters, COUNTER_UNPARKED, w->parked);
+        w->unsettled = true;
         window_discard(w);
     }
 }

@@ -57,6 +57,7 @@ struct window {
     size_t ledger_bytes; /* bound of the ledger entry */
     size_t incomplete;   /* batches that came back and lack members */
     size_t parked;       /* records that wait to be moved to a retry topic */
+    bool unsettled;      /* it was given up: nothing of it is moved any more */
     size_t out;          /* deliveries that dispatch has */
     int64_t opened_ms;   /* monotonic */
     int64_t sealed_ms;   /* monotonic; 0: not sealed */
