@@ -28,8 +28,8 @@ struct letters {
     const char *source, *group;
     struct audit *audit;
     struct dead_topic topics[FAULTS];
-    uint64_t *back; /* fingerprints of those that entries name as sent back or closed */
-    size_t n_back;
+    uint64_t *back;        /* fingerprints of those that entries name as sent back or closed */
+    size_t n_back, n_held; /* letters that Kafka held when all began */
     bool sorted;
     struct letters_sums sums;
 };
@@ -46,7 +46,10 @@ static bool ask_ends(struct letters *l, struct dead_topic *d, struct buf *err) {
     for (int32_t p = 0; p < d->topic->partitions; p++) {
         rd_kafka_resp_err_t code = client_ends(l->rk, d->topic->name, p, &d->partitions[p].low,
                                                &d->partitions[p].high, TIMEOUT_MS);
-        if (!code) continue;
+        if (!code) {
+            l->n_held += (size_t)(d->partitions[p].high - d->partitions[p].low);
+            continue;
+        }
         buf_printf(err, "asking for the ends of %s/%d: %s", d->topic->name, (int)p,
                    rd_kafka_err2str(code));
         return false;
@@ -116,30 +119,40 @@ static uint64_t fingerprint(enum fault fault, int32_t partition, int64_t offset,
     return keyed_hash(parts, sizeof parts);
 }
 
-/* Those that Kafka no longer held when all began are not asked for. */
-static void remember(struct letters *l, enum fault fault, int32_t partition, int64_t offset,
-                     int32_t from_partition, int64_t from_offset) {
-    const struct dead_topic *d = &l->topics[fault];
-    if (!d->topic || partition >= d->topic->partitions || offset < d->partitions[partition].low)
-        return;
+static void remember(struct letters *l, uint64_t hash) {
     l->back = xgrow(l->back, l->n_back, sizeof *l->back);
-    l->back[l->n_back++] = fingerprint(fault, partition, offset, from_partition, from_offset);
+    l->back[l->n_back++] = hash;
+}
+
+/* n letters from one offset on, with as many origins. Only those that Kafka held when all began are
+ * asked for, so no others are walked through, whatever an entry claims; and each went back once at
+ * most, so there are no more of them. */
+static void take_run(struct letters *l, enum fault fault, const struct ledger_entry *e, int64_t at,
+                     const struct ledger_origin *o, int64_t from, int64_t n) {
+    const struct dead_topic *d = &l->topics[fault];
+    if (e->partition >= d->topic->partitions) return;
+    const struct dead_partition *held = &d->partitions[e->partition];
+    int64_t first = at > held->low ? at : held->low, last = at + (n - 1);
+    if (last >= held->high) last = held->high - 1;
+    for (int64_t v = first; v <= last && l->n_back < l->n_held; v++)
+        remember(l, fingerprint(fault, e->partition, v, o->partition, from + (v - at)));
 }
 
 /* Offsets and origins are two lists of ranges with as many numbers, walked side by side. */
 static void take_group(struct letters *l, enum fault fault, const struct ledger_entry *e,
                        const struct ledger_group *g) {
-    size_t k = 0;
-    int64_t within = 0;
-    for (size_t i = 0; i < g->n_offsets; i++)
-        for (int64_t v = g->offsets[i].a; v <= g->offsets[i].z && k < g->n_origins; v++) {
-            const struct ledger_origin *o = &g->origins[k];
-            remember(l, fault, e->partition, v, o->partition, o->range.a + within++);
-            if (o->range.a + within > o->range.z) {
-                within = 0;
-                k++;
-            }
-        }
+    int64_t at = g->n_offsets ? g->offsets[0].a : 0,
+            from = g->n_origins ? g->origins[0].range.a : 0;
+    for (size_t i = 0, k = 0; i < g->n_offsets && k < g->n_origins;) {
+        const struct ledger_origin *o = &g->origins[k];
+        int64_t left = g->offsets[i].z - at, other = o->range.z - from;
+        int64_t n = (left < other ? left : other) + 1;
+        take_run(l, fault, e, at, o, from, n);
+        at += n;
+        from += n;
+        if (at > g->offsets[i].z && ++i < g->n_offsets) at = g->offsets[i].a;
+        if (from > o->range.z && ++k < g->n_origins) from = g->origins[k].range.a;
+    }
 }
 
 void letters_entry(struct letters *l, const struct ledger_entry *e) {
