@@ -176,6 +176,11 @@ const char *config_kafka(const struct config *c, const char *name) {
     return i < c->kafka_names.n ? c->kafka_values.v[i] : NULL;
 }
 
+int64_t config_kafka_ms(const struct config *c, const char *name, int64_t otherwise) {
+    const char *set = config_kafka(c, name);
+    return set ? strtoll(set, NULL, 10) : otherwise;
+}
+
 static bool kafka_set(struct config *c, const char *name, const char *value, const char *origin,
                       struct buf *err) {
     if (*name == '\0' || name[strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789._-")]) {

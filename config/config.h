@@ -144,6 +144,8 @@ bool config_address(const char *listen, char host[CONFIG_HOST_MAX], char port[6]
 /* Parses "10s", "500ms", "5m", "1h", "7d" (a bare number is refused). */
 bool config_parse_ms(const char *text, int64_t *ret);
 const char *config_kafka(const struct config *, const char *name); /* NULL when not set */
+/* One that is a number of milliseconds; otherwise: where it is not set. */
+int64_t config_kafka_ms(const struct config *, const char *name, int64_t otherwise);
 bool config_kafka_secret(const char *name); /* whether a [kafka] property holds a secret */
 
 #endif

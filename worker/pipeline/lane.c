@@ -454,8 +454,7 @@ static int64_t stands_since(const struct lane *lane, const struct partition *p) 
 /* How long a transaction that a killed member left open on its commit lasts: its timeout, and what
  * the coordinator takes to look for such. */
 static int64_t left_open_ms(const struct config *cfg) {
-    const char *set = config_kafka(cfg, "transaction.timeout.ms");
-    return (set ? strtoll(set, NULL, 10) : TXN_TIMEOUT_MS) + TXN_LOOK_MS;
+    return config_kafka_ms(cfg, "transaction.timeout.ms", TXN_TIMEOUT_MS) + TXN_LOOK_MS;
 }
 
 /* Where it stands, or ends, can't be found out. */

@@ -2,7 +2,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/eventfd.h>
 
 #include "worker/base/log.h"
@@ -274,8 +273,7 @@ void vitals_revoked(struct lane *lane) {
 }
 
 static int64_t session_ms(const struct config *cfg) {
-    const char *set = config_kafka(cfg, "session.timeout.ms");
-    return set ? strtoll(set, NULL, 10) : SESSION_MS;
+    return config_kafka_ms(cfg, "session.timeout.ms", SESSION_MS);
 }
 
 static int64_t join_max(const struct config *cfg) {
