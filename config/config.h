@@ -29,6 +29,10 @@ void list_wipe(struct list *);            /* the same, for secrets */
 
 #define CONFIG_RULES_LEN 8
 
+/* In each of hold.*: every event is compared with all of them. */
+#define CONFIG_PATTERNS_MAX 256
+#define CONFIG_PATTERN_MAX 256
+
 enum { CONFIG_START_EARLIEST, CONFIG_START_LATEST };
 enum { CONFIG_ARCHIVE_OBJECT, CONFIG_ARCHIVE_BATCH };
 enum { CONFIG_COMPRESSION_GZIP, CONFIG_COMPRESSION_ZSTD, CONFIG_COMPRESSION_NONE };

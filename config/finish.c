@@ -160,6 +160,28 @@ static void derive_skips(struct check *k) {
     }
 }
 
+/* A backslash that escapes nothing is one too few, or was meant for something that a pattern can't
+ * say. */
+static const char *pattern_problem(const char *pattern) {
+    if (strlen(pattern) > CONFIG_PATTERN_MAX) return "has more than 256 characters";
+    for (const char *p = pattern; *p; p++) {
+        if (*p != '\\') continue;
+        p++;
+        if (*p != '*' && *p != '\\')
+            return "has a backslash before neither * nor another backslash";
+    }
+    return NULL;
+}
+
+static void check_patterns(struct check *k, const char *name, const struct list *l) {
+    char q[QUOTE_MAX];
+    if (l->n > CONFIG_PATTERNS_MAX) fail(k, name, "has more than 256 entries");
+    for (size_t i = 0; i < l->n; i++) {
+        const char *problem = pattern_problem(l->v[i]);
+        if (problem) fail(k, name, "\"%s\" %s", quote(l->v[i], q), problem);
+    }
+}
+
 static void derive_retries(struct check *k) {
     const struct list *l = &k->c->retry_delays;
     int64_t *d = k->c->retry_delays_ms = xcalloc(l->n, sizeof *d);
@@ -397,6 +419,8 @@ bool config_finish(struct config *c, struct buf *err) {
     derive_egress(&k);
     derive_retries(&k);
     derive_skips(&k);
+    check_patterns(&k, "hold.workspaces", &c->hold_workspaces);
+    check_patterns(&k, "hold.destinations", &c->hold_destinations);
     check_archive(&k);
     check_s3(&k);
     check_webhook(&k);

@@ -288,6 +288,11 @@ static void tell_rules(const struct worker *w) {
     hex(w->cfg->rules, CONFIG_RULES_LEN, rules);
     log_info("events are decided by these rules", LOG_S("rules", rules),
              LOG_S("cluster", w->shared.cluster));
+    if (w->cfg->hold_workspaces.n || w->cfg->hold_destinations.n)
+        log_warn("events are held: what hold.workspaces and hold.destinations name is not "
+                 "attempted, and becomes dead letters",
+                 LOG_I("workspaces", (int64_t)w->cfg->hold_workspaces.n),
+                 LOG_I("destinations", (int64_t)w->cfg->hold_destinations.n));
 }
 
 /* SIGHUP: the lanes take the new configuration over at their next turn. */
@@ -508,7 +513,7 @@ static void report(const uint64_t totals[COUNTERS]) {
         "done", LOG_I("records", totals[COUNTER_RECORDS]),
         LOG_I("delivered", totals[COUNTER_DELIVERED]), LOG_I("skipped", totals[COUNTER_SKIPPED]),
         LOG_I("parked", totals[COUNTER_PARKED]), LOG_I("dead_tenant", totals[COUNTER_DEAD_TENANT]),
-        LOG_I("dead_data", totals[COUNTER_DEAD_DATA]),
+        LOG_I("held", totals[COUNTER_DEAD_HELD]), LOG_I("dead_data", totals[COUNTER_DEAD_DATA]),
         LOG_I("dead_system", totals[COUNTER_DEAD_SYSTEM]), LOG_I("lost", totals[COUNTER_LOST]),
         LOG_I("requests", totals[COUNTER_DELIVERIES]), LOG_I("windows", totals[COUNTER_WINDOWS]),
         LOG_I("transactions", totals[COUNTER_TRANSACTIONS]));

@@ -383,6 +383,8 @@ static void test_cross_checks(void **state) {
         {"skip.offsets = runs/9999999999/5", "x.ini:1: skip.offsets: \"runs/9999999999/5\""},
         {"skip.offsets = /0/5", "x.ini:1: skip.offsets: \"/0/5\""},
         {"skip.offsets = a b/0/5", "x.ini:1: skip.offsets: \"a b/0/5\""},
+        {"hold.workspaces = a, b\\c", "x.ini:1: hold.workspaces: \"b\\c\" has a backslash before"},
+        {"hold.workspaces = a\\", "x.ini:1: hold.workspaces: \"a\\\" has a backslash before"},
         {"egress.ports = 80,70000", "x.ini:1: egress.ports: \"70000\""},
         {"egress.ports = 90-80", "x.ini:1: egress.ports: \"90-80\""},
         {"egress.ports = 0", "x.ini:1: egress.ports: \"0\""},
@@ -425,6 +427,28 @@ static void test_cross_checks(void **state) {
             fail_msg("%s\nwanted %s", buf_cstr(&err), cases[i].want);
         assert_null(strstr(buf_cstr(&err), "hush"));
         assert_null(strstr(buf_cstr(&err), "hunter2"));
+        config_free(c);
+    }
+}
+
+/* Every event is compared with all patterns, so they are bounded. */
+static void test_patterns_are_bounded(void **state) {
+    (void)state;
+    for (int over = 0; over < 2; over++) {
+        struct config *c = config_new();
+        struct buf text;
+        buf_init(&text, 65536);
+        buf_puts(&text, "hold.workspaces = w");
+        for (int i = 1; i < CONFIG_PATTERNS_MAX + over; i++) buf_puts(&text, ",*w");
+        buf_puts(&text, "\nhold.destinations = ");
+        for (int i = 0; i < CONFIG_PATTERN_MAX + over; i++) buf_putc(&text, 'd');
+        buf_clear(&err);
+        assert_true(read_text(c, buf_cstr(&text)));
+        assert_int_equal(config_finish(c, &err), !over);
+        assert_int_equal(
+            strstr(buf_cstr(&err), "hold.workspaces: has more than 256 entries") != NULL, over);
+        assert_int_equal(strstr(buf_cstr(&err), "has more than 256 characters") != NULL, over);
+        buf_free(&text);
         config_free(c);
     }
 }
@@ -663,6 +687,7 @@ int main(void) {
         CONFIG_TEST(test_secret_files),
         CONFIG_TEST(test_set),
         CONFIG_TEST(test_cross_checks),
+        CONFIG_TEST(test_patterns_are_bounded),
         CONFIG_TEST(test_cross_checks_pass),
         CONFIG_TEST(test_print),
         CONFIG_TEST(test_print_differences),

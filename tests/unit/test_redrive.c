@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "worker/base/text.h"
 #include "worker/tools/redrive_plan.h"
 
 #define START 1750000000000
@@ -46,8 +47,11 @@ static void test_glob(void **state) {
         {"*\\*c", "a*b*c", true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        if (glob_matches(cases[i].pattern, cases[i].text) != cases[i].matches)
+        if (glob_matches(cases[i].pattern, str_c(cases[i].text)) != cases[i].matches)
             fail_msg("\"%s\" and \"%s\"", cases[i].pattern, cases[i].text);
+    /* A tenant's name may hold any byte. */
+    assert_false(glob_matches("a", (struct str){"a\0b", 3}));
+    assert_true(glob_matches("a*b", (struct str){"a\0b", 3}));
 }
 
 static void test_offsets(void **state) {

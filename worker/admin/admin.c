@@ -272,6 +272,17 @@ static void print_certs(const struct cert_watch *w, struct buf *out) {
     }
 }
 
+/* The one in force, which a SIGHUP replaces; it outlives the answer. */
+static const struct config *current_config(const struct admin *a) {
+    return atomic_load(&a->lanes[0]->shared->cfg);
+}
+
+static void print_holds(const struct config *cfg, struct buf *out) {
+    metrics_head(GIVEN_HOLDS, out);
+    metrics_sample(GIVEN_HOLDS, (double)cfg->hold_workspaces.n, out, "by", "workspace", NULL);
+    metrics_sample(GIVEN_HOLDS, (double)cfg->hold_destinations.n, out, "by", "destination", NULL);
+}
+
 static void answer_metrics(struct admin *a, struct answer *to) {
     struct metrics_sums *sums = xmalloc(sizeof *sums);
     struct buf *out = &to->body;
@@ -293,6 +304,7 @@ static void answer_metrics(struct admin *a, struct answer *to) {
     print_troubles(r.troubles, r.n, out);
     metrics_alone(GIVEN_READY, r.why.n == 0, out);
     readiness_free(&r);
+    print_holds(current_config(a), out);
     metrics_alone(GIVEN_RELOADED, !atomic_load(&a->lanes[0]->shared->reload_failed), out);
     print_certs(&a->lanes[0]->shared->certs, out);
     metrics_alone(GIVEN_LOG_LOST, (double)log_lost(), out);
@@ -310,7 +322,7 @@ static void answer_status(struct admin *a, struct answer *to) {
     struct readiness r;
     readiness_look(a, &r);
     for (size_t i = 0; i < a->n; i++) ages[i] = now - a->snapshot_ms[i];
-    struct status s = {.cfg = a->cfg,
+    struct status s = {.cfg = current_config(a),
                        .sums = sums,
                        .snapshots = a->snapshots,
                        .ages_ms = ages,

@@ -431,6 +431,20 @@ static void troubles(const struct status *s, struct buf *out) {
     out_close(out, ']');
 }
 
+static void patterns(const char *name, const struct list *l, struct buf *out) {
+    out_open(out, name, '[');
+    for (size_t i = 0; i < l->n; i++) foreign(out, NULL, l->v[i]);
+    out_close(out, ']');
+}
+
+static void holds(const struct status *s, struct buf *out) {
+    out_open(out, "holds", '{');
+    patterns("workspaces", &s->cfg->hold_workspaces, out);
+    patterns("destinations", &s->cfg->hold_destinations, out);
+    out_uint(out, "events", metrics_total(s->sums, COUNTER_DEAD_HELD));
+    out_close(out, '}');
+}
+
 void status_json(const struct status *s, struct buf *out) {
     bool batch = s->cfg->archive == CONFIG_ARCHIVE_BATCH;
     out_open(out, NULL, '{');
@@ -449,6 +463,7 @@ void status_json(const struct status *s, struct buf *out) {
     out_bool(out, "ready", !s->not_ready);
     out_string(out, "notReady", s->not_ready ? s->not_ready : "");
     troubles(s, out);
+    holds(s, out);
     counters(s, out);
     history(s, out);
     partitions(s, out);

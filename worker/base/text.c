@@ -178,6 +178,29 @@ bool text_lists(const char *list, struct str word) {
     return false;
 }
 
+/* Goes back to the last star whenever the text after it fails: linear in practice, and at worst the
+ * text's length times the pattern's. */
+bool glob_matches(const char *pattern, struct str text) {
+    const char *star = NULL, *resume = NULL, *p = text.p, *end = text.p + text.n;
+    while (p < end) {
+        bool escape = *pattern == '\\' && (pattern[1] == '*' || pattern[1] == '\\');
+        if (*pattern == '*') {
+            star = ++pattern;
+            resume = p;
+        } else if (pattern[escape] && pattern[escape] == *p) {
+            pattern += 1 + escape;
+            p++;
+        } else if (star) {
+            pattern = star;
+            p = ++resume;
+        } else {
+            return false;
+        }
+    }
+    while (*pattern == '*') pattern++;
+    return *pattern == '\0';
+}
+
 bool path_climbs(const char *path) {
     for (const char *s = path; s; s = strchr(s, '/')) {
         if (*s == '/') s++;

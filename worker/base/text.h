@@ -64,6 +64,9 @@ bool text_json(struct buf *, struct str);
 /* Whether the word is one of a list, in which blanks stand between words. */
 bool text_lists(const char *list, struct str word);
 
+/* A star stands for any text. After a backslash, a star or a backslash stands for itself. */
+bool glob_matches(const char *pattern, struct str text);
+
 /* Whether a segment of the path is "." or "..": stores fold these, or climb. */
 bool path_climbs(const char *path);
 

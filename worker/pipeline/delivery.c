@@ -7,6 +7,7 @@
 #include "worker/base/log.h"
 #include "worker/pipeline/body.h"
 #include "worker/pipeline/caution.h"
+#include "worker/pipeline/hold.h"
 #include "worker/pipeline/lane.h"
 #include "worker/pipeline/object_key.h"
 #include "worker/pipeline/record.h"
@@ -25,11 +26,12 @@ int64_t delivery_retry_window(const struct config *cfg, const struct sink_type *
     return type->retry_window_ms(cfg);
 }
 
-/* Whether this outcome ends the delivery. Permanent failures that the tenant caused are tried again
+/* Whether its outcome ends the delivery. Permanent failures that the tenant caused are tried again
  * where retry.permanent says so, but for 410: Gone. */
-static bool is_final(const struct config *cfg, const struct outcome *o) {
+static bool is_final(const struct config *cfg, const struct delivery *d) {
+    const struct outcome *o = &d->outcome;
     if (o->verdict != VERDICT_PERMANENT) return false;
-    return o->fault != FAULT_TENANT || o->status == 410 ||
+    return d->held || o->fault != FAULT_TENANT || o->status == 410 ||
            cfg->retry_permanent == CONFIG_PERMANENT_DEAD;
 }
 
@@ -37,7 +39,7 @@ static enum record_state decide(const struct lane *lane, struct delivery *d) {
     const struct outcome *o = &d->outcome;
     if (o->verdict == VERDICT_OK) return RECORD_DELIVERED;
     struct progress *g = &d->progress;
-    if (is_final(lane->cfg, o)) {
+    if (is_final(lane->cfg, d)) {
         g->attempts += !o->uncounted;
         return RECORD_DEAD;
     }
@@ -142,8 +144,14 @@ static void delivery_add(struct delivery *d, struct record *record) {
     }
     d->members[d->n++] = record;
     d->size += record->payload.json.n;
+    d->held = d->held || record->held;
     record->delivery = d;
     record->progress = &d->progress;
+}
+
+void delivery_refuse(struct delivery *d, const struct outcome *o) {
+    d->outcome = *o;
+    end_delivery(d);
 }
 
 void delivery_send_now(struct delivery *d) {
@@ -156,6 +164,11 @@ void delivery_send_now(struct delivery *d) {
     b->last = last->from_offset;
     b->count = d->n;
     for (uint32_t i = 0; i < d->n; i++) d->members[i]->batch_index = i;
+    if (d->held) {
+        struct outcome o = hold_outcome();
+        delivery_refuse(d, &o);
+        return;
+    }
     d->last = retry_is_last(&d->progress, &lane->schedule,
                             delivery_retry_window(lane->cfg, b->dest->type), lane->wall_ms);
     d->window->out++;
@@ -164,15 +177,10 @@ void delivery_send_now(struct delivery *d) {
 
 /* Ready to go. */
 static void delivery_send(struct delivery *d) {
-    if (d->window->partition->caution == CAUTION_NONE || caution_may_send(d))
+    if (d->held || d->window->partition->caution == CAUTION_NONE || caution_may_send(d))
         delivery_send_now(d);
     else
         d->state = DELIVERY_DEFERRED;
-}
-
-void delivery_refuse(struct delivery *d, const struct outcome *o) {
-    d->outcome = *o;
-    end_delivery(d);
 }
 
 void delivery_try(struct lane *lane, const struct delivery *d, uint32_t member) {
@@ -385,4 +393,29 @@ void delivery_send_incomplete(struct window *w) {
         d->expected = d->n;
         send_if_whole(w, d);
     }
+}
+
+/* ---- another configuration ---- */
+
+static void judge_hold(struct lane *lane, struct window *w, struct delivery *d) {
+    d->held = false;
+    for (uint32_t i = 0; i < d->n; i++) {
+        record_judge_hold(w, d->members[i], d->label);
+        d->held = d->held || d->members[i]->held;
+    }
+    if (!d->held || d->state != DELIVERY_WAITING) return; /* what is not added yet asks by itself */
+    struct outcome o = hold_outcome();
+    dispatch_withdraw(lane->dispatch, d, &o);
+}
+
+static bool is_sent(const struct delivery *d) {
+    return d->state != DELIVERY_NEW && d->state != DELIVERY_DEFERRED &&
+           d->state != DELIVERY_WAITING;
+}
+
+void delivery_reconfigure(struct lane *lane) {
+    for (struct partition *p = lane->partitions; p; p = p->next)
+        for (struct window *w = p->windows.oldest; w; w = w->newer)
+            for (struct delivery *d = w->deliveries; d; d = d->next_in_window)
+                if (!is_sent(d)) judge_hold(lane, w, d);
 }

@@ -49,6 +49,7 @@ struct delivery {
     bool batched;      /* an object of many: it has a batch's key and compression, and waits for a
                           window as a whole: windows bound it, no queue does */
     bool holds;        /* its destination */
+    bool held;         /* hold.* names a member: it is not sent. A batch is one thing */
     char *key;
     const char *label; /* of its destination, which may be gone by the time it is settled */
     size_t size;       /* of its members' payloads: about how many bytes the body will have */
@@ -100,6 +101,8 @@ void delivery_send_now(struct delivery *);
 void delivery_refuse(struct delivery *, const struct outcome *);
 /* Makes the body of one member alone, for nothing but to see whether that can be done. */
 void delivery_try(struct lane *, const struct delivery *, uint32_t member);
+/* Judges anew what is not sent yet: SIGHUP brought another configuration. */
+void delivery_reconfigure(struct lane *);
 /* How long deliveries to this type of sink are tried, ms. */
 int64_t delivery_retry_window(const struct config *, const struct sink_type *);
 

@@ -583,6 +583,12 @@ void dispatch_cancel(struct dispatch *d, struct delivery *v, enum cancel why) {
     }
 }
 
+void dispatch_withdraw(struct dispatch *d, struct delivery *v, const struct outcome *o) {
+    unqueue(d, queue_of(v->batch.dest), v);
+    leave(d, v);
+    finish(d, v, o);
+}
+
 /* ---- outcomes ---- */
 
 static void count_failure(struct dispatch *d, struct queue *q, const struct outcome *o) {

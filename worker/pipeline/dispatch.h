@@ -37,6 +37,8 @@ void dispatch_add(struct dispatch *, struct delivery *);
 /* Gives a delivery back soon: at once when it waits (uncounted), through the sink's cancel when it
  * flies. */
 void dispatch_cancel(struct dispatch *, struct delivery *, enum cancel);
+/* One that waits ends soon with this outcome instead. */
+void dispatch_withdraw(struct dispatch *, struct delivery *, const struct outcome *);
 /* Starts what may start and ends what has ended. */
 void dispatch_run(struct dispatch *);
 /* Longest time until dispatch_run() has something to do by the clock alone, ms; -1: none. */

@@ -3,6 +3,7 @@
 #include "worker/base/crash.h"
 #include "worker/pipeline/caution.h"
 #include "worker/pipeline/delivery.h"
+#include "worker/pipeline/hold.h"
 #include "worker/pipeline/lane.h"
 #include "worker/pipeline/record.h"
 #include "worker/pipeline/route.h"
@@ -134,9 +135,10 @@ static void deliver(struct window *w, struct record *record, const struct jobrun
         return;
     case ROUTE_DELIVER:
         record->sink = (uint8_t)(1 + sink_type_index(dest->type));
+        record->held = hold_names(lane->cfg, run->workspace_id, dest->label);
         break;
     }
-    if (past && !batched && past->progress.not_before_ms > lane->wall_ms &&
+    if (past && !batched && !record->held && past->progress.not_before_ms > lane->wall_ms &&
         !retry_is_last(record->progress, &lane->schedule,
                        delivery_retry_window(lane->cfg, dest->type), lane->wall_ms))
         park_again(w, record, dest, past);

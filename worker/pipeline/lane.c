@@ -225,6 +225,7 @@ static void take_config(struct lane *lane) {
     http_reconfigure(lane->http, cfg);
     anchor_reconfigure(lane);
     caution_reconfigure(lane);
+    delivery_reconfigure(lane);
 }
 
 static void transactional_id(const struct lane *lane, char *ret, size_t size) {

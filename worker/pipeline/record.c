@@ -3,6 +3,7 @@
 #include "worker/base/failures.h"
 #include "worker/base/log.h"
 #include "worker/pipeline/delivery.h"
+#include "worker/pipeline/hold.h"
 #include "worker/pipeline/lane.h"
 #include "worker/pipeline/window.h"
 
@@ -68,12 +69,18 @@ void record_end(struct window *w, struct record *record, enum record_state state
         if (w->unsettled) count(c, COUNTER_UNPARKED, 1);
         break;
     case RECORD_DEAD:
-        count_by(c, dead[o->fault], record->sink, 1);
+        count_by(c, record_is_held(record, o) ? COUNTER_DEAD_HELD : dead[o->fault], record->sink,
+                 1);
         if (!record->delivery) count(c, failure_counter(o->why), !o->uncounted);
         break;
     }
     let_go(w, record);
     window_done(w);
+}
+
+bool record_is_held(const struct record *record, const struct outcome *o) {
+    const struct delivery *d = record->delivery;
+    return d && d->held && o->verdict == VERDICT_PERMANENT && o->fault == FAULT_TENANT;
 }
 
 /* One of the event's own texts as a log line may show it: cut, and neither a secret nor the
@@ -115,9 +122,20 @@ void record_workspace(const struct window *w, const struct record *record,
     arena_wipe(&arena);
 }
 
+void record_judge_hold(const struct window *w, struct record *record, const char *label) {
+    const struct config *cfg = w->lane->cfg;
+    struct arena arena = {0};
+    struct jobrun run = {0};
+    struct message rec;
+    if (cfg->hold_workspaces.n) decode_again(w, record, &arena, &rec, &run);
+    record->held = hold_names(cfg, run.workspace_id, label);
+    arena_wipe(&arena);
+}
+
 void record_log(const struct window *w, const struct record *record, enum record_state state,
                 uint32_t members, const struct outcome *o) {
-    enum log_level level = state == RECORD_DEAD ? LOG_WARN : LOG_DEBUG;
+    bool wrong = state == RECORD_DEAD && !record_is_held(record, o);
+    enum log_level level = wrong ? LOG_WARN : LOG_DEBUG;
     if (!log_on(level)) return;
     const struct delivery *d = record->delivery;
     char workspace[LOG_TEXT_MAX] = "", job[LOG_TEXT_MAX] = "", id[LOG_TEXT_MAX] = "";

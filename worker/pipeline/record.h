@@ -29,6 +29,7 @@ struct record {
     uint32_t batch_index;
     bool marked;  /* its topic refuses it: a marker stands for it in the dead letter */
     bool foreign; /* another group parked it: none of our business, and not in our ledger */
+    bool held;    /* hold.* names its workspace or destination */
     uint8_t sink; /* its slot in the counters; 0: not known */
     enum record_state state;
     struct record *next;
@@ -41,8 +42,12 @@ void record_end(struct window *, struct record *, enum record_state, const struc
 #define WORKSPACE_SHOWN 256
 void record_workspace(const struct window *, const struct record *, char ret[WORKSPACE_SHOWN],
                       bool *ret_exact);
-/* The one line that tells of a dead letter, at warn, or of a record that is delivered or parked, at
- * debug, alone or with the others of its delivery: members. */
+/* Judges anew whether hold.* names it, for a destination of this label: reads it once more. */
+void record_judge_hold(const struct window *, struct record *, const char *label);
+/* Whether it is for that alone that it has this outcome: nothing is wrong. */
+bool record_is_held(const struct record *, const struct outcome *);
+/* The one line that tells of a dead letter, at warn (of one that is held, at debug), or of a record
+ * that is delivered or parked, at debug, alone or with the others of its delivery: members. */
 void record_log(const struct window *, const struct record *, enum record_state, uint32_t members,
                 const struct outcome *);
 

@@ -145,27 +145,35 @@ void observer_back(struct lane *lane, const struct record *record, struct destin
     if (dest) backlog_take(destination_backlog(dest), due_ms);
 }
 
+static void list_dead(const struct window *w, const struct record *record, const char *label,
+                      const char *workspace) {
+    struct observer *o = w->lane->observer;
+    struct snapshot_dead *d = &o->dead[o->n_dead++ % SNAPSHOT_DEAD];
+    *d = (struct snapshot_dead){.at_ms = w->lane->wall_ms,
+                                .partition = record->from_partition,
+                                .offset = record->from_offset,
+                                .outcome = *record->outcome,
+                                .attempts = record->progress->attempts};
+    snprintf(d->topic, sizeof d->topic, "%s", w->topic);
+    snprintf(d->label, sizeof d->label, "%s", label);
+    snprintf(d->workspace, sizeof d->workspace, "%s", workspace);
+}
+
 void observer_dead(const struct window *w, const struct record *record) {
     struct lane *lane = w->lane;
     struct observer *o = lane->observer;
     const struct delivery *delivery = record->delivery;
     const struct outcome *outcome = record->outcome;
-    struct snapshot_dead *d = &o->dead[o->n_dead++ % SNAPSHOT_DEAD];
-    *d = (struct snapshot_dead){.at_ms = lane->wall_ms,
-                                .partition = record->from_partition,
-                                .offset = record->from_offset,
-                                .outcome = *outcome,
-                                .attempts = record->progress->attempts};
-    snprintf(d->topic, sizeof d->topic, "%s", w->topic);
-    if (delivery) snprintf(d->label, sizeof d->label, "%s", delivery->label);
+    const char *label = delivery ? delivery->label : "";
     struct snapshot_reason *r = reason_for(o, outcome);
     r->count++;
     r->last_ms = lane->wall_ms;
     struct snapshot_workspace *row = workspace_for(o, w, record);
-    note_trouble(row, lane, outcome, d->label);
+    note_trouble(row, lane, outcome, label);
     row->dead[by_fault[outcome->fault]]++;
     row->redrivable += record->payload.json.p != NULL;
-    memcpy(d->workspace, row->name, sizeof d->workspace);
+    /* What the operator holds would hide what is wrong. */
+    if (!record_is_held(record, outcome)) list_dead(w, record, label, row->name);
     if (delivery && outcome->fault == FAULT_DATA) observer_unfit(lane, delivery->batch.workspace);
 }
 

@@ -94,8 +94,20 @@ static void print_certs(const struct check_result *r, int64_t now_s, FILE *f) {
     }
 }
 
+static void print_patterns(const char *name, const struct list *l, FILE *f) {
+    for (size_t i = 0; i < l->n; i++) fprintf(f, "  %-11s  %s\n", name, SHOWN(l->v[i]));
+}
+
+static void print_holds(const struct config *c, FILE *f) {
+    if (!c->hold_workspaces.n && !c->hold_destinations.n) return;
+    fputs("\nheld, not attempted: their events become dead letters (tenant: held)\n", f);
+    print_patterns("workspace", &c->hold_workspaces, f);
+    print_patterns("destination", &c->hold_destinations, f);
+}
+
 void check_print(const struct check_result *r, int64_t now_ms, FILE *f) {
     print_certs(r, now_ms / 1000, f);
+    print_holds(r->cfg, f);
     if (r->listed) {
         print_topics(r, f);
         print_advice(r, f);
@@ -129,6 +141,8 @@ static void put_remarks(const struct check_result *r, struct buf *b) {
     add_remark(b, &n, notes, "note on its topics", "notes on its topics");
     add_remark(b, &n, certs, "certificate that ends within 30 days or can't be read",
                "certificates that end within 30 days or can't be read");
+    add_remark(b, &n, (int64_t)(r->cfg->hold_workspaces.n + r->cfg->hold_destinations.n),
+               "hold is in force", "holds are in force");
     add_remark(b, &n, (int64_t)r->overview.died, "dead letter lies open", "dead letters lie open");
     add_remark(b, &n, (int64_t)r->overview.waiting, "record waits for another attempt",
                "records wait for another attempt");

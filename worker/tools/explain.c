@@ -8,6 +8,7 @@
 #include "worker/base/clock.h"
 #include "worker/base/json_out.h"
 #include "worker/event/redact.h"
+#include "worker/pipeline/hold.h"
 #include "worker/pipeline/object_key.h"
 #include "worker/pipeline/route.h"
 #include "worker/tools/command.h"
@@ -65,6 +66,10 @@ static void explain_run(struct explain *e, const struct jobrun *run) {
     if (kind == ROUTE_DELIVER && dest->type->shape == SHAPE_OBJECT &&
         !object_key_event(e->cfg, run, dest, &e->origin, clock_ms(CLOCK_REALTIME), &key, &o))
         kind = ROUTE_DEAD;
+    if (kind == ROUTE_DELIVER && hold_names(e->cfg, run->workspace_id, dest->label)) {
+        kind = ROUTE_DEAD;
+        o = hold_outcome();
+    }
     add_outcome(&e->out, kind, &o);
     if (kind == ROUTE_DELIVER) add_destination(&e->out, dest, &key);
     add_body(&e->out, run);

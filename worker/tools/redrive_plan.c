@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "worker/base/text.h"
 #include "worker/kafka/topics.h"
 
 /* ---- letters ---- */
@@ -23,29 +24,6 @@ bool letter_read(const struct message *rec, const char *source, struct letter *l
 
 bool letter_is_of(const struct letter *l, const char *group) {
     return !l->past.group[0] || strcmp(l->past.group, group) == 0;
-}
-
-/* Goes back to the last star whenever the text after it fails: linear in practice, and quadratic at
- * worst in texts that are short. */
-bool glob_matches(const char *pattern, const char *text) {
-    const char *star = NULL, *resume = NULL;
-    while (*text) {
-        bool escape = *pattern == '\\' && (pattern[1] == '*' || pattern[1] == '\\');
-        if (*pattern == '*') {
-            star = ++pattern;
-            resume = text;
-        } else if (pattern[escape] == *text) {
-            pattern += 1 + escape;
-            text++;
-        } else if (star) {
-            pattern = star;
-            text = ++resume;
-        } else {
-            return false;
-        }
-    }
-    while (*pattern == '*') pattern++;
-    return *pattern == '\0';
 }
 
 bool filter_offsets(const char *text, struct redrive_filter *f) {
@@ -80,7 +58,7 @@ bool filter_matches(const struct redrive_filter *f, const struct letter *l,
                     const struct message *rec) {
     if (f->fault != FAULT_NONE && f->fault != l->fault) return false;
     if (f->reason && strcmp(f->reason, l->past.why) != 0) return false;
-    if (f->destination && !glob_matches(f->destination, l->past.destination)) return false;
+    if (f->destination && !glob_matches(f->destination, str_c(l->past.destination))) return false;
     if (f->from_ms && l->past.died_ms < f->from_ms) return false;
     if (f->to_ms && l->past.died_ms > f->to_ms) return false;
     if (f->partition >= 0 &&

@@ -73,8 +73,6 @@ struct redrive_filter {
 bool filter_matches(const struct redrive_filter *, const struct letter *, const struct message *);
 /* "3:100-200", "3:100" */
 bool filter_offsets(const char *text, struct redrive_filter *);
-/* A star stands for any text. After a backslash, a star or a backslash stands for itself. */
-bool glob_matches(const char *pattern, const char *text);
 
 /* Batches whose members come one by one, until each is whole. */
 struct gathering {

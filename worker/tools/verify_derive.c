@@ -452,7 +452,7 @@ static bool same_fault(const struct derived *r, const struct ledger_group *g) {
            (g->to.n ? r->dest && str_is(g->to, r->dest->label) : !r->dest);
 }
 
-enum answer { SAME, OTHER, RECEIVER };
+enum answer { SAME, OTHER, RECEIVER, HELD };
 
 /* A batch whose key can't be made. */
 static bool is_keyless(const struct derive *d, const struct derived *r,
@@ -477,7 +477,8 @@ static enum answer judge_kind(const struct derive *d, const struct ledger_group 
         if (r->kind == ROUTE_DEAD) return same_fault(r, g) ? SAME : OTHER;
         if (r->kind != ROUTE_DELIVER) return OTHER;
         if (is_keyless(d, r, g)) return SAME;
-        return may_fail(r, g) ? RECEIVER : OTHER;
+        if (!may_fail(r, g)) return OTHER;
+        return str_is(g->why, "held") ? HELD : RECEIVER;
     case LEDGER_REDRIVEN:
     case LEDGER_DISCARDED:
         break;
@@ -521,6 +522,8 @@ static bool judge_record(struct derive *d, const struct ledger_group *g, const s
         answer = OTHER;
     } else if (answer == RECEIVER) {
         d->sums.unjudged[UNJUDGED_RECEIVER]++;
+    } else if (answer == HELD) {
+        d->sums.unjudged[UNJUDGED_HELD]++;
     } else if (g->kind != LEDGER_DELIVERED) {
         d->sums.derived++;
     }

@@ -19,6 +19,7 @@
       "made by another version of runsink, by this one they would differ")                         \
     X(UNJUDGED_RECEIVER, "receiver",                                                               \
       "parked or dead by what the receiver answered: only where it was to go is")                  \
+    X(UNJUDGED_HELD, "held", "held by the operator: only where it was to go is")                   \
     X(UNJUDGED_ASIDE, "set_aside", "set aside undecoded, as poison or by skip.offsets")            \
     X(UNJUDGED_OPERATOR, "operator", "dead letters that an operator sent back or closed")          \
     X(UNJUDGED_LARGE, "too_large", "in a window larger than memory.budget")                        \
