@@ -56,6 +56,7 @@ struct producer {
     char problem[sizeof((struct txn *)0)->error]; /* while starting, or refused */
     struct txn *job; /* at hand: the thread that runs it, and what librdkafka calls on it */
     size_t refused;  /* records of the job at hand */
+    bool committing; /* the job at hand: the coordinator may have been told to commit it */
     rd_kafka_resp_err_t code; /* what its last call said */
     bool untimely;            /* job->topic refuses the records' times */
     unsigned trials;          /* jobs in a row that were refused */
@@ -448,7 +449,8 @@ static enum producer_state initialise(struct producer *s, struct txn *ret) {
 }
 
 /* A transaction that the coordinator has begun nothing of can't be aborted either, and librdkafka
- * gives the producer up for that. Nothing has happened, so another one may take its place. */
+ * gives the producer up for that: one that was refused, or that a broker's restart came before. If
+ * nobody has asked to commit it, nothing has happened, so another producer may take its place. */
 static bool reopen(struct producer *s, struct txn *job) {
     struct buf err;
     enum producer_state state = PRODUCER_STARTING;
@@ -476,8 +478,7 @@ static enum txn_result give_up(struct producer *s, struct txn *job, enum step wh
     if (why == STEP_FATAL) return TXN_UNKNOWN;
     enum step step =
         REPEAT(s, job, "abort", rd_kafka_abort_transaction(s->producer, call_timeout(s)));
-    bool begun_nothing = denied || why == STEP_GONE; /* maybe */
-    if ((step == STEP_FATAL || step == STEP_ABORT) && !(begun_nothing && reopen(s, job)))
+    if ((step == STEP_FATAL || step == STEP_ABORT) && (s->committing || !reopen(s, job)))
         return TXN_UNKNOWN;
     if (!job->topic) memcpy(job->error, reason, sizeof reason);
     if (denied && !job->topic) name_denied(s, job);
@@ -503,7 +504,8 @@ static enum txn_result transact(struct producer *s, struct txn *job) {
     enum step step = classify(s, rd_kafka_begin_transaction(s->producer), job, "begin transaction");
     if (step != STEP_OK) return TXN_UNKNOWN;
     step = fill(s, job);
-    if (step == STEP_OK)
+    s->committing = step == STEP_OK;
+    if (s->committing)
         step = REPEAT(s, job, "commit", rd_kafka_commit_transaction(s->producer, call_timeout(s)));
     if (step == STEP_OK) s->trials = 0;
     return step == STEP_OK ? TXN_DONE : give_up(s, job, step);
