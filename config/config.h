@@ -33,7 +33,7 @@ void list_wipe(struct list *);            /* the same, for secrets */
 #define CONFIG_PATTERNS_MAX 256
 #define CONFIG_PATTERN_MAX 256
 
-enum { CONFIG_START_EARLIEST, CONFIG_START_LATEST };
+enum { CONFIG_START_EARLIEST, CONFIG_START_LATEST, CONFIG_START_TIME };
 enum { CONFIG_ARCHIVE_OBJECT, CONFIG_ARCHIVE_BATCH };
 enum { CONFIG_COMPRESSION_GZIP, CONFIG_COMPRESSION_ZSTD, CONFIG_COMPRESSION_NONE };
 enum { CONFIG_CHECKSUM_NONE, CONFIG_CHECKSUM_SHA256, CONFIG_CHECKSUM_CRC32 };
@@ -80,6 +80,8 @@ struct config {
     struct list kafka_names;
     struct list kafka_values;
     /* Derived, filled by config_finish(). */
+    int start_at;                                /* CONFIG_START_*, of start */
+    int64_t start_ms;                            /* CONFIG_START_TIME: since the epoch */
     struct egress egress;                        /* from the egress.* keys */
     int64_t *retry_delays_ms;                    /* as many as retry_delays.n */
     struct config_offset *skips;                 /* as many as skip_offsets.n */
@@ -147,6 +149,8 @@ void config_print_ini(FILE *);
 bool config_address(const char *listen, char host[CONFIG_HOST_MAX], char port[6]);
 /* Parses "10s", "500ms", "5m", "1h", "7d" (a bare number is refused). */
 bool config_parse_ms(const char *text, int64_t *ret);
+/* "2026-01-31T12:00:00Z" in ms since the epoch, or how long before now: "90m", "7d". */
+bool config_parse_time(const char *text, int64_t now_ms, int64_t *ret);
 const char *config_kafka(const struct config *, const char *name); /* NULL when not set */
 /* One that is a number of milliseconds; otherwise: where it is not set. */
 int64_t config_kafka_ms(const struct config *, const char *name, int64_t otherwise);

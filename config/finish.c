@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "config/table.h"
+#include "worker/base/clock.h"
 #include "worker/base/gzip.h"
 #include "worker/base/hash.h"
 #include "worker/base/key.h"
@@ -62,6 +63,25 @@ static void check_topics(struct check *k) {
         }
     }
     if (!only(k->c->slot, ALNUM "._-")) fail(k, "slot", "use letters, digits, '.', '_' and '-'");
+}
+
+static void derive_start(struct check *k) {
+    struct config *c = k->c;
+    char q[QUOTE_MAX];
+    int64_t now_ms = clock_ms(CLOCK_REALTIME);
+    if (strcmp(c->start, "earliest") == 0)
+        c->start_at = CONFIG_START_EARLIEST;
+    else if (strcmp(c->start, "latest") == 0)
+        c->start_at = CONFIG_START_LATEST;
+    else if (!config_parse_time(c->start, now_ms, &c->start_ms))
+        fail(k, "start",
+             "\"%s\" is none of earliest, latest, a time such as 2026-01-31T12:00:00Z and an age "
+             "such as 6h",
+             quote(c->start, q));
+    else if (c->start_ms > now_ms)
+        fail(k, "start", "\"%s\" lies in the future", quote(c->start, q));
+    else
+        c->start_at = CONFIG_START_TIME;
 }
 
 /* Names of statuses: with a mistyped one everything is skipped, and nothing looks wrong. */
@@ -412,6 +432,7 @@ static void check_brokers(struct check *k) {
 bool config_finish(struct config *c, struct buf *err) {
     struct check k = {c, err, true};
     check_topics(&k);
+    derive_start(&k);
     if (!c->allow_unknown) {
         check_statuses(&k, "statuses", &c->statuses);
         check_statuses(&k, "fail_statuses", &c->fail_statuses);

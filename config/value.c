@@ -2,9 +2,11 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "config/table.h"
 #include "worker/base/outcome.h"
+#include "worker/base/rfc3339.h"
 
 struct unit {
     const char *name;
@@ -77,6 +79,39 @@ static bool parse_number(const char *text, const struct unit *units, int64_t *re
 
 bool config_parse_ms(const char *text, int64_t *ret) {
     return *text != '-' && parse_number(text, time_units, ret);
+}
+
+/* The thousandths of a fraction, ".5" for one: 500. */
+static int64_t thousandths(const char *fraction) {
+    int64_t ms = 0;
+    if (*fraction != '.') return 0;
+    for (int i = 1, unit = 100; unit && fraction[i] >= '0' && fraction[i] <= '9'; i++, unit /= 10)
+        ms += (fraction[i] - '0') * unit;
+    return ms;
+}
+
+bool config_parse_time(const char *text, int64_t now_ms, int64_t *ret) {
+    int64_t ago;
+    if (config_parse_ms(text, &ago)) {
+        *ret = now_ms > ago ? now_ms - ago : 1;
+        return true;
+    }
+    if (!rfc3339_ok(str_c(text))) return false;
+    struct tm tm = {0};
+    char sign = '+';
+    int hours = 0, minutes = 0;
+    const char *fraction = text + strlen("2026-01-31T12:00:00");
+    const char *zone = fraction + strspn(fraction, ".0123456789");
+    if (sscanf(text, "%4d-%2d-%2d%*1[Tt]%2d:%2d:%2d", &tm.tm_year, &tm.tm_mon, &tm.tm_mday,
+               &tm.tm_hour, &tm.tm_min, &tm.tm_sec) != 6)
+        return false;
+    if (*zone != 'Z' && *zone != 'z' && sscanf(zone, "%c%2d:%2d", &sign, &hours, &minutes) != 3)
+        return false;
+    tm.tm_year -= 1900;
+    tm.tm_mon -= 1;
+    int64_t east = (hours * 60 + minutes) * 60 * (sign == '-' ? -1 : 1);
+    *ret = ((int64_t)timegm(&tm) - east) * 1000 + thousandths(fraction);
+    return *ret > 0;
 }
 
 static const struct unit *units_of(enum key_type type) {

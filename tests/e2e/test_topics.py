@@ -1,7 +1,10 @@
 """Which topics are read, which are made, where reading starts, and what is said when records are gone."""
+import datetime
 import json
 import time
 import urllib.error
+
+from confluent_kafka import Producer
 
 import events
 import model
@@ -245,6 +248,41 @@ class Topics(rig.Case):
         self.until_settled(worker)
         self.assertEqual(0, worker.stop(), worker.tail())
         self.assertEqual({"new"}, set(self.got()))
+
+    def test_start_at_a_time(self):
+        """start = a time or an age: each partition of a new group begins with its first record from then on, or at its end; check said so"""
+        self.kafka.create(self.topic, 4)
+        now = int(time.time() * 1000)
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap})
+        # The third one is older, and comes after the first that is not.
+        ages = {0: (9, 7, 10, 5), 1: (10, 9), 2: (3, 2)}
+        for partition, hours in ages.items():
+            for hour in hours:
+                producer.produce(self.topic, self.text(f"{partition}-{hour}"), partition=partition, timestamp=now - hour * 3600000)
+        producer.flush(30)
+        begins = {0: 1, 1: 2, 2: 0, 3: 0}
+        for start in ("8h", datetime.datetime.fromtimestamp(now / 1000 - 8 * 3600, datetime.timezone.utc).isoformat()):
+            group = rig.unique("group")
+            worker = self.worker(self.settings(start=start, group=group), command="check")
+            self.assertEqual(0, worker.wait(), worker.tail())
+            for partition, offset in begins.items():
+                self.assertRegex(worker.text(), rf"{self.topic}/{partition}: committed none, .* a new group begins at {offset}\n")
+            worker = self.worker(self.settings(start=start, group=group))
+            rig.await_("its beginning is committed", 30, lambda: self.kafka.committed(group, self.topic).keys() == begins.keys(), worker)
+            self.assertSays("passed_over=3", worker)
+            self.group = group
+            self.until_settled(worker)
+            self.assertEqual(0, worker.stop(), worker.tail())
+            self.assertEqual(["0-10", "0-5", "0-7", "2-2", "2-3"], sorted(set(self.got())))
+            # It has begun: another time changes nothing.
+            worker = self.worker(self.settings(start="9999d", group=group), "--until-end")
+            self.assertExit(0, worker)
+            self.assertEqual(["0-10", "0-5", "0-7", "2-2", "2-3"], sorted(set(self.got())))
+            done = rig.runsink("verify", "--config", worker.config, "--records")
+            self.assertEqual(0, done.returncode, done.stdout.decode() + done.stderr.decode())
+        worker = self.worker(self.settings(start="2999-01-01T00:00:00Z"))
+        self.assertExit(78, worker)
+        self.assertSays("lies in the future", worker)
 
     def test_retention_loss(self):
         """records that retention took before they were read are reported: log, metric and ledger"""

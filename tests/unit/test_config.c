@@ -374,6 +374,12 @@ static void test_cross_checks(void **state) {
     } cases[] = {
         {"topics = a b", "x.ini:1: topics: \"a b\" is not a topic name"},
         {"topics = ^(", "x.ini:1: topics: \"^(\": "},
+        {"start = lastest", "x.ini:1: start: \"lastest\" is none of earliest, latest, a time"},
+        {"start = 2024-01-01", "x.ini:1: start: \"2024-01-01\" is none of"},
+        {"start = -6h", "x.ini:1: start: \"-6h\" is none of"},
+        {"start = 6", "x.ini:1: start: \"6\" is none of"},
+        {"start = 9999-01-01T00:00:00Z",
+         "x.ini:1: start: \"9999-01-01T00:00:00Z\" lies in the future"},
         {"slot = a/b", "x.ini:1: slot: "},
         {"egress.allow = 10.0.0.0/8,x", "x.ini:1: egress.allow: \"x\" is neither"},
         {"egress.deny = 10.0.0.0/99", "x.ini:1: egress.deny: "},
@@ -428,6 +434,36 @@ static void test_cross_checks(void **state) {
         assert_null(strstr(buf_cstr(&err), "hush"));
         assert_null(strstr(buf_cstr(&err), "hunter2"));
         config_free(c);
+    }
+}
+
+static void test_times(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        int64_t ms;
+    } cases[] = {
+        {"1970-01-01T00:00:01Z", 1000},
+        {"2001-09-09T01:46:40Z", 1000000000000},
+        {"2001-09-09T03:46:40+02:00", 1000000000000},
+        {"2001-09-08t20:16:40.0069-05:30", 1000000000006},
+        {"2001-09-09T01:46:40.5z", 1000000000500},
+        {"2001-09-09T01:46:40.123456789Z", 1000000000123},
+        {"90m", 1000000000000 - 5400000},
+        {"0s", 1000000000000},
+        {"400d", 1000000000000 - 400 * INT64_C(86400000)},
+        {"100000d", 1},
+    };
+    static const char *const wrong[] = {
+        "", "now", "1", "-1s", "2001-09-09", "2001-09-09T01:46:40", "1969-12-31T23:59:59Z"};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int64_t ms = 0;
+        bool ok = config_parse_time(cases[i].text, 1000000000000, &ms);
+        if (!ok || ms != cases[i].ms) fail_msg("%s: %d, %lld", cases[i].text, ok, (long long)ms);
+    }
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        int64_t ms;
+        if (config_parse_time(wrong[i], 1000000000000, &ms)) fail_msg("%s", wrong[i]);
     }
 }
 
@@ -687,6 +723,7 @@ int main(void) {
         CONFIG_TEST(test_secret_files),
         CONFIG_TEST(test_set),
         CONFIG_TEST(test_cross_checks),
+        CONFIG_TEST(test_times),
         CONFIG_TEST(test_patterns_are_bounded),
         CONFIG_TEST(test_cross_checks_pass),
         CONFIG_TEST(test_print),

@@ -36,6 +36,11 @@ static int denied(struct beginning *b) {
     return EX_CONFIG;
 }
 
+static int left_ms(const struct beginning *b) {
+    int64_t left = b->end_ms - clock_ms(CLOCK_MONOTONIC);
+    return left > 1 ? (int)left : 1;
+}
+
 /* Passes by itself: the coordinator is being looked for, or is loading. */
 static bool passes(rd_kafka_resp_err_t code) {
     return code == RD_KAFKA_RESP_ERR__TIMED_OUT || code == RD_KAFKA_RESP_ERR__TRANSPORT ||
@@ -141,8 +146,8 @@ static void tell_unknown(const struct beginning *b, const struct mark *marks) {
     int64_t n = 0;
     for (int i = 0; i < b->list->cnt; i++)
         n += !marks[i].known && topic_find(b->sources, b->list->elems[i].topic);
-    if (n && b->cfg->start == CONFIG_START_LATEST)
-        log_warn("start = latest is for new groups: partitions of which the ledger knows nothing "
+    if (n && b->cfg->start_at != CONFIG_START_EARLIEST)
+        log_warn("start is for new groups: partitions of which the ledger knows nothing "
                  "are read from their first record",
                  LOG_S("group", b->cfg->group), LOG_I("partitions", n));
 }
@@ -174,27 +179,34 @@ static void recall(struct beginning *b, const struct mark *marks,
  * for a new one. */
 static void tell_passed(const struct beginning *b, int64_t records) {
     if (records && !b->cfg->ledger)
-        log_warn("start = latest: the group has no committed offsets, and passes over all that is "
-                 "there. If it had some, and they have expired (offsets.retention.minutes), events "
+        log_warn("the group has no committed offsets, and passes over what is there before its "
+                 "start. If it had some, and they have expired (offsets.retention.minutes), events "
                  "are lost: with ledger = false nothing tells",
-                 LOG_S("group", b->cfg->group), LOG_I("records", records));
+                 LOG_S("group", b->cfg->group), LOG_S("start", b->cfg->start),
+                 LOG_I("records", records));
     else
-        log_info("start = latest: the group is new, and begins at the ends of its topics",
-                 LOG_S("group", b->cfg->group), LOG_I("passed_over", records));
+        log_info("the group is new, and begins where start says", LOG_S("group", b->cfg->group),
+                 LOG_S("start", b->cfg->start), LOG_I("passed_over", records));
 }
 
-static int pin_ends(struct beginning *b, rd_kafka_t *rk, rd_kafka_topic_partition_list_t *to) {
+/* The ends come first: what is written while they are asked for, and is not older than the time, is
+ * found by the question for it. */
+static int pin_start(struct beginning *b, rd_kafka_t *rk, rd_kafka_topic_partition_list_t *to) {
     int64_t passed = 0;
+    rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
     for (int i = 0; i < b->list->cnt; i++) {
         const rd_kafka_topic_partition_t *tp = &b->list->elems[i];
         int64_t low, high;
         if (!topic_find(b->sources, tp->topic)) continue;
-        rd_kafka_resp_err_t code = client_ends(rk, tp->topic, tp->partition, &low, &high,
-                                               (int)(b->end_ms - clock_ms(CLOCK_MONOTONIC)));
+        code = client_ends(rk, tp->topic, tp->partition, &low, &high, left_ms(b));
         if (code) return failed(b, "can't ask for the ends of the topics", code);
         if (!set_offset(to, tp, high, &(struct meta){0})) abort();
-        passed += high - low;
+        passed -= low;
     }
+    if (b->cfg->start_at == CONFIG_START_TIME && to->cnt)
+        code = client_offsets_at(rk, to, b->cfg->start_ms, left_ms(b));
+    if (code) return failed(b, "can't ask for the offsets of a time", code);
+    for (int i = 0; i < to->cnt; i++) passed += to->elems[i].offset;
     tell_passed(b, passed);
     return EX_OK;
 }
@@ -227,8 +239,8 @@ static int begin_anew(struct beginning *b, rd_kafka_t *rk) {
                  LOG_S("group", b->cfg->group), LOG_I("partitions", known));
         tell_unknown(b, marks);
         recall(b, marks, to);
-    } else if (rc == EX_OK && b->cfg->start == CONFIG_START_LATEST) {
-        rc = pin_ends(b, rk, to);
+    } else if (rc == EX_OK && b->cfg->start_at != CONFIG_START_EARLIEST) {
+        rc = pin_start(b, rk, to);
     }
     if (rc == EX_OK) rc = commit(b, to);
     rd_kafka_topic_partition_list_destroy(to);

@@ -4,7 +4,8 @@
  *   - One that has not, while the ledger has entries of it, has lost its offsets
  *     (offsets.retention.minutes): they are taken from the ledger again, all of it: what an open
  *     transaction hides there is waited for.
- *   - Any other is new; with start = latest all partitions' ends are committed for it.
+ *   - Any other is new; with start = latest all partitions' ends are committed for it, with a time
+ *     their first records from then on.
  * The broker takes such a commit only while the group has no member, so that of two processes that
  * start at once the later one changes nothing that was read. Main thread; blocks. */
 #ifndef RUNSINK_BEGIN_H

@@ -231,3 +231,25 @@ rd_kafka_resp_err_t client_ends(rd_kafka_t *rk, const char *topic, int32_t parti
         nanosleep(&pause, NULL); /* the broker's metadata changes without an event of ours */
     }
 }
+
+static rd_kafka_resp_err_t ask_times(rd_kafka_t *rk, rd_kafka_topic_partition_list_t *l, int64_t ms,
+                                     int timeout_ms) {
+    for (int i = 0; i < l->cnt; i++) l->elems[i].offset = ms;
+    rd_kafka_resp_err_t code = rd_kafka_offsets_for_times(rk, l, timeout_ms);
+    for (int i = 0; !code && i < l->cnt; i++) code = l->elems[i].err;
+    return code;
+}
+
+rd_kafka_resp_err_t client_offsets_at(rd_kafka_t *rk, rd_kafka_topic_partition_list_t *l,
+                                      int64_t ms, int timeout_ms) {
+    const struct timespec pause = {.tv_nsec = 100000000};
+    int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms;
+    rd_kafka_topic_partition_list_t *found = rd_kafka_topic_partition_list_copy(l);
+    rd_kafka_resp_err_t code;
+    while (passes(code = ask_times(rk, found, ms, timeout_ms)) && clock_ms(CLOCK_MONOTONIC) < end)
+        nanosleep(&pause, NULL);
+    for (int i = 0; !code && i < l->cnt; i++)
+        if (found->elems[i].offset >= 0) l->elems[i].offset = found->elems[i].offset;
+    rd_kafka_topic_partition_list_destroy(found);
+    return code;
+}

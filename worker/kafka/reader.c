@@ -2,10 +2,8 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "worker/base/clock.h"
-#include "worker/base/rfc3339.h"
 #include "worker/kafka/client.h"
 #include "worker/kafka/fetched.h"
 
@@ -432,28 +430,4 @@ struct str reader_value(const rd_kafka_message_t *m) {
 
 void reader_record(const rd_kafka_message_t *m, struct arena *arena, struct message *ret) {
     fetched_message((const struct fetched *)m, arena, ret);
-}
-
-bool reader_time(const char *text, int64_t now_ms, int64_t *ret) {
-    int64_t ago;
-    if (config_parse_ms(text, &ago)) {
-        *ret = now_ms > ago ? now_ms - ago : 1;
-        return true;
-    }
-    if (!rfc3339_ok(str_c(text))) return false;
-    struct tm tm = {0};
-    char sign = '+';
-    int hours = 0, minutes = 0;
-    const char *zone = text + strlen("2026-01-31T12:00:00");
-    zone += strspn(zone, ".0123456789");
-    if (sscanf(text, "%4d-%2d-%2d%*1[Tt]%2d:%2d:%2d", &tm.tm_year, &tm.tm_mon, &tm.tm_mday,
-               &tm.tm_hour, &tm.tm_min, &tm.tm_sec) != 6)
-        return false;
-    if (*zone != 'Z' && *zone != 'z' && sscanf(zone, "%c%2d:%2d", &sign, &hours, &minutes) != 3)
-        return false;
-    tm.tm_year -= 1900;
-    tm.tm_mon -= 1;
-    int64_t east = (hours * 60 + minutes) * 60 * (sign == '-' ? -1 : 1);
-    *ret = ((int64_t)timegm(&tm) - east) * 1000;
-    return *ret > 0;
 }

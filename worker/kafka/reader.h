@@ -78,7 +78,4 @@ struct str reader_value(const rd_kafka_message_t *);
 /* A message as a record to decode; headers are the arena's, the rest borrows from the message. */
 void reader_record(const rd_kafka_message_t *, struct arena *, struct message *ret);
 
-/* "2026-01-31T12:00:00Z", or how long before now: "90m", "7d". */
-bool reader_time(const char *text, int64_t now_ms, int64_t *ret);
-
 #endif

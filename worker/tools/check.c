@@ -66,6 +66,7 @@ static rd_kafka_resp_err_t ask_partition(rd_kafka_t *raw, const rd_kafka_topic_p
         client_ends(raw, p->topic, p->partition, &ret->low, &ret->high, TIMEOUT_MS);
     ret->partition = p->partition;
     ret->committed = p->offset < 0 ? -1 : p->offset;
+    ret->begins = -1;
     /* It may be known and not be readable: that is found by trying. */
     ret->denied = rc == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     if (ret->denied) ret->error = rd_kafka_err2str(rc);
@@ -134,6 +135,35 @@ static bool ask_offsets(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *re
                        (int)at->partition, rd_kafka_err2str(rc));
     }
     rd_kafka_topic_partition_list_destroy(l);
+    return !rc;
+}
+
+static bool is_new(const struct check_result *r) {
+    for (size_t i = 0; i < r->n; i++)
+        if (r->partitions[i].committed >= 0) return false;
+    return true;
+}
+
+/* As begin.c has it. */
+static bool ask_beginnings(rd_kafka_t *rk, struct check_result *r, struct buf *err) {
+    rd_kafka_resp_err_t rc = RD_KAFKA_RESP_ERR_NO_ERROR;
+    int n = 0;
+    if (r->cfg->start_at == CONFIG_START_EARLIEST || !is_new(r)) return true;
+    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new((int)r->n + 1);
+    for (size_t i = 0; i < r->n; i++) {
+        const struct check_partition *p = &r->partitions[i];
+        if (!p->retry && !p->error)
+            rd_kafka_topic_partition_list_add(l, p->topic, p->partition)->offset = p->high;
+    }
+    if (r->cfg->start_at == CONFIG_START_TIME && l->cnt)
+        rc = client_offsets_at(rk, l, r->cfg->start_ms, TIMEOUT_MS);
+    for (size_t i = 0; !rc && i < r->n; i++)
+        if (!r->partitions[i].retry && !r->partitions[i].error)
+            r->partitions[i].begins = l->elems[n++].offset;
+    rd_kafka_topic_partition_list_destroy(l);
+    if (rc)
+        buf_printf(err, "runsink check: can't ask for the offsets of a time: %s\n",
+                   rd_kafka_err2str(rc));
     return !rc;
 }
 
@@ -249,8 +279,7 @@ static void look_at_ledger(rd_kafka_t *rk, rd_kafka_t *raw, const struct topic *
 static int look_at_ledgers(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *r,
                            struct buf *err) {
     char name[TOPIC_MAX + 1];
-    for (size_t i = 0; i < r->n; i++)
-        if (r->partitions[i].committed >= 0) return EX_OK;
+    if (!is_new(r)) return EX_OK;
     for (size_t i = 0; i < r->sources.n; i++) {
         const struct topic *t =
             topic_ledger(r->sources.v[i].name, name) ? topic_find(&r->all, name) : NULL;
@@ -261,7 +290,7 @@ static int look_at_ledgers(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result 
 
 static int ask_lag(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     rd_kafka_t *raw = reader_consumer_raw(ret->cfg, ret->cfg->group, err);
-    ret->lag_known = raw && ask_offsets(rk, raw, ret, err);
+    ret->lag_known = raw && ask_offsets(rk, raw, ret, err) && ask_beginnings(rk, ret, err);
     int rc = ret->lag_known ? try_reading(rk, ret, err) : EX_UNAVAILABLE;
     if (rc == EX_OK) rc = look_at_ledgers(rk, raw, ret, err);
     if (raw) rd_kafka_destroy(raw);

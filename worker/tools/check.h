@@ -10,6 +10,8 @@ struct check_partition {
     int32_t partition;
     int64_t committed; /* -1: none */
     int64_t low, high, lag;
+    int64_t
+        begins; /* where `start` has a new group begin; -1: it is none, or with the first record */
     int64_t held; /* offsets that an open transaction hides */
     bool retry;
     const char *error; /* why it can't be read, static; NULL: it can */

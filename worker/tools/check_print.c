@@ -58,6 +58,7 @@ static void print_lag(const struct check_result *r, FILE *f) {
                 "  %s/%d: committed %s, available %" PRId64 " to %" PRId64 ", lag %" PRId64 "%s%s",
                 SHOWN(p->topic), (int)p->partition, committed, p->low, p->high, p->lag,
                 is_lost(p) ? ", RECORDS LOST TO RETENTION" : "", p->error ? ", NOT READABLE" : "");
+        if (p->begins >= 0) fprintf(f, ", a new group begins at %" PRId64, p->begins);
         if (p->held) fprintf(f, ", %" PRId64 " OFFSETS HELD BY AN OPEN TRANSACTION", p->held);
         fputc('\n', f);
     }
@@ -200,6 +201,7 @@ static void put_partition(struct buf *b, const struct check_partition *p) {
     out_shown(b, "topic", p->topic);
     out_int(b, "partition", p->partition);
     if (p->committed >= 0) out_int(b, "committed", p->committed);
+    if (p->begins >= 0) out_int(b, "begins", p->begins);
     out_int(b, "low", p->low);
     out_int(b, "high", p->high);
     out_int(b, "lag", p->lag);

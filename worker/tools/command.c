@@ -10,7 +10,6 @@
 
 #include "worker/base/log.h"
 #include "worker/base/shown.h"
-#include "worker/kafka/reader.h"
 
 extern char **environ;
 
@@ -92,7 +91,7 @@ int command_options(const char *command, const struct command_option *options, s
 
 bool command_time(const char *value, void *to, struct buf *err) {
     (void)err;
-    return reader_time(value, (int64_t)time(NULL) * 1000, to);
+    return config_parse_time(value, (int64_t)time(NULL) * 1000, to);
 }
 
 /* Whether argv[*i] is a global option; it is noted then. */
