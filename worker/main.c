@@ -26,8 +26,10 @@ static const struct command {
      "usage: runsink run [--until-end]\n\n"
      "Delivers every event of the configured topics to the sink that it names. SIGTERM and SIGINT\n"
      "drain: what flies is finished or parked within drain.timeout, settled, and the group left.\n"
-     "  --until-end  stop at the ends that the topics have at the start, with exit code 0, or 75\n"
-     "               when something stayed parked for a later attempt\n"},
+     "  --until-end  stop at the ends that the topics have at the start, with exit code 0, 75 "
+     "when\n"
+     "               something is left for a later run, or 65 when retention took something "
+     "unread\n"},
     {"demo", command_demo, false, "run everything in this process, without any service",
      "usage: runsink demo [--dir DIR] [--batch]\n\n"
      "Sample events of several tenants flow from an in-process broker to a local folder.\n"

@@ -150,6 +150,18 @@ static bool leaves_unserved(const struct worker *w) {
     return w->unserved.n > 0;
 }
 
+/* With --until-end: records of the start that nobody can read any more. Another run changes nothing
+ * of that, and would not say it. */
+static bool has_lost(const uint64_t totals[COUNTERS]) {
+    if (!totals[COUNTER_LOST]) return false;
+    log_error(
+        "the run is over, and records were lost: retention removed them before they were read "
+        "(the ledger and the lines above name them); lengthen the topic's retention, or run "
+        "more often",
+        LOG_I("lost", totals[COUNTER_LOST]));
+    return true;
+}
+
 static int refuse_all(const struct topic_list *unserved, struct buf *err) {
     for (size_t i = 0; i < unserved->n; i++)
         buf_printf(err, "topics: %s can't be served: %s\n", unserved->v[i].name,
@@ -189,7 +201,7 @@ static int refresh_topics(struct worker *w, bool start, struct buf *err) {
     if (rc == EX_OK) {
         topics_retries(w->cfg, &all, &sources, &retries);
         set_topics(w, &sources, &retries);
-        if (w->shared.until_end && start) until_end_begin(&w->shared, &sources);
+        if (w->shared.until_end && start) until_end_begin(&w->shared, &sources, &retries);
         if (w->shared.until_end) until_end_topics(&w->end, &sources, &retries);
         tell_unserved(w, &unserved);
     }
@@ -661,12 +673,14 @@ int run_worker(struct config *cfg, reload_fn *reload_config, bool until_end,
     if (rc == EX_OK) report(totals);
     bool whole = !until_end_left(&w.end, &w.shared) && (!until_end || w.end.done);
     if (until_end && rc == EX_OK) whole = !leaves_unserved(&w) && whole;
+    bool lost = until_end && rc == EX_OK && has_lost(totals);
     worker_free(&w);
     buf_free(&err);
     log_stop();
     if (stopped) return until_end ? EX_TEMPFAIL : EX_OK;
     if (rc != EX_OK) return rc;
     if (!ok) return EX_SOFTWARE;
+    if (lost) return EX_DATAERR;
     /* Something waits in a retry topic, or was parked by this run and has not come back; one lane
      * may have parked what another one took. */
     bool left = totals[COUNTER_GIVEN_UP] > 0;

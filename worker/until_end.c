@@ -16,10 +16,13 @@ static int64_t now_ms(void) {
 
 /* ---- topics ---- */
 
-void until_end_begin(struct worker_shared *shared, const struct topic_list *sources) {
+void until_end_begin(struct worker_shared *shared, const struct topic_list *sources,
+                     const struct topic_list *retries) {
     shared->ends = ends_new();
     for (size_t i = 0; i < sources->n; i++)
-        ends_add(shared->ends, sources->v[i].name, sources->v[i].partitions);
+        ends_add(shared->ends, sources->v[i].name, sources->v[i].partitions, false);
+    for (size_t i = 0; i < retries->n; i++)
+        ends_add(shared->ends, retries->v[i].name, retries->v[i].partitions, true);
 }
 
 static void copy(struct topic_list *to, const struct topic_list *from) {
@@ -45,6 +48,7 @@ void until_end_free(struct until_end *u) {
 static int32_t there(const char *topic, const void *until_end) {
     const struct until_end *u = until_end;
     const struct topic *t = topic_find(&u->sources, topic);
+    if (!t) t = topic_find(&u->retries, topic);
     return t ? t->partitions : 0;
 }
 

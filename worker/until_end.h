@@ -19,7 +19,7 @@ struct until_end_view {
 
 struct until_end {
     struct topic_list sources, retries; /* as they were looked at last */
-    struct list missing;                /* sources that are not there, and were not read */
+    struct list missing;                /* topics that are not there, and were not read */
     int64_t missing_ms;                 /* since when there are any; 0: there are none */
     int64_t blind_ms; /* since when the group can't be looked at; 0: it can, or need not be */
     rd_kafka_resp_err_t blind; /* why */
@@ -29,15 +29,16 @@ struct until_end {
 
 enum until_end_state { UNTIL_END_GOES_ON, UNTIL_END_OVER };
 
-/* The sources as they are at the start. */
-void until_end_begin(struct worker_shared *, const struct topic_list *sources);
+/* The topics as they are at the start. */
+void until_end_begin(struct worker_shared *, const struct topic_list *sources,
+                     const struct topic_list *retries);
 /* The topics were looked at; copied. */
 void until_end_topics(struct until_end *, const struct topic_list *sources,
                       const struct topic_list *retries);
 /* OVER: the lanes are to drain, since all is done or since nothing goes on any more; the log says
  * why. May block for an answer about the group. */
 enum until_end_state until_end_look(struct until_end *, const struct until_end_view *);
-/* Whether a source is missed, so that the topics are to be looked at again soon. */
+/* Whether a topic is missed, so that the topics are to be looked at again soon. */
 bool until_end_misses(const struct until_end *);
 /* Once the lanes have ended: whether something of the start is left. Each topic that is gone, or
  * was made anew, is an error in the log. */

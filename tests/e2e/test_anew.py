@@ -45,10 +45,10 @@ class Anew(rig.Case):
         topic = topic or self.topic
         self.kafka.admin.delete_topics([topic])[topic].result()
 
-    def make(self, topic=None):
+    def make(self, topic=None, partitions=2):
         def made():
             try:
-                return self.kafka.create(topic or self.topic, 2)
+                return self.kafka.create(topic or self.topic, partitions)
             except KafkaException:
                 return False  # the old one is not gone yet
         rig.await_("the topic is made anew", 30, made)
@@ -117,6 +117,28 @@ class Anew(rig.Case):
             self.delete(dead)
             self.make(dead)
         self.fill_and_wait(worker, "last")
+        self.assertEqual(0, worker.stop(), worker.tail())
+
+    def test_with_fewer_partitions(self):
+        """under a running worker: the partition that is gone is named, and not again and again; what there is is delivered, and once it has
+        grown, all of it"""
+        settings = self.settings(ready__patience="3s")
+        settings["kafka"]["topic.metadata.refresh.interval.ms"] = 60000  # or the worker loses both
+        worker = self.worker(settings)
+        self.fill_and_wait(worker, "old", 30)
+        self.delete()
+        self.make(partitions=1)
+        names = sorted(f"new-{i}" for i in range(10))
+        self.send(*names)
+        rig.await_("all of the new one", 60, lambda: self.got("new") == (names, names), worker)
+        rig.await_("the other one is named", 60, lambda: worker.says("a partition of it was not made anew"), worker)
+        rig.await_("the trouble", 60, lambda: worker.metric("runsink_trouble", cause="not-readable") == 1, worker)
+        self.assertEqual(1, worker.text().count("does not tell the ends"), worker.tail())
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.assertNotIn("by the next owner", worker.text())
+        self.kafka.grow(self.topic, 2)
+        worker = self.worker(settings)
+        self.fill_and_wait(worker, "grown")
         self.assertEqual(0, worker.stop(), worker.tail())
 
     def test_gone_for_a_while(self):

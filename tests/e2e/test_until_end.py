@@ -1,4 +1,5 @@
 """`run --until-end` where topics go away under it: what was there at its start and was not read is never "all done"."""
+import re
 import threading
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
@@ -133,6 +134,87 @@ class UntilEnd(rig.Case):
         self.go_on.set()
         self.assertLeft(worker, f"{topic}.retry.400ms")
         self.assertTrue(self.kafka.settled(self.group, topic))
+
+    def parked(self, settings, n=4):
+        """That many records of the source wait in its only retry topic, and a run has said so; 20 more are held."""
+        topic = self.kafka.create(self.topic)
+        self.receiver.play("/sick", 503)
+        self.send(topic, n, path="/sick")
+        self.assertExit(75, self.worker(settings, "--until-end"))
+        self.send(topic, 20)
+        return topic
+
+    def test_a_retry_topic_is_made_anew(self):
+        """what was parked there by an earlier run can't come back: 75, and it is named with how much"""
+        settings = self.settings(retry__delays="60s", retry__window__webhook="10m")
+        topic = self.parked(settings)
+        worker = self.begun(settings, topic)
+        retry = f"{topic}.retry.60s"
+        self.delete(retry)
+        for n in 1, 2:
+            rig.await_("it is gone, and the worker makes it anew", 60, lambda: worker.metric("runsink_partitions_assigned") == n, worker)
+        self.go_on.set()
+        self.assertRegex("\n".join(self.assertLeft(worker, retry)), r"unread=[4-9] ")
+        self.assertTrue(self.kafka.settled(self.group, topic))
+        self.assertExit(0, self.worker(settings, "--until-end"))
+
+    def test_a_leftover_retry_topic_is_deleted(self):
+        """with records of the start in it: the same"""
+        topic = self.parked(self.settings(retry__delays="60s", retry__window__webhook="10m"))
+        settings = self.settings()
+        worker = self.begun(settings, topic)
+        retry = f"{topic}.retry.60s"
+        self.delete(retry)
+        rig.await_("it is not read any more", 60, lambda: worker.metric("runsink_partitions_assigned") == 4, worker)
+        self.go_on.set()
+        self.assertRegex("\n".join(self.assertLeft(worker, retry)), r"unread=[4-9] ")
+
+    def test_a_source_is_made_anew_before_it_was_read(self):
+        """while nothing of it is committed, since what the ledger has of it can't be seen: bigger, smaller or empty, it is another one"""
+        other = self.kafka.create(self.topic + "-other")
+        self.send(other, 1, path="/free")
+        self.assertExit(0, self.worker(self.settings(topics=other), "--until-end"))
+        for n in (30, 3, 0):
+            with self.subTest(n=n):
+                topic = self.kafka.create(rig.unique(self.topic))
+                self.send(topic, 20)
+                held = self.kafka.open_transaction(self.kafka.create(topic + ".ledger"))
+                worker = self.worker(self.settings(topics=f"{topic},{other}", ready__patience="15s"), "--until-end")
+                rig.await_("it has seen what there is, and waits", 60,
+                           lambda: worker.says("partitions assigned") and re.search(
+                               rf'"topic":"{topic}","partition":0,[^}}]*"committed":0', worker.http("/status.json")), worker)
+                self.delete(topic)
+                self.make(topic)
+                self.send(topic, n, path="/free") if n else None
+                held.abort_transaction(30)
+                lines = self.assertLeft(worker, topic)
+                self.assertRegex("\n".join(lines), "unread=20 ")
+
+    def test_a_source_is_made_anew_with_fewer_partitions(self):
+        """one of two is gone: 75, and it is named"""
+        topic = self.source(partitions=2)
+        worker = self.begun(self.settings(), topic)
+        self.delete(topic)
+        self.make(topic)
+        self.send(topic, 3, path="/free")
+        self.go_on.set()
+        self.assertRegex("\n".join(self.assertLeft(worker, topic)), "partitions=2 ")
+        self.assertLessEqual(worker.text().count("does not tell the ends"), 1, worker.tail(60))
+        self.assertNotIn("by the next owner", worker.text())
+
+    def test_retention(self):
+        """took records of the start before they were read: nothing is left to run again for, and it is not all well"""
+        topic = self.kafka.create(self.topic)
+        self.send(topic, 10, path="/free")
+        self.assertExit(0, self.worker(self.settings(), "--until-end"))
+        self.send(topic, 10, path="/free")
+        self.kafka.delete_before(topic, {0: 15})
+        worker = self.worker(self.settings(), "--until-end")
+        self.assertExit(65, worker)
+        last = worker.log.read_text().splitlines()[-1]
+        self.assertRegex(last, "level=error .*retention.* lost=5( |$)")
+        self.assertTrue(self.kafka.settled(self.group, topic))
+        self.assertExit(0, self.worker(self.settings(), "--until-end"))
 
     def test_one_that_matches_is_not_served(self):
         """an expression matches a topic that has the name of another one's ledger: 75, and it is named"""

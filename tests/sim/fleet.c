@@ -484,7 +484,7 @@ static void process_main(void *arg) {
     set_topics(p);
     if (p->until_end) p->shared.ends = ends_new();
     for (int i = 0; p->until_end && i < events_topics(); i++)
-        ends_add(p->shared.ends, events_topic(i), (int32_t)plan.partitions);
+        ends_add(p->shared.ends, events_topic(i), (int32_t)plan.partitions, false);
     start_lanes(p);
     p->started = true;
     if (p->draining) tell_lanes(p);

@@ -17,6 +17,7 @@
 
 #define DESTROY_MAX_MS 5000
 #define CLOSE_POLL_MS 100
+#define UNTOLD_MS 60000 /* how often it is said that ends are not told */
 /* About 1.4 s of a partition's peak is enough to read ahead: older versions of librdkafka refill a
  * full queue once a second. */
 #define QUEUE_MAX ((int64_t)4 << 20)
@@ -43,6 +44,8 @@ struct feed {
     bool reading; /* handed to librdkafka */
     bool asking;  /* for its committed offset */
     int64_t at;   /* where reading stands, or one of librdkafka's names for an offset */
+    int64_t
+        untold_ms; /* when it was said last that its ends are not told, monotonic; 0: they are */
     rd_kafka_message_t *stash[STASH_MESSAGES]; /* fetched and not taken */
     size_t stash_at, stash_n;
     int64_t filled_ms, filled_wall_ms;
@@ -194,10 +197,15 @@ bool feed_ends(const struct feed *f, int64_t *ret_low, int64_t *ret_high) {
 bool feed_ask_ends(struct feed *f, int64_t *ret_low, int64_t *ret_high) {
     rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(
         f->consumer->rk, f->topic, f->partition, ret_low, ret_high, FEED_ASK_MS);
-    if (err)
+    int64_t now_ms = clock_ms(CLOCK_MONOTONIC);
+    if (!err) {
+        f->untold_ms = 0;
+    } else if (!f->untold_ms || now_ms - f->untold_ms >= UNTOLD_MS) {
+        f->untold_ms = now_ms;
         log_warn("the broker does not tell the ends of a partition now; asked again",
                  LOG_S("topic", f->topic), LOG_I("partition", f->partition),
                  LOG_S("error", rd_kafka_err2str(err)));
+    }
     return err == RD_KAFKA_RESP_ERR_NO_ERROR;
 }
 
@@ -474,6 +482,8 @@ static void on_message(const struct consumer *c, const rd_kafka_message_t *m) {
         stray(c, m);
     else if (m->rkt && is_about_topic(m->err))
         c->events->topic_failed(c->context, rd_kafka_topic_name(m->rkt), rd_kafka_err2str(m->err));
+    else if (m->err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
+        c->events->group_denied(c->context, rd_kafka_err2str(m->err));
     else
         log_warn("the consumer reports an error", LOG_I("lane", c->lane),
                  LOG_S("error", rd_kafka_message_errstr(m)));

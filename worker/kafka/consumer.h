@@ -56,7 +56,8 @@ void feed_filled(const struct feed *, int64_t *ret_ms, int64_t *ret_wall_ms);
 
 /* The ends as the last fetch saw them, open transactions included. False: not known yet. */
 bool feed_ends(const struct feed *, int64_t *ret_low, int64_t *ret_high);
-/* The same asked of the broker. Blocks, for FEED_ASK_MS at most; false with a line in the log. */
+/* The same asked of the broker. Blocks, for FEED_ASK_MS at most; false with a line in the log, now
+ * and then when it goes on. */
 #define FEED_ASK_MS 2000
 bool feed_ask_ends(struct feed *, int64_t *ret_low, int64_t *ret_high);
 /* The offset of the first message whose timestamp is this or later. Blocks likewise; false: not
@@ -103,6 +104,8 @@ struct consumer_events {
     void (*looked)(void *context, const char *topic, enum broker_fault, const char *error);
     void (*topic_failed)(void *context, const char *topic, const char *error);
     void (*client_failed)(void *context, enum broker_fault, const char *error);
+    /* The group may not be joined, for want of the right Read; told again and again. */
+    void (*group_denied)(void *context, const char *error);
     /* The consumer can't go on: close it and open another one. */
     void (*broken)(void *context, const char *why);
 };

@@ -36,7 +36,7 @@ static struct partition *partition_new(struct lane *lane, const struct assigned 
     p->came_ms = lane->now_ms;
     p->end = -1;
     p->special = INT64_MAX;
-    p->before = p->high_stale = p->anew_at = -1;
+    p->before = p->high_seen = p->high_stale = p->anew_at = -1;
     broker_clock_begin(&p->broker);
     classify(lane, p);
     p->next = lane->partitions;
@@ -68,7 +68,7 @@ bool assignment_watermarks(struct lane *lane, const struct partition *p, int64_t
  * that is turns out when it arrives; what was before, then too (recall.c). */
 static void no_commit_yet(const struct lane *lane, struct partition *p) {
     p->meta = (struct meta){0};
-    p->begins = true;
+    p->begins = p->fresh = true;
     if (lane->cfg->ledger) p->recall = RECALL_WANTED;
 }
 
@@ -93,7 +93,7 @@ void assignment_anew(struct lane *lane, struct partition *p, int64_t low) {
     p->doubts = 0;
     p->at_first = false;
     p->unsure_ms = p->astray_ms = p->beyond_ms = 0;
-    p->shrunk = p->vanished = false;
+    p->shrunk = p->vanished = p->left = false;
     p->anew_at = -1;
     if (p->end >= 0) p->end = low; /* what was there at the start of --until-end is gone */
     caution_set(lane, p, CAUTION_NONE);
@@ -153,7 +153,7 @@ static void load_state(struct lane *lane, struct partition *p, const struct comm
     p->end = high;
     p->want = p->meta.claim;
     p->loaded = true;
-    if (bounded) ending_come(lane, p, low, high);
+    if (lane->shared->ends) ending_come(lane, p, low, high);
     feed_start(p->feed, p->begins ? FEED_BEGINNING : p->committed);
     log_debug("partition assigned", LOG_I("lane", lane->id), LOG_S("topic", p->topic),
               LOG_I("partition", p->id), LOG_I("offset", p->begins ? -1 : p->committed),

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct fetched;
 struct lane;
 struct partition;
 
@@ -18,5 +19,9 @@ void ending_come(struct lane *, const struct partition *, int64_t low, int64_t h
 /* The partition's topic was made anew: the same for what was not read of the old one. Called before
  * the partition forgets that. Also without --until-end. */
 void ending_anew(struct lane *, struct partition *);
+/* As long as nothing is committed, only its first record, or that it has none, tells that a source
+ * was made anew: the same again. The record that comes next; an end that the reader tells of. */
+void ending_first(struct lane *, struct partition *, const struct fetched *);
+void ending_at(struct lane *, struct partition *, int64_t offset);
 
 #endif

@@ -328,10 +328,16 @@ struct finishing {
     int64_t start_ms;
 };
 
+/* Of a topic that is gone nothing is settled but with where the new one begins. */
+static bool is_gone(const struct partition *p) {
+    return p->vanished && p->anew_at < 0;
+}
+
 /* Those that have a chance to be settled. */
 static bool has_hope(const struct partition *p, void *finishing) {
     const struct finishing *f = finishing;
-    return (!f->of || f->of(p, f->ctx)) && !settlement_hopeless(f->lane, p, f->start_ms);
+    return (!f->of || f->of(p, f->ctx)) && !is_gone(p) &&
+           !settlement_hopeless(f->lane, p, f->start_ms);
 }
 
 /* An open window may be left as it is when nothing is known of its end: its records are the next
@@ -397,6 +403,28 @@ static void give_back_claims(struct lane *lane, struct finishing *f) {
     lane->gives_back = false;
 }
 
+/* What is left of records. A claim or a beginning alone is none. */
+static void tell_unsettled(const struct lane *lane, struct finishing *f) {
+    int64_t late = 0, blocked = 0, gone = 0;
+    for (const struct partition *p = lane->partitions; p; p = p->next) {
+        if (!p->loaded || !p->windows.count || (f->of && !f->of(p, f->ctx))) continue;
+        late += has_hope(p, f);
+        gone += is_gone(p);
+        blocked += !has_hope(p, f) && !is_gone(p);
+    }
+    if (late)
+        log_warn("not all was settled in time; it is read again by the next owner",
+                 LOG_I("lane", lane->id), LOG_I("partitions", late));
+    if (blocked)
+        log_warn("what can't be settled now is left; it is read again by the next owner",
+                 LOG_I("lane", lane->id), LOG_I("partitions", blocked),
+                 LOG_S("why", trouble_text(TROUBLE_OWN_TOPIC)));
+    if (gone)
+        log_warn("what was read of a topic that is gone by now is not settled: nobody reads it "
+                 "again",
+                 LOG_I("lane", lane->id), LOG_I("partitions", gone));
+}
+
 static void finish(struct lane *lane, bool (*of)(const struct partition *, void *), void *ctx,
                    int64_t ms) {
     read_clocks(lane, UNHEARD_MS);
@@ -426,12 +454,7 @@ static void finish(struct lane *lane, bool (*of)(const struct partition *, void 
     }
     if (!lane->settlement && !lane->restart) give_back_claims(lane, &f);
     lane->finishing--;
-    if (!is_settled(lane, has_hope, &f))
-        log_warn("not all was settled in time; it is read again by the next owner",
-                 LOG_I("lane", lane->id));
-    else if (!is_settled(lane, of, ctx))
-        log_warn("what can't be settled now is left; it is read again by the next owner",
-                 LOG_I("lane", lane->id), LOG_S("why", trouble_text(TROUBLE_OWN_TOPIC)));
+    tell_unsettled(lane, &f);
 }
 
 /* The process says so by its exit code. early: with --until-end, a signal or a rebalance came
@@ -439,7 +462,7 @@ static void finish(struct lane *lane, bool (*of)(const struct partition *, void 
 static void count_left(struct lane *lane, bool early) {
     uint64_t left = early + settlement_unknown(lane);
     for (const struct partition *p = lane->partitions; p; p = p->next)
-        left += settlement_blocked_since(lane, p) && p->loaded && p->windows.count;
+        left += p->loaded && p->windows.count && !is_gone(p);
     if (left) count_set(&lane->counters, COUNTER_GIVEN_UP, left);
 }
 
@@ -447,6 +470,7 @@ static int64_t stands_since(const struct lane *lane, const struct partition *p) 
     int64_t recall_ms = p->recall != RECALL_NONE ? lane->recall_held_ms : 0;
     return p->unreadable_ms ? p->unreadable_ms
            : p->beyond_ms   ? p->beyond_ms
+           : p->short_ms    ? p->short_ms
            : p->held_ms     ? p->held_ms
            : recall_ms      ? recall_ms
                             : settlement_blocked_since(lane, p);
@@ -480,18 +504,27 @@ static bool is_given_up(struct lane *lane, struct partition *p) {
                  LOG_I("end", p->kind == PARTITION_SOURCE ? p->end : vitals_high(p)),
                  LOG_S("why",
                        trouble_text(p->unreadable_ms                         ? TROUBLE_UNREADABLE
-                                    : p->beyond_ms                           ? TROUBLE_POSITION
+                                    : p->beyond_ms || p->short_ms            ? TROUBLE_POSITION
                                     : p->held_ms || p->recall != RECALL_NONE ? TROUBLE_HELD
                                                                              : TROUBLE_OWN_TOPIC)));
     p->given_up = true;
     return true;
 }
 
+/* Read to an end that lies before the one that it had: the topic was truncated, for one. */
+static void watch_end(const struct lane *lane, struct partition *p) {
+    bool is_short = p->kind == PARTITION_SOURCE && p->eof && p->end_known && p->eof_at < p->end &&
+                    vitals_high(p) <= p->eof_at;
+    if (!is_short || !p->short_ms) p->short_ms = is_short ? lane->now_ms : 0;
+}
+
 static bool has_ended(struct lane *lane, struct partition *p) {
     bool source = p->kind == PARTITION_SOURCE;
     if (!p->loaded) return is_never_loaded(lane, p);
+    watch_end(lane, p);
     p->given_up = p->given_up && stands_since(lane, p);
     if (is_given_up(lane, p)) return true;
+    if (p->vanished) return false; /* what the topic of its name has is to be found out */
     if (p->recall != RECALL_NONE) return false; /* where it begins is to be committed yet */
     if (source && !ending_know(p)) return false;
     if (source && !p->begins && p->committed >= p->end) return true;

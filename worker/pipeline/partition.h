@@ -30,9 +30,10 @@ struct partition {
     bool asking; /* the broker is asked for its offset */
     int64_t asked_ms;
     bool begins;      /* nothing is committed: it starts with the first record there is */
+    bool fresh;       /* nothing was when it came, nor was a record taken since something is */
     int64_t came_ms;  /* when it was assigned, monotonic */
     bool claim_alone; /* its source can't be settled; its claim is given back all the same */
-    bool left;        /* by lane_finish(): what is open belongs to the next owner */
+    bool left;        /* what was open is given up: it is the next owner's, or gone */
     int64_t seek_ms;  /* when to try the position again; 0: no need */
     bool pin; /* where it begins is to be durable before it is read: it is new, or its topic */
     int64_t before; /* was made anew, and this is where the old one's chain ends; -1: it has none */
@@ -71,7 +72,7 @@ struct partition {
     int64_t unreadable_ms, reread_ms, beyond_ms;
     int64_t astray_ms; /* when the broker said that it does not have the offset to be read */
     char error[160];
-    int64_t high_seen; /* the highest end that a fetch told of; a lower one since: */
+    int64_t high_seen; /* the highest end that a fetch told of, or -1; a lower one since: */
     bool shrunk;
     int64_t high_before; /* what it was before that */
     int64_t high_stale;  /* that of a topic that is gone, as long as no fetch told another one */
@@ -85,9 +86,10 @@ struct partition {
      * was reached taken until it is later than its fetch. */
     int64_t sure_ms, unsure_ms;
     bool at_first;
-    int64_t end;    /* --until-end: the high watermark at start; -1: none */
-    bool end_known; /* with what an open transaction held back then */
-    bool given_up;  /* it can't be reached now */
+    int64_t end;      /* --until-end: the high watermark at start; -1: none */
+    bool end_known;   /* with what an open transaction held back then */
+    bool given_up;    /* it can't be reached now */
+    int64_t short_ms; /* since when that end lies beyond the one that was reached; 0: it does not */
     struct partition *next;
 };
 

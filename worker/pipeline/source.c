@@ -6,12 +6,14 @@
 
 #include "worker/base/log.h"
 #include "worker/pipeline/assignment.h"
+#include "worker/pipeline/caution.h"
 #include "worker/pipeline/delivery.h"
 #include "worker/pipeline/ending.h"
 #include "worker/pipeline/lane.h"
 
 #define SEEK_AGAIN_MS 1000
 #define REREAD_MS 10000
+#define GONE_AGAIN_MS 30000
 /* A look is as good for what is fetched so much later: no topic is deleted, made anew and filled in
  * a moment. */
 #define SURE_FOR_MS 1000
@@ -68,6 +70,27 @@ static void end_windows(struct lane *lane, struct partition *p) {
     }
 }
 
+/* The topic that has the name now does not have this partition, for all that can be seen. The group
+ * may leave it to us all the same (cooperative-sticky, librdkafka 2.0 to 2.8 at least). It is
+ * looked for now and then: the topic may grow. */
+static void miss(struct lane *lane, struct partition *p) {
+    if (!p->unreadable_ms) p->unreadable_ms = lane->now_ms;
+    snprintf(p->error, sizeof p->error,
+             "its topic was deleted, and the one that has its name now "
+             "is not known to have it");
+    if (lane->now_ms - p->unreadable_ms < lane->cfg->ready_patience || lane->settlement) return;
+    p->seek_ms = lane->now_ms + GONE_AGAIN_MS;
+    if (p->left) return;
+    log_error("the topic was deleted, and a partition of it was not made anew: what was read of it "
+              "is not settled",
+              LOG_S("topic", p->topic), LOG_I("partition", p->id),
+              LOG_I("settled_to", p->committed));
+    ending_anew(lane, p);
+    caution_set(lane, p, CAUTION_NONE);
+    windows_clear(&p->windows);
+    p->left = true;
+}
+
 /* The broker does not have the offset that we want to read. */
 static void find_position(struct lane *lane, struct partition *p) {
     int64_t low, high;
@@ -80,7 +103,11 @@ static void find_position(struct lane *lane, struct partition *p) {
         return;
     }
     /* What is lost is said in an entry, whose signature depends on this. */
-    if (partition_unproven(p) || !assignment_watermarks(lane, p, &low, &high)) return;
+    if (partition_unproven(p)) return;
+    if (!assignment_watermarks(lane, p, &low, &high)) {
+        if (p->vanished) miss(lane, p);
+        return;
+    }
     const struct window *open = windows_open(&p->windows);
     /* A batch that came back is never split: it goes on, or the lane begins again. */
     if (open && !open->incomplete) windows_seal(&p->windows);
@@ -152,6 +179,7 @@ static void take_end(struct lane *lane, struct partition *p, int64_t offset) {
     p->at_first = p->kind == PARTITION_RETRY;
     if (p->unreadable_ms) vitals_readable(lane, p);
     if (p->begins) assignment_begin(p, offset);
+    ending_at(lane, p, offset);
     windows_passed(&p->windows, offset);
 }
 
@@ -178,6 +206,7 @@ static bool take_head(struct lane *lane, struct partition *p, const struct feed_
     windows_passed(&p->windows, head->offset); /* a replayed one may have lost its last records */
     if ((p->at_first || p->kind == PARTITION_SOURCE) && !is_of_old(lane, p)) return false;
     p->at_first = false;
+    ending_first(lane, p, head->message);
     if (p->kind == PARTITION_SOURCE) return true;
     p->head_due_ms = due_of(lane, p, head->message);
     return !is_early(lane, p);
@@ -189,6 +218,7 @@ bool source_peek(struct lane *lane, struct partition *p, struct feed_head *ret) 
         enum feed_next next = feed_peek(p->feed, ret);
         if (next == FEED_NOTHING) return false;
         if (p->end >= 0 && !p->end_known) ending_know(p); /* as it is at the first fetch */
+        if (p->high_seen < 0) vitals_watch_end(lane, p);
         p->eof = false; /* an end that was told before is passed */
         switch (next) {
         case FEED_MESSAGE:
@@ -257,6 +287,7 @@ bool source_open(struct lane *lane, struct buf *err) {
                                                   .looked = vitals_looked,
                                                   .topic_failed = vitals_topic_failed,
                                                   .client_failed = vitals_client_failed,
+                                                  .group_denied = vitals_group_denied,
                                                   .broken = broken};
     lane->consumer =
         consumer_new(lane->cfg, lane->id, expected(lane), lane->wake_fd, &events, lane, err);

@@ -127,6 +127,15 @@ void vitals_client_failed(void *context, enum broker_fault fault, const char *er
               LOG_S("error", v->error));
 }
 
+void vitals_group_denied(void *context, const char *error) {
+    struct lane *lane = context;
+    char group[120];
+    outcome_text(group, sizeof group, str_c(lane->cfg->group));
+    snprintf(lane->vitals.denied, sizeof lane->vitals.denied, "%.50s: allow Read on group %s",
+             error, group);
+    vitals_contact(lane);
+}
+
 void vitals_contact(struct lane *lane) {
     struct vitals *v = &lane->vitals;
     v->contact_ms = lane->now_ms;
@@ -231,7 +240,7 @@ int64_t vitals_held_ms(struct lane *lane, struct partition *p) {
 }
 
 /* An end that goes back: the topic was made anew or truncated without us. */
-static void watch_end(struct lane *lane, struct partition *p) {
+void vitals_watch_end(const struct lane *lane, struct partition *p) {
     int64_t high = vitals_high(p);
     if (high < 0 || high == p->high_stale) return;
     p->high_stale = -1;
@@ -246,7 +255,7 @@ static void watch_end(struct lane *lane, struct partition *p) {
 static void tell_partition(struct lane *lane, struct partition *p) {
     char place[PARTITION_NAME_MAX], detail[96] = "";
     int64_t held = vitals_held_ms(lane, p);
-    watch_end(lane, p);
+    vitals_watch_end(lane, p);
     partition_name(p, place);
     /* A retry topic may have been deleted for good, and goes in a moment. */
     int64_t patience = p->kind == PARTITION_RETRY ? silence_max(lane) : 0;
@@ -266,6 +275,7 @@ static void tell_partition(struct lane *lane, struct partition *p) {
 
 void vitals_joined(struct lane *lane) {
     lane->vitals.revoked_ms = lane->vitals.joining_ms = 0;
+    lane->vitals.denied[0] = '\0';
 }
 
 void vitals_revoked(struct lane *lane) {
@@ -313,8 +323,9 @@ void vitals_tick(struct lane *lane) {
     tell_topics(lane);
     /* Partitions that are lost because their topic is gone come with a new assignment at once. */
     bool revoked = v->revoked_ms && lane->now_ms - v->revoked_ms >= TELL_MS;
-    trouble_tell(troubles(lane), (revoked || joins_late(lane)) && consumes_any(lane), lane->id,
-                 TROUBLE_ASSIGNMENT, NULL, NULL, v->joining_ms);
+    bool outside = revoked || joins_late(lane) || v->denied[0];
+    trouble_tell(troubles(lane), outside && consumes_any(lane), lane->id, TROUBLE_ASSIGNMENT, NULL,
+                 v->denied, v->joining_ms);
     watch_membership(lane);
     for (struct partition *p = lane->partitions; p; p = p->next) tell_partition(lane, p);
 }

@@ -28,6 +28,7 @@ struct vitals {
     /* Since when all is revoked and nothing assigned, and since when that or the beginning is so;
      * 0: something is. */
     int64_t revoked_ms, joining_ms;
+    char denied[200]; /* why the group may not be joined; empty: that is not known */
     struct {
         char name[TOPIC_MAX + 1];
         char error[96];
@@ -49,6 +50,7 @@ void vitals_revoked(struct lane *);
 /* The consumer's events (consumer.h); the context is the lane. */
 void vitals_topic_failed(void *lane, const char *topic, const char *error);
 void vitals_client_failed(void *lane, enum broker_fault, const char *error);
+void vitals_group_denied(void *lane, const char *error);
 void vitals_looked(void *lane, const char *topic, enum broker_fault, const char *error);
 
 /* A partition's reader met an error; or a record, or the end. */
@@ -58,5 +60,7 @@ void vitals_readable(struct lane *, struct partition *);
 int64_t vitals_held_ms(struct lane *, struct partition *);
 /* The partition's end, open transactions included, as the last fetch saw it; -1: not known. */
 int64_t vitals_high(const struct partition *);
+/* Notes it, and one that has gone back. */
+void vitals_watch_end(const struct lane *, struct partition *);
 
 #endif
