@@ -1,6 +1,9 @@
 """`check` builds what `run` builds: what one refuses, the other refuses, with the same code and words."""
+import re
 import subprocess
 import time
+
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 import rig
 
@@ -79,6 +82,48 @@ class Check(rig.Case):
         producer.abort_transaction(30)
         done = rig.runsink("check", "--config", worker.config)
         self.assertEqual(0, done.returncode, done.stderr)
+
+    def begun(self, **settings):
+        """A topic of two partitions that a run has read, and the run."""
+        self.kafka.create(self.topic, 2)
+        worker = self.worker(self.settings(**settings), "--until-end")
+        self.assertExit(0, worker)
+        return worker
+
+    def test_an_open_transaction_on_the_committed_offsets(self):
+        """somebody's, of one partition: named, 75, and the others are shown with their lag; once it is over all is well"""
+        worker = self.begun()
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap, "transactional.id": rig.unique("stranger"), "log_level": 2})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        outside = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": self.group, "log_level": 2})
+        producer.send_offsets_to_transaction([TopicPartition(self.topic, 0, 0)], outside.consumer_group_metadata(), 30)
+        outside.close()
+        self.kafka.produce(self.topic, [(b"k", b"no event")] * 3, 1)
+        done = rig.runsink("check", "--config", worker.config)
+        text, said = done.stdout.decode(), done.stderr.decode()
+        self.assertEqual(75, done.returncode, said)
+        self.assertEqual([f"{self.topic}/0"], re.findall(r"held-by-transaction: (\S+):", said))
+        self.assertRegex(text, rf"{self.topic}/0: .*, COMMITTED OFFSET HELD BY AN OPEN TRANSACTION\n")
+        self.assertRegex(text, rf"{self.topic}/1: .*, lag 3\n")
+        producer.abort_transaction(30)
+        done = rig.runsink("check", "--config", worker.config)
+        self.assertEqual(0, done.returncode, done.stderr)
+
+    def test_an_open_transaction_on_own_topics(self):
+        """of a group that has begun: nothing waits for it, but verify and redrive see nothing of what comes after it"""
+        worker = self.begun()
+        topics = f"{self.topic}.dead.data", f"{self.topic}.ledger"
+        producers = [self.kafka.open_transaction(topic) for topic in topics]
+        done = rig.runsink("check", "--config", worker.config)
+        self.assertEqual(0, done.returncode, done.stderr)
+        for topic in topics:
+            self.assertRegex(done.stdout.decode(), rf"{topic}/0: held-by-transaction: an open transaction hides \d+ offsets")
+        self.assertIn("2 notes on its topics", done.stdout.decode().splitlines()[-1])
+        for producer in producers:
+            producer.abort_transaction(30)
+        done = rig.runsink("check", "--config", worker.config)
+        self.assertEqual((0, False), (done.returncode, b"held-by-transaction" in done.stdout), done.stderr)
 
     def test_near_misses(self):
         """a mistyped command, or word of an option, is told which was meant"""

@@ -18,6 +18,9 @@
 
 #define TIMEOUT_MS 10000
 #define PAUSE_MS 100
+/* How long a transaction may be open before it is told: those of workers are, for moments. */
+#define HELD_MS 3000
+#define ALONE_MS 500
 #define ADVICE_MAX ((size_t)4 << 20)
 
 static rd_kafka_resp_err_t describe_group(rd_kafka_t *rk, struct check_result *ret) {
@@ -117,10 +120,41 @@ static int try_reading(rd_kafka_t *rk, struct check_result *ret, struct buf *err
     return bad ? EX_UNAVAILABLE : denied ? EX_CONFIG : EX_OK;
 }
 
+static bool is_stable(rd_kafka_t *rk, const rd_kafka_topic_partition_list_t *all, int from, int n,
+                      int timeout_ms) {
+    rd_kafka_topic_partition_list_t *l = rd_kafka_topic_partition_list_new(n);
+    for (int i = from; i < from + n; i++)
+        rd_kafka_topic_partition_list_add(l, all->elems[i].topic, all->elems[i].partition);
+    rd_kafka_resp_err_t rc = rd_kafka_committed(rk, l, timeout_ms);
+    rd_kafka_topic_partition_list_destroy(l);
+    return !rc;
+}
+
+/* An open transaction that has to do with one partition's offset is asked about until the time is
+ * over, and nothing is told of the others: so each is asked for alone, once all together have had
+ * the time that workers' transactions take. */
+static void find_unstable(rd_kafka_t *rk, const rd_kafka_topic_partition_list_t *l,
+                          struct check_result *ret, struct buf *err) {
+    int64_t end_ms = clock_ms(CLOCK_MONOTONIC) + TIMEOUT_MS;
+    if (!l->cnt || is_stable(rk, l, 0, l->cnt, HELD_MS)) return;
+    for (size_t i = 0; i < ret->n && clock_ms(CLOCK_MONOTONIC) < end_ms; i++) {
+        struct check_partition *p = &ret->partitions[i];
+        p->unstable = !is_stable(rk, l, (int)i, 1, ALONE_MS);
+        if (!p->unstable) continue;
+        buf_printf(err,
+                   "runsink check: held-by-transaction: %s/%d: an open transaction is about to "
+                   "change what the group has committed: run would wait for the end of it before "
+                   "it reads the partition. If it does not end, its producer left it behind: "
+                   "kafka-transactions.sh find-hanging, then abort\n",
+                   p->topic, (int)p->partition);
+    }
+}
+
+/* Pending transactions aside: what was committed before is known all the same. */
 static bool ask_offsets(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *ret,
                         struct buf *err) {
     rd_kafka_topic_partition_list_t *l = topics_consumed(&ret->all, &ret->sources);
-    rd_kafka_resp_err_t rc = l->cnt ? rd_kafka_committed(rk, l, TIMEOUT_MS) : 0;
+    rd_kafka_resp_err_t rc = l->cnt ? rd_kafka_committed(raw, l, TIMEOUT_MS) : 0;
     ret->partitions = xcalloc((size_t)l->cnt, sizeof *ret->partitions);
     if (rc) buf_printf(err, "runsink check: can't read offsets: %s\n", rd_kafka_err2str(rc));
     for (int i = 0; !rc && i < l->cnt; i++) {
@@ -134,6 +168,7 @@ static bool ask_offsets(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *re
             buf_printf(err, "runsink check: can't read the ends of %s/%d: %s\n", at->topic,
                        (int)at->partition, rd_kafka_err2str(rc));
     }
+    if (!rc) find_unstable(rk, l, ret, err);
     rd_kafka_topic_partition_list_destroy(l);
     return !rc;
 }
@@ -231,68 +266,106 @@ static bool ask_settings(rd_kafka_t *rk, struct check_result *r, struct buf *err
     return ok;
 }
 
-/* ---- ledgers ---- */
+/* ---- own topics ---- */
 
-/* How long a transaction may be open before it is told: those of workers are, for moments. */
-#define HELD_MS 3000
+/* A partition whose end was written and can't be seen. */
+struct hidden {
+    const struct topic *topic;
+    int32_t partition;
+    int64_t from, to;
+};
 
-/* The end of what a reader sees (rk), and that of what was written (raw), once they are the same,
- * or what is hidden has not changed for a while. False: the broker did not say. */
-static bool ask_hidden(rd_kafka_t *rk, rd_kafka_t *raw, const struct topic *t, int32_t partition,
-                       int64_t *ret_from, int64_t *ret_to) {
-    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
-    int64_t low, first = -1, end_ms = clock_ms(CLOCK_MONOTONIC) + HELD_MS;
-    for (;;) {
-        if (client_ends(raw, t->name, partition, &low, ret_to, TIMEOUT_MS) ||
-            client_ends(rk, t->name, partition, &low, ret_from, TIMEOUT_MS))
-            return false;
-        if (first < 0) first = *ret_from;
-        if (*ret_from >= *ret_to || *ret_from != first || clock_ms(CLOCK_MONOTONIC) >= end_ms)
-            break;
-        nanosleep(&pause, NULL); /* it ends without an event of ours */
-    }
-    if (*ret_from != first) *ret_to = *ret_from; /* another one: they come and go */
-    return true;
+/* The end of what a reader sees (rk), and that of what was written (raw). False: all can be seen,
+ * or the broker did not say. */
+static bool ask_hidden(rd_kafka_t *rk, rd_kafka_t *raw, struct hidden *h) {
+    int64_t low;
+    return !client_ends(raw, h->topic->name, h->partition, &low, &h->to, TIMEOUT_MS) &&
+           !client_ends(rk, h->topic->name, h->partition, &low, &h->from, TIMEOUT_MS) &&
+           h->from < h->to;
 }
 
-static void tell_held(const struct topic *t, int32_t partition, int64_t from, int64_t to,
-                      struct buf *err) {
+static size_t find_hidden(rd_kafka_t *rk, rd_kafka_t *raw, const struct check_result *r,
+                          struct hidden **ret) {
+    size_t n = 0;
+    *ret = NULL;
+    for (size_t i = 0; i < r->all.n; i++) {
+        const struct topic *t = &r->all.v[i];
+        char source[TOPIC_MAX + 1];
+        enum topic_kind kind = topic_source(t->name, source);
+        bool own = kind == TOPIC_DEAD || (kind == TOPIC_LEDGER && r->cfg->ledger);
+        for (int32_t p = 0; own && topic_find(&r->sources, source) && p < t->partitions; p++) {
+            struct hidden h = {.topic = t, .partition = p};
+            if (!ask_hidden(rk, raw, &h)) continue;
+            *ret = xgrow(*ret, n, sizeof **ret);
+            (*ret)[n++] = h;
+        }
+    }
+    return n;
+}
+
+/* Keeps those in which nothing moves for as long as a transaction may be open. */
+static size_t keep_held(rd_kafka_t *rk, rd_kafka_t *raw, struct hidden *v, size_t n) {
+    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+    int64_t end_ms = clock_ms(CLOCK_MONOTONIC) + HELD_MS;
+    while (n && clock_ms(CLOCK_MONOTONIC) < end_ms) {
+        size_t kept = 0;
+        nanosleep(&pause, NULL); /* they end without an event of ours */
+        for (size_t i = 0; i < n; i++) {
+            struct hidden now = v[i];
+            if (ask_hidden(rk, raw, &now) && now.from == v[i].from) v[kept++] = now;
+        }
+        n = kept;
+    }
+    return n;
+}
+
+static void note_held(const struct hidden *h, struct buf *notes) {
+    buf_printf(notes,
+               "%s/%d: held-by-transaction: an open transaction hides %lld offsets from %lld on: "
+               "verify and redrive see nothing of what comes after it. If it does not end: "
+               "kafka-transactions.sh find-hanging, then abort\n",
+               h->topic->name, (int)h->partition, (long long)(h->to - h->from), (long long)h->from);
+}
+
+static void tell_held(const struct hidden *h, struct buf *err) {
     buf_printf(err,
                "runsink check: held-by-transaction: %s/%d: an open transaction hides %lld offsets "
                "from %lld on. The group has no committed offsets, and where it goes on may be said "
                "there: run would wait for the end of it, and end with 75. If it does not end, its "
                "producer left it behind: kafka-transactions.sh find-hanging, then abort\n",
-               t->name, (int)partition, (long long)(to - from), (long long)from);
+               h->topic->name, (int)h->partition, (long long)(h->to - h->from), (long long)h->from);
 }
 
-static void look_at_ledger(rd_kafka_t *rk, rd_kafka_t *raw, const struct topic *t,
-                           struct check_result *r, struct buf *err) {
-    for (int32_t i = 0; i < t->partitions; i++) {
-        int64_t from, to;
-        if (!ask_hidden(rk, raw, t, i, &from, &to) || from >= to) continue;
-        r->held_ledgers++;
-        tell_held(t, i, from, to, err);
+/* Workers only write there, but that a group without offsets begins by what its ledgers say
+ * (begin.h). */
+static int look_at_own(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *r, struct buf *err) {
+    struct hidden *v;
+    size_t n = find_hidden(rk, raw, r, &v);
+    n = keep_held(rk, raw, v, n);
+    for (size_t i = 0; i < n; i++) {
+        bool needed = is_new(r) && topic_kind(v[i].topic->name, NULL) == TOPIC_LEDGER;
+        r->held_ledgers += needed;
+        if (needed)
+            tell_held(&v[i], err);
+        else
+            note_held(&v[i], r->notes);
     }
-}
-
-/* A group without offsets begins by what its ledgers say (begin.h). */
-static int look_at_ledgers(rd_kafka_t *rk, rd_kafka_t *raw, struct check_result *r,
-                           struct buf *err) {
-    char name[TOPIC_MAX + 1];
-    if (!is_new(r)) return EX_OK;
-    for (size_t i = 0; i < r->sources.n; i++) {
-        const struct topic *t =
-            topic_ledger(r->sources.v[i].name, name) ? topic_find(&r->all, name) : NULL;
-        if (t) look_at_ledger(rk, raw, t, r, err);
-    }
+    free(v);
     return r->held_ledgers ? EX_TEMPFAIL : EX_OK;
+}
+
+/* A person's work is named before what passes by itself. */
+static int worse(int a, int b) {
+    return a == EX_CONFIG || b == EX_OK ? a : b == EX_CONFIG || a == EX_OK ? b : a;
 }
 
 static int ask_lag(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     rd_kafka_t *raw = reader_consumer_raw(ret->cfg, ret->cfg->group, err);
     ret->lag_known = raw && ask_offsets(rk, raw, ret, err) && ask_beginnings(rk, ret, err);
     int rc = ret->lag_known ? try_reading(rk, ret, err) : EX_UNAVAILABLE;
-    if (rc == EX_OK) rc = look_at_ledgers(rk, raw, ret, err);
+    if (rc == EX_OK) rc = look_at_own(rk, raw, ret, err);
+    for (size_t i = 0; i < ret->n; i++)
+        if (ret->partitions[i].unstable) rc = worse(rc, EX_TEMPFAIL);
     if (raw) rd_kafka_destroy(raw);
     return rc;
 }
@@ -306,11 +379,6 @@ static bool all_there(const struct topic_list *sources) {
 static int try_create(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {
     if (!ret->missing.n || !ret->cfg->topics_create) return EX_OK;
     return topic_settings_try_create(rk, ret->cfg, &ret->missing, &ret->sources, TIMEOUT_MS, err);
-}
-
-/* A person's work is named before what passes by itself. */
-static int worse(int a, int b) {
-    return a == EX_CONFIG || b == EX_OK ? a : b == EX_CONFIG || a == EX_OK ? b : a;
 }
 
 static int list_topics(rd_kafka_t *rk, struct check_result *ret, struct buf *err) {

@@ -12,7 +12,8 @@ struct check_partition {
     int64_t low, high, lag;
     int64_t
         begins; /* where `start` has a new group begin; -1: it is none, or with the first record */
-    int64_t held; /* offsets that an open transaction hides */
+    int64_t held;  /* offsets that an open transaction hides */
+    bool unstable; /* one is about to change what is committed */
     bool retry;
     const char *error; /* why it can't be read, static; NULL: it can */
     bool denied;       /* for want of a right */

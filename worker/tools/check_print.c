@@ -42,6 +42,11 @@ static bool is_lost(const struct check_partition *p) {
     return p->committed >= 0 && p->committed < p->low;
 }
 
+/* Of retry topics what is wrong alone. */
+static bool is_shown(const struct check_partition *p) {
+    return !p->retry || p->error || p->held || p->unstable;
+}
+
 static int64_t total_lag(const struct check_result *r) {
     int64_t total = 0;
     for (size_t i = 0; i < r->n; i++) total += r->partitions[i].retry ? 0 : r->partitions[i].lag;
@@ -52,7 +57,7 @@ static void print_lag(const struct check_result *r, FILE *f) {
     for (size_t i = 0; i < r->n; i++) {
         const struct check_partition *p = &r->partitions[i];
         char committed[32] = "none";
-        if (p->retry && !p->error && !p->held) continue;
+        if (!is_shown(p)) continue;
         if (p->committed >= 0) snprintf(committed, sizeof committed, "%" PRId64, p->committed);
         fprintf(f,
                 "  %s/%d: committed %s, available %" PRId64 " to %" PRId64 ", lag %" PRId64 "%s%s",
@@ -60,6 +65,7 @@ static void print_lag(const struct check_result *r, FILE *f) {
                 is_lost(p) ? ", RECORDS LOST TO RETENTION" : "", p->error ? ", NOT READABLE" : "");
         if (p->begins >= 0) fprintf(f, ", a new group begins at %" PRId64, p->begins);
         if (p->held) fprintf(f, ", %" PRId64 " OFFSETS HELD BY AN OPEN TRANSACTION", p->held);
+        if (p->unstable) fputs(", COMMITTED OFFSET HELD BY AN OPEN TRANSACTION", f);
         fputc('\n', f);
     }
     if (r->held_ledgers)
@@ -164,7 +170,10 @@ void check_verdict(const struct check_result *r, int exit_code, bool asked, stru
                  "not all is there, or could be looked at: see what is named above, and try again");
         break;
     case EX_TEMPFAIL:
-        buf_puts(b, "run would not begin now: an open transaction, named above, has to end first");
+        buf_puts(
+            b,
+            "run would not begin, or not read all, now: an open transaction, named above, has to "
+            "end first");
         break;
     default:
         buf_puts(b, "what is named above has to change before run can do all of its work");
@@ -207,6 +216,7 @@ static void put_partition(struct buf *b, const struct check_partition *p) {
     out_int(b, "lag", p->lag);
     out_bool(b, "lost", is_lost(p));
     out_int(b, "held", p->held);
+    out_bool(b, "unstable", p->unstable);
     if (p->error) out_shown(b, "error", p->error);
     out_close(b, '}');
 }
@@ -248,7 +258,7 @@ void check_print_json(const struct check_result *r, int exit_code, const char *p
         out_open(&b, "partitions", '[');
         for (size_t i = 0; i < r->n; i++) {
             const struct check_partition *p = &r->partitions[i];
-            if (!p->retry || p->error || p->held) put_partition(&b, p);
+            if (is_shown(p)) put_partition(&b, p);
         }
         out_close(&b, ']');
     }
