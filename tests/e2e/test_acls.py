@@ -147,6 +147,22 @@ class Acls(unittest.TestCase):
         self.assertEqual(2, len(self.kafka.consume(f"{self.topic}.dead.data")))
         self.assertEqual(0, worker.stop(), worker.tail())
 
+    def test_a_drain_without_a_right(self):
+        """Read on a source is taken back while records of it are held: the drain does not call the brokers unreachable, and says what is left"""
+        receiver, go_on = Receiver(), threading.Event()
+        self.addCleanup(receiver.close)
+        self.addCleanup(go_on.set)
+        receiver.play("/held", lambda handler: go_on.wait(60))
+        worker = self.two_sources({"window.age": "200ms", "drain.timeout": "8s", "http.timeout": "60s", "ready.patience": "3s"})
+        self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "webhook", "url": receiver.url + "/held"})))])
+        rig.await_("it is in work", 60, lambda: receiver.requests, worker)
+        self.deny("Read", self.topic)
+        rig.await_("it is noticed", 60, lambda: worker.says("not-readable"), worker)
+        self.assertEqual(75, worker.stop(), worker.tail())
+        self.assertNotIn("brokers-unreachable", worker.text())
+        self.assertRegex(worker.text(), "by the next owner.* why=\"a partition can't be read\"")
+        self.take_back_denials()
+
     def test_no_death_without_a_right(self):
         """whoever ends in good order, and could not settle, has not died of what it had in work: nothing is set aside as poison"""
         receiver = Receiver()

@@ -406,11 +406,14 @@ static void give_back_claims(struct lane *lane, struct finishing *f) {
 /* What is left of records. A claim or a beginning alone is none. */
 static void tell_unsettled(const struct lane *lane, struct finishing *f) {
     int64_t late = 0, blocked = 0, gone = 0;
+    enum trouble why = TROUBLE_OWN_TOPIC;
     for (const struct partition *p = lane->partitions; p; p = p->next) {
         if (!p->loaded || !p->windows.count || (f->of && !f->of(p, f->ctx))) continue;
         late += has_hope(p, f);
         gone += is_gone(p);
-        blocked += !has_hope(p, f) && !is_gone(p);
+        if (has_hope(p, f) || is_gone(p)) continue;
+        if (p->unreadable_ms) why = TROUBLE_UNREADABLE;
+        blocked++;
     }
     if (late)
         log_warn("not all was settled in time; it is read again by the next owner",
@@ -418,7 +421,7 @@ static void tell_unsettled(const struct lane *lane, struct finishing *f) {
     if (blocked)
         log_warn("what can't be settled now is left; it is read again by the next owner",
                  LOG_I("lane", lane->id), LOG_I("partitions", blocked),
-                 LOG_S("why", trouble_text(TROUBLE_OWN_TOPIC)));
+                 LOG_S("why", trouble_text(why)));
     if (gone)
         log_warn("what was read of a topic that is gone by now is not settled: nobody reads it "
                  "again",

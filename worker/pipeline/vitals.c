@@ -15,6 +15,7 @@
 #define ASK_MS 5000
 #define SILENT_MS 10000
 #define REREAD_MS 10000
+#define DENIED_MS 15000 /* the group's refusal is told every few seconds, as long as it stands */
 /* A consumer that is no member for so many of its session's timeouts is made anew, but not sooner
  * than JOIN_MIN_MS. A member that died without a word holds up a group for one. */
 #define JOIN_SESSIONS 2
@@ -133,6 +134,7 @@ void vitals_group_denied(void *context, const char *error) {
     outcome_text(group, sizeof group, str_c(lane->cfg->group));
     snprintf(lane->vitals.denied, sizeof lane->vitals.denied, "%.50s: allow Read on group %s",
              error, group);
+    lane->vitals.denied_ms = lane->now_ms;
     vitals_contact(lane);
 }
 
@@ -275,7 +277,6 @@ static void tell_partition(struct lane *lane, struct partition *p) {
 
 void vitals_joined(struct lane *lane) {
     lane->vitals.revoked_ms = lane->vitals.joining_ms = 0;
-    lane->vitals.denied[0] = '\0';
 }
 
 void vitals_revoked(struct lane *lane) {
@@ -314,6 +315,9 @@ static void watch_membership(struct lane *lane) {
 void vitals_tick(struct lane *lane) {
     struct vitals *v = &lane->vitals;
     if (!lane->joined || lane->now_ms - v->told_ms < TELL_MS) return;
+    /* A lane that finishes what it gives back hears no answer meanwhile. */
+    if (lane->finishing)
+        v->contact_ms = least(lane->now_ms, v->contact_ms + lane->now_ms - v->told_ms);
     v->told_ms = lane->now_ms;
     uint64_t records = count_get(&lane->counters, COUNTER_RECORDS);
     if (records != v->records) vitals_contact(lane);
@@ -323,9 +327,10 @@ void vitals_tick(struct lane *lane) {
     tell_topics(lane);
     /* Partitions that are lost because their topic is gone come with a new assignment at once. */
     bool revoked = v->revoked_ms && lane->now_ms - v->revoked_ms >= TELL_MS;
-    bool outside = revoked || joins_late(lane) || v->denied[0];
+    bool denied = v->joining_ms && v->denied_ms && lane->now_ms - v->denied_ms < DENIED_MS;
+    bool outside = revoked || joins_late(lane) || denied;
     trouble_tell(troubles(lane), outside && consumes_any(lane), lane->id, TROUBLE_ASSIGNMENT, NULL,
-                 v->denied, v->joining_ms);
+                 denied ? v->denied : NULL, v->joining_ms);
     watch_membership(lane);
     for (struct partition *p = lane->partitions; p; p = p->next) tell_partition(lane, p);
 }

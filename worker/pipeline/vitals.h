@@ -28,7 +28,8 @@ struct vitals {
     /* Since when all is revoked and nothing assigned, and since when that or the beginning is so;
      * 0: something is. */
     int64_t revoked_ms, joining_ms;
-    char denied[200]; /* why the group may not be joined; empty: that is not known */
+    char denied[200]; /* why the group may not be joined, as it was told last at: */
+    int64_t denied_ms;
     struct {
         char name[TOPIC_MAX + 1];
         char error[96];
