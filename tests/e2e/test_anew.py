@@ -180,6 +180,17 @@ class Anew(rig.Case):
         told = [json.loads(line)["outcomes"] for line in traced.stdout.splitlines()]
         self.assertEqual([1, 1], [len(outcomes) for outcomes in told], traced.stdout)
 
+    def test_verify_says_what_it_waits_for(self):
+        """made anew, and no worker has run since: what the ledger has settled is committed nowhere any more"""
+        worker = self.worker(self.settings())
+        self.fill_and_wait(worker, "old", 3)
+        self.assertEqual(0, worker.stop(), worker.tail())
+        self.delete()
+        self.make()
+        done = rig.runsink("verify", "--records", "--config", worker.config, self.topic)
+        self.assertEqual(65, done.returncode, done.stderr)
+        self.assertIn(b"waits until the group's offsets are where the ledger is", done.stderr)
+
     def send_of_old(self, *names, partition=0, age_s=3 * 86400):
         """As send(), with the times of records that were written long ago: what a restored topic has, or a slow producer."""
         producer = Producer({"bootstrap.servers": self.kafka.bootstrap})

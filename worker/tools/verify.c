@@ -23,8 +23,10 @@
  * at which brokers look for those that were (10 s). */
 #define OPEN_MAX_MS 75000
 #define PAUSE_MS 200
-/* A transaction's end reaches the ledger's partition a moment after the group's offsets. */
+/* A transaction's end reaches the ledger's partition a moment after the group's offsets. Longer
+ * than a moment is told. */
 #define LINGER_MS 10000
+#define MOMENT_MS 1000
 #define KEYS_MAX 16
 /* Records of each of the ledger's partitions that are read first, before --from; then ever more. */
 #define AROUND_RECORDS 2000
@@ -324,11 +326,17 @@ static bool read_committed(struct verify *v, struct snapshot *s) {
     return ok;
 }
 
+static void tell_wait(struct verify *v, const char *what) {
+    report_progress_end(&v->report);
+    fprintf(stderr, "runsink verify: %s, for %d s at most\n", what, LINGER_MS / 1000);
+}
+
 /* Once the ledger was read: what was read of it is committed, though a moment may pass until that
  * is seen. */
 static bool read_committed_now(struct verify *v, const char *source, struct audit *a) {
     const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
-    int64_t deadline_ms = clock_ms(CLOCK_MONOTONIC) + LINGER_MS;
+    int64_t began_ms = clock_ms(CLOCK_MONOTONIC), waited_ms;
+    bool said = false;
     for (;;) {
         rd_kafka_topic_partition_list_t *list = ask_committed(v, source);
         if (!list) return false;
@@ -339,12 +347,26 @@ static bool read_committed_now(struct verify *v, const char *source, struct audi
             audit_now(a, p->topic, p->partition, p->offset, ours ? &meta : NULL);
         }
         rd_kafka_topic_partition_list_destroy(list);
-        if (!audit_ahead(a) || clock_ms(CLOCK_MONOTONIC) >= deadline_ms) return true;
+        waited_ms = clock_ms(CLOCK_MONOTONIC) - began_ms;
+        if (!audit_ahead(a) || waited_ms >= LINGER_MS) return true;
+        if (!said && waited_ms >= MOMENT_MS)
+            tell_wait(v,
+                      "waits until the group's offsets are where the ledger is; those of a topic "
+                      "that was made anew are gone");
+        said = said || waited_ms >= MOMENT_MS;
         nanosleep(&pause, NULL);
     }
 }
 
 /* ---- reading ---- */
+
+/* Whatever else may be missing, nothing more comes once the committed state was reached. */
+static rd_kafka_message_t *next_entry(struct verify *v, struct reader *r, const struct audit *a) {
+    rd_kafka_message_t *m = reader_next(r, audit_reached(a) ? 0 : MOMENT_MS, &v->err);
+    if (m || v->err.n || audit_reached(a)) return m;
+    tell_wait(v, "waits for entries of the ledger that the group's offsets speak of");
+    return reader_next(r, LINGER_MS, &v->err);
+}
 
 /* Gives the audit every entry of the source's ledger, and the export every record. */
 static bool read_ledger(struct verify *v, const char *source, struct audit *a) {
@@ -358,8 +380,7 @@ static bool read_ledger(struct verify *v, const char *source, struct audit *a) {
     bool ok = reader_add_topic(r, t, &v->limits, &v->err);
     rd_kafka_message_t *m;
     uint64_t n = 0;
-    /* Whatever else may be missing, nothing more comes once the committed state was reached. */
-    while (ok && (m = reader_next(r, audit_reached(a) ? 0 : LINGER_MS, &v->err))) {
+    while (ok && (m = next_entry(v, r, a))) {
         struct ledger_place place = {name, m->partition, m->offset};
         struct str key = reader_key(m), value = reader_value(m);
         audit_entry(a, key, value, &place);
