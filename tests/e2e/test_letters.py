@@ -4,11 +4,13 @@ import json
 import unittest
 
 import events
+import forger
 import rig
 from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 BROKEN = b"{no json"
+MANY = 10**15
 
 
 class Letters(rig.Case):
@@ -108,6 +110,27 @@ class Letters(rig.Case):
         rig.await_("the topic is gone", 30, lambda: self.data not in self.kafka.topics())
         answer, found = self.verify()
         self.assertEqual({("letter-gone", self.topic, p, o) for p in range(2) for o in range(4)}, found)
+
+    def test_claims(self):
+        """a signed entry that says of 10^15 letters that they went back is named, and costs neither time nor memory"""
+        self.die()
+        done = rig.runsink("redrive", "--config", self.config, "--yes", "--discard", "--why", "x", "--fault", "data", "--offset", "0:0")
+        self.assertEqual(0, done.returncode, done.stderr.decode())
+        ledger = f"{self.topic}.ledger"
+        last = [r for r in self.kafka.consume(ledger) if r.key == f"{self.data}/0".encode()][-1]
+        attacker = forger.Forger(self.key)
+        attacker.heads[self.data, 0] = 1, json.loads(last.value)["hash"]
+
+        def stretch(text):
+            for old, new in (('"seq":0', '"seq":1'), ('"first":0,"next":1', f'"first":1,"next":{MANY}'),
+                             ('"offsets":[0]', f'"offsets":[[1,{MANY - 1}]]'), (f'"{self.topic}",0,[0]', f'"{self.topic}",0,[[1,{MANY - 1}]]')):
+                self.assertIn(old, text)
+                text = text.replace(old, new)
+            return text
+        self.kafka.produce(ledger, [(last.key, attacker.entry(last.value, stretch))], last.partition)
+        answer, found = self.verify()
+        self.assertEqual({("implausible", self.data, 0, 1)}, found)
+        self.assertEqual(16, answer["letters"])
 
     def test_there_and_back(self):
         """letters that went back, were delivered or died again; while new ones come"""
