@@ -133,10 +133,11 @@ static void test_named_files(void **state) {
         "manifest-form-1 manifest.json;");
 
     /* Names that lead elsewhere, stand twice or in another order are not an export's. */
-    static const char *const bad[] = {
-        "s/jobs-1/..\\/jobs-1/", "s/jobs-1/\\/jobs-1/",    "s/jobs-1/.\\/jobs-1/",
-        "s/jobs-1/zobs-1/",      "s/jobs-1/unnamed/",      "s/\"files\"/\"file\"/",
-        "s/\"v\":2/\"v\":3/",    "s/\"partial\":false,//", "s/sha256\":\"./sha256\":\"/"};
+    static const char *const bad[] = {"s/jobs-1/..\\/jobs-1/",  "s/jobs-1/\\/jobs-1/",
+                                      "s/jobs-1/.\\/jobs-1/",   "s/jobs-1/zobs-1/",
+                                      "s/jobs-1/unnamed/",      "s/\"files\"/\"file\"/",
+                                      "s/\"v\":2/\"v\":1/",     "s/\"v\":2/\"v\":3/",
+                                      "s/\"partial\":false,//", "s/sha256\":\"./sha256\":\"/"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char command[300];
         snprintf(command, sizeof command,

@@ -158,7 +158,9 @@ static bool read_manifest(const cJSON *root, struct snapshot *s) {
         if (!cJSON_IsString(item) || !ledger_topic_legal(str_c(item->valuestring))) return false;
         snapshot_add_drained(s, item->valuestring);
     }
-    return version < FILES_MANIFEST_FORM || read_files(root, s);
+    /* Form 1 knew no list of files: one that has it was written as a later form. */
+    if (version < FILES_MANIFEST_FORM) return !cJSON_HasObjectItem(root, "files");
+    return read_files(root, s);
 }
 
 /* The end of the text is the seal, byte for byte. */
