@@ -1,5 +1,6 @@
 /* `runsink verify`: options, the order of things, and what is read from Kafka: what the group has
  * committed, then the ledger, then, when asked for, the records that Kafka still holds. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -659,7 +660,7 @@ static int audit_source(struct verify *v, struct snapshot *s, struct watchers *w
     struct report_sums sums = sums_of(v, s);
     if (w->anchored) read_anchors(v, v->anchors_dir, w);
     s->has_anchors = w->anchored != NULL;
-    s->anchors = (int64_t)w->anchors;
+    if (w->anchored) s->anchors = (int64_t)anchored_count(w->anchored);
     if (v->err.n) return fail(v, EX_IOERR);
     v->hidden = false;
     if (v->records &&
@@ -750,9 +751,10 @@ static void read_folder_anchors(struct verify *v, const struct snapshot *s, stru
     char *dir = files_anchors(v->target);
     if (s->anchors || is_folder(dir)) read_anchors(v, dir, w);
     free(dir);
-    if ((int64_t)w->anchors == s->anchors) return;
-    snprintf(text, sizeof text, "the manifest counts %lld anchors, there are %llu",
-             (long long)s->anchors, (unsigned long long)w->anchors);
+    int64_t count = (int64_t)anchored_count(w->anchored);
+    if (count == s->anchors) return;
+    snprintf(text, sizeof text, "the manifest counts %" PRId64 " anchors, there are %" PRId64,
+             s->anchors, count);
     on_remark(w, true, "anchors-unread", text);
 }
 

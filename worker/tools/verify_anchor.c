@@ -81,6 +81,7 @@ struct anchored {
     bool sorted, full;
     struct arena arena; /* of the anchor at hand */
     struct anchored_sums sums;
+    uint64_t added;
     uint64_t others;   /* anchors of other groups */
     uint64_t elsewhen; /* whose time is not when their store got them */
     char first_elsewhen[ANCHOR_NAME_LEN + 1];
@@ -269,6 +270,7 @@ void anchored_add(struct anchored *x, const char *name, struct str value, int64_
     struct ledger_read_error why;
     struct late *late = NULL;
     arena_free(&x->arena);
+    x->added++;
     if (!anchor_read(value, &x->arena, &a, &why)) {
         char what[64];
         outcome_text(what, sizeof what, str_c(why.what));
@@ -349,6 +351,10 @@ static void learn_key(struct anchored *x, const struct ledger_entry *e) {
     ledger_pubkey_from_raw(e->rotate_to, &next);
     if (!key_named(x, next.id) && ledger_pubkey_check_rotation(from, next.raw, e->rotate_sig))
         x->keys[x->n_keys++] = next;
+}
+
+uint64_t anchored_count(const struct anchored *x) {
+    return x->added - x->others;
 }
 
 void anchored_entry(struct anchored *x, const struct ledger_entry *e) {

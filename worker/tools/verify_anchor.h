@@ -19,6 +19,8 @@ void anchored_free(struct anchored *);
 
 /* An anchor's bytes; name: how findings call it. When its store got it; 0: not known. */
 void anchored_add(struct anchored *, const char *name, struct str value, int64_t written_ms);
+/* How many there were, but for those that are another group's. */
+uint64_t anchored_count(const struct anchored *);
 void anchored_entry(struct anchored *, const struct ledger_entry *);
 /* After the last entry, before the audit judges: tells it what is anchored. */
 void anchored_vouch(const struct anchored *);
