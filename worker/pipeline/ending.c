@@ -64,9 +64,9 @@ void ending_anew(struct lane *lane, struct partition *p) {
 
 void ending_first(struct lane *lane, struct partition *p, const struct fetched *f) {
     struct ends_at was;
+    if (!p->fresh || !lane->shared->ends || p->kind != PARTITION_SOURCE) return;
     const struct ledger_last first = {fetched_offset(f), fetched_time_ms(f, NULL),
                                       (uint32_t)fetched_value(f).n};
-    if (!p->fresh || !lane->shared->ends || p->kind != PARTITION_SOURCE) return;
     p->fresh = !p->durable;
     if (!ends_first(lane->shared->ends, p->topic, p->id, &first, &was)) return;
     say(p, was.at, was.end);
@@ -74,8 +74,7 @@ void ending_first(struct lane *lane, struct partition *p, const struct fetched *
 }
 
 void ending_at(struct lane *lane, struct partition *p, int64_t offset) {
-    int64_t high = vitals_high(p);
-    if (!p->fresh || !lane->shared->ends || offset < high || offset >= p->end) return;
+    if (!p->fresh || !lane->shared->ends || offset >= p->end || offset < vitals_high(p)) return;
     if (ends_anew(lane->shared->ends, p->topic, p->id)) say(p, p->committed, p->end);
     p->end = offset;
 }
