@@ -13,6 +13,7 @@ foreach(page ${pages})
   get_filename_component(folder ${page} DIRECTORY)
   install(FILES ${page} DESTINATION ${CMAKE_INSTALL_DOCDIR}/${folder})
 endforeach()
+install(FILES config/outcomes.schema.json DESTINATION ${CMAKE_INSTALL_DOCDIR}/config) # which they link to
 install(FILES config/systemd/runsink.service DESTINATION lib/systemd/system)
 install(PROGRAMS config/systemd/runsink-check DESTINATION ${CMAKE_INSTALL_SBINDIR})
 install(FILES config/seccomp/runsink.json DESTINATION ${CMAKE_INSTALL_DATADIR}/runsink/seccomp)

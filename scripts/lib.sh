@@ -11,7 +11,7 @@ export log4j_version=2.25.3
 export s3proxy_version=2.6.0
 export versitygw_version=v1.8.0
 export minio_version=v0.0.0-20260212201848-7aac2a2c5b7c
-export python_packages="botocore==1.44.5 standardwebhooks==1.1.0 confluent-kafka==2.16.1 duckdb==2.0.0 cryptography==46.0.3 h2==4.2.0"
+export python_packages="botocore==1.44.5 standardwebhooks==1.1.0 confluent-kafka==2.16.1 duckdb==2.0.0 cryptography==46.0.3 h2==4.2.0 cloudevents==2.2.0 jsonschema==4.26.0"
 export helm_version=v3.18.6
 export kubernetes_packages="kubernetes-validate==1.37.0"
 

@@ -60,7 +60,7 @@ static bool produce_samples(struct mock_broker *broker) {
 
 static bool create_topics(struct mock_broker *broker, const struct config *cfg) {
     static const char *const own[] = {TOPIC ".dead.tenant", TOPIC ".dead.data",
-                                      TOPIC ".dead.system", TOPIC ".ledger"};
+                                      TOPIC ".dead.system", TOPIC ".ledger", TOPIC ".outcomes"};
     char name[TOPIC_MAX + 1];
     bool ok = mock_broker_topic(broker, TOPIC, PARTITIONS);
     for (size_t i = 0; ok && i < sizeof own / sizeof *own; i++)

@@ -56,7 +56,7 @@ def dump_topics(bootstrap, topic, file):
             out.write(message.key() or b"")
             for header, value in message.headers() or []:
                 out.write(b" " + header.encode() + b": " + (value or b""))
-            out.write((message.value() or b"" if message.topic().endswith(".ledger") else b"") + b"\n")
+            out.write((message.value() or b"" if message.topic().endswith((".ledger", ".outcomes")) else b"") + b"\n")
 
 
 class Scraper(threading.Thread):

@@ -208,7 +208,7 @@ class Acls(unittest.TestCase):
         for topic in topics:
             send(topic, "first")
             rig.await_("it is settled", 60, lambda: settled(topic), worker)
-        denied = [f"{self.topic}.dead.data", f"{self.topic}.ledger", f"{self.topic}.retry.1s"]
+        denied = [f"{self.topic}.dead.data", f"{self.topic}.ledger", f"{self.topic}.outcomes", f"{self.topic}.retry.1s"]
         for n, topic in enumerate(denied):
             self.deny("Write", topic)
             receiver.play(f"/park-{n}", 503)
@@ -242,7 +242,7 @@ class Acls(unittest.TestCase):
         said = self.says(69, "redrive", "--fault", "data", "--yes")
         self.assertRegex(said, f"{self.topic}.(retry.1s|ledger): Broker: Topic authorization failed")
         self.take_back_denials()
-        self.assertIn("sent 3 of 3", self.says(0, "redrive", "--fault", "data", "--yes"))
+        self.assertIn("sent 4 of 4", self.says(0, "redrive", "--fault", "data", "--yes"))
         self.assertIn("sound: every record", self.says(0, "verify", "--records"))
 
     def test_no_right_to_the_group(self):
@@ -307,13 +307,13 @@ class Acls(unittest.TestCase):
         for kind, name, pattern, own, more in self.table():
             self.allow(kind, name, pattern, own + more)
         self.kafka.produce(self.topic, [(b"k", b"no event at all")])
-        retry, ledger, dead = f"{self.topic}.retry.10s", f"{self.topic}.ledger", f"{self.topic}.dead.data"
+        retry, ledger, dead, outcomes = (f"{self.topic}.{name}" for name in ("retry.10s", "ledger", "dead.data", "outcomes"))
         self.says(0, "run", "--until-end")
         self.says(0, "check")
         ends = {topic: self.kafka.ends(topic) for topic in self.kafka.topics() if topic.startswith(self.topic)}
         ids = f"{self.group}/"
         cases = [(ResourceType.TOPIC, name, operation) for name in (self.topic, retry, ledger) for operation in ("Read", "Describe")]
-        cases += [(ResourceType.TOPIC, name, "Write") for name in (retry, ledger, dead)]
+        cases += [(ResourceType.TOPIC, name, "Write") for name in (retry, ledger, dead, outcomes)]
         cases += [(ResourceType.TOPIC, dead, "Read"), (ResourceType.GROUP, self.group, "Read"), (ResourceType.GROUP, self.group, "Describe"),
                   (ResourceType.TRANSACTIONAL_ID, ids, "Write"), (ResourceType.TRANSACTIONAL_ID, ids, "Describe")]
         missed = []
@@ -344,7 +344,7 @@ class Acls(unittest.TestCase):
     def test_acls(self):
         """run settles, parks and buries; check, verify, trace and redrive see what they need to"""
         rows = list(self.table())
-        self.assertEqual(7, len(rows))
+        self.assertEqual(8, len(rows))
         nobody = f"http://127.0.0.1:{rig.free_port()}/hook"
         for sink in ({"type": "file", "path": "acme"}, {"type": "webhook", "url": nobody}):
             self.kafka.produce(self.topic, [(b"k", events.dump(events.run(sink)))])

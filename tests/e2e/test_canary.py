@@ -94,7 +94,7 @@ class Canary(rig.Case):
             if topic.startswith(self.topic + "."):
                 for record in self.kafka.consume(topic):
                     places[f"{topic}/{record.partition}/{record.offset} headers"] = repr(record.headers).encode() + (record.key or b"")
-                    if topic.endswith(".ledger"):
+                    if topic.endswith((".ledger", ".outcomes")):
                         places[f"{topic}/{record.partition}/{record.offset}"] = record.value
         for key, body in store.objects(bucket).items():
             places[f"object {key}"] = body

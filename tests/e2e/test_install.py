@@ -44,7 +44,7 @@ class Install(unittest.TestCase):
             *(() if rig.librdkafka_is_shared() else ("/usr/share/doc/runsink/copyright.librdkafka",)),
             "/usr/share/man/man1/runsink.1", "/usr/share/man/man5/runsink.ini.5",
             "/usr/share/bash-completion/completions/runsink", "/usr/share/doc/runsink/copyright", "/usr/share/doc/runsink/runsink.ini", "/usr/share/runsink/grafana/runsink.json",
-            "/usr/share/runsink/prometheus/alerts.yml", "/usr/share/runsink/seccomp/runsink.json"}, set(found))
+            "/usr/share/doc/runsink/config/outcomes.schema.json", "/usr/share/runsink/prometheus/alerts.yml", "/usr/share/runsink/seccomp/runsink.json"}, set(found))
         for page in self.PAGES:
             text = found[page].read_text()
             for target in re.findall(r"\]\(([^)\s#]+)(?:#\S*)?\)", text):

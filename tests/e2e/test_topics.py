@@ -82,7 +82,7 @@ class Topics(rig.Case):
         """the only topic that matches can't be served: it stays up, names it, is not ready; mended it is served; and so again later"""
         only = self.kafka.create(self.topic + "-a", 1)
         settings = self.settings(topics=f"^{self.topic}-.*", topics__refresh="500ms", topics__create="false", ready__patience="3s")
-        own = [f"{only}.{kind}" for kind in ("retry.200ms", "retry.400ms", "retry.800ms", "dead.tenant", "dead.data", "dead.system", "ledger")]
+        own = [f"{only}.{kind}" for kind in ("retry.200ms", "retry.400ms", "retry.800ms", "dead.tenant", "dead.data", "dead.system", "ledger", "outcomes")]
         worker = self.worker(settings)
         rig.await_("it listens", 30, lambda: worker.says("admin server listens"), worker)
 
@@ -130,7 +130,7 @@ class Topics(rig.Case):
         self.assertExit(0, self.worker(self.settings(), "--until-end"))
         topics = self.kafka.topics()
         wanted = [f"{self.topic}.{kind}" for kind in ("retry.200ms", "retry.400ms", "retry.800ms", "dead.tenant",
-                                                      "dead.data", "dead.system", "ledger")]
+                                                      "dead.data", "dead.system", "ledger", "outcomes")]
         for name in wanted:
             self.assertIn(name, topics)
             self.assertEqual(3, len(topics[name].partitions), name)

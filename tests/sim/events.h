@@ -23,6 +23,9 @@ enum fate {
     FATE_POISON /* it kills whoever works on it */
 };
 
+/* What the platform was told last. */
+enum told { TOLD_NOTHING, TOLD_FAILING, TOLD_DELIVERED, TOLD_SKIPPED, TOLD_DEAD };
+
 struct object;
 
 struct event {
@@ -59,6 +62,7 @@ struct event {
     char fault[16], why[48];                         /* of its death, there */
     unsigned rounds;                                 /* how often it was parked, there */
     unsigned letters;                                /* among the dead letters */
+    enum told told;
 };
 
 struct destination_plan {

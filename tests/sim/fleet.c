@@ -119,6 +119,7 @@ static void make_topics(const struct config *cfg) {
         make_topic(source, "dead.", "data");
         make_topic(source, "dead.", "system");
         make_topic(source, "", "ledger");
+        if (plan.outcomes) make_topic(source, "", "outcomes");
     }
 }
 
@@ -180,6 +181,8 @@ static int64_t vary(int64_t planned, int64_t least, int64_t most) {
 
 static void set_windows(struct config *cfg) {
     static const char *const compressions[] = {"gzip", "zstd", "none"};
+    static const char *const outcomes[] = {"off", "changes", "all"};
+    set(cfg, "outcomes", "%s", outcomes[plan.outcomes]);
     set(cfg, "archive", plan.batch ? "batch" : "object");
     set(cfg, "batch.compression", "%s", compressions[plan.compression]);
     set_ms(cfg, "window.age", vary(plan.window_ms, 50, 2000));

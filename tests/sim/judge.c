@@ -102,9 +102,14 @@ void judge_all(void) {
     for (int i = 0; i < fleet_topics(); i++) {
         if (strstr(fleet_topic(i), ".retry.")) each_record(fleet_topic(i), judge_parked);
         if (strstr(fleet_topic(i), ".dead.")) each_record(fleet_topic(i), judge_letter);
+        if (ends_in(fleet_topic(i), ".outcomes")) each_record(fleet_topic(i), judge_notice);
     }
+    for (int i = 0; i < fleet_topics(); i++)
+        if (ends_in(fleet_topic(i), ".outcomes")) each_record(fleet_topic(i), judge_nameless);
+    judge_ids();
     for (int i = 0; i < events_count(); i++) {
         judge_event(events_get(i));
         judge_delay(events_get(i));
+        judge_told(events_get(i));
     }
 }

@@ -9,6 +9,7 @@
  *     judge_ledger.c   the ledger
  *     judge_anchor.c   its anchors
  *     judge_letter.c   parked and dead records
+ *     judge_notice.c   what the platform is told
  *     judge_event.c    what became of each event */
 #ifndef RUNSINK_SIM_JUDGING_H
 #define RUNSINK_SIM_JUDGING_H
@@ -110,9 +111,12 @@ bool may_be_refused(const struct event *);
 /* Each record of a topic that a consumer sees. */
 typedef void record_fn(const char *topic, int32_t partition, const struct broker_record *);
 record_fn note_entry, judge_entry, judge_parked, judge_letter;
+record_fn judge_notice, judge_nameless;
 void judge_anchored(const struct chain *);
 void judge_event(const struct event *);
 void judge_delay(const struct event *);
+void judge_told(const struct event *);
+void judge_ids(void);
 void judge_deaths(void);
 
 #endif

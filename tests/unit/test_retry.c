@@ -306,6 +306,7 @@ static struct retry random_retry(void) {
         r.batch_index = (uint32_t)rand() % r.batch_count;
     }
     random_text(r.destination, sizeof r.destination - 1, 0);
+    r.told = rand() % 2;
     return r;
 }
 
@@ -323,6 +324,7 @@ static void assert_same(const struct retry *a, const struct retry *b) {
     assert_int_equal(a->batch_index, b->batch_index);
     assert_string_equal(a->destination, b->destination);
     assert_int_equal(a->died_ms, b->died_ms);
+    assert_int_equal(a->told, b->told);
 }
 
 static void test_round_trips(void **state) {
@@ -342,7 +344,7 @@ static void test_round_trips(void **state) {
         size_t n;
         struct header *h = retry_headers(&r, originals, 6, &arena, &n);
         assert_int_equal(n, 4u + 5u + (r.progress.not_before_ms != 0) + 3u * (r.batch_key[0] != 0) +
-                                (r.destination[0] != 0));
+                                (r.destination[0] != 0) + r.told);
         assert_memory_equal(&h[0], &originals[0], sizeof h[0]);
         assert_memory_equal(&h[1], &originals[3], sizeof h[0]);
         assert_memory_equal(&h[2], &originals[4], sizeof h[0]);

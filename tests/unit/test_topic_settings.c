@@ -42,6 +42,11 @@ static void test_judge(void **state) {
         {TOPIC_RETRY, {true, "delete", -1, 1000, 16 * MIB}, &source, {"retention.bytes=-1"}},
         {TOPIC_DEAD, {true, "delete", HOUR, 1000, 16 * MIB}, &source, {0}},
         {TOPIC_LEDGER, {true, "delete", 1000 * HOUR, -1, 16 * MIB}, &source, {"retention.ms=-1"}},
+        /* What is told may go as soon as the platform has read it. */
+        {TOPIC_OUTCOMES, {true, "delete", HOUR, 1000, 16 * MIB}, &source, {0}},
+        {TOPIC_OUTCOMES, {true, "compact", HOUR, -1, 16 * MIB}, &source, {"cleanup.policy=delete"}},
+        {TOPIC_OUTCOMES, {true, "delete", HOUR, -1, 40000}, &source, {"max.message.bytes=65536"}},
+        {TOPIC_OUTCOMES, {true, "delete", HOUR, -1, 65536}, &source, {0}},
         /* Size: a record of the source with our headers. */
         {TOPIC_RETRY, {true, "delete", -1, -1, MIB}, &source, {"max.message.bytes=2097152"}},
         {TOPIC_DEAD, {true, "delete", -1, -1, MIB + 100}, &source, {"max.message.bytes=2097152"}},
@@ -90,6 +95,7 @@ static void test_partitions(void **state) {
         {TOPIC_RETRY, 1, 2, "1 partition, where 2"},
         {TOPIC_DEAD, 3, 7, "topics.partitions=3"},
         {TOPIC_LEDGER, 3, 7, "3 partitions, where 7"},
+        {TOPIC_OUTCOMES, 3, 7, "3 partitions, where 7"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct buf said;

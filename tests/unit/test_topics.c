@@ -48,6 +48,8 @@ static void test_kinds(void **state) {
         {"jobrun.ledger", TOPIC_LEDGER, 6},
         {".ledger", TOPIC_SOURCE, 7},
         {"ledger", TOPIC_SOURCE, 6},
+        {"jobrun.outcomes", TOPIC_OUTCOMES, 6},
+        {".outcomes", TOPIC_SOURCE, 9},
         {"", TOPIC_SOURCE, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -66,6 +68,8 @@ static void test_names(void **state) {
     assert_string_equal(name, "a.dead.system");
     assert_true(topic_ledger("a", name));
     assert_string_equal(name, "a.ledger");
+    assert_true(topic_outcomes("a", name));
+    assert_string_equal(name, "a.outcomes");
     memset(source, 'x', sizeof source);
     source[TOPIC_MAX - 7] = '\0';
     assert_true(topic_ledger(source, name));
@@ -97,8 +101,9 @@ static const char *text_of(const struct topic_list *l) {
 
 static void test_resolve(void **state) {
     (void)state;
-    static const char all[] = "__consumer_offsets:50 a:2 a.dead.data:2 a.ledger:2 a.retry.10s:2 "
-                              "b-1:1 b-2:4 broken:0 c:3";
+    static const char all[] =
+        "__consumer_offsets:50 a:2 a.dead.data:2 a.ledger:2 a.outcomes:2 a.retry.10s:2 "
+        "b-1:1 b-2:4 broken:0 c:3";
     static const struct {
         const char *topics, *want; /* want NULL: refused */
     } cases[] = {
@@ -112,6 +117,7 @@ static void test_resolve(void **state) {
         {"^nothing", ""},
         {"", ""},
         {"a.ledger", NULL},
+        {"a.outcomes", NULL},
         {"c, a.retry.10s", NULL},
     };
     struct topic_list have = list_of(all);
@@ -142,15 +148,19 @@ static void test_missing(void **state) {
     struct config *c = *state;
     assert_true(config_set(c, "retry.delays", "10s,20s", "test", &err));
     assert_string_equal(missing(c, "a:3", "a:3"),
-                        "a.dead.data:3 a.dead.system:3 a.dead.tenant:3 a.ledger:3 a.retry.10s:3 "
-                        "a.retry.20s:3");
-    assert_string_equal(missing(c,
-                                "a:3 a.dead.data:1 a.ledger:1 a.retry.10s:1 a.retry.20s:0 b:2 "
-                                "b.ledger:2",
-                                "a:3 gone:0"),
-                        "a.dead.system:3 a.dead.tenant:3 a.retry.20s:3");
+                        "a.dead.data:3 a.dead.system:3 a.dead.tenant:3 a.ledger:3 a.outcomes:3 "
+                        "a.retry.10s:3 a.retry.20s:3");
+    assert_string_equal(
+        missing(c,
+                "a:3 a.dead.data:1 a.ledger:1 a.outcomes:1 a.retry.10s:1 a.retry.20s:0 b:2 "
+                "b.ledger:2",
+                "a:3 gone:0"),
+        "a.dead.system:3 a.dead.tenant:3 a.retry.20s:3");
     assert_true(config_set(c, "ledger", "off", "test", &err));
     assert_true(config_set(c, "topics.partitions", "7", "test", &err));
+    assert_string_equal(missing(c, "a:3 a.retry.10s:3 a.retry.20s:3", "a:3"),
+                        "a.dead.data:7 a.dead.system:7 a.dead.tenant:7 a.outcomes:7");
+    assert_true(config_set(c, "outcomes", "off", "test", &err));
     assert_string_equal(missing(c, "a:3 a.retry.10s:3 a.retry.20s:3", "a:3"),
                         "a.dead.data:7 a.dead.system:7 a.dead.tenant:7");
 
@@ -182,7 +192,7 @@ static void test_unserved(void **state) {
     assert_non_null(strstr(out.v[2].unserved, "too long"));
     for (size_t i = 0; i < l.n; i++)
         assert_ptr_equal(strstr(l.v[i].name, "T-c_ledger."), l.v[i].name);
-    assert_int_equal(5, l.n);
+    assert_int_equal(6, l.n);
     topic_list_free(&l);
     topic_list_free(&from);
     /* A named one is the operator's to correct. */

@@ -33,8 +33,12 @@ bool out_close(struct buf *b, char bracket) {
     return buf_putc(b, bracket);
 }
 
+bool out_str(struct buf *b, const char *name, struct str s) {
+    return s.p ? quoted(b, name, s, text_json) : out_raw(b, name, STR("null"));
+}
+
 bool out_string(struct buf *b, const char *name, const char *s) {
-    return s ? quoted(b, name, str_c(s), text_json) : out_raw(b, name, STR("null"));
+    return out_str(b, name, str_c(s));
 }
 
 bool out_shown(struct buf *b, const char *name, const char *s) {

@@ -13,6 +13,7 @@
 bool out_open(struct buf *, const char *name, char bracket);   /* '{' or '[' */
 bool out_close(struct buf *, char bracket);                    /* '}' or ']' */
 bool out_string(struct buf *, const char *name, const char *); /* NULL: null */
+bool out_str(struct buf *, const char *name, struct str);      /* p NULL: null */
 /* Text from outside on its way to a terminal: see shown_json(). */
 bool out_shown(struct buf *, const char *name, const char *); /* NULL: null */
 bool out_int(struct buf *, const char *name, int64_t);

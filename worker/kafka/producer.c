@@ -268,6 +268,9 @@ static rd_kafka_resp_err_t produce(struct producer *s, struct txn_record *r) {
     /* Before the rest of a chunk is awaited: what is told of a failure then forgets the partitions.
      */
     if (partition >= 0) partition %= f->partitions;
+    if (partition == TXN_AS_JAVA)
+        partition =
+            rd_kafka_msg_partitioner_murmur2(NULL, r->key, r->key_len, f->partitions, NULL, NULL);
     fill_chunk(s, f, bytes);
     rd_kafka_headers_t *headers = rd_kafka_headers_new(r->n_headers);
     for (size_t i = 0; i < r->n_headers; i++)

@@ -26,6 +26,7 @@ enum field {
     GROUP,
     TIMESTAMP,
     MARKER,
+    TOLD,
     FIELDS
 };
 
@@ -41,7 +42,7 @@ static const struct {
     [COUNT] = FIELD("runsink-batch-count"), [INDEX] = FIELD("runsink-batch-index"),
     [DEST] = FIELD("runsink-destination"),  [TIME] = FIELD("runsink-time"),
     [GROUP] = FIELD("runsink-group"),       [TIMESTAMP] = FIELD("runsink-timestamp"),
-    [MARKER] = FIELD("runsink-marker"),
+    [MARKER] = FIELD("runsink-marker"),     [TOLD] = FIELD("runsink-told"),
 #undef FIELD
 };
 
@@ -163,6 +164,9 @@ static bool parse_field(enum field field, struct str text, struct retry *r) {
         return parse_number(text, TIME_MAX_MS, &r->died_ms);
     case MARKER:
         return parse_number(text, INT64_MAX, &r->marker);
+    case TOLD:
+        r->told = str_is(text, "1");
+        return r->told;
     case FIELDS:
         break;
     }
@@ -201,7 +205,7 @@ struct headers {
     struct arena *arena;
 };
 
-#define OURS_MAX 16
+#define OURS_MAX 17
 
 static struct headers begin(const struct header *originals, size_t n, struct arena *arena) {
     struct headers out = {arena_alloc(arena, (n + OURS_MAX) * sizeof *out.v), 0, arena};
@@ -240,6 +244,7 @@ static void add_line(struct headers *out, const char *name, const char *value) {
 static void add_identity(struct headers *out, const struct retry *r) {
     if (r->timestamp_ms > 0) add_number(out, fields[TIMESTAMP].name, r->timestamp_ms);
     if (r->group[0]) add_text(out, fields[GROUP].name, r->group);
+    if (r->told) add_text(out, fields[TOLD].name, "1");
     if (r->destination[0]) add_line(out, fields[DEST].name, r->destination);
     if (!r->batch_key[0]) return;
     add_text(out, fields[KEY].name, r->batch_key);

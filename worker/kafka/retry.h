@@ -6,7 +6,8 @@
  *   dead:  runsink-origin, runsink-fault, runsink-reason, runsink-detail, runsink-status,
  *          runsink-attempts, runsink-first-failure, runsink-time
  *          runsink-marker (bytes): the topic refused the record itself, and this stands for it
- *   both:  runsink-timestamp (ms, of the original record: keys may be made of it), runsink-group
+ *   both:  runsink-told: "1" once <topic>.outcomes has an event that says that it fails, or died;
+ *          runsink-timestamp (ms, of the original record: keys may be made of it), runsink-group
  * (consumer group; a record without it is taken by any), runsink-destination (redacted label; left
  * out when there is none), and for a batch's member runsink-batch-key, runsink-batch-count,
  * runsink-batch-index: a batch that died goes back under the key that a PUT of it may have reached
@@ -48,6 +49,7 @@ struct retry {
     char group[GROUP_MAX + 1]; /* consumer group that put it here: retry and dead topics of one
                                   source topic are shared by the groups that read it */
     char destination[DESTINATION_MAX]; /* redacted label; empty: not known */
+    bool told;                         /* <topic>.outcomes has said that it fails, or died */
     int64_t died_ms;                   /* 0: not a dead letter */
     int64_t marker; /* of how many bytes the value was that this stands for; 0: it is the value */
 };

@@ -18,6 +18,8 @@ enum topic_kind topic_kind(const char *name, size_t *ret_base) {
     int64_t ms;
     if (ends(name, ".ledger", &base)) {
         kind = TOPIC_LEDGER;
+    } else if (ends(name, ".outcomes", &base)) {
+        kind = TOPIC_OUTCOMES;
     } else if (ends(name, ".dead.tenant", &base) || ends(name, ".dead.data", &base) ||
                ends(name, ".dead.system", &base)) {
         kind = TOPIC_DEAD;
@@ -58,6 +60,10 @@ bool topic_dead(const char *source, enum fault fault, char ret[TOPIC_MAX + 1]) {
 
 bool topic_ledger(const char *source, char ret[TOPIC_MAX + 1]) {
     return join(ret, source, ".ledger", "");
+}
+
+bool topic_outcomes(const char *source, char ret[TOPIC_MAX + 1]) {
+    return join(ret, source, ".outcomes", "");
 }
 
 enum fault topic_dead_fault(const char *name) {

@@ -10,7 +10,8 @@
 #define ASK_MAX 500 /* topics in one request */
 /* A window is sealed before its entry passes this. */
 #define LEDGER_MESSAGE_MIN ((int64_t)1000000)
-#define HEADERS_MAX ((int64_t)8192) /* more than ours can be */
+#define OUTCOME_MESSAGE_MIN ((int64_t)65536) /* a notice and what is beside it */
+#define HEADERS_MAX ((int64_t)8192)          /* more than ours can be */
 #define TIMES_MIN_MS ((int64_t)600000)
 #define RETRY_SPARE_MS ((int64_t)3600 * 1000) /* for the shortest of outages */
 
@@ -113,7 +114,8 @@ static void judge_retention(enum topic_kind kind, const struct topic_settings *o
                             int64_t retry_window_ms, struct buf *ret) {
     switch (kind) {
     case TOPIC_SOURCE:
-    case TOPIC_DEAD: /* how long letters may go back is the operator's to say */
+    case TOPIC_DEAD:     /* how long letters may go back is the operator's to say, */
+    case TOPIC_OUTCOMES: /* and how long the platform needs to read */
         return;
     case TOPIC_RETRY:
         if (own->retention_ms >= 0 && own->retention_ms < retry_window_ms + RETRY_SPARE_MS)
@@ -156,6 +158,14 @@ static void judge_times(const struct topic_settings *own, struct buf *ret) {
 
 static void judge_size(enum topic_kind kind, const struct topic_settings *own,
                        const struct topic_settings *source, struct buf *ret) {
+    if (kind == TOPIC_OUTCOMES) {
+        if (own->max_message_bytes < OUTCOME_MESSAGE_MIN)
+            buf_printf(ret,
+                       "max.message.bytes=%" PRId64 " is too small for what it may hold: set "
+                       "max.message.bytes=%" PRId64 "\n",
+                       own->max_message_bytes, OUTCOME_MESSAGE_MIN);
+        return;
+    }
     if (kind == TOPIC_LEDGER) {
         if (own->max_message_bytes < LEDGER_MESSAGE_MIN)
             buf_printf(ret,
@@ -198,6 +208,7 @@ bool topic_partitions_judge(enum topic_kind kind, int own, int wanted, struct bu
         break;
     case TOPIC_DEAD:
     case TOPIC_LEDGER:
+    case TOPIC_OUTCOMES:
         cost = "those of the source share them, and brokers their load less evenly";
         break;
     }
@@ -231,6 +242,15 @@ static const char *const own_settings[][2] = {
 };
 #define N_SETTINGS (sizeof own_settings / sizeof *own_settings)
 
+/* What the platform has not read within a week is no news any more. */
+#define OUTCOMES_RETENTION_MS "604800000"
+
+static const char *setting_of(const char *topic, size_t i) {
+    bool retention = strcmp(own_settings[i][0], "retention.ms") == 0;
+    return retention && topic_kind(topic, NULL) == TOPIC_OUTCOMES ? OUTCOMES_RETENTION_MS
+                                                                  : own_settings[i][1];
+}
+
 /* The source that a topic of runsink's own belongs to. */
 static struct topic *source_of(struct topic_list *sources, const char *own) {
     char name[TOPIC_MAX + 1];
@@ -257,9 +277,12 @@ static void tell_missing(const struct config *c, const struct topic_list *missin
         const struct topic *t = &missing->v[i];
         buf_printf(err, "    %s, %d partitions, ", t->name, t->partitions);
         if (c->topics_replication > 0)
-            buf_printf(err, "%d replicas\n", (int)c->topics_replication);
+            buf_printf(err, "%d replicas", (int)c->topics_replication);
         else
-            buf_puts(err, "the broker's default of replicas\n");
+            buf_puts(err, "the broker's default of replicas");
+        if (topic_kind(t->name, NULL) == TOPIC_OUTCOMES)
+            buf_puts(err, ", with retention.ms=" OUTCOMES_RETENTION_MS);
+        buf_putc(err, '\n');
     }
 }
 
@@ -288,7 +311,7 @@ static rd_kafka_NewTopic_t **new_topics(const struct config *c, const struct top
         if (!ret[i]) fprintf(stderr, "runsink: %s: %s\n", l->v[i].name, why);
         if (!ret[i]) abort();
         for (size_t s = 0; s < N_SETTINGS; s++)
-            rd_kafka_NewTopic_set_config(ret[i], own_settings[s][0], own_settings[s][1]);
+            rd_kafka_NewTopic_set_config(ret[i], own_settings[s][0], setting_of(l->v[i].name, s));
         set_size(ret[i], l->v[i].name, sources, settings);
     }
     return ret;

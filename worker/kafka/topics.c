@@ -219,6 +219,7 @@ static void missing_of(const struct config *c, const struct topic *source, struc
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
         need(l, topic_dead(source->name, faults[i], name), name, n);
     if (c->ledger) need(l, topic_ledger(source->name, name), name, n);
+    if (c->outcomes != CONFIG_OUTCOMES_OFF) need(l, topic_outcomes(source->name, name), name, n);
 }
 
 void topic_refuse(struct topic *source, const char *why) {

@@ -1,6 +1,6 @@
 /* What one Kafka transaction says (promise P3): records (ledger entries, parked records, dead
- * letters) and the group's offsets with their metadata, which happen together or not at all. It is
- * filled by one thread, and handed over whole to a producer (producer.h). */
+ * letters, notices) and the group's offsets with their metadata, which happen together or not at
+ * all. It is filled by one thread, and handed over whole to a producer (producer.h). */
 #ifndef RUNSINK_TXN_H
 #define RUNSINK_TXN_H
 
@@ -23,9 +23,10 @@ enum txn_result {
                        offsets */
 };
 
-/* A record to produce; everything borrowed until the transaction is freed. partition -1: by key.
- * Otherwise it is taken modulo the topic's number of partitions, so that what belongs together
- * stays together. */
+/* A record to produce; everything borrowed until the transaction is freed. partition -1: by key, as
+ * librdkafka does; TXN_AS_JAVA: by key, as Kafka's own clients do. Otherwise it is taken modulo the
+ * topic's number of partitions, so that what belongs together stays together. */
+#define TXN_AS_JAVA (-2)
 struct txn_record {
     const char *topic;
     int32_t partition;

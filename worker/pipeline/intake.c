@@ -61,6 +61,7 @@ static bool read_past(struct window *w, struct record *record, const struct mess
         record->from_offset = r->origin.offset;
         if (r->timestamp_ms) record->timestamp_ms = r->timestamp_ms;
         record->batch_index = r->batch_index;
+        record->told = r->told;
         struct progress *told = arena_alloc(&w->arena, sizeof *told);
         *told = r->progress;
         record->progress = told;
@@ -183,9 +184,7 @@ static void take_record(struct window *w, struct fetched *f) {
         else if (again && past.batch_key[0])
             delivery_leave_batch(w, &past);
     }
-    size_t grown = w->arena.bytes - w->arena_counted;
-    w->arena_counted = w->arena.bytes;
-    window_hold(w, (ptrdiff_t)grown);
+    window_hold_arena(w);
 }
 
 /* ---- windows ---- */

@@ -5,6 +5,7 @@
 #include "worker/pipeline/delivery.h"
 #include "worker/pipeline/hold.h"
 #include "worker/pipeline/lane.h"
+#include "worker/pipeline/notice.h"
 #include "worker/pipeline/window.h"
 
 #define LOG_TEXT_MAX 128
@@ -31,6 +32,30 @@ static void observe_age(struct lane *lane, const struct record *record) {
     if (at >= 0)
         observe_us(&lane->counters, HISTOGRAM_FRESHNESS, record->sink,
                    at < lane->wall_ms ? (lane->wall_ms - at) * 1000 : 0);
+}
+
+/* What could be decoded is decoded once more: events that are delivered pay nothing for it. */
+static bool decode_again(const struct window *w, const struct record *record, struct arena *arena,
+                         struct message *rec, struct jobrun *ret) {
+    struct outcome unused;
+    if (!record->payload.json.p || !record->message) return false;
+    struct known_sinks known = router_known(w->lane->router);
+    fetched_message(record->message, arena, rec);
+    return jobrun_decode_known(rec, &known, arena, ret, &unused);
+}
+
+/* What is told needs the record's bytes, which go with its outcome. */
+void record_tell(struct window *w, struct record *record) {
+    const char *what = notice_what(w->lane->cfg, record);
+    struct arena arena = {0};
+    struct jobrun run;
+    struct message rec;
+    if (!what || !w->partition) return;
+    bool decoded = decode_again(w, record, &arena, &rec, &run);
+    record->notice = notice_make(w, record, what, decoded ? &run : NULL);
+    record->told = record->told || record->state == RECORD_PARKED || record->state == RECORD_DEAD;
+    window_hold_arena(w);
+    arena_wipe(&arena);
 }
 
 /* Its message goes once the record was delivered or skipped. */
@@ -74,6 +99,7 @@ void record_end(struct window *w, struct record *record, enum record_state state
         if (!record->delivery) count(c, failure_counter(o->why), !o->uncounted);
         break;
     }
+    if (w->lane->cfg->outcomes != CONFIG_OUTCOMES_OFF && !record->foreign) record_tell(w, record);
     let_go(w, record);
     window_done(w);
 }
@@ -88,16 +114,6 @@ bool record_is_held(const struct record *record, const struct outcome *o) {
 static const char *log_text(struct str text, bool hidden, char ret[LOG_TEXT_MAX]) {
     outcome_text(ret, LOG_TEXT_MAX, text);
     return hidden || secret_in(str_c(ret)) ? "[REDACTED]" : ret;
-}
-
-/* What could be decoded is decoded once more: events that are delivered pay nothing for it. */
-static bool decode_again(const struct window *w, const struct record *record, struct arena *arena,
-                         struct message *rec, struct jobrun *ret) {
-    struct outcome unused;
-    if (!record->payload.json.p || !record->message) return false;
-    struct known_sinks known = router_known(w->lane->router);
-    fetched_message(record->message, arena, rec);
-    return jobrun_decode_known(rec, &known, arena, ret, &unused);
 }
 
 void record_workspace(const struct window *w, const struct record *record,

@@ -9,6 +9,7 @@
 #include "worker/kafka/retry.h"
 
 struct delivery;
+struct notice;
 struct window;
 
 enum record_state { RECORD_OPEN, RECORD_DELIVERED, RECORD_SKIPPED, RECORD_PARKED, RECORD_DEAD };
@@ -27,6 +28,8 @@ struct record {
     const struct outcome *outcome;   /* of its delivery, or its own; NULL while it is open */
     uint64_t workspace;              /* keyed hash of its id; 0: not known */
     uint32_t batch_index;
+    const struct notice *notice; /* what the platform is told of it; NULL: nothing */
+    bool told;                   /* and was told before of its failure or death */
     bool marked;  /* its topic refuses it: a marker stands for it in the dead letter */
     bool foreign; /* another group parked it: none of our business, and not in our ledger */
     bool held;    /* hold.* names its workspace or destination */
@@ -37,6 +40,8 @@ struct record {
 
 /* Gives a record its outcome, which is kept until the window is settled. */
 void record_end(struct window *, struct record *, enum record_state, const struct outcome *);
+/* Makes its notice anew: its outcome has become another one. */
+void record_tell(struct window *, struct record *);
 /* The id of a record's workspace, for people: one line of printable ASCII, cut; empty where it
  * can't be told. *ret_exact: it is just this, of an event that can be decoded. */
 #define WORKSPACE_SHOWN 256

@@ -13,6 +13,7 @@
 #include "worker/pipeline/caution.h"
 #include "worker/pipeline/delivery.h"
 #include "worker/pipeline/lane.h"
+#include "worker/pipeline/notice.h"
 #include "worker/pipeline/record.h"
 
 #define ENTRY_MAX ((size_t)16 << 20)
@@ -31,6 +32,7 @@ struct part {
     size_t windows; /* to be popped */
     struct meta meta;
     int64_t offset;
+    uint64_t notices;
     unsigned anew; /* entries that say that the topic was made anew */
     bool over;     /* after the windows, so that they are the old one's */
 };
@@ -159,6 +161,7 @@ static struct retry past_of(const struct lane *lane, const struct window *w,
     snprintf(r.why, sizeof r.why, "%s", record->outcome->why);
     snprintf(r.group, sizeof r.group, "%s", lane->cfg->group);
     snprintf(r.destination, sizeof r.destination, "%s", d ? d->label : "");
+    r.told = record->told;
     if (d && d->batched && d->key) {
         snprintf(r.batch_key, sizeof r.batch_key, "%s", d->key);
         r.batch_count = d->n;
@@ -232,6 +235,22 @@ static void add_record(struct lane *lane, struct txn *job, struct window *w,
     rec->value_len = m.value.n;
     rec->owner = record;
     if (record->marked) put_marker(job, rec, record, &r);
+}
+
+static void add_notice(struct txn *job, const struct window *w, const struct notice *notice) {
+    static const char name[] = "content-type", type[] = NOTICE_CONTENT_TYPE;
+    static const struct header header = {{name, sizeof name - 1}, {type, sizeof type - 1}};
+    char topic[TOPIC_MAX + 1] = "";
+    struct txn_record *rec = txn_add(job);
+    topic_outcomes(w->topic, topic);
+    rec->topic = copy(job, topic);
+    rec->partition = TXN_AS_JAVA;
+    rec->key = notice->key.p;
+    rec->key_len = notice->key.n;
+    rec->value = notice->value.p;
+    rec->value_len = notice->value.n;
+    rec->headers = &header;
+    rec->n_headers = 1;
 }
 
 /* ---- ledger ---- */
@@ -429,6 +448,7 @@ static void bury(struct record *record, const struct outcome *o) {
         count_by(c, COUNTER_DEAD_DATA, r->sink, 1);
         count(c, failure_counter(o->why), 1);
         observer_dead(w, r);
+        if (w->lane->cfg->outcomes != CONFIG_OUTCOMES_OFF) record_tell(w, r);
     }
     record_log(w, record, RECORD_DEAD, (uint32_t)n, kept);
 }
@@ -456,8 +476,10 @@ static void take_refused(struct lane *lane, const struct txn *job) {
         const struct txn_record *r = &job->records[i];
         if (!r->refused || mark(lane, r)) continue;
         char why[160];
-        snprintf(why, sizeof why, "it refuses %s of %zu bytes: %s",
-                 r->owner ? "even a marker" : "a ledger entry", r->value_len, r->refused);
+        const char *what = r->owner                                       ? "even a marker"
+                           : topic_kind(r->topic, NULL) == TOPIC_OUTCOMES ? "an outcome"
+                                                                          : "a ledger entry";
+        snprintf(why, sizeof why, "it refuses %s of %zu bytes: %s", what, r->value_len, r->refused);
         block(lane, r->topic, why);
     }
 }
@@ -516,8 +538,11 @@ static void add_part(struct lane *lane, struct settlement *j, struct partition *
             leave_out(lane, job, records, p, problem);
             return;
         }
-        for (struct record *r = w->records; r; r = r->next)
+        for (struct record *r = w->records; r; r = r->next) {
             if (r->state == RECORD_PARKED || r->state == RECORD_DEAD) add_record(lane, job, w, r);
+            if (r->notice) add_notice(job, w, r->notice);
+            c.notices += r->notice != NULL;
+        }
         c.offset = w->next;
     }
     keep_ends(lane, p, &c.meta, k);
@@ -600,6 +625,7 @@ static void apply(struct lane *lane, struct partition *p, const struct part *c) 
         window_discard(w);
     }
     count(&lane->counters, COUNTER_LEDGER_ENTRIES, c->anew);
+    count(&lane->counters, COUNTER_NOTICES, c->notices);
     p->introduced = p->introduced || c->windows || c->anew;
     if (c->over) assignment_anew(lane, p, c->offset);
     p->committed = c->offset;

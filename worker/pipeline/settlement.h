@@ -1,5 +1,6 @@
 /* What a settlement says: one transaction (worker/kafka/txn.h) with the ledger entries, the
- * parked records, the dead letters, and the offsets with their metadata. Lane's thread. */
+ * parked records, the dead letters, the notices, and the offsets with their metadata. Lane's
+ * thread. */
 #ifndef RUNSINK_SETTLEMENT_H
 #define RUNSINK_SETTLEMENT_H
 

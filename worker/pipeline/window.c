@@ -188,6 +188,12 @@ void window_hold(struct window *w, ptrdiff_t bytes) {
     if (w->of_retries) w->lane->held_retries += (size_t)bytes;
 }
 
+void window_hold_arena(struct window *w) {
+    size_t grown = w->arena.bytes - w->arena_counted;
+    w->arena_counted = w->arena.bytes;
+    window_hold(w, (ptrdiff_t)grown);
+}
+
 void window_cancel(struct window *w, enum cancel why) {
     if (!w->out) return;
     for (struct delivery *d = w->deliveries; d; d = d->next_in_window)

@@ -123,6 +123,7 @@ size_t windows_ends(const struct windows *, size_t skip, int64_t ret[WINDOW_ENDS
 void window_begin(struct lane *, struct partition *, struct window *, int64_t timestamp_ms);
 /* So many bytes more, or less, count against the lane's budget. */
 void window_hold(struct window *, ptrdiff_t bytes);
+void window_hold_arena(struct window *); /* what its arena has grown by since the last time */
 /* Gives up what is still out. */
 void window_cancel(struct window *, enum cancel);
 /* Frees a window that was popped, with all that it owns: now, or once neither a sink nor the settle

@@ -214,8 +214,10 @@ static struct topic_list family(const struct check_result *r, const struct topic
     for (size_t i = 0; i < r->all.n; i++) {
         const struct topic *t = &r->all.v[i];
         enum topic_kind kind;
-        if (topic_is_of(t->name, source->name, &kind) && (kind != TOPIC_LEDGER || r->cfg->ledger))
-            add_topic(&l, t);
+        bool used = topic_is_of(t->name, source->name, &kind) &&
+                    (kind != TOPIC_LEDGER || r->cfg->ledger) &&
+                    (kind != TOPIC_OUTCOMES || r->cfg->outcomes != CONFIG_OUTCOMES_OFF);
+        if (used) add_topic(&l, t);
     }
     return l;
 }

@@ -22,6 +22,9 @@ static bool is_own(const struct check_result *r, const struct topic *t) {
     case TOPIC_LEDGER:
         if (!r->cfg->ledger) return false;
         break;
+    case TOPIC_OUTCOMES:
+        if (r->cfg->outcomes == CONFIG_OUTCOMES_OFF) return false;
+        break;
     case TOPIC_DEAD:
         break;
     }
@@ -71,7 +74,8 @@ int check_reading(rd_kafka_t *rk, const struct check_result *r, struct buf *err)
     const char **topics = xcalloc(r->all.n + 1, sizeof *topics);
     bool *denied = xcalloc(r->all.n + 1, sizeof *denied), any = false;
     for (size_t i = 0; i < r->all.n; i++)
-        if (is_own(r, &r->all.v[i]) && topic_kind(r->all.v[i].name, NULL) != TOPIC_RETRY)
+        if (is_own(r, &r->all.v[i]) && topic_kind(r->all.v[i].name, NULL) != TOPIC_RETRY &&
+            topic_kind(r->all.v[i].name, NULL) != TOPIC_OUTCOMES)
             topics[i] = r->all.v[i].name;
     rights_unreadable(rk, topics, r->all.n, TIMEOUT_MS, denied);
     for (size_t i = 0; i < r->all.n; i++) {

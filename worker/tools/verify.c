@@ -248,7 +248,7 @@ static bool wait_visible(struct verify *v, const char *source, struct audit *a) 
     for (size_t i = 0; ok && i < v->all.n; i++) {
         const struct topic *t = &v->all.v[i];
         enum topic_kind kind;
-        if (!belongs(t, source, &kind) || kind == TOPIC_SOURCE) continue;
+        if (!belongs(t, source, &kind) || kind == TOPIC_SOURCE || kind == TOPIC_OUTCOMES) continue;
         if (kind == TOPIC_DEAD && !v->records) continue;
         for (int32_t p = 0; ok && p < t->partitions; p++)
             ok = wait_for(v, raw, deadline_ms, a, t->name, p);
@@ -307,7 +307,7 @@ static rd_kafka_topic_partition_list_t *ask_committed(struct verify *v, const ch
     enum topic_kind kind;
     for (size_t i = 0; i < v->all.n; i++) {
         const struct topic *t = &v->all.v[i];
-        if (belongs(t, source, &kind) && kind != TOPIC_LEDGER)
+        if (belongs(t, source, &kind) && kind != TOPIC_LEDGER && kind != TOPIC_OUTCOMES)
             rd_kafka_topic_partition_list_add_range(list, t->name, 0, t->partitions - 1);
     }
     rd_kafka_resp_err_t code = list->cnt ? rd_kafka_committed(v->rk, list, TIMEOUT_MS) : 0;

@@ -181,7 +181,8 @@ static bool is_ours(const struct anchored *x, struct str topic) {
     char name[TOPIC_MAX + 1];
     enum topic_kind kind;
     snprintf(name, sizeof name, "%.*s", (int)topic.n, topic.p);
-    return topic_is_of(name, x->snapshot->source, &kind) && kind != TOPIC_LEDGER;
+    return topic_is_of(name, x->snapshot->source, &kind) && kind != TOPIC_LEDGER &&
+           kind != TOPIC_OUTCOMES;
 }
 
 static const struct ledger_pubkey *key_named(const struct anchored *x, const char *id) {

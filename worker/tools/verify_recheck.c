@@ -283,7 +283,7 @@ bool recheck_entry(struct recheck *r, const struct ledger_entry *e, struct str v
     struct partition_at *at = partition_at(r, e->topic, e->partition);
     if (e->anew) begin_anew(r, at, e);
     if (!e->n_groups) return true;
-    if (at->kind == TOPIC_LEDGER) return true;
+    if (at->kind == TOPIC_LEDGER || at->kind == TOPIC_OUTCOMES) return true;
     if (at->kind == TOPIC_DEAD || e->seq + 1 < at->era) {
         derive_pass(r->derive, e, at->kind == TOPIC_DEAD ? UNJUDGED_OPERATOR : UNJUDGED_OLD_TOPIC);
         return true;
