@@ -54,7 +54,7 @@ class Outcomes(rig.Case):
             SCHEMA.validate(json.loads(message.value()))
             event = from_structured_event(KafkaMessage(dict(message.headers()), message.key(), message.value()))
             for one in event.get_time(), *(datetime.datetime.fromisoformat(event.get_data()[name])
-                                           for name in ("firstFailure", "nextAttempt") if event.get_data()[name]):
+                                           for name in ("firstFailure", "nextAttempt", "since") if event.get_data().get(name)):
                 self.assertLess(abs(one.timestamp() - message.timestamp()[1] / 1000), 300)
             self.assertEqual(message.key(), event.get_data()["workspaceId"] and event.get_data()["workspaceId"].encode())
             self.assertEqual(murmur2(message.key() or b"") % len(partitions), message.partition())
@@ -68,6 +68,8 @@ class Outcomes(rig.Case):
         """{(partition, offset) of an event: what is told of it, in this order}"""
         told = collections.defaultdict(list)
         for _, event in self.outcomes():
+            if event.get_type().startswith("runsink.destination."):
+                continue
             at = event.get_data()["event"]
             self.assertEqual((self.topic, f"/runsink/{self.group}/{self.topic}"), (at["topic"], event.get_source()))
             told[at["partition"], at["offset"]].append(event)
@@ -181,6 +183,41 @@ class Outcomes(rig.Case):
             self.assertLess(len(record.value), 16384)
             self.assertNotIn(secret, f"{record.key} {record.value} {record.headers}")
 
+    def test_destination(self):
+        """a destination whose breaker opens is told to fail and to recover; not again within a minute"""
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        receiver.play("/hook", 503)
+        self.kafka.create(self.topic, 1)
+
+        def send(*names):
+            self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "webhook", "url": receiver.url + "/hook"}, id=name)))
+                                            for name in names])
+
+        def told():
+            return [event for _, event in self.outcomes() if event.get_type().startswith("runsink.destination.")]
+
+        send(*"abcd")
+        worker = self.worker(self.settings(breaker__failures=3, retry__window__webhook="120s"))
+        rig.await_("it is told to fail", 60, lambda: self.topic + ".outcomes" in self.kafka.topics() and told(), worker)
+        receiver.play("/hook", 200)
+        rig.await_("it is told to recover", 60, lambda: len(told()) == 2, worker)
+        rig.await_("all is settled", 60, self.quiet, worker)
+        receiver.play("/hook", 503)
+        send(*"efgh")
+        rig.await_("its breaker is open again", 60, lambda: worker.text().count("breaker opened") == 2, worker)
+        receiver.play("/hook", 200)
+        rig.await_("all is settled", 60, self.quiet, worker)
+        self.assertEqual(["failing", "recovered"], [event.get_type().rpartition(".")[2] for event in told()])
+        label = f"webhook://127.0.0.1:{receiver.port}/hook"
+        failing, recovered = (event.get_data() for event in told())
+        self.assertEqual([(label, "workspace-1", {"type": "webhook", "destination": label})] * 2,
+                         [(event.get_subject(), event.get_data()["workspaceId"], event.get_data()["sink"]) for event in told()])
+        self.assertEqual((("http-503", "tenant", 503), (None, None, None)),
+                         tuple(tuple(one[name] for name in ("reason", "fault", "httpStatus")) for one in (failing, recovered)))
+        self.assertLess(failing["since"], recovered["since"])
+        self.assertEqual(0, worker.stop(), worker.tail())
+
     def test_program(self):
         """the program of OPERATIONS.md keeps a delivery log, and says what a tenant is to know"""
         receiver = Receiver()
@@ -191,7 +228,7 @@ class Outcomes(rig.Case):
         receiver.play("/hook", 503)
         self.kafka.create(self.topic, 1)
         self.kafka.produce(self.topic, [(b"k", events.dump(events.run({"type": "webhook", "url": receiver.url + "/hook"}, id="mine")))])
-        worker = self.worker(self.settings(retry__window__webhook="60s"))
+        worker = self.worker(self.settings(retry__window__webhook="60s", breaker__failures=1))
         rig.await_("the topic is there", 60, lambda: self.topic + ".outcomes" in self.kafka.topics(), worker)
         platform = subprocess.Popen([sys.executable, "-u", self.dir / "follow.py", self.kafka.bootstrap, self.topic],
                                     stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
@@ -199,8 +236,10 @@ class Outcomes(rig.Case):
         self.addCleanup(platform.wait)
         self.addCleanup(platform.kill)
         self.assertRegex(platform.stdout.readline(), r"^workspace-1: run mine is failing at webhook://127.0.0.1:\d+/hook \(http-503\)")
+        self.assertRegex(platform.stdout.readline(), r"^workspace-1: webhook://127.0.0.1:\d+/hook is failing, \d+ events wait")
         receiver.play("/hook", 200)
         self.assertRegex(platform.stdout.readline(), r"^workspace-1: run mine is recovered at webhook://127.0.0.1:\d+/hook")
+        self.assertRegex(platform.stdout.readline(), r"^workspace-1: webhook://127.0.0.1:\d+/hook is recovered, \d+ events wait")
         self.assertEqual(0, worker.stop(), worker.tail())
 
 

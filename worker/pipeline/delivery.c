@@ -86,6 +86,15 @@ static void harm(const struct delivery *d, enum crash_work work) {
         crash_record(work, d->members[i]->payload.json.p, d->members[i]->payload.json.n);
 }
 
+/* What the platform is told of the destination goes with the record that showed it. */
+static void tell_news(struct delivery *d) {
+    struct window *w = d->window;
+    if (w->lane->cfg->outcomes == CONFIG_OUTCOMES_OFF || !w->partition) return;
+    enum breaker_news news = dispatch_news(w->lane->dispatch, d->batch.dest);
+    if (news != BREAKER_AS_BEFORE)
+        d->news = record_news(w, d->members[0], d->batch.dest, news == BREAKER_OPENED);
+}
+
 static void delivery_done(struct delivery *d) {
     struct window *w = d->window;
     struct lane *lane = w->lane;
@@ -98,6 +107,7 @@ static void delivery_done(struct delivery *d) {
     w->out--;
     if (w->partition && w->partition->caution != CAUTION_NONE)
         lane->again = true; /* the next may go */
+    tell_news(d);
     end_delivery(d);
 }
 

@@ -13,6 +13,7 @@
 
 struct delivery;
 struct lane;
+struct notice;
 struct record;
 struct window;
 
@@ -56,7 +57,8 @@ struct delivery {
     size_t charged;    /* by dispatch, to its workspace and host */
     struct buf body;
     struct progress progress;
-    struct outcome outcome; /* once ended */
+    struct outcome outcome;    /* once ended */
+    const struct notice *news; /* of its destination; NULL: none */
     struct delivery *next_in_window;
     struct table_node group; /* in its window's groups */
 

@@ -45,6 +45,8 @@ struct queue {
     bool slow;
     bool risky;      /* what waits is counted in risky_waiting and risky_bytes */
     bool saturating; /* counted in saturating, until no more than resume wait */
+    bool told;       /* that it is open (dispatch_news()); and when last, s; 0: never */
+    uint32_t told_s;
     size_t resume;
     uint64_t delivered, failed, parked;
     struct backlog backlog;
@@ -52,6 +54,7 @@ struct queue {
 };
 _Static_assert(sizeof(struct queue) <= DESTINATION_STATE_BYTES, "raise DESTINATION_STATE_BYTES");
 
+#define NEWS_S 60      /* from one opening that is told to the next */
 #define SEEN_BITS 4096 /* a power of two */
 
 /* A lane that has stood for so long looks past what it stands for. Each time that it finds nobody
@@ -862,6 +865,16 @@ size_t dispatch_flying(const struct dispatch *d) {
 
 struct backlog *destination_backlog(struct destination *dest) {
     return &queue_of(dest)->backlog;
+}
+
+enum breaker_news dispatch_news(const struct dispatch *d, struct destination *dest) {
+    struct queue *q = queue_of(dest);
+    uint32_t now_s = 1 + (uint32_t)(*d->now_ms / 1000);
+    bool soon = q->open && q->told_s && now_s - q->told_s < NEWS_S;
+    if (q->open == q->told || soon) return BREAKER_AS_BEFORE;
+    q->told = q->open;
+    if (q->open) q->told_s = now_s;
+    return q->open ? BREAKER_OPENED : BREAKER_CLOSED;
 }
 
 void destination_health(struct destination *dest, struct destination_health *ret) {

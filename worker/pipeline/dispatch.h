@@ -59,6 +59,10 @@ struct destination_health {
     struct outcome last; /* last failure */
 };
 void destination_health(struct destination *, struct destination_health *ret);
+/* Whether its breaker has opened, or closed, since this said so last. One that opens again within a
+ * minute has no news until that is over. */
+enum breaker_news { BREAKER_AS_BEFORE, BREAKER_OPENED, BREAKER_CLOSED };
+enum breaker_news dispatch_news(const struct dispatch *, struct destination *);
 /* Events that were parked for it and wait. */
 struct backlog *destination_backlog(struct destination *);
 

@@ -97,10 +97,7 @@ static void put_place(struct buf *b, const struct record *record) {
     out_close(b, '}');
 }
 
-static void put_outcome(struct buf *b, const struct record *record) {
-    const struct outcome *o = record->outcome;
-    const struct progress *g = record->progress;
-    bool delivered = record->state == RECORD_DELIVERED;
+static void put_why(struct buf *b, const struct outcome *o) {
     out_string(b, "reason", o->why[0] ? o->why : NULL);
     out_string(b, "detail", o->detail[0] ? o->detail : NULL);
     out_string(b, "fault", o->fault == FAULT_NONE ? NULL : fault_name(o->fault));
@@ -108,6 +105,12 @@ static void put_outcome(struct buf *b, const struct record *record) {
         out_int(b, "httpStatus", o->status);
     else
         out_raw(b, "httpStatus", STR("null"));
+}
+
+static void put_outcome(struct buf *b, const struct record *record) {
+    const struct progress *g = record->progress;
+    bool delivered = record->state == RECORD_DELIVERED;
+    put_why(b, record->outcome);
     out_uint(b, "attempts", (uint64_t)g->attempts + delivered);
     put_time(b, "firstFailure", g->first_failure_ms);
     put_time(b, "nextAttempt", record->state == RECORD_PARKED ? g->due_ms : 0);
@@ -121,38 +124,89 @@ static void put_origin(struct buf *b, const struct origin *origin) {
     out_close(b, '}');
 }
 
+/* Those of the event's own texts that others may read. */
+struct own {
+    struct str v[RUN_STATUS + 1];
+    struct hidden_text room[RUN_STATUS + 1];
+};
+
+static void read_own(struct own *own, const struct jobrun *run, const struct origin *origin) {
+    *own = (struct own){0};
+    for (int i = RUN_ID; run && i <= RUN_STATUS; i++)
+        own->v[i] = object_key_text(run, (enum run_text)i, origin, &own->room[i]);
+}
+
+static struct origin origin_of(const struct window *w, const struct record *record) {
+    struct origin origin = {.partition = record->from_partition, .offset = record->from_offset};
+    snprintf(origin.topic, sizeof origin.topic, "%s", w->topic);
+    return origin;
+}
+
+/* Up to the first member of `data`. */
+static void begin(struct buf *b, const struct window *w, const struct record *record,
+                  const char *type, struct str subject) {
+    char whole[64];
+    snprintf(whole, sizeof whole, "runsink.%s", type);
+    buf_init(b, NOTICE_MAX);
+    out_open(b, NULL, '{');
+    out_string(b, "specversion", "1.0");
+    put_id(b, record, type);
+    put_source(b, w->lane->cfg->group, w->topic);
+    out_string(b, "type", whole);
+    if (subject.p) out_str(b, "subject", subject);
+    put_time(b, "time", w->lane->wall_ms);
+    out_string(b, "datacontenttype", "application/json");
+    out_string(b, "dataschema", SCHEMA);
+    out_open(b, "data", '{');
+}
+
+static const struct notice *finish(struct buf *b, struct window *w, struct str key) {
+    struct notice *notice = arena_alloc(&w->arena, sizeof *notice);
+    out_close(b, '}');
+    out_close(b, '}');
+    if (key.p) notice->key = (struct str){arena_strdup(&w->arena, key), key.n};
+    notice->value = (struct str){arena_strdup(&w->arena, (struct str){b->p, b->n}), b->n};
+    buf_free(b);
+    return notice;
+}
+
 const struct notice *notice_make(struct window *w, const struct record *record, const char *what,
                                  const struct jobrun *run) {
-    struct notice *notice = arena_alloc(&w->arena, sizeof *notice);
-    struct origin origin = {.partition = record->from_partition, .offset = record->from_offset};
+    struct origin origin = origin_of(w, record);
     char type[48];
-    struct str own[RUN_STATUS + 1] = {{NULL, 0}};
-    struct hidden_text room[RUN_STATUS + 1];
+    struct own own;
     struct buf b;
-    snprintf(origin.topic, sizeof origin.topic, "%s", w->topic);
-    for (int i = RUN_ID; run && i <= RUN_STATUS; i++)
-        own[i] = object_key_text(run, (enum run_text)i, &origin, &room[i]);
-    snprintf(type, sizeof type, "runsink.delivery.%s", what);
-    buf_init(&b, NOTICE_MAX);
-    out_open(&b, NULL, '{');
-    out_string(&b, "specversion", "1.0");
-    put_id(&b, record, what);
-    put_source(&b, w->lane->cfg->group, w->topic);
-    out_string(&b, "type", type);
-    if (own[RUN_ID].p) out_str(&b, "subject", own[RUN_ID]);
-    put_time(&b, "time", w->lane->wall_ms);
-    out_string(&b, "datacontenttype", "application/json");
-    out_string(&b, "dataschema", SCHEMA);
-    out_open(&b, "data", '{');
-    put_run(&b, own);
+    read_own(&own, run, &origin);
+    snprintf(type, sizeof type, "delivery.%s", what);
+    begin(&b, w, record, type, own.v[RUN_ID]);
+    put_run(&b, own.v);
     put_origin(&b, &origin);
     put_place(&b, record);
     put_outcome(&b, record);
+    return finish(&b, w, own.v[RUN_WORKSPACE_ID]);
+}
+
+const struct notice *notice_of_destination(struct window *w, const struct record *record,
+                                           struct destination *dest, bool failing,
+                                           const struct jobrun *run) {
+    const struct lane *lane = w->lane;
+    struct origin origin = origin_of(w, record);
+    struct destination_health health;
+    struct outcome none = {.why = ""};
+    struct own own;
+    struct buf b;
+    read_own(&own, run, &origin);
+    destination_health(dest, &health);
+    begin(&b, w, record, failing ? "destination.failing" : "destination.recovered",
+          str_c(dest->label));
+    out_str(&b, "workspaceId", own.v[RUN_WORKSPACE_ID]);
+    out_open(&b, "sink", '{');
+    out_string(&b, "type", dest->type->name);
+    out_string(&b, "destination", dest->label);
     out_close(&b, '}');
-    out_close(&b, '}');
-    struct str key = own[RUN_WORKSPACE_ID];
-    if (key.p) notice->key = (struct str){arena_strdup(&w->arena, key), key.n};
-    notice->value = (struct str){arena_strdup(&w->arena, (struct str){b.p, b.n}), b.n};
-    buf_free(&b);
-    return notice;
+    put_why(&b, failing ? &health.last : &none);
+    put_time(&b, "since",
+             failing ? lane->wall_ms - (lane->now_ms - health.failing_since_ms) : lane->wall_ms);
+    out_uint(&b, "waiting", backlog_count(destination_backlog(dest), lane->wall_ms));
+    return finish(&b, w, own.v[RUN_WORKSPACE_ID]);
 }

@@ -8,6 +8,7 @@
 #include "worker/event/jobrun.h"
 
 struct config;
+struct destination;
 struct record;
 struct window;
 
@@ -24,5 +25,9 @@ const char *notice_what(const struct config *, const struct record *);
 /* The window's arena's. run NULL: the record can't be decoded. */
 const struct notice *notice_make(struct window *, const struct record *, const char *what,
                                  const struct jobrun *run);
+/* That a destination's breaker has opened, or closed, with this record's delivery. */
+const struct notice *notice_of_destination(struct window *, const struct record *,
+                                           struct destination *, bool failing,
+                                           const struct jobrun *run);
 
 #endif

@@ -58,6 +58,19 @@ void record_tell(struct window *w, struct record *record) {
     arena_wipe(&arena);
 }
 
+const struct notice *record_news(struct window *w, const struct record *record,
+                                 struct destination *dest, bool failing) {
+    struct arena arena = {0};
+    struct jobrun run;
+    struct message rec;
+    bool decoded = decode_again(w, record, &arena, &rec, &run);
+    const struct notice *news =
+        notice_of_destination(w, record, dest, failing, decoded ? &run : NULL);
+    window_hold_arena(w);
+    arena_wipe(&arena);
+    return news;
+}
+
 /* Its message goes once the record was delivered or skipped. */
 static void let_go(struct window *w, struct record *record) {
     bool over = record->state == RECORD_DELIVERED || record->state == RECORD_SKIPPED;

@@ -9,6 +9,7 @@
 #include "worker/kafka/retry.h"
 
 struct delivery;
+struct destination;
 struct notice;
 struct window;
 
@@ -40,6 +41,9 @@ struct record {
 
 /* Gives a record its outcome, which is kept until the window is settled. */
 void record_end(struct window *, struct record *, enum record_state, const struct outcome *);
+/* What its delivery has shown of a destination, for the platform: it fails, or works again. */
+const struct notice *record_news(struct window *, const struct record *, struct destination *,
+                                 bool failing);
 /* Makes its notice anew: its outcome has become another one. */
 void record_tell(struct window *, struct record *);
 /* The id of a record's workspace, for people: one line of printable ASCII, cut; empty where it

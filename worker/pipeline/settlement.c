@@ -540,8 +540,12 @@ static void add_part(struct lane *lane, struct settlement *j, struct partition *
         }
         for (struct record *r = w->records; r; r = r->next) {
             if (r->state == RECORD_PARKED || r->state == RECORD_DEAD) add_record(lane, job, w, r);
+            const struct delivery *d = r->delivery;
+            const struct notice *news = d && r == d->members[0] ? d->news : NULL;
             if (r->notice) add_notice(job, w, r->notice);
+            if (news) add_notice(job, w, news);
             c.notices += r->notice != NULL;
+            c.notices += news != NULL;
         }
         c.offset = w->next;
     }
