@@ -41,7 +41,8 @@ OBJECT = f"key: {TEXT}\n{REQUEST}"
 ROTATE = f"from: {ID}\nto: {KEY}\nsig: {SIGNATURE}"
 REASON = f"to?: {TEXT}\ntier?: {TEXT}\nfault?: {TEXT}\nwhy?: {TEXT}\n"
 KINDS = {"delivered": of(f"to?: {TEXT}\nobjects?: {listed(of(OBJECT))}\nrequests?: {listed(of(REQUEST))}"),
-         **dict.fromkeys(("skipped", "parked", "dead", "redriven"), of(REASON + RECORDS)), "discarded": of(f"{REASON}who?: {TEXT}\n{RECORDS}")}
+         **dict.fromkeys(("skipped", "parked", "dead", "redriven"), of(REASON + RECORDS)), "discarded": of(f"{REASON}who?: {TEXT}\n{RECORDS}"),
+         "replayed": of(REASON + RECORDS)}
 OUTCOMES = "\n".join(f"{kind}?: {listed(one)}" for kind, one in KINDS.items())
 SEAL = rf',"hash":(?P<hash>{HASH})(?:,"sig":(?P<sig>{SIGNATURE}),"key":(?P<key>{ID}))?\}}'
 
@@ -191,12 +192,13 @@ class Chain:
 # ---- what became of records ----
 
 # How often an outcome ends a record's story, makes it a dead letter, has it wait.
-STEPS = {"delivered": (1, 0, 0), "skipped": (1, 0, 0), "parked": (0, 0, 1), "dead": (0, 1, 0), "redriven": (0, -1, 1), "discarded": (1, -1, 0)}
+STEPS = {"delivered": (1, 0, 0), "skipped": (1, 0, 0), "parked": (0, 0, 1), "dead": (0, 1, 0), "redriven": (0, -1, 1), "discarded": (1, -1, 0),
+         "replayed": (0, 0, 1)}
 
 
 class Story:
     def __init__(self):
-        self.opened = self.final = self.dead = self.waiting = 0
+        self.opened = self.final = self.dead = self.waiting = self.replayed = 0
         self.lies, self.late = collections.Counter(), False  # in which topics; parked by an entry younger than the committed state
 
 
@@ -204,23 +206,24 @@ def tell(entry, source, known, stories):
     """stories: (partition, offset) of the source topic -> what became of it."""
     for kind, group in groups(entry):
         own, back = entry["topic"] == source, kind == "redriven" and "tier" not in group  # back: to the source topic, as a new event
-        to = (f"{source}.retry.{group.get('tier')}" if kind == "parked" or kind == "redriven" and not back
+        to = (f"{source}.retry.{group.get('tier')}" if kind in ("parked", "replayed") or kind == "redriven" and not back
               else f"{source}.dead.{group.get('fault')}" if kind == "dead" else None)
         final, dead, waiting = STEPS[kind]
         for p, ranges in [(entry["partition"], group["offsets"])] if own else [o[1:] for o in group["origin"]]:
             for offset in spread(ranges):
                 s = stories[p, offset]
                 s.opened, s.final, s.dead = s.opened + own, s.final + final + back, s.dead + dead
-                s.waiting += waiting - back - (not own and kind not in ("redriven", "discarded"))
+                s.waiting += waiting - back - (not own and kind not in ("redriven", "discarded", "replayed"))
+                s.replayed += kind == "replayed"
                 s.lies.update({to: 1} if to else {})
-                s.lies.subtract({} if own else {entry["topic"]: 1})
+                s.lies.subtract({} if own or kind == "replayed" else {entry["topic"]: 1})
                 s.late |= bool(to and ".retry." in to and entry["seq"] >= known)
 
 
 def story_findings(stories, lives, drained):
     for (p, offset), s in stories.items():
         lies = {place: n for place, n in s.lies.items() if n}
-        if min(s.final, s.dead, s.waiting) < 0 or s.final + s.dead + s.waiting != max(1, min(s.opened, lives.get(p, 1))):
+        if min(s.final, s.dead, s.waiting) < 0 or s.final + s.dead + s.waiting != max(1, min(s.opened, lives.get(p, 1))) + s.replayed:
             yield f"record {(p, offset)}: {s.final} delivered, {s.dead} dead, {s.waiting} waiting"
         elif lives.get(p, 1) == 1 and (min(lies.values(), default=0) < 0 or len(lies) != s.waiting + s.dead):
             yield f"record {(p, offset)}: taken from where it did not lie: {lies}"

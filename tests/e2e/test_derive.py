@@ -11,7 +11,7 @@ from receiver import Receiver
 
 PARTITIONS = 2
 STATUSES = "SUCCESS,FAILURE,CANCELED,COMPLETED"
-KINDS = ("delivered", "skipped", "parked", "dead", "redriven", "discarded")
+KINDS = ("delivered", "skipped", "parked", "dead", "redriven", "discarded", "replayed")
 TAIL = ("root", "hash", "sig", "key")
 SECRET = "s3cr3t-of-a-tenant-0123456789"
 

@@ -217,7 +217,8 @@ static inline void story_tell(struct story *s, size_t chain, enum ledger_kind ki
     if (chain >= WORLD_PARTITIONS) item.origins = origins;
     if (kind == LEDGER_DELIVERED) item.key = "k", item.sha256 = hash;
     if (kind == LEDGER_PARKED) item.why = "timeout";
-    if (kind == LEDGER_PARKED || kind == LEDGER_REDRIVEN) item.tier = s->no_tier ? NULL : "10s";
+    if (kind == LEDGER_PARKED || kind == LEDGER_REDRIVEN || kind == LEDGER_REPLAYED)
+        item.tier = s->no_tier ? NULL : "10s";
     if (kind == LEDGER_DISCARDED) item.why = "garbage", item.who = "ada";
     if (kind == LEDGER_DEAD) item.fault = FAULT_DATA, item.why = "bad-json";
     world_settle(&s->w, chain, to, &item, 1);

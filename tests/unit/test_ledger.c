@@ -164,7 +164,7 @@ static void test_made_anew(void **state) {
 static void test_all_kinds(void **state) {
     (void)state;
     const int64_t a[] = {100, 101, 102}, b[] = {103}, c[] = {105}, d[] = {104, 106}, e[] = {107},
-                  f[] = {108, 109}, g[] = {110};
+                  f[] = {108, 109}, g[] = {110}, h[] = {111, 112};
     const struct ledger_item items[] = {
         {.kind = LEDGER_DEAD,
          .dest = "s3://b",
@@ -208,6 +208,7 @@ static void test_all_kinds(void **state) {
          .who = "ada",
          .offsets = g,
          .n = 1},
+        {.kind = LEDGER_REPLAYED, .dest = "s3://b", .tier = "10s", .offsets = h, .n = 2},
     };
     struct ledger_window w = window(items, sizeof items / sizeof *items);
     expect(&w,
@@ -224,7 +225,8 @@ static void test_all_kinds(void **state) {
            ",\"dead\":[{\"to\":\"s3://b\",\"fault\":\"tenant\",\"why\":\"NoSuchBucket\","
            "\"offsets\":[107]}]"
            ",\"discarded\":[{\"to\":\"s3://b\",\"why\":\"made by \\\"x\\\"\",\"who\":\"ada\","
-           "\"offsets\":[110]}]");
+           "\"offsets\":[110]}]"
+           ",\"replayed\":[{\"to\":\"s3://b\",\"tier\":\"10s\",\"offsets\":[[111,112]]}]");
 }
 
 /* One item a record, in the order in which they finished, comes out as one group. */
@@ -754,6 +756,8 @@ static void test_reader_refuses(void **state) {
         {OUT("\"skipped\":{}"), false},
         {OUT("\"skipped\":null"), false},
         {OUT("\"discarded\":[{\"why\":\"a\",\"who\":\"b\"" ONE), true},
+        {OUT("\"replayed\":[{\"to\":\"a\",\"tier\":\"10s\"" ONE), true},
+        {OUT("\"replayed\":[{\"why\":\"a\",\"who\":\"b\"" ONE), false},
         {OUT("\"skipped\":[{\"offsets\":[1],\"origin\":[]}]"), false},
         {OUT("\"skipped\":[{\"offsets\":[1],\"origin\":[[\"j\",0,[]]]}]"), false},
         {OUT("\"skipped\":[{\"offsets\":[1],\"origin\":[[\"j\",0]]}]"), false},

@@ -143,6 +143,49 @@ static void test_redriven_to_the_source(void **state) {
     }
 }
 
+/* What was delivered goes again: one more outcome, however the first one came about. */
+static void test_replayed(void **state) {
+    (void)state;
+    enum { AGAIN = RETRY + 1 };
+    static const struct {
+        enum ledger_kind first; /* of three records of the source topic */
+        int64_t before;         /* so many of them come back before the replay */
+        int64_t again;          /* and so many after it */
+        enum ledger_kind then;
+        int64_t replays;
+        int64_t origin;
+        const char *code;
+        int64_t offset;
+    } cases[] = {
+        {LEDGER_DELIVERED, 0, 3, LEDGER_DELIVERED, 3, 0, NULL, 0},
+        {LEDGER_DELIVERED, 0, 2, LEDGER_DELIVERED, 3, 0, NULL, 0}, /* one waits */
+        {LEDGER_DELIVERED, 0, 0, LEDGER_DELIVERED, 3, 0, NULL, 0},
+        {LEDGER_PARKED, 3, 3, LEDGER_DELIVERED, 3, 0, NULL, 0},
+        {LEDGER_PARKED, 3, 1, LEDGER_DEAD, 3, 0, NULL, 0},
+        {LEDGER_DELIVERED, 0, 1, LEDGER_PARKED, 1, 0, NULL, 0},
+        {LEDGER_DELIVERED, 0, 3, LEDGER_DELIVERED, 2, 0, "second-outcome", 2},
+        {LEDGER_PARKED, 3, 2, LEDGER_DELIVERED, 1, 0, "second-outcome", 1},
+        {LEDGER_DELIVERED, 0, 1, LEDGER_DELIVERED, 1, 3, "never-delivered", 3},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct story s;
+        story_begin(&s, NULL);
+        snprintf(s.w.chains[AGAIN].topic, TOPIC_MAX, WORLD_SOURCE LEDGER_REPLAYS);
+        s.w.chains[AGAIN].next = 0;
+        story_tell(&s, 0, cases[i].first, 0, 3, 0);
+        int64_t at = 300 + cases[i].before;
+        if (cases[i].before) story_tell(&s, RETRY, LEDGER_DELIVERED, 300, at, 0);
+        story_tell(&s, AGAIN, LEDGER_REPLAYED, 0, cases[i].replays, cases[i].origin);
+        if (cases[i].again)
+            story_tell(&s, RETRY, cases[i].then, at, at + cases[i].again, cases[i].origin);
+        story_end(&s, cases[i].code, cases[i].offset, NULL, 0);
+    }
+    struct story s;
+    story_begin(&s, NULL);
+    story_tell(&s, 0, LEDGER_REPLAYED, 0, 1, 0);
+    story_end(&s, "wrong-kind", 0, NULL, 0);
+}
+
 /* Closed by an operator: its story has ended, and a second ending is one too many. */
 static void test_discarded(void **state) {
     (void)state;
@@ -346,6 +389,7 @@ int main(void) {
         cmocka_unit_test(test_redriven),
         cmocka_unit_test(test_redriven_to_the_source),
         cmocka_unit_test(test_discarded),
+        cmocka_unit_test(test_replayed),
         cmocka_unit_test(test_places),
         cmocka_unit_test(test_made_anew_in_another_order),
         cmocka_unit_test(test_vanished_whatever_is_read_first),

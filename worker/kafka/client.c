@@ -232,6 +232,22 @@ rd_kafka_resp_err_t client_ends(rd_kafka_t *rk, const char *topic, int32_t parti
     }
 }
 
+#define ENDS_SLICE_MS 500
+
+/* A request that was not answered in its time is given up, so each one gets more. */
+rd_kafka_resp_err_t client_ends_unless(rd_kafka_t *rk, const char *topic, int32_t partition,
+                                       int64_t *ret_low, int64_t *ret_high, int timeout_ms,
+                                       bool (*stop)(void)) {
+    int64_t end = clock_ms(CLOCK_MONOTONIC) + timeout_ms;
+    rd_kafka_resp_err_t code;
+    int wait = ENDS_SLICE_MS;
+    do {
+        code = client_ends(rk, topic, partition, ret_low, ret_high, wait);
+        if (wait < 4 * ENDS_SLICE_MS) wait *= 2;
+    } while (code == RD_KAFKA_RESP_ERR__TIMED_OUT && !stop() && clock_ms(CLOCK_MONOTONIC) < end);
+    return code;
+}
+
 static rd_kafka_resp_err_t ask_times(rd_kafka_t *rk, rd_kafka_topic_partition_list_t *l, int64_t ms,
                                      int timeout_ms) {
     for (int i = 0; i < l->cnt; i++) l->elems[i].offset = ms;

@@ -54,8 +54,14 @@ rd_kafka_resp_err_t client_topic(rd_kafka_t *, const char *name, int timeout_ms,
 rd_kafka_resp_err_t client_ends(rd_kafka_t *, const char *topic, int32_t partition,
                                 int64_t *ret_low, int64_t *ret_high, int timeout_ms);
 
-/* The same for the first record of each partition whose timestamp is not before ms: its offset
- * takes the place of the one that is there. A partition that has no such record keeps that. */
+/* The same in short questions, between which stop() may end it. */
+rd_kafka_resp_err_t client_ends_unless(rd_kafka_t *, const char *topic, int32_t partition,
+                                       int64_t *ret_low, int64_t *ret_high, int timeout_ms,
+                                       bool (*stop)(void));
+
+/* As client_ends() asks, for the first record of each partition whose timestamp is not before ms:
+ * its offset takes the place of the one that is there. A partition that has no such record keeps
+ * that. */
 rd_kafka_resp_err_t client_offsets_at(rd_kafka_t *, rd_kafka_topic_partition_list_t *, int64_t ms,
                                       int timeout_ms);
 

@@ -97,6 +97,8 @@ const char *ledger_kind_name(enum ledger_kind kind) {
         return "redriven";
     case LEDGER_DISCARDED:
         return "discarded";
+    case LEDGER_REPLAYED:
+        return "replayed";
     }
     return "?";
 }
@@ -533,6 +535,7 @@ static bool read_outcomes(struct parser *r, struct ledger_entry *e) {
         [LEDGER_DELIVERED] = ",\"delivered\":[", [LEDGER_SKIPPED] = ",\"skipped\":[",
         [LEDGER_PARKED] = ",\"parked\":[",       [LEDGER_DEAD] = ",\"dead\":[",
         [LEDGER_REDRIVEN] = ",\"redriven\":[",   [LEDGER_DISCARDED] = ",\"discarded\":[",
+        [LEDGER_REPLAYED] = ",\"replayed\":[",
     };
     for (int kind = 0; kind < LEDGER_KINDS; kind++) {
         if (!parse_maybe(r, openings[kind])) continue;

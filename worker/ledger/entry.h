@@ -14,10 +14,14 @@ enum ledger_kind {
     LEDGER_SKIPPED,
     LEDGER_PARKED,
     LEDGER_DEAD,
-    LEDGER_REDRIVEN, /* a dead letter that went back */
-    LEDGER_DISCARDED /* a dead letter that an operator closed */
+    LEDGER_REDRIVEN,  /* a dead letter that went back */
+    LEDGER_DISCARDED, /* a dead letter that an operator closed */
+    LEDGER_REPLAYED   /* one that was delivered, and goes again */
 };
-#define LEDGER_KINDS 6
+#define LEDGER_KINDS 7
+/* Replays of a source topic have a chain of their own, of this topic and partition 0. There is no
+ * such topic: its offsets number the records that were replayed. */
+#define LEDGER_REPLAYS ".replay"
 const char *ledger_kind_name(enum ledger_kind); /* "delivered", ...: the entry's member names */
 
 /* One object, one request, or one reason: the records that share an outcome. Borrowed for the call.
@@ -32,11 +36,10 @@ struct ledger_item {
     const char *why;        /* skipped, parked, dead; discarded: the operator's text */
     const char *who;        /* discarded: the operator; NULL otherwise */
     enum fault fault;       /* dead */
-    const char *tier;       /* parked, redriven: the retry topic's delay, "10s" */
+    const char *tier;       /* parked, redriven, replayed: the retry topic's delay, "10s" */
     const int64_t *offsets; /* in the window's partition, ascending */
     size_t n;
-    const struct origin *origins; /* one per offset when the partition is a retry or dead topic's;
-                                     NULL for a source topic */
+    const struct origin *origins; /* one per offset, but NULL for a source topic's */
 };
 
 /* What tells where an entry comes from, and by which rules its outcomes were decided. */

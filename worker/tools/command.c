@@ -1,5 +1,6 @@
 #include "worker/tools/command.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,6 +93,16 @@ int command_options(const char *command, const struct command_option *options, s
 bool command_time(const char *value, void *to, struct buf *err) {
     (void)err;
     return config_parse_time(value, (int64_t)time(NULL) * 1000, to);
+}
+
+bool command_rate(const char *text, void *to, struct buf *err) {
+    char *end;
+    (void)err;
+    errno = 0;
+    long long n = strtoll(text, &end, 10);
+    if (errno || *end || n < 1 || n > 1000000) return false;
+    *(int64_t *)to = n;
+    return true;
 }
 
 /* Whether argv[*i] is a global option; it is noted then. */

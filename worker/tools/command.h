@@ -11,7 +11,7 @@
 typedef int command_fn(struct config *config, int argc, char **argv);
 
 command_fn command_run, command_check, command_explain, command_verify, command_trace,
-    command_redrive, command_keygen, command_demo, command_health;
+    command_redrive, command_replay, command_keygen, command_demo, command_health;
 
 #define COMMAND_CONFIG "/etc/runsink/runsink.ini" /* read where nobody names another */
 
@@ -55,6 +55,9 @@ int command_options(const char *command, const struct command_option *, size_t n
                     char **argv, const char **operand);
 /* For `read`: a time, or how long before now, into an int64_t of ms since the epoch. */
 bool command_time(const char *value, void *to, struct buf *err);
+/* The same for a rate, into an int64_t. */
+bool command_rate(const char *value, void *to, struct buf *err);
+#define COMMAND_RATE "a number from 1 to 1000000"
 #define COMMAND_TIME "a time such as 2026-01-31T12:00:00Z, or an age such as 24h"
 
 #endif

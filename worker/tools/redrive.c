@@ -1,14 +1,10 @@
 /* `runsink redrive`: dead letters go back, or are discarded. Options, the count, the question, and
  * the order of things. */
-#include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <pwd.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sysexits.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "worker/base/clock.h"
@@ -21,6 +17,7 @@
 #include "worker/kafka/reader.h"
 #include "worker/kafka/topic_settings.h"
 #include "worker/tools/command.h"
+#include "worker/tools/interrupt.h"
 #include "worker/tools/redrive_anchor.h"
 #include "worker/tools/redrive_send.h"
 
@@ -281,35 +278,6 @@ static int fail(struct redrive *r, int code) {
     return code;
 }
 
-/* ---- signals ---- */
-
-/* The process's. SIGINT and SIGTERM stay blocked, and are looked for where stopping loses nothing:
- * in each wait for the broker, too, which may have become silent. */
-static sigset_t signals;
-static bool stopped;
-
-static bool wait_or_stop(void *unused, int64_t wait_ms) {
-    struct timespec left = {wait_ms / 1000, wait_ms % 1000 * 1000000};
-    (void)unused;
-    stopped = stopped || sigtimedwait(&signals, NULL, &left) > 0;
-    return stopped;
-}
-
-static bool stop(void *unused) {
-    return wait_or_stop(unused, 0);
-}
-
-static bool told(void) {
-    return stop(NULL);
-}
-
-static void block_signals(void) {
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-}
-
 /* ---- what there is ---- */
 
 /* What the topic takes at most. A letter that it refused would abort the transaction of many. */
@@ -319,7 +287,8 @@ static int64_t largest_of(struct redrive *r, const char *topic) {
     struct topic_settings s = {0};
     struct buf unused;
     buf_init(&unused, 4096);
-    bool known = topic_settings_ask(r->rk, &l, BROKER_TIMEOUT_MS, told, &s, &unused) && s.known;
+    bool known =
+        topic_settings_ask(r->rk, &l, BROKER_TIMEOUT_MS, interrupted, &s, &unused) && s.known;
     buf_free(&unused);
     return known ? s.max_message_bytes : 0;
 }
@@ -356,7 +325,7 @@ static bool find_topics(struct redrive *r, struct source *src) {
 
 static bool list_sources(struct redrive *r) {
     struct topic_list l = {0};
-    if (!topics_list(r->rk, BROKER_TIMEOUT_MS, told, &r->all, &r->err)) return false;
+    if (!topics_list(r->rk, BROKER_TIMEOUT_MS, interrupted, &r->all, &r->err)) return false;
     if (!topics_choose(r->cfg, r->topic, &r->all, &l, &r->err)) return false;
     client_cluster(r->rk, BROKER_TIMEOUT_MS, r->cluster);
     r->maker = (struct ledger_maker){r->cluster, r->cfg->rules};
@@ -404,7 +373,7 @@ static enum send_end count_source(struct redrive *r, struct source *src) {
         for (int i = 0; i < src->partitions[f]; i++)
             if (topic_dead(src->name, (enum fault)f, name))
                 reader_add(reader, name, i, RD_KAFKA_OFFSET_BEGINNING, READER_END);
-    reader_stop_when(reader, stop, r);
+    reader_stop_when(reader, interrupt_stops, NULL);
     while ((m = reader_next(reader, 0, &r->err))) {
         count_letter(src, &rules, m);
         rd_kafka_message_destroy(m);
@@ -431,7 +400,7 @@ static void anchor(struct redrive *r, const struct source *src) {
     struct buf err;
     if (!r->cfg->anchor_bucket[0] || !r->signer || !src->sending.transactions) return;
     buf_init(&err, 4096);
-    if (!redrive_anchor(r->cfg, src->sending.chains, r->signer, told, &err))
+    if (!redrive_anchor(r->cfg, src->sending.chains, r->signer, interrupted, &err))
         log_warn(
             "the entries of this redrive could not be anchored: until the next one has anchored "
             "its own, only the committed state shows that none is missing",
@@ -501,7 +470,6 @@ static int exit_code(struct redrive *r, enum send_end end, const char *source) {
 
 /* A terminal is asked; elsewhere --yes must have been given. */
 static int confirm(struct redrive *r, uint64_t n) {
-    char answer[16] = "";
     const char *done = r->way == PLAN_DISCARD ? "discarded" : "sent";
     r->report.result = "not confirmed";
     if (!isatty(STDIN_FILENO)) {
@@ -509,16 +477,15 @@ static int confirm(struct redrive *r, uint64_t n) {
                    done);
         return fail(r, EX_USAGE);
     }
-    fflush(stdout);
+    char question[128];
     if (r->way == PLAN_DISCARD)
-        fprintf(stderr, "Discard %" PRIu64 " dead letter%s? They will never go back. [y/N] ", n,
-                PLURAL(n));
+        snprintf(question, sizeof question,
+                 "Discard %" PRIu64 " dead letter%s? They will never go back. [y/N] ", n,
+                 PLURAL(n));
     else
-        fprintf(stderr, "Send %" PRIu64 " dead letter%s back? [y/N] ", n, PLURAL(n));
-    pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
-    bool yes = fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    if (yes) return EX_OK;
+        snprintf(question, sizeof question, "Send %" PRIu64 " dead letter%s back? [y/N] ", n,
+                 PLURAL(n));
+    if (interrupt_ask(question)) return EX_OK;
     buf_printf(&r->err, "nothing was %s", done);
     return fail(r, EX_USAGE);
 }
@@ -528,9 +495,9 @@ static int count_all(struct redrive *r, uint64_t *ret_n) {
         struct source *src = &r->sources[i];
         src->sending.rk = r->rk;
         src->sending.way = r->way;
-        src->sending.told = told;
-        src->sending.stop = stop;
-        src->sending.wait = wait_or_stop;
+        src->sending.told = interrupted;
+        src->sending.stop = interrupt_stops;
+        src->sending.wait = interrupt_wait;
         src->sending.context = r;
         if (!find_topics(r, src)) return fail(r, EX_CONFIG);
         int rc = exit_code(r, count_source(r, src), src->name);
@@ -564,7 +531,7 @@ static int go(struct redrive *r) {
     r->rk = reader_consumer(r->cfg, r->cfg->group, &r->err);
     if (!r->rk) return fail(r, EX_CONFIG);
     if (!list_sources(r))
-        return stopped ? exit_code(r, SEND_STOPPED, NULL) : fail(r, EX_UNAVAILABLE);
+        return interrupted() ? exit_code(r, SEND_STOPPED, NULL) : fail(r, EX_UNAVAILABLE);
     if (!r->n) return command_usage("redrive", "give --topic, or configure `topics`");
     if (r->n > 1 && r->filter.partition >= 0)
         return command_usage("redrive", "--offset needs --topic: several topics are configured");
@@ -584,16 +551,6 @@ static bool read_fault(const char *text, void *to, struct buf *err) {
     for (int f = FAULT_TENANT; f < FAULTS; f++)
         if (strcmp(text, fault_name((enum fault)f)) == 0) return *(enum fault *)to = f, true;
     return false;
-}
-
-static bool read_rate(const char *text, void *to, struct buf *err) {
-    char *end;
-    (void)err;
-    errno = 0;
-    long long n = strtoll(text, &end, 10);
-    if (errno || *end || n < 1 || n > 1000000) return false;
-    *(int64_t *)to = n;
-    return true;
 }
 
 static bool read_offsets(const char *text, void *to, struct buf *err) {
@@ -650,7 +607,7 @@ static int read_options(struct redrive *r, int argc, char **argv) {
         {"--discard", .flag = &r->discard},
         {"--why", .text = &r->why},
         {"--who", .text = &r->who},
-        {"--rate", .read = read_rate, .to = &r->rate, .takes = "a number from 1 to 1000000"},
+        {"--rate", .read = command_rate, .to = &r->rate, .takes = COMMAND_RATE},
         {"--dry-run", .flag = &r->dry_run},
         {"--yes", .flag = &r->yes},
         {"--json", .flag = &r->report.json},
@@ -689,7 +646,7 @@ int command_redrive(struct config *cfg, int argc, char **argv) {
     int rc = read_options(&r, argc, argv);
     if (rc != EX_OK) return buf_free(&r.err), rc;
     if (cfg->ledger) {
-        block_signals();
+        interrupt_hold();
         rc = go(&r);
         report_end(&r.report, r.sources, r.n);
     } else {

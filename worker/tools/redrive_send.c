@@ -13,7 +13,6 @@
 #define ENTRY_MAX ((size_t)16 << 20)
 #define BEGIN_TIMEOUT_MS 120000
 #define ENDS_TIMEOUT_MS 20000
-#define ENDS_SLICE_MS 500
 #define TRIES 5
 
 /* A letter on its way: what the ledger says of it, and the record. */
@@ -382,26 +381,14 @@ enum send_end redrive_read_ledger(struct sending *in, const int64_t *until, stru
     return ok && chains_whole(in->chains, err) ? SEND_DONE : SEND_REFUSED;
 }
 
-/* A request that was not answered in its time is given up, so each one gets more. */
-static rd_kafka_resp_err_t ask_end(const struct sending *in, rd_kafka_t *raw, int partition,
-                                   int64_t *ret) {
-    int64_t low, end = clock_ms(CLOCK_MONOTONIC) + ENDS_TIMEOUT_MS;
-    rd_kafka_resp_err_t code;
-    int wait = ENDS_SLICE_MS;
-    do {
-        code = client_ends(raw, in->ledger, partition, &low, ret, wait);
-        if (wait < 4 * ENDS_SLICE_MS) wait *= 2;
-    } while (code == RD_KAFKA_RESP_ERR__TIMED_OUT && !in->told() &&
-             clock_ms(CLOCK_MONOTONIC) < end);
-    return code;
-}
-
 /* Open transactions must not hide where the ledger ends. */
 static bool ask_ends(const struct sending *in, int64_t *ret, struct buf *err) {
     rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
+    int64_t low;
     rd_kafka_t *raw = reader_consumer_raw(in->cfg, in->cfg->group, err);
     if (!raw) return false;
-    for (int i = 0; !code && i < in->ledger_partitions; i++) code = ask_end(in, raw, i, &ret[i]);
+    for (int i = 0; !code && i < in->ledger_partitions; i++)
+        code = client_ends_unless(raw, in->ledger, i, &low, &ret[i], ENDS_TIMEOUT_MS, in->told);
     rd_kafka_destroy(raw);
     if (code) buf_printf(err, "asking for the ends of %s: %s", in->ledger, rd_kafka_err2str(code));
     return !code;

@@ -37,6 +37,7 @@ struct origin_tally {
     int64_t offset;
     uint16_t parked, taken, final, dead, redriven; /* taken: read from a retry topic; redriven:
                                                       no dead letter any more */
+    uint16_t replayed;                             /* to be delivered once more */
     uint16_t waiting;                              /* found in a retry topic: audit_waits() */
     uint16_t letters;                              /* in a dead one: audit_letter() */
     bool late : 1; /* parked by an entry younger than the committed state that is compared with */
@@ -56,8 +57,13 @@ static uint64_t place_in(enum chain_kind kind, struct str name) {
 static int origin_lives(const struct origin_tally *t, uint64_t lives) {
     return t->opened > 1 && lives > 1 ? (t->opened < lives ? t->opened : (int)lives) : 1;
 }
+/* How many outcomes it is to have: each replay asks for one more. What was replayed and is not
+ * opened here was delivered at once, which leaves no tally. */
+static int origin_wants(const struct origin_tally *t, uint64_t lives) {
+    return (t->opened || !t->replayed ? origin_lives(t, lives) : 0) + t->replayed;
+}
 static int origin_pending(const struct origin_tally *t) {
-    return t->parked + t->redriven - t->taken;
+    return t->parked + t->redriven + t->replayed - t->taken;
 }
 
 static uint64_t origin_hash(const struct chain *c, int64_t offset) {
@@ -95,8 +101,9 @@ static struct origin_tally *origin_at(struct table *origins, struct chain *c, in
  * it may have begun before what is read. */
 static void origin_settle(struct table *origins, struct origin_tally *t, uint64_t lives,
                           bool partial) {
-    if (t->final != origin_lives(t, lives) || t->dead != t->redriven || origin_pending(t) != 0)
+    if (t->final != origin_wants(t, lives) || t->dead != t->redriven || origin_pending(t) != 0)
         return;
+    /* Without an opening it is a replay's: only the end tells whether it had anything to repeat. */
     if (!partial && (!t->opened || t->place)) return;
     table_remove(origins, &t->node);
     free(t);
@@ -194,6 +201,8 @@ static struct str dead_fault(const struct audit *a, struct str topic) {
 static enum chain_kind kind_of(const struct audit *a, struct str topic) {
     if (str_is(topic, a->verdicts.opts.source)) return CHAIN_SOURCE;
     if (retry_tier(a, topic).n) return CHAIN_RETRY;
+    struct str beyond = name_after(a, topic, LEDGER_REPLAYS);
+    if (beyond.p && !beyond.n) return CHAIN_REPLAY;
     return dead_fault(a, topic).n ? CHAIN_DEAD : CHAIN_FOREIGN;
 }
 
@@ -412,8 +421,9 @@ static void check_spans(struct audit *a, struct chain *c, const struct ledger_en
     }
 }
 
-/* Who says it: the source topic's own entry, or a retry topic's, which took it from there. */
-enum teller { BY_SOURCE, BY_RETRY, BY_DEAD };
+/* Who says it: the source topic's own entry, or a retry topic's, which took it from there; a dead
+ * topic's or a replay's, which `redrive` or `replay` wrote. */
+enum teller { BY_SOURCE, BY_RETRY, BY_DEAD, BY_REPLAY };
 
 /* Memory is bounded: what is beyond that is not judged. */
 static bool is_full(struct audit *a, struct chain *c) {
@@ -458,13 +468,17 @@ static void tally(struct audit *a, struct chain *chain, int64_t offset, const st
     case LEDGER_REDRIVEN:
         t->redriven++;
         break;
+    case LEDGER_REPLAYED:
+        t->replayed++;
+        break;
     case LEDGER_DISCARDED: /* its story ends among the dead letters */
         t->redriven++;
         t->taken++;
         t->final++;
         break;
     }
-    if (by->kind == LEDGER_PARKED || by->kind == LEDGER_REDRIVEN) t->late = t->late || by->late;
+    if (by->kind == LEDGER_PARKED || by->kind == LEDGER_REDRIVEN || by->kind == LEDGER_REPLAYED)
+        t->late = t->late || by->late;
     origin_settle(&a->origins, t, lives(chain), a->verdicts.opts.partial);
 }
 
@@ -473,14 +487,27 @@ static bool is_late(const struct chain *c, const struct ledger_entry *e) {
     return !c->expected || !c->row.has_meta || e->seq >= c->row.meta_seq;
 }
 
-/* What entries of dead topics say, and no others. */
-static bool of_dead(enum ledger_kind kind) {
-    return kind == LEDGER_REDRIVEN || kind == LEDGER_DISCARDED;
+/* Whose entries say so, and no others. */
+static bool may_say(enum chain_kind chain, enum ledger_kind kind) {
+    switch (kind) {
+    case LEDGER_REDRIVEN:
+    case LEDGER_DISCARDED:
+        return chain == CHAIN_DEAD;
+    case LEDGER_REPLAYED:
+        return chain == CHAIN_REPLAY;
+    case LEDGER_DELIVERED:
+    case LEDGER_SKIPPED:
+    case LEDGER_PARKED:
+    case LEDGER_DEAD:
+        break;
+    }
+    return chain == CHAIN_SOURCE || chain == CHAIN_RETRY;
 }
 
 /* To a retry topic. */
 static bool parks(const struct ledger_group *g) {
-    return g->kind == LEDGER_PARKED || (g->kind == LEDGER_REDRIVEN && g->tier.n);
+    return g->kind == LEDGER_PARKED || g->kind == LEDGER_REPLAYED ||
+           (g->kind == LEDGER_REDRIVEN && g->tier.n);
 }
 
 static bool is_fault(struct str fault) {
@@ -506,7 +533,9 @@ static bool is_kept(const struct audit *a, const struct ledger_entry *e,
 static void follow_origins(struct audit *a, struct chain *c, const struct ledger_entry *e,
                            const struct ledger_group *g) {
     const struct telling told = {.kind = g->kind,
-                                 .teller = c->kind == CHAIN_RETRY ? BY_RETRY : BY_DEAD,
+                                 .teller = c->kind == CHAIN_RETRY  ? BY_RETRY
+                                           : c->kind == CHAIN_DEAD ? BY_DEAD
+                                                                   : BY_REPLAY,
                                  .from = c->place,
                                  .to = goes_to(g),
                                  .late = is_late(c, e),
@@ -544,7 +573,7 @@ static void follow_source(struct audit *a, struct chain *c, const struct ledger_
                                  .late = is_late(c, e),
                                  .kept = is_kept(a, e, g)};
     if (parks(g)) tier_of(a, g->tier);
-    if (g->n_origins || of_dead(g->kind))
+    if (g->n_origins || !may_say(CHAIN_SOURCE, g->kind))
         chain_say(&a->verdicts, c, "wrong-kind", g->offsets[0].a,
                   "entry %" PRIu64 " says of a source record what only others can be", e->seq);
     if (g->kind != LEDGER_PARKED && g->kind != LEDGER_DEAD) return;
@@ -629,7 +658,8 @@ static bool follow(struct audit *a, struct chain *c, const struct ledger_entry *
             break;
         case CHAIN_RETRY:
         case CHAIN_DEAD:
-            if (of_dead(g->kind) != (c->kind == CHAIN_DEAD))
+        case CHAIN_REPLAY:
+            if (!may_say(c->kind, g->kind))
                 chain_say(&a->verdicts, c, "wrong-kind", g->offsets[0].a,
                           "entry %" PRIu64 " says \"%s\" of a record of this topic", e->seq,
                           ledger_kind_name(g->kind));
@@ -775,9 +805,9 @@ static void judge_tally(struct audit *a, const struct origin_tally *t) {
     bool whole = !v->opts.partial; /* else what opened a story may lie before what was read */
     bool one = whole && lives(c) == 1;
     /* Nothing opens it, and it has its outcome: in the source topic, or where its story ended. */
-    bool over = whole && !t->opened && is_told(a, c, t->offset);
+    bool told = whole && !t->opened && is_told(a, c, t->offset), over = told && !t->replayed;
     int pending = origin_pending(t), dead = t->dead - t->redriven;
-    int most = whole ? origin_lives(t, lives(c)) : (int)lives(c);
+    int most = whole ? origin_wants(t, lives(c)) : (int)lives(c) + t->replayed;
     int ended = t->final + (dead > 0 ? dead : 0) + over;
     const struct tier *tier = one ? tier_at(a, t->place) : NULL;
     if (ended > most)
@@ -790,10 +820,13 @@ static void judge_tally(struct audit *a, const struct origin_tally *t) {
     else if ((pending > 0 && pending + ended > most) || over)
         chain_say(v, c, "parked-twice", t->offset,
                   "it waits in a retry topic (%s) beside another outcome", tier ? tier->name : "?");
-    else if (whole && (pending < 0 || (!t->opened && !t->redriven)))
+    else if (whole && t->replayed && !t->opened && !told)
+        chain_say(v, c, "never-delivered", t->offset,
+                  "it was replayed, but no entry says that it was delivered");
+    else if (whole && (pending < 0 || (!t->opened && !t->redriven && !t->replayed)))
         chain_say(v, c, "never-parked", t->offset,
                   "a retry topic's entry gives it an outcome, but no entry parked it");
-    else if (whole && (dead < 0 || !t->opened))
+    else if (whole && (dead < 0 || (!t->opened && !t->replayed)))
         chain_say(v, c, "never-dead", t->offset,
                   "it was redriven or discarded, but no entry calls it dead");
     else if (one && t->place && !(pending > 0 && tier) && !(dead > 0 && is_dead_place(t->place)))

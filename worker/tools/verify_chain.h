@@ -28,7 +28,7 @@ struct verdicts {
     size_t n_keys; /* 0: signatures are not checked */
 };
 
-enum chain_kind { CHAIN_SOURCE, CHAIN_RETRY, CHAIN_DEAD, CHAIN_FOREIGN };
+enum chain_kind { CHAIN_SOURCE, CHAIN_RETRY, CHAIN_DEAD, CHAIN_REPLAY, CHAIN_FOREIGN };
 
 /* An entry is repeated, if at all, by a transaction that settled again: as far back as windows can
  * be in flight. */

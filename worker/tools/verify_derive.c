@@ -481,6 +481,7 @@ static enum answer judge_kind(const struct derive *d, const struct ledger_group 
         return str_is(g->why, "held") ? HELD : RECEIVER;
     case LEDGER_REDRIVEN:
     case LEDGER_DISCARDED:
+    case LEDGER_REPLAYED:
         break;
     }
     return OTHER; /* of a source or retry topic nobody says so */
