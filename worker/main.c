@@ -143,7 +143,7 @@ static const struct command {
      "                      when it was delivered last: 2026-01-31T12:00:00Z, or an age such as "
      "24h\n"
      "  --all               all that there are\n"
-     "  --only-missing      of these the objects alone that `verify --objects` calls missing\n"
+     "  --only-missing      of these the objects alone that `verify` calls missing-object\n"
      "  --topic TOPIC       this source topic alone (default: all configured ones)\n"
      "  --rate N            at most N records a second (default: 500)\n"
      "  --dry-run           count only\n"

@@ -58,7 +58,7 @@ class Completion(unittest.TestCase):
 
     def test_words(self):
         """commands, options, their values, keys and theirs"""
-        self.offers("runsink re", "redrive")
+        self.offers("runsink re", "redrive", "replay")
         self.offers("runsink ver", "verify")
         self.offers("runsink check --b", "--by")
         self.offers("runsink check --by ", "workspace", "destination", "reason")
