@@ -133,7 +133,7 @@ class Form(rig.Case):
         folder = self.dir / "export"
         self.verify("--export", folder, self.topic)
         manifest = json.loads((folder / "manifest.json").read_text())
-        (folder / "manifest.json").write_text(json.dumps({**manifest, "cluster": "another"}))
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "cluster": "another"}, separators=(",", ":")))
         answer = self.verify(folder, code=65)
         chains = {(row["topic"], row["partition"]) for row in answer["partitions"]}
         self.assertEqual(chains, {(f["topic"], f["partition"]) for f in answer["findings"] if f["code"] == "other-cluster"})

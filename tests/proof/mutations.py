@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Exports of honest histories, each changed in one way that an attacker or an accident could: `runsink verify` has to find it, at its
-place, or it stands below as harmless, with the reason.
+place, or it stands below as harmless, with the reason. And the second verifier has to come to the same verdict.
 
     mutations.py RUNSINK [--count 2000] [--seed 1] [--jobs 2] [--kinds]     --kinds: how often each kind was tried
 """
@@ -17,6 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from history import History, Key, anchor_name, dump, named, seal
+
+sys.path.append(str(Path(__file__).parent.parent / "e2e"))
+import ledger_verifier  # noqa: E402
 
 # Kind (a pattern) -> why it is no finding that it is not found.
 HARMLESS = {
@@ -319,6 +322,9 @@ def verify(runsink, case):
     with tempfile.TemporaryDirectory() as folder:
         case.write(Path(folder))
         done = subprocess.run([runsink, "verify", "--json", "--key", f"{folder}/key.pub", folder], capture_output=True, timeout=60)
+        second = ledger_verifier.verify(Path(folder), [case.key.raw])
+    if (done.returncode == 0) != (not second):
+        return f"the second verifier judges otherwise: {second[:2]}"
     if done.returncode in (66, 74):
         return None  # no export at all, and it says so
     if done.returncode not in (0, 65):
