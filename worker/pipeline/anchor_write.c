@@ -86,7 +86,7 @@ void anchor_reconfigure(struct lane *lane) {
 
 static bool has_news(const struct partition *p) {
     /* One whose new beginning is not durable yet does not end where its last entry ends. */
-    return p->loaded && !p->pin && p->meta.seq > p->anchored && partition_signs(p);
+    return p->loaded && !p->pin && p->before < 0 && p->meta.seq > p->anchored && partition_signs(p);
 }
 
 bool anchor_waits(const struct lane *lane) {
