@@ -355,7 +355,7 @@ class Acls(unittest.TestCase):
         for kind, name, pattern, own, _ in rows:
             self.allow(kind, name, pattern, own)
         text = self.says(75, "run", "--until-end")
-        self.assertIn("delivered=1 skipped=0 parked=1 dead_tenant=0 dead_data=1", text)
+        self.assertIn("delivered=1 skipped=0 parked=1 dead_tenant=0 held=0 dead_data=1", text)
         self.assertNotIn("authoriz", text.lower())
 
         for kind, name, pattern, _, more in rows:
