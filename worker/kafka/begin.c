@@ -13,7 +13,6 @@
 #include "worker/kafka/rights.h"
 
 #define PAUSE_MS 100
-#define GROUP_TIMEOUT_MS 2000
 
 struct beginning {
     const struct config *cfg;
@@ -50,16 +49,6 @@ static bool passes(rd_kafka_resp_err_t code) {
            code == RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
 }
 
-/* A coordinator that may not be asked for is looked for until the time is over. */
-static rd_kafka_resp_err_t look_for_right(struct beginning *b, rd_kafka_resp_err_t code) {
-    rd_kafka_event_t *event;
-    rd_kafka_resp_err_t why;
-    if (code != RD_KAFKA_RESP_ERR__TIMED_OUT && code != RD_KAFKA_RESP_ERR__WAIT_COORD) return code;
-    client_group(b->rk, b->cfg->group, GROUP_TIMEOUT_MS, b->stop, &event, &why);
-    rd_kafka_event_destroy(event);
-    return rights_lack(why) ? why : code;
-}
-
 static int ask_committed(struct beginning *b, bool *ret_begun) {
     const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
     rd_kafka_resp_err_t code;
@@ -68,11 +57,8 @@ static int ask_committed(struct beginning *b, bool *ret_begun) {
     do {
         left = b->end_ms - clock_ms(CLOCK_MONOTONIC);
         code = rd_kafka_committed(b->rk, b->list, left > 2000 ? 2000 : left > 1 ? (int)left : 1);
-        code = look_for_right(b, code);
         if (passes(code)) nanosleep(&pause, NULL); /* it changes without an event of ours */
     } while (passes(code) && left > 0 && !b->stop());
-    if (code == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
-        buf_printf(b->err, "allow Describe on group %s: ", b->cfg->group);
     if (code) return failed(b, "can't ask for the group's committed offsets", code);
     for (int i = 0; i < b->list->cnt; i++) *ret_begun |= b->list->elems[i].offset >= 0;
     return EX_OK;
