@@ -63,6 +63,7 @@ struct replay {
     struct source *sources;
     size_t n;
     const char *result; /* a phrase, for scripts */
+    int64_t began_ms;   /* wall clock: nothing of it was delivered again before */
     struct buf err;
 };
 
@@ -673,7 +674,7 @@ static void report_end(const struct replay *r) {
 
 /* An exit code, after having said what is wrong; EX_OK: go on. */
 static int exit_code(struct replay *r, enum end end, const struct source *src) {
-    char now[UTC_TEXT];
+    char began[UTC_TEXT];
     switch (end) {
     case END_DONE:
         return EX_OK;
@@ -698,9 +699,8 @@ static int exit_code(struct replay *r, enum end end, const struct source *src) {
         buf_printf(&r->err, "; it is not known whether %" PRIu64 " more records were sent",
                    src->undecided);
     /* What has been delivered again by then is not asked for. */
-    if (src && src->transactions && utc_text(clock_ms(CLOCK_REALTIME) / 1000, now))
-        buf_printf(&r->err, ": to go on, run it again with --to %s, before any of it was sent",
-                   now);
+    if (src && src->transactions && utc_text(r->began_ms / 1000, began))
+        buf_printf(&r->err, ": to go on, run it again with --to %s, when this run began", began);
     return fail(r, end == END_STOPPED ? EX_TEMPFAIL : EX_UNAVAILABLE);
 }
 
@@ -857,7 +857,7 @@ static void replay_free(struct replay *r) {
 }
 
 int command_replay(struct config *cfg, int argc, char **argv) {
-    struct replay r = {.cfg = cfg, .rate = RATE};
+    struct replay r = {.cfg = cfg, .rate = RATE, .began_ms = clock_ms(CLOCK_REALTIME)};
     buf_init(&r.err, 65536);
     int rc = read_options(&r, argc, argv);
     if (rc != EX_OK) return buf_free(&r.err), rc;
